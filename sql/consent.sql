@@ -1,0 +1,294 @@
+-- Consent: who may be trained on and drawn, who may change that, and the ledger of it.
+-- Rights stand at the end of functions.sql, one line a function.
+
+-- NULL when the person may be used for the purpose now, else why not. Call it in a LATER statement than the one that
+-- locks the subject: in the same statement it would still read the row as it was before the lock was waited for.
+create or replace function worker.consent_error(p_subject_id uuid, p_purpose text) returns text
+language plpgsql stable set search_path = ''
+as $$
+declare
+  v_subject public.subjects;
+begin
+  select * into v_subject from public.subjects where id = p_subject_id;
+  return case
+    when v_subject.id is null then 'the person is unknown'
+    when v_subject.erased_at is not null then 'the person''s data was erased'
+    when not v_subject.subject_is_adult then 'the person is not stated to be an adult'
+    when v_subject.consent_status = 'pending' then 'the person has not agreed yet: consent is pending'
+    when v_subject.consent_status = 'rejected' then 'the person did not agree: consent was rejected'
+    when v_subject.consent_expires_at <= clock_timestamp() then 'the person''s consent has expired'
+    when v_subject.consent_status = 'revoked' then 'the person took consent back: it was revoked'
+    when v_subject.owner_id is null then 'the account that held the person''s consent is gone'
+    when p_purpose is null or p_purpose <> all (v_subject.consent_purposes) then
+      format('the person has not agreed to %s, only to %s', coalesce(p_purpose, 'this'),
+             array_to_string(v_subject.consent_purposes, ' and '))
+  end;
+end $$;
+comment on function worker.consent_error is 'NULL when the person may be used for the purpose, else why not. Call it in a later statement than the lock.';
+
+-- The first objection of any person that a job touches, or NULL. Kinds without a purpose need no consent.
+create or replace function worker.job_consent_error(p_kind text, p_job_id uuid) returns text
+language sql stable set search_path = ''
+as $$
+  select worker.consent_error(touched.subject_id, kinds.purpose)
+  from worker.job_subjects touched
+  join worker.job_kinds kinds on kinds.kind = touched.kind and kinds.purpose is not null
+  where touched.kind = p_kind and touched.job_id = p_job_id
+    and worker.consent_error(touched.subject_id, kinds.purpose) is not null
+  order by touched.subject_id
+  limit 1
+$$;
+comment on function worker.job_consent_error is 'The first objection of any person that a job touches, or NULL.';
+
+-- Who is acting, for the ledger: the signed-in user, else the role of the session.
+create or replace function worker.actor() returns text
+language sql stable set search_path = ''
+as $$ select coalesce(auth.uid()::text, session_user::text) $$;
+comment on function worker.actor is 'Who is acting, for the ledger: the signed-in user, else the role of the session.';
+
+create or replace function worker.set_consent(
+  p_subject_id uuid, p_status text, p_purposes text[], p_expires_at timestamptz, p_adult boolean,
+  p_event text, p_reason text, p_evidence text
+) returns void
+language plpgsql volatile set search_path = ''
+as $$
+begin
+  perform set_config('worker.changing_consent', 'yes', true);
+  update public.subjects
+  set consent_status = p_status,
+      consent_purposes = p_purposes,
+      consent_expires_at = p_expires_at,
+      subject_is_adult = subject_is_adult or coalesce(p_adult, false)
+  where id = p_subject_id;
+  perform set_config('worker.changing_consent', '', true);
+  insert into worker.consent_events (subject_id, event, purposes, expires_at, reason, evidence_digest, actor)
+  values (p_subject_id, p_event, p_purposes, p_expires_at, p_reason,
+          encode(sha256(convert_to(p_evidence, 'UTF8')), 'hex'), worker.actor());
+end $$;
+comment on function worker.set_consent is 'Change the consent columns and write the ledger. Only for the functions below.';
+
+create or replace function worker.check_grant(p_purposes text[], p_expires_at timestamptz) returns void
+language plpgsql stable set search_path = ''
+as $$
+begin
+  if p_purposes is null or p_purposes = '{}' or not p_purposes <@ '{training,generation}'::text[] then
+    raise exception 'purposes must be one or both of training and generation, not %', coalesce(p_purposes::text, 'null')
+      using errcode = '22023', hint = 'grant_consent(subject_id, ''{training,generation}'')';
+  elsif p_expires_at <= clock_timestamp() then
+    raise exception 'expires_at must lie in the future, not at %', p_expires_at using errcode = '22023';
+  end if;
+end $$;
+comment on function worker.check_grant is 'Raise 22023 when purposes or expiry of a grant make no sense.';
+
+create or replace function worker.grant_consent_as_service(
+  p_subject_id uuid, p_purposes text[], p_expires_at timestamptz, p_evidence text, p_confirmed boolean, p_adult boolean
+) returns void
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_subject public.subjects;
+begin
+  perform worker.check_grant(p_purposes, p_expires_at);
+  select * into v_subject from public.subjects where id = p_subject_id for update;
+  if v_subject.id is null then
+    raise exception 'no subject %', p_subject_id using errcode = '42501';
+  elsif v_subject.erased_at is not null then
+    raise exception 'subject % was erased; make a new one', p_subject_id using errcode = '22023';
+  elsif not (v_subject.subject_is_adult or coalesce(p_adult, false)) then
+    raise exception 'subject % is not stated to be an adult', p_subject_id
+      using errcode = '22023', hint = 'Only adults can agree: grant_consent(…, adult => true) states it.';
+  end if;
+  perform worker.set_consent(p_subject_id, 'approved', p_purposes, p_expires_at, p_adult, 'grant', null, p_evidence);
+end $$;
+comment on function worker.grant_consent_as_service is 'Record that a person agreed, as the administrator of the app.';
+
+create or replace function worker.grant_consent_as_owner(
+  p_subject_id uuid, p_purposes text[], p_expires_at timestamptz, p_evidence text, p_confirmed boolean, p_adult boolean
+) returns void
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
+  if (select consent_mode from worker.config) <> 'owner_attests' then
+    raise exception 'consent is granted by an administrator here'
+      using errcode = '42501', hint = 'worker.config.consent_mode is admin.';
+  elsif not exists (select from public.subjects where id = p_subject_id and owner_id = auth.uid()) then
+    raise exception 'no such subject of yours' using errcode = '42501';
+  elsif p_confirmed is not true or p_adult is not true then
+    raise exception 'state both: confirmed => true (the person agreed) and adult => true (the person is an adult)'
+      using errcode = '22023';
+  end if;
+  perform worker.grant_consent_as_service(p_subject_id, p_purposes, p_expires_at, p_evidence, p_confirmed, p_adult);
+end $$;
+comment on function worker.grant_consent_as_owner is 'Record that a person agreed, attested by the subject''s owner (consent_mode owner_attests).';
+
+create or replace function public.grant_consent(
+  subject_id uuid, purposes text[] default '{training,generation}', expires_at timestamptz default null,
+  evidence text default null, confirmed boolean default false, adult boolean default false
+) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  -- current_user is the caller here; inside a definer function it would be the owner, and a role in the claims can be forged.
+  if current_user = 'authenticated' then
+    perform worker.grant_consent_as_owner(subject_id, purposes, expires_at, evidence, confirmed, adult);
+  else
+    perform worker.grant_consent_as_service(subject_id, purposes, expires_at, evidence, confirmed, adult);
+  end if;
+end $$;
+comment on function public.grant_consent is
+  'Record that a person agreed to purposes (training, generation), until expires_at. evidence is kept as a digest only.';
+
+create or replace function worker.reject_consent_as_service(p_subject_id uuid, p_reason text) returns void
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
+  perform from public.subjects where id = p_subject_id for update;
+  if not found then
+    raise exception 'no subject %', p_subject_id using errcode = '42501';
+  end if;
+  perform worker.set_consent(p_subject_id, 'rejected', '{}', null, false, 'reject', p_reason, null);
+end $$;
+comment on function worker.reject_consent_as_service is 'Record that a person did not agree.';
+
+create or replace function public.reject_consent(subject_id uuid, reason text default null) returns void
+language sql volatile security invoker set search_path = ''
+as $$ select worker.reject_consent_as_service(subject_id, reason) $$;
+comment on function public.reject_consent is 'Record that a person did not agree (service_role).';
+
+create or replace function worker.revoke_consent_as_service(p_subject_id uuid, p_reason text) returns void
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_status text;
+begin
+  select consent_status into v_status from public.subjects where id = p_subject_id for update;
+  if v_status is null then
+    raise exception 'no subject %', p_subject_id using errcode = '42501';
+  elsif v_status <> 'revoked' then
+    perform worker.set_consent(p_subject_id, 'revoked', '{}', null, false, 'revoke', p_reason, null);
+  end if;
+end $$;
+comment on function worker.revoke_consent_as_service is 'Take a person''s consent back: queued jobs fail, running ones are interrupted, nothing more is published.';
+
+create or replace function worker.revoke_consent_as_owner(p_subject_id uuid, p_reason text) returns void
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
+  if not exists (select from public.subjects where id = p_subject_id and owner_id = auth.uid()) then
+    raise exception 'no such subject of yours' using errcode = '42501';
+  end if;
+  perform worker.revoke_consent_as_service(p_subject_id, p_reason);
+end $$;
+comment on function worker.revoke_consent_as_owner is 'Take consent back for a subject of one''s own.';
+
+create or replace function public.revoke_consent(subject_id uuid, reason text default null) returns void
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  if current_user = 'authenticated' then
+    perform worker.revoke_consent_as_owner(subject_id, reason);
+  else
+    perform worker.revoke_consent_as_service(subject_id, reason);
+  end if;
+end $$;
+comment on function public.revoke_consent is 'Take a person''s consent back, at once: queued jobs fail, running ones stop, nothing more is published.';
+
+-- End every consent whose time is up. Part of worker.tick().
+create or replace function worker.expire_consent() returns integer
+language plpgsql volatile set search_path = ''
+as $$
+declare
+  v_subject record;
+  v_count integer := 0;
+begin
+  for v_subject in
+    select id, consent_expires_at from public.subjects
+    where consent_status = 'approved' and consent_expires_at <= clock_timestamp()
+    order by id for update
+  loop
+    perform worker.set_consent(v_subject.id, 'revoked', '{}', v_subject.consent_expires_at, false, 'expiry', null, null);
+    v_count := v_count + 1;
+  end loop;
+  return v_count;
+end $$;
+comment on function worker.expire_consent is 'End every consent whose time is up.';
+
+-- A loss of consent reaches every open job that touches the person: queued ones fail, running ones are told to stop.
+-- Jobs are locked in (kind, id) order, as everywhere.
+create or replace function worker.stop_jobs_of(p_subject_id uuid) returns void
+language plpgsql volatile set search_path = ''
+as $$
+declare
+  v_kind worker.job_kinds;
+  v_job_id uuid;
+  v_error text;
+begin
+  for v_kind in select * from worker.job_kinds where purpose is not null order by kind loop
+    v_error := worker.consent_error(p_subject_id, v_kind.purpose);
+    continue when v_error is null;
+    for v_job_id in execute format(
+      'select job.id from %s job join worker.job_subjects touched on touched.kind = $1 and touched.job_id = job.id
+       where touched.subject_id = $2 and job.status in (''queued'', ''running'') order by job.id', v_kind.table_name)
+      using v_kind.kind, p_subject_id
+    loop
+      perform worker.request_stop(v_kind.kind, v_job_id, 'consent_denied', v_error);
+    end loop;
+  end loop;
+end $$;
+comment on function worker.stop_jobs_of is 'Fail the queued jobs of a person without consent, and interrupt the running ones.';
+
+create or replace function worker.on_subject_insert() returns trigger
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
+  if new.consent_status <> 'pending' or new.consent_purposes <> '{}' or new.consent_expires_at is not null
+     or new.erased_at is not null then
+    raise exception 'a subject starts without consent'
+      using errcode = '42501', hint = 'Insert it, then call grant_consent(subject_id, …).';
+  end if;
+  -- A word no tokenizer knows, and another one for each person, so that two LoRAs in a picture do not answer to one name.
+  new.trigger_word := coalesce(new.trigger_word, 'ohwx' || left(replace(new.id::text, '-', ''), 6));
+  return new;
+end $$;
+comment on function worker.on_subject_insert is 'A subject starts without consent, and with a trigger word.';
+
+create or replace function worker.on_subject_update() returns trigger
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
+  if old.owner_id is not null and new.owner_id is null then
+    -- The account was deleted: nobody is left who may keep or use this person's likeness.
+    new.consent_status := 'revoked';
+    new.consent_purposes := '{}';
+    insert into worker.consent_events (subject_id, event, reason, actor)
+    values (new.id, 'revoke', 'the owner''s account was deleted', worker.actor());
+  elsif coalesce(current_setting('worker.changing_consent', true), '') <> 'yes' then
+    if (old.consent_status, old.consent_purposes, old.consent_expires_at, old.subject_is_adult)
+       is distinct from (new.consent_status, new.consent_purposes, new.consent_expires_at, new.subject_is_adult) then
+      raise exception 'consent columns change only through functions'
+        using errcode = '42501', hint = 'Use grant_consent, reject_consent or revoke_consent.';
+    end if;
+  end if;
+  if old.owner_id is distinct from new.owner_id and new.owner_id is not null then
+    raise exception 'a subject keeps its owner' using errcode = '42501';
+  end if;
+  return new;
+end $$;
+comment on function worker.on_subject_update is 'Guards the consent columns; an owner''s deleted account takes consent back.';
+
+create or replace function worker.after_subject_update() returns trigger
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
+  perform worker.stop_jobs_of(new.id);
+  return null;
+end $$;
+comment on function worker.after_subject_update is 'A loss of consent reaches the open jobs.';
+
+create or replace function worker.refuse_change() returns trigger
+language plpgsql volatile set search_path = ''
+as $$
+begin
+  raise exception '% is append-only', tg_table_name using errcode = '42501';
+end $$;
+comment on function worker.refuse_change is 'The ledger is append-only.';

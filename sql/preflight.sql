@@ -1,0 +1,33 @@
+-- What this project stands on, and what it must not overwrite. Runs before anything else.
+do $$
+declare
+  v_missing text;
+  v_table text;
+begin
+  select string_agg(what, ', ') into v_missing from (
+    select 'role ' || name as what from unnest(array['anon', 'authenticated', 'service_role']) name
+    where not exists (select from pg_catalog.pg_roles where rolname = name)
+    union all select 'table ' || name from unnest(array['auth.users', 'storage.objects']) name where to_regclass(name) is null
+    union all select 'function ' || name from unnest(array['auth.uid()', 'storage.foldername(text)']) name where to_regprocedure(name) is null
+  ) needed;
+  if v_missing is not null then
+    raise exception 'this database lacks what Supabase provides: %', v_missing
+      using hint = 'On plain Postgres, `worker migrate --stand-ins` makes stand-ins for them first.';
+  end if;
+  if to_regclass('worker.config') is null then
+    foreach v_table in array array['subjects', 'subject_photos', 'subjects_models', 'presets', 'training_jobs', 'generation_jobs'] loop
+      if to_regclass('public.' || v_table) is not null then
+        raise exception 'table public.% is there already and was not made by this project', v_table
+          using hint = 'Rename it, or install into another database: nothing was changed.';
+      end if;
+    end loop;
+  end if;
+end $$;
+
+create schema if not exists worker;
+create table if not exists worker.schema_versions (
+  name text primary key,
+  checksum text not null,
+  applied_at timestamptz not null default now()
+);
+comment on table worker.schema_versions is 'The SQL files that were applied: numbered ones once, the others whenever they change.';

@@ -1,0 +1,132 @@
+-- Who sees what. Row-level security on every table in public, and policies on storage.objects.
+--
+-- On Supabase each policy statement locks every auth and storage table until commit: so these come last, under a short
+-- lock_timeout, and only those that differ from what is there are made again.
+set local lock_timeout = '3s';
+
+-- Make one policy, unless it is there just as written. Remembers what the catalog made of it, so that a policy changed by
+-- hand is noticed and set right.
+create or replace function worker.ensure_policy(
+  p_name text, p_table text, p_command text, p_role text, p_using text default null, p_check text default null
+) returns boolean
+language plpgsql volatile set search_path = ''
+as $$
+declare
+  v_definition text := concat_ws(' / ', p_command, p_role, p_using, p_check);
+  v_catalog text := worker.policy_in_catalog(p_name, p_table);
+begin
+  if v_catalog is not null and exists (
+    select from worker.policies
+    where schema_name || '.' || table_name = p_table and policy_name = p_name
+      and definition = v_definition and catalog_definition = v_catalog) then
+    return false;
+  end if;
+  execute format('drop policy if exists %I on %s', p_name, p_table);
+  execute format('create policy %I on %s for %s to %s', p_name, p_table, p_command, p_role)
+    || coalesce(' using (' || p_using || ')', '') || coalesce(' with check (' || p_check || ')', '');
+  insert into worker.policies (schema_name, table_name, policy_name, definition, catalog_definition)
+  values (split_part(p_table, '.', 1), split_part(p_table, '.', 2), p_name, v_definition, worker.policy_in_catalog(p_name, p_table))
+  on conflict (schema_name, table_name, policy_name)
+  do update set definition = excluded.definition, catalog_definition = excluded.catalog_definition;
+  return true;
+end $$;
+revoke all on function worker.ensure_policy from public, anon, authenticated, service_role;
+comment on function worker.ensure_policy is 'Make a policy unless it is there just as written.';
+
+create or replace function worker.policy_in_catalog(p_name text, p_table text) returns text
+language sql stable set search_path = ''
+as $$
+  select concat_ws(' / ', permissive, roles::text, cmd, qual, with_check) from pg_catalog.pg_policies
+  where schemaname || '.' || tablename = p_table and policyname = p_name
+$$;
+revoke all on function worker.policy_in_catalog from public, anon, authenticated, service_role;
+comment on function worker.policy_in_catalog is 'A policy as the catalog shows it.';
+
+-- Published objects of the signed-in user: staged ones are never listed. A set, so that it runs once and not for each row.
+create or replace function worker.my_published_objects() returns table (bucket text, key text)
+language sql stable security definer set search_path = ''
+as $$ select bucket, key from worker.staged_objects where owner_id = (select auth.uid()) and state = 'published' $$;
+revoke all on function worker.my_published_objects from public, anon, authenticated, service_role;
+grant execute on function worker.my_published_objects to authenticated;
+comment on function worker.my_published_objects is 'Objects of the signed-in user''s completed jobs.';
+
+create or replace function worker.uploads_bucket() returns text
+language sql stable security definer set search_path = ''
+as $$ select bucket_uploads from worker.config $$;
+revoke all on function worker.uploads_bucket from public, anon, authenticated, service_role;
+grant execute on function worker.uploads_bucket to authenticated;
+comment on function worker.uploads_bucket is 'The bucket that apps upload to.';
+
+-- ---------------------------------------------------------------------------------------------------------- table rights
+
+revoke all on public.subjects, public.subject_photos, public.subjects_models, public.presets from public, anon, authenticated, service_role, likeness_worker;
+
+alter table public.subjects enable row level security;
+grant select, insert (id, name, trigger_word, subject_is_adult), update (name, trigger_word) on public.subjects to authenticated;
+grant select, insert (id, owner_id, name, trigger_word, subject_is_adult), update (name, trigger_word) on public.subjects to service_role;
+
+alter table public.subject_photos enable row level security;
+grant select, insert (id, subject_id, path, caption), update (caption), delete on public.subject_photos to authenticated;
+grant select, insert, update, delete on public.subject_photos to service_role;
+
+alter table public.subjects_models enable row level security;
+grant select on public.subjects_models to authenticated;
+grant select, update (retired_at) on public.subjects_models to service_role;
+
+alter table public.presets enable row level security;
+grant select, insert (id, name, kind, prompt, negative_prompt, settings), update (name, prompt, negative_prompt, settings), delete on public.presets to authenticated;
+grant select, insert, update, delete on public.presets to service_role;
+
+-- -------------------------------------------------------------------------------------------------------------- policies
+
+select worker.ensure_policy('users can view their own subjects', 'public.subjects', 'select', 'authenticated',
+  'owner_id = (select auth.uid())');
+select worker.ensure_policy('users can create subjects of their own', 'public.subjects', 'insert', 'authenticated',
+  null, 'owner_id = (select auth.uid())');
+select worker.ensure_policy('users can rename their own subjects', 'public.subjects', 'update', 'authenticated',
+  'owner_id = (select auth.uid())', 'owner_id = (select auth.uid())');
+
+select worker.ensure_policy('users can view photos of their own subjects', 'public.subject_photos', 'select', 'authenticated',
+  'subject_id in (select id from public.subjects where owner_id = (select auth.uid()))');
+select worker.ensure_policy('users can add photos to their own subjects', 'public.subject_photos', 'insert', 'authenticated',
+  null, 'subject_id in (select id from public.subjects where owner_id = (select auth.uid()))');
+select worker.ensure_policy('users can caption photos of their own subjects', 'public.subject_photos', 'update', 'authenticated',
+  'subject_id in (select id from public.subjects where owner_id = (select auth.uid()))',
+  'subject_id in (select id from public.subjects where owner_id = (select auth.uid()))');
+select worker.ensure_policy('users can remove photos of their own subjects', 'public.subject_photos', 'delete', 'authenticated',
+  'subject_id in (select id from public.subjects where owner_id = (select auth.uid()))');
+
+select worker.ensure_policy('users can view LoRAs of their own subjects', 'public.subjects_models', 'select', 'authenticated',
+  'subject_id in (select id from public.subjects where owner_id = (select auth.uid()))');
+
+select worker.ensure_policy('users can view their own presets and everybody''s', 'public.presets', 'select', 'authenticated',
+  'owner_id is null or owner_id = (select auth.uid())');
+select worker.ensure_policy('users can create presets of their own', 'public.presets', 'insert', 'authenticated',
+  null, 'owner_id = (select auth.uid())');
+select worker.ensure_policy('users can change their own presets', 'public.presets', 'update', 'authenticated',
+  'owner_id = (select auth.uid())', 'owner_id = (select auth.uid())');
+select worker.ensure_policy('users can delete their own presets', 'public.presets', 'delete', 'authenticated',
+  'owner_id = (select auth.uid())');
+
+-- Policies never test status: a refused job arrives as failed, and its owner must be able to insert and read it.
+select worker.ensure_policy('users can view their own training jobs', 'public.training_jobs', 'select', 'authenticated',
+  'owner_id = (select auth.uid())');
+select worker.ensure_policy('users can request training of their own subjects', 'public.training_jobs', 'insert', 'authenticated',
+  null, 'owner_id = (select auth.uid())');
+select worker.ensure_policy('users can view their own generation jobs', 'public.generation_jobs', 'select', 'authenticated',
+  'owner_id = (select auth.uid())');
+select worker.ensure_policy('users can request pictures of their own subjects', 'public.generation_jobs', 'insert', 'authenticated',
+  null, 'owner_id = (select auth.uid())');
+
+-- {owner_id}/{subject_id}/photos/… and {owner_id}/_/inputs/… in the uploads bucket are the app's own; all else only once published.
+select worker.ensure_policy('likeness: users can upload photos and inputs of their own', 'storage.objects', 'insert', 'authenticated',
+  null, $$bucket_id = (select worker.uploads_bucket())
+    and (storage.foldername(name))[1] = (select auth.uid())::text
+    and (((storage.foldername(name))[2] in (select id::text from public.subjects where owner_id = (select auth.uid())) and (storage.foldername(name))[3] = 'photos')
+         or ((storage.foldername(name))[2] = '_' and (storage.foldername(name))[3] = 'inputs'))$$);
+select worker.ensure_policy('likeness: users can view what is theirs', 'storage.objects', 'select', 'authenticated',
+  $$(bucket_id = (select worker.uploads_bucket())
+     and (storage.foldername(name))[1] = (select auth.uid())::text
+     and (((storage.foldername(name))[2] in (select id::text from public.subjects where owner_id = (select auth.uid())) and (storage.foldername(name))[3] = 'photos')
+          or ((storage.foldername(name))[2] = '_' and (storage.foldername(name))[3] = 'inputs')))
+    or (bucket_id, name) in (select bucket, key from worker.my_published_objects())$$);

@@ -1,0 +1,38 @@
+-- Which triggers fire where. Postgres fires them in the order of their names.
+
+create or replace trigger _100_starts_without_consent before insert on public.subjects
+  for each row execute function worker.on_subject_insert();
+create or replace trigger _100_guards_consent before update on public.subjects
+  for each row execute function worker.on_subject_update();
+create or replace trigger _200_loss_of_consent after update on public.subjects
+  for each row
+  when (old.consent_status = 'approved'
+        and (new.consent_status <> 'approved' or new.erased_at is not null or not old.consent_purposes <@ new.consent_purposes))
+  execute function worker.after_subject_update();
+
+create or replace trigger _100_path before insert or update of path, subject_id on public.subject_photos
+  for each row execute function worker.on_photo_write();
+
+create or replace trigger _100_append_only before update or delete on worker.consent_events
+  for each row execute function worker.refuse_change();
+create or replace trigger _100_never_emptied before truncate on worker.consent_events
+  for each statement execute function worker.refuse_change();
+
+-- The kinds of job. A new kind is a table, a line here, policies in rls.sql and a handler.
+select worker.register_job_table('training', 'public.training_jobs', 'training', true, 'gpu', interval '4 hours');
+select worker.register_job_table('generation', 'public.generation_jobs', 'generation', false, 'gpu', interval '30 minutes');
+select worker.register_job_table('publish_lora', 'worker.internal_jobs', null, true, 'light', interval '15 minutes');
+
+-- Realtime: what a client may watch beside its jobs.
+do $$
+declare
+  v_table text;
+begin
+  if exists (select from pg_catalog.pg_publication where pubname = 'supabase_realtime' and not puballtables) then
+    foreach v_table in array array['subjects', 'subjects_models'] loop
+      if not exists (select from pg_catalog.pg_publication_tables where pubname = 'supabase_realtime' and schemaname = 'public' and tablename = v_table) then
+        execute format('alter publication supabase_realtime add table public.%I', v_table);
+      end if;
+    end loop;
+  end if;
+end $$;

@@ -1,0 +1,3 @@
+"""Likeness: a Postgres-native GPU worker."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,174 @@
+"""Drawing with smooth shapes, soft shadows and clipping, on top of Pillow.
+
+Shapes are float arrays (n, 2) in the units of a `Frame`: x to the right, y down. Everything is drawn several times too
+large and without antialiasing; `Canvas.finished` scales it down, which smooths the edges.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image, ImageDraw, ImageFilter
+
+Points = NDArray[np.float64]
+Colour = tuple[int, int, int]
+Box = tuple[int, int, int, int]
+
+WHITE: Colour = (255, 255, 255)
+BLACK: Colour = (0, 0, 0)
+
+
+def mix(a: Colour, b: Colour, share: float) -> Colour:
+    """The colour `share` of the way from `a` to `b`."""
+    red, green, blue = (round(x + (y - x) * share) for x, y in zip(a, b, strict=True))
+    return red, green, blue
+
+
+def oval(x: float, y: float, rx: float, ry: float) -> Points:
+    """An ellipse around (x, y), as 40 points."""
+    angle = np.linspace(0, 2 * math.pi, 40, endpoint=False)
+    return np.stack([x + rx * np.cos(angle), y + ry * np.sin(angle)], axis=1)
+
+
+def curve(points: ArrayLike, *, closed: bool = False) -> Points:
+    """A Catmull-Rom spline through the points, ten steps a piece."""
+    through = np.asarray(points, dtype=np.float64)
+    if closed:
+        before, after = through[-1:], through[:2]
+    else:
+        before, after = 2 * through[:1] - through[1:2], 2 * through[-1:] - through[-2:-1]
+    p = np.concatenate([before, through, after])
+    t = np.linspace(0, 1, 10, endpoint=False)[:, None, None]
+    a, b, c, d = p[:-3], p[1:-2], p[2:-1], p[3:]
+    pieces = 0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3)
+    path = pieces.transpose(1, 0, 2).reshape(-1, 2)
+    return path if closed else np.concatenate([path, through[-1:]])
+
+
+def mirrored(right_half: ArrayLike) -> Points:
+    """The closed outline whose right half (top to bottom) is given; points on the axis are not doubled."""
+    right = np.asarray(right_half, dtype=np.float64)
+    left = right[::-1] * (-1, 1)
+    return np.concatenate([right, left[np.abs(left[:, 0]) > 1e-9]])
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where a drawing's units lie on the canvas, all in pixels of the finished picture.
+
+    Attributes:
+        x, y: the place of the origin.
+        unit: the length of one unit.
+        tilt: rotation around (0, pivot), radians, clockwise.
+        pivot: the y of the centre of rotation, in units.
+    """
+
+    x: float
+    y: float
+    unit: float
+    tilt: float = 0.0
+    pivot: float = 0.0
+
+    def on_canvas(self, points: Points) -> Points:
+        cos, sin = math.cos(self.tilt), math.sin(self.tilt)
+        x, y = points[:, 0], points[:, 1] - self.pivot
+        turned = np.stack([x * cos - y * sin, x * sin + y * cos + self.pivot], axis=1)
+        return turned * self.unit + (self.x, self.y)
+
+
+class Canvas:
+    """A picture being drawn; `frame` says what the numbers of the next shapes mean."""
+
+    def __init__(self, backdrop: Image.Image, supersampling: int) -> None:
+        self._finished_size = backdrop.size
+        self._scale = supersampling
+        width, height = backdrop.size
+        self._image = backdrop.resize((width * supersampling, height * supersampling), Image.Resampling.BILINEAR)
+        self.frame = Frame(0, 0, 1)
+
+    def finished(self) -> Image.Image:
+        return self._image.reduce(self._scale)
+
+    def fill(self, shape: Points, colour: Colour) -> None:
+        ImageDraw.Draw(self._image).polygon(self._pixels(shape).ravel().tolist(), fill=colour)
+
+    def line(self, path: Points, colour: Colour, width: float) -> None:
+        """A line of even width (units) with round ends."""
+        draw = ImageDraw.Draw(self._image)
+        pixels = self._pixels(path)
+        across = max(1.0, width * self.frame.unit * self._scale)
+        draw.line(pixels.ravel().tolist(), fill=colour, width=round(across), joint="curve")
+        if across > 3:
+            for x, y in (pixels[0], pixels[-1]):
+                r = across / 2
+                draw.ellipse((x - r, y - r, x + r, y + r), fill=colour)
+
+    def brush(self, path: Points, colour: Colour, width: float) -> None:
+        """A line that is `width` wide in its middle and runs out at both ends."""
+        along = np.gradient(path, axis=0)
+        across = np.stack([-along[:, 1], along[:, 0]], axis=1)
+        across /= np.maximum(np.linalg.norm(across, axis=1, keepdims=True), 1e-9)
+        half = (width / 2 * np.sin(np.linspace(0, math.pi, len(path))) ** 0.6)[:, None]
+        self.fill(np.concatenate([path + across * half, (path - across * half)[::-1]]), colour)
+
+    def soft(self, shape: Points, colour: Colour, opacity: float, blur: float) -> None:
+        """A shape with a blurred edge: a shadow, a blush, a gleam.
+
+        It is drawn and blurred small and then scaled up: blurring at full size is what takes time.
+
+        Args:
+            opacity: 0…1.
+            blur: the standard deviation of the blur, units.
+        """
+        pixels = self._pixels(shape)
+        sigma = blur * self.frame.unit * self._scale
+        box = self._box(pixels, margin=3 * sigma)
+        if box is None:
+            return
+        shrink = max(1.0, sigma / 4)
+        left, top, right, bottom = box
+        small = Image.new("L", (math.ceil((right - left) / shrink), math.ceil((bottom - top) / shrink)))
+        ImageDraw.Draw(small).polygon(((pixels - (left, top)) / shrink).ravel().tolist(), fill=round(255 * opacity))
+        small = small.filter(ImageFilter.GaussianBlur(sigma / shrink))
+        self._image.paste(colour, box, small.resize((right - left, bottom - top), Image.Resampling.BILINEAR))
+
+    @contextmanager
+    def inside(self, *shapes: Points) -> Iterator[None]:
+        """What is drawn in this block stays within the union of the shapes."""
+        outlines = [self._pixels(shape) for shape in shapes]
+        box = self._box(np.concatenate(outlines))
+        if box is None:
+            yield
+            return
+        before = self._image.crop(box)
+        yield
+        mask = Image.new("L", before.size)
+        for outline in outlines:
+            ImageDraw.Draw(mask).polygon((outline - box[:2]).ravel().tolist(), fill=255)
+        before.paste(self._image.crop(box), mask=mask)
+        self._image.paste(before, box)
+
+    def _pixels(self, points: Points) -> Points:
+        return self.frame.on_canvas(points) * self._scale
+
+    def _box(self, pixels: Points, margin: float = 0.0) -> Box | None:
+        """The part of the canvas that the points take up, None when there is none."""
+        width, height = self._image.size
+        left, top = np.floor(pixels.min(axis=0) - margin)
+        right, bottom = np.ceil(pixels.max(axis=0) + margin)
+        box = (max(0, int(left)), max(0, int(top)), min(width, int(right) + 1), min(height, int(bottom) + 1))
+        return box if box[0] < box[2] and box[1] < box[3] else None
+
+
+def gradient(size: tuple[int, int], colours: Sequence[Colour]) -> Image.Image:
+    """A picture that runs from the first colour at the top through the others to the last at the bottom."""
+    width, height = size
+    column = np.linspace(0, len(colours) - 1, height)
+    stops = np.array(colours, dtype=np.float64)
+    rows = np.stack([np.interp(column, range(len(colours)), stops[:, i]) for i in range(3)], axis=1)
+    return Image.fromarray(np.repeat(rows.round().astype(np.uint8)[:, None], width, axis=1))

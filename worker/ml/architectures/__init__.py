@@ -1,0 +1,32 @@
+"""The model families this worker can train and draw with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from worker.ml.architectures.architecture import Architecture
+from worker.ml.architectures.flux import Flux
+from worker.ml.errors import ModelUnreadable
+
+ARCHITECTURES: dict[str, Architecture] = {"flux": Flux()}
+
+_FAMILY_OF_PIPELINE = {"FluxPipeline": "flux"}
+
+
+def architecture_of(folder: Path) -> Architecture:
+    """The family of a base in diffusers layout, from its `model_index.json`.
+
+    Raises ModelUnreadable: no such folder, not a diffusers base, or a family this worker does not know.
+    """
+    index = folder / "model_index.json"
+    if not index.is_file():
+        raise ModelUnreadable(f"{folder} is no base model: it has no model_index.json")
+    try:
+        pipeline = json.loads(index.read_text("utf-8"))["_class_name"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelUnreadable(f"{index} is damaged: it names no pipeline class") from error
+    if pipeline not in _FAMILY_OF_PIPELINE:
+        known = ", ".join(sorted(_FAMILY_OF_PIPELINE))
+        raise ModelUnreadable(f"{folder} is a {pipeline}; this worker knows {known}")
+    return ARCHITECTURES[_FAMILY_OF_PIPELINE[pipeline]]

@@ -1,0 +1,267 @@
+"""FLUX.1: dev and schnell, and small bases of the same architecture.
+
+Flow matching: x_t = (1 - t)·x0 + t·n with t in 0..1, and the transformer predicts n - x0. Latents are packed 2x2 into
+tokens, (B, h/2·w/2, 4·channels), after `(z - shift) · scale`.
+
+Facts follow diffusers: pipelines/flux/pipeline_flux.py for drawing, examples/dreambooth/train_dreambooth_lora_flux.py
+for training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
+from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+from diffusers.training_utils import compute_density_for_timestep_sampling
+from peft import LoraConfig
+
+from worker.ml import lora_files
+from worker.ml.architectures.architecture import Grid, Parts, PictureDefaults, Text, TrainingDefaults
+from worker.ml.errors import ModelUnreadable
+
+LORA_TARGETS = (  # the attention and feed-forward layers that the diffusers script trains by default
+    *("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),
+    *("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out"),
+    *("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"),
+)
+
+
+class Flux:
+    """See `Architecture` for what each member is for."""
+
+    family = "flux"
+    encoders = ("text_encoder", "text_encoder_2")  # CLIP (pooled) and T5 (tokens)
+    denoiser = "transformer"
+    autoencoder = "vae"
+    working_gib = 3.0  # decoding 1024 x 1024 is the peak
+
+    # AI Toolkit's FLUX.1 example (config/examples/train_lora_flux_24gb.yaml): rank = alpha = 16, 1e-4, 8-bit AdamW,
+    # batch 1, caption dropout 0.05, guidance embedded as 1.
+    training_defaults = TrainingDefaults(
+        rank=16,
+        learning_rate=1e-4,
+        resolution=512,
+        batch_size=1,
+        caption_dropout=0.05,
+        steps_a_photo=100,
+        fewest_steps=800,
+        most_steps=2500,
+    )
+    training_guidance = 1.0
+
+    def load(self, folder: Path, dtype: torch.dtype) -> Parts:
+        """The whole base on the CPU; files on disk only, and never a pickle."""
+        return FluxPipeline.from_pretrained(
+            folder, torch_dtype=dtype, local_files_only=True, use_safetensors=True
+        )
+
+    def modules(self, parts: Parts) -> Mapping[str, torch.nn.Module]:
+        return {name: part for name, part in parts.components.items() if isinstance(part, torch.nn.Module)}
+
+    def token_px(self, parts: Parts) -> int:
+        return 2 * int(parts.vae_scale_factor)
+
+    # --- prompts and pictures
+
+    @torch.no_grad()
+    def encode_prompts(self, parts: Parts, prompts: Sequence[str], device: torch.device) -> Text:
+        tokens, pooled, _ = parts.encode_prompt(
+            list(prompts), device=device, max_sequence_length=_text_length(parts)
+        )
+        return Text(tokens=tokens, pooled=pooled)
+
+    def cut_encoders(self, parts: Parts, prompt: str) -> tuple[str, ...]:
+        """The encoders that read only the beginning of this prompt: CLIP stops at 77 tokens, T5 at up to 512."""
+        limits = {"clip": (parts.tokenizer, _clip_length(parts)), "t5": (parts.tokenizer_2, _text_length(parts))}
+        return tuple(
+            name for name, (tokenizer, most) in limits.items() if len(tokenizer(prompt).input_ids) > most
+        )
+
+    @torch.no_grad()
+    def encode_picture(self, parts: Parts, pixels: torch.Tensor) -> torch.Tensor:
+        """Pixels (1, 3, H, W) in -1..1 to float32 latents (1, N, C): the mode, so that caching them costs nothing."""
+        vae = parts.vae
+        latents = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist.mode().float()
+        latents = (latents - vae.config.shift_factor) * vae.config.scaling_factor
+        return cast(torch.Tensor, parts._pack_latents(latents, *latents.shape))
+
+    @torch.no_grad()
+    def decode_picture(self, parts: Parts, latents: torch.Tensor, grid: Grid) -> torch.Tensor:
+        """Latents (1, N, C) to pixels (1, 3, H, W) in 0..1, float32."""
+        vae, token_px = parts.vae, self.token_px(parts)
+        latents = parts._unpack_latents(latents, grid[0] * token_px, grid[1] * token_px, parts.vae_scale_factor)
+        latents = (latents / vae.config.scaling_factor) + vae.config.shift_factor
+        pixels = vae.decode(latents, return_dict=False)[0]
+        return cast(torch.Tensor, (pixels * 0.5 + 0.5).clamp(0, 1).float())
+
+    # --- denoising
+
+    def picture_defaults(self, parts: Parts) -> PictureDefaults:
+        """FLUX.1-dev carries its guidance as an embedding; schnell has none and needs four steps (model cards)."""
+        guided = bool(parts.transformer.config.guidance_embeds)
+        return PictureDefaults(1024, 1024, steps=28 if guided else 4, guidance=3.5 if guided else 0.0)
+
+    def first_noise(
+        self, parts: Parts, grid: Grid, generator: torch.Generator, dtype: torch.dtype
+    ) -> torch.Tensor:
+        """Noise (1, N, C) on the generator's device, drawn as `FluxPipeline` draws it."""
+        channels = parts.transformer.config.in_channels // 4
+        noise = torch.randn((1, channels, 2 * grid[0], 2 * grid[1]), generator=generator, dtype=dtype)
+        return cast(torch.Tensor, parts._pack_latents(noise, *noise.shape))
+
+    def sampler(self, parts: Parts, grid: Grid, steps: int, device: torch.device) -> Any:
+        """A scheduler of its own (it counts its steps), with the shift that the picture's size asks for."""
+        scheduler = FlowMatchEulerDiscreteScheduler.from_config(parts.scheduler.config)
+        scheduler.set_timesteps(
+            sigmas=np.linspace(1.0, 1 / steps, steps), mu=_shift_mu(parts, grid), device=device
+        )
+        scheduler.set_begin_index(0)
+        return scheduler
+
+    def predict(
+        self,
+        parts: Parts,
+        latents: torch.Tensor,
+        time: torch.Tensor,
+        text: Text,
+        grid: Grid,
+        guidance: float,
+    ) -> torch.Tensor:
+        """The velocity (B, N, C) at latents (B, N, C) and time (B,) in 0..1."""
+        transformer, device, dtype = parts.transformer, latents.device, text.tokens.dtype
+        guided = transformer.config.guidance_embeds
+        return cast(
+            torch.Tensor,
+            transformer(
+                hidden_states=latents,
+                timestep=time,
+                guidance=torch.full((len(latents),), guidance, device=device) if guided else None,
+                pooled_projections=text.pooled,
+                encoder_hidden_states=text.tokens,
+                txt_ids=torch.zeros(text.tokens.shape[1], 3, device=device, dtype=dtype),
+                img_ids=parts._prepare_latent_image_ids(1, *grid, device, dtype),
+                return_dict=False,
+            )[0],
+        )
+
+    # --- training
+
+    def draw_time(self, parts: Parts, grid: Grid, generator: torch.Generator) -> torch.Tensor:
+        """One time (1,) in 0..1: logit-normal (arXiv 2403.03206, 3.1), shifted as for drawing at this size (5.3.2)."""
+        time = compute_density_for_timestep_sampling(
+            "logit_normal", batch_size=1, logit_mean=0.0, logit_std=1.0, generator=generator
+        )
+        scheduler = parts.scheduler
+        if scheduler.config.use_dynamic_shifting:
+            return cast(torch.Tensor, scheduler.time_shift(_shift_mu(parts, grid), 1.0, time))
+        return cast(torch.Tensor, scheduler.shift * time / (1 + (scheduler.shift - 1) * time))
+
+    def training_pair(
+        self, latents: torch.Tensor, noise: torch.Tensor, time: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the transformer sees and what it should say; latents and noise (B, N, C), time (B,)."""
+        t = time[:, None, None]
+        return (1 - t) * latents + t * noise, noise - latents
+
+    def activation_bytes(self, parts: Parts, grid: Grid, batch_size: int) -> int:
+        """What one training step keeps for its backward pass without gradient checkpointing."""
+        config, transformer = parts.transformer.config, parts.transformer
+        tokens = batch_size * (grid[0] * grid[1] + _text_length(parts))
+        width = tokens * transformer.inner_dim * transformer.dtype.itemsize
+        return int(width * (DOUBLE_BLOCK_WIDTHS * config.num_layers + SINGLE_BLOCK_WIDTHS * config.num_single_layers))
+
+    # --- LoRA
+
+    @contextmanager
+    def new_lora(
+        self, parts: Parts, rank: int, generator: torch.Generator
+    ) -> Iterator[dict[str, torch.nn.Parameter]]:
+        """A fresh LoRA on the transformer, taken off at the end: file names to float32 parameters, in a fixed order.
+
+        A starts Gaussian with deviation 1/rank and B at zero (PEFT's "gaussian"), drawn from the generator.
+        """
+        transformer = parts.transformer
+        transformer.add_adapter(
+            LoraConfig(r=rank, lora_alpha=rank, target_modules=list(LORA_TARGETS)), adapter_name="new"
+        )
+        try:
+            parameters = {
+                f"transformer.{name.replace('.new.', '.')}": parameter
+                for name, parameter in sorted(transformer.named_parameters())
+                if ".lora_" in name
+            }
+            for name, parameter in parameters.items():
+                parameter.data = torch.zeros(parameter.shape, device=parameter.device)
+                if ".lora_A." in name:
+                    parameter.data += torch.randn(parameter.shape, generator=generator).to(parameter.device) / rank
+            yield parameters
+        finally:
+            transformer.unload_lora()
+            transformer.disable_gradient_checkpointing()
+
+    @contextmanager
+    def loras(self, parts: Parts, files: Sequence[tuple[Path, float]]) -> Iterator[None]:
+        """These LoRA files at these scales, for the time of the block; raises ModelUnreadable before it loads any."""
+        for path, _ in files:
+            _check_fits(parts.transformer, path)
+        names = [f"lora_{i}" for i in range(len(files))]
+        try:
+            for name, (path, _) in zip(names, files, strict=True):
+                parts.load_lora_weights(
+                    str(path.parent), weight_name=path.name, adapter_name=name, use_safetensors=True
+                )
+            if names:
+                parts.set_adapters(names, [scale for _, scale in files])
+            yield
+        finally:
+            parts.unload_lora_weights()
+
+    def lora_metadata(self, parts: Parts) -> dict[str, str]:
+        """As sd-scripts names the base in the files it trains."""
+        variant = "dev" if parts.transformer.config.guidance_embeds else "schnell"
+        return {
+            "modelspec.architecture": f"flux-1-{variant}/lora",
+            "modelspec.implementation": "https://github.com/black-forest-labs/flux",
+            "ss_base_model_version": "flux1",
+        }
+
+
+def _clip_length(parts: Parts) -> int:
+    return int(parts.tokenizer_max_length)
+
+
+def _text_length(parts: Parts) -> int:
+    """Tokens that T5 reads: what its tokenizer says, up to 512; 256 for schnell (its model card)."""
+    return min(int(parts.tokenizer_2.model_max_length), 512 if parts.transformer.config.guidance_embeds else 256)
+
+
+def _shift_mu(parts: Parts, grid: Grid) -> float:
+    config = parts.scheduler.config
+    return cast(
+        float,
+        calculate_shift(
+            grid[0] * grid[1],
+            config.base_image_seq_len,
+            config.max_image_seq_len,
+            config.base_shift,
+            config.max_shift,
+        ),
+    )
+
+
+def _check_fits(transformer: Any, path: Path) -> None:
+    """Every layer of the file must exist at that size: diffusers would widen the base to take a larger one."""
+    header = lora_files.read_header(path)
+    if header.family != Flux.family:
+        raise ModelUnreadable(f"{path.name} is a LoRA for {header.family}, the base is {Flux.family}")
+    layers = {name: layer for name, layer in transformer.named_modules() if isinstance(layer, torch.nn.Linear)}
+    for name, shape in header.layers.items():
+        layer = layers.get(name.removeprefix("transformer."))
+        if layer is None or shape != (layer.in_features, layer.out_features):
+            raise ModelUnreadable(f"{path.name} does not fit this base: {name} is {shape[0]} to {shape[1]} there")

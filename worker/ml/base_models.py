@@ -1,0 +1,131 @@
+"""Base models in memory: loading a folder, where its parts stand, and which bases stay.
+
+Nothing here asks a hub: a base is a folder on disk, or it is an error.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import diffusers
+import torch
+import transformers
+from safetensors import SafetensorError
+
+from worker.ml.architectures import architecture_of
+from worker.ml.architectures.architecture import Architecture, Parts
+from worker.ml.errors import ModelUnreadable
+
+_GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Base:
+    """A loaded base model. Its parts move between device and host memory; their weights never change."""
+
+    folder: Path
+    family: str
+    architecture: Architecture
+    parts: Parts
+    device: torch.device
+    dtype: torch.dtype
+    offloaded: bool
+    memory_plan: str
+
+    def place(self, *names: str, alone: bool = False) -> None:
+        """Bring these parts to the device. With an offloaded plan, or `alone`, the others wait in host memory."""
+        modules = self.architecture.modules(self.parts)
+        if alone or self.offloaded:
+            for name, module in modules.items():
+                if name not in names:
+                    module.to("cpu")
+        for name in names:
+            modules[name].to(self.device)
+
+    def rest(self) -> None:
+        """All parts to host memory."""
+        for module in self.architecture.modules(self.parts).values():
+            module.to("cpu")
+
+
+class Resident:
+    """The bases this process keeps: one on the device, others in host memory, the least recently used dropped."""
+
+    def __init__(self, device: str | None = None, most: int = 2) -> None:
+        self._device = device
+        self._most = most
+        self._bases: OrderedDict[Path, Base] = OrderedDict()
+
+    def get(self, folder: Path) -> Base:
+        """The base of this folder, loaded now if it is not here. Raises ModelUnreadable."""
+        folder = folder.resolve()
+        for other, base in self._bases.items():
+            if other != folder:
+                base.rest()
+        if folder not in self._bases:
+            while len(self._bases) >= self._most:
+                self._bases.popitem(last=False)
+            self._bases[folder] = load(folder, self._device)
+        self._bases.move_to_end(folder)
+        return self._bases[folder]
+
+
+def load(folder: Path, device: str | None = None) -> Base:
+    """Load a base for the device (CUDA if there is one): bfloat16 where a GPU has it, else float32.
+
+    Raises ModelUnreadable, naming the folder, when it is missing, damaged, or of an unknown family.
+    """
+    # Their warnings quote prompts (the part that an encoder cuts off), and prompts must not reach a log.
+    diffusers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.set_verbosity_error()
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+
+    architecture = architecture_of(folder)
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    dtype = torch.bfloat16 if place.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    try:
+        parts = architecture.load(folder, dtype)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, SafetensorError) as error:
+        raise ModelUnreadable(f"{folder} is an incomplete or damaged base model: {error}") from error
+    modules = architecture.modules(parts)
+    for module in modules.values():
+        module.requires_grad_(False).eval()
+    offloaded, plan = plan_memory(
+        {name: _size_gib(module) for name, module in modules.items()},
+        architecture.working_gib,
+        _free_gib(place),
+        f"{place.type}, {str(dtype).removeprefix('torch.')}",
+    )
+    return Base(folder, architecture.family, architecture, parts, place, dtype, offloaded, plan)
+
+
+def plan_memory(
+    part_gib: Mapping[str, float], working_gib: float, free_gib: float | None, device: str
+) -> tuple[bool, str]:
+    """Whether the parts must take turns on the device, and the plan in words with its estimate.
+
+    `free_gib` is None where the device shares the host's memory.
+    """
+    if free_gib is None:
+        return False, f"full, {device}"
+    together = sum(part_gib.values()) + working_gib
+    if together <= free_gib:
+        return False, f"full, {device}: needs {together:.1f} of {free_gib:.1f} GiB free"
+    largest = max(part_gib.values()) + working_gib
+    fits = "needs" if largest <= free_gib else "may not fit: needs"
+    return True, f"offloaded, {device}: {fits} {largest:.1f} of {free_gib:.1f} GiB free"
+
+
+def _size_gib(module: torch.nn.Module) -> float:
+    return sum(weights.numel() * weights.element_size() for weights in module.parameters()) / _GIB
+
+
+def _free_gib(device: torch.device) -> float | None:
+    if device.type != "cuda":
+        return None
+    torch.cuda.empty_cache()  # what this process holds but does not use is free too
+    return torch.cuda.mem_get_info(device)[0] / _GIB

@@ -1,0 +1,119 @@
+"""What a training step sees: photos and captions encoded once, then drawn by (seed, step, sample) alone."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from worker.ml import photos
+from worker.ml.architectures.architecture import Grid, Text
+from worker.ml.base_models import Base
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A photo and what it shows, in words."""
+
+    path: Path
+    caption: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A photo as the training loop sees it."""
+
+    latents: torch.Tensor  # (1, N, C), float32, on the device
+    grid: Grid
+    caption: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    latents: torch.Tensor  # (B, N, C)
+    noise: torch.Tensor  # (B, N, C)
+    time: torch.Tensor  # (B,) in 0..1
+    text: Text
+    grid: Grid
+
+
+def seeded(*key: str | int) -> torch.Generator:
+    """A CPU generator for this key and no other: the same draws on every machine."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    return torch.Generator("cpu").manual_seed(int.from_bytes(digest, "little", signed=True))
+
+
+def encode_photos(base: Base, pictures: Sequence[Photo], resolution: int) -> list[Sample]:
+    """Photos to latents, each at its aspect bucket. Raises BadInput, naming the file, for one that is no photo."""
+    architecture, token_px = base.architecture, base.architecture.token_px(base.parts)
+    base.place(architecture.autoencoder, alone=True)
+    sizes = photos.buckets(resolution, token_px)
+    samples = []
+    for picture in pictures:
+        pixels = photos.fit(photos.open_photo(picture.path), sizes)
+        height, width, _ = pixels.shape
+        signal = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].to(base.device).float() / 127.5 - 1
+        latents = architecture.encode_picture(base.parts, signal)
+        samples.append(Sample(latents, (height // token_px, width // token_px), picture.caption))
+    return samples
+
+
+def encode_captions(base: Base, captions: Sequence[str]) -> dict[str, Text]:
+    """Every caption once, and the empty one that caption dropout uses."""
+    base.place(*base.architecture.encoders, alone=True)
+    return {
+        caption: base.architecture.encode_prompts(base.parts, [caption], base.device)
+        for caption in dict.fromkeys([*captions, ""])
+    }
+
+
+def draw_batch(
+    base: Base,
+    samples: Sequence[Sample],
+    texts: Mapping[str, Text],
+    *,
+    step: int,
+    seed: int,
+    batch_size: int,
+    caption_dropout: float,
+) -> Batch:
+    """The batch of a step, counted from 0."""
+    members = [samples[i] for i in _members(samples, step=step, seed=seed, batch_size=batch_size)]
+    grid = members[0].grid
+    noise, times, chosen = [], [], []
+    for place, sample in enumerate(members):
+        generator = seeded("sample", seed, step, place)
+        dropped = float(torch.rand((), generator=generator)) < caption_dropout
+        chosen.append(texts["" if dropped else sample.caption])
+        times.append(base.architecture.draw_time(base.parts, grid, generator))
+        noise.append(torch.randn(sample.latents.shape, generator=generator))
+    return Batch(
+        latents=torch.cat([sample.latents for sample in members]),
+        noise=torch.cat(noise).to(base.device),
+        time=torch.cat(times).to(base.device),
+        text=stack(chosen),
+        grid=grid,
+    )
+
+
+def stack(texts: Sequence[Text]) -> Text:
+    return Text(torch.cat([text.tokens for text in texts]), torch.cat([text.pooled for text in texts]))
+
+
+def _members(samples: Sequence[Sample], *, step: int, seed: int, batch_size: int) -> list[int]:
+    """Which photos a step takes: each once an epoch, shuffled, in batches of one size (the last may be short)."""
+    by_grid: dict[Grid, list[int]] = {}
+    for i, sample in enumerate(samples):
+        by_grid.setdefault(sample.grid, []).append(i)
+    an_epoch = sum(math.ceil(len(group) / batch_size) for group in by_grid.values())
+    epoch, place = divmod(step, an_epoch)
+    generator = seeded("order", seed, epoch)
+    batches = []
+    for grid in sorted(by_grid):
+        shuffled = [by_grid[grid][i] for i in torch.randperm(len(by_grid[grid]), generator=generator).tolist()]
+        batches += [shuffled[i : i + batch_size] for i in range(0, len(shuffled), batch_size)]
+    return batches[int(torch.randperm(an_epoch, generator=generator)[place])]

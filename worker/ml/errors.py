@@ -1,0 +1,11 @@
+"""What can be wrong with what `ml` is given. Out of memory stays torch's own `OutOfMemoryError`."""
+
+from __future__ import annotations
+
+
+class ModelUnreadable(ValueError):
+    """A base model, LoRA, checkpoint or upscaler file is missing, damaged, or not for this use."""
+
+
+class BadInput(ValueError):
+    """A photo or a setting of the request cannot be used."""

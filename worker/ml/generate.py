@@ -1,0 +1,132 @@
+"""Pictures from a prompt, a base and LoRAs, one step at a time.
+
+The denoising loop is written out, so that stopping is no more than not asking for the next step. Noise is drawn on a
+CPU generator: a seed means the same picture on every machine, and the one that plain diffusers draws.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from worker.ml.base_models import Base
+from worker.ml.errors import BadInput
+from worker.ml.phases import Phase
+
+
+@dataclass(frozen=True)
+class LoraUse:
+    path: Path
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class PictureRequest:
+    """What to draw; None asks for the base's own default."""
+
+    prompt: str
+    negative_prompt: str | None
+    width: int | None
+    height: int | None
+    steps: int | None
+    guidance: float | None
+    seed: int
+    num_images: int = 1
+    loras: tuple[LoraUse, ...] = ()
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What is drawn, with the base's defaults filled in."""
+
+    width: int  # a multiple of the base's token size, at or just below the one asked for
+    height: int
+    steps: int
+    guidance: float
+    negative_prompt_used: bool
+    prompt_cut_by: tuple[str, ...]  # the encoders that read only the prompt's beginning
+
+
+@dataclass(frozen=True)
+class Step:
+    index: int  # steps done, from 1
+    total: int  # over all images
+
+
+@dataclass(frozen=True)
+class Picture:
+    index: int
+    seed: int
+    pixels: npt.NDArray[np.uint8]  # (H, W, 3), sRGB
+
+
+@torch.no_grad()
+def generate(base: Base, request: PictureRequest) -> Iterator[Resolved | Phase | Step | Picture]:
+    """Draw `num_images` pictures, image i with seed + i. To stop, stop iterating: the base is as it was.
+
+    Raises BadInput (the request) and ModelUnreadable (a LoRA) before the first step.
+    """
+    resolved = resolve(base, request)
+    yield resolved
+    architecture, parts = base.architecture, base.parts
+    token_px = architecture.token_px(parts)
+    grid = (resolved.height // token_px, resolved.width // token_px)
+    done, total = 0, resolved.steps * request.num_images
+
+    if request.loras:
+        yield Phase("loading LoRAs")
+    with architecture.loras(parts, [(lora.path, lora.scale) for lora in request.loras]):
+        yield Phase("reading the prompt")
+        base.place(*architecture.encoders)
+        text = architecture.encode_prompts(parts, [request.prompt], base.device)
+
+        for index in range(request.num_images):
+            seed = request.seed + index
+            yield Phase("drawing")
+            base.place(architecture.denoiser)
+            noise = torch.Generator("cpu").manual_seed(seed)
+            latents = architecture.first_noise(parts, grid, noise, text.tokens.dtype).to(base.device)
+            sampler = architecture.sampler(parts, grid, resolved.steps, base.device)
+            for timestep in sampler.timesteps:
+                time = timestep.expand(1).to(latents.dtype) / 1000
+                velocity = architecture.predict(parts, latents, time, text, grid, resolved.guidance)
+                latents = sampler.step(velocity, timestep, latents, return_dict=False)[0]
+                if base.device.type == "cuda":
+                    torch.cuda.synchronize(base.device)  # a step counts, and can be stopped, when it is done
+                done += 1
+                yield Step(done, total)
+
+            yield Phase("decoding")
+            base.place(architecture.autoencoder)
+            pixels = architecture.decode_picture(parts, latents, grid)
+            yield Picture(index, seed, (pixels[0] * 255).round().byte().permute(1, 2, 0).cpu().numpy())
+
+
+def resolve(base: Base, request: PictureRequest) -> Resolved:
+    """Fill in what the request leaves open. Raises BadInput for what cannot be drawn."""
+    architecture, parts = base.architecture, base.parts
+    defaults, token_px = architecture.picture_defaults(parts), architecture.token_px(parts)
+    width = defaults.width if request.width is None else request.width
+    height = defaults.height if request.height is None else request.height
+    steps = defaults.steps if request.steps is None else request.steps
+    guidance = defaults.guidance if request.guidance is None else request.guidance
+    if min(width, height) < token_px:
+        raise BadInput(f"a picture is at least {token_px} pixels wide and high, not {width} x {height}")
+    if steps < 1 or request.num_images < 1:
+        raise BadInput("steps and num_images must be at least 1")
+    if not all(math.isfinite(number) for number in (guidance, *(lora.scale for lora in request.loras))):
+        raise BadInput("guidance and LoRA scales must be finite numbers")
+    return Resolved(
+        width=width // token_px * token_px,
+        height=height // token_px * token_px,
+        steps=steps,
+        guidance=guidance,
+        negative_prompt_used=False,  # FLUX.1 has no use for one without true CFG, at twice the cost
+        prompt_cut_by=architecture.cut_encoders(parts, request.prompt),
+    )
