@@ -233,7 +233,7 @@ $$;
 comment on function worker.is_ticker is 'Whether this pod is one of the two longest-living ones, which tick.';
 
 create or replace function worker.register_pod(
-  p_pod_id uuid, p_name text, p_routes text[], p_vram_gib real, p_models_present text[], p_has_lock boolean, p_version text
+  p_pod_id uuid, p_name text, p_routes text[], p_vram_gib double precision, p_models_present text[], p_has_lock boolean, p_version text
 ) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 as $$
@@ -317,6 +317,27 @@ begin
   return v_jobs;
 end $$;
 comment on function worker.peek is 'Base and LoRAs of the jobs that wait at the head of some routes, consent checked, for warming caches.';
+
+-- Routes whose oldest job has waited for a while although no pod started anything of them: they come before affinity.
+create or replace function worker.starved_routes(p_routes text[], p_wait interval) returns text[]
+language sql volatile security definer set search_path = ''
+as $$
+  select coalesce(array_agg(route), '{}') from (
+    select entrypoint as route from worker.pgqueuer
+    where entrypoint = any (p_routes) and status = 'queued'
+    group by entrypoint having min(execute_after) < clock_timestamp() - p_wait
+  ) waiting
+  where not exists (
+    select from worker.pgqueuer_log picked
+    where picked.entrypoint = waiting.route and picked.status = 'picked' and picked.created > clock_timestamp() - p_wait)
+$$;
+comment on function worker.starved_routes is 'Routes whose oldest job has waited too long while no pod took any.';
+
+-- The major version of this schema. It goes up when pods of the release before cannot work with it.
+create or replace function worker.schema_major() returns integer
+language sql immutable set search_path = ''
+as $$ select 1 $$;
+comment on function worker.schema_major is 'The major version of this schema; pods refuse a newer one.';
 
 -- ----------------------------------------------------------------------------------------------------------------- start
 
@@ -493,7 +514,7 @@ end $$;
 comment on function worker.held_state is 'The state of a lease, or of a claim not yet started.';
 
 create or replace function worker.report_job(
-  p_kind text, p_id uuid, p_attempt integer, p_progress real, p_phase text, p_metrics jsonb default null
+  p_kind text, p_id uuid, p_attempt integer, p_progress double precision, p_phase text, p_metrics jsonb default null
 ) returns text
 language plpgsql volatile security definer set search_path = ''
 as $$
@@ -1043,15 +1064,16 @@ as $$
 $$;
 comment on function worker.prune is 'Forget old logs, a thousand rows at a time.';
 
--- Housekeeping, every 2 s by two pods (and by pg_cron where installed); whoever comes second does nothing.
-create or replace function worker.tick() returns boolean
+-- Housekeeping, every 2 s by two pods (and by pg_cron where installed); whoever comes second does nothing. Answers how many
+-- objects wait to be deleted in storage, which only a pod can do; NULL to the one that came second.
+create or replace function worker.tick() returns integer
 language plpgsql volatile security definer set search_path = ''
 as $$
 declare
   v_last timestamptz;
 begin
   if not pg_try_advisory_xact_lock(hashtextextended('likeness tick', 0)) then
-    return false;
+    return null;
   end if;
   select last_tick into v_last from worker.clock for update;
   if v_last < clock_timestamp() - interval '5 seconds' then
@@ -1064,7 +1086,7 @@ begin
   perform worker.reap();
   perform worker.reconcile();
   perform worker.prune();
-  return true;
+  return (select count(*) from worker.staged_objects where state = 'deleting' and offer_after <= clock_timestamp());
 end $$;
 comment on function worker.tick is 'Housekeeping: reap, expire consent, reconcile, prune. Every 2 s, by two pods.';
 
@@ -1075,19 +1097,21 @@ language sql immutable set search_path = ''
 as $$ select hashtextextended('convenience copy of ' || p_subject_id, 0) $$;
 comment on function worker.subject_lock_key is 'The advisory lock that copying and erasing a subject''s LoRA take: never the row, so that no copy makes a revocation wait.';
 
--- What to copy, or NULL when it must not be: consent ended, or a newer version is there. Asked before and after copying.
+-- What to copy and whether it still may be; NULL to an attempt that lost its lease. Asked before and after copying.
 create or replace function worker.lora_to_copy(p_kind text, p_id uuid, p_attempt integer) returns jsonb
 language sql volatile security definer set search_path = ''
 as $$
-  select jsonb_build_object('subject_id', models.subject_id, 'source', models.path, 'target', models.subject_id || '/lora.safetensors')
+  select jsonb_build_object(
+    'source', models.path,
+    'target', models.subject_id || '/lora.safetensors',
+    'consented', worker.consent_error(models.subject_id, 'training') is null,
+    'newest', models.retired_at is null and not exists (
+      select from public.subjects_models newer
+      where newer.subject_id = models.subject_id and newer.retired_at is null and newer.created_at > models.created_at))
   from worker.internal_jobs job join public.subjects_models models on models.id = (job.payload ->> 'model_id')::uuid
   where p_kind = 'publish_lora' and job.id = p_id and job.status = 'running' and job.attempt = p_attempt
-    and models.retired_at is null
-    and worker.consent_error(models.subject_id, 'training') is null
-    and not exists (select from public.subjects_models newer
-                    where newer.subject_id = models.subject_id and newer.family = models.family and newer.retired_at is null and newer.version > models.version)
 $$;
-comment on function worker.lora_to_copy is 'The source and target of a convenience copy, or NULL when it must not be made.';
+comment on function worker.lora_to_copy is 'Source and target of a convenience copy, and whether it may be made.';
 
 -- ---------------------------------------------------------------------------------------------------------------- kinds
 
@@ -1188,7 +1212,8 @@ grant execute on function worker.cancel_job_as_service, worker.retry_job_as_serv
 -- What pods call. They own nothing, and may neither cancel nor touch consent.
 grant execute on function worker.consent_error, worker.pod_lock_key, worker.subject_lock_key, worker.register_pod, worker.leave_pod, worker.peek,
   worker.start_job, worker.report_job, worker.stage_objects, worker.save_checkpoint, worker.complete_job, worker.fail_job,
-  worker.release_job, worker.heartbeat, worker.tick, worker.reap, worker.take_garbage, worker.garbage_gone, worker.lora_to_copy
+  worker.release_job, worker.heartbeat, worker.tick, worker.reap, worker.take_garbage, worker.garbage_gone, worker.lora_to_copy,
+  worker.starved_routes, worker.schema_major
   to likeness_worker;
 grant select, insert, update, delete on worker.pgqueuer, worker.pgqueuer_log, worker.pgqueuer_schedules, worker.pgqueuer_statistics to likeness_worker;
 grant usage on sequence worker.pgqueuer_id_seq, worker.pgqueuer_log_id_seq, worker.pgqueuer_schedules_id_seq, worker.pgqueuer_statistics_id_seq to likeness_worker;

@@ -1,8 +1,8 @@
 """The GPU process as the worker sees it: spawn, talk, interrupt, replace.
 
-The worker never computes, so that it always answers the database. Everything that touches the GPU happens in a
-process of its own (`gpu_child.py`): one that hangs is killed, one that dies costs one attempt, and the next task
-gets a new one. It keeps the models it has loaded from task to task.
+The worker never computes, so that it always answers the database. Everything that touches the GPU happens in
+a process of its own (`gpu_child.py`): one that hangs is killed, one that dies costs one attempt, and the next
+task gets a new one. It keeps the models it has loaded from task to task.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class GpuChild:
 
         Raises WorkerLost when it dies before that.
         """
-        return (await self._ready_process()).ready_event
+        return await (await self._ready_process()).ready()
 
     async def stop(self, grace_s: float = 2.0) -> None:
         """End the process. A running task is lost: `interrupt` it first where that matters."""
@@ -109,8 +109,8 @@ class GpuChild:
                 raise Interrupted from error
             raise
         finally:
-            # The GPU is free when this generator is over: either the task ended, or interrupt() sees to it, or
-            # the consumer left and nobody wants the rest.
+            # The GPU is free when this generator is over: the task ended, or interrupt() sees to it, or the
+            # consumer left and nobody wants the rest.
             if process is not None:
                 if not self._interrupted and not process.idle.is_set():
                     await process.kill()
@@ -118,10 +118,10 @@ class GpuChild:
             self._busy = False
 
     async def interrupt(self, grace_s: float = 5.0) -> None:
-        """End the running task: `run` raises Interrupted. When this returns, the process has stopped it or is dead.
+        """End the running task: `run` raises Interrupted. On return the process has stopped it, or is dead.
 
-        Between steps the process stops by itself and keeps its models. One that takes longer than `grace_s`, or
-        is in a phase without steps (importing, loading, encoding, upscaling), is killed.
+        Between steps the process stops by itself and keeps its models. One that takes longer than `grace_s`,
+        or is in a phase without steps (importing, loading, encoding, upscaling), is killed.
         """
         if not self._busy:
             return
@@ -129,23 +129,25 @@ class GpuChild:
         process = self._process
         if process is None or process.idle.is_set():
             return  # `run` has not given it the task yet, or has its outcome at hand
+        over = process.idle  # of this task: the next one may begin before this returns, and has its own
         process.send(Interrupt())
         try:
             patience_s = grace_s if process.phase.stepwise else min(grace_s, KILL_ONLY_GRACE_S)
             with suppress(TimeoutError):
-                await asyncio.wait_for(process.idle.wait(), patience_s)
+                await asyncio.wait_for(over.wait(), patience_s)
         finally:
-            if not process.idle.is_set():
+            if not over.is_set():
                 await process.kill()
 
     async def _ready_process(self) -> _Process:
         async with self._starting:  # two callers wait for the same process
-            if self._process is None or not self._process.alive:
-                if self._process is not None:
-                    await self._process.ended.wait()  # its memory on the GPU is free only then
-                self._process = await _Process.spawn(self._env)
-            await self._process.wait_ready()
-            return self._process
+            process = self._process
+            if process is None or not process.alive:
+                if process is not None:
+                    await process.ended.wait()  # its memory on the GPU is free only then
+                process = self._process = await _Process.spawn(self._env)
+            await process.ready()
+            return process
 
 
 class _Process:
@@ -162,7 +164,7 @@ class _Process:
         """False from the moment it was killed, or its end was seen."""
         self.ended = asyncio.Event()
         self.idle = asyncio.Event()
-        """Set while it is ready and has no task, and after its end."""
+        """Set while it is ready and has no task, and after its end. Every task has a new one."""
         self.phase = Phase(name="starting")
         self._process = process
         self._reader = reader
@@ -182,7 +184,9 @@ class _Process:
             reader, writer = await asyncio.open_connection(sock=ours)
             try:
                 process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-m", "worker.gpu_child", str(theirs.fileno()), str(os.getpid())),
+                    # -P: no file of the current folder is taken for a module of Python's
+                    *(sys.executable, "-P", "-m", "worker.gpu_child"),
+                    *(str(theirs.fileno()), str(os.getpid())),
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=2,  # with its stderr: the worker's own stdout is for the worker
                     pass_fds=(theirs.fileno(),),
@@ -194,23 +198,20 @@ class _Process:
                 raise
         return cls(process, reader, writer)
 
-    @property
-    def ready_event(self) -> Ready:
-        assert self._ready is not None, "wait_ready comes first"
-        return self._ready
-
-    async def wait_ready(self) -> None:
+    async def ready(self) -> Ready:
+        """What it said when it had imported its libraries. One caller at a time."""
         if self._ready is None:
             first = await self._next_event()
             assert isinstance(first, Ready), first
             self._ready = first
+        return self._ready
 
     def begin(self, task: Task) -> None:
         """Give it a task; it must be idle."""
-        if not self.alive:
+        if self.ended.is_set():
             raise self._lost()
         self._events = asyncio.Queue()  # an interrupted task may have left events that nobody read
-        self.idle.clear()
+        self.idle = asyncio.Event()
         self.phase = Phase(name="starting")
         self.send(task)
 
@@ -281,8 +282,7 @@ class _Process:
 
     def _lost(self) -> errors.WorkerLost:
         code = self._process.returncode
+        how = f"exit code {code}"
         if code is not None and code < 0:
             how = f"signal {-code} ({signal.Signals(-code).name})"
-        else:
-            how = f"exit code {code}"
         return errors.WorkerLost(f"the GPU process ended with {how} while {self.phase.name}")

@@ -11,6 +11,7 @@ LoRAs never travel: they are files in the task's `workdir`.
 from __future__ import annotations
 
 import struct
+from collections.abc import Generator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,7 +22,8 @@ HEADER = struct.Struct("!I")
 
 
 class _Message(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # An error about a message must not quote it: it may hold a prompt.
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 # -- tasks: every path is absolute and readable by the GPU process
@@ -46,7 +48,11 @@ class LoraSettings(_Message):
 
 
 class TrainTask(_Message):
-    """Train one LoRA. `Done.result` holds the fields of `ml.train_lora.TrainedLora`, and the memory plan."""
+    """Train one LoRA.
+
+    `Done.result`: the fields of `ml.train_lora.TrainedLora`; `resolved`, the settings with the family's
+    defaults filled in; `seconds` a phase; `memory_plan`.
+    """
 
     kind: Literal["train"] = "train"
     base: Path
@@ -70,9 +76,9 @@ class LoraFile(_Message):
 class GenerateTask(_Message):
     """Draw pictures and upscale each.
 
-    `Done.result`: `pictures`, a list of {index, seed, raw, upscaled, width, height} where raw and upscaled are
-    .npy files of uint8 (H, W, 3) and width and height those of the upscaled picture; `resolved`, the settings
-    that were used where the task left them open; `seconds` a stage; `peak_gib`; `memory_plan`.
+    `Done.result`: `pictures`, a list of {index, seed, raw, upscaled, width, height} where raw and upscaled
+    are .npy files of uint8 (H, W, 3) and width and height those of the upscaled picture; `resolved`, the
+    settings with the base's defaults filled in; `seconds` a phase; `peak_gib`; `memory_plan`.
     """
 
     kind: Literal["generate"] = "generate"
@@ -169,6 +175,8 @@ class Stopped(_Message):
 Outcome = Done | Failed | Stopped
 Event = Phase | Progress | CheckpointSaved | Done
 """What `GpuChild.run` yields: a failure and a stop are raised there."""
+Work = Generator[Phase | Progress | CheckpointSaved, None, dict[str, Any]]
+"""A task under way in the GPU process: what it reports, and in the end `Done.result`."""
 FromChild = Ready | Phase | Progress | CheckpointSaved | Done | Failed | Stopped
 
 _TO_CHILD: TypeAdapter[ToChild] = TypeAdapter(Annotated[ToChild, Field(discriminator="kind")])

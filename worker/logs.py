@@ -95,10 +95,12 @@ def redacted_text(text: str) -> str:
 
 
 def _redacted(name: str, value: Any) -> Any:
-    if isinstance(value, str):
-        return HIDDEN if value and _SECRET_NAME.fullmatch(name) else redacted_text(value)
     if value is None or isinstance(value, bool | int | float):
         return value
+    if _SECRET_NAME.fullmatch(name):
+        return HIDDEN
+    if isinstance(value, str):
+        return redacted_text(value)
     if isinstance(value, Mapping):
         return {str(key): _redacted(str(key), inner) for key, inner in value.items()}
     if isinstance(value, list | tuple | set | frozenset):

@@ -66,7 +66,9 @@ def migrate(database_url: str, folder: Path | None = None) -> list[str]:
         try:
             _run(connection, _LOCK)
             _run(connection, (folder / "preflight.sql").read_text())
-            applied = dict(connection.execute("select name, checksum from worker.schema_versions").fetchall())
+            applied: dict[str, str] = dict(
+                connection.execute("select name, checksum from worker.schema_versions").fetchall()
+            )
             pending = _pending(applied, numbered_files(folder), repeatable_files(folder))
             for file in pending:
                 _apply(connection, file)

@@ -1,8 +1,8 @@
 """Base models: from this pod's disk, else from the model bucket, never from a public hub.
 
 A base is a folder `MODELS_DIR/{slug}`, in the bucket `models/base/{slug}/`. Beside its files lies
-`manifest.json`, which names each with its size and SHA-256. It is written last, so a prefix without one is not
-finished; only a folder that somebody put on the disk by hand may lack it. The upscalers are kept the same way.
+`manifest.json`, which names each with its size and SHA-256. It is written last, so a prefix without one is
+not finished; only a folder that somebody put on the disk by hand may lack it. Upscalers are kept like bases.
 """
 
 from __future__ import annotations
@@ -65,9 +65,7 @@ class Manifest(BaseModel):
 class BaseModels:
     """The base models that this pod has or can get. `store` is None where there is no model bucket."""
 
-    def __init__(
-        self, folder: Path, store: ObjectStore | None, bucket: str, max_gb: float | None = None
-    ) -> None:
+    def __init__(self, folder: Path, store: ObjectStore | None, bucket: str, max_gb: float | None = None) -> None:
         self._folder = folder
         self._store = store
         self._bucket = bucket
@@ -84,9 +82,7 @@ class BaseModels:
         if not self._folder.is_dir():
             return []
         folders = (folder for folder in sorted(self._folder.iterdir()) if not folder.name.startswith("."))
-        return [
-            folder.name for folder in folders if folder.name not in UPSCALERS.values() and _is_whole(folder)
-        ]
+        return [folder.name for folder in folders if folder.name not in UPSCALERS.values() and _is_whole(folder)]
 
     async def in_bucket(self) -> list[str]:
         """The bases in the model bucket."""
@@ -135,9 +131,7 @@ class BaseModels:
             deadline_s = 300 + file.size_bytes / 1e6
             await self._store.upload(self._bucket, f"{PREFIX}{slug}/{name}", path / name, kind, deadline_s)
         await asyncio.to_thread(_write_manifest, path, manifest)
-        await self._store.upload(
-            self._bucket, f"{PREFIX}{slug}/{MANIFEST}", path / MANIFEST, "application/json"
-        )
+        await self._store.upload(self._bucket, f"{PREFIX}{slug}/{MANIFEST}", path / MANIFEST, "application/json")
         return manifest.size_bytes
 
     async def _fetch(self, slug: str, path: Path) -> None:
@@ -163,9 +157,7 @@ class BaseModels:
         finally:
             await asyncio.to_thread(arriving.unlink, missing_ok=True)
 
-    async def _fetch_file(
-        self, slug: str, name: str, file: ModelFile, target: Path, store: ObjectStore
-    ) -> None:
+    async def _fetch_file(self, slug: str, name: str, file: ModelFile, target: Path, store: ObjectStore) -> None:
         if await asyncio.to_thread(_matches, target, file):
             return
         for _ in range(2):  # once more, because the first time it may have been the network
@@ -281,17 +273,14 @@ def _files_in(folder: Path) -> list[Path]:
     return [
         path
         for path in found
-        if path != folder / MANIFEST
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path != folder / MANIFEST and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     ]
 
 
 def _describe(folder: Path) -> Manifest:
     return Manifest(
         files={
-            path.relative_to(folder).as_posix(): ModelFile(
-                size_bytes=path.stat().st_size, sha256=_sha256(path)
-            )
+            path.relative_to(folder).as_posix(): ModelFile(size_bytes=path.stat().st_size, sha256=_sha256(path))
             for path in _files_in(folder)
         }
     )

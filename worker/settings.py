@@ -61,9 +61,7 @@ class Settings(BaseSettings):
         description="The store's region; Supabase refuses every request signed for another.",
         examples=["eu-central-1"],
     )
-    s3_access_key_id: str | None = Field(
-        default=None, description="The access key's id.", examples=["ACCESS_KEY_ID"]
-    )
+    s3_access_key_id: str | None = Field(default=None, description="The access key's id.", examples=["ACCESS_KEY_ID"])
     s3_secret_access_key: SecretStr | None = Field(
         default=None, description="The access key's secret.", examples=["SECRET_ACCESS_KEY"]
     )
@@ -83,9 +81,7 @@ class Settings(BaseSettings):
     )
 
     # Buckets
-    bucket_uploads: Bucket = Field(
-        default="uploads", description="Photos and pictures.", examples=["uploads"]
-    )
+    bucket_uploads: Bucket = Field(default="uploads", description="Photos and pictures.", examples=["uploads"])
     bucket_models: Bucket = Field(
         default="model_artifacts", description="LoRAs and base models.", examples=["model_artifacts"]
     )
@@ -230,7 +226,7 @@ class Settings(BaseSettings):
     @field_validator("database_url", "database_listen_url")
     @classmethod
     def _postgres_url(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None:
+        if value:  # its absence is for `load` to tell
             _check_postgres_url(value.get_secret_value())
         return value
 
@@ -331,9 +327,7 @@ def _check_postgres_url(value: str) -> None:
     except ValueError:
         # Several hosts are one way to get here; libpq reads those, so only a lone host is held to it.
         if "," not in parts.netloc:
-            raise ValueError(
-                "cannot be read: characters like @ : / # in a password must be percent-encoded"
-            ) from None
+            raise ValueError("cannot be read: characters like @ : / # in a password must be percent-encoded") from None
 
 
 def _split(value: str) -> SplitResult:

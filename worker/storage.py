@@ -122,9 +122,7 @@ class ObjectStore:
         def read(s3: S3Client) -> list[ObjectInfo]:
             pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
             return [
-                ObjectInfo(
-                    entry["Key"], entry["Size"], entry.get("ETag", "").strip('"'), entry["LastModified"]
-                )
+                ObjectInfo(entry["Key"], entry["Size"], entry.get("ETag", "").strip('"'), entry["LastModified"])
                 for page in pages
                 for entry in page.get("Contents", [])
             ]
@@ -152,9 +150,7 @@ class ObjectStore:
                 raise explain(error, doing) from error
             await self._call(doing, lambda _: path.write_bytes(b""))  # an empty object has no first range
 
-    async def upload(
-        self, bucket: str, key: str, path: Path, content_type: str, deadline_s: float = 300.0
-    ) -> None:
+    async def upload(self, bucket: str, key: str, path: Path, content_type: str, deadline_s: float = 300.0) -> None:
         """Stream a file to the store, large ones in parallel parts; StorageError after `deadline_s`.
 
         After an error the object may still appear (the last request may have arrived), so its key must be one
@@ -258,7 +254,7 @@ class ObjectStore:
             raise explain(error, doing) from error
 
     def _open(self) -> tuple[S3Client, TransferManager]:
-        """The client and its transfers. First called by `_call`, in a thread: importing boto3 takes a while."""
+        """The client and its transfers. First called by `_call`, in a thread: importing boto3 takes time."""
         with self._opening:
             if self._client is None or self._transfers is None:
                 self._client, self._transfers = _connect(self._config)

@@ -54,7 +54,13 @@ def failures() -> tuple[type[Exception], ...]:
 
 def explain(error: BaseException, doing: str) -> StorageError:
     """The failure as a StorageError: `doing` says what was tried, in words that name bucket and key."""
-    from botocore.exceptions import ClientError, ConnectTimeoutError, HTTPClientError, ReadTimeoutError
+    from botocore.exceptions import (
+        ClientError,
+        ConnectionError,
+        ConnectTimeoutError,
+        HTTPClientError,
+        ReadTimeoutError,
+    )
     from s3transfer.exceptions import CancelledError, RetriesExceededError
 
     if isinstance(error, RetriesExceededError):
@@ -63,7 +69,7 @@ def explain(error: BaseException, doing: str) -> StorageError:
         why = _answer(error)
     elif isinstance(error, ConnectTimeoutError | ReadTimeoutError):
         why = "the server does not answer"
-    elif isinstance(error, HTTPClientError):
+    elif isinstance(error, HTTPClientError | ConnectionError):
         why = f"the server cannot be reached ({type(error).__name__})"
     elif isinstance(error, CancelledError):
         why = "it was stopped"

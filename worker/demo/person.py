@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar, get_args
 
 from worker.demo.canvas import Colour
 
@@ -13,16 +14,27 @@ Beard = Literal["full", "goatee", "moustache"]
 Glasses = Literal["round", "square"]
 Clothes = Literal["t-shirt", "striped jumper", "shirt", "hoodie", "blazer", "turtleneck"]
 Setting = Literal[
-    "studio", "park", "beach", "street", "city at night", "library", "kitchen", "mountains", "autumn wood", "brick wall"
+    "studio",
+    "park",
+    "beach",
+    "street",
+    "city at night",
+    "library",
+    "kitchen",
+    "mountains",
+    "autumn wood",
+    "brick wall",
 ]
 Light = Literal["soft light", "sun from the left", "sun from the right", "evening sun", "shade", "lamplight"]
 Expression = Literal["calm", "smiling", "laughing"]
 
 SKINS: tuple[Colour, ...] = (
-    (250, 221, 203), (240, 200, 172), (222, 172, 136), (190, 136, 98), (148, 98, 66), (104, 66, 46), (78, 50, 38),
+    (250, 221, 203), (240, 200, 172), (222, 172, 136), (190, 136, 98), (148, 98, 66), (104, 66, 46),
+    (78, 50, 38),
 )  # fmt: skip
 HAIRS: tuple[Colour, ...] = (
-    (36, 30, 32), (74, 48, 34), (120, 76, 44), (186, 84, 36), (222, 180, 104), (168, 166, 168), (232, 228, 222),
+    (36, 30, 32), (74, 48, 34), (120, 76, 44), (186, 84, 36), (222, 180, 104), (168, 166, 168),
+    (232, 228, 222),
 )  # fmt: skip
 EYES: tuple[Colour, ...] = ((92, 60, 38), (66, 120, 76), (70, 116, 168), (120, 130, 136))
 FRAMES: tuple[Colour, ...] = ((28, 28, 32), (172, 46, 52), (28, 86, 122), (196, 150, 70))
@@ -46,9 +58,11 @@ LIGHTS: dict[Setting, tuple[Light, ...]] = {
     "brick wall": ("soft light", "sun from the left", "shade"),
 }
 PLACES: dict[Setting, str] = {
-    "studio": "in front of a plain wall", "park": "in a park", "beach": "at the beach", "street": "in a street",
+    "studio": "in front of a plain wall", "park": "in a park", "beach": "at the beach",
+    "street": "in a street",
     "city at night": "in the city at night", "library": "in a library", "kitchen": "in a kitchen",
-    "mountains": "in the mountains", "autumn wood": "in an autumn wood", "brick wall": "in front of a brick wall",
+    "mountains": "in the mountains", "autumn wood": "in an autumn wood",
+    "brick wall": "in front of a brick wall",
 }  # fmt: skip
 
 
@@ -86,8 +100,10 @@ class Person:
     def example(cls) -> Person:
         """The demo's person: copper curls, round teal glasses, freckles."""
         return cls(
-            skin=(246, 210, 188), hair_style="curly", hair=(190, 86, 36), eyes=(62, 124, 84), face_width=0.97, jaw=0.25,
-            lips=0.75, brows=0.9, shoulders=0.9, glasses="round", frame=(24, 104, 118), freckles=True, lashes=True,
+            skin=(246, 210, 188), hair_style="curly", hair=(190, 86, 36), eyes=(62, 124, 84),
+            face_width=0.97, jaw=0.25,
+            lips=0.75, brows=0.9, shoulders=0.9, glasses="round", frame=(24, 104, 118), freckles=True,
+            lashes=True,
             earrings=True,
         )  # fmt: skip
 
@@ -95,7 +111,8 @@ class Person:
     def other(cls) -> Person:
         """Somebody who resembles `example` in nothing: dark skin, cropped black hair, a full beard."""
         return cls(
-            skin=(120, 78, 54), hair_style="cropped", hair=(30, 26, 28), eyes=(74, 48, 32), face_width=1.03, jaw=0.9,
+            skin=(120, 78, 54), hair_style="cropped", hair=(30, 26, 28), eyes=(74, 48, 32), face_width=1.03,
+            jaw=0.9,
             nose=1.2, lips=0.6, brows=1.35, shoulders=1.1, beard="full",
         )  # fmt: skip
 
@@ -156,7 +173,7 @@ class Scene:
 
     @property
     def caption(self) -> str:
-        """What a caption says beside who it is: all that the picture is not to teach as part of the person."""
+        """All that a picture shows beside who it is, and that is not to be learnt as part of the person."""
         article = "an" if self.colour[0] in "aeiou" else "a"
         worn = f"wearing {article} {self.colour} {self.clothes}"
         side = "" if abs(self.turn) < 0.3 else ", turned to the left" if self.turn < 0 else ", turned to the right"
@@ -165,11 +182,40 @@ class Scene:
 
 
 def scenes(count: int, seed: int) -> list[Scene]:
-    """`count` scenes that differ in everything: settings, clothes and colours repeat only when all were used."""
-    chance = random.Random(seed)  # noqa: S311 - drawing, not secrets
+    """`count` scenes that differ in everything: a setting, for one, comes again when all have been used.
 
-    def dealt[T](values: list[T]) -> list[T]:
-        cards: list[T] = []
-        while len(cards) < count:
-            cards += chance.sample(values, len(values))
-        return cards[:count]
+    The first scenes of a longer list with the same seed are the same.
+    """
+    clothes = _dealt(f"{seed} clothes", get_args(Clothes), count)
+    colours = _dealt(f"{seed} colours", tuple(CLOTHES_COLOURS), count)
+    settings = _dealt(f"{seed} settings", get_args(Setting), count)
+    expressions = _dealt(f"{seed} expressions", get_args(Expression), count)
+    turns = _dealt(f"{seed} turns", (-0.9, -0.55, -0.2, 0.0, 0.2, 0.55, 0.9), count)
+    chances = [random.Random(f"{seed} {i}") for i in range(count)]  # noqa: S311 - drawing, not secrets
+    return [
+        Scene(
+            clothes=clothes[i],
+            colour=colours[i],
+            setting=settings[i],
+            light=chance.choice(LIGHTS[settings[i]]),
+            expression=expressions[i],
+            turn=turns[i] + chance.uniform(-0.1, 0.1),
+            tilt=chance.uniform(-9, 9),
+            zoom=chance.uniform(0.82, 1.18),
+            offset=chance.uniform(-0.06, 0.06),
+            variation=chance.randrange(1 << 16),
+        )
+        for i, chance in enumerate(chances)
+    ]
+
+
+T = TypeVar("T")
+
+
+def _dealt(seed: str, values: Sequence[T], count: int) -> list[T]:
+    """`count` values as dealt from shuffled packs: each comes once before any comes again."""
+    chance = random.Random(seed)  # noqa: S311 - drawing, not secrets
+    cards: list[T] = []
+    while len(cards) < count:
+        cards += chance.sample(values, len(values))
+    return cards[:count]

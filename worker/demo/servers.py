@@ -99,12 +99,12 @@ class EmbeddedPostgres:
                 self._process = self._spawn()
                 if self._until_ready(self._process):
                     return
-                self.stop()
+                _stop(self._process)
                 time.sleep(0.25)
+            raise ServerFailed(f"PostgreSQL did not start:\n{_end_of(self._log)}")
         except BaseException:
             self.stop()
             raise
-        raise ServerFailed(f"PostgreSQL did not start:\n{_end_of(self._log)}")
 
     def stop(self) -> None:
         """Disconnect everybody and shut down; returns when no process of it is left."""
@@ -135,9 +135,7 @@ class EmbeddedPostgres:
     def _unpack_if_out_of_reach(self, bin_dir: Path) -> Path:
         """The programs where `nobody` may run them: packages often lie under /root, closed to others."""
         try:
-            subprocess.run(
-                [bin_dir / "postgres", "--version"], check=True, capture_output=True, **_unprivileged()
-            )
+            subprocess.run([bin_dir / "postgres", "--version"], check=True, capture_output=True, **_unprivileged())
         except PermissionError:
             self._copy = Path(tempfile.mkdtemp(prefix="likeness-postgres-"))
             install, packages = bin_dir.parent, bin_dir.parent.parent.parent
@@ -182,7 +180,7 @@ class EmbeddedPostgres:
         killed whole, and the next one gives out the same ids.
         """
         lock = self._data / "postmaster.pid"
-        with contextlib.suppress(OSError):  # no lock, no such process, no /proc: nothing to decide here
+        with contextlib.suppress(OSError, ValueError):  # no lock, no such process, no /proc: nothing to decide
             if not Path(f"/proc/{self.pid}/cwd").samefile(self._data):
                 lock.unlink()
 

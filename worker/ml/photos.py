@@ -20,7 +20,15 @@ register_heif_opener()
 
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "HEIF")  # MPO: JPEG with a second picture, as some phones write
 
-_BROKEN = (OSError, SyntaxError, ValueError, RuntimeError, EOFError, struct.error, Image.DecompressionBombError)
+_BROKEN = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    RuntimeError,
+    EOFError,
+    struct.error,
+    Image.DecompressionBombError,
+)
 """What Pillow and libheif raise for files that are damaged, or no pictures, or absurdly large."""
 
 
@@ -60,7 +68,10 @@ def _to_srgb(photo: Image.Image) -> Image.Image:
     if profile and photo.mode in ("RGB", "CMYK", "L"):
         try:
             converted = ImageCms.profileToProfile(
-                photo, ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB"), outputMode="RGB"
+                photo,
+                ImageCms.ImageCmsProfile(io.BytesIO(profile)),
+                ImageCms.createProfile("sRGB"),
+                outputMode="RGB",
             )
         except ImageCms.PyCMSError:
             converted = None  # a damaged profile says nothing about the picture

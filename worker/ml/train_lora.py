@@ -20,7 +20,6 @@ import torch
 import torch.nn.functional as F
 
 from worker.ml import lora_files
-from worker.ml.architectures.architecture import Text
 from worker.ml.base_models import Base
 from worker.ml.batches import Batch, Photo, Sample, draw_batch, encode_captions, encode_photos, seeded, stack
 from worker.ml.checkpoints import read_checkpoint, write_checkpoint
@@ -265,9 +264,7 @@ def _spare_memory(base: Base, samples: Sequence[Sample], config: LoraConfig) -> 
         denoiser.enable_gradient_checkpointing()
 
 
-def _optimizer(
-    base: Base, lora: Mapping[str, torch.nn.Parameter], config: LoraConfig
-) -> torch.optim.Optimizer:
+def _optimizer(base: Base, lora: Mapping[str, torch.nn.Parameter], config: LoraConfig) -> torch.optim.Optimizer:
     """8-bit AdamW where the `gpu` extra is installed and there is a GPU, else torch's."""
     weights = list(lora.values())
     if base.device.type == "cuda" and importlib.util.find_spec("bitsandbytes"):

@@ -135,7 +135,14 @@ def _unfold(colours: int) -> torch.Tensor:
     place = torch.tensor([[-0.5, 0.5, 0.5], [0.5, 0.5, -0.5]])
     return torch.stack(
         [
-            torch.cat([torch.outer(place[i], place[j])[None] * (c == colour) for c in range(colours) for i in (0, 1) for j in (0, 1)])
+            torch.cat(
+                [
+                    torch.outer(place[i], place[j])[None] * (c == colour)
+                    for c in range(colours)
+                    for i in (0, 1)
+                    for j in (0, 1)
+                ]
+            )
             for colour in range(colours)
         ]
     )

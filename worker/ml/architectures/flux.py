@@ -57,9 +57,7 @@ class Flux:
 
     def load(self, folder: Path, dtype: torch.dtype) -> Parts:
         """The whole base on the CPU; files on disk only, and never a pickle."""
-        return FluxPipeline.from_pretrained(
-            folder, torch_dtype=dtype, local_files_only=True, use_safetensors=True
-        )
+        return FluxPipeline.from_pretrained(folder, torch_dtype=dtype, local_files_only=True, use_safetensors=True)
 
     def modules(self, parts: Parts) -> Mapping[str, torch.nn.Module]:
         return {name: part for name, part in parts.components.items() if isinstance(part, torch.nn.Module)}
@@ -71,17 +69,16 @@ class Flux:
 
     @torch.no_grad()
     def encode_prompts(self, parts: Parts, prompts: Sequence[str], device: torch.device) -> Text:
-        tokens, pooled, _ = parts.encode_prompt(
-            list(prompts), device=device, max_sequence_length=_text_length(parts)
-        )
+        tokens, pooled, _ = parts.encode_prompt(list(prompts), device=device, max_sequence_length=_text_length(parts))
         return Text(tokens=tokens, pooled=pooled)
 
     def cut_encoders(self, parts: Parts, prompt: str) -> tuple[str, ...]:
         """The encoders that read only the beginning of this prompt: CLIP stops at 77 tokens, T5 at up to 512."""
-        limits = {"clip": (parts.tokenizer, _clip_length(parts)), "t5": (parts.tokenizer_2, _text_length(parts))}
-        return tuple(
-            name for name, (tokenizer, most) in limits.items() if len(tokenizer(prompt).input_ids) > most
-        )
+        limits = {
+            "clip": (parts.tokenizer, _clip_length(parts)),
+            "t5": (parts.tokenizer_2, _text_length(parts)),
+        }
+        return tuple(name for name, (tokenizer, most) in limits.items() if len(tokenizer(prompt).input_ids) > most)
 
     @torch.no_grad()
     def encode_picture(self, parts: Parts, pixels: torch.Tensor) -> torch.Tensor:
@@ -107,9 +104,7 @@ class Flux:
         guided = bool(parts.transformer.config.guidance_embeds)
         return PictureDefaults(1024, 1024, steps=28 if guided else 4, guidance=3.5 if guided else 0.0)
 
-    def first_noise(
-        self, parts: Parts, grid: Grid, generator: torch.Generator, dtype: torch.dtype
-    ) -> torch.Tensor:
+    def first_noise(self, parts: Parts, grid: Grid, generator: torch.Generator, dtype: torch.dtype) -> torch.Tensor:
         """Noise (1, N, C) on the generator's device, drawn as `FluxPipeline` draws it."""
         channels = parts.transformer.config.in_channels // 4
         noise = torch.randn((1, channels, 2 * grid[0], 2 * grid[1]), generator=generator, dtype=dtype)
@@ -118,9 +113,7 @@ class Flux:
     def sampler(self, parts: Parts, grid: Grid, steps: int, device: torch.device) -> Any:
         """A scheduler of its own (it counts its steps), with the shift that the picture's size asks for."""
         scheduler = FlowMatchEulerDiscreteScheduler.from_config(parts.scheduler.config)
-        scheduler.set_timesteps(
-            sigmas=np.linspace(1.0, 1 / steps, steps), mu=_shift_mu(parts, grid), device=device
-        )
+        scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=_shift_mu(parts, grid), device=device)
         scheduler.set_begin_index(0)
         return scheduler
 
@@ -179,9 +172,7 @@ class Flux:
     # --- LoRA
 
     @contextmanager
-    def new_lora(
-        self, parts: Parts, rank: int, generator: torch.Generator
-    ) -> Iterator[dict[str, torch.nn.Parameter]]:
+    def new_lora(self, parts: Parts, rank: int, generator: torch.Generator) -> Iterator[dict[str, torch.nn.Parameter]]:
         """A fresh LoRA on the transformer, taken off at the end: file names to float32 parameters, in a fixed order.
 
         A starts Gaussian with deviation 1/rank and B at zero (PEFT's "gaussian"), drawn from the generator.

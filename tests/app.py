@@ -1,0 +1,197 @@
+"""An app as the tests play it: people, photographs, requests, through the tables and the object store alone."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+from uuid import UUID, uuid4
+
+import boto3
+import numpy as np
+import psycopg
+from botocore.client import BaseClient
+from PIL import Image
+from psycopg import sql
+from psycopg.rows import dict_row
+from tests.waiting import wait_until
+
+from worker.demo.servers import EmbeddedS3
+from worker.demo.tiny_models import REGISTER_TINY_BASE, TINY_BASE
+
+TABLES = {
+    "training": "public.training_jobs",
+    "generation": "public.generation_jobs",
+    "publish_lora": "worker.internal_jobs",
+}
+ENDED = ("completed", "failed", "cancelled")
+
+
+@dataclass
+class App:
+    """`database` is an autocommit connection of the owner's; rows are dicts."""
+
+    url: str
+    s3_server: EmbeddedS3
+    database: psycopg.Connection[dict[str, Any]]
+    s3: BaseClient
+    uploads: str
+    models: str
+    owner: UUID = field(default_factory=uuid4)
+
+    @classmethod
+    def create(cls, url: str, s3_server: EmbeddedS3) -> App:
+        s3 = boto3.client(
+            "s3",
+            endpoint_url=s3_server.url(),
+            aws_access_key_id=s3_server.access_key_id,
+            aws_secret_access_key=s3_server.secret_access_key,
+            region_name=s3_server.region,
+        )
+        suffix = uuid4().hex[:12]
+        app = cls(
+            url=url,
+            s3_server=s3_server,
+            database=psycopg.connect(url, autocommit=True, row_factory=dict_row),
+            s3=s3,
+            uploads=f"uploads-{suffix}",
+            models=f"models-{suffix}",
+        )
+        for bucket in (app.uploads, app.models):
+            s3.create_bucket(Bucket=bucket)
+        app.run(
+            "update worker.config set default_base = %s, bucket_uploads = %s, bucket_models = %s, open_jobs_per_owner = 1000",
+            TINY_BASE,
+            app.uploads,
+            app.models,
+        )
+        app.run(REGISTER_TINY_BASE)
+        app.add_user(app.owner)
+        return app
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.database.close()
+        self.s3.close()
+
+    # -- SQL
+
+    def run(self, statement: str, *arguments: object) -> list[dict[str, Any]]:
+        """Rows of one statement, as the owner of the database."""
+        cursor = self.database.execute(statement, arguments)  # type: ignore[arg-type]
+        return cursor.fetchall() if cursor.description else []
+
+    def one(self, statement: str, *arguments: object) -> Any:
+        """The first column of the first row."""
+        rows = self.run(statement, *arguments)
+        return next(iter(rows[0].values())) if rows else None
+
+    @contextmanager
+    def acting_as(self, role: str, user: UUID | None = None) -> Iterator[psycopg.Connection[dict[str, Any]]]:
+        """A connection as PostgREST opens it: role and claims set, autocommit."""
+        with psycopg.connect(self.url, autocommit=True, row_factory=dict_row) as connection:
+            claims = json.dumps({"role": role, **({"sub": str(user)} if user else {})})
+            connection.execute("select set_config('request.jwt.claims', %s, false)", [claims])
+            connection.execute(sql.SQL("set role {}").format(sql.Identifier(role)))
+            yield connection
+
+    # -- people and requests
+
+    def add_user(self, user: UUID) -> UUID:
+        self.run("insert into auth.users (id) values (%s)", user)
+        return user
+
+    def add_subject(
+        self, *, owner: UUID | None = None, consent: bool = True, adult: bool = True, name: str = "Ada"
+    ) -> UUID:
+        subject: UUID = self.one(
+            "insert into public.subjects (owner_id, name, subject_is_adult) values (%s, %s, %s) returning id",
+            owner or self.owner,
+            name,
+            adult,
+        )
+        if consent:
+            self.run("select public.grant_consent(%s)", subject)
+        return subject
+
+    def add_photos(self, subject: UUID, count: int = 4, *, owner: UUID | None = None) -> list[str]:
+        """Small pictures in storage and in subject_photos; returns their keys."""
+        keys = []
+        for index in range(count):
+            key = f"{owner or self.owner}/{subject}/photos/{index}.jpg"
+            self.s3.put_object(Bucket=self.uploads, Key=key, Body=small_jpeg(index))
+            self.run("insert into public.subject_photos (subject_id, path) values (%s, %s)", subject, key)
+            keys.append(key)
+        return keys
+
+    def add_lora(self, subject: UUID, *, base: str = TINY_BASE) -> UUID:
+        """A row as training leaves it, without a file: for what happens before anything is loaded."""
+        model: UUID = self.one(
+            """insert into public.subjects_models (subject_id, version, base, family, path, sha256, rank, trigger_word)
+               select %s, coalesce(max(version), 0) + 1, %s, 'flux', 'nowhere/lora.safetensors', repeat('0', 64), 16, 'ohwx'
+               from public.subjects_models where subject_id = %s returning id""",
+            subject,
+            base,
+            subject,
+        )
+        return model
+
+    def request(self, kind: str, **columns: object) -> UUID:
+        """Insert a job as the owner of the database; returns its id."""
+        names = sql.SQL(", ").join(sql.Identifier(name) for name in columns)
+        values = sql.SQL(", ").join(sql.Placeholder() * len(columns))
+        statement = sql.SQL("insert into {} ({}) values ({}) returning id").format(_table(kind), names, values)
+        row = self.database.execute(statement, list(columns.values())).fetchone()
+        assert row is not None
+        job: UUID = row["id"]
+        return job
+
+    def job(self, kind: str, job_id: UUID) -> dict[str, Any]:
+        row = self.database.execute(sql.SQL("select * from {} where id = %s").format(_table(kind)), [job_id]).fetchone()
+        assert row is not None, f"no {kind} job {job_id}"
+        return row
+
+    def wait_for(self, kind: str, job_id: UUID, *statuses: str, timeout_s: float = 90) -> dict[str, Any]:
+        """The job's row once its status is one of these (default: any end)."""
+        wait_until(
+            lambda: self.job(kind, job_id)["status"] in (statuses or ENDED),
+            f"{kind} {job_id} to be {' or '.join(statuses or ENDED)}",
+            timeout_s,
+        )
+        return self.job(kind, job_id)
+
+    def events(self, job_id: UUID) -> list[str]:
+        return [
+            row["event"]
+            for row in self.run("select event from worker.job_events where job_id = %s order by id", job_id)
+        ]
+
+    # -- storage
+
+    def keys(self, bucket: str, prefix: str = "") -> list[str]:
+        pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        return [item["Key"] for page in pages for item in page.get("Contents", [])]
+
+    def read(self, bucket: str, key: str) -> bytes:
+        body: bytes = self.s3.get_object(Bucket=bucket, Key=key)["Body"].read()
+        return body
+
+
+def _table(kind: str) -> sql.Identifier:
+    return sql.Identifier(*TABLES[kind].split("."))
+
+
+def small_jpeg(seed: int) -> bytes:
+    """A picture of coloured noise, 96 by 80 pixels."""
+    pixels = np.random.default_rng(seed).integers(0, 255, (12, 10, 3), dtype=np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(pixels).resize((80, 96), Image.Resampling.BICUBIC).save(out, "JPEG")
+    return out.getvalue()

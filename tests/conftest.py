@@ -1,0 +1,112 @@
+"""Real parts for every test: Postgres, S3 over HTTP, tiny models, worker processes. One server a test process."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+GUARD = Path(__file__).parent / "guard"
+sys.path.insert(0, str(GUARD))
+import sitecustomize  # noqa: E402, F401  the network guard, in this process too
+
+# Several test processes share the cores; torch threads that spin ruin each other.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["PYTHONPATH"] = str(GUARD)
+for name in ("DATABASE_URL", "S3_ENDPOINT_URL", "SUPABASE_URL", "NEXT_PUBLIC_SUPABASE_URL"):
+    os.environ.pop(name, None)
+
+import psycopg  # noqa: E402
+from psycopg import sql  # noqa: E402
+
+from tests.app import App  # noqa: E402
+from tests.processes import WorkerProcesses  # noqa: E402
+from worker import migrate  # noqa: E402
+from worker.demo.servers import EmbeddedPostgres, EmbeddedS3  # noqa: E402
+
+TEMPLATE = "likeness_template"
+
+
+@dataclass(frozen=True)
+class Databases:
+    """A server with a migrated template."""
+
+    server: EmbeddedPostgres
+
+    def create(self, template: str = TEMPLATE) -> str:
+        """A fresh database; returns its name."""
+        name = f"test_{uuid4().hex[:12]}"
+        with psycopg.connect(self.server.url(), autocommit=True) as connection:
+            connection.execute(
+                sql.SQL("create database {} template {}").format(sql.Identifier(name), sql.Identifier(template))
+            )
+        return name
+
+    def drop(self, name: str) -> None:
+        with psycopg.connect(self.server.url(), autocommit=True) as connection:
+            connection.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+    with EmbeddedPostgres(tmp_path_factory.mktemp("postgres"), fast=True) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def databases(postgres: EmbeddedPostgres) -> Databases:
+    with psycopg.connect(postgres.url(), autocommit=True) as connection:
+        connection.execute(sql.SQL("create database {}").format(sql.Identifier(TEMPLATE)))
+    migrate.install_stand_ins(postgres.url(TEMPLATE))
+    migrate.migrate(postgres.url(TEMPLATE))
+    return Databases(postgres)
+
+
+@pytest.fixture
+def database_url(databases: Databases) -> Iterator[str]:
+    """A migrated database of this test's own, as its owner."""
+    name = databases.create()
+    yield databases.server.url(name)
+    databases.drop(name)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[EmbeddedS3]:
+    with EmbeddedS3() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the base `tiny-flux` and both upscalers, built once for all test processes."""
+    root = tmp_path_factory.getbasetemp()
+    folder = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "models"
+    folder.mkdir(exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / ".done").exists():
+            from worker.demo.tiny_models import build_tiny_models
+
+            build_tiny_models(folder)
+            (folder / ".done").touch()
+    return folder
+
+
+@pytest.fixture
+def app(database_url: str, s3_server: EmbeddedS3) -> Iterator[App]:
+    """An app on a fresh database and fresh buckets, with the tiny base as its default."""
+    with App.create(database_url, s3_server) as made:
+        yield made
+
+
+@pytest.fixture
+def start_worker(app: App, tiny_models: Path, tmp_path: Path) -> Iterator[Callable[..., object]]:
+    """Start `worker run` processes; every one is gone when the test ends, its GPU process too."""
+    with WorkerProcesses(app, tiny_models, tmp_path) as processes:
+        yield processes.start

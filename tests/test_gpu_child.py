@@ -1,0 +1,76 @@
+"""The inside of the GPU process: how a task is stopped, and what a failure says."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+
+from worker import errors
+from worker.gpu_child import Reporter, drain
+from worker.gpu_tasks import FromChild, Phase, Progress, Work
+from worker.gpu_work import failure
+from worker.ml import errors as ml_errors
+
+
+def test_no_step_is_begun_after_an_interrupt() -> None:
+    begun = []
+    stop = threading.Event()
+
+    def work() -> Work:
+        for step in range(10):
+            begun.append(step)
+            yield Progress(fraction=step / 10, phase="training")
+            if step == 3:
+                stop.set()  # while step 4 is computed
+        return {}
+
+    outcome = drain(work(), stop, Reporter(lambda event: None))
+
+    assert outcome.kind == "stopped"
+    assert begun == [0, 1, 2, 3, 4]
+
+
+def test_progress_that_was_held_back_arrives_before_what_follows_it() -> None:
+    sent: list[FromChild] = []
+    report = Reporter(sent.append)
+
+    for step in range(1, 101):
+        report(Progress(fraction=step / 100, phase="training"))
+    report(Phase(name="writing"))
+
+    assert sent[0] == Progress(fraction=0.01, phase="training"), "the first is not held back"
+    assert sent[-2:] == [Progress(fraction=1, phase="training"), Phase(name="writing")]
+    assert len(sent) < 100
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "fatal"),
+    [
+        (ml_errors.BadInput("the photo is broken"), "invalid_input", False),
+        (ml_errors.ModelUnreadable("the LoRA is broken"), "invalid_input", False),
+        (errors.ModelMissing("no base"), "model_missing", False),
+        (torch.OutOfMemoryError("CUDA out of memory"), "out_of_memory", True),
+        (MemoryError(), "out_of_memory", True),
+        (torch.AcceleratorError("an illegal memory access"), "internal", True),
+        (RuntimeError("size mismatch"), "internal", False),
+        (OSError(28, "No space left on device", "/secret/folder/file.bin"), "internal", False),
+    ],
+)
+def test_every_error_has_a_code_and_only_a_damaged_process_ends(error: Exception, code: str, fatal: bool) -> None:
+    failed = failure(error, "training")
+    assert (failed.code, failed.fatal) == (code, fatal)
+
+
+def test_a_failure_quotes_no_library_and_no_folder() -> None:
+    quoting = failure(RuntimeError("a prompt about Ada"), "drawing").message
+    assert quoting == "RuntimeError while drawing; the pod's log says where"
+    full = failure(OSError(28, "No space left on device", "/secret/folder/file.bin"), "training").message
+    assert full == "OSError while training: No space left on device: file.bin"
+
+
+def test_every_error_class_of_ml_has_a_code_of_its_own() -> None:
+    for cls in vars(ml_errors).values():
+        if isinstance(cls, type) and issubclass(cls, Exception):
+            assert failure(cls("x"), "training").code != "internal", cls

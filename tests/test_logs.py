@@ -1,0 +1,165 @@
+import io
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import structlog
+from pydantic import SecretStr
+
+from worker import logs
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture(autouse=True)
+def _restored():
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+@pytest.fixture
+def lines():
+    """Configures JSON lines; returns what was logged since."""
+    stream = io.StringIO()
+    logs.configure("json", stream)
+    return lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_a_line_has_its_event_its_values_its_level_and_its_time(lines):
+    structlog.get_logger().info("job.finished", duration_s=1.5, outcome="done", path=Path("/a/b"))
+    (line,) = lines()
+    assert line.pop("timestamp").endswith("Z")
+    assert line == {
+        "event": "job.finished",
+        "level": "info",
+        "duration_s": 1.5,
+        "outcome": "done",
+        "path": "/a/b",
+    }
+
+
+def test_what_is_bound_to_the_context_stands_in_every_line(lines):
+    with structlog.contextvars.bound_contextvars(job_id="j1", attempt=2):
+        structlog.get_logger().info("job.started")
+        logging.getLogger("somebody.elses").error("went wrong")
+    structlog.get_logger().info("idle")
+    assert [(line.get("job_id"), line.get("attempt")) for line in lines()] == [("j1", 2), ("j1", 2), (None, None)]
+
+
+def test_debug_is_left_out(lines):
+    structlog.get_logger().debug("chatter")
+    assert lines() == []
+
+
+def test_other_libraries_are_heard_from_warning_on(lines):
+    logging.getLogger("botocore").info("chatter")
+    logging.getLogger("botocore").warning("retry %s of %s", 1, 4)
+    (line,) = lines()
+    assert (line["event"], line["level"], line["logger"]) == ("retry 1 of 4", "warning", "botocore")
+
+
+def test_a_terminal_gets_console_lines_and_anything_else_json():
+    for stream, is_json in ((Terminal(), False), (io.StringIO(), True)):
+        logs.configure("auto", stream)
+        structlog.get_logger().info("job.started", kind="training")
+        assert stream.getvalue().startswith("{") is is_json
+        assert "job.started" in stream.getvalue()
+
+
+def test_stdout_is_the_default(capsys):
+    logs.configure("json")
+    structlog.get_logger().info("job.started")
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["event"] == "job.started"
+    assert shown.err == ""
+
+
+SECRET_TEXTS = [
+    "GET https://host/b/k?X-Amz-Signature=MARKER&X-Amz-Credential=MARKER",
+    'GET "/b/k?response-type=x&X-Amz-Signature=MARKER HTTP/1.1" 200',
+    "postgresql://worker:MARKER@db.example.com:5432/postgres",
+    "postgresql://worker:MAR/K?ER@MARKER@db.example.com/postgres",
+    "connect to (https://id:MARKER@host/path) failed",
+    "host=h password=MARKER user=u",
+    "host=h password='MAR MARKER' user=u",
+    '{"secret_access_key": "MARKER", "b": 1}',
+    "{'S3_SECRET_ACCESS_KEY': 'MARKER'}",
+    "SUPABASE_SERVICE_ROLE_KEY=MARKER",
+    "Authorization: Bearer MARKERMARKER",
+    "Authorization: AWS4-HMAC-SHA256 Credential=MARKER/20260101/x, SignedHeaders=host, Signature=MARKER",
+    "x-amz-security-token: MARKER",
+    "apikey: MARKER",
+    "the key eyJhbGciOiJIUzI1NiJ9.eyJyb2xlIjoiYSJ9.MARKER was refused",
+    "sb_secret_MARKERMARKER",
+    "hf_MARKERMARKERMARKER",
+    "whsec_MARKERMARKER",
+    "AKIAMARKERMARKER1234",
+]
+
+
+@pytest.mark.parametrize("text", SECRET_TEXTS)
+@pytest.mark.parametrize("console", [False, True])
+def test_secrets_are_hidden_wherever_they_stand(text, console):
+    stream = io.StringIO()
+    logs.configure("console" if console else "json", stream)
+    log = structlog.get_logger()
+    log.info(text)
+    log.info("event", value=text, deep={"list": [text, {"tuple": (text,)}]}, error=ValueError(text))
+    try:
+        try:
+            raise OSError(text)
+        except OSError as error:
+            raise RuntimeError("outer") from error
+    except RuntimeError:
+        log.exception("job.failed")
+        logging.getLogger("lib").exception("went wrong: %s", text)
+    with structlog.contextvars.bound_contextvars(bound=text):
+        log.info("event")
+    assert "RuntimeError" in stream.getvalue()
+    assert "MARKER" not in stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    "name", ["password", "S3_SECRET_ACCESS_KEY", "session_token", "api_key", "authorization", "anon-key"]
+)
+def test_a_value_with_a_telling_name_is_hidden_whatever_it_looks_like(lines, name):
+    structlog.get_logger().info("event", **{name: "MARKER"}, deep={name: {"a": ["MARKER"]}, "b": {name: "MARKER"}})
+    assert "MARKER" not in str(lines())
+
+
+def test_secret_strings_stay_hidden(lines):
+    structlog.get_logger().info("event", value=SecretStr("MARKER"), deep=[SecretStr("MARKER")])
+    assert "MARKER" not in str(lines())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "job.finished",
+        "uploads/0b1c/photos/1.jpg is not in storage",
+        "https://abcdefgh.supabase.co/storage/v1/s3",
+        "postgresql://likeness_worker@db.example.com:5432/postgres",
+        "loaded the tokenizer: CLIP, 77 tokens=77",
+        "is this a question? yes",
+        "password authentication failed",
+        "base model flux-dev: seed=7 steps=20",
+    ],
+)
+def test_what_is_no_secret_is_left_alone(text):
+    assert logs.redacted_text(text) == text
+
+
+def test_numbers_and_flags_stay_what_they_are(lines):
+    structlog.get_logger().info("event", tokens=77, ok=True, ratio=0.5, none=None, max_token_length=512)
+    line = lines()[0]
+    assert (line["tokens"], line["ok"], line["ratio"], line["none"]) == (77, True, 0.5, None)
+    assert line["max_token_length"] == 512

@@ -1,0 +1,246 @@
+import os
+import shutil
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from worker.errors import SettingsError
+from worker.settings import Settings, env_example
+
+ROOT = Path(__file__).parent.parent
+JWT = "eyJhbGciOiJIUzI1NiJ9.eyJyb2xlIjoiYW5vbiJ9.anon-marker"
+SERVICE_JWT = "eyJhbGciOiJIUzI1NiJ9.eyJyb2xlIjoic2VydmljZSJ9.service-marker"
+DATABASE = {"DATABASE_URL": "postgresql://likeness_worker:pass-marker@db.example.com:5432/postgres"}
+KEYS = {
+    "S3_ENDPOINT_URL": "http://127.0.0.1:9000",
+    "S3_ACCESS_KEY_ID": "key-id",
+    "S3_SECRET_ACCESS_KEY": "secret-marker",
+}
+LEGACY = {
+    "SUPABASE_URL": "https://abcdefgh.supabase.co",
+    "SUPABASE_ANON_KEY": JWT,
+    "SUPABASE_SERVICE_ROLE_KEY": SERVICE_JWT,
+    "S3_REGION": "eu-central-1",
+}
+MARKERS = ("pass-marker", "secret-marker", "anon-marker", "service-marker")
+
+
+@pytest.fixture(autouse=True)
+def _clean(monkeypatch, tmp_path):
+    """An environment with none of our names, in a folder with no .env."""
+    for line in env_example().splitlines():
+        monkeypatch.delenv(line.lstrip("#").split("=")[0], raising=False)
+    monkeypatch.delenv("NEXT_PUBLIC_SUPABASE_URL", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def load(monkeypatch, variables: dict[str, str], **options: bool) -> Settings:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    return Settings.load(**options)
+
+
+def refused(monkeypatch, variables: dict[str, str]) -> list[str]:
+    """The lines of the refusal; neither they nor a traceback of them show a secret."""
+    with pytest.raises(SettingsError) as caught:
+        load(monkeypatch, variables)
+    shown = "".join(traceback.format_exception(caught.value))
+    assert not any(marker in shown for marker in MARKERS)
+    return str(caught.value).splitlines()
+
+
+class TestReading:
+    def test_defaults(self, monkeypatch):
+        settings = load(monkeypatch, DATABASE | KEYS)
+        assert settings.database_url.get_secret_value() == DATABASE["DATABASE_URL"]
+        assert settings.listen_url == settings.database_url
+        assert (settings.bucket_uploads, settings.bucket_models) == ("uploads", "model_artifacts")
+        assert settings.models_dir.parts[-2:] == ("likeness", "models")
+        assert settings.models_max_gb is None
+        assert settings.worker_kinds == frozenset()
+        assert settings.worker_name
+        assert settings.log_format == "auto"
+        assert (settings.max_affinity_wait_s, settings.checkpoint_every_s) == (60.0, 120.0)
+
+    def test_every_name_is_read(self, monkeypatch):
+        settings = load(
+            monkeypatch,
+            DATABASE
+            | KEYS
+            | {
+                "DATABASE_LISTEN_URL": "postgresql://u@h/db",
+                "BUCKET_UPLOADS": "up",
+                "BUCKET_MODELS": "mod_els",
+                "MODELS_DIR": "~/models",
+                "MODELS_MAX_GB": "1.5",
+                "WORKER_KINDS": "training, generation",
+                "WORKER_NAME": "pod-1",
+                "LOG_FORMAT": "json",
+                "MAX_AFFINITY_WAIT": "5",
+                "CHECKPOINT_EVERY": "0.5",
+            },
+        )
+        assert settings.listen_url.get_secret_value() == "postgresql://u@h/db"
+        assert (settings.bucket_uploads, settings.bucket_models) == ("up", "mod_els")
+        assert settings.models_dir == Path.home() / "models"
+        assert settings.models_max_gb == 1.5
+        assert settings.worker_kinds == {"training", "generation"}
+        assert (settings.worker_name, settings.log_format) == ("pod-1", "json")
+        assert (settings.max_affinity_wait_s, settings.checkpoint_every_s) == (5.0, 0.5)
+
+    def test_the_environment_goes_before_the_file(self, monkeypatch, tmp_path):
+        lines = [f"{name}={value}" for name, value in (DATABASE | KEYS).items()]
+        (tmp_path / ".env").write_text("\n".join([*lines, "WORKER_NAME=file", "LOG_FORMAT=json", "OTHERS=1"]))
+        settings = load(monkeypatch, {"WORKER_NAME": "environment"})
+        assert (settings.worker_name, settings.log_format) == ("environment", "json")
+
+    def test_an_empty_variable_means_the_default(self, monkeypatch):
+        settings = load(monkeypatch, DATABASE | KEYS | {"WORKER_KINDS": "", "MODELS_MAX_GB": "", "S3_REGION": ""})
+        assert settings.models_max_gb is None
+        assert settings.store_config.region == "us-east-1"
+
+    def test_settings_cannot_be_changed(self, monkeypatch):
+        settings = load(monkeypatch, DATABASE | KEYS)
+        with pytest.raises(ValidationError):
+            settings.worker_name = "other"
+
+    def test_secrets_are_not_shown(self, monkeypatch):
+        settings = load(monkeypatch, DATABASE | KEYS | LEGACY)
+        shown = f"{settings!r} {settings} {settings.store_config!r} {settings.model_dump_json()}"
+        assert not any(marker in shown for marker in MARKERS)
+
+
+class TestStore:
+    def test_access_keys(self, monkeypatch):
+        store = load(monkeypatch, DATABASE | KEYS | {"S3_REGION": "auto"}).store_config
+        assert (store.endpoint_url, store.region) == ("http://127.0.0.1:9000", "auto")
+        assert (store.access_key_id, store.secret_access_key) == ("key-id", "secret-marker")
+        assert store.session_token is None
+
+    @pytest.mark.parametrize("name", ["SUPABASE_URL", "NEXT_PUBLIC_SUPABASE_URL"])
+    def test_supabases_legacy_keys(self, monkeypatch, name):
+        """Access key = project ref, secret = anon key, session token = service_role key."""
+        variables = {key: value for key, value in LEGACY.items() if key != "SUPABASE_URL"}
+        store = load(monkeypatch, DATABASE | variables | {name: LEGACY["SUPABASE_URL"] + "/"}).store_config
+        assert store.endpoint_url == "https://abcdefgh.storage.supabase.co/storage/v1/s3"
+        assert (store.region, store.access_key_id) == ("eu-central-1", "abcdefgh")
+        assert (store.secret_access_key, store.session_token) == (JWT, SERVICE_JWT)
+
+    def test_access_keys_go_before_legacy_keys(self, monkeypatch):
+        own = {name: value for name, value in KEYS.items() if name != "S3_ENDPOINT_URL"}
+        store = load(monkeypatch, DATABASE | LEGACY | own).store_config
+        assert store.endpoint_url == "https://abcdefgh.storage.supabase.co/storage/v1/s3"
+        assert (store.access_key_id, store.session_token) == ("key-id", None)
+
+    def test_a_supabase_of_ones_own_is_reached_at_its_own_address(self, monkeypatch):
+        own = {name: value for name, value in KEYS.items() if name != "S3_ENDPOINT_URL"}
+        store = load(monkeypatch, DATABASE | own | {"SUPABASE_URL": "http://127.0.0.1:54321"}).store_config
+        assert store.endpoint_url == "http://127.0.0.1:54321/storage/v1/s3"
+
+    def test_a_command_without_storage_needs_none(self, monkeypatch):
+        settings = load(monkeypatch, DATABASE, storage=False)
+        with pytest.raises(SettingsError, match="S3_ENDPOINT_URL is missing"):
+            _ = settings.store_config
+
+
+class TestRefusals:
+    def test_all_that_is_missing_is_named_at_once_with_examples(self, monkeypatch):
+        lines = refused(monkeypatch, {})
+        names = ["DATABASE_URL", "S3_ENDPOINT_URL", "S3_ACCESS_KEY_ID", "S3_SECRET_ACCESS_KEY"]
+        assert [line.split()[0] for line in lines] == names
+        for name, line in zip(names, lines, strict=True):
+            assert f"{name} is missing; for example {name}=" in line
+
+    def test_supabase_needs_its_own_region(self, monkeypatch):
+        """A request signed for another region is refused as SignatureDoesNotMatch."""
+        (line,) = refused(monkeypatch, DATABASE | LEGACY | {"S3_REGION": ""})
+        assert line.startswith("S3_REGION is missing; it must be the Supabase project's own")
+
+    def test_half_of_the_legacy_keys_is_not_enough(self, monkeypatch):
+        (line,) = refused(monkeypatch, DATABASE | LEGACY | {"SUPABASE_SERVICE_ROLE_KEY": ""})
+        assert line.startswith("SUPABASE_SERVICE_ROLE_KEY is missing")
+
+    def test_supabases_new_keys_do_not_open_storage(self, monkeypatch):
+        new = {"SUPABASE_SERVICE_ROLE_KEY": "sb_secret_service-marker"}
+        (line,) = refused(monkeypatch, DATABASE | LEGACY | new)
+        assert line.startswith("SUPABASE_SERVICE_ROLE_KEY is no JWT")
+        assert "S3_ACCESS_KEY_ID" in line
+
+    @pytest.mark.parametrize(
+        ("name", "value", "what"),
+        [
+            ("DATABASE_URL", "mysql://u:pass-marker@h/db", "is no Postgres address"),
+            ("DATABASE_URL", "postgresql+asyncpg://u:pass-marker@h/db", "is no Postgres address"),
+            ("DATABASE_URL", "postgresql://postgres:[YOUR-PASSWORD]@h/db", "cannot be read as an address"),
+            ("DATABASE_URL", "postgresql://u:pass-marker#1@h:5432/db", "must be percent-encoded"),
+            ("DATABASE_LISTEN_URL", "h:5432", "is no Postgres address"),
+            ("S3_ENDPOINT_URL", "127.0.0.1:9000", "is no http or https address"),
+            ("S3_ENDPOINT_URL", "http://id:secret-marker@h", "must hold no credentials"),
+            ("SUPABASE_URL", "abcdefgh.supabase.co", "is no http or https address"),
+            ("BUCKET_UPLOADS", "a/b", "is refused"),
+            ("MODELS_MAX_GB", "lots", "is refused: Input should be a valid number"),
+            ("MODELS_MAX_GB", "0", "is refused"),
+            ("WORKER_KINDS", "training;generation", "is no list of job kinds separated by commas"),
+            ("WORKER_NAME", "x" * 101, "is refused"),
+            ("LOG_FORMAT", "xml", "is refused: Input should be 'auto', 'console' or 'json'"),
+            ("MAX_AFFINITY_WAIT", "-1", "is refused"),
+            ("CHECKPOINT_EVERY", "0", "is refused"),
+            ("CHECKPOINT_EVERY", "inf", "is refused"),
+        ],
+    )
+    def test_what_is_malformed_is_named_without_its_value(self, monkeypatch, name, value, what):
+        (line,) = refused(monkeypatch, DATABASE | KEYS | {name: value})
+        assert line.startswith(f"{name} ")
+        assert what in line
+        assert f"for example {name}=" in line
+        assert value not in line or len(value) == 1
+
+    @pytest.mark.parametrize(
+        "address",
+        [
+            "postgres://u:p%40ss@h:6543/postgres?sslmode=require",
+            "postgresql://u@h1:5432,h2:5432/db",
+            "postgresql:///db?host=/tmp/socket",
+            "postgresql://u@[::1]:5432/db",
+        ],
+    )
+    def test_what_libpq_reads_is_taken(self, monkeypatch, address):
+        settings = load(monkeypatch, KEYS | {"DATABASE_URL": address})
+        assert settings.database_url.get_secret_value() == address
+
+
+class TestExample:
+    def test_the_committed_file_is_the_generated_one(self):
+        command = "python -c 'import worker.settings as s; print(s.env_example(), end=\"\")' > .env.example"
+        assert (ROOT / ".env.example").read_text() == env_example(), f"run: {command}"
+
+    def test_every_setting_is_in_it(self):
+        assert env_example().count("=") == len(Settings.model_fields)
+
+    def test_it_can_be_used_as_it_is(self, tmp_path):
+        shutil.copy(ROOT / ".env.example", tmp_path / ".env")
+        assert Settings.load().store_config.region == "eu-central-1"
+
+    def test_its_optional_lines_can_be_used_too(self, tmp_path):
+        text = env_example().replace("\n#", "\n").replace("\n ", "\n# ")
+        (tmp_path / ".env").write_text(text)
+        assert Settings.load().worker_kinds == {"training", "generation"}
+
+
+def test_importing_the_settings_imports_nothing_heavy():
+    code = (
+        "import sys, worker.settings;"
+        "print({'boto3', 'botocore', 'torch', 'diffusers', 'psycopg', 'structlog'} & set(sys.modules))"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert ran.stdout.strip() == "set()"

@@ -1,0 +1,247 @@
+"""Attempts of this pod from their claim to their end. Every outcome passes through one place."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Protocol
+from uuid import UUID
+
+import structlog
+
+from worker import errors
+from worker.db import Database
+from worker.errors import Interruption, JobInterrupted
+from worker.gpu import GpuChild, Interrupted
+from worker.handlers import HANDLERS
+from worker.handlers.tools import Tools, Traffic
+from worker.jobs import Lease, StartedJob
+from worker.models import BaseModels
+from worker.settings import Settings
+from worker.storage import ObjectStore
+from worker.workspace import Workspace
+
+log = structlog.get_logger()
+
+STOP_GRACE_S = 5.0
+SHUTDOWN_GRACE_S = 1.0
+UPLOAD_DEADLINE_S = 600.0
+"""`worker.garbage_gone` waits longer than this before it offers a deleted object again."""
+
+
+class Pod(Protocol):
+    """The pod as its attempts see it."""
+
+    pod_id: UUID
+
+    async def refuse_route(self, route: str) -> None:
+        """This pod cannot do a route after all."""
+
+
+class Attempts:
+    """The attempts that run on this pod."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        store: ObjectStore,
+        models: BaseModels,
+        gpu: GpuChild,
+        workspace: Workspace,
+        pod: Pod,
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._store = store
+        self._models = models
+        self._gpu = gpu
+        self._workspace = workspace
+        self._pod = pod
+        self._claims: set[tuple[str, UUID]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.leases: dict[str, Lease] = {}
+        """By kind:id."""
+        self.loaded_base: str | None = None
+        """What the GPU process holds, as far as the parent knows."""
+
+    def begin(self, kind: str, job_id: UUID, free_slot: Callable[[], None]) -> None:
+        """Run a claimed job in a task of its own."""
+        self._claims.add((kind, job_id))
+        task = asyncio.create_task(self._run(kind, job_id, free_slot), name=f"{kind}:{job_id}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def named(self) -> list[dict[str, Any]]:
+        """Every lease and every claim not yet started, as a heartbeat names them."""
+        claims = [{"kind": kind, "id": str(job_id), "attempt": None} for kind, job_id in self._claims]
+        return [lease.named() for lease in self.leases.values()] + claims
+
+    def obey(self, state: dict[str, Any]) -> None:
+        """What a heartbeat says about one lease."""
+        lease = self.leases.get(f"{state['kind']}:{state['id']}")
+        if lease is not None and lease.attempt == state["attempt"] and state["state"] != "ok":
+            lease.interrupt(Interruption(state["state"]))
+
+    async def drain(self) -> None:
+        """Wait until no attempt runs."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def cancel_all(self) -> None:
+        """Stop at once; the database takes the jobs back when the pod leaves."""
+        for task in self._tasks:
+            task.cancel()
+
+    async def _run(self, kind: str, job_id: UUID, free_slot: Callable[[], None]) -> None:
+        try:
+            payload = await self._database.call("start_job", kind, job_id, self._pod.pod_id)
+            if payload is None:
+                log.info(
+                    "job.not_started",
+                    kind=kind,
+                    job_id=str(job_id),
+                    what="it ended, was refused or is another's",
+                )
+                return
+            lease = Lease(self._database, StartedJob.model_validate(payload))
+            self.leases[lease.key] = lease
+            self._claims.discard((kind, job_id))
+            with structlog.contextvars.bound_contextvars(kind=kind, job_id=str(job_id), attempt=lease.attempt):
+                await self._run_lease(lease, free_slot)
+        finally:
+            self._claims.discard((kind, job_id))
+            self.leases.pop(f"{kind}:{job_id}", None)
+            free_slot()
+
+    async def _run_lease(self, lease: Lease, free_slot: Callable[[], None]) -> None:
+        log.info("job.started")
+        started = time.monotonic()
+        workdir = await asyncio.to_thread(self._workspace.attempt, lease.id, lease.attempt)
+        tools = self._tools(workdir, free_slot)
+        try:
+            outcome, detail = await self._outcome(lease, tools)
+        finally:
+            await asyncio.to_thread(self._workspace.end_attempt, workdir)
+        log.info(
+            "job.finished",
+            outcome=outcome,
+            **detail,
+            duration_s=round(time.monotonic() - started, 3),
+            queue_wait_s=_queue_wait_s(lease.job),
+            gpu_s=round(lease.gpu_seconds, 3),
+            bytes_in=tools.traffic.bytes_in,
+            bytes_out=tools.traffic.bytes_out,
+        )
+
+    def _tools(self, workdir: Path, free_slot: Callable[[], None]) -> Tools:
+        return Tools(
+            database=self._database,
+            store=self._store,
+            models=self._models,
+            gpu=self._gpu,
+            workspace=self._workspace,
+            bucket_uploads=self._settings.bucket_uploads,
+            bucket_models=self._settings.bucket_models,
+            checkpoint_every_s=self._settings.checkpoint_every_s,
+            upload_deadline_s=UPLOAD_DEADLINE_S,
+            workdir=workdir,
+            free_slot=free_slot,
+            traffic=Traffic(),
+        )
+
+    async def _outcome(self, lease: Lease, tools: Tools) -> tuple[str, dict[str, Any]]:
+        """Run the handler and settle the attempt: how it ended, and what to log about it."""
+        try:
+            result = await self._run_handler(lease, tools)
+            if lease.job.base is not None:
+                self.loaded_base = lease.job.base.slug
+            outcome = await lease.complete(result)
+            if outcome == "invalid":
+                outcome = await lease.fail(errors.InternalError("the worker's result was malformed"))
+            return outcome, {"gpu_peak_gib": result.get("peak_gib")}
+        except JobInterrupted as interruption:
+            return await self._settle_interrupted(lease, interruption.reason), {"reason": interruption.reason.value}
+        except (errors.ModelMissing, errors.OutOfMemory) as error:
+            self.loaded_base = None
+            await self._pod.refuse_route(_route(lease.job))
+            return await lease.release(error.message, error.code), {
+                "code": error.code,
+                "error": error.message,
+            }
+        except errors.WorkerError as error:
+            retry_after = None
+            if isinstance(error, errors.WorkerLost):
+                self.loaded_base = None
+                # A GPU process that died once is as good as new; one that dies again and again waits longer.
+                retry_after = timedelta(0) if lease.job.row["failures"] == 0 else None
+            return await lease.fail(error, retry_after), {"code": error.code, "error": error.message}
+        except Exception as error:
+            log.exception("job.crashed")
+            fault = errors.InternalError(f"{type(error).__name__} in the worker; its log says more")
+            return await lease.fail(fault), {"code": fault.code, "error": fault.message}
+
+    async def _run_handler(self, lease: Lease, tools: Tools) -> dict[str, Any]:
+        """The handler's result; raises JobInterrupted when the attempt was told to stop meanwhile."""
+        handler = asyncio.create_task(HANDLERS[lease.kind](lease, tools), name=f"handler {lease.key}")
+        watch = asyncio.create_task(lease.interrupted.wait())
+        try:
+            await asyncio.wait({handler, watch}, return_when=asyncio.FIRST_COMPLETED)
+            if lease.interruption is not None and not handler.done():
+                await self._stop_handler(lease, handler)
+            if lease.interruption is not None and not (
+                handler.done() and not handler.cancelled() and handler.exception() is None
+            ):
+                raise JobInterrupted(lease.interruption)
+            return await handler
+        except Interrupted as error:
+            raise JobInterrupted(lease.interruption or Interruption.SHUTDOWN) from error
+        finally:
+            watch.cancel()
+            if not handler.done():
+                handler.cancel()
+                await asyncio.gather(handler, return_exceptions=True)
+
+    async def _stop_handler(self, lease: Lease, handler: asyncio.Task[dict[str, Any]]) -> None:
+        uses_gpu = lease.job.base is not None and not lease.computed
+        shutdown = lease.interruption is Interruption.SHUTDOWN
+        stopping = [self._gpu.interrupt(SHUTDOWN_GRACE_S if shutdown else STOP_GRACE_S)] if uses_gpu else []
+        if shutdown:
+            # Given back at once: the fence keeps this attempt from publishing, and nobody need wait for our child.
+            await asyncio.gather(self._give_back(lease), *stopping)
+        else:
+            await asyncio.gather(*stopping)
+        handler.cancel()
+        await asyncio.gather(handler, return_exceptions=True)
+
+    async def _give_back(self, lease: Lease) -> str:
+        if lease.given_back is None:
+            lease.given_back = await lease.release("given back: its pod is stopping")
+        return lease.given_back
+
+    async def _settle_interrupted(self, lease: Lease, reason: Interruption) -> str:
+        match reason:
+            case Interruption.LEASE_LOST:
+                log.warning("lease.lost", what="another attempt owns the job; nothing was written")
+                return "lost"
+            case Interruption.TIMEOUT:
+                limit = lease.job.row["max_runtime"]
+                return await lease.fail(errors.JobTimeout(f"the attempt ran longer than max_runtime, {limit}"))
+            case Interruption.SHUTDOWN:
+                return await self._give_back(lease)
+            case Interruption.CANCELLED:
+                return await lease.release("stopped")
+
+
+def _route(job: StartedJob) -> str:
+    return f"{job.kind}/{job.base.slug}" if job.base else job.kind
+
+
+def _queue_wait_s(job: StartedJob) -> float:
+    """Seconds from when the job could have been started until it was."""
+    times = [datetime.fromisoformat(job.row[name]) for name in ("created_at", "run_after") if job.row[name]]
+    started = datetime.fromisoformat(job.row["started_at"])
+    return round((started - max(times)).total_seconds(), 3) if times else (started - datetime.now(UTC)).total_seconds()

@@ -1,0 +1,172 @@
+"""Draw pictures: base, LoRAs, merged prompt, always upscaled; then encode and stage beside the next job."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+from worker import consent
+from worker.errors import InvalidInput
+from worker.gpu_tasks import Done, GenerateTask, LoraFile, Phase, Progress
+from worker.handlers.tools import Tools
+from worker.jobs import GenerationRequest, Lease, Preset, TrainedModel
+from worker.pictures import CONTENT_TYPE, SUFFIX, EncodedPicture, encode
+
+
+async def generate(lease: Lease, tools: Tools) -> dict[str, Any]:
+    """Draw and upscale the pictures a job asks for, and stage them under this attempt."""
+    job = lease.job
+    base, request = job.required_base, job.generation
+    await consent.require(tools.database, job)
+    await lease.begin_phase("fetching the base model")
+    base_folder = await tools.models.ensure(base.slug)
+    upscaler = await tools.models.ensure_upscaler(request.upscale)
+    loras = [LoraFile(path=await _fetch_lora(model, tools), scale=model.scale) for model in job.models]
+    settings = {**base.defaults, **(job.preset.settings if job.preset else {})}
+    task = GenerateTask(
+        base=base_folder,
+        prompt=merged_prompt(request.prompt, job.preset, job.models),
+        negative_prompt=merged_negative_prompt(request, job.preset),
+        seed=request.seed if request.seed is not None else lease.id.int % 2**32,
+        num_images=request.num_images,
+        loras=loras,
+        upscaler=upscaler,
+        workdir=tools.workdir,
+        width=_first(request.width, settings.get("width")),
+        height=_first(request.height, settings.get("height")),
+        steps=_first(request.steps, settings.get("steps")),
+        guidance=_first(request.guidance, settings.get("guidance")),
+    )
+    drawn = await _run(task, lease, tools)
+    tools.computed(lease)
+    return await _stage(drawn, lease, tools)
+
+
+def _first(asked: Any, otherwise: Any) -> Any:
+    return otherwise if asked is None else asked
+
+
+def merged_prompt(prompt: str, preset: Preset | None, models: list[TrainedModel]) -> str:
+    """Preset and request as one prompt that calls up every LoRA by its trigger word."""
+    template = preset.prompt if preset and preset.prompt else "{prompt}"
+    triggers = [model.trigger_word for model in models if model.trigger_word]
+    if "{prompt}" in template:
+        merged = template.replace("{prompt}", prompt)
+    else:
+        merged = ", ".join(part for part in (prompt, template) if part)
+    merged = merged.replace("{trigger}", " and ".join(triggers))
+    missing = [trigger for trigger in triggers if trigger not in merged]
+    return ", ".join([*missing, merged]) if merged else ", ".join(missing)
+
+
+def merged_negative_prompt(request: GenerationRequest, preset: Preset | None) -> str | None:
+    """What neither the request nor its preset wants to see."""
+    parts = [part for part in (request.negative_prompt, preset.negative_prompt if preset else None) if part]
+    return ", ".join(parts) or None
+
+
+async def _fetch_lora(model: TrainedModel, tools: Tools) -> Path:
+    """From the person's cache on this pod, else from the bucket; what arrives must be what was published."""
+    path = tools.workspace.cached_lora(model.subject_id, model.sha256)
+    if not path.exists():
+        arriving = tools.workdir / f"{model.id}.safetensors"
+        await tools.download(tools.bucket_models, model.path, arriving)
+        if await asyncio.to_thread(_sha256, arriving) != model.sha256:
+            raise InvalidInput(f"LoRA {model.id} in storage is not the one that was published: train it again")
+        # The cache goes when the person's consent ends, and may have gone just now.
+        path.parent.mkdir(parents=True, exist_ok=True)
+        arriving.replace(path)
+    return path
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+async def _run(task: GenerateTask, lease: Lease, tools: Tools) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    async with aclosing(tools.compute(task, lease)) as events:
+        async for event in events:
+            match event:
+                case Phase(name=name):
+                    await lease.begin_phase(name)
+                case Progress(fraction=fraction, phase=phase, metrics=metrics):
+                    await lease.report(fraction, phase, {**metrics, "seconds": round(lease.gpu_seconds, 1)})
+                case Done():
+                    result = event.result
+    return result
+
+
+async def _stage(drawn: dict[str, Any], lease: Lease, tools: Tools) -> dict[str, Any]:
+    """Encode in threads, register the keys, upload; the raw picture is kept beside the upscaled one."""
+    request = lease.job.generation
+    suffix = SUFFIX[request.output_format]
+    await lease.begin_phase("encoding")
+    pictures: list[dict[str, Any]] = []
+    files: list[tuple[str, EncodedPicture]] = []
+    for picture in drawn["pictures"]:
+        metadata = _metadata(picture, drawn["resolved"], lease)
+        keys = {
+            "upscaled": f"{lease.job.prefix}{picture['index']}.{suffix}",
+            "raw": f"{lease.job.prefix}{picture['index']}.raw.png",
+        }
+        upscaled = await asyncio.to_thread(
+            encode,
+            Path(picture["upscaled"]),
+            tools.workdir / f"{picture['index']}.{suffix}",
+            request.output_format,
+            request.quality,
+            metadata,
+        )
+        raw = await asyncio.to_thread(
+            encode,
+            Path(picture["raw"]),
+            tools.workdir / f"{picture['index']}.raw.png",
+            "png",
+            request.quality,
+            metadata,
+        )
+        files += [(keys["upscaled"], upscaled), (keys["raw"], raw)]
+        pictures.append(
+            {
+                **keys,
+                "seed": picture["seed"],
+                "sha256": upscaled.sha256,
+                "width": upscaled.width,
+                "height": upscaled.height,
+                "raw_width": raw.width,
+                "raw_height": raw.height,
+                "size_bytes": upscaled.size_bytes,
+            }
+        )
+    await lease.stage([(tools.bucket_uploads, key) for key, _ in files])
+    await lease.begin_phase("uploading")
+    for key, file in files:
+        content_type = CONTENT_TYPE["png"] if key.endswith(".png") else CONTENT_TYPE[request.output_format]
+        await tools.upload(tools.bucket_uploads, key, file.path, content_type)
+    return {
+        "bucket": tools.bucket_uploads,
+        "pictures": pictures,
+        "base": lease.job.required_base.slug,
+        "models": [{"id": str(model.id), "version": model.version, "scale": model.scale} for model in lease.job.models],
+        "settings": drawn["resolved"],
+        "seconds": drawn["seconds"],
+        "peak_gib": drawn["peak_gib"],
+        "memory_plan": drawn["memory_plan"],
+    }
+
+
+def _metadata(picture: dict[str, Any], resolved: dict[str, Any], lease: Lease) -> dict[str, str]:
+    """What a file says about itself: model, LoRA versions, seed, steps, job. Never the prompt or a person."""
+    return {
+        "Software": "Likeness",
+        "base": lease.job.required_base.slug,
+        "loras": ", ".join(f"{model.id} v{model.version}" for model in lease.job.models),
+        "seed": str(picture["seed"]),
+        "steps": str(resolved.get("steps")),
+        "job": str(lease.id),
+    }

@@ -1,0 +1,78 @@
+"""What a handler may use."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from worker.db import Database
+from worker.gpu import GpuChild
+from worker.gpu_tasks import Event, Task
+from worker.jobs import Lease
+from worker.models import BaseModels
+from worker.storage import ObjectStore
+from worker.workspace import Workspace
+
+
+@dataclass
+class Traffic:
+    """Bytes moved for one attempt, for its log line."""
+
+    bytes_in: int = 0
+    bytes_out: int = 0
+
+
+@dataclass(frozen=True)
+class Tools:
+    """The worker's parts as one attempt sees them."""
+
+    database: Database
+    store: ObjectStore
+    models: BaseModels
+    gpu: GpuChild
+    workspace: Workspace
+    bucket_uploads: str
+    bucket_models: str
+    checkpoint_every_s: float
+    upload_deadline_s: float
+    workdir: Path
+    free_slot: Callable[[], None]
+    """The GPU is free: the slot may be claimed for again while this attempt encodes and publishes."""
+    traffic: Traffic = field(default_factory=Traffic)
+
+    async def compute(self, task: Task, lease: Lease) -> AsyncGenerator[Event, None]:
+        """Run a task on the GPU and count its seconds. Consume it inside `aclosing`."""
+        started = time.monotonic()
+        before = lease.gpu_seconds
+        try:
+            async with aclosing(self.gpu.run(task)) as events:
+                async for event in events:
+                    lease.gpu_seconds = before + time.monotonic() - started
+                    yield event
+        finally:
+            lease.gpu_seconds = before + time.monotonic() - started
+
+    def computed(self, lease: Lease) -> None:
+        """The GPU's part is done: a shutdown lets the attempt publish, and another job may begin."""
+        lease.computed = True
+        self.free_slot()
+
+    async def download(self, bucket: str, key: str, path: Path) -> Path:
+        """Fetch one object; InputMissing when it is not there."""
+        await self.store.download(bucket, key, path)
+        self.traffic.bytes_in += (await asyncio.to_thread(path.stat)).st_size
+        return path
+
+    async def upload(self, bucket: str, key: str, path: Path, content_type: str) -> None:
+        """Upload one object that was staged before."""
+        await self.store.upload(bucket, key, path, content_type, self.upload_deadline_s)
+        self.traffic.bytes_out += (await asyncio.to_thread(path.stat)).st_size
+
+
+Handler = Callable[[Lease, Tools], Coroutine[Any, Any, dict[str, Any]]]
+"""From a started attempt to the result that `complete_job` publishes. Running it twice is harmless."""

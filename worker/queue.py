@@ -1,0 +1,369 @@
+"""The claim loop of a pod: slots, routes, heartbeats, interrupts, housekeeping, shutdown.
+
+One asyncio process for each GPU. It claims one job at a time, only for a free slot, so no pod sits on work that another
+could do. It never computes: the GPU belongs to a child process, encoding to threads, transfers to the store's threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Coroutine
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import structlog
+from psycopg.types.json import Jsonb
+
+from worker import __version__
+from worker.attempts import Attempts
+from worker.db import ClaimQueue, Database, is_transient
+from worker.errors import Interruption, SettingsError, StorageError
+from worker.gpu import GpuChild
+from worker.handlers import HANDLERS
+from worker.migrate import SCHEMA_MAJOR
+from worker.models import BaseModels
+from worker.routes import Routes
+from worker.session import Session
+from worker.settings import Settings
+from worker.storage import ObjectStore
+from worker.workspace import Workspace
+
+log = structlog.get_logger()
+
+LIGHT_SLOTS = 2
+HEARTBEAT_S = 8.0
+HEARTBEAT_WITHOUT_SESSION_S = 1.0
+TICK_S = 2.0
+POLL_S = 30.0
+POLL_WITHOUT_LISTEN_S = 2.0
+ROUTES_REFRESH_S = 60.0
+SWEEP_LIMIT = 100
+UNFINISHED_UPLOAD_AGE = timedelta(0)
+"""Parts under a garbage key belong to an attempt that has ended, whatever their age."""
+
+
+class Worker:
+    """One pod process. `run` returns after a graceful stop."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.pod_id: UUID = uuid4()
+        self._database = Database(settings.database_url.get_secret_value(), settings.worker_name)
+        self._queue = ClaimQueue(self._database, self.pod_id)
+        self._store = ObjectStore(settings.store_config)
+        self._models = BaseModels(settings.models_dir, self._store, settings.bucket_models, settings.models_max_gb)
+        self._gpu = GpuChild()
+        self._workspace = Workspace(settings.models_dir.parent / "work", self.pod_id)
+        self._routes = Routes(self._database, self._models, settings.worker_kinds or frozenset(HANDLERS))
+        self._session = Session(
+            url=settings.listen_url.get_secret_value(),
+            database=self._database,
+            pod_id=self.pod_id,
+            on_queue=self._wake_up,
+            on_cancel=self._on_cancel,
+            on_state=self._register,
+        )
+        self._attempts = Attempts(settings, self._database, self._store, self._models, self._gpu, self._workspace, self)
+        self._free = {"gpu": 1, "light": LIGHT_SLOTS}
+        self._vram_gib: float | None = None
+        self._gpu_ready = False
+        self._had_lock = False
+        self._wake = asyncio.Event()
+        self._beat_now = asyncio.Event()
+        self._ticks = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._abort = asyncio.Event()
+
+    # -- from start to stop
+
+    async def run(self) -> None:
+        """Work until `request_stop`. Raises SettingsError before anything starts when a setting cannot be right."""
+        async with self._database:
+            await self._check_installation()
+            with self._workspace:
+                try:
+                    await self._work_until_stopped()
+                finally:
+                    await self._gpu.stop()
+                    await self._store.close()
+                    with suppress(Exception):  # the reaper gives back what a goodbye that got lost would have
+                        await asyncio.wait_for(self._database.call_once("leave_pod", self.pod_id), 2)
+        log.info("worker.stopped", pod_id=str(self.pod_id))
+
+    def request_stop(self) -> None:
+        """First: claim nothing, give running jobs back, publish what is computed. Second: stop at once."""
+        if self._stopping.is_set():
+            log.warning("worker.stopping_at_once")
+            self._abort.set()
+        else:
+            log.info("worker.stopping", running=len(self._attempts.leases))
+            self._stopping.set()
+            self._wake_up()
+
+    async def _check_installation(self) -> None:
+        installed = await self._database.fetch("select to_regprocedure('worker.schema_major()') is not null as found")
+        if not installed[0]["found"]:
+            raise SettingsError("DATABASE_URL: this database has no Likeness schema yet\n  do: worker migrate")
+        major = await self._database.call("schema_major")
+        if major > SCHEMA_MAJOR:
+            raise SettingsError(
+                f"DATABASE_URL: the schema is version {major}, this worker understands up to {SCHEMA_MAJOR}\n  do: deploy a newer worker"
+            )
+        config = (await self._database.fetch("select bucket_uploads, bucket_models from worker.config"))[0]
+        for name, variable in (("bucket_uploads", "BUCKET_UPLOADS"), ("bucket_models", "BUCKET_MODELS")):
+            if config[name] != getattr(self._settings, name):
+                raise SettingsError(
+                    f"{variable}: {getattr(self._settings, name)!r} here, but {config[name]!r} in the database\n"
+                    f"  example: {variable}={config[name]}"
+                )
+        unknown = self._settings.worker_kinds - set(HANDLERS)
+        if unknown:
+            raise SettingsError(
+                f"WORKER_KINDS: unknown: {', '.join(sorted(unknown))}\n  example: WORKER_KINDS={','.join(sorted(HANDLERS))}"
+            )
+        try:
+            await self._models.in_bucket()
+        except StorageError as error:
+            raise SettingsError(
+                f"S3_ENDPOINT_URL, S3_ACCESS_KEY_ID, S3_SECRET_ACCESS_KEY, BUCKET_MODELS: {error.message}\n"
+                "  example: S3_ENDPOINT_URL=https://<ref>.storage.supabase.co/storage/v1/s3"
+            ) from error
+
+    async def _work_until_stopped(self) -> None:
+        background = [
+            asyncio.create_task(work, name=name)
+            for name, work in (
+                ("session", self._session.run()),
+                ("heartbeat", self._heartbeat_loop()),
+                ("tick", self._tick_loop()),
+                ("routes", self._routes_loop()),
+                ("gpu", self._start_gpu()),
+                ("claim", self._claim_loop()),
+            )
+        ]
+        try:
+            await self._until_stop_or_failure(background)
+            for lease in list(self._attempts.leases.values()):
+                if not lease.computed:
+                    lease.interrupt(Interruption.SHUTDOWN)
+            await _first_of(self._abort.wait(), self._attempts.drain())
+        finally:
+            for task in background:
+                task.cancel()
+            self._attempts.cancel_all()
+            await asyncio.gather(*background, return_exceptions=True)
+            await self._attempts.drain()
+
+    async def _until_stop_or_failure(self, background: list[asyncio.Task[None]]) -> None:
+        """Return when asked to stop. A loop that dies takes the process with it: half a worker looks alive and is not."""
+        stop = asyncio.create_task(self._stopping.wait())
+        waiting: set[asyncio.Task[Any]] = {stop, *background}
+        while not stop.done():
+            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in done - {stop}:
+                task.result()
+
+    # -- claiming
+
+    async def _claim_loop(self) -> None:
+        await self._session.first_try.wait()
+        while not self._stopping.is_set():
+            self._wake.clear()
+            routes = [route for route, slot in self._routes.slot_of.items() if self._free[slot] > 0]
+            try:
+                claim = await self._claim(routes) if routes else None
+                if claim is not None:
+                    self._begin(*claim)
+                    continue
+                pause_s = await self._pause_s(routes)
+            except Exception as error:
+                if not is_transient(error):
+                    raise
+                log.warning("claim.failed", reason=type(error).__name__)
+                pause_s = 1.0
+            # With no free slot there is nothing to ask: only a freed one wakes the loop.
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), pause_s)
+
+    async def _claim(self, routes: list[str]) -> tuple[str, UUID] | None:
+        """One job: of a route that has waited too long, else of the loaded base, else any."""
+        for preferred in await self._preferences(routes):
+            claim = await self._queue.claim(preferred)
+            if claim is not None:
+                return claim
+        claim = await self._queue.claim(routes)
+        if claim is None and len(routes) > 1:
+            # pgqueuer locks the head of every route it is asked for and keeps one: two pods can hide jobs from each other.
+            await asyncio.sleep(random.uniform(0.02, 0.06))  # noqa: S311  jitter is no secret
+            claim = await self._queue.claim(routes)
+        return claim
+
+    async def _preferences(self, routes: list[str]) -> list[list[str]]:
+        loaded = [route for route in routes if route.partition("/")[2] in ("", self._attempts.loaded_base)]
+        if self._attempts.loaded_base is None or len(loaded) == len(routes):
+            return []  # nothing is loaded, or all that is offered: no affinity that could starve anybody
+        wait = timedelta(seconds=self._settings.max_affinity_wait_s)
+        starved = await self._database.call_once("starved_routes", routes, wait)
+        return [wanted for wanted in (starved, loaded) if wanted]
+
+    def _begin(self, kind: str, job_id: UUID) -> None:
+        slot = next(slot for route, slot in self._routes.slot_of.items() if route.split("/")[0] == kind)
+        self._free[slot] -= 1
+        freed = False
+
+        def free_slot() -> None:
+            nonlocal freed
+            if not freed:
+                freed = True
+                self._free[slot] += 1
+                self._wake_up()
+
+        self._attempts.begin(kind, job_id, free_slot)
+
+    async def _pause_s(self, routes: list[str]) -> float | None:
+        if not routes:
+            return None
+        if not self._session.listening:
+            return POLL_WITHOUT_LISTEN_S
+        due_s = await self._queue.next_due_s(routes)
+        jitter = random.uniform(0.9, 1.0)  # noqa: S311  jitter is no secret
+        return POLL_S * jitter if due_s is None else min(POLL_S * jitter, due_s + 0.01)
+
+    def _wake_up(self) -> None:
+        self._wake.set()
+
+    # -- staying alive
+
+    async def _heartbeat_loop(self) -> None:
+        while True:
+            self._beat_now.clear()
+            answered = await self._beat()
+            self._had_lock = self._had_lock or self._session.has_lock
+            lost_session = self._had_lock and not self._session.has_lock
+            pause_s = HEARTBEAT_WITHOUT_SESSION_S if lost_session or not answered else HEARTBEAT_S
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._beat_now.wait(), pause_s)
+
+    async def _beat(self) -> bool:
+        try:
+            reply = await self._database.call_once("heartbeat", self.pod_id, Jsonb(self._attempts.named()))
+        except Exception as error:
+            if not is_transient(error):
+                raise
+            log.warning("heartbeat.failed", reason=type(error).__name__)
+            return False
+        for state in reply["leases"]:
+            self._attempts.obey(state)
+        for subject_id in reply["ended_subjects"]:
+            if await asyncio.to_thread(self._workspace.forget, UUID(subject_id)):
+                log.info("cache.forgotten", subject_id=subject_id)
+        self._set_ticking(reply["tick"])
+        if not reply["known"]:
+            log.warning("pod.unknown", what="this pod was held for dead; it registers again")
+            await self._register()
+        return True
+
+    def _on_cancel(self, key: str) -> None:
+        if key in self._attempts.leases:
+            self._beat_now.set()
+
+    async def _register(self) -> None:
+        try:
+            reply = await self._database.call(
+                "register_pod",
+                self.pod_id,
+                self._settings.worker_name,
+                sorted(self._routes.slot_of),
+                self._vram_gib,
+                self._routes.bases_here,
+                self._session.has_lock,
+                __version__,
+            )
+        except Exception as error:
+            if not is_transient(error):
+                raise
+            log.warning("pod.register_failed", reason=type(error).__name__)
+            return
+        self._set_ticking(reply["tick"])
+
+    # -- what this pod offers
+
+    async def _start_gpu(self) -> None:
+        ready = await self._gpu.start()
+        self._vram_gib, self._gpu_ready = ready.vram_gib, True
+        await self._refresh_routes()
+        log.info(
+            "worker.ready",
+            pod_id=str(self.pod_id),
+            device=ready.device,
+            vram_gib=ready.vram_gib,
+            routes=sorted(self._routes.slot_of),
+        )
+
+    async def _routes_loop(self) -> None:
+        await self._session.first_try.wait()
+        while True:
+            await self._refresh_routes()
+            await asyncio.sleep(ROUTES_REFRESH_S)
+
+    async def _refresh_routes(self) -> None:
+        try:
+            changed = await self._routes.refresh(gpu=self._gpu_ready, vram_gib=self._vram_gib)
+        except Exception as error:
+            if not (is_transient(error) or isinstance(error, StorageError)):
+                raise
+            log.warning("routes.refresh_failed", reason=type(error).__name__)
+            return
+        if changed:
+            await self._register()
+            self._wake_up()
+
+    async def refuse_route(self, route: str) -> None:
+        """This pod cannot do a route after all: say so before the job is given back."""
+        self._routes.refuse(route)
+        await self._register()
+
+    # -- housekeeping
+
+    def _set_ticking(self, ticking: bool) -> None:
+        if ticking:
+            self._ticks.set()
+        else:
+            self._ticks.clear()
+
+    async def _tick_loop(self) -> None:
+        while True:
+            await self._ticks.wait()
+            try:
+                garbage = await self._database.call_once("tick")
+                if garbage:
+                    await self._sweep()
+            except Exception as error:
+                if not (is_transient(error) or isinstance(error, StorageError)):
+                    raise
+                log.warning("tick.failed", reason=type(error).__name__)
+            await asyncio.sleep(TICK_S)
+
+    async def _sweep(self) -> None:
+        """Delete in storage what ended attempts left. It was marked and committed before; it is offered again later."""
+        garbage = await self._database.call_once("take_garbage", SWEEP_LIMIT)
+        for bucket in {item["bucket"] for item in garbage}:
+            items = [item for item in garbage if item["bucket"] == bucket]
+            await self._store.delete(bucket, [item["key"] for item in items])
+            for item in items:
+                await self._store.abort_uploads(bucket, item["key"], UNFINISHED_UPLOAD_AGE)
+            await self._database.call("garbage_gone", [item["id"] for item in items])
+            log.info("garbage.deleted", bucket=bucket, objects=len(items))
+
+
+async def _first_of(*work: Coroutine[Any, Any, Any]) -> None:
+    tasks = [asyncio.create_task(item) for item in work]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,90 @@
+"""Personal files on a pod's disk: a folder for each attempt, and a cache of LoRAs for each person.
+
+All of it lies in one folder a process. It goes when the process ends, and what a killed process left behind goes when
+the next one starts: a file lock tells the living from the dead. A person's cache goes when their consent ends.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+from uuid import UUID
+
+
+class Workspace:
+    """`root` holds one folder for each process of this machine."""
+
+    def __init__(self, root: Path, pod_id: UUID) -> None:
+        self._root = root
+        self._folder = root / str(pod_id)
+        self._lock: IO[str] | None = None
+
+    def __enter__(self) -> Self:
+        self._root.mkdir(parents=True, exist_ok=True)
+        self._lock = _lock_of(self._folder).open("w")
+        fcntl.flock(self._lock, fcntl.LOCK_EX)  # before the folder is there, so that it is never seen unlocked
+        self._folder.mkdir(mode=0o700)
+        for folder in self._root.iterdir():
+            if folder.is_dir() and folder != self._folder and _is_abandoned(folder):
+                _remove(folder)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        _remove(self._folder)
+        if self._lock is not None:
+            self._lock.close()
+
+    def attempt(self, job_id: UUID, attempt: int) -> Path:
+        """An empty folder for one attempt."""
+        folder = self._folder / "attempts" / f"{job_id}-{attempt}"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        return folder
+
+    def end_attempt(self, folder: Path) -> None:
+        """Nothing of an attempt stays on the disk."""
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def cached_lora(self, subject_id: UUID | None, sha256: str) -> Path:
+        """Where a LoRA is cached, there or not. The folder is the person's, so that it can go as a whole."""
+        folder = self._folder / "subjects" / (str(subject_id) if subject_id else "_")
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / f"{sha256}.safetensors"
+
+    def forget(self, subject_id: UUID) -> bool:
+        """Delete what is cached of a person; True if there was anything."""
+        folder = self._folder / "subjects" / str(subject_id)
+        if not folder.exists():
+            return False
+        shutil.rmtree(folder, ignore_errors=True)
+        return True
+
+
+def _lock_of(folder: Path) -> Path:
+    return folder.with_suffix(".lock")
+
+
+def _remove(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    _lock_of(folder).unlink(missing_ok=True)
+
+
+def _is_abandoned(folder: Path) -> bool:
+    """Whether no living process holds the folder's lock."""
+    try:
+        descriptor = os.open(_lock_of(folder), os.O_RDWR)
+    except FileNotFoundError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
