@@ -38,12 +38,12 @@ def build_tiny(folder: Path, seed: int = 0) -> None:
             in_channels=64,
             num_layers=2,
             num_single_layers=2,
-            attention_head_dim=16,
+            attention_head_dim=HD,
             num_attention_heads=HEADS,
             joint_attention_dim=32,
             pooled_projection_dim=32,
             guidance_embeds=True,
-            axes_dims_rope=(4, 6, 6),
+            axes_dims_rope=(4, 6, 6) if HD==16 else (8,12,12),
         )
         _pass_through(transformer)
         vae = _autoencoder()
