@@ -1,5 +1,5 @@
 -- Consent: who may be trained on and drawn, who may change that, and the ledger of it.
--- Rights stand at the end of functions.sql, one line a function.
+-- Rights stand in rights.sql, one line a function.
 
 -- NULL when the person may be used for the purpose now, else why not. Call it in a LATER statement than the one that
 -- locks the subject: in the same statement it would still read the row as it was before the lock was waited for.

@@ -15,7 +15,7 @@ from typing import LiteralString, cast
 
 import psycopg
 
-REPEATABLE = ("consent", "requests", "functions", "triggers", "views", "rls")
+REPEATABLE = ("consent", "requests", "functions", "endings", "pods", "kinds", "rights", "triggers", "views", "rls")
 SCHEMA_MAJOR = 1
 """The major version of the schema this code understands; pods refuse a newer one."""
 

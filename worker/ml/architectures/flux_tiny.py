@@ -17,6 +17,7 @@ from worker.ml import kernels
 
 import os
 
+HD = int(os.environ.get("HD", "16"))
 HEADS = int(os.environ.get("HEADS", "4"))
 TEXT_LENGTH = 40  # tokens that its T5 reads
 GROUPS = 4  # of the autoencoder's norms, eight channels each

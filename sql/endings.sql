@@ -1,0 +1,186 @@
+-- How a job ends other than well: failures, giving back, cancelling, trying again. Locks as in functions.sql.
+
+-- ---------------------------------------------------------------------------------------------------- fail, release, stop
+
+-- 10 s, 40 s, 160 s … up to 10 minutes, with jitter.
+create or replace function worker.backoff(p_failures integer) returns interval
+language sql volatile set search_path = ''
+as $$ select least(interval '10 minutes', interval '10 seconds' * power(4, least(p_failures, 8) - 1)) * (0.8 + 0.4 * random()) $$;
+comment on function worker.backoff is 'How long to wait after the n-th failure.';
+
+-- Charge one failure: queued again, or failed when that was the last try or trying again cannot help.
+create or replace function worker.charge_failure(
+  p_kind text, p_job jsonb, p_code text, p_error text, p_delay interval, p_gpu_seconds double precision
+) returns text
+language plpgsql volatile set search_path = ''
+as $$
+declare
+  v_failures integer := (p_job ->> 'failures')::integer + 1;
+begin
+  if p_job ->> 'cancel_requested_at' is not null then
+    return worker.settle_stopped(p_kind, p_job, p_gpu_seconds);
+  elsif p_code in ('consent_denied', 'prompt_blocked', 'output_blocked', 'invalid_input', 'input_missing')
+        or v_failures >= (p_job ->> 'max_failures')::integer then
+    execute format('update %s set failures = failures + 1 where id = $1', worker.table_of(p_kind)) using (p_job ->> 'id')::uuid;
+    perform worker.settle(p_kind, p_job, 'failed', p_code, p_error, p_gpu_seconds);
+    return 'failed';
+  end if;
+  perform worker.requeue(p_kind, p_job, 1, p_delay, p_code, p_error, 'waiting to try again', p_gpu_seconds);
+  return 'queued';
+end $$;
+comment on function worker.charge_failure is 'Charge one failure: queued again, or failed for good.';
+
+create or replace function worker.fail_job(
+  p_kind text, p_id uuid, p_attempt integer, p_code text, p_error text, p_retry_after interval default null, p_gpu_seconds double precision default 0
+) returns text
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_job jsonb := worker.lock_lease(p_kind, p_id, p_attempt);
+begin
+  if v_job is null then
+    return 'lost';
+  end if;
+  return worker.charge_failure(p_kind, v_job, p_code, left(p_error, 2000),
+    coalesce(p_retry_after, worker.backoff((v_job ->> 'failures')::integer + 1)), p_gpu_seconds);
+end $$;
+comment on function worker.fail_job is 'An attempt ended badly: queued again after a while, or failed. Answers queued, failed, cancelled, consent_denied or lost.';
+
+-- Back to the queue, uncharged: a shutdown, or a pod that cannot do this job. p_code (model_missing, out_of_memory) says why,
+-- and lets the tick fail the job when no live pod lists its route.
+create or replace function worker.release_job(
+  p_kind text, p_id uuid, p_attempt integer, p_reason text, p_code text default null, p_gpu_seconds double precision default 0
+) returns text
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_job jsonb := worker.lock_lease(p_kind, p_id, p_attempt);
+begin
+  if v_job is null then
+    return 'lost';
+  elsif v_job ->> 'cancel_requested_at' is not null then
+    return worker.settle_stopped(p_kind, v_job, p_gpu_seconds);
+  end if;
+  perform worker.requeue(p_kind, v_job, 0, interval '0', p_code, case when p_code is not null then p_reason end, left(p_reason, 200), p_gpu_seconds);
+  return 'queued';
+end $$;
+comment on function worker.release_job is 'Give a job back, uncharged.';
+
+-- Stop a job: a queued one ends now, a running one is told to stop and ends when its pod has stopped.
+create or replace function worker.request_stop(p_kind text, p_id uuid, p_code text, p_error text) returns text
+language plpgsql volatile set search_path = ''
+as $$
+declare
+  v_job jsonb := worker.lock_job(p_kind, p_id);
+begin
+  if v_job ->> 'status' = 'queued' then
+    if p_code = 'consent_denied' then
+      perform worker.settle(p_kind, v_job, 'failed', p_code, p_error);
+      return 'failed';
+    end if;
+    perform worker.settle(p_kind, v_job, 'cancelled', null, null);
+    return 'cancelled';
+  elsif v_job ->> 'status' = 'running' then
+    -- A revocation outranks a cancellation that came first: the reason must not be lost.
+    execute format('update %s set cancel_requested_at = coalesce(cancel_requested_at, clock_timestamp()),
+        cancel_code = case when cancel_code = ''consent_denied'' then cancel_code else $2 end where id = $1', worker.table_of(p_kind))
+      using p_id, p_code;
+    perform worker.log_event(p_kind, p_id, (v_job ->> 'attempt')::integer, 'stop requested', jsonb_build_object('code', p_code));
+    perform pg_notify('likeness_cancel', p_kind || ':' || p_id);
+    return 'stopping';
+  end if;
+  return v_job ->> 'status';
+end $$;
+comment on function worker.request_stop is 'Stop a job: a queued one ends now, a running one is told to stop.';
+
+create or replace function worker.cancel_job_as_service(p_kind text, p_id uuid) returns text
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_status text := worker.request_stop(p_kind, p_id, 'cancelled', null);
+begin
+  if v_status is null then
+    raise exception 'no % job %', p_kind, p_id using errcode = '42501';
+  end if;
+  return v_status;
+end $$;
+comment on function worker.cancel_job_as_service is 'Cancel a job, as the administrator of the app.';
+
+create or replace function worker.check_job_owner(p_kind text, p_id uuid) returns void
+language plpgsql stable set search_path = ''
+as $$
+declare
+  v_owner_id uuid;
+begin
+  if (select table_name from worker.job_kinds where kind = p_kind) like 'public.%' then
+    execute format('select owner_id from %s where id = $1', worker.table_of(p_kind)) into v_owner_id using p_id;
+  end if;
+  if v_owner_id is null or v_owner_id is distinct from auth.uid() then
+    raise exception 'no such job of yours' using errcode = '42501';
+  end if;
+end $$;
+comment on function worker.check_job_owner is 'Raise 42501 unless the job is the signed-in user''s; unknown and another''s give the same answer.';
+
+create or replace function worker.cancel_job_as_owner(p_kind text, p_id uuid) returns text
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
+  perform worker.check_job_owner(p_kind, p_id);
+  return worker.cancel_job_as_service(p_kind, p_id);
+end $$;
+comment on function worker.cancel_job_as_owner is 'Cancel a job of one''s own.';
+
+create or replace function public.cancel_job(kind text, id uuid) returns text
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  if current_user = 'authenticated' then
+    return worker.cancel_job_as_owner(kind, id);
+  end if;
+  return worker.cancel_job_as_service(kind, id);
+end $$;
+comment on function public.cancel_job is 'Cancel a job: cancelled (it had not begun), stopping (its pod is being told), or how it had ended.';
+
+create or replace function worker.retry_job_as_service(p_kind text, p_id uuid) returns text
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_job jsonb := worker.lock_job(p_kind, p_id);
+begin
+  if v_job is null then
+    raise exception 'no % job %', p_kind, p_id using errcode = '42501';
+  elsif v_job ->> 'status' not in ('failed', 'cancelled') then
+    raise exception 'a % job cannot be tried again', v_job ->> 'status' using errcode = '22023', hint = 'Only failed and cancelled jobs can.';
+  end if;
+  if v_job ->> 'owner_id' is not null then
+    perform worker.check_open_jobs((v_job ->> 'owner_id')::uuid);
+  end if;
+  execute format(
+    'update %s job set status = ''queued'', failures = 0, run_after = null, progress = 0, phase = ''waiting'', error_code = null, error = null,
+       cancel_requested_at = null, cancel_code = null, finished_at = null, pod_id = null where id = $1 returning to_jsonb(job)', worker.table_of(p_kind))
+    into v_job using p_id;
+  perform worker.log_event(p_kind, p_id, (v_job ->> 'attempt')::integer, 'retried', jsonb_build_object('actor', worker.actor()));
+  perform worker.enqueue(p_kind, v_job);
+  return 'queued';
+end $$;
+comment on function worker.retry_job_as_service is 'Put a failed or cancelled job back on the queue, as the administrator of the app.';
+
+create or replace function worker.retry_job_as_owner(p_kind text, p_id uuid) returns text
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
+  perform worker.check_job_owner(p_kind, p_id);
+  return worker.retry_job_as_service(p_kind, p_id);
+end $$;
+comment on function worker.retry_job_as_owner is 'Put a failed or cancelled job of one''s own back on the queue.';
+
+create or replace function public.retry_job(kind text, id uuid) returns text
+language plpgsql volatile security invoker set search_path = ''
+as $$
+begin
+  if current_user = 'authenticated' then
+    return worker.retry_job_as_owner(kind, id);
+  end if;
+  return worker.retry_job_as_service(kind, id);
+end $$;
+comment on function public.retry_job is 'Put a failed or cancelled job back on the queue; consent is checked again when it starts.';

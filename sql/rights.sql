@@ -1,0 +1,39 @@
+-- Who may call what. It runs after everything that makes functions and before what grants on tables.
+
+-- Everything is revoked from everybody, whatever the project's default privileges gave; then each line below grants.
+do $$
+declare
+  v_function record;
+begin
+  for v_function in
+    select p.oid::regprocedure as signature from pg_catalog.pg_proc p join pg_catalog.pg_namespace n on n.oid = p.pronamespace
+    where n.nspname = 'worker'
+       or (n.nspname = 'public' and p.proname in ('grant_consent', 'reject_consent', 'revoke_consent', 'cancel_job', 'retry_job'))
+  loop
+    execute format('revoke all on function %s from public, anon, authenticated, service_role, likeness_worker', v_function.signature);
+  end loop;
+end $$;
+
+revoke all on schema worker from public, anon, authenticated, service_role;
+grant usage on schema worker to authenticated, service_role, likeness_worker;
+revoke all on all tables in schema worker from public, anon, authenticated, service_role, likeness_worker;
+revoke all on all sequences in schema worker from public, anon, authenticated, service_role, likeness_worker;
+
+-- What apps call. The wrappers run as their caller, who needs the one function that is meant for that role.
+grant execute on function public.cancel_job, public.retry_job, public.grant_consent, public.revoke_consent to authenticated, service_role;
+grant execute on function public.reject_consent to service_role;
+grant execute on function worker.cancel_job_as_owner, worker.retry_job_as_owner, worker.grant_consent_as_owner,
+  worker.revoke_consent_as_owner to authenticated;
+grant execute on function worker.cancel_job_as_service, worker.retry_job_as_service, worker.grant_consent_as_service,
+  worker.revoke_consent_as_service, worker.reject_consent_as_service to service_role;
+
+-- What pods call. They own nothing, and may neither cancel nor touch consent.
+grant execute on function worker.consent_error, worker.pod_lock_key, worker.subject_lock_key, worker.register_pod, worker.leave_pod, worker.peek,
+  worker.start_job, worker.report_job, worker.stage_objects, worker.save_checkpoint, worker.complete_job, worker.fail_job,
+  worker.release_job, worker.heartbeat, worker.tick, worker.reap, worker.take_garbage, worker.garbage_gone, worker.lora_to_copy,
+  worker.starved_routes, worker.schema_major
+  to likeness_worker;
+grant select, insert, update, delete on worker.pgqueuer, worker.pgqueuer_log, worker.pgqueuer_schedules, worker.pgqueuer_statistics to likeness_worker;
+grant usage on sequence worker.pgqueuer_id_seq, worker.pgqueuer_log_id_seq, worker.pgqueuer_schedules_id_seq, worker.pgqueuer_statistics_id_seq to likeness_worker;
+grant select on worker.job_kinds, worker.base_models, worker.config, worker.schema_versions to likeness_worker;
+grant select on worker.config, worker.base_models, worker.job_kinds, worker.pods, worker.job_events, worker.consent_events to service_role;
