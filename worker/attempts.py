@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +20,7 @@ from worker.gpu import GpuChild, Interrupted
 from worker.handlers import HANDLERS
 from worker.handlers.tools import Tools, Traffic
 from worker.jobs import Lease, StartedJob
+from worker.lora_cache import LoraCache
 from worker.models import BaseModels
 from worker.settings import Settings
 from worker.storage import ObjectStore
@@ -41,25 +43,24 @@ class Pod(Protocol):
         """This pod cannot do a route after all."""
 
 
+@dataclass(frozen=True)
+class Parts:
+    """What a pod is made of, as far as its attempts need it."""
+
+    settings: Settings
+    database: Database
+    store: ObjectStore
+    models: BaseModels
+    gpu: GpuChild
+    loras: LoraCache
+    workspace: Workspace
+
+
 class Attempts:
     """The attempts that run on this pod."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        database: Database,
-        store: ObjectStore,
-        models: BaseModels,
-        gpu: GpuChild,
-        workspace: Workspace,
-        pod: Pod,
-    ) -> None:
-        self._settings = settings
-        self._database = database
-        self._store = store
-        self._models = models
-        self._gpu = gpu
-        self._workspace = workspace
+    def __init__(self, parts: Parts, pod: Pod) -> None:
+        self._parts = parts
         self._pod = pod
         self._claims: set[tuple[str, UUID]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -98,7 +99,7 @@ class Attempts:
 
     async def _run(self, kind: str, job_id: UUID, free_slot: Callable[[], None]) -> None:
         try:
-            payload = await self._database.call("start_job", kind, job_id, self._pod.pod_id)
+            payload = await self._parts.database.call("start_job", kind, job_id, self._pod.pod_id)
             if payload is None:
                 log.info(
                     "job.not_started",
@@ -107,7 +108,7 @@ class Attempts:
                     what="it ended, was refused or is another's",
                 )
                 return
-            lease = Lease(self._database, StartedJob.model_validate(payload))
+            lease = Lease(self._parts.database, StartedJob.model_validate(payload))
             self.leases[lease.key] = lease
             self._claims.discard((kind, job_id))
             with structlog.contextvars.bound_contextvars(kind=kind, job_id=str(job_id), attempt=lease.attempt):
@@ -120,12 +121,12 @@ class Attempts:
     async def _run_lease(self, lease: Lease, free_slot: Callable[[], None]) -> None:
         log.info("job.started")
         started = time.monotonic()
-        workdir = await asyncio.to_thread(self._workspace.attempt, lease.id, lease.attempt)
+        workdir = await asyncio.to_thread(self._parts.workspace.attempt, lease.id, lease.attempt)
         tools = self._tools(workdir, free_slot)
         try:
             outcome, detail = await self._outcome(lease, tools)
         finally:
-            await asyncio.to_thread(self._workspace.end_attempt, workdir)
+            await asyncio.to_thread(self._parts.workspace.end_attempt, workdir)
         log.info(
             "job.finished",
             outcome=outcome,
@@ -139,14 +140,14 @@ class Attempts:
 
     def _tools(self, workdir: Path, free_slot: Callable[[], None]) -> Tools:
         return Tools(
-            database=self._database,
-            store=self._store,
-            models=self._models,
-            gpu=self._gpu,
-            workspace=self._workspace,
-            bucket_uploads=self._settings.bucket_uploads,
-            bucket_models=self._settings.bucket_models,
-            checkpoint_every_s=self._settings.checkpoint_every_s,
+            database=self._parts.database,
+            store=self._parts.store,
+            models=self._parts.models,
+            gpu=self._parts.gpu,
+            loras=self._parts.loras,
+            bucket_uploads=self._parts.settings.bucket_uploads,
+            bucket_models=self._parts.settings.bucket_models,
+            checkpoint_every_s=self._parts.settings.checkpoint_every_s,
             upload_deadline_s=UPLOAD_DEADLINE_S,
             workdir=workdir,
             free_slot=free_slot,
@@ -208,7 +209,7 @@ class Attempts:
     async def _stop_handler(self, lease: Lease, handler: asyncio.Task[dict[str, Any]]) -> None:
         uses_gpu = lease.job.base is not None and not lease.computed
         shutdown = lease.interruption is Interruption.SHUTDOWN
-        stopping = [self._gpu.interrupt(SHUTDOWN_GRACE_S if shutdown else STOP_GRACE_S)] if uses_gpu else []
+        stopping = [self._parts.gpu.interrupt(SHUTDOWN_GRACE_S if shutdown else STOP_GRACE_S)] if uses_gpu else []
         if shutdown:
             # Given back at once: the fence keeps this attempt from publishing, and nobody need wait for our child.
             await asyncio.gather(self._give_back(lease), *stopping)

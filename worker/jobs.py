@@ -142,7 +142,7 @@ class StartedJob(_Row):
 class Lease:
     """(kind, job id, attempt): the right to report, publish and end one attempt.
 
-    Every method is one SQL function that checks the fence. When the database says that the attempt must stop, `interrupt`
+    Every method is one SQL function that checks the fence. Where it answers that the attempt must stop, `interrupt`
     is called and `interruption` is set; whoever runs the attempt watches it.
     """
 

@@ -11,7 +11,6 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import LiteralString, cast
 
 import psycopg
 
@@ -105,8 +104,8 @@ def _apply(connection: psycopg.Connection, file: SqlFile) -> None:
 
 
 def _run(connection: psycopg.Connection, text: str) -> None:
-    # The files are our own; without parameters psycopg sends them as they are.
-    connection.execute(cast(LiteralString, text))
+    # As bytes: the files are our own, and without parameters psycopg sends them as they are.
+    connection.execute(text.encode())
 
 
 def _explain(error: psycopg.Error) -> str:
@@ -141,9 +140,11 @@ do $$
 declare
   v_names text;
 begin
-  select string_agg(name, ', ' order by name) into v_names from worker.schema_versions where name = any ({_array(wanted)});
+  select string_agg(name, ', ' order by name) into v_names from worker.schema_versions
+  where name = any ({_array(wanted)});
   if v_names is not null then
-    raise exception 'applied here already: %', v_names using hint = 'Print with --since N, N being the last applied number.';
+    raise exception 'applied here already: %', v_names
+      using hint = 'Print with --since N, N being the last applied number.';
   end if;
   select string_agg(name, ', ' order by name) into v_names from unnest({_array(earlier)}) name
   where name not in (select applied.name from worker.schema_versions applied);

@@ -18,17 +18,19 @@ import structlog
 from psycopg.types.json import Jsonb
 
 from worker import __version__
-from worker.attempts import Attempts
+from worker.attempts import Attempts, Parts
 from worker.db import ClaimQueue, Database, is_transient
 from worker.errors import Interruption, SettingsError, StorageError
 from worker.gpu import GpuChild
 from worker.handlers import HANDLERS
+from worker.lora_cache import LoraCache
 from worker.migrate import SCHEMA_MAJOR
 from worker.models import BaseModels
 from worker.routes import Routes
 from worker.session import Session
 from worker.settings import Settings
 from worker.storage import ObjectStore
+from worker.warming import warm
 from worker.workspace import Workspace
 
 log = structlog.get_logger()
@@ -40,6 +42,7 @@ TICK_S = 2.0
 POLL_S = 30.0
 POLL_WITHOUT_LISTEN_S = 2.0
 ROUTES_REFRESH_S = 60.0
+WARM_EVERY_S = 15.0
 SWEEP_LIMIT = 100
 UNFINISHED_UPLOAD_AGE = timedelta(0)
 """Parts under a garbage key belong to an attempt that has ended, whatever their age."""
@@ -66,11 +69,14 @@ class Worker:
             on_cancel=self._on_cancel,
             on_state=self._register,
         )
-        self._attempts = Attempts(settings, self._database, self._store, self._models, self._gpu, self._workspace, self)
+        self._loras = LoraCache(self._store, settings.bucket_models, self._workspace)
+        parts = Parts(settings, self._database, self._store, self._models, self._gpu, self._loras, self._workspace)
+        self._attempts = Attempts(parts, self)
         self._free = {"gpu": 1, "light": LIGHT_SLOTS}
         self._vram_gib: float | None = None
         self._gpu_ready = False
         self._had_lock = False
+        self._gpu_began = asyncio.Event()
         self._wake = asyncio.Event()
         self._beat_now = asyncio.Event()
         self._ticks = asyncio.Event()
@@ -110,7 +116,8 @@ class Worker:
         major = await self._database.call("schema_major")
         if major > SCHEMA_MAJOR:
             raise SettingsError(
-                f"DATABASE_URL: the schema is version {major}, this worker understands up to {SCHEMA_MAJOR}\n  do: deploy a newer worker"
+                f"DATABASE_URL: the schema is version {major}, this worker understands up to {SCHEMA_MAJOR}\n"
+                "  do: deploy a newer worker"
             )
         config = (await self._database.fetch("select bucket_uploads, bucket_models from worker.config"))[0]
         for name, variable in (("bucket_uploads", "BUCKET_UPLOADS"), ("bucket_models", "BUCKET_MODELS")):
@@ -122,7 +129,8 @@ class Worker:
         unknown = self._settings.worker_kinds - set(HANDLERS)
         if unknown:
             raise SettingsError(
-                f"WORKER_KINDS: unknown: {', '.join(sorted(unknown))}\n  example: WORKER_KINDS={','.join(sorted(HANDLERS))}"
+                f"WORKER_KINDS: unknown: {', '.join(sorted(unknown))}\n"
+                f"  example: WORKER_KINDS={','.join(sorted(HANDLERS))}"
             )
         try:
             await self._models.in_bucket()
@@ -141,6 +149,7 @@ class Worker:
                 ("tick", self._tick_loop()),
                 ("routes", self._routes_loop()),
                 ("gpu", self._start_gpu()),
+                ("warm", self._warm_loop()),
                 ("claim", self._claim_loop()),
             )
         ]
@@ -158,7 +167,7 @@ class Worker:
             await self._attempts.drain()
 
     async def _until_stop_or_failure(self, background: list[asyncio.Task[None]]) -> None:
-        """Return when asked to stop. A loop that dies takes the process with it: half a worker looks alive and is not."""
+        """Return when asked to stop. A loop that dies takes the process with it: half a worker looks alive."""
         stop = asyncio.create_task(self._stopping.wait())
         waiting: set[asyncio.Task[Any]] = {stop, *background}
         while not stop.done():
@@ -196,7 +205,8 @@ class Worker:
                 return claim
         claim = await self._queue.claim(routes)
         if claim is None and len(routes) > 1:
-            # pgqueuer locks the head of every route it is asked for and keeps one: two pods can hide jobs from each other.
+            # pgqueuer locks the head of every route it is asked for and keeps one: two pods can hide jobs from
+            # each other for a moment.
             await asyncio.sleep(random.uniform(0.02, 0.06))  # noqa: S311  jitter is no secret
             claim = await self._queue.claim(routes)
         return claim
@@ -212,6 +222,8 @@ class Worker:
     def _begin(self, kind: str, job_id: UUID) -> None:
         slot = next(slot for route, slot in self._routes.slot_of.items() if route.split("/")[0] == kind)
         self._free[slot] -= 1
+        if slot == "gpu":
+            self._gpu_began.set()
         freed = False
 
         def free_slot() -> None:
@@ -258,7 +270,7 @@ class Worker:
         for state in reply["leases"]:
             self._attempts.obey(state)
         for subject_id in reply["ended_subjects"]:
-            if await asyncio.to_thread(self._workspace.forget, UUID(subject_id)):
+            if await asyncio.to_thread(self._loras.forget, UUID(subject_id)):
                 log.info("cache.forgotten", subject_id=subject_id)
         self._set_ticking(reply["tick"])
         if not reply["known"]:
@@ -325,6 +337,15 @@ class Worker:
         """This pod cannot do a route after all: say so before the job is given back."""
         self._routes.refuse(route)
         await self._register()
+
+    async def _warm_loop(self) -> None:
+        while True:
+            await self._gpu_began.wait()
+            self._gpu_began.clear()
+            while self._free["gpu"] == 0:
+                routes = [route for route, slot in self._routes.slot_of.items() if slot == "gpu"]
+                await warm(self._database, self._models, self._loras, self._workspace, routes)
+                await asyncio.sleep(WARM_EVERY_S)
 
     # -- housekeeping
 

@@ -40,7 +40,7 @@ class Workspace:
         if self._lock is not None:
             self._lock.close()
 
-    def attempt(self, job_id: UUID, attempt: int) -> Path:
+    def attempt(self, job_id: UUID, attempt: int | str) -> Path:
         """An empty folder for one attempt."""
         folder = self._folder / "attempts" / f"{job_id}-{attempt}"
         shutil.rmtree(folder, ignore_errors=True)

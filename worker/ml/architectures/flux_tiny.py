@@ -15,10 +15,6 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config,
 
 from worker.ml import kernels
 
-import os
-
-HD = int(os.environ.get("HD", "16"))
-HEADS = int(os.environ.get("HEADS", "4"))
 TEXT_LENGTH = 40  # tokens that its T5 reads
 GROUPS = 4  # of the autoencoder's norms, eight channels each
 STEADY = 8.0  # against pixels in -1..1
@@ -39,12 +35,12 @@ def build_tiny(folder: Path, seed: int = 0) -> None:
             in_channels=64,
             num_layers=2,
             num_single_layers=2,
-            attention_head_dim=HD,
-            num_attention_heads=HEADS,
+            attention_head_dim=32,
+            num_attention_heads=4,
             joint_attention_dim=32,
             pooled_projection_dim=32,
             guidance_embeds=True,
-            axes_dims_rope=(4, 6, 6) if HD==16 else (8,12,12),
+            axes_dims_rope=(8, 12, 12),
         )
         _pass_through(transformer)
         vae = _autoencoder()

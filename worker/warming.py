@@ -1,0 +1,42 @@
+"""While the GPU is busy, bring what the next job will need. A wrong guess costs a download: nothing is claimed."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+from pydantic import TypeAdapter
+
+from worker.db import Database, is_transient
+from worker.errors import WorkerError
+from worker.jobs import TrainedModel
+from worker.lora_cache import LoraCache
+from worker.models import BaseModels
+from worker.workspace import Workspace
+
+log = structlog.get_logger()
+
+LOOK_AHEAD = 1
+_MODELS = TypeAdapter(list[TrainedModel])
+
+
+async def warm(
+    database: Database, models: BaseModels, loras: LoraCache, workspace: Workspace, routes: list[str]
+) -> None:
+    """Fetch base and LoRAs of the job at the head of these routes; `worker.peek` names only people who agree."""
+    try:
+        for waiting in await database.call_once("peek", routes, LOOK_AHEAD):
+            if waiting["base"] is not None:
+                await models.ensure(waiting["base"])
+            folder = await asyncio.to_thread(workspace.attempt, waiting["id"], "warming")
+            try:
+                for model in _MODELS.validate_python(waiting["models"]):
+                    await loras.get(model, folder)
+            finally:
+                await asyncio.to_thread(workspace.end_attempt, folder)
+    except WorkerError as error:
+        log.info("warming.failed", code=error.code)  # the job itself will say what is wrong
+    except Exception as error:
+        if not is_transient(error):
+            raise
+        log.info("warming.failed", reason=type(error).__name__)
