@@ -201,10 +201,13 @@ declare
   v_subject record;
   v_count integer := 0;
 begin
+  -- All people are locked before the first job, and none is waited for: the clock refuses them already.
   for v_subject in
-    select id, consent_expires_at from public.subjects
-    where consent_status = 'approved' and consent_expires_at <= clock_timestamp()
-    order by id for update
+    with over as materialized (
+      select id, consent_expires_at from public.subjects
+      where consent_status = 'approved' and consent_expires_at <= clock_timestamp()
+      order by id for update skip locked)
+    select id, consent_expires_at from over order by id
   loop
     perform worker.set_consent(v_subject.id, 'revoked', '{}', v_subject.consent_expires_at, false, 'expiry', null, null);
     v_count := v_count + 1;

@@ -476,8 +476,8 @@ begin
     for v_picture in select value from jsonb_array_elements(p_result -> 'pictures') loop
       if v_picture ->> 'upscaled' is null or v_picture ->> 'raw' is null or v_picture ->> 'upscaled' = v_picture ->> 'raw' then
         return 'a picture does not name its upscaled file and its raw file';
-      elsif (v_picture ->> 'width')::integer is distinct from (v_picture ->> 'raw_width')::integer * (p_job ->> 'upscale')::integer
-         or (v_picture ->> 'height')::integer is distinct from (v_picture ->> 'raw_height')::integer * (p_job ->> 'upscale')::integer then
+      elsif ((v_picture ->> 'width')::integer = (v_picture ->> 'raw_width')::integer * (p_job ->> 'upscale')::integer) is not true
+         or ((v_picture ->> 'height')::integer = (v_picture ->> 'raw_height')::integer * (p_job ->> 'upscale')::integer) is not true then
         return format('a picture is not upscaled by %s', p_job ->> 'upscale');
       end if;
     end loop;
@@ -486,7 +486,7 @@ begin
     return 'the result does not name the LoRA, its sha256 and its rank';
   end if;
   select key into v_unknown from worker.result_keys(p_kind, p_result) key
-  where not exists (
+  where key is not null and not exists (
     select from worker.staged_objects staged
     where staged.key = key and staged.kind = p_kind and staged.job_id = (p_job ->> 'id')::uuid
       and staged.attempt = (p_job ->> 'attempt')::integer and staged.state = 'staged') limit 1;
@@ -506,9 +506,11 @@ declare
   v_model_id uuid;
 begin
   select * into v_base from worker.base_models where slug = p_job ->> 'base';
-  insert into public.subjects_models (subject_id, job_id, version, base, family, path, sha256, rank, trigger_word, metrics)
+  -- The time of now, not of the transaction's beginning: it may have waited for an earlier version to be published.
+  insert into public.subjects_models (subject_id, job_id, version, base, family, path, sha256, rank, trigger_word, metrics, created_at)
   select v_subject_id, (p_job ->> 'id')::uuid, coalesce(max(version), 0) + 1, v_base.slug, v_base.family, p_result ->> 'lora',
-         p_result ->> 'sha256', (p_result ->> 'rank')::integer, p_result ->> 'trigger_word', coalesce(p_result -> 'metrics', '{}')
+         p_result ->> 'sha256', (p_result ->> 'rank')::integer, p_result ->> 'trigger_word', coalesce(p_result -> 'metrics', '{}'),
+         clock_timestamp()
   from public.subjects_models where subject_id = v_subject_id and family = v_base.family
   returning id into v_model_id;
   insert into worker.internal_jobs (owner_id, subject_id, payload)
@@ -533,7 +535,7 @@ begin
   v_job := worker.lock_job(p_kind, p_id);
   if v_job ->> 'status' = 'completed' and (v_job ->> 'attempt')::integer = p_attempt then
     return 'ok';  -- the first reply was lost
-  elsif v_job is null or v_job ->> 'status' <> 'running' or (v_job ->> 'attempt')::integer <> p_attempt then
+  elsif v_job is null or v_job ->> 'status' <> 'running' or (v_job ->> 'attempt')::integer is distinct from p_attempt then
     return 'lost';
   elsif v_job ->> 'cancel_requested_at' is not null then
     return worker.settle_stopped(p_kind, v_job, p_gpu_seconds);

@@ -53,7 +53,7 @@ begin
   execute format('create or replace trigger _100_before_insert before insert on %s for each row execute function worker.before_job_insert(%L)', p_table, p_kind);
   execute format('create or replace trigger _200_after_insert after insert on %s for each row execute function worker.after_job_insert(%L)', p_table, p_kind);
   execute format('create or replace trigger _300_before_update before update on %s for each row execute function worker.before_job_update()', p_table);
-  execute format('create or replace trigger _400_priority after update of priority on %s for each row when (old.priority <> new.priority) execute function worker.after_priority_update(%L)', p_table, p_kind);
+  execute format('create or replace trigger _400_order after update of priority, run_after on %s for each row when ((old.priority, old.run_after) is distinct from (new.priority, new.run_after)) execute function worker.after_order_update(%L)', p_table, p_kind);
   perform worker.grant_job_table(p_table);
   if p_table like 'public.%' then
     execute format('alter table %s enable row level security', p_table);

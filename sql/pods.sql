@@ -68,6 +68,8 @@ begin
     -- Look again now that the job is locked: it may have ended meanwhile.
     continue when v_job is null or not exists (
       select from worker.pgqueuer where dedupe_key = v_row.dedupe_key and queue_manager_id = p_pod_id and status = 'picked');
+    -- What a dead pod ran is the reaper's, who charges it, also when it could not lock the job a moment ago.
+    continue when v_job ->> 'status' = 'running' and not exists (select from worker.pods where id = p_pod_id);
     v_count := v_count + 1;
     if v_job ->> 'status' not in ('queued', 'running') then
       perform worker.dequeue_row(v_row.kind, v_row.job_id, 'canceled');
@@ -85,6 +87,8 @@ create or replace function worker.leave_pod(p_pod_id uuid) returns void
 language plpgsql volatile security definer set search_path = ''
 as $$
 begin
+  -- The pod before its jobs, as in heartbeat and reap.
+  perform from worker.pods where id = p_pod_id for update;
   -- Wait for each job, in order, so that none is left behind to be charged by the reaper.
   perform worker.lock_job(kind, job_id) from (
     select split_part(dedupe_key, ':', 1) as kind, split_part(dedupe_key, ':', 2)::uuid as job_id
@@ -208,7 +212,7 @@ begin
       continue when v_job is null or v_job ->> 'status' <> 'running' or exists (select from worker.pods where id = (v_job ->> 'pod_id')::uuid);
       perform worker.charge_failure(v_kind.kind, v_job, 'worker_lost', 'the process that ran this attempt ended without a word',
         case when (v_job ->> 'failures')::integer = 0 then interval '0' else worker.backoff((v_job ->> 'failures')::integer) end,
-        coalesce((v_job -> 'metrics' ->> 'seconds')::double precision, 0));
+        case when jsonb_typeof(v_job -> 'metrics' -> 'seconds') = 'number' then (v_job -> 'metrics' ->> 'seconds')::double precision else 0 end);
       v_count := v_count + 1;
     end loop;
   end loop;

@@ -21,6 +21,11 @@ begin
     return 'is not a plain key such as {owner_id}/{subject_id}/photos/1.jpg';
   elsif p_owner_id is null or v_parts[1] <> p_owner_id::text then
     return 'must begin with the owner''s id';
+  elsif v_parts[3] = 'generated' and not exists (
+    select from worker.staged_objects
+    where bucket = (select bucket_uploads from worker.config) and key = p_key and owner_id = p_owner_id and state = 'published') then
+    -- Else a key could name another owner's job, and its answer would tell of those people's consent.
+    return 'is not a published picture of this owner';
   elsif v_parts[2] = '_' then
     if p_inputs_allowed and (v_parts[3] = 'inputs' or (v_parts[3] = 'generated' and worker.generated_job(p_key) is not null)) then
       return null;
@@ -333,15 +338,16 @@ begin
 end $$;
 comment on function worker.before_job_update is 'Request columns never change after INSERT, for any role.';
 
-create or replace function worker.after_priority_update() returns trigger
+create or replace function worker.after_order_update() returns trigger
 language plpgsql volatile security definer set search_path = ''
 as $$
 begin
-  update worker.pgqueuer set priority = new.priority * 1000
+  update worker.pgqueuer set priority = new.priority * 1000, execute_after = coalesce(new.run_after, now())
   where dedupe_key = tg_argv[0] || ':' || new.id and status = 'queued';
+  perform pg_notify('likeness_queue', '');
   return null;
 end $$;
-comment on function worker.after_priority_update is 'Carry a changed priority over to the queue.';
+comment on function worker.after_order_update is 'Carry a changed priority or run_after over to the queue.';
 
 create or replace function worker.on_photo_write() returns trigger
 language plpgsql volatile security definer set search_path = ''

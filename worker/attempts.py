@@ -64,6 +64,7 @@ class Attempts:
         self._pod = pod
         self._claims: set[tuple[str, UUID]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._shutting_down = False
         self.leases: dict[str, Lease] = {}
         """By kind:id."""
         self.loaded_base: str | None = None
@@ -86,6 +87,13 @@ class Attempts:
         lease = self.leases.get(f"{state['kind']}:{state['id']}")
         if lease is not None and lease.attempt == state["attempt"] and state["state"] != "ok":
             lease.interrupt(Interruption(state["state"]))
+
+    def shut_down(self) -> None:
+        """Tell every attempt to stop that is not publishing yet, also those that are just being started."""
+        self._shutting_down = True
+        for lease in self.leases.values():
+            if not lease.computed:
+                lease.interrupt(Interruption.SHUTDOWN)
 
     async def drain(self) -> None:
         """Wait until no attempt runs."""
@@ -111,6 +119,8 @@ class Attempts:
             lease = Lease(self._parts.database, StartedJob.model_validate(payload))
             self.leases[lease.key] = lease
             self._claims.discard((kind, job_id))
+            if self._shutting_down:
+                lease.interrupt(Interruption.SHUTDOWN)
             with structlog.contextvars.bound_contextvars(kind=kind, job_id=str(job_id), attempt=lease.attempt):
                 await self._run_lease(lease, free_slot)
         finally:

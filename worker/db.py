@@ -41,9 +41,10 @@ KEEPALIVES: dict[str, Any] = {
     "keepalives_idle": 5,
     "keepalives_interval": 2,
     "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
     "connect_timeout": 10,
 }
-"""A connection whose other end vanished is noticed after 11 s, not after two hours."""
+"""A connection whose other end vanished is noticed after 11 to 15 s, not after two hours."""
 
 RETRY_FOR = timedelta(seconds=60)
 """Longer than a silent pod's grace: afterwards the lease is another's anyway."""

@@ -20,12 +20,12 @@ from psycopg.types.json import Jsonb
 from worker import __version__
 from worker.attempts import Attempts, Parts
 from worker.db import ClaimQueue, Database, is_transient
-from worker.errors import Interruption, SettingsError, StorageError
+from worker.errors import StorageError
 from worker.gpu import GpuChild
 from worker.handlers import HANDLERS
 from worker.lora_cache import LoraCache
-from worker.migrate import SCHEMA_MAJOR
 from worker.models import BaseModels
+from worker.preflight import check_installation
 from worker.routes import Routes
 from worker.session import Session
 from worker.settings import Settings
@@ -42,6 +42,7 @@ TICK_S = 2.0
 POLL_S = 30.0
 POLL_WITHOUT_LISTEN_S = 2.0
 ROUTES_REFRESH_S = 60.0
+LEAVE_WITHIN_S = 2.0
 WARM_EVERY_S = 15.0
 SWEEP_LIMIT = 100
 UNFINISHED_UPLOAD_AGE = timedelta(0)
@@ -88,15 +89,14 @@ class Worker:
     async def run(self) -> None:
         """Work until `request_stop`. Raises SettingsError before anything starts when a setting cannot be right."""
         async with self._database:
-            await self._check_installation()
+            await check_installation(self._settings, self._database, self._models)
             with self._workspace:
                 try:
                     await self._work_until_stopped()
                 finally:
                     await self._gpu.stop()
                     await self._store.close()
-                    with suppress(Exception):  # the reaper gives back what a goodbye that got lost would have
-                        await asyncio.wait_for(self._database.call_once("leave_pod", self.pod_id), 2)
+                    await self._leave()
         log.info("worker.stopped", pod_id=str(self.pod_id))
 
     def request_stop(self) -> None:
@@ -109,38 +109,17 @@ class Worker:
             self._stopping.set()
             self._wake_up()
 
-    async def _check_installation(self) -> None:
-        installed = await self._database.fetch("select to_regprocedure('worker.schema_major()') is not null as found")
-        if not installed[0]["found"]:
-            raise SettingsError("DATABASE_URL: this database has no Likeness schema yet\n  do: worker migrate")
-        major = await self._database.call("schema_major")
-        if major > SCHEMA_MAJOR:
-            raise SettingsError(
-                f"DATABASE_URL: the schema is version {major}, this worker understands up to {SCHEMA_MAJOR}\n"
-                "  do: deploy a newer worker"
-            )
-        config = (await self._database.fetch("select bucket_uploads, bucket_models from worker.config"))[0]
-        for name, variable in (("bucket_uploads", "BUCKET_UPLOADS"), ("bucket_models", "BUCKET_MODELS")):
-            if config[name] != getattr(self._settings, name):
-                raise SettingsError(
-                    f"{variable}: {getattr(self._settings, name)!r} here, but {config[name]!r} in the database\n"
-                    f"  example: {variable}={config[name]}"
-                )
-        unknown = self._settings.worker_kinds - set(HANDLERS)
-        if unknown:
-            raise SettingsError(
-                f"WORKER_KINDS: unknown: {', '.join(sorted(unknown))}\n"
-                f"  example: WORKER_KINDS={','.join(sorted(HANDLERS))}"
-            )
+    async def _leave(self) -> None:
         try:
-            await self._models.in_bucket()
-        except StorageError as error:
-            raise SettingsError(
-                f"S3_ENDPOINT_URL, S3_ACCESS_KEY_ID, S3_SECRET_ACCESS_KEY, BUCKET_MODELS: {error.message}\n"
-                "  example: S3_ENDPOINT_URL=https://<ref>.storage.supabase.co/storage/v1/s3"
-            ) from error
+            await asyncio.wait_for(self._database.call_once("leave_pod", self.pod_id), LEAVE_WITHIN_S)
+        except Exception as error:
+            if not (is_transient(error) or isinstance(error, TimeoutError)):
+                raise
+            # The reaper gives back what this would have.
+            log.warning("pod.leave_failed", reason=type(error).__name__)
 
     async def _work_until_stopped(self) -> None:
+        claiming = asyncio.create_task(self._claim_loop(), name="claim")
         background = [
             asyncio.create_task(work, name=name)
             for name, work in (
@@ -150,20 +129,20 @@ class Worker:
                 ("routes", self._routes_loop()),
                 ("gpu", self._start_gpu()),
                 ("warm", self._warm_loop()),
-                ("claim", self._claim_loop()),
             )
         ]
         try:
-            await self._until_stop_or_failure(background)
-            for lease in list(self._attempts.leases.values()):
-                if not lease.computed:
-                    lease.interrupt(Interruption.SHUTDOWN)
+            await self._until_stop_or_failure([claiming, *background])
+            # No claim may begin behind the back of what follows; one whose reply is cut off here goes back at leaving.
+            claiming.cancel()
+            await asyncio.gather(claiming, return_exceptions=True)
+            self._attempts.shut_down()
             await _first_of(self._abort.wait(), self._attempts.drain())
         finally:
-            for task in background:
+            for task in (claiming, *background):
                 task.cancel()
             self._attempts.cancel_all()
-            await asyncio.gather(*background, return_exceptions=True)
+            await asyncio.gather(claiming, *background, return_exceptions=True)
             await self._attempts.drain()
 
     async def _until_stop_or_failure(self, background: list[asyncio.Task[None]]) -> None:

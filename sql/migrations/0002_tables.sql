@@ -5,8 +5,9 @@ begin
   if not exists (select from pg_catalog.pg_roles where rolname = 'likeness_worker') then
     create role likeness_worker nologin;
   end if;
-  -- PostgreSQL 15 and 16 differ in what a role's creator may do with it: say it, so that SET ROLE works on both.
-  if not pg_catalog.pg_has_role(current_user, 'likeness_worker', 'member') then
+  -- From PostgreSQL 16 on, a role's creator is a member who may not SET ROLE to it: only this grant says so.
+  if not pg_catalog.pg_has_role(current_user, 'likeness_worker',
+                                case when current_setting('server_version_num')::integer >= 160000 then 'set' else 'member' end) then
     execute 'grant likeness_worker to ' || quote_ident(current_user);
   end if;
 end $$;
@@ -15,14 +16,19 @@ end $$;
 -- fires on every DELETE, even of no rows, and never on the UPDATEs that make a job claimable again.
 drop trigger tg_pgqueuer_changed on worker.pgqueuer;
 create or replace function worker.fn_pgqueuer_changed() returns trigger
-language plpgsql set search_path = ''
+language plpgsql volatile set search_path = ''
 as $$
 begin
   perform pg_catalog.pg_notify('likeness_queue', '');
   return null;
 end $$;
+comment on function worker.fn_pgqueuer_changed is 'Something may have become claimable: wake the pods.';
 create trigger tg_pgqueuer_changed after insert on worker.pgqueuer
   for each statement execute function worker.fn_pgqueuer_changed();
+comment on table worker.pgqueuer is 'The queue: one row an open job, entrypoint = route, payload = job id, dedupe_key = kind:id.';
+comment on table worker.pgqueuer_log is 'When each queue row was queued, picked and settled.';
+comment on table worker.pgqueuer_schedules is 'pgqueuer''s own; not used here.';
+comment on table worker.pgqueuer_statistics is 'pgqueuer''s own; not used here.';
 
 -- ---------------------------------------------------------------------------------------------- what an installation is
 

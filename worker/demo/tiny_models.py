@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.metadata
+import shutil
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
+
+import platformdirs
 
 from worker.models import UPSCALER_FILE, UPSCALERS
 
@@ -14,6 +22,13 @@ values ('tiny-flux', 'flux', '{train,lora}', '{64x64}', '{"steps": 4, "guidance"
         'none: random weights', true)
 on conflict do nothing
 """
+
+BUILDERS = ("architectures/flux_tiny.py", "kernels.py", "upscale.py")
+LIBRARIES = ("torch", "diffusers", "transformers")
+
+
+class ModelsNotBuilt(RuntimeError):
+    """The tiny models could not be built; the message ends with what the builder said."""
 
 
 def build_tiny_models(folder: Path) -> None:
@@ -27,3 +42,48 @@ def build_tiny_models(folder: Path) -> None:
         if not (folder / slug).exists():
             (folder / slug).mkdir(parents=True)
             upscale.build_tiny(folder / slug / UPSCALER_FILE, scale)
+
+
+def cached_tiny_models() -> tuple[Path, bool]:
+    """The folder with the tiny models in the user's cache, and whether they were built just now.
+
+    Another version of the code or of a library that writes them has a folder of its own. A build that was interrupted
+    leaves nothing that looks finished. Raises ModelsNotBuilt.
+    """
+    cache = platformdirs.user_cache_path("likeness") / "demo"
+    folder = cache / _fingerprint()
+    if folder.exists():
+        return folder, False
+    cache.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix="unfinished-", dir=cache))
+    try:
+        # In a process of its own, so that Ctrl-C need not wait for an import of torch.
+        built = subprocess.run(
+            [sys.executable, "-m", "worker.demo.tiny_models", str(unfinished)],
+            capture_output=True,
+            text=True,
+            start_new_session=True,
+        )
+        if built.returncode != 0:
+            raise ModelsNotBuilt(f"the tiny models could not be built:\n{built.stderr[-2000:]}")
+        try:
+            unfinished.rename(folder)
+        except OSError:
+            if not folder.exists():  # else another demo was faster
+                raise
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return folder, True
+
+
+def _fingerprint() -> str:
+    digest = hashlib.sha256()
+    for name in BUILDERS:
+        digest.update((Path(__file__).parent.parent / "ml" / name).read_bytes())
+    for library in LIBRARIES:
+        digest.update(importlib.metadata.version(library).encode())
+    return digest.hexdigest()[:16]
+
+
+if __name__ == "__main__":
+    build_tiny_models(Path(sys.argv[1]))

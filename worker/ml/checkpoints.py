@@ -60,7 +60,7 @@ def read_checkpoint(
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         theirs, numbers = json.loads(metadata["identity"]), json.loads(metadata["numbers"])
     except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise ModelUnreadable(f"{path.name} is not a checkpoint that can be read: {error}") from error
+        raise ModelUnreadable(f"{path.name} is not a checkpoint that can be read") from error
     other = sorted(name for name in identity if theirs.get(name) != identity[name])
     if other:
         raise ModelUnreadable(f"{path.name} belongs to another training: its {', '.join(other)} differ")

@@ -1,8 +1,8 @@
 """LoRA files: written in diffusers' names, read by header only.
 
-A file holds pairs `transformer.<layer>.lora_A.weight` (rank, in) and `….lora_B.weight` (out, rank) with alpha folded in:
-no alpha tensors and no `lora_adapter_metadata`, so every reader takes the scale as 1 (AI Toolkit ignores alpha on FLUX,
-and diffusers refuses tensors and metadata together). Only `.safetensors` is ever opened.
+A file holds pairs `transformer.<layer>.lora_A.weight` (rank, in) and `….lora_B.weight` (out, rank) with alpha folded
+in: no alpha tensors and no `lora_adapter_metadata`, so every reader takes the scale as 1 (AI Toolkit ignores alpha on
+FLUX, and diffusers refuses tensors and metadata together). Only `.safetensors` is ever opened.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def read_header(path: Path) -> LoraHeader:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
             metadata = dict(file.metadata() or {})
     except (OSError, SafetensorError) as error:
-        raise ModelUnreadable(f"{path.name} cannot be read as a safetensors file: {error}") from error
+        raise ModelUnreadable(f"{path.name} cannot be read as a safetensors file") from error
     layers = _layers(path, shapes)
     if not any(layer.startswith(_FLUX_ONLY) for layer in layers):
         raise ModelUnreadable(f"{path.name} is a LoRA of a family this worker does not know")

@@ -15,6 +15,7 @@ import time
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -260,7 +261,7 @@ def _spare_memory(base: Base, samples: Sequence[Sample], config: LoraConfig) -> 
     free = torch.cuda.mem_get_info(base.device)[0]
     largest = max((sample.grid for sample in samples), key=math.prod)
     if base.architecture.activation_bytes(base.parts, largest, config.batch_size) > 0.8 * free:
-        denoiser = base.architecture.modules(base.parts)[base.architecture.denoiser]
+        denoiser: Any = base.architecture.modules(base.parts)[base.architecture.denoiser]
         denoiser.enable_gradient_checkpointing()
 
 

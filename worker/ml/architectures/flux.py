@@ -9,6 +9,7 @@ for training.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,7 +37,7 @@ class Flux:
     """See `Architecture` for what each member is for."""
 
     family = "flux"
-    encoders = ("text_encoder", "text_encoder_2")  # CLIP (pooled) and T5 (tokens)
+    encoders: tuple[str, ...] = ("text_encoder", "text_encoder_2")  # CLIP (pooled) and T5 (tokens)
     denoiser = "transformer"
     autoencoder = "vae"
     working_gib = 3.0  # decoding 1024 x 1024 is the peak
@@ -163,11 +164,15 @@ class Flux:
         return (1 - t) * latents + t * noise, noise - latents
 
     def activation_bytes(self, parts: Parts, grid: Grid, batch_size: int) -> int:
-        """What one training step keeps for its backward pass without gradient checkpointing."""
-        config, transformer = parts.transformer.config, parts.transformer
-        tokens = batch_size * (grid[0] * grid[1] + _text_length(parts))
-        width = tokens * transformer.inner_dim * transformer.dtype.itemsize
-        return 0
+        """What one training step keeps for its backward pass without gradient checkpointing.
+
+        Measured with saved-tensor hooks, in bfloat16 under autocast: a double block keeps 25 and a single block 16.5
+        times its hidden states (text and picture).
+        """
+        transformer, config = parts.transformer, parts.transformer.config
+        tokens = batch_size * (math.prod(grid) + _text_length(parts))
+        hidden_states = tokens * transformer.inner_dim * transformer.dtype.itemsize
+        return int(hidden_states * (25 * config.num_layers + 16.5 * config.num_single_layers))
 
     # --- LoRA
 
@@ -237,7 +242,7 @@ def _shift_mu(parts: Parts, grid: Grid) -> float:
     return cast(
         float,
         calculate_shift(
-            grid[0] * grid[1],
+            math.prod(grid),
             config.base_image_seq_len,
             config.max_image_seq_len,
             config.base_shift,

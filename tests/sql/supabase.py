@@ -1,0 +1,89 @@
+"""A server as Supabase hands it out: the owner of the database is no superuser, `auth` and `storage` belong to others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+import psycopg
+from psycopg import sql
+
+from worker import migrate
+from worker.demo.servers import EmbeddedPostgres
+
+OWNER = "project_owner"
+TEMPLATE = "supabase_template"
+POSTGRES_15 = Path("/usr/lib/postgresql/15/bin")
+VERSIONS: dict[str, Path | None] = {"18": None} | ({"15": POSTGRES_15} if POSTGRES_15.exists() else {})
+"""The bundled PostgreSQL, and the oldest supported one where this machine has it."""
+
+# Supabase lets `postgres` make policies on storage.objects without owning it; plain Postgres needs the ownership.
+_OTHERS_OWN_AUTH_AND_STORAGE = f"""
+create role supabase_auth_admin nologin;
+create role supabase_storage_admin nologin;
+alter schema auth owner to supabase_auth_admin;
+alter table auth.users owner to supabase_auth_admin;
+alter function auth.uid owner to supabase_auth_admin;
+alter schema storage owner to supabase_storage_admin;
+alter table storage.buckets owner to supabase_storage_admin;
+alter table storage.objects owner to supabase_storage_admin;
+alter function storage.foldername owner to supabase_storage_admin;
+grant usage on schema auth, storage to {OWNER};
+grant select, insert, update, delete, references on auth.users to {OWNER};
+grant anon, authenticated, service_role, supabase_storage_admin to {OWNER};
+"""
+
+_OLDER_PROJECTS_GRANT_EVERYTHING = """
+alter default privileges in schema public grant all on tables to anon, authenticated, service_role;
+alter default privileges in schema public grant all on functions to anon, authenticated, service_role;
+alter default privileges in schema public grant all on sequences to anon, authenticated, service_role;
+"""
+
+
+@dataclass(frozen=True)
+class Supabase:
+    """Databases here are not migrated yet."""
+
+    server: EmbeddedPostgres
+
+    def create(self, *, grants_by_default: bool = False) -> str:
+        """A fresh database; returns its URL as its owner.
+
+        Args:
+            grants_by_default: as in older projects, every new table, function and sequence of `public` is granted to
+                all clients; newer projects grant nothing.
+        """
+        name = f"project_{uuid4().hex[:12]}"
+        with psycopg.connect(self.server.url(), autocommit=True) as connection:
+            connection.execute(
+                sql.SQL("create database {} template {} owner {}").format(
+                    sql.Identifier(name), sql.Identifier(TEMPLATE), sql.Identifier(OWNER)
+                )
+            )
+        url = self.server.url(name, OWNER)
+        if grants_by_default:
+            with psycopg.connect(url, autocommit=True) as connection:
+                connection.execute(_OLDER_PROJECTS_GRANT_EVERYTHING)
+        return url
+
+    def superuser_url(self, url: str) -> str:
+        """The same database as the superuser, who stands for Supabase's own services."""
+        return self.server.url(url.rpartition("/")[2])
+
+
+@contextmanager
+def supabase_server(folder: Path, version: str) -> Iterator[Supabase]:
+    """A running server of this version with the template of an empty project."""
+    with EmbeddedPostgres(folder, fast=True, bin_dir=VERSIONS[version]) as server:
+        with psycopg.connect(server.url(), autocommit=True) as connection:
+            connection.execute(
+                sql.SQL("create role {} login createrole createdb bypassrls").format(sql.Identifier(OWNER))
+            )
+            connection.execute(sql.SQL("create database {}").format(sql.Identifier(TEMPLATE)))
+        migrate.install_stand_ins(server.url(TEMPLATE))
+        with psycopg.connect(server.url(TEMPLATE), autocommit=True) as connection:
+            connection.execute(_OTHERS_OWN_AUTH_AND_STORAGE)
+        yield Supabase(server)

@@ -1,0 +1,86 @@
+"""The photographs of a demo run: some to learn from, some held out, to measure on what training has not seen."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+from pillow_heif import register_heif_opener
+
+from worker.demo.person import Person
+from worker.demo.portrait import write_photos
+
+register_heif_opener()
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".heic", ".heif", ".webp")
+FORMATS = ("JPEG", "MPO", "PNG", "HEIF", "WEBP")
+FEWEST, MOST = 6, 40
+DRAWN = 15
+HOLD_OUT_EVERY = 4
+
+
+class PhotosUnusable(ValueError):
+    """The folder of photographs cannot be used; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A photograph on disk; `caption` is None where nobody described it."""
+
+    path: Path
+    caption: str | None
+
+
+@dataclass(frozen=True)
+class Album:
+    """Photographs of one person."""
+
+    training: list[Photo]
+    held_out: list[Photo]
+
+    @property
+    def photos(self) -> list[Photo]:
+        return [*self.training, *self.held_out]
+
+
+def draw_album(person: Person, folder: Path) -> Album:
+    """Photographs of a drawn person. Everybody is drawn in the same scenes: what differs is who it is."""
+    taken = write_photos(person, folder, DRAWN)
+    return _divide([Photo(photo.path, photo.caption) for photo in taken])
+
+
+def read_album(folder: Path) -> Album:
+    """The user's own pictures, at most MOST of them in the order of their names. Other files are passed over.
+
+    Raises PhotosUnusable: too few, or a file that is named like a picture and is none.
+    """
+    paths = sorted(
+        path
+        for path in folder.iterdir()
+        if path.is_file() and path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    )
+    if len(paths) < FEWEST:
+        raise PhotosUnusable(
+            f"{folder} holds {len(paths)} pictures (JPEG, PNG, HEIC or WebP); training and measuring "
+            f"need at least {FEWEST} of the same person"
+        )
+    for path in paths[:MOST]:
+        _check(path)
+    return _divide([Photo(path, None) for path in paths[:MOST]])
+
+
+def _divide(photos: list[Photo]) -> Album:
+    held_out = photos[HOLD_OUT_EVERY - 1 :: HOLD_OUT_EVERY]
+    return Album([photo for photo in photos if photo not in held_out], held_out)
+
+
+def _check(path: Path) -> None:
+    """Raise PhotosUnusable unless this is a whole picture."""
+    try:
+        with warnings.catch_warnings(), Image.open(path, formats=FORMATS) as picture:
+            warnings.simplefilter("ignore")  # a photograph of 100 megapixels is no attack
+            picture.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise PhotosUnusable(f"{path} is not a picture that can be read: remove it, or save it again") from error

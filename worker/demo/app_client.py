@@ -1,0 +1,204 @@
+"""What an app does: SQL under row-level security, as PostgREST sends it, and objects in its buckets."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import boto3
+import psycopg
+from botocore.config import Config
+from psycopg import sql
+from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
+
+from worker.demo.album import Photo
+from worker.demo.servers import EmbeddedS3
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+Connection = psycopg.Connection[dict[str, Any]]
+
+TABLES = {"training": "training_jobs", "generation": "generation_jobs"}
+CONTENT_TYPES = {".png": "image/png", ".heic": "image/heic", ".heif": "image/heif", ".webp": "image/webp"}
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """An object as its bytes in the bucket are."""
+
+    bucket: str
+    key: str
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A person of the app's user."""
+
+    id: UUID
+    trigger_word: str
+
+
+class Buckets:
+    """The object store, with the keys that an app's own server holds."""
+
+    def __init__(self, server: EmbeddedS3, uploads: str, models: str) -> None:
+        self.uploads, self.models = uploads, models
+        self._s3: S3Client = boto3.client(
+            "s3",
+            endpoint_url=server.url(),
+            region_name=server.region,
+            aws_access_key_id=server.access_key_id,
+            aws_secret_access_key=server.secret_access_key,
+            config=Config(s3={"addressing_style": "path"}),
+        )
+
+    def create(self) -> None:
+        """Make both buckets."""
+        for bucket in (self.uploads, self.models):
+            self._s3.create_bucket(Bucket=bucket)
+
+    def upload(self, bucket: str, key: str, path: Path) -> None:
+        """Upload one picture."""
+        content_type = CONTENT_TYPES.get(path.suffix.lower(), "image/jpeg")
+        self._s3.put_object(Bucket=bucket, Key=key, Body=path.read_bytes(), ContentType=content_type)
+
+    def read(self, bucket: str, key: str) -> bytes:
+        """The whole object. Raises botocore's ClientError when it is not there."""
+        return self._s3.get_object(Bucket=bucket, Key=key)["Body"].read()
+
+    def keys(self, bucket: str, prefix: str = "") -> list[str]:
+        """Every key below the prefix, in order."""
+        pages = self._s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        return [item["Key"] for page in pages for item in page.get("Contents", [])]
+
+    def describe(self, bucket: str, key: str) -> StoredObject:
+        """An object's digest and size, from its bytes."""
+        body = self.read(bucket, key)
+        return StoredObject(bucket, key, hashlib.sha256(body).hexdigest(), len(body))
+
+
+@contextmanager
+def connected_as(url: str, role: str, user: UUID | None = None) -> Iterator[Connection]:
+    """A connection as PostgREST makes it for a signed-in user or a service key: its login may become `role`, no more.
+
+    Args:
+        url: of the login `authenticator`, which has no rights of its own.
+    """
+    with psycopg.connect(url, autocommit=True, row_factory=dict_row) as connection:
+        claims = {"role": role, **({"sub": str(user)} if user else {})}
+        connection.execute("select set_config('request.jwt.claims', %s, false)", [json.dumps(claims)])
+        connection.execute(sql.SQL("set role {}").format(sql.Identifier(role)))
+        yield connection
+
+
+class App:
+    """The app, in the name of one signed-in user. `connection` is that user's: role `authenticated`."""
+
+    def __init__(self, connection: Connection, user: UUID, buckets: Buckets) -> None:
+        self.user, self.buckets = user, buckets
+        self._connection = connection
+
+    def create_subject(self, name: str) -> Subject:
+        """A person, stated to be an adult; consent is pending."""
+        row = self._one(
+            "insert into subjects (name, subject_is_adult) values (%s, true) returning id, trigger_word", name
+        )
+        return Subject(row["id"], row["trigger_word"])
+
+    def add_photo(self, subject: Subject, number: int, photo: Photo) -> str:
+        """Upload a photograph and note it; returns its key. The file's own name stays at home."""
+        key = f"{self.user}/{subject.id}/photos/{number:02}{photo.path.suffix.lower()}"
+        # Supabase Storage writes this row for whoever uploads, so that its policies decide; an S3 stand-in does not.
+        self._connection.execute(
+            "insert into storage.objects (bucket_id, name) values (%s, %s)", [self.buckets.uploads, key]
+        )
+        self.buckets.upload(self.buckets.uploads, key, photo.path)
+        self._connection.execute(
+            "insert into subject_photos (subject_id, path, caption) values (%s, %s, %s)",
+            [subject.id, key, photo.caption],
+        )
+        return key
+
+    def request_training(self, subject: Subject, photos: Sequence[str], settings: dict[str, float]) -> UUID:
+        """Insert into training_jobs. `settings`: request columns and their values."""
+        return self._request("training", {"subject_id": subject.id, "sample_paths": list(photos), **settings})
+
+    def request_pictures(self, subject: Subject, prompt: str, **columns: object) -> UUID:
+        """Insert into generation_jobs. `columns`: further request columns."""
+        return self._request("generation", {"subject_id": subject.id, "prompt": prompt, **columns})
+
+    def create_preset(self, name: str, prompt: str, settings: dict[str, float]) -> UUID:
+        """A look to reuse, for pictures."""
+        row = self._one(
+            "insert into presets (name, kind, prompt, settings) values (%s, 'generation', %s, %s) returning id",
+            *(name, prompt, Jsonb(settings)),
+        )
+        preset: UUID = row["id"]
+        return preset
+
+    def job(self, kind: str, job_id: UUID) -> dict[str, Any]:
+        """The job's row, as the user may see it."""
+        return self._one(sql.SQL("select * from {} where id = %s").format(sql.Identifier(TABLES[kind])), job_id)
+
+    def lora_of(self, job_id: UUID) -> dict[str, Any]:
+        """The row in subjects_models that a training published."""
+        return self._one("select * from subjects_models where job_id = %s", job_id)
+
+    def revoke_consent(self, subject: Subject) -> None:
+        """Take the person's consent back."""
+        self._connection.execute("select revoke_consent(%s, 'the person asked for it')", [subject.id])
+
+    def objects_of(self, kind: str, job: dict[str, Any]) -> list[StoredObject]:
+        """What lies in the bucket under a job's own prefix, whichever attempt wrote it."""
+        if kind == "training":
+            bucket, prefix = self.buckets.models, f"{job['subject_id']}/{job['id']}/"
+        else:
+            bucket, prefix = self.buckets.uploads, f"{self.user}/{job['subject_id']}/generated/{job['id']}/"
+        return [self.buckets.describe(bucket, key) for key in self.buckets.keys(bucket, prefix)]
+
+    def _request(self, kind: str, columns: dict[str, object]) -> UUID:
+        statement = sql.SQL("insert into {} ({}) values ({}) returning id").format(
+            sql.Identifier(TABLES[kind]),
+            sql.SQL(", ").join(map(sql.Identifier, columns)),
+            sql.SQL(", ").join(sql.Placeholder() * len(columns)),
+        )
+        job: UUID = self._one(statement, *columns.values())["id"]
+        return job
+
+    def _one(self, statement: sql.Composed | str, *arguments: object) -> dict[str, Any]:
+        row = self._connection.execute(statement, arguments).fetchone()  # type: ignore[arg-type]
+        if row is None:
+            raise LookupError("the row is not there, or not this user's")
+        return row
+
+
+class Admin:
+    """The app's own server, with the service key: it grants consent and sees the ledger."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def grant_consent(self, subject: Subject, evidence: str) -> None:
+        """Record that the person agreed to training and to pictures."""
+        self._connection.execute("select public.grant_consent(%s, evidence => %s)", [subject.id, evidence])
+
+    def pods(self) -> list[dict[str, Any]]:
+        """The live worker processes and the routes they offer."""
+        return self._connection.execute("select id, name, routes from worker.pods").fetchall()
+
+    def ledger(self, subject: Subject) -> list[str]:
+        """What happened to the person's consent, oldest first."""
+        rows = self._connection.execute(
+            "select event from worker.consent_events where subject_id = %s order by id", [subject.id]
+        )
+        return [row["event"] for row in rows]

@@ -1,0 +1,77 @@
+"""What a LoRA has learnt, as a number: loss on held-out photographs at fixed noise, with and without it.
+
+The measuring runs as a process of its own (`python -m worker.demo.held_out`): it needs torch, the demo does not.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TypedDict
+
+DRAWS = 16
+"""Times of the noise schedule at which each photograph is measured."""
+
+
+class Question(TypedDict):
+    """What the measuring process reads from its standard input."""
+
+    base: str
+    photos: list[tuple[str, str]]
+    resolution: int
+    loras: dict[str, str | None]
+
+
+class NotMeasured(RuntimeError):
+    """The measuring process failed; the message ends with what it said."""
+
+
+def held_out_losses(
+    base: Path, photos: Sequence[tuple[Path, str]], resolution: int, loras: Mapping[str, Path | None]
+) -> dict[str, float]:
+    """Loss by label, for each LoRA file (None: the base alone), everything else being equal.
+
+    Args:
+        photos: files and captions.
+
+    Raises:
+        NotMeasured: a file cannot be used.
+    """
+    question = Question(
+        base=str(base),
+        photos=[(str(path), caption) for path, caption in photos],
+        resolution=resolution,
+        loras={label: str(path) if path else None for label, path in loras.items()},
+    )
+    answer = subprocess.run(
+        [sys.executable, "-m", "worker.demo.held_out"],
+        input=json.dumps(question),
+        capture_output=True,
+        text=True,
+        start_new_session=True,  # Ctrl-C reaches the demo, which ends this at once
+    )
+    if answer.returncode != 0:
+        raise NotMeasured(f"the held-out loss could not be measured:\n{answer.stderr[-2000:]}")
+    losses: dict[str, float] = json.loads(answer.stdout.splitlines()[-1])
+    return losses
+
+
+def _answer(question: Question) -> dict[str, float]:
+    from worker.ml import base_models, train_lora
+    from worker.ml.batches import Photo
+
+    base = base_models.load(Path(question["base"]), "cpu")
+    photos = [Photo(Path(path), caption) for path, caption in question["photos"]]
+    return {
+        label: train_lora.held_out_loss(
+            base, photos, Path(path) if path else None, draws=DRAWS, resolution=question["resolution"]
+        )
+        for label, path in question["loras"].items()
+    }
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(_answer(json.load(sys.stdin))) + "\n")
