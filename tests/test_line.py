@@ -2,21 +2,78 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from tests.app import App
+from tests.waiting import wait_until
 
 
-def test_an_insert_becomes_a_lora_and_a_second_one_a_picture(app: App, start_worker: Callable[..., Any]) -> None:
+def picture(app: App, key: str) -> np.ndarray[Any, np.dtype[np.int16]]:
+    return np.asarray(Image.open(io.BytesIO(app.read(app.uploads, key))), dtype=np.int16)
+
+
+def test_an_insert_becomes_a_lora_and_a_second_one_a_picture_that_plain_diffusers_and_spandrel_draw_too(
+    app: App, start_worker: Callable[..., Any], tiny_models: Path, tmp_path: Path
+) -> None:
     subject = app.add_subject()
     app.add_photos(subject)
     start_worker()
-    training = app.wait_for("training", app.request("training", subject_id=subject, steps=3, resolution=64))
+    training = app.wait_for(
+        "training",
+        app.request("training", subject_id=subject, steps=30, rank=4, resolution=64, learning_rate=0.02, seed=1),
+    )
     assert training["status"] == "completed", training["error"]
-    drawing = app.wait_for("generation", app.request("generation", subject_id=subject, prompt="in a garden"))
-    assert drawing["status"] == "completed", drawing["error"]
-    (picture,) = drawing["result"]["pictures"]
-    assert app.read(app.uploads, picture["upscaled"]).startswith(b"\x89PNG")
-    assert (picture["width"], picture["raw_width"]) == (256, 64)
+
+    model = training["result"]["model_id"]
+    wanted = {"prompt": "in a garden", "seed": 7, "steps": 3, "width": 96, "height": 64}
+    with_lora = app.request("generation", subject_id=subject, model_ids=[model], lora_scales=[0.7], **wanted)
+    without = app.request("generation", subject_id=subject, model_ids=[], **wanted)
+    drawn, plain = (app.wait_for("generation", job) for job in (with_lora, without))
+    assert (drawn["status"], plain["status"]) == ("completed", "completed"), (drawn["error"], plain["error"])
+    (published,) = drawn["result"]["pictures"]
+    raw, upscaled = picture(app, published["raw"]), picture(app, published["upscaled"])
+
+    wait_until(lambda: f"{subject}/lora.safetensors" in app.keys(app.models), "the convenience copy")
     assert app.read(app.models, f"{subject}/lora.safetensors") == app.read(app.models, training["result"]["lora"])
+
+    # What anybody gets with plain diffusers from the published file ...
+    import torch
+    from diffusers import FluxPipeline
+
+    lora = tmp_path / "lora.safetensors"
+    lora.write_bytes(app.read(app.models, training["result"]["lora"]))
+    pipe = FluxPipeline.from_pretrained(tiny_models / "tiny-flux")
+    pipe.load_lora_weights(str(tmp_path), weight_name=lora.name, adapter_name="her")
+    pipe.set_adapters("her", 0.7)
+    prompt = f"{training['result']['trigger_word']}, in a garden"
+    (vanilla,) = pipe(
+        prompt,
+        width=96,
+        height=64,
+        num_inference_steps=3,
+        generator=torch.Generator("cpu").manual_seed(7),
+        max_sequence_length=pipe.tokenizer_2.model_max_length,
+    ).images
+    difference = np.abs(raw - np.asarray(vanilla, dtype=np.int16)).max()
+    assert difference <= 1
+    # ... is her picture, and not the one without her.
+    base_picture = picture(app, plain["result"]["pictures"][0]["raw"])
+    assert np.abs(raw - base_picture).max() >= 20 * max(difference, 1)
+
+    # The upscaled file is what spandrel makes of the raw one, and no mere enlargement.
+    from spandrel import ModelLoader
+
+    esrgan = ModelLoader(device="cpu").load_from_file(tiny_models / "real-esrgan-x4" / "model.safetensors")
+    with torch.no_grad():
+        enlarged = esrgan(torch.from_numpy(raw.astype(np.float32) / 255).permute(2, 0, 1)[None])
+    expected = (enlarged[0].clamp(0, 1).permute(1, 2, 0) * 255).round().numpy().astype(np.int16)
+    assert np.array_equal(upscaled, expected)
+    size = (upscaled.shape[1], upscaled.shape[0])
+    bicubic = Image.fromarray(raw.astype(np.uint8)).resize(size, Image.Resampling.BICUBIC)
+    assert np.abs(upscaled - np.asarray(bicubic, dtype=np.int16)).max() > 10
