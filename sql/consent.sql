@@ -4,7 +4,7 @@
 -- NULL when the person may be used for the purpose now, else why not. Call it in a LATER statement than the one that
 -- locks the subject: in the same statement it would still read the row as it was before the lock was waited for.
 create or replace function worker.consent_error(p_subject_id uuid, p_purpose text) returns text
-language plpgsql stable set search_path = ''
+language plpgsql stable security definer set search_path = ''
 as $$
 declare
   v_subject public.subjects;

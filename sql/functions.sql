@@ -337,7 +337,8 @@ begin
        phase = ''starting'', metrics = null, error_code = null, error = null
      where id = $1 returning to_jsonb(job)', worker.table_of(p_kind)) into v_job using p_id, p_pod_id;
   perform worker.log_event(p_kind, p_id, (v_job ->> 'attempt')::integer, 'started',
-    jsonb_build_object('pod_id', p_pod_id, 'pod', (select name from worker.pods where id = p_pod_id)));
+    jsonb_build_object('pod_id', p_pod_id, 'pod', (select name from worker.pods where id = p_pod_id),
+      'resumed_step', (select max(step) from worker.staged_objects where kind = p_kind and job_id = p_id and state = 'checkpoint')));
   return worker.start_payload(p_kind, v_job);
 end $$;
 comment on function worker.start_job is 'Start an attempt of a job; the attempt is the fencing token. NULL when there is nothing to run.';
@@ -485,10 +486,10 @@ begin
         or p_result ->> 'sha256' is null or (p_result ->> 'rank')::integer is null) then
     return 'the result does not name the LoRA, its sha256 and its rank';
   end if;
-  select key into v_unknown from worker.result_keys(p_kind, p_result) key
-  where key is not null and not exists (
+  select named.object_key into v_unknown from worker.result_keys(p_kind, p_result) named (object_key)
+  where named.object_key is not null and not exists (
     select from worker.staged_objects staged
-    where staged.key = key and staged.kind = p_kind and staged.job_id = (p_job ->> 'id')::uuid
+    where staged.key = named.object_key and staged.kind = p_kind and staged.job_id = (p_job ->> 'id')::uuid
       and staged.attempt = (p_job ->> 'attempt')::integer and staged.state = 'staged') limit 1;
   return 'not staged by this attempt: ' || v_unknown;
 exception when data_exception then

@@ -21,6 +21,17 @@ begin
           using hint = 'Rename it, or install into another database: nothing was changed.';
       end if;
     end loop;
+    -- The rights at the end take everything in schema worker from everybody, and replace functions of these names.
+    select string_agg(what, ', ' order by what) into v_table from (
+      select 'function ' || oid::regprocedure as what from pg_catalog.pg_proc
+      where pronamespace = 'public'::regnamespace and proname in ('grant_consent', 'reject_consent', 'revoke_consent', 'cancel_job', 'retry_job')
+      union all select 'table ' || oid::regclass from pg_catalog.pg_class where relnamespace = to_regnamespace('worker') and relkind in ('r', 'p', 'v', 'm', 'f')
+      union all select 'function ' || oid::regprocedure from pg_catalog.pg_proc where pronamespace = to_regnamespace('worker')
+    ) theirs;
+    if v_table is not null then
+      raise exception '% is there already and was not made by this project', v_table
+        using hint = 'Rename it, or install into another database: nothing was changed.';
+    end if;
   end if;
 end $$;
 

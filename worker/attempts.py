@@ -123,6 +123,9 @@ class Attempts:
                 lease.interrupt(Interruption.SHUTDOWN)
             with structlog.contextvars.bound_contextvars(kind=kind, job_id=str(job_id), attempt=lease.attempt):
                 await self._run_lease(lease, free_slot)
+        except Exception:
+            # Not even settled: nobody names the job from now on, so the database gives it back.
+            log.exception("job.abandoned", kind=kind, job_id=str(job_id))
         finally:
             self._claims.discard((kind, job_id))
             self.leases.pop(f"{kind}:{job_id}", None)

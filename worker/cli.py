@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -25,18 +26,30 @@ def run() -> None:
     import asyncio
     import signal
 
+    import structlog
+
     from worker import logs
     from worker.queue import Worker
     from worker.settings import Settings
 
-    async def main() -> None:
-        settings = Settings.load()
-        logs.configure(settings.log_format)
+    async def main() -> NoReturn:
         worker = Worker(settings)
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, worker.request_stop)
-        await worker.run()
+        code = 0
+        try:
+            await worker.run()
+        except SettingsError as error:
+            code = _refuse(error)
+        except Exception:
+            structlog.get_logger().exception("worker.crashed")
+            code = 1
+        sys.stdout.flush()
+        # Not by returning: the interpreter would first join threads that wait for a store that hangs.
+        os._exit(code)
 
+    settings = Settings.load()
+    logs.configure(settings.log_format)
     asyncio.run(main())
 
 
@@ -97,5 +110,9 @@ def main() -> None:
     try:
         app()
     except SettingsError as error:
-        typer.echo(f"Settings are wrong:\n{error}", err=True)
-        sys.exit(2)
+        sys.exit(_refuse(error))
+
+
+def _refuse(error: SettingsError) -> int:
+    typer.echo(f"Settings are wrong:\n{error}", err=True)
+    return 2

@@ -1,12 +1,15 @@
 """The database as a pod reaches it: a small pool for statements, and one session connection for what needs a session.
 
-Connections are few on small plans, so a pod holds three: two in the pool, one session. Nothing in the pool needs a
+Connections are few on small plans, so a pod holds three: two in the pool, one session (and one more while it makes a
+convenience copy). Nothing in the pool needs a
 session (no prepared statements, no LISTEN, no session locks), so it may go through a transaction-mode pooler.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, LiteralString, Self, cast
@@ -46,6 +49,9 @@ KEEPALIVES: dict[str, Any] = {
 }
 """A connection whose other end vanished is noticed after 11 to 15 s, not after two hours."""
 
+RECONNECT_FOR_S = 5.0
+"""Afterwards the next statement starts a connection anew."""
+
 RETRY_FOR = timedelta(seconds=60)
 """Longer than a silent pod's grace: afterwards the lease is another's anyway."""
 
@@ -63,19 +69,22 @@ class Database:
 
     def __init__(self, url: str, name: str) -> None:
         self._url = url
+        self._options: dict[str, Any] = {
+            "autocommit": True,
+            "prepare_threshold": None,
+            "row_factory": dict_row,
+            "application_name": f"likeness {name}"[:63],
+            **KEEPALIVES,
+        }
         self._pool: AsyncConnectionPool[psycopg.AsyncConnection[dict[str, Any]]] = AsyncConnectionPool(
             url,
             min_size=1,
             max_size=2,
             open=False,
             timeout=10,
-            kwargs={
-                "autocommit": True,
-                "prepare_threshold": None,
-                "row_factory": dict_row,
-                "application_name": f"likeness {name}"[:63],
-                **KEEPALIVES,
-            },
+            # Short, because the pool's own pauses double: past the grace of a silent pod they must not grow.
+            reconnect_timeout=RECONNECT_FOR_S,
+            kwargs=self._options,
         )
 
     async def __aenter__(self) -> Self:
@@ -133,9 +142,21 @@ class Database:
             cursor = await connection.execute(statement, arguments)
             return await cursor.fetchall() if cursor.description else []
 
-    def transaction(self) -> Any:
-        """A connection of the pool, for the one call that needs a transaction around an effect in storage."""
+    def pooled(self) -> Any:
+        """A connection of the pool, in a context that gives it back."""
         return self._pool.connection()
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[psycopg.AsyncConnection[dict[str, Any]]]:
+        """A transaction around an effect in storage, on a connection of its own.
+
+        Not of the pool: while a store hangs, heartbeats go on.
+        """
+        async with (
+            await psycopg.AsyncConnection[dict[str, Any]].connect(self._url, **self._options) as connection,
+            connection.transaction(),
+        ):
+            yield connection
 
 
 class ClaimQueue:
@@ -189,13 +210,13 @@ class _PoolDriver:
         self.shutdown = asyncio.Event()
 
     async def fetch(self, query: str, *args: object) -> list[dict[str, object]]:
-        async with self._database.transaction() as connection:
+        async with self._database.pooled() as connection:
             cursor = psycopg.AsyncRawCursor(connection, row_factory=dict_row)
             await cursor.execute(query, args or None)
             return cast(list[dict[str, object]], await cursor.fetchall())
 
     async def execute(self, query: str, *args: object) -> str:
-        async with self._database.transaction() as connection:
+        async with self._database.pooled() as connection:
             cursor = psycopg.AsyncRawCursor(connection)
             await cursor.execute(query, args or None)
             return cursor.statusmessage or ""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import sys
@@ -38,6 +39,13 @@ KILL_ONLY_GRACE_S = 0.5
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 
 
+_SECRETS = re.compile(
+    r"^(DATABASE_|PG|S3_|MODELS_S3_|AWS_|(NEXT_PUBLIC_)?SUPABASE_|HF_TOKEN|HUGGING_FACE_HUB_TOKEN|WORKER_SECRET)"
+    r"|SECRET|PASSWORD|TOKEN$|API_KEY"
+)
+"""Names of variables that the GPU process never sees: the worker's own, and what else a pod's host may have set."""
+
+
 class Interrupted(Exception):
     """`GpuChild.interrupt` ended the task; what its workdir holds is no result."""
 
@@ -45,11 +53,13 @@ class Interrupted(Exception):
 class GpuChild:
     """One GPU's process, and its successors. It does one task at a time.
 
-    `env` is added to this process's environment for the child (`CUDA_VISIBLE_DEVICES`, say).
+    It has this process's environment without the secrets, which it has no use for, and with `env`
+    (`CUDA_VISIBLE_DEVICES`, say).
     """
 
     def __init__(self, env: Mapping[str, str] | None = None) -> None:
-        self._env = {**os.environ, **OFFLINE, **(env or {})}
+        inherited = {name: value for name, value in os.environ.items() if not _SECRETS.search(name)}
+        self._env = {**inherited, **OFFLINE, **(env or {})}
         self._process: _Process | None = None
         self._starting = asyncio.Lock()
         self._busy = False

@@ -187,11 +187,12 @@ class Lease:
 
     async def report(self, progress: float, phase: str, metrics: dict[str, Any]) -> None:
         """Say how far the attempt is (0…1), at most once a second."""
+        self._progress = progress
         if time.monotonic() - self._reported_at >= REPORT_EVERY_S:
             await self._report(progress, phase, metrics)
 
     async def _report(self, progress: float, phase: str, metrics: dict[str, Any] | None) -> None:
-        self._reported_at, self._progress = time.monotonic(), progress
+        self._reported_at = time.monotonic()
         try:
             state = await self._database.call_once(
                 "report_job", self.kind, self.id, self.attempt, progress, phase, metrics and Jsonb(metrics)

@@ -68,7 +68,7 @@ class Worker:
             pod_id=self.pod_id,
             on_queue=self._wake_up,
             on_cancel=self._on_cancel,
-            on_state=self._register,
+            on_state=self._on_session,
         )
         self._loras = LoraCache(self._store, settings.bucket_models, self._workspace)
         parts = Parts(settings, self._database, self._store, self._models, self._gpu, self._loras, self._workspace)
@@ -81,6 +81,7 @@ class Worker:
         self._wake = asyncio.Event()
         self._beat_now = asyncio.Event()
         self._ticks = asyncio.Event()
+        self._garbage = asyncio.Event()
         self._stopping = asyncio.Event()
         self._abort = asyncio.Event()
 
@@ -126,6 +127,7 @@ class Worker:
                 ("session", self._session.run()),
                 ("heartbeat", self._heartbeat_loop()),
                 ("tick", self._tick_loop()),
+                ("sweep", self._sweep_loop()),
                 ("routes", self._routes_loop()),
                 ("gpu", self._start_gpu()),
                 ("warm", self._warm_loop()),
@@ -160,11 +162,12 @@ class Worker:
         await self._session.first_try.wait()
         while not self._stopping.is_set():
             self._wake.clear()
-            routes = [route for route, slot in self._routes.slot_of.items() if self._free[slot] > 0]
+            slot_of = dict(self._routes.slot_of)  # a route may be dropped while the claim for it is under way
+            routes = [route for route, slot in slot_of.items() if self._free[slot] > 0]
             try:
                 claim = await self._claim(routes) if routes else None
                 if claim is not None:
-                    self._begin(*claim)
+                    self._begin(*claim, slot_of)
                     continue
                 pause_s = await self._pause_s(routes)
             except Exception as error:
@@ -198,8 +201,8 @@ class Worker:
         starved = await self._database.call_once("starved_routes", routes, wait)
         return [wanted for wanted in (starved, loaded) if wanted]
 
-    def _begin(self, kind: str, job_id: UUID) -> None:
-        slot = next(slot for route, slot in self._routes.slot_of.items() if route.split("/")[0] == kind)
+    def _begin(self, kind: str, job_id: UUID, slot_of: dict[str, str]) -> None:
+        slot = next(slot for route, slot in slot_of.items() if route.split("/")[0] == kind)
         self._free[slot] -= 1
         if slot == "gpu":
             self._gpu_began.set()
@@ -229,6 +232,7 @@ class Worker:
     # -- staying alive
 
     async def _heartbeat_loop(self) -> None:
+        await self._session.first_try.wait()  # by then this pod is registered
         while True:
             self._beat_now.clear()
             answered = await self._beat()
@@ -256,6 +260,10 @@ class Worker:
             log.warning("pod.unknown", what="this pod was held for dead; it registers again")
             await self._register()
         return True
+
+    async def _on_session(self) -> None:
+        self._beat_now.set()  # without a session it is heartbeats that say this pod lives
+        await self._register()
 
     def _on_cancel(self, key: str) -> None:
         if key in self._attempts.leases:
@@ -338,14 +346,25 @@ class Worker:
         while True:
             await self._ticks.wait()
             try:
-                garbage = await self._database.call_once("tick")
-                if garbage:
-                    await self._sweep()
+                if await self._database.call_once("tick"):
+                    self._garbage.set()
             except Exception as error:
-                if not (is_transient(error) or isinstance(error, StorageError)):
+                if not is_transient(error):
                     raise
                 log.warning("tick.failed", reason=type(error).__name__)
             await asyncio.sleep(TICK_S)
+
+    async def _sweep_loop(self) -> None:
+        """Apart from the ticks: while a store hangs, the jobs of dead pods are still taken over."""
+        while True:
+            await self._garbage.wait()
+            self._garbage.clear()
+            try:
+                await self._sweep()
+            except Exception as error:
+                if not (is_transient(error) or isinstance(error, StorageError)):
+                    raise
+                log.warning("sweep.failed", reason=type(error).__name__)
 
     async def _sweep(self) -> None:
         """Delete in storage what ended attempts left. It was marked and committed before; it is offered again later."""

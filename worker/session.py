@@ -38,7 +38,7 @@ class Session:
     on_cancel: Callable[[str], None]
     """A running job, as kind:id, was told to stop."""
     on_state: Callable[[], Awaitable[None]]
-    """`has_lock` or `listening` changed."""
+    """`has_lock` and `listening` are known for the first time, or changed."""
     has_lock: bool = False
     listening: bool = False
     first_try: asyncio.Event = field(default_factory=asyncio.Event)
@@ -66,7 +66,7 @@ class Session:
             was_up, self.has_lock, self.listening = self.has_lock or self.listening, False, False
             if was_up:
                 await self.on_state()
-            self.first_try.set()
+            await self._know_first_time()
             await asyncio.sleep(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
             failures += 1
 
@@ -79,7 +79,7 @@ class Session:
                     remedy="set DATABASE_LISTEN_URL to a direct or session-mode address (on Supabase port 5432)",
                 )
                 self._warned = True
-            self.first_try.set()
+            await self._know_first_time()
             return
         # Seen from the server too, so that a vanished pod's lock goes within seconds. No effect on a Unix socket.
         await connection.execute("set tcp_keepalives_idle = 5")
@@ -93,6 +93,11 @@ class Session:
         await self.on_state()
         self.first_try.set()
         self.on_queue()  # whatever came while nobody listened
+
+    async def _know_first_time(self) -> None:
+        if not self.first_try.is_set():
+            await self.on_state()
+            self.first_try.set()
 
     async def _round_trip_works(self, connection: psycopg.AsyncConnection) -> bool:
         channel = sql.Identifier(f"likeness_probe_{uuid4().hex}")

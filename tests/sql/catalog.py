@@ -79,6 +79,15 @@ def snapshot(url: str) -> dict[str, str]:
     return found
 
 
+def differences(before: dict[str, str], after: dict[str, str]) -> dict[str, tuple[str | None, str | None]]:
+    """What is not the same in two snapshots, by name."""
+    return {
+        name: (before.get(name), after.get(name))
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name) != after.get(name)
+    }
+
+
 def policy_oids(url: str) -> dict[str, int]:
     """Every policy, by table and name: an equal number means that it was left alone."""
     with psycopg.connect(url) as connection:

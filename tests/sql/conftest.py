@@ -1,11 +1,14 @@
-"""Servers for the tests of the SQL: as Supabase hands them out, on every supported PostgreSQL that is here."""
+"""Servers for the tests of the SQL, as Supabase hands them out and on every supported PostgreSQL that is here; tables and pods."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
+from tests.sql.pod import Claims, Pod
 from tests.sql.supabase import VERSIONS, Supabase, supabase_server
+from tests.sql.supabase import VERSIONS, Supabase, supabase_server
+from tests.sql.tables import AppTables
 
 
 @pytest.fixture(scope="session", params=list(VERSIONS), ids=lambda version: f"PostgreSQL {version}")
@@ -18,5 +21,47 @@ def any_supabase(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
 @pytest.fixture(scope="session")
 def supabase(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Supabase]:
     """The newest version."""
+    with supabase_server(tmp_path_factory.mktemp("supabase"), "18") as supabase:
+        yield supabase
+
+
+@pytest.fixture
+def db(database_url: str) -> Iterator[AppTables]:
+    """An app's tables on a fresh database."""
+    with AppTables.open(database_url) as tables:
+        yield tables
+
+
+@pytest.fixture
+def start_pod(database_url: str) -> Iterator[Callable[..., Pod]]:
+    """Make pods: start_pod(routes=…, has_lock=…, name=…)."""
+    pods: list[Pod] = []
+
+    def start(**options: object) -> Pod:
+        pods.append(Pod(database_url, claims, **options))  # type: ignore[arg-type]
+        return pods[-1]
+
+    with Claims(database_url) as claims:
+        yield start
+        for pod in pods:
+            pod.close()
+
+
+@pytest.fixture
+def pod(start_pod: Callable[..., Pod]) -> Pod:
+    """A pod without a lock that offers every route."""
+    return start_pod()
+
+
+@pytest.fixture(scope="session", params=list(VERSIONS), ids=lambda version: f"PostgreSQL {version}")
+def any_supabase(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Supabase]:
+    """Empty projects on each version in turn."""
+    with supabase_server(tmp_path_factory.mktemp("supabase"), request.param) as supabase:
+        yield supabase
+
+
+@pytest.fixture(scope="session")
+def supabase(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Supabase]:
+    """Empty projects on the newest version."""
     with supabase_server(tmp_path_factory.mktemp("supabase"), "18") as supabase:
         yield supabase

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -176,7 +177,7 @@ class App:
         return job
 
     def _one(self, statement: sql.Composed | str, *arguments: object) -> dict[str, Any]:
-        row = self._connection.execute(statement, arguments).fetchone()  # type: ignore[arg-type]
+        row = self._connection.execute(statement, arguments).fetchone()
         if row is None:
             raise LookupError("the row is not there, or not this user's")
         return row
@@ -202,3 +203,13 @@ class Admin:
             "select event from worker.consent_events where subject_id = %s order by id", [subject.id]
         )
         return [row["event"] for row in rows]
+
+    def revoked_at(self, subject: Subject) -> datetime:
+        """When the person's consent was last taken back."""
+        row = self._connection.execute(
+            "select max(at) as at from worker.consent_events where subject_id = %s and event = 'revoke'", [subject.id]
+        ).fetchone()
+        if row is None or row["at"] is None:
+            raise LookupError("consent was not taken back")
+        at: datetime = row["at"]
+        return at

@@ -104,6 +104,11 @@ class EmbeddedPostgres:
         return f"postgresql://{user or 'postgres'}@127.0.0.1:{self.port}/{database}"
 
     @property
+    def programs(self) -> Path:
+        """The folder of the installation's programs, psql among them."""
+        return self._bin_dir
+
+    @property
     def pid(self) -> int:
         """The process id of the postmaster."""
         return int((self._data / "postmaster.pid").read_text().split("\n", 1)[0])

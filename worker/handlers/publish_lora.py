@@ -16,7 +16,7 @@ async def publish_lora(lease: Lease, tools: Tools) -> dict[str, Any]:
     """
     if lease.job.subject is None:
         raise InternalError("a convenience copy needs a subject")
-    async with tools.database.transaction() as connection, connection.transaction():
+    async with tools.database.transaction() as connection:
         await connection.execute("select pg_advisory_xact_lock(worker.subject_lock_key(%s))", [lease.job.subject.id])
         copy = await _lora_to_copy(connection, lease)
         if copy["consented"] and copy["newest"]:

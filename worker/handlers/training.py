@@ -8,11 +8,15 @@ from contextlib import aclosing, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import structlog
+
 from worker import consent
-from worker.errors import InputMissing
+from worker.errors import InputMissing, JobInterrupted
 from worker.gpu_tasks import CheckpointSaved, Done, LoraSettings, Phase, PhotoFile, Progress, TrainTask
 from worker.handlers.tools import Tools
 from worker.jobs import Lease, Photo
+
+log = structlog.get_logger()
 
 PARALLEL_DOWNLOADS = 8
 
@@ -124,12 +128,18 @@ async def _run(task: TrainTask, lease: Lease, tools: Tools) -> dict[str, Any]:
 async def _save_checkpoint(event: CheckpointSaved, lease: Lease, tools: Tools) -> None:
     # A copy, because the GPU process may write the next one over it.
     path = tools.workdir / f"upload-checkpoint-{event.step}.safetensors"
-    await asyncio.to_thread(shutil.copyfile, event.path, path)
     key = f"{lease.job.prefix}checkpoint-{event.step}.safetensors"
-    await lease.stage([(tools.bucket_models, key)])
-    await tools.upload(tools.bucket_models, key, path, "application/octet-stream")
-    await lease.save_checkpoint(event.step, tools.bucket_models, key)
-    await asyncio.to_thread(path.unlink)
+    try:
+        await asyncio.to_thread(shutil.copyfile, event.path, path)
+        await lease.stage([(tools.bucket_models, key)])
+        await tools.upload(tools.bucket_models, key, path, "application/octet-stream")
+        await lease.save_checkpoint(event.step, tools.bucket_models, key)
+        await asyncio.to_thread(path.unlink)
+    except JobInterrupted:
+        pass  # the handler is being stopped
+    except Exception as error:
+        # Training goes on: a pod that is lost now costs more, and that is all.
+        log.warning("checkpoint.skipped", step=event.step, reason=type(error).__name__)
 
 
 async def _stage(trained: dict[str, Any], trigger_word: str, lease: Lease, tools: Tools) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Nothing here asks a hub: a base is a folder on disk, or it is an error.
 
 from __future__ import annotations
 
+import json
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -87,6 +88,7 @@ def load(folder: Path, device: str | None = None) -> Base:
     architecture = architecture_of(folder)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = torch.bfloat16 if place.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    _check_complete(folder)
     try:
         parts = architecture.load(folder, dtype)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, SafetensorError) as error:
@@ -118,6 +120,14 @@ def plan_memory(
     largest = max(part_gib.values()) + working_gib
     fits = "needs" if largest <= free_gib else "may not fit: needs"
     return True, f"offloaded, {device}: {fits} {largest:.1f} of {free_gib:.1f} GiB free"
+
+
+def _check_complete(folder: Path) -> None:
+    """Every part that the index names has a folder: transformers makes up an empty tokenizer where there is none."""
+    index = json.loads((folder / "model_index.json").read_text("utf-8"))
+    for name, kind in index.items():
+        if isinstance(kind, list) and None not in kind and not (folder / name).is_dir():
+            raise ModelUnreadable(f"{folder} is an incomplete base model: it has no {name}")
 
 
 def _size_gib(module: torch.nn.Module) -> float:

@@ -54,7 +54,7 @@ def encode_photos(base: Base, pictures: Sequence[Photo], resolution: int) -> lis
     sizes = photos.buckets(resolution, token_px)
     samples = []
     for picture in pictures:
-        pixels = photos.fit(photos.open_photo(picture.path), sizes)
+        pixels = photos.read_fitted(picture.path, sizes)
         height, width, _ = pixels.shape
         signal = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].to(base.device).float() / 127.5 - 1
         latents = architecture.encode_picture(base.parts, signal)

@@ -10,7 +10,7 @@ import torch
 SAME = torch.tensor([[0.0, 0, 0], [0, 1, 0], [0, 0, 0]])
 BETWEEN = torch.outer(torch.tensor([0.25, 0.5, 0.25]), torch.tensor([0.25, 0.5, 0.25]))
 """Linear interpolation, of pixels that were doubled before."""
-SHARPER = torch.tensor([[0.0, -0.2, 0], [-0.2, 1.8, -0.2], [0, -0.2, 0]])
+SHARPER = torch.tensor([[0.0, -0.1, 0], [-0.1, 1.4, -0.1], [0, -0.1, 0]])
 MEAN_OF_CELL = torch.tensor([[0.25, 0.25, 0], [0.25, 0.25, 0], [0, 0, 0]])
 """Mean of 2x2 pixels, for a convolution of stride 2 padded below and to the right."""
 

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from spandrel import ImageModelDescriptor, ModelLoader, UnsupportedModelError
 
+from worker.ml import kernels
 from worker.ml.errors import ModelUnreadable
 
 TILE = 512
@@ -47,7 +48,7 @@ class Upscaler:
         return enlarged
 
     def _whole(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        signal = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device)
+        signal = torch.from_numpy(pixels.copy()).to(self.device)
         signal = signal.permute(2, 0, 1)[None].to(self.network.dtype) / 255
         result: npt.NDArray[np.uint8] = (
             (self.network(signal)[0].float() * 255).round().byte().permute(1, 2, 0).cpu().numpy()
@@ -88,61 +89,29 @@ def _spans(length: int, tile: int, overlap: int) -> Iterator[tuple[int, int, int
 def build_tiny(path: Path, scale: int, seed: int = 0) -> None:
     """A network of one block in the official key layout, x2 or x4, whose pictures a person recognises.
 
-    Three channels carry the picture through, interpolated and sharpened on the way; random weights add a little of
-    their own. The x2 layout folds 2x2 pixels into channels first, and `_unfold` puts them back in their places.
+    Three channels carry the picture through, interpolated and sharpened on the way; random weights add some texture.
     """
     generator = torch.Generator("cpu").manual_seed(seed)
-    filters, growth, colours = 16, 32, 3  # spandrel's network always grows by 32
-    folded = colours * {4: 1, 2: 4}[scale]
+    filters, growth = 16, 32  # spandrel's network always grows by 32
+    colours = 12 if scale == 2 else 3  # the x2 layout folds 2x2 pixels into channels first
     state: dict[str, torch.Tensor] = {}
 
     def conv(name: str, inputs: int, outputs: int, carried: torch.Tensor | None = None) -> None:
-        weight = torch.randn(outputs, inputs, 3, 3, generator=generator) * 0.01
+        weight = torch.randn(outputs, inputs, 3, 3, generator=generator) * 0.02
+        weight -= weight.mean((2, 3), keepdim=True)  # texture, no tint
         if carried is not None:
-            weight[: carried.shape[0]] *= 0.1
             weight[: carried.shape[0], : carried.shape[1]] += carried
         state[f"{name}.weight"], state[f"{name}.bias"] = weight, torch.zeros(outputs)
 
-    same = torch.tensor([0.0, 1.0, 0.0])
-    between = torch.tensor([0.25, 0.5, 0.25])  # makes linear interpolation of doubled pixels
-    sharper = torch.tensor([[0.0, -0.2, 0.0], [-0.2, 1.8, -0.2], [0.0, -0.2, 0.0]])
-    conv("conv_first", folded, filters, _diagonal(folded, torch.outer(same, same)))
+    interpolated = kernels.each(3, kernels.BETWEEN)
+    conv("conv_first", colours, filters, kernels.each(colours, kernels.SAME))
     for part in (1, 2, 3):
         for layer in (1, 2, 3, 4, 5):
             inputs = filters + (layer - 1) * growth
             conv(f"body.0.rdb{part}.conv{layer}", inputs, growth if layer < 5 else filters)
     conv("conv_body", filters, filters)
-    interpolate = _diagonal(colours, torch.outer(between, between))
-    conv("conv_up1", filters, filters, _unfold(colours) if scale == 2 else interpolate)
-    conv("conv_up2", filters, filters, interpolate)
-    conv("conv_hr", filters, filters, _diagonal(colours, torch.outer(same, same)))
-    conv("conv_last", filters, colours, _diagonal(colours, sharper))
+    conv("conv_up1", filters, filters, kernels.unfold() if scale == 2 else interpolated)
+    conv("conv_up2", filters, filters, interpolated)
+    conv("conv_hr", filters, filters, kernels.each(3, kernels.SAME))
+    conv("conv_last", filters, 3, kernels.each(3, kernels.SHARPER))
     save_file(state, path)
-
-
-def _diagonal(channels: int, kernel: torch.Tensor) -> torch.Tensor:
-    """Every channel to itself through one kernel: (channels, channels, 3, 3)."""
-    return torch.eye(channels)[:, :, None, None] * kernel
-
-
-def _unfold(colours: int) -> torch.Tensor:
-    """After 2x2 pixels were folded into channels and every pixel doubled: each one back in its place.
-
-    A kernel cannot see where in its 2x2 cell it stands, but its left and right taps fall into the same cell on
-    different sides. With these weights a cell's left pixel comes out at its left place and cancels at its right one,
-    but for half a difference to the neighbouring cell.
-    """
-    place = torch.tensor([[-0.5, 0.5, 0.5], [0.5, 0.5, -0.5]])
-    return torch.stack(
-        [
-            torch.cat(
-                [
-                    torch.outer(place[i], place[j])[None] * (c == colour)
-                    for c in range(colours)
-                    for i in (0, 1)
-                    for j in (0, 1)
-                ]
-            )
-            for colour in range(colours)
-        ]
-    )

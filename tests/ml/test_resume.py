@@ -1,0 +1,123 @@
+"""A training that was interrupted and resumed elsewhere equals the uninterrupted one, bit for bit on a CPU."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from tests.ml.runs import finish
+from worker.ml import base_models
+from worker.ml.base_models import Base
+from worker.ml.batches import Photo
+from worker.ml.errors import ModelUnreadable
+from worker.ml.train_lora import Checkpoint, LoraConfig, Step, TrainedLora, train
+
+CONFIG = LoraConfig(steps=14, rank=4, learning_rate=3e-3, resolution=64, batch_size=5, seed=9, caption_dropout=0.3)
+METADATA = {"base": "tiny-flux", "trigger_word": "ohwx", "date": "2024-05-01"}
+
+
+@dataclass(frozen=True)
+class Whole:
+    """The uninterrupted run, and the checkpoints it left after some of its steps."""
+
+    trained: TrainedLora
+    losses: list[float]
+    checkpoints: dict[int, Path]
+
+
+@pytest.fixture(scope="module")
+def whole(base: Base, photos: list[Photo], tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    workdir, kept = tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("kept")
+    losses, checkpoints = [], {}
+    run = train(base, photos, CONFIG, workdir=workdir, metadata=METADATA, checkpoint_every_steps=1)
+    while True:
+        try:
+            event = next(run)
+        except StopIteration as end:
+            return Whole(end.value, losses, checkpoints)
+        if isinstance(event, Step):
+            losses.append(event.loss)
+        if isinstance(event, Checkpoint):
+            checkpoints[event.step] = event.path.rename(kept / event.path.name)
+
+
+@pytest.mark.parametrize("stopped_after", [1, 6, 13])
+def test_resumed_equals_uninterrupted(
+    tiny_base: Path, photos: list[Photo], whole: Whole, tmp_path: Path, stopped_after: int
+) -> None:
+    fresh = base_models.load(tiny_base, "cpu")
+    run = train(
+        fresh, photos, CONFIG, workdir=tmp_path, metadata=METADATA, resume_from=whole.checkpoints[stopped_after]
+    )
+    resumed = finish(run)
+    assert resumed.path.read_bytes() == whole.trained.path.read_bytes()
+    assert resumed.sha256 == whole.trained.sha256
+    assert resumed.final_loss == whole.trained.final_loss
+    assert resumed.losses.read_bytes() == whole.trained.losses.read_bytes()
+
+
+def test_resumed_in_another_process_equals_uninterrupted(
+    tiny_base: Path, photos: list[Photo], whole: Whole, tmp_path: Path
+) -> None:
+    """What only this process knows (global random state, hash seeds) must not matter."""
+    task = (tiny_base, photos, CONFIG, tmp_path, METADATA, whole.checkpoints[6])
+    code = (
+        "import pickle, sys; from worker.ml import base_models, train_lora; from tests.ml.runs import finish;"
+        "base, photos, config, workdir, metadata, checkpoint = pickle.load(sys.stdin.buffer);"
+        "finish(train_lora.train(base_models.load(base, 'cpu'), photos, config, workdir=workdir,"
+        " metadata=metadata, resume_from=checkpoint))"
+    )
+    subprocess.run([sys.executable, "-c", code], input=pickle.dumps(task), check=True)
+    assert (tmp_path / "lora.safetensors").read_bytes() == whole.trained.path.read_bytes()
+
+
+def test_another_seed_is_another_lora(base: Base, photos: list[Photo], whole: Whole, tmp_path: Path) -> None:
+    run = train(base, photos, replace(CONFIG, seed=10), workdir=tmp_path, metadata=METADATA)
+    assert finish(run).sha256 != whole.trained.sha256
+
+
+def test_the_losses_are_kept_from_the_first_step(whole: Whole) -> None:
+    kept = json.loads(whole.trained.losses.read_text("utf-8"))
+    assert kept == [[step, loss] for step, loss in enumerate(whole.losses, start=1)]
+
+
+def test_checkpoints_come_by_time_too_and_two_are_kept(base: Base, photos: list[Photo], tmp_path: Path) -> None:
+    run = train(base, photos, CONFIG, workdir=tmp_path, metadata={}, checkpoint_every_s=0)
+    steps = [event.step for event in run if isinstance(event, Checkpoint)]
+    assert steps == list(range(1, CONFIG.steps))
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == [
+        "checkpoint-12.safetensors",
+        "checkpoint-13.safetensors",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda photos: (photos[:-1], CONFIG), "photos"),
+        (lambda photos: ([replace(photos[0], caption="a wall"), *photos[1:]], CONFIG), "photos"),
+        (lambda photos: (photos, replace(CONFIG, rank=5)), "settings"),
+        (lambda photos: (photos, replace(CONFIG, seed=1)), "settings"),
+    ],
+)
+def test_a_checkpoint_of_another_training_is_refused(
+    base: Base, photos: list[Photo], whole: Whole, tmp_path: Path, change: Callable[..., object], what: str
+) -> None:
+    others, config = change(photos)
+    run = train(base, others, config, workdir=tmp_path, metadata={}, resume_from=whole.checkpoints[6])
+    with pytest.raises(ModelUnreadable, match=what):
+        finish(run)
+
+
+def test_a_damaged_checkpoint_is_refused(base: Base, photos: list[Photo], whole: Whole, tmp_path: Path) -> None:
+    cut = tmp_path / "checkpoint-6.safetensors"
+    cut.write_bytes(whole.checkpoints[6].read_bytes()[:-10])
+    with pytest.raises(ModelUnreadable, match=r"checkpoint-6\.safetensors"):
+        finish(train(base, photos, CONFIG, workdir=tmp_path, metadata={}, resume_from=cut))

@@ -1,0 +1,120 @@
+"""A run that is stopped, fails, or ends leaves the base as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.ml.runs import pictures
+from worker.ml import generate as drawing
+from worker.ml import train_lora as training
+from worker.ml.base_models import Base
+from worker.ml.batches import Photo
+from worker.ml.errors import BadInput, ModelUnreadable
+from worker.ml.generate import LoraUse, PictureRequest, generate
+from worker.ml.train_lora import LoraConfig, TrainedLora, train
+
+REQUEST = PictureRequest("a photo", negative_prompt=None, width=64, height=64, steps=3, guidance=2.0, seed=5)
+CONFIG = LoraConfig(steps=4, rank=4, learning_rate=1e-2, resolution=64, batch_size=3)
+
+
+@pytest.fixture(scope="module")
+def before(base: Base) -> tuple[dict[str, torch.Tensor], np.ndarray]:
+    """All weights of the base, by name, and a picture of it."""
+    return _weights(base), pictures(generate(base, REQUEST))[0]
+
+
+def _weights(base: Base) -> dict[str, torch.Tensor]:
+    return {
+        f"{part}.{name}": weight.clone()
+        for part, module in base.architecture.modules(base.parts).items()
+        for name, weight in module.state_dict().items()
+    }
+
+
+def assert_unchanged(base: Base, before: tuple[dict[str, torch.Tensor], np.ndarray]) -> None:
+    weights, picture = before
+    now = _weights(base)
+    assert now.keys() == weights.keys()
+    assert all(torch.equal(now[name], weights[name]) for name in weights)
+    assert not any(w.requires_grad for m in base.architecture.modules(base.parts).values() for w in m.parameters())
+    np.testing.assert_array_equal(pictures(generate(base, REQUEST))[0], picture)
+
+
+def stop_after(run: Generator[Any, None, Any], kind: type, count: int) -> None:
+    """Take events up to the count-th of this kind, then stop iterating."""
+    for event in run:
+        count -= isinstance(event, kind)
+        if count == 0:
+            break
+    run.close()
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4])
+def test_a_drawing_stopped_at_any_step(base: Base, trained: TrainedLora, before: Any, steps: int) -> None:
+    request = replace(REQUEST, num_images=2, loras=(LoraUse(trained.path),))
+    stop_after(generate(base, request), drawing.Step, steps)
+    assert_unchanged(base, before)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_a_training_stopped_at_any_step(
+    base: Base, photos: list[Photo], before: Any, tmp_path: Path, steps: int
+) -> None:
+    stop_after(train(base, photos, CONFIG, workdir=tmp_path, metadata={}), training.Step, steps)
+    assert not (tmp_path / "lora.safetensors").exists()
+    assert_unchanged(base, before)
+
+
+def test_a_drawing_that_ends(base: Base, trained: TrainedLora, before: Any) -> None:
+    list(generate(base, replace(REQUEST, loras=(LoraUse(trained.path, 1.7),))))
+    assert_unchanged(base, before)
+
+
+def test_a_consumer_that_fails(base: Base, trained: TrainedLora, before: Any) -> None:
+    def consume() -> None:
+        for event in generate(base, replace(REQUEST, loras=(LoraUse(trained.path),))):
+            if isinstance(event, drawing.Step):
+                raise KeyError("the consumer's own trouble")
+
+    with pytest.raises(KeyError):
+        consume()
+    assert_unchanged(base, before)
+
+
+def test_a_second_lora_that_cannot_be_loaded(base: Base, trained: TrainedLora, before: Any, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(trained.path.read_bytes()[:-1000])
+    with pytest.raises(ModelUnreadable):
+        list(generate(base, replace(REQUEST, loras=(LoraUse(trained.path), LoraUse(broken)))))
+    assert_unchanged(base, before)
+
+
+def test_a_training_that_runs_away_is_refused(base: Base, photos: list[Photo], before: Any, tmp_path: Path) -> None:
+    wild = replace(CONFIG, learning_rate=1e30, steps=20)
+    with pytest.raises(BadInput, match="learning_rate"):
+        list(train(base, photos, wild, workdir=tmp_path, metadata={}))
+    assert_unchanged(base, before)
+
+
+def test_a_drawing_stops_within_one_step(base: Base) -> None:
+    """Between two events of a run lies at most one pass through the transformer."""
+    passes = 0
+
+    def count(*_: object) -> None:
+        nonlocal passes
+        passes += 1
+
+    hook = base.parts.transformer.register_forward_hook(count)
+    try:
+        for event in generate(base, replace(REQUEST, num_images=2)):
+            assert passes == isinstance(event, drawing.Step)
+            passes = 0
+    finally:
+        hook.remove()

@@ -1,0 +1,146 @@
+"""A relay in front of an S3 server that can hold one request: before its body, in the middle of it, or its answer."""
+
+from __future__ import annotations
+
+import http.client
+import threading
+from contextlib import suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Literal, Self
+from urllib.parse import urlsplit
+
+When = Literal["before", "half", "answer"]
+"""Nothing was passed on; half of the body was (of the answer's, for a GET); all was, and the answer stays here."""
+
+
+@dataclass
+class Held:
+    """One request that is stopped on its way. `let_go` it in the end, or its thread waits for ever."""
+
+    method: str
+    part: str
+    when: When
+    reached: threading.Event = field(default_factory=threading.Event)
+    """It stands."""
+    over: threading.Event = field(default_factory=threading.Event)
+    """It went on, and all that will ever come of it has reached the server."""
+    _released: threading.Event = field(default_factory=threading.Event)
+
+    def let_go(self) -> None:
+        self._released.set()
+
+    def stand(self) -> None:
+        self.reached.set()
+        self._released.wait()
+
+
+class S3Relay:
+    """Passes requests on to the server at `target`; bodies are small and held in memory by halves."""
+
+    def __init__(self, target: str) -> None:
+        address = urlsplit(target)
+        self._target = (address.hostname or "127.0.0.1", address.port or 80)
+        self._waiting: list[Held] = []
+        self._all: list[Held] = []
+        self._lock = threading.Lock()
+        relay = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_any(self) -> None:
+                relay.pass_on(self)
+
+            do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = do_any  # noqa: N815
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients that left
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for held in self._all:
+            held.let_go()
+        self._server.shutdown()
+        self._server.server_close()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    def hold(self, method: str, part: str, when: When) -> Held:
+        """Stop the next request of a method whose path holds `part`."""
+        held = Held(method, part, when)
+        with self._lock:
+            self._waiting.append(held)
+            self._all.append(held)
+        return held
+
+    def _held(self, method: str, path: str) -> Held | None:
+        with self._lock:
+            for held in self._waiting:
+                if held.method == method and held.part in path:
+                    self._waiting.remove(held)
+                    return held
+        return None
+
+    def pass_on(self, request: BaseHTTPRequestHandler) -> None:
+        held = self._held(request.command, request.path)
+        server = http.client.HTTPConnection(*self._target)
+        try:
+            self._exchange(request, server, held)
+        except OSError:
+            request.close_connection = True  # the client left, as one that was stopped does
+        finally:
+            server.close()
+            if held is not None:
+                held.over.set()
+
+    def _exchange(
+        self, request: BaseHTTPRequestHandler, server: http.client.HTTPConnection, held: Held | None
+    ) -> None:
+        when = held.when if held else None
+        length = int(request.headers.get("Content-Length", 0))
+        if held and when == "before":
+            held.stand()
+        server.putrequest(request.command, request.path, skip_host=True, skip_accept_encoding=True)
+        for name, value in request.headers.items():
+            if name.lower() not in ("expect", "connection"):
+                server.putheader(name, value)
+        server.endheaders()
+        first = length // 2 if when == "half" and length else length
+        server.send(request.rfile.read(first))
+        if held and when == "half" and length:
+            held.stand()
+            rest = request.rfile.read(length - first)
+            if len(rest) < length - first:
+                raise ConnectionError("the client left in the middle of its body")
+            server.send(rest)
+        answer = server.getresponse()
+        body = answer.read()
+        if held and when == "answer":
+            held.stand()
+        request.send_response(answer.status, answer.reason)
+        for name, value in answer.getheaders():
+            if name.lower() not in ("connection", "transfer-encoding", "content-length", "date", "server"):
+                request.send_header(name, value)
+        size = answer.getheader("Content-Length") if request.command == "HEAD" else len(body)
+        request.send_header("Content-Length", str(size or 0))
+        request.end_headers()
+        if held and when == "half" and not length:
+            request.wfile.write(body[: len(body) // 2])
+            request.wfile.flush()
+            held.stand()
+            body = body[len(body) // 2 :]
+        with suppress(BrokenPipeError):
+            request.wfile.write(body)

@@ -1,0 +1,180 @@
+"""Who may do what, written out: the expectation that the catalog is compared with.
+
+A new table, column, function or sequence has no line here and fails the tests until somebody decides who may use it.
+"""
+
+from __future__ import annotations
+
+ROLES = ("public", "anon", "authenticated", "service_role", "likeness_worker")
+"""`public` is everybody, the roles of other applications included. Neither it nor `anon` has a line below."""
+
+SCHEMAS = {"worker": {"USAGE": "authenticated service_role likeness_worker"}}
+
+EXECUTE = {
+    # what apps call
+    "public.cancel_job": "authenticated service_role",
+    "public.retry_job": "authenticated service_role",
+    "public.grant_consent": "authenticated service_role",
+    "public.revoke_consent": "authenticated service_role",
+    "public.reject_consent": "service_role",
+    # what those call for them
+    "worker.cancel_job_as_owner": "authenticated",
+    "worker.retry_job_as_owner": "authenticated",
+    "worker.grant_consent_as_owner": "authenticated",
+    "worker.revoke_consent_as_owner": "authenticated",
+    "worker.cancel_job_as_service": "service_role",
+    "worker.retry_job_as_service": "service_role",
+    "worker.grant_consent_as_service": "service_role",
+    "worker.revoke_consent_as_service": "service_role",
+    "worker.reject_consent_as_service": "service_role",
+    # what policies on storage.objects ask
+    "worker.my_published_objects": "authenticated",
+    "worker.uploads_bucket": "authenticated",
+    # what pods call
+    "worker.complete_job": "likeness_worker",
+    "worker.consent_error": "likeness_worker",
+    "worker.fail_job": "likeness_worker",
+    "worker.garbage_gone": "likeness_worker",
+    "worker.heartbeat": "likeness_worker",
+    "worker.leave_pod": "likeness_worker",
+    "worker.lora_to_copy": "likeness_worker",
+    "worker.peek": "likeness_worker",
+    "worker.pod_lock_key": "likeness_worker",
+    "worker.reap": "likeness_worker",
+    "worker.register_pod": "likeness_worker",
+    "worker.release_job": "likeness_worker",
+    "worker.report_job": "likeness_worker",
+    "worker.save_checkpoint": "likeness_worker",
+    "worker.schema_major": "likeness_worker",
+    "worker.stage_objects": "likeness_worker",
+    "worker.start_job": "likeness_worker",
+    "worker.starved_routes": "likeness_worker",
+    "worker.subject_lock_key": "likeness_worker",
+    "worker.take_garbage": "likeness_worker",
+    "worker.tick": "likeness_worker",
+}
+
+OWNER_ONLY = """
+    actor after_job_insert after_order_update after_subject_update alter_job_tables backoff base_error before_job_insert
+    before_job_update changing_columns charge_failure check_grant check_job_owner check_open_jobs default_base dequeue_row
+    end_attempt enqueue ensure_policy expire_consent explain_waiting fn_pgqueuer_changed generated_job give_back
+    grant_job_table held_state inputs_error is_dead is_ticker items job_consent_error key_error key_subject keys_error
+    lease_state lock_is_free lock_job lock_lease log_event log_refusal models_error models_of named_keys on_photo_write
+    on_subject_insert on_subject_update open_jobs photos_of policy_in_catalog preset_error prune publish_training reconcile
+    refuse_change register_job_table request_error request_stop requeue result_error result_keys route set_consent settle
+    settle_stopped staging_prefix start_payload stop_jobs_of subjects_of table_of try_lock_job
+"""
+"""Functions of schema `worker` that nobody but the owner of the database, and functions that run as it, may call."""
+
+TABLES = {
+    "public.generation_jobs": {"SELECT": "authenticated service_role"},
+    "public.presets": {
+        "SELECT": "authenticated service_role",
+        "INSERT": "service_role",
+        "UPDATE": "service_role",
+        "DELETE": "authenticated service_role",
+    },
+    "public.subject_photos": {
+        "SELECT": "authenticated service_role",
+        "INSERT": "service_role",
+        "UPDATE": "service_role",
+        "DELETE": "authenticated service_role",
+    },
+    "public.subjects": {"SELECT": "authenticated service_role"},
+    "public.subjects_models": {"SELECT": "authenticated service_role"},
+    "public.training_jobs": {"SELECT": "authenticated service_role"},
+    "worker.base_models": {"SELECT": "service_role likeness_worker"},
+    "worker.clock": {},
+    "worker.config": {"SELECT": "service_role likeness_worker"},
+    "worker.consent_events": {"SELECT": "service_role"},
+    "worker.internal_jobs": {},
+    "worker.job_events": {"SELECT": "service_role"},
+    "worker.job_kinds": {"SELECT": "service_role likeness_worker"},
+    "worker.job_subjects": {},
+    "worker.jobs": {},
+    "worker.life_cycle": {},
+    "worker.pgqueuer": dict.fromkeys(("SELECT", "INSERT", "UPDATE", "DELETE"), "likeness_worker"),
+    "worker.pgqueuer_log": dict.fromkeys(("SELECT", "INSERT", "UPDATE", "DELETE"), "likeness_worker"),
+    "worker.pgqueuer_schedules": dict.fromkeys(("SELECT", "INSERT", "UPDATE", "DELETE"), "likeness_worker"),
+    "worker.pgqueuer_statistics": dict.fromkeys(("SELECT", "INSERT", "UPDATE", "DELETE"), "likeness_worker"),
+    "worker.pods": {"SELECT": "service_role"},
+    "worker.policies": {},
+    "worker.queue_depth": {},
+    "worker.schema_versions": {"SELECT": "likeness_worker"},
+    "worker.staged_objects": {},
+}
+"""Rights on whole tables and views. What stands in COLUMNS is granted column by column."""
+
+_LIFE_CYCLE = (
+    "status attempt failures progress phase cancel_requested_at cancel_code error_code error result metrics gpu_seconds "
+    "pod_id created_at started_at finished_at"
+)
+_ADMINISTRATORS = "priority run_after max_failures max_runtime"
+_TRAINING = (
+    "id owner_id subject_id base preset_id sample_paths trigger_word steps rank learning_rate resolution seed"
+)
+_GENERATION = (
+    "id owner_id subject_id base preset_id prompt negative_prompt model_ids lora_scales reference_paths reference_scale "
+    "control_path control_kind control_scale width height steps guidance seed num_images upscale quality output_format"
+)
+
+COLUMNS: dict[str, dict[tuple[str, str], str]] = {
+    "public.subjects": {
+        ("authenticated", "INSERT"): "id name trigger_word subject_is_adult",
+        ("authenticated", "UPDATE"): "name trigger_word",
+        ("service_role", "INSERT"): "id owner_id name trigger_word subject_is_adult",
+        ("service_role", "UPDATE"): "name trigger_word",
+    },
+    "public.subject_photos": {
+        ("authenticated", "INSERT"): "id subject_id path caption",
+        ("authenticated", "UPDATE"): "caption",
+    },
+    "public.subjects_models": {("service_role", "UPDATE"): "retired_at"},
+    "public.presets": {
+        ("authenticated", "INSERT"): "id name kind prompt negative_prompt settings",
+        ("authenticated", "UPDATE"): "name prompt negative_prompt settings",
+    },
+    "public.training_jobs": {
+        ("authenticated", "INSERT"): _TRAINING,
+        ("service_role", "INSERT"): f"{_TRAINING} {_ADMINISTRATORS}",
+        ("service_role", "UPDATE"): _ADMINISTRATORS,
+    },
+    "public.generation_jobs": {
+        ("authenticated", "INSERT"): _GENERATION,
+        ("service_role", "INSERT"): f"{_GENERATION} {_ADMINISTRATORS}",
+        ("service_role", "UPDATE"): _ADMINISTRATORS,
+    },
+}
+"""Columns that a role may write although it may not write the whole table."""
+
+READABLE = {
+    "public.subjects": "id owner_id name trigger_word subject_is_adult consent_status consent_purposes consent_expires_at "
+    "erased_at created_at",
+    "public.subject_photos": "id subject_id path caption status reason prepared_path width height face sha256 phash created_at",
+    "public.subjects_models": "id subject_id job_id version base family path sha256 rank trigger_word metrics created_at "
+    "retired_at",
+    "public.presets": "id owner_id name kind prompt negative_prompt settings created_at",
+    "public.training_jobs": f"{_TRAINING} {_ADMINISTRATORS} {_LIFE_CYCLE}",
+    "public.generation_jobs": f"{_GENERATION} {_ADMINISTRATORS} {_LIFE_CYCLE}",
+    "worker.base_models": "slug family train_base capabilities sizes defaults min_vram_gib licence commercial_use",
+    "worker.config": "singleton consent_mode default_base open_jobs_per_owner bucket_uploads bucket_models keep_logs_for",
+    "worker.consent_events": "id subject_id event purposes expires_at reason evidence_digest job_kind job_id actor at",
+    "worker.job_events": "id kind job_id attempt at event detail",
+    "worker.job_kinds": "kind table_name purpose subject_required slot max_runtime paused",
+    "worker.pods": "id name routes vram_gib models_present has_lock version registered_at last_heartbeat lock_free_since",
+    "worker.schema_versions": "name checksum applied_at",
+}
+"""Every column of the tables that some client or pod may read: a column more is a column that they see."""
+
+PGQUEUER = "worker.pgqueuer"
+"""Tables of this prefix are pgqueuer's own, compared with its package."""
+
+SEQUENCES = {
+    "worker.consent_events_id_seq": {},
+    "worker.job_events_id_seq": {},
+    "worker.pgqueuer_id_seq": {"USAGE": "likeness_worker"},
+    "worker.pgqueuer_log_id_seq": {"USAGE": "likeness_worker"},
+    "worker.pgqueuer_schedules_id_seq": {"USAGE": "likeness_worker"},
+    "worker.pgqueuer_statistics_id_seq": {"USAGE": "likeness_worker"},
+    "worker.staged_objects_id_seq": {},
+}

@@ -1,0 +1,194 @@
+"""The RLS table: what happens when each of the five does each thing. `test_rls.py` runs it.
+
+An outcome is `row` (it happened), `none` (nothing to be seen or changed), `refused` (SQLSTATE 42501) or another SQLSTATE.
+"""
+
+from __future__ import annotations
+
+ACTORS = ("owner", "other", "anon", "service_role", "likeness_worker")
+"""The columns: the rows' owner and another user (both `authenticated`), then three roles."""
+
+_READ = "row none refused row refused"
+_SERVICE_ONLY = "refused refused refused row refused"
+_NOBODY = "refused refused refused refused refused"
+_OWN_ROWS = "row row refused row refused"
+
+TABLES = {
+    "public.subjects": {
+        "select": ("select from public.subjects where id = %(subject)s", _READ),
+        "insert one's own": ("insert into public.subjects (name) values ('new')", _OWN_ROWS),
+        "insert for another": ("insert into public.subjects (name, owner_id) values ('new', %(other)s)", _SERVICE_ONLY),
+        "insert agreed": ("insert into public.subjects (name, consent_status) values ('new', 'approved')", _NOBODY),
+        "update name": ("update public.subjects set name = 'renamed' where id = %(subject)s", _READ),
+        "update consent": ("update public.subjects set consent_status = 'approved' where id = %(pending)s", _NOBODY),
+        "update adult": ("update public.subjects set subject_is_adult = true where id = %(subject)s", _NOBODY),
+        "update owner": ("update public.subjects set owner_id = %(other)s where id = %(subject)s", _NOBODY),
+        "delete": ("delete from public.subjects where id = %(pending)s", _NOBODY),
+    },
+    "public.subject_photos": {
+        "select": ("select from public.subject_photos where id = %(photo)s", _READ),
+        "insert": (
+            "insert into public.subject_photos (subject_id, path) values (%(subject)s, %(owner)s || '/' || %(subject)s || '/photos/new.jpg')",
+            "row refused refused row refused",
+        ),
+        "insert for another": (
+            "insert into public.subject_photos (subject_id, path) values (%(other_subject)s, %(other)s || '/' || %(other_subject)s || '/photos/new.jpg')",
+            "refused row refused row refused",
+        ),
+        "insert accepted": (
+            "insert into public.subject_photos (subject_id, path, status) values (%(subject)s, %(owner)s || '/' || %(subject)s || '/photos/new.jpg', 'accepted')",
+            _SERVICE_ONLY,
+        ),
+        "update caption": ("update public.subject_photos set caption = 'at the sea' where id = %(photo)s", _READ),
+        "update path": (
+            "update public.subject_photos set path = %(owner)s || '/' || %(subject)s || '/photos/moved.jpg' where id = %(photo)s",
+            _SERVICE_ONLY,
+        ),
+        "update status": ("update public.subject_photos set status = 'accepted' where id = %(photo)s", _SERVICE_ONLY),
+        "delete": ("delete from public.subject_photos where id = %(photo)s", _READ),
+    },
+    "public.subjects_models": {
+        "select": ("select from public.subjects_models where id = %(model)s", _READ),
+        "insert": (
+            "insert into public.subjects_models (subject_id, version, base, family, path, sha256, rank) "
+            "values (%(subject)s, 9, 'tiny-flux', 'flux', 'x', repeat('0', 64), 4)",
+            _NOBODY,
+        ),
+        "update retired_at": ("update public.subjects_models set retired_at = now() where id = %(model)s", _SERVICE_ONLY),
+        "update path": ("update public.subjects_models set path = 'elsewhere' where id = %(model)s", _NOBODY),
+        "delete": ("delete from public.subjects_models where id = %(model)s", _NOBODY),
+    },
+    "public.presets": {
+        "select": ("select from public.presets where id = %(preset)s", _READ),
+        "select everybody's": ("select from public.presets where id = %(everybodys)s", _OWN_ROWS),
+        "insert": ("insert into public.presets (name, kind) values ('new', 'generation')", _OWN_ROWS),
+        "insert everybody's": (
+            "insert into public.presets (name, kind, owner_id) values ('new', 'generation', null)",
+            _SERVICE_ONLY,
+        ),
+        "update": ("update public.presets set prompt = 'in oil' where id = %(preset)s", _READ),
+        "update everybody's": (
+            "update public.presets set prompt = 'in oil' where id = %(everybodys)s",
+            "none none refused row refused",
+        ),
+        "update owner": ("update public.presets set owner_id = %(other)s where id = %(preset)s", _SERVICE_ONLY),
+        "delete": ("delete from public.presets where id = %(preset)s", _READ),
+        "delete everybody's": (
+            "delete from public.presets where id = %(everybodys)s",
+            "none none refused row refused",
+        ),
+    },
+    "public.training_jobs": {
+        "select": ("select from public.training_jobs where id = %(training)s", _READ),
+        "insert": ("insert into public.training_jobs (subject_id) values (%(subject)s)", "row refused refused row refused"),
+        "insert for another": (
+            "insert into public.training_jobs (subject_id, owner_id) values (%(other_subject)s, %(owner)s)",
+            "refused row refused row refused",
+        ),
+        "insert refused": (
+            "insert into public.training_jobs (subject_id) values (%(pending)s)",
+            "row refused refused row refused",
+        ),
+        "insert first in line": (
+            "insert into public.training_jobs (subject_id, priority) values (%(subject)s, 9)",
+            _SERVICE_ONLY,
+        ),
+        "insert ended": (
+            "insert into public.training_jobs (subject_id, status) values (%(subject)s, 'completed')",
+            _NOBODY,
+        ),
+        "update priority": ("update public.training_jobs set priority = 9 where id = %(training)s", _SERVICE_ONLY),
+        "update status": ("update public.training_jobs set status = 'completed' where id = %(training)s", _NOBODY),
+        "update request": ("update public.training_jobs set steps = 1 where id = %(training)s", _NOBODY),
+        "delete": ("delete from public.training_jobs where id = %(training)s", _NOBODY),
+    },
+    "public.generation_jobs": {
+        "select": ("select from public.generation_jobs where id = %(generation)s", _READ),
+        "insert": (
+            "insert into public.generation_jobs (subject_id, prompt) values (%(subject)s, 'at the sea')",
+            "row refused refused row refused",
+        ),
+        "insert about nobody": ("insert into public.generation_jobs (prompt) values ('the sea')", _OWN_ROWS),
+        "insert for another": (
+            "insert into public.generation_jobs (owner_id, subject_id, prompt) values (%(owner)s, %(other_subject)s, 'x')",
+            "refused row refused row refused",
+        ),
+        "insert another's LoRA": (
+            "insert into public.generation_jobs (subject_id, prompt, model_ids) values (%(other_subject)s, 'x', array[%(model)s]::uuid[])",
+            "refused 22023 refused 22023 refused",
+        ),
+        "insert first in line": (
+            "insert into public.generation_jobs (subject_id, prompt, priority) values (%(subject)s, 'x', 9)",
+            _SERVICE_ONLY,
+        ),
+        "insert with a result": (
+            """insert into public.generation_jobs (subject_id, prompt, result) values (%(subject)s, 'x', '{"pictures": []}')""",
+            _NOBODY,
+        ),
+        "update priority": ("update public.generation_jobs set priority = 9 where id = %(generation)s", _SERVICE_ONLY),
+        "update result": ("update public.generation_jobs set result = '{}' where id = %(generation)s", _NOBODY),
+        "update request": ("update public.generation_jobs set prompt = 'other' where id = %(generation)s", _NOBODY),
+        "delete": ("delete from public.generation_jobs where id = %(generation)s", _NOBODY),
+    },
+}
+
+FUNCTIONS = {
+    "public.cancel_job": {
+        "training": ("select public.cancel_job('training', %(training)s)", "row refused refused row refused"),
+        "of the worker's own": ("select public.cancel_job('publish_lora', %(internal)s)", _SERVICE_ONLY),
+        "unknown": ("select public.cancel_job('training', gen_random_uuid())", _NOBODY),
+    },
+    "public.retry_job": {
+        "training": ("select public.retry_job('training', %(cancelled)s)", "row refused refused row refused"),
+        "of the worker's own": ("select public.retry_job('publish_lora', %(internal)s)", "refused refused refused 22023 refused"),
+    },
+    "public.grant_consent": {
+        "by an administrator": ("select public.grant_consent(%(pending)s, adult => true)", _SERVICE_ONLY),
+        "stated by the owner, which counts for nothing here": (
+            "select public.grant_consent(%(pending)s, confirmed => true, adult => true)",
+            _SERVICE_ONLY,
+        ),
+    },
+    "public.reject_consent": {"": ("select public.reject_consent(%(subject)s)", _SERVICE_ONLY)},
+    "public.revoke_consent": {
+        "": ("select public.revoke_consent(%(subject)s, 'no more')", "row refused refused row refused"),
+    },
+    "worker.cancel_job_as_owner": {
+        "": ("select worker.cancel_job_as_owner('training', %(training)s)", "row refused refused refused refused"),
+    },
+    "worker.cancel_job_as_service": {
+        "": ("select worker.cancel_job_as_service('training', %(training)s)", _SERVICE_ONLY),
+    },
+    "worker.retry_job_as_owner": {
+        "": ("select worker.retry_job_as_owner('training', %(cancelled)s)", "row refused refused refused refused"),
+    },
+    "worker.retry_job_as_service": {
+        "": ("select worker.retry_job_as_service('training', %(cancelled)s)", _SERVICE_ONLY),
+    },
+    "worker.grant_consent_as_owner": {
+        "where an administrator decides": (
+            "select worker.grant_consent_as_owner(%(pending)s, '{training}', null, null, true, true)",
+            _NOBODY,
+        ),
+    },
+    "worker.grant_consent_as_service": {
+        "": (
+            "select worker.grant_consent_as_service(%(pending)s, '{training}', null, null, true, true)",
+            _SERVICE_ONLY,
+        ),
+    },
+    "worker.revoke_consent_as_owner": {
+        "": ("select worker.revoke_consent_as_owner(%(subject)s, null)", "row refused refused refused refused"),
+    },
+    "worker.revoke_consent_as_service": {
+        "": ("select worker.revoke_consent_as_service(%(subject)s, null)", _SERVICE_ONLY),
+    },
+    "worker.reject_consent_as_service": {
+        "": ("select worker.reject_consent_as_service(%(subject)s, null)", _SERVICE_ONLY),
+    },
+    "worker.my_published_objects": {
+        "": ("select from worker.my_published_objects()", "row none refused refused refused"),
+    },
+    "worker.uploads_bucket": {"": ("select worker.uploads_bucket()", "row row refused refused refused")},
+}
+"""Every function that a client may call. Pods' functions are run by the tests of jobs; their denials by test_rights.py."""

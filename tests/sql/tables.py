@@ -1,0 +1,130 @@
+"""An app's tables without an object store: what pure SQL needs, on a fresh database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Self
+from uuid import UUID
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import dict_row
+from tests.app import TABLES, App
+
+from worker.demo.tiny_models import REGISTER_TINY_BASE, TINY_BASE
+
+ABLE_BASE = "able-flux"
+"""A base that takes references and poses too; no pod needs to offer it."""
+
+
+class AppTables(App):
+    """`App` with rows alone: photographs are keys that nobody uploaded, buckets are names."""
+
+    @classmethod
+    def open(cls, url: str) -> Self:
+        tables = cls(
+            url=url,
+            s3_server=None,  # type: ignore[arg-type]
+            database=psycopg.connect(url, autocommit=True, row_factory=dict_row),
+            s3=None,  # type: ignore[arg-type]
+            uploads="uploads",
+            models="model_artifacts",
+        )
+        tables.run("update worker.config set default_base = %s, open_jobs_per_owner = 1000", TINY_BASE)
+        tables.run(REGISTER_TINY_BASE)
+        tables.run(
+            """insert into worker.base_models (slug, family, capabilities, licence, commercial_use)
+               values (%s, 'flux', '{train,lora,ip_adapter,control:pose}', 'none', true)""",
+            ABLE_BASE,
+        )
+        # As if somebody had been ticking all along: the template's clock stood still.
+        tables.run("update worker.clock set last_tick = clock_timestamp(), grace_from = now() - interval '1 hour'")
+        tables.add_user(tables.owner)
+        return tables
+
+    def __exit__(self, *_: object) -> None:
+        self.database.close()
+
+    # -- people
+
+    def add_photos(self, subject: UUID, count: int = 4, *, owner: UUID | None = None) -> list[str]:
+        keys = [f"{owner or self.owner}/{subject}/photos/{index}.jpg" for index in range(count)]
+        for key in keys:
+            self.run("insert into public.subject_photos (subject_id, path) values (%s, %s)", subject, key)
+        return keys
+
+    @contextmanager
+    def without_triggers(self) -> Iterator[None]:
+        """Statements that time or a crash would have made, not a client."""
+        self.run("set session_replication_role = replica")
+        try:
+            yield
+        finally:
+            self.run("set session_replication_role = origin")
+
+    def let_consent_expire(self, subject: UUID) -> None:
+        """Time passes a person's `consent_expires_at`; nobody ticks."""
+        with self.without_triggers():
+            self.run(
+                "update public.subjects set consent_expires_at = clock_timestamp() - interval '1 second' where id = %s",
+                subject,
+            )
+
+    def ledger(self, subject: UUID, *events: str) -> list[dict[str, Any]]:
+        """The consent ledger of a person, oldest first; of these events, if any are named."""
+        return self.run(
+            "select * from worker.consent_events where subject_id = %s and (%s or event = any(%s)) order by id",
+            subject,
+            not events,
+            list(events),
+        )
+
+    # -- jobs
+
+    def status(self, kind: str, job_id: UUID) -> tuple[str, str | None]:
+        """Status and error code."""
+        job = self.job(kind, job_id)
+        return job["status"], job["error_code"]
+
+    def queue_row(self, kind: str, job_id: UUID) -> dict[str, Any] | None:
+        rows = self.run("select * from worker.pgqueuer where dedupe_key = %s", f"{kind}:{job_id}")
+        return rows[0] if rows else None
+
+    def touched(self, kind: str, job_id: UUID) -> set[UUID]:
+        """Every person a job touches."""
+        rows = self.run("select subject_id from worker.job_subjects where kind = %s and job_id = %s", kind, job_id)
+        return {row["subject_id"] for row in rows}
+
+    def staged(self, job_id: UUID) -> dict[str, str]:
+        """State by key of everything a job's attempts registered."""
+        rows = self.run("select key, state from worker.staged_objects where job_id = %s", job_id)
+        return {row["key"]: row["state"] for row in rows}
+
+    def garbage(self) -> set[str]:
+        """Keys that a sweeper is told to delete now."""
+        return {item["key"] for item in self.one("select worker.take_garbage(1000)")}
+
+    def tick(self) -> int | None:
+        count: int | None = self.one("select worker.tick()")
+        return count
+
+    def snapshot(self) -> dict[str, list[dict[str, Any]]]:
+        """Every row that a job's life writes, for comparing before and after."""
+        tables = [
+            *(name for name in TABLES.values()),
+            "worker.job_subjects",
+            "worker.job_events",
+            "worker.pgqueuer",
+            "worker.staged_objects",
+            "worker.consent_events",
+            "public.subjects_models",
+        ]
+        return {
+            name: self.run(sql.SQL("select * from {} t order by t::text").format(_name(name)).as_string(self.database))
+            for name in tables
+        }
+
+
+def _name(qualified: str) -> sql.Identifier:
+    return sql.Identifier(*qualified.split("."))

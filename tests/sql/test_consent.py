@@ -1,0 +1,343 @@
+"""Who may change consent, what the ledger keeps of it, and how a loss of consent reaches every open job."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from psycopg import sql
+from tests.sql.pod import Attempt, Pod
+from tests.sql.tables import ABLE_BASE, AppTables
+
+IN_A_YEAR = datetime.now(UTC) + timedelta(days=365)
+
+
+def consent(db: AppTables, subject: UUID) -> str:
+    return str(db.one("select consent_status from public.subjects where id = %s", subject))
+
+
+def set_mode(db: AppTables, mode: str) -> None:
+    db.run("update worker.config set consent_mode = %s", mode)
+
+
+# -- who may grant, reject, revoke
+
+
+@pytest.mark.parametrize("mode", ["admin", "owner_attests"])
+def test_the_service_key_grants_rejects_and_revokes_in_both_modes(db: AppTables, mode: str) -> None:
+    set_mode(db, mode)
+    subject = db.add_subject(consent=False)
+    with db.acting_as("service_role") as service:
+        service.execute("select grant_consent(%s, '{generation}', %s, 'a signed form')", [subject, IN_A_YEAR])
+        assert consent(db, subject) == "approved"
+        service.execute("select revoke_consent(%s, 'by mail')", [subject])
+        assert consent(db, subject) == "revoked"
+        service.execute("select reject_consent(%s)", [subject])
+        assert consent(db, subject) == "rejected"
+    grant, revoke, reject = db.ledger(subject)
+    assert (grant["event"], grant["purposes"], grant["expires_at"]) == ("grant", ["generation"], IN_A_YEAR)
+    assert (revoke["event"], revoke["reason"], reject["event"]) == ("revoke", "by mail", "reject")
+
+
+def test_in_mode_admin_an_owner_cannot_grant(db: AppTables) -> None:
+    subject = db.add_subject(consent=False)
+    with db.acting_as("authenticated", db.owner) as owner:
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="granted by an administrator"):
+            owner.execute("select grant_consent(%s, confirmed => true, adult => true)", [subject])
+    assert consent(db, subject) == "pending"
+    assert db.ledger(subject) == []
+
+
+def test_in_mode_owner_attests_an_owner_must_state_both_and_only_for_subjects_of_his_own(db: AppTables) -> None:
+    set_mode(db, "owner_attests")
+    mine = db.add_subject(consent=False, adult=False)
+    theirs = db.add_subject(consent=False, owner=db.add_user(uuid4()))
+    with db.acting_as("authenticated", db.owner) as owner:
+        for half in ("", ", confirmed => true", ", adult => true", ", confirmed => null, adult => true"):
+            with pytest.raises(psycopg.errors.InvalidParameterValue, match="state both"):
+                owner.execute(f"select grant_consent(%s{half})", [mine])  # type: ignore[arg-type]
+        for unknown in (theirs, uuid4()):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege, match="no such subject of yours"):
+                owner.execute("select grant_consent(%s, confirmed => true, adult => true)", [unknown])
+        assert (consent(db, mine), consent(db, theirs)) == ("pending", "pending")
+        owner.execute("select grant_consent(%s, confirmed => true, adult => true)", [mine])
+    assert consent(db, mine) == "approved"
+    assert db.ledger(mine, "grant")[0]["actor"] == str(db.owner)
+
+
+@pytest.mark.parametrize("mode", ["admin", "owner_attests"])
+def test_an_owner_takes_consent_back_in_both_modes_but_only_his_own(db: AppTables, mode: str) -> None:
+    set_mode(db, mode)
+    mine, theirs = db.add_subject(), db.add_subject(owner=db.add_user(uuid4()))
+    with db.acting_as("authenticated", db.owner) as owner:
+        for unknown in (theirs, uuid4()):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege, match="no such subject of yours"):
+                owner.execute("select revoke_consent(%s)", [unknown])
+        owner.execute("select revoke_consent(%s, 'I asked')", [mine])
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            owner.execute("select reject_consent(%s)", [mine])
+    assert (consent(db, mine), consent(db, theirs)) == ("revoked", "approved")
+
+
+@pytest.mark.parametrize("role", ["anon", "likeness_worker"])
+def test_nobody_else_may_touch_consent(db: AppTables, role: str) -> None:
+    set_mode(db, "owner_attests")
+    subject = db.add_subject(consent=False)
+    for call in ("public.grant_consent(%s)", "public.reject_consent(%s)", "public.revoke_consent(%s)"):
+        with db.acting_as(role, db.owner) as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute(f"select {call}", [subject])  # type: ignore[arg-type]
+    assert consent(db, subject) == "pending"
+
+
+def test_a_role_in_forged_claims_opens_nothing(db: AppTables) -> None:
+    subject = db.add_subject(consent=False)
+    with db.acting_as("authenticated", db.owner) as owner:
+        owner.execute("select set_config('request.jwt.claims', %s, false)", [f'{{"role":"service_role","sub":"{db.owner}"}}'])
+        for call in ("grant_consent(%s)", "worker.grant_consent_as_service(%s, '{training}', null, null, true, true)"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                owner.execute(f"select {call}", [subject])  # type: ignore[arg-type]
+    assert consent(db, subject) == "pending"
+
+
+def test_a_grant_that_makes_no_sense_is_refused(db: AppTables) -> None:
+    subject, child = db.add_subject(consent=False), db.add_subject(consent=False, adult=False)
+    for arguments in (
+        (subject, [], None),
+        (subject, ["sculpture"], None),
+        (subject, None, None),
+        (subject, ["training"], datetime.now(UTC) - timedelta(seconds=1)),
+        (child, ["training"], None),
+    ):
+        with pytest.raises(psycopg.errors.InvalidParameterValue):
+            db.run("select public.grant_consent(%s, %s::text[], %s)", *arguments)
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="no subject"):
+        db.run("select public.grant_consent(%s)", uuid4())
+    assert {consent(db, subject), consent(db, child)} == {"pending"}
+
+
+CHANGES = {
+    "consent_status": "'revoked'",
+    "consent_purposes": "'{training}'",
+    "consent_expires_at": "now() + interval '1 day'",
+    "subject_is_adult": "false",
+    "owner_id": "gen_random_uuid()",
+}
+
+
+@pytest.mark.parametrize("role", [None, "authenticated", "service_role", "likeness_worker", "anon"])
+def test_consent_columns_change_no_other_way(db: AppTables, role: str | None) -> None:
+    subject = db.add_subject()
+    before = db.run("select * from public.subjects")
+    for column, value in CHANGES.items():
+        statement = f"update public.subjects set {column} = {value} where id = %s"
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            if role is None:
+                db.run(statement, subject)
+            else:
+                with db.acting_as(role, db.owner) as connection:
+                    connection.execute("set worker.changing_consent = 'yes'")
+                    connection.execute(statement, [subject])  # type: ignore[arg-type]
+    assert db.run("select * from public.subjects") == before
+    for column in ("consent_status", "consent_purposes", "consent_expires_at"):
+        value = {"consent_status": "approved", "consent_purposes": ["training"]}.get(column, IN_A_YEAR)
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            db.database.execute(
+                sql.SQL("insert into public.subjects (owner_id, name, subject_is_adult, {}) values (%s, 'x', true, %s)").format(
+                    sql.Identifier(column)
+                ),
+                [db.owner, value],
+            )
+
+
+# -- the ledger
+
+
+def test_the_ledger_is_append_only_for_everybody(db: AppTables) -> None:
+    subject = db.add_subject()
+    before = db.ledger(subject)
+    for statement in (
+        "update worker.consent_events set reason = 'never mind'",
+        "delete from worker.consent_events",
+        "truncate worker.consent_events",
+    ):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="append-only"):
+            db.run(statement)
+        for role in ("authenticated", "service_role", "likeness_worker"):
+            with db.acting_as(role, db.owner) as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(statement)  # type: ignore[arg-type]
+    assert db.ledger(subject) == before
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(evidence=st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1, max_size=200))
+def test_the_ledger_keeps_a_digest_of_the_evidence_and_no_name(db: AppTables, evidence: str) -> None:
+    subject = db.add_subject(consent=False, name="Ada Personal-Name")
+    db.run("select public.grant_consent(%s, evidence => %s)", subject, evidence)
+    (entry,) = db.ledger(subject)
+    assert entry.pop("evidence_digest") == hashlib.sha256(evidence.encode()).hexdigest()
+    assert not any(value in (evidence, "Ada Personal-Name") for value in entry.values())
+
+
+def test_taking_back_twice_is_one_entry(db: AppTables) -> None:
+    subject = db.add_subject()
+    for _ in range(2):
+        db.run("select public.revoke_consent(%s)", subject)
+    assert [entry["event"] for entry in db.ledger(subject)] == ["grant", "revoke"]
+
+
+def test_the_ledger_outlives_the_person(db: AppTables) -> None:
+    subject = db.add_subject()
+    db.run("delete from public.subjects where id = %s", subject)
+    assert len(db.ledger(subject)) == 1
+
+
+# -- a loss reaches every open job
+
+
+def revoke(db: AppTables, subject: UUID) -> None:
+    db.run("select public.revoke_consent(%s)", subject)
+
+
+def reject(db: AppTables, subject: UUID) -> None:
+    db.run("select public.reject_consent(%s)", subject)
+
+
+def expire(db: AppTables, subject: UUID) -> None:
+    db.let_consent_expire(subject)
+    db.tick()
+
+
+def erase(db: AppTables, subject: UUID) -> None:
+    db.run("update public.subjects set erased_at = now() where id = %s", subject)
+
+
+def delete_the_account(db: AppTables, subject: UUID) -> None:
+    db.run("delete from auth.users where id = (select owner_id from public.subjects where id = %s)", subject)
+
+
+def agree_to_less(db: AppTables, subject: UUID) -> None:
+    db.run("select public.grant_consent(%s, '{training}')", subject)
+
+
+def two_people(db: AppTables, pod: Pod) -> tuple[UUID, UUID, Attempt, UUID]:
+    """Ada and Ben in a running and in a queued job of Ada's; Ben by his LoRA and by a picture."""
+    ada, ben = db.add_subject(name="Ada"), db.add_subject(name="Ben")
+    running = db.request("generation", subject_id=ada, prompt="x", model_ids=[db.add_lora(ada), db.add_lora(ben)])
+    attempt = pod.run("generation", running)
+    attempt.staged_result()
+    queued = db.request(
+        "generation", subject_id=ada, prompt="x", base=ABLE_BASE, reference_paths=[f"{db.owner}/{ben}/photos/1.jpg"]
+    )
+    return ada, ben, attempt, queued
+
+
+@pytest.mark.parametrize("loss", [revoke, reject, expire, erase, delete_the_account, agree_to_less])
+@pytest.mark.parametrize("who", ["the subject", "the other person"])
+def test_a_loss_of_consent_fails_queued_jobs_and_stops_running_ones(
+    db: AppTables, pod: Pod, loss: Callable[[AppTables, UUID], None], who: str
+) -> None:
+    ada, ben, attempt, queued = two_people(db, pod)
+    bystander = db.add_subject(owner=db.add_user(uuid4()))
+    untouched = db.request("generation", subject_id=bystander, prompt="x", model_ids=[])
+    person = ada if who == "the subject" else ben
+    pod.heartbeat(attempt)  # later beats tell of what ended since
+    loss(db, person)
+
+    assert db.status("generation", queued) == ("failed", "consent_denied")
+    assert db.queue_row("generation", queued) is None
+    assert db.ledger(person, "refusal")[-1]["job_id"] == queued
+    running = db.job("generation", attempt.id)
+    assert (running["status"], running["cancel_code"]) == ("running", "consent_denied")
+    assert running["cancel_requested_at"] is not None
+    beat = pod.heartbeat(attempt)
+    assert [lease["state"] for lease in beat["leases"]] == ["cancel"]
+    if loss not in (agree_to_less, erase):  # those leave something to keep: erasing has a job of its own
+        assert str(person) in beat["ended_subjects"]
+    assert attempt.report() == "cancel"
+
+    assert attempt.release() == "consent_denied"
+    assert db.status("generation", attempt.id) == ("failed", "consent_denied")
+    assert set(db.staged(attempt.id).values()) == {"deleting"}
+    assert db.status("generation", untouched) == ("queued", None)
+
+
+@pytest.mark.parametrize("ending", ["complete", "fail", "release"])
+def test_whatever_ends_a_revoked_attempt_settles_it_as_refused(db: AppTables, pod: Pod, ending: str) -> None:
+    ada, _, attempt, _ = two_people(db, pod)
+    result = attempt.result()
+    revoke(db, ada)
+    answer = attempt.complete(result) if ending == "complete" else getattr(attempt, ending)()
+    assert answer == "consent_denied"
+    job = db.job("generation", attempt.id)
+    assert (job["status"], job["error_code"], job["result"], job["gpu_seconds"]) == ("failed", "consent_denied", None, 1)
+    assert job["error"] == "the person took consent back: it was revoked"
+    assert db.queue_row("generation", attempt.id) is None
+    assert set(db.staged(attempt.id).values()) == {"deleting"}
+    assert {entry["job_id"] for entry in db.ledger(ada, "refusal")} >= {attempt.id}
+
+
+def test_a_revocation_outranks_a_cancellation_whichever_came_first(db: AppTables, pod: Pod) -> None:
+    for first, second in (("revoke", "cancel"), ("cancel", "revoke")):
+        subject = db.add_subject()
+        attempt = pod.run("generation", db.request("generation", subject_id=subject, prompt="x", model_ids=[]))
+        for step in (first, second):
+            if step == "revoke":
+                revoke(db, subject)
+            else:
+                db.run("select public.cancel_job('generation', %s)", attempt.id)
+        assert attempt.release() == "consent_denied"
+
+
+def test_granting_again_does_not_revive_what_was_stopped(db: AppTables, pod: Pod) -> None:
+    ada, _, attempt, queued = two_people(db, pod)
+    revoke(db, ada)
+    db.run("select public.grant_consent(%s)", ada)
+    assert attempt.complete(attempt.result()) == "consent_denied"
+    assert db.status("generation", queued) == ("failed", "consent_denied")
+    assert db.one("select public.retry_job('generation', %s)", attempt.id) == "queued"
+    assert pod.run("generation", attempt.id).publish() == "ok"
+
+
+def test_an_expiry_counts_from_its_second_on_and_is_written_down_by_the_tick(db: AppTables, pod: Pod) -> None:
+    subject = db.add_subject()
+    waiting = db.request("generation", subject_id=subject, prompt="x", model_ids=[])
+    claim = pod.claim()
+    assert claim == ("generation", waiting)
+    db.let_consent_expire(subject)
+    # Nobody ticked: start_job looks at the clock itself.
+    assert pod.start(*claim) is None
+    assert db.status("generation", waiting) == ("failed", "consent_denied")
+    assert db.job("generation", waiting)["error"] == "the person's consent has expired"
+    assert consent(db, subject) == "approved"
+    db.tick()
+    assert consent(db, subject) == "revoked"
+    assert [entry["event"] for entry in db.ledger(subject)] == ["grant", "refusal", "expiry"]
+    db.tick()
+    assert len(db.ledger(subject, "expiry")) == 1
+
+
+def test_consent_that_expires_between_start_and_publication_stops_the_publication(db: AppTables, pod: Pod) -> None:
+    subject = db.add_subject()
+    attempt = pod.run("generation", db.request("generation", subject_id=subject, prompt="x", model_ids=[]))
+    result = attempt.staged_result()
+    db.let_consent_expire(subject)  # nobody ticked, so nobody asked the attempt to stop
+    assert attempt.complete(result) == "consent_denied"
+    assert db.status("generation", attempt.id) == ("failed", "consent_denied")
+    assert set(db.staged(attempt.id).values()) == {"deleting"}
+
+
+def test_a_deleted_account_leaves_its_rows_and_takes_every_consent_back(db: AppTables, pod: Pod) -> None:
+    subjects = [db.add_subject(), db.add_subject(consent=False)]
+    job = db.request("generation", subject_id=subjects[0], prompt="x", model_ids=[])
+    db.run("delete from auth.users where id = %s", db.owner)
+    for subject in subjects:
+        assert consent(db, subject) == "revoked"
+        assert db.ledger(subject, "revoke")[0]["reason"] == "the owner's account was deleted"
+    assert db.job("generation", job)["owner_id"] == db.owner, "erasure goes by it"
+    assert pod.claim() is None

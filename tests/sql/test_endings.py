@@ -1,0 +1,313 @@
+"""How attempts end other than well: failures, shutdowns, cancellations; and what they leave in storage."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+from tests.sql.pod import PUBLISH, Attempt, Pod
+from tests.sql.tables import AppTables
+
+NEVER_RETRIED = ("consent_denied", "prompt_blocked", "output_blocked", "invalid_input", "input_missing")
+RETRIED = ("storage_error", "worker_lost", "timeout", "internal")
+AT_ONCE = timedelta(0)
+
+
+def ask(db: AppTables, **columns: Any) -> UUID:
+    """A generation job that can start: of a person who agrees, without a LoRA."""
+    return db.request("generation", **({"subject_id": db.add_subject(), "prompt": "x", "model_ids": []} | columns))
+
+
+def running(db: AppTables, pod: Pod, **columns: Any) -> Attempt:
+    attempt = pod.run("generation", ask(db, **columns))
+    attempt.staged_result()
+    return attempt
+
+
+def due(db: AppTables) -> None:
+    """The time of every deferred job has come."""
+    db.run("update worker.pgqueuer set execute_after = now() - interval '1 second'")
+
+
+# -- failures
+
+
+def test_failures_are_counted_until_the_last_try(db: AppTables, pod: Pod) -> None:
+    job = ask(db, max_failures=3)
+    for failures, ending in ((1, "queued"), (2, "queued"), (3, "failed")):
+        attempt = pod.run("generation", job)
+        assert attempt.number == failures
+        assert attempt.fail("storage_error", "the store said no", AT_ONCE, 2.0) == ending
+        row = db.job("generation", job)
+        assert (row["status"], row["failures"], row["gpu_seconds"]) == (ending, failures, 2.0 * failures)
+        assert (row["error_code"], row["error"]) == ("storage_error", "the store said no")
+    assert row["finished_at"] is not None
+    assert db.queue_row("generation", job) is None
+    assert pod.claim() is None
+
+
+def test_each_failure_waits_longer(db: AppTables, pod: Pod) -> None:
+    job = ask(db, max_failures=20)
+    for least, most in ((8, 12), (32, 48), (128, 192), (480, 720), (480, 720)):
+        attempt = pod.run("generation", job)
+        assert attempt.fail() == "queued"
+        assert pod.claim() is None
+        waits = db.one(
+            "select extract(epoch from execute_after - clock_timestamp())::float from worker.pgqueuer where status = 'queued'"
+        )
+        assert least - 5 < waits <= most
+        row = db.job("generation", job)
+        assert (row["phase"], row["pod_id"], row["progress"]) == ("waiting to try again", None, 0)
+        due(db)
+
+
+@pytest.mark.parametrize("codes", [NEVER_RETRIED, RETRIED], ids=["never retried", "retried"])
+def test_what_trying_again_cannot_help_fails_at_once(db: AppTables, pod: Pod, codes: tuple[str, ...]) -> None:
+    for code in codes:
+        attempt = running(db, pod, max_failures=2)
+        answer = attempt.fail(code, "because")
+        assert answer == ("failed" if codes is NEVER_RETRIED else "queued"), code
+        assert db.status("generation", attempt.id) == (answer, code)
+        assert db.job("generation", attempt.id)["failures"] == 1
+        assert set(db.staged(attempt.id).values()) == {"deleting"}
+
+
+def test_a_failure_sent_twice_is_charged_once(db: AppTables, pod: Pod) -> None:
+    attempt = running(db, pod)
+    assert [attempt.fail(), attempt.fail()] == ["queued", "lost"]
+    assert db.job("generation", attempt.id)["failures"] == 1
+
+
+# -- given back
+
+
+def test_a_release_is_not_charged_and_is_claimable_at_once(db: AppTables, start_pod: Callable[..., Pod]) -> None:
+    one, two = start_pod(), start_pod()
+    attempt = running(db, one, max_failures=1)
+    listener = psycopg.connect(db.url, autocommit=True)
+    listener.execute("listen likeness_queue")
+    assert attempt.release("its pod is stopping", gpu_s=4.0) == "queued"
+    assert len(list(listener.notifies(timeout=5, stop_after=1))) == 1
+    listener.close()
+    row = db.job("generation", attempt.id)
+    assert (row["status"], row["failures"], row["error_code"], row["gpu_seconds"]) == ("queued", 0, None, 4.0)
+    assert row["phase"] == "its pod is stopping"
+    again = two.run("generation", attempt.id)
+    assert (again.number, again.publish()) == (2, "ok")
+    assert db.job("generation", attempt.id)["gpu_seconds"] == 5.0
+
+
+# -- cancel and retry
+
+
+def cancel(db: AppTables, job: UUID, **actor: Any) -> str:
+    return _as(db, "cancel_job", job, **actor)
+
+
+def retry(db: AppTables, job: UUID, **actor: Any) -> str:
+    return _as(db, "retry_job", job, **actor)
+
+
+def _as(db: AppTables, function: str, job: UUID, role: str = "authenticated", user: UUID | None = None) -> str:
+    with db.acting_as(role, (user or db.owner) if role == "authenticated" else None) as connection:
+        row = connection.execute(f"select {function}('generation', %s) as answer", [job]).fetchone()  # type: ignore[arg-type]
+    assert row is not None
+    return str(row["answer"])
+
+
+@pytest.mark.parametrize("role", ["authenticated", "service_role"])
+def test_cancelling_ends_a_waiting_job_and_stops_a_running_one(db: AppTables, pod: Pod, role: str) -> None:
+    waiting = ask(db)
+    assert cancel(db, waiting, role=role) == "cancelled"
+    assert (db.status("generation", waiting), db.queue_row("generation", waiting)) == (("cancelled", None), None)
+    for ending in ("complete", "fail", "release"):
+        attempt = running(db, pod)
+        listener = psycopg.connect(db.url, autocommit=True)
+        listener.execute("listen likeness_cancel")
+        assert cancel(db, attempt.id, role=role) == "stopping"
+        (heard,) = listener.notifies(timeout=5, stop_after=1)
+        assert heard.payload == f"generation:{attempt.id}"
+        listener.close()
+        assert attempt.report() == "cancel"
+        assert pod.heartbeat(attempt)["leases"][0]["state"] == "cancel"
+        answer = attempt.complete(attempt.result()) if ending == "complete" else getattr(attempt, ending)()
+        assert answer == "cancelled"
+        assert db.status("generation", attempt.id) == ("cancelled", None)
+        assert set(db.staged(attempt.id).values()) == {"deleting"}
+        assert cancel(db, attempt.id, role=role) == "cancelled", "it had ended"
+
+
+def test_a_job_cancelled_between_claim_and_start_does_not_start(db: AppTables, pod: Pod) -> None:
+    job = ask(db)
+    claim = pod.claim()
+    assert claim is not None
+    assert cancel(db, job) == "cancelled"
+    assert pod.start(*claim) is None
+    assert pod.heartbeat(claim)["leases"][0]["state"] == "lost"
+    assert db.status("generation", job) == ("cancelled", None)
+
+
+def test_retry_puts_an_ended_job_back_with_all_its_tries(db: AppTables, pod: Pod) -> None:
+    attempt = running(db, pod, max_failures=1)
+    attempt.fail("internal")
+    assert retry(db, attempt.id) == "queued"
+    row = db.job("generation", attempt.id)
+    assert (row["failures"], row["error_code"], row["finished_at"], row["attempt"]) == (0, None, None, 1)
+    again = pod.run("generation", attempt.id)
+    assert (again.number, attempt.report(), again.publish()) == (2, "lost", "ok")
+
+
+def test_only_failed_and_cancelled_jobs_are_tried_again(db: AppTables, pod: Pod) -> None:
+    attempt = running(db, pod)
+    for status in ("running", "completed"):
+        if status == "completed":
+            attempt.complete(attempt.result())
+        with pytest.raises(psycopg.errors.InvalidParameterValue, match=f"a {status} job cannot be tried again"):
+            retry(db, attempt.id)
+
+
+def test_retry_counts_as_an_open_job_and_asks_for_consent_again(db: AppTables, pod: Pod) -> None:
+    subject = db.add_subject()
+    jobs = [ask(db, subject_id=subject), ask(db, subject_id=subject)]
+    db.run("select public.revoke_consent(%s)", subject)
+    db.run("update worker.config set open_jobs_per_owner = 1")
+    assert retry(db, jobs[0]) == "queued"
+    with pytest.raises(psycopg.Error, match="too many open jobs"):
+        retry(db, jobs[1])
+    assert pod.start(*pod.claim()) is None  # type: ignore[misc]
+    assert db.status("generation", jobs[0]) == ("failed", "consent_denied")
+
+
+def test_somebody_elses_job_is_as_unknown_as_none(db: AppTables, pod: Pod) -> None:
+    stranger = db.add_user(uuid4())
+    job = ask(db)
+    before = db.snapshot()
+    for function in (cancel, retry):
+        for unknown in (job, uuid4()):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege, match="no such job of yours"):
+                function(db, unknown, user=stranger)
+    for function_name in ("cancel_job", "retry_job"):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            pod.database.execute(f"select public.{function_name}('generation', %s)", [job])  # type: ignore[arg-type]
+    assert db.snapshot() == before
+
+
+# -- checkpoints
+
+
+def test_the_next_attempt_resumes_from_the_newest_checkpoint(db: AppTables, start_pod: Callable[..., Pod]) -> None:
+    one, two = start_pod(), start_pod()
+    subject = db.add_subject()
+    db.add_photos(subject)
+    job = db.request("training", subject_id=subject)
+    first = one.run("training", job)
+    assert first.payload["checkpoint"] is None
+    assert [first.save_checkpoint(step) for step in (10, 20)] == ["ok", "ok"]
+    older, newer = first.key("checkpoint-10.safetensors"), first.key("checkpoint-20.safetensors")
+    assert db.garbage() == {older}, "the one before it is of no use any more"
+    first.stage("checkpoint-30.safetensors")  # its upload did not finish
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match="was not staged by this attempt"):
+        first.call("save_checkpoint", 40, "model_artifacts", first.key("checkpoint-40.safetensors"))
+    assert first.fail(retry_after=AT_ONCE) == "queued"
+    assert db.garbage() == {first.key("checkpoint-30.safetensors")}, "the checkpoint outlives its attempt"
+
+    second = two.run("training", job)
+    assert second.payload["checkpoint"] == {"step": 20, "bucket": "model_artifacts", "key": newer}
+    assert str(first.call("save_checkpoint", 50, "model_artifacts", newer)) == "lost"
+    assert second.publish() == "ok"
+    assert db.garbage() == {newer}
+
+
+# -- garbage
+
+
+def test_what_an_attempt_left_is_offered_to_the_sweeper_and_never_a_published_key(db: AppTables, pod: Pod) -> None:
+    failed, published = running(db, pod), running(db, pod)
+    published.stage("scratch.bin")
+    keep = running(db, pod)
+    failed.fail()
+    assert published.complete(published.result()) == "ok"
+    left = {failed.key("0.png"), failed.key("0.raw.png"), published.key("scratch.bin")}
+    assert db.tick() == len(left)
+    assert db.garbage() == left
+    assert db.garbage() == set(), "another pod is deleting them"
+    for state, attempt in (("published", published), ("staged", keep)):
+        assert db.staged(attempt.id)[attempt.key("0.png")] == state
+    # Even a pod that says so does not make a published object go away.
+    ids = [row["id"] for row in db.run("select id from worker.staged_objects where state <> 'deleting'")]
+    for _ in range(5):
+        pod.call("garbage_gone", ids)
+    assert db.staged(published.id)[published.key("0.png")] == "published"
+
+
+def test_deleted_objects_are_offered_three_times_more_for_uploads_that_come_late(db: AppTables, pod: Pod) -> None:
+    attempt = running(db, pod)
+    attempt.fail()
+    for minutes in (15, 60, 24 * 60, None):
+        offered = db.one("select worker.take_garbage(1)")
+        pod.call("garbage_gone", [offered[0]["id"]])
+        rows = db.run("select offer_after - clock_timestamp() as wait from worker.staged_objects where id = %s", offered[0]["id"])
+        if minutes is None:
+            assert rows == []
+        else:
+            assert timedelta(minutes=minutes - 1) < rows[0]["wait"] <= timedelta(minutes=minutes)
+            db.run("update worker.staged_objects set offer_after = now() - interval '1 second' where id = %s", offered[0]["id"])
+            # and not the other object, which is still another pod's to delete
+            db.run("update worker.staged_objects set offer_after = now() + interval '9 days' where id <> %s", offered[0]["id"])
+
+
+def test_a_sweeper_that_dies_leaves_its_garbage_to_the_next(db: AppTables, pod: Pod) -> None:
+    attempt = running(db, pod)
+    attempt.fail()
+    taken = db.garbage()
+    db.run("update worker.staged_objects set offer_after = offer_after - interval '1 minute'")
+    assert db.garbage() == taken
+
+
+# -- what a person looks at
+
+
+def test_the_list_of_jobs_fits_a_terminal_of_120_characters(db: AppTables, pod: Pod) -> None:
+    subject = db.add_subject()
+    db.add_photos(subject)
+    pod.run("training", db.request("training", subject_id=subject)).publish()
+    for code in ("internal", "consent_denied"):
+        running(db, pod, max_failures=1).fail(code, "a reason of many words " * 20)
+    running(db, pod).report(0.5, "a phase of many words " * 9)
+    waiting = ask(db)
+    rows = db.run("select * from worker.jobs")
+    assert [row["id"] for row in rows][0] == waiting, "newest first"
+    assert {row["kind"] for row in rows} == {"training", "generation", "publish_lora"}
+    psql = shutil.which("psql")
+    if psql is None:
+        widths = [max(len(str(value)) for value in [name, *(row[name] for row in rows)]) for name in rows[0]]
+        assert sum(widths) + 3 * (len(widths) - 1) + 2 <= 120
+        return
+    shown = subprocess.run([psql, "-X", "-c", "table worker.jobs", db.url], capture_output=True, text=True, check=True)
+    lines = shown.stdout.splitlines()
+    assert len(lines) == len(rows) + 4
+    assert max(map(len, lines)) <= 120
+
+
+def test_queue_depth_shows_what_waits_what_runs_and_who_could(db: AppTables, start_pod: Callable[..., Pod]) -> None:
+    pod = start_pod()
+    start_pod(routes=(PUBLISH,))
+    running(db, pod)
+    ask(db)
+    ask(db, base="flux-dev")
+    depth = {row["route"]: row for row in db.run("select * from worker.queue_depth")}
+    seen = {route: (row["waiting"], row["running"], row["pods"]) for route, row in depth.items()}
+    assert seen == {
+        "generation/tiny-flux": (1, 1, 1),
+        "generation/flux-dev": (1, 0, 0),
+        "training/tiny-flux": (0, 0, 1),
+        "publish_lora": (0, 0, 2),
+    }
+    assert depth["generation/flux-dev"]["oldest"] < timedelta(minutes=5)
+    assert depth["publish_lora"]["oldest"] is None

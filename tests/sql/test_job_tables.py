@@ -1,0 +1,142 @@
+"""What makes a table a job table: `register_job_table` again and for a new kind, `alter_job_tables`, Realtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psycopg
+import pytest
+from tests.sql.catalog import differences, snapshot
+from tests.sql.files import next_release
+from tests.sql.pod import Claims, Pod
+from tests.sql.supabase import Supabase
+from tests.sql.tables import AppTables
+
+from worker import migrate
+from worker.migrate import sql_folder
+
+WATCHED = {"subjects", "subjects_models", "training_jobs", "generation_jobs"}
+
+A_NEW_KIND = """
+create table public.mesh_jobs (
+  like worker.life_cycle including all,
+  input_path text not null
+);
+comment on table public.mesh_jobs is 'Requests for meshes.';
+select worker.register_job_table('mesh', 'public.mesh_jobs', null, false, 'light', interval '10 minutes');
+"""
+
+ITS_POLICIES = """
+select worker.ensure_policy('users can view their own mesh jobs', 'public.mesh_jobs', 'select', 'authenticated',
+  'owner_id = (select auth.uid())');
+select worker.ensure_policy('users can request meshes', 'public.mesh_jobs', 'insert', 'authenticated',
+  null, 'owner_id = (select auth.uid())');
+"""
+
+
+def published(url: str) -> set[str]:
+    with psycopg.connect(url) as connection:
+        return {
+            f"{schema}.{table}"
+            for schema, table in connection.execute("select schemaname, tablename from pg_publication_tables").fetchall()
+        }
+
+
+@pytest.mark.parametrize("publication", ["create publication supabase_realtime", None])
+def test_registering_the_kinds_again_changes_nothing(any_supabase: Supabase, publication: str | None) -> None:
+    url = any_supabase.create(grants_by_default=True)
+    with psycopg.connect(url, autocommit=True) as owner:
+        if publication:
+            owner.execute(publication)  # type: ignore[arg-type]
+        migrate.migrate(url)
+        before = snapshot(url)
+        owner.execute((sql_folder() / "triggers.sql").read_text())  # type: ignore[arg-type]
+        assert differences(before, snapshot(url)) == {}
+        assert published(url) == ({f"public.{table}" for table in WATCHED} if publication else set())
+
+
+def test_what_an_administrator_set_for_a_kind_outlives_the_next_release(supabase: Supabase, tmp_path: Path) -> None:
+    url = supabase.create()
+    migrate.migrate(url)
+    with AppTables.open(url) as app:
+        app.run("update worker.job_kinds set paused = true, max_runtime = '9 hours' where kind = 'training'")
+        app.run("update worker.config set keep_logs_for = '7 days'")
+        before = snapshot(url)
+        migrate.migrate(url, next_release(tmp_path))
+        assert list(differences(before, snapshot(url))) == ["row of worker.schema_versions views"]
+
+
+def test_a_publication_of_all_tables_is_left_alone(supabase: Supabase) -> None:
+    url = supabase.create()
+    with psycopg.connect(supabase.superuser_url(url), autocommit=True) as superuser:
+        superuser.execute("create publication supabase_realtime for all tables")
+    migrate.migrate(url)
+    assert {f"public.{table}" for table in WATCHED} <= published(url)
+
+
+def test_tables_are_watched_once_the_publication_is_there(supabase: Supabase, tmp_path: Path) -> None:
+    url = supabase.create()
+    migrate.migrate(url)
+    with psycopg.connect(url, autocommit=True) as owner:
+        owner.execute("create publication supabase_realtime")
+        owner.execute("alter publication supabase_realtime add table public.subjects")
+    migrate.migrate(url, next_release(tmp_path))
+    assert published(url) == {f"public.{table}" for table in WATCHED}
+
+
+def test_a_life_cycle_column_reaches_every_job_table_and_no_client(any_supabase: Supabase, tmp_path: Path) -> None:
+    url = any_supabase.create(grants_by_default=True)
+    migrate.migrate(url)
+    release = next_release(
+        tmp_path, _0003_node="select worker.alter_job_tables('alter table %s add column node text default ''here''');"
+    )
+    migrate.migrate(url, release)
+    with AppTables.open(url) as app:
+        tables = {row["name"] for row in app.run("select attrelid::regclass::text as name from pg_attribute where attname = 'node'")}
+        assert tables == {"worker.life_cycle", "training_jobs", "generation_jobs", "worker.internal_jobs"}
+        # The life cycle may change it, and no client may write it, neither at the insert nor later.
+        job = app.request("training", subject_id=app.add_subject())
+        app.run("update public.training_jobs set node = 'there' where id = %s", job)
+        for role in ("authenticated", "service_role"):
+            with app.acting_as(role, app.owner) as client:
+                for statement in (
+                    "insert into public.generation_jobs (prompt, node) values ('the sea', 'mine')",
+                    "update public.training_jobs set node = 'mine'",
+                ):
+                    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="permission denied for table"):
+                        client.execute(statement)
+                client.execute("insert into public.generation_jobs (prompt) values ('the sea')")
+
+
+def test_a_new_kind_is_a_table_and_one_call(any_supabase: Supabase, tmp_path: Path) -> None:
+    """Beside them stand its policies, as for every table of `public`, and its handler."""
+    release = next_release(tmp_path, _0003_mesh=A_NEW_KIND)
+    with (release / "rls.sql").open("a") as policies:
+        policies.write(ITS_POLICIES)
+    url = any_supabase.create(grants_by_default=True)
+    with psycopg.connect(url, autocommit=True) as owner:
+        owner.execute("create publication supabase_realtime")
+    migrate.migrate(url)
+    migrate.migrate(url, release)
+    assert "public.mesh_jobs" in published(url)
+
+    with AppTables.open(url) as app, Claims(url) as claims:
+        insert = "insert into public.mesh_jobs (input_path) values ('x') returning id, owner_id, max_runtime"
+        with app.acting_as("authenticated", app.owner) as client:
+            job = client.execute(insert).fetchone()
+            assert job is not None
+            assert job["owner_id"] == app.owner
+            assert client.execute("select from public.mesh_jobs").rowcount == 1
+            for forbidden in ("delete from public.mesh_jobs", "update public.mesh_jobs set status = 'completed'"):
+                with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                    client.execute(forbidden)
+        with app.acting_as("anon") as stranger, pytest.raises(psycopg.errors.InsufficientPrivilege):
+            stranger.execute("select from public.mesh_jobs")
+        assert app.one("select kind || ' ' || status from worker.jobs where id = %s", job["id"]) == "mesh queued"
+
+        pod = Pod(url, claims, routes=("mesh",))
+        attempt = pod.run("mesh", job["id"])
+        assert attempt.complete({"objects": []}) == "ok"
+        pod.close()
+        with app.acting_as("authenticated", app.owner) as client:
+            assert client.execute("select status from public.mesh_jobs").fetchall() == [{"status": "completed"}]

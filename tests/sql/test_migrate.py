@@ -1,0 +1,263 @@
+"""`worker migrate` and its printed SQL: repeatable, equal, all or nothing, and careful with what is there already."""
+
+from __future__ import annotations
+
+import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psycopg
+import pytest
+from tests.sql.catalog import differences, policy_oids, snapshot
+from tests.sql.files import next_release, psql
+from tests.sql.supabase import Supabase
+
+from worker import migrate
+from worker.demo.servers import EmbeddedPostgres
+from worker.migrate import MigrationError, render
+
+NUMBERED = ["0001_pgqueuer", "0002_tables"]
+A_COLUMN_MORE = "alter table public.presets add column mood text; comment on column public.presets.mood is 'New here.';"
+
+
+def execute(url: str, statement: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(statement)  # type: ignore[arg-type]
+
+
+# ------------------------------------------------------------------------------------------------------------ repeatable
+
+
+@pytest.mark.parametrize("grants_by_default", [True, False], ids=["older project", "newer project"])
+def test_migrating_again_changes_nothing(any_supabase: Supabase, grants_by_default: bool) -> None:
+    url = any_supabase.create(grants_by_default=grants_by_default)
+    assert migrate.migrate(url) == [*NUMBERED, *migrate.REPEATABLE]
+    before = snapshot(url)
+    assert len(before) > 500, "a snapshot that holds next to nothing proves nothing"
+    assert migrate.migrate(url) == []
+    assert differences(before, snapshot(url)) == {}
+
+
+def test_running_every_repeatable_file_again_changes_nothing(any_supabase: Supabase, tmp_path: Path) -> None:
+    url = any_supabase.create(grants_by_default=True)
+    migrate.migrate(url)
+    before, policies = snapshot(url), policy_oids(url)
+    assert migrate.migrate(url, next_release(tmp_path)) == list(migrate.REPEATABLE)
+    assert list(differences(before, snapshot(url))) == ["row of worker.schema_versions views"]
+    assert policy_oids(url) == policies
+
+
+def test_two_at_once_apply_it_once(supabase: Supabase) -> None:
+    url = supabase.create()
+    with ThreadPoolExecutor() as threads:
+        applied = [run.result() for run in [threads.submit(migrate.migrate, url) for _ in range(2)]]
+    assert sorted(applied) == [[], [*NUMBERED, *migrate.REPEATABLE]]
+
+
+# -------------------------------------------------------------------------------------------------------- the two routes
+
+
+@pytest.mark.parametrize("grants_by_default", [True, False], ids=["older project", "newer project"])
+def test_the_printed_sql_makes_the_same_database(
+    any_supabase: Supabase, grants_by_default: bool, tmp_path: Path
+) -> None:
+    applied, printed = (any_supabase.create(grants_by_default=grants_by_default) for _ in range(2))
+    migrate.migrate(applied)
+    result = psql(printed, render(), tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert differences(snapshot(applied), snapshot(printed)) == {}
+    assert migrate.migrate(printed) == []
+
+
+def test_the_printed_sql_is_plain_and_brings_no_transaction() -> None:
+    text = render()
+    assert re.search(r"^\s*\\", text, re.MULTILINE) is None, "psql commands are not SQL"
+    assert re.search(r"^\s*(begin|commit|rollback|start transaction)\s*;", text, re.MULTILINE | re.IGNORECASE) is None
+
+
+def test_the_next_release_may_take_the_other_route(supabase: Supabase, tmp_path: Path) -> None:
+    release = next_release(tmp_path, _0003_mood=A_COLUMN_MORE)
+    whole, printed_first, printed_second = (supabase.create() for _ in range(3))
+    migrate.migrate(whole, release)
+
+    assert psql(printed_first, render(), tmp_path).returncode == 0
+    assert migrate.migrate(printed_first, release) == ["0003_mood", *migrate.REPEATABLE]
+    assert differences(snapshot(whole), snapshot(printed_first)) == {}
+
+    migrate.migrate(printed_second)
+    result = psql(printed_second, render(2, release), tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert differences(snapshot(whole), snapshot(printed_second)) == {}
+    assert migrate.migrate(printed_second, release) == []
+
+
+@pytest.mark.parametrize(
+    ("applied", "since", "complaint"),
+    [
+        (True, 0, "applied here already: 0001_pgqueuer, 0002_tables"),
+        (True, 1, "applied here already: 0002_tables"),
+        (True, 3, "not applied here yet: 0003_mood"),
+        (False, 2, "not applied here yet: 0001_pgqueuer, 0002_tables"),
+    ],
+)
+def test_sql_printed_since_the_wrong_release_is_refused_by_name(
+    supabase: Supabase, tmp_path: Path, applied: bool, since: int, complaint: str
+) -> None:
+    release = next_release(tmp_path, _0003_mood=A_COLUMN_MORE)
+    url = supabase.create()
+    if applied:
+        migrate.migrate(url)
+    before = snapshot(url)
+    result = psql(url, render(since, release), tmp_path)
+    assert result.returncode != 0
+    assert complaint in result.stderr
+    assert differences(before, snapshot(url)) == {}
+
+
+# -------------------------------------------------------------------------------------------------------- all or nothing
+
+
+@pytest.mark.parametrize("migrated", [False, True], ids=["empty database", "migrated database"])
+def test_a_failing_file_is_named_and_leaves_nothing(supabase: Supabase, tmp_path: Path, migrated: bool) -> None:
+    release = next_release(tmp_path, _0003_mood=A_COLUMN_MORE, _0004_broken="alter table public.nowhere add x int;")
+    url = supabase.create()
+    if migrated:
+        migrate.migrate(url)
+    before = snapshot(url)
+    with pytest.raises(MigrationError, match=r"0004_broken\.sql: .*public\.nowhere.* Nothing was changed"):
+        migrate.migrate(url, release)
+    assert differences(before, snapshot(url)) == {}
+    assert psql(url, render(2 if migrated else 0, release), tmp_path).returncode != 0
+    assert differences(before, snapshot(url)) == {}
+
+
+def test_an_applied_file_that_was_edited_is_refused_by_name(supabase: Supabase, tmp_path: Path) -> None:
+    url = supabase.create()
+    migrate.migrate(url)
+    before = snapshot(url)
+    release = next_release(tmp_path, _0003_mood=A_COLUMN_MORE)
+    with (release / "migrations" / "0002_tables.sql").open("a") as file:
+        file.write("-- an afterthought\n")
+    with pytest.raises(MigrationError, match=r"0002_tables\.sql was changed after it was applied here"):
+        migrate.migrate(url, release)
+    assert differences(before, snapshot(url)) == {}
+
+
+# ------------------------------------------------------------------------------------------------- what is there already
+
+
+@pytest.mark.parametrize(
+    "table", ["subjects", "subject_photos", "subjects_models", "presets", "training_jobs", "generation_jobs"]
+)
+def test_a_table_of_the_app_is_refused_by_name(supabase: Supabase, table: str) -> None:
+    url = supabase.create()
+    execute(url, f"create table public.{table} (id uuid primary key, mine text)")
+    before = snapshot(url)
+    with pytest.raises(MigrationError, match=rf"public\.{table} is there already and was not made by this project"):
+        migrate.migrate(url)
+    assert differences(before, snapshot(url)) == {}
+
+
+@pytest.mark.parametrize(
+    ("theirs", "name"),
+    [
+        ("create function public.cancel_job(number bigint) returns text language sql as 'select null'", "cancel_job"),
+        ("create schema worker; create table worker.shifts (id int primary key)", "table worker.shifts"),
+        ("create schema worker; create function worker.pay() returns int language sql as 'select 1'", "worker.pay"),
+    ],
+    ids=["function", "schema with a table", "schema with a function"],
+)
+def test_functions_and_a_schema_of_the_app_are_refused_by_name(supabase: Supabase, theirs: str, name: str) -> None:
+    url = supabase.create()
+    execute(url, theirs)
+    before = snapshot(url)
+    with pytest.raises(MigrationError, match=rf"{name}.* is there already and was not made by this project"):
+        migrate.migrate(url)
+    assert differences(before, snapshot(url)) == {}
+
+
+def test_every_table_and_function_of_public_is_guarded_against_overwriting(supabase: Supabase) -> None:
+    url = supabase.create()
+    migrate.migrate(url)
+    preflight = (migrate.sql_folder() / "preflight.sql").read_text()
+    made = re.findall(r"^(?:relation|function) public\.(\w+)", "\n".join(snapshot(url)), re.MULTILINE)
+    assert len(made) > 10
+    assert [name for name in made if f"'{name}'" not in preflight] == []
+
+
+def test_a_bare_postgres_is_told_what_is_missing_and_takes_the_stand_ins_once(tmp_path: Path) -> None:
+    with EmbeddedPostgres(tmp_path / "postgres", fast=True) as server:
+        url = server.url()
+        before = snapshot(url)
+        with pytest.raises(MigrationError) as refused:
+            migrate.migrate(url)
+        for missing in (
+            "role anon",
+            "role authenticated",
+            "role service_role",
+            "table auth.users",
+            "table storage.objects",
+            "function auth.uid()",
+            "function storage.foldername(text)",
+            "--stand-ins",
+        ):
+            assert missing in str(refused.value)
+        assert differences(before, snapshot(url)) == {}
+        migrate.install_stand_ins(url)
+        with pytest.raises(MigrationError, match=r"auth\.users is there already"):
+            migrate.install_stand_ins(url)
+        assert migrate.migrate(url) == [*NUMBERED, *migrate.REPEATABLE]
+
+
+def test_stand_ins_never_touch_a_supabase_project(supabase: Supabase) -> None:
+    url = supabase.create()
+    before = snapshot(url)
+    for user in (url, supabase.superuser_url(url)):
+        with pytest.raises(MigrationError, match=r"auth\.users is there already"):
+            migrate.install_stand_ins(user)
+    assert differences(before, snapshot(url)) == {}
+
+
+# -------------------------------------------------------------------------------------------------------------- policies
+
+
+def test_a_policy_dropped_or_changed_by_hand_is_set_right_and_no_other_is_touched(
+    supabase: Supabase, tmp_path: Path
+) -> None:
+    url = supabase.create()
+    migrate.migrate(url)
+    before, policies = snapshot(url), policy_oids(url)
+    dropped, loosened, moved = (
+        "public.subjects.users can view their own subjects",
+        "storage.objects.likeness: users can view what is theirs",
+        "public.presets.users can delete their own presets",
+    )
+    execute(url, 'drop policy "users can view their own subjects" on public.subjects')
+    execute(url, 'alter policy "likeness: users can view what is theirs" on storage.objects using (true)')
+    execute(url, 'alter policy "users can delete their own presets" on public.presets to public')
+
+    migrate.migrate(url, next_release(tmp_path))
+
+    assert list(differences(before, snapshot(url))) == ["row of worker.schema_versions views"]
+    made_again = {name for name, oid in policy_oids(url).items() if policies[name] != oid}
+    assert made_again == {name.removeprefix("public.") for name in (dropped, moved)} | {loosened}
+
+
+def test_policies_never_wait_long_for_a_busy_storage_table(supabase: Supabase, tmp_path: Path) -> None:
+    url = supabase.create()
+    migrate.migrate(url)
+    with psycopg.connect(supabase.superuser_url(url)) as upload:
+        upload.execute("lock table storage.objects in row exclusive mode")
+        # Unchanged policies lock nothing: the next release goes in beside the upload.
+        migrate.migrate(url, next_release(tmp_path / "unchanged"))
+        upload.rollback()
+    execute(url, 'drop policy "likeness: users can view what is theirs" on storage.objects')
+    before = snapshot(url)
+    with psycopg.connect(supabase.superuser_url(url)) as upload:
+        upload.execute("lock table storage.objects in row exclusive mode")
+        with pytest.raises(MigrationError, match=r"rls\.sql: .*lock timeout"):
+            migrate.migrate(url, next_release(tmp_path / "changed"))
+        upload.rollback()
+    assert differences(before, snapshot(url)) == {}
+    migrate.migrate(url, tmp_path / "changed" / "sql")
+    assert "storage.objects.likeness: users can view what is theirs" in policy_oids(url)

@@ -1,0 +1,410 @@
+"""What an INSERT into a job table refuses, and how: as apps do it, signed in or with the service key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.types.json import Jsonb
+from tests.app import TABLES
+from tests.sql.pod import Pod
+from tests.sql.tables import ABLE_BASE, AppTables
+
+from worker.demo.tiny_models import TINY_BASE
+
+CLIENTS = ("authenticated", "service_role")
+
+
+def insert(db: AppTables, kind: str, *, role: str = "authenticated", user: UUID | None = None, **columns: Any) -> Any:
+    """The row that an app gets back."""
+    names = sql.SQL(", ").join(sql.Identifier(name) for name in columns)
+    statement = sql.SQL("insert into {} ({}) values ({}) returning *").format(
+        sql.Identifier(*TABLES[kind].split(".")), names, sql.SQL(", ").join(sql.Placeholder() * len(columns))
+    )
+    signed_in = (user or db.owner) if role == "authenticated" else None
+    with db.acting_as(role, signed_in) as connection:
+        return connection.execute(statement, list(columns.values())).fetchone()
+
+
+def refusal(db: AppTables, kind: str, **columns: Any) -> tuple[str | None, str]:
+    """SQLSTATE and message of an INSERT that is refused."""
+    with pytest.raises(psycopg.Error) as caught:
+        insert(db, kind, **columns)
+    return caught.value.sqlstate, caught.value.diag.message_primary or ""
+
+
+# -- what is enough
+
+
+def test_an_app_that_knows_nothing_of_the_worker_needs_two_columns(db: AppTables) -> None:
+    subject = db.add_subject()
+    with db.acting_as("authenticated", db.owner) as connection:
+        row = connection.execute(
+            "insert into generation_jobs (subject_id, prompt) values (%s, 'at dusk') returning *", [subject]
+        ).fetchone()
+    assert row is not None
+    assert (row["status"], row["owner_id"], row["base"], row["phase"]) == ("queued", db.owner, TINY_BASE, "waiting")
+    queued = db.queue_row("generation", row["id"])
+    assert queued is not None
+    assert (queued["status"], queued["entrypoint"]) == ("queued", f"generation/{TINY_BASE}")
+    assert db.touched("generation", row["id"]) == {subject}
+
+
+@pytest.mark.parametrize("role", CLIENTS)
+def test_the_owner_is_that_of_the_subject_whatever_the_client_says(db: AppTables, role: str) -> None:
+    row = insert(db, "generation", role=role, subject_id=db.add_subject(), prompt="x", owner_id=uuid4())
+    assert row["owner_id"] == db.owner
+
+
+def test_without_a_subject_the_owner_is_who_is_signed_in(db: AppTables) -> None:
+    row = insert(db, "generation", prompt="a chair", owner_id=uuid4())
+    assert (row["owner_id"], row["status"]) == (db.owner, "queued")
+
+
+def test_a_training_needs_a_subject(db: AppTables) -> None:
+    assert refusal(db, "training", seed=1) == ("23502", "subject_id: a training job needs a subject")
+
+
+# -- whose subject
+
+
+def test_an_unknown_subject_and_another_owners_give_the_same_answer(db: AppTables) -> None:
+    theirs = db.add_subject(owner=db.add_user(uuid4()))
+    answers = [refusal(db, kind, subject_id=subject) for kind in ("training", "generation") for subject in (theirs, uuid4())]
+    assert set(answers) == {("42501", "subject_id: no such subject of yours")}
+    assert refusal(db, "training", role="service_role", subject_id=uuid4()) == answers[0]
+
+
+# -- consent
+
+
+def pending(db: AppTables) -> UUID:
+    return db.add_subject(consent=False)
+
+
+def rejected(db: AppTables) -> UUID:
+    subject = db.add_subject(consent=False)
+    db.run("select public.reject_consent(%s)", subject)
+    return subject
+
+
+def revoked(db: AppTables) -> UUID:
+    subject = db.add_subject()
+    db.run("select public.revoke_consent(%s)", subject)
+    return subject
+
+
+def expired(db: AppTables) -> UUID:
+    subject = db.add_subject()
+    db.let_consent_expire(subject)
+    return subject
+
+
+def underage(db: AppTables) -> UUID:
+    return db.add_subject(consent=False, adult=False)
+
+
+def erased(db: AppTables) -> UUID:
+    subject = db.add_subject()
+    db.run("update public.subjects set erased_at = now() where id = %s", subject)
+    return subject
+
+
+WITHOUT_CONSENT = {
+    pending: "the person has not agreed yet: consent is pending",
+    rejected: "the person did not agree: consent was rejected",
+    revoked: "the person took consent back: it was revoked",
+    expired: "the person's consent has expired",
+    underage: "the person is not stated to be an adult",
+    erased: "the person's data was erased",
+}
+
+
+@pytest.mark.parametrize("role", CLIENTS)
+def test_a_request_without_consent_arrives_refused_with_the_reason(db: AppTables, role: str) -> None:
+    for person, reason in WITHOUT_CONSENT.items():
+        for kind in ("training", "generation"):
+            subject = person(db)
+            row = insert(db, kind, role=role, subject_id=subject, **({"prompt": "x"} if kind == "generation" else {}))
+            assert (row["status"], row["error_code"], row["error"]) == ("failed", "consent_denied", reason)
+            assert row["finished_at"] is not None
+            assert db.queue_row(kind, row["id"]) is None
+            assert db.events(row["id"]) == ["refused"]
+            (entry,) = db.ledger(subject, "refusal")
+            assert (entry["job_kind"], entry["job_id"], entry["reason"]) == (kind, row["id"], reason)
+            assert entry["actor"] == (str(db.owner) if role == "authenticated" else "postgres")
+
+
+@pytest.mark.parametrize(("agreed", "asked"), [("training", "generation"), ("generation", "training")])
+def test_consent_for_one_purpose_is_none_for_the_other(db: AppTables, agreed: str, asked: str) -> None:
+    subject = db.add_subject(consent=False)
+    db.run("select public.grant_consent(%s, array[%s])", subject, agreed)
+    prompts = {"generation": {"prompt": "x"}, "training": {}}
+    row = insert(db, asked, subject_id=subject, **prompts[asked])
+    assert (row["status"], row["error"]) == ("failed", f"the person has not agreed to {asked}, only to {agreed}")
+    assert insert(db, agreed, subject_id=subject, **prompts[agreed])["status"] == "queued"
+
+
+# -- LoRAs
+
+
+def test_another_owners_lora_is_as_unknown_as_none(db: AppTables) -> None:
+    subject = db.add_subject()
+    theirs = db.add_lora(db.add_subject(owner=db.add_user(uuid4())))
+    for model in (theirs, uuid4()):
+        answer = refusal(db, "generation", subject_id=subject, prompt="x", model_ids=[model])
+        assert answer == ("22023", f"model_ids: no such LoRA of this owner: {model}")
+        assert refusal(db, "generation", role="service_role", subject_id=subject, prompt="x", model_ids=[model]) == answer
+
+
+def test_every_person_whose_lora_is_named_must_agree(db: AppTables) -> None:
+    ada, ben = db.add_subject(name="Ada"), db.add_subject(name="Ben")
+    models = [db.add_lora(ada), db.add_lora(ben)]
+    both = insert(db, "generation", prompt="two friends", model_ids=models)
+    assert both["status"] == "queued"
+    assert db.touched("generation", both["id"]) == {ada, ben}
+    db.run("select public.revoke_consent(%s)", ben)
+    refused = insert(db, "generation", subject_id=ada, prompt="two friends", model_ids=models)
+    assert (refused["status"], refused["error_code"]) == ("failed", "consent_denied")
+    assert db.ledger(ben, "refusal")[-1]["job_id"] == refused["id"]
+    assert db.ledger(ada, "refusal") == []
+
+
+def test_a_lora_of_another_family_is_refused_by_name(db: AppTables) -> None:
+    db.run(
+        "insert into worker.base_models (slug, family, capabilities, licence, commercial_use) "
+        "values ('other', 'other-family', '{lora}', 'none', true)"
+    )
+    model = db.add_lora(db.add_subject())
+    answer = refusal(db, "generation", prompt="x", model_ids=[model], base="other")
+    assert answer == ("22023", f"model_ids: LoRA {model} is for flux, but base other is other-family")
+
+
+# -- bases, presets, prompts
+
+
+def test_an_unknown_base_is_named_with_the_known_ones(db: AppTables) -> None:
+    known = "able-flux, flux-dev, flux-schnell, tiny-flux"
+    for kind in ("training", "generation"):
+        answer = refusal(db, kind, subject_id=db.add_subject(), base="fluxx")
+        assert answer == ("22023", f"base: 'fluxx' is not known here; known are {known}")
+
+
+def test_what_a_base_cannot_do_is_named(db: AppTables) -> None:
+    subject = db.add_subject()
+    photo = db.add_photos(subject)[0]
+    asked: dict[str, tuple[str, dict[str, Any]]] = {
+        "base: flux-schnell cannot do train; it can do lora; train on flux-dev": ("training", {"base": "flux-schnell"}),
+        f"base: {TINY_BASE} cannot do ip_adapter; it can do train, lora": (
+            "generation",
+            {"prompt": "x", "reference_paths": [photo]},
+        ),
+        f"base: {TINY_BASE} cannot do control:pose; it can do train, lora": (
+            "generation",
+            {"prompt": "x", "control_path": photo, "control_kind": "pose"},
+        ),
+    }
+    for message, (kind, columns) in asked.items():
+        assert refusal(db, kind, subject_id=subject, **columns) == ("22023", message)
+
+
+def test_the_base_defaults_to_that_of_the_newest_lora(db: AppTables) -> None:
+    subject = db.add_subject()
+    db.add_lora(subject, base=TINY_BASE)
+    db.add_lora(subject, base=ABLE_BASE)
+    assert insert(db, "generation", subject_id=subject, prompt="x")["base"] == ABLE_BASE
+
+
+def test_another_owners_preset_is_as_unknown_as_none(db: AppTables) -> None:
+    preset = "insert into public.presets (owner_id, name, kind, prompt) values (%s, 'p', 'generation', 'in oil') returning id"
+    theirs, mine, everyones = (db.one(preset, owner) for owner in (db.add_user(uuid4()), db.owner, None))
+    subject = db.add_subject()
+    for unusable in (theirs, uuid4()):
+        answer = refusal(db, "generation", subject_id=subject, preset_id=unusable)
+        assert answer == ("22023", "preset_id: no such preset of this owner for generation")
+    for usable in (mine, everyones):
+        assert insert(db, "generation", subject_id=subject, preset_id=usable)["status"] == "queued"
+
+
+def test_pictures_need_a_prompt_or_a_preset(db: AppTables) -> None:
+    answer = refusal(db, "generation", subject_id=db.add_subject(), prompt="  ")
+    assert answer == ("22023", "prompt: give a prompt, a preset or both")
+
+
+# -- ranges
+
+RANGES: dict[tuple[str, str], tuple[list[object], str]] = {
+    ("generation", "steps"): ([0, 101], "steps_between_1_and_100"),
+    ("generation", "guidance"): ([-0.1, 30.5, float("nan")], "guidance_between_0_and_30"),
+    ("generation", "width"): ([48, 2064, 100], "width_between_64_and_2048_in_16s"),
+    ("generation", "height"): ([48, 2064, 100], "height_between_64_and_2048_in_16s"),
+    ("generation", "seed"): ([-1, 2**32], "seed_between_0_and_4294967295"),
+    ("generation", "num_images"): ([0, 17], "num_images_between_1_and_16"),
+    ("generation", "upscale"): ([1, 3, 8], "upscale_is_2_or_4"),
+    ("generation", "quality"): ([0, 101], "quality_between_1_and_100"),
+    ("generation", "output_format"): (["gif", "PNG"], "output_format_is_png_jpeg_or_webp"),
+    ("generation", "prompt"): (["x" * 2001], "prompt_up_to_2000_characters"),
+    ("generation", "negative_prompt"): (["x" * 2001], "negative_prompt_up_to_2000_characters"),
+    ("generation", "reference_scale"): ([-0.1, 2.1], "reference_scale_between_0_and_2"),
+    ("generation", "control_scale"): ([-0.1, 2.1], "control_scale_between_0_and_2"),
+    ("generation", "control_kind"): (["pose"], "control_path_and_kind_together"),
+    ("generation", "lora_scales"): ([[1.0]], "lora_scales_match_model_ids"),
+    ("training", "steps"): ([0, 10001], "steps_between_1_and_10000"),
+    ("training", "rank"): ([0, 129], "rank_between_1_and_128"),
+    ("training", "learning_rate"): ([0.0, 1.1, float("nan")], "learning_rate_above_0_up_to_1"),
+    ("training", "resolution"): ([63, 2049], "resolution_between_64_and_2048"),
+    ("training", "seed"): ([-1, 2**32], "seed_between_0_and_4294967295"),
+    ("training", "trigger_word"): (["two words", "x", "dog;"], "trigger_word_is_one_word"),
+}
+
+
+def test_a_value_out_of_range_names_the_column_and_the_limits(db: AppTables) -> None:
+    subject = db.add_subject()
+    with db.acting_as("authenticated", db.owner) as connection:
+        for (kind, column), (values, limits) in RANGES.items():
+            columns = {"subject_id": subject, "base": ABLE_BASE} | ({"prompt": "x"} if kind == "generation" else {})
+            for value in values:
+                chosen = columns | {column: value}
+                statement = sql.SQL("insert into {} ({}) values ({})").format(
+                    sql.Identifier(f"{kind}_jobs"),
+                    sql.SQL(", ").join(map(sql.Identifier, chosen)),
+                    sql.SQL(", ").join(sql.Placeholder() * len(chosen)),
+                )
+                with pytest.raises(psycopg.errors.CheckViolation) as caught:
+                    connection.execute(statement, list(chosen.values()))
+                assert caught.value.diag.constraint_name == f"{kind}_jobs_{limits}", (column, value)
+    assert db.one("select count(*) from worker.pgqueuer") == 0
+
+
+def test_lists_have_limits_too(db: AppTables) -> None:
+    subject = db.add_subject()
+    photos, model = db.add_photos(subject, 5), db.add_lora(subject)
+    lists: list[tuple[str, dict[str, Any], str]] = [
+        ("training", {"sample_paths": photos[:2]}, "training_jobs_sample_paths_3_to_200"),
+        ("generation", {"reference_paths": photos}, "generation_jobs_reference_paths_1_to_4"),
+        ("generation", {"model_ids": [model] * 5}, "generation_jobs_model_ids_up_to_4"),
+        (
+            "generation",
+            {"model_ids": [model], "lora_scales": [2.5]},
+            "generation_jobs_lora_scales_between_minus_2_and_2",
+        ),
+    ]
+    for kind, columns, constraint in lists:
+        with pytest.raises(psycopg.errors.CheckViolation) as caught:
+            insert(db, kind, subject_id=subject, base=ABLE_BASE, **columns, **({"prompt": "x"} if kind == "generation" else {}))
+        assert caught.value.diag.constraint_name == constraint
+
+
+# -- how many
+
+
+def test_too_many_open_jobs_are_answered_as_http_429(db: AppTables) -> None:
+    db.run("update worker.config set open_jobs_per_owner = 2")
+    subject = db.add_subject()
+    jobs = [insert(db, "generation", subject_id=subject, prompt="x")["id"], insert(db, "training", subject_id=subject)["id"]]
+    for role in CLIENTS:
+        state, message = refusal(db, "generation", role=role, subject_id=subject, prompt="x")
+        assert (state, message) == ("PT429", "too many open jobs: at most 2 at a time")
+    other = db.add_subject(owner=db.add_user(uuid4()))
+    assert db.request("generation", subject_id=other, prompt="x"), "the limit is each owner's own"
+    db.run("select public.cancel_job('generation', %s)", jobs[0])
+    assert insert(db, "generation", subject_id=subject, prompt="x")["status"] == "queued"
+
+
+def test_one_statement_with_many_rows_is_counted_row_by_row(db: AppTables) -> None:
+    db.run("update worker.config set open_jobs_per_owner = 3")
+    subject = db.add_subject()
+    with db.acting_as("authenticated", db.owner) as connection, pytest.raises(psycopg.Error, match="at most 3"):
+        connection.execute(
+            "insert into generation_jobs (subject_id, prompt) select %s, 'x' from generate_series(1, 4)", [subject]
+        )
+    assert db.one("select count(*) from public.generation_jobs") == 0
+
+
+# -- afterwards
+
+
+def test_request_columns_never_change_for_any_role(db: AppTables, pod: Pod) -> None:
+    subject = db.add_subject()
+    db.add_photos(subject)
+    jobs = {"training": db.request("training", subject_id=subject), "generation": db.request("generation", prompt="x")}
+    another: dict[str, object] = {"uuid": uuid4(), "text": "another", "integer": 7, "bigint": 7, "real": 0.5}
+    another |= {"text[]": ["a", "b", "c"], "uuid[]": [uuid4()], "real[]": [0.5], "timestamp with time zone": "2020-01-01"}
+    for kind, job in jobs.items():
+        before = db.job(kind, job)
+        columns = db.run(
+            """select attname as name, format_type(atttypid, atttypmod) as type from pg_attribute
+               where attrelid = %s::regclass and attnum > 0 and attname <> all (worker.changing_columns())""",
+            TABLES[kind],
+        )
+        assert {"id", "owner_id", "subject_id", "base", "seed", "created_at"} <= {column["name"] for column in columns}
+        for column in columns:
+            statement = sql.SQL("update {} set {} = %s where id = %s").format(
+                sql.Identifier(*TABLES[kind].split(".")), sql.Identifier(column["name"])
+            )
+            with pytest.raises(psycopg.errors.InsufficientPrivilege, match=f"after it was made: {column['name']}"):
+                db.database.execute(statement, [another[column["type"]], job])
+            for role in CLIENTS:
+                with db.acting_as(role, db.owner) as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
+                    connection.execute(statement, [another[column["type"]], job])
+        assert db.job(kind, job) == before
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        pod.database.execute("update public.generation_jobs set prompt = 'y'")
+
+
+def test_a_conflict_with_another_owners_job_changes_nothing_about_it(db: AppTables, pod: Pod) -> None:
+    theirs = db.add_subject()
+    job = db.request("generation", subject_id=theirs, prompt="x")
+    intruder = db.add_user(uuid4())
+    agreeing, pending_one = (db.add_subject(owner=intruder, consent=consent) for consent in (True, False))
+    before = db.snapshot()
+    for mine in (agreeing, pending_one):
+        with db.acting_as("authenticated", intruder) as connection:
+            cursor = connection.execute(
+                "insert into generation_jobs (id, subject_id, prompt) values (%s, %s, 'y') on conflict do nothing",
+                [job, mine],
+            )
+            assert cursor.rowcount == 0
+        with pytest.raises(psycopg.errors.UniqueViolation):
+            insert(db, "generation", user=intruder, id=job, subject_id=mine, prompt="y")
+    assert db.snapshot() == before
+
+
+def test_the_same_request_sent_twice_is_one_job(db: AppTables) -> None:
+    subject, job = db.add_subject(), uuid4()
+    for _ in range(2):
+        with db.acting_as("authenticated", db.owner) as connection:
+            connection.execute(
+                "insert into generation_jobs (id, subject_id, prompt) values (%s, %s, 'x') on conflict (id) do nothing",
+                [job, subject],
+            )
+    assert db.one("select count(*) from worker.pgqueuer") == 1
+
+
+def test_only_the_service_key_decides_about_the_order(db: AppTables, pod: Pod) -> None:
+    subject = db.add_subject()
+    for column, value in {"priority": 5, "run_after": "2999-01-01", "max_failures": 9, "max_runtime": "1 hour"}.items():
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            insert(db, "generation", subject_id=subject, prompt="x", **{column: value})
+    for column, value in {"status": "completed", "attempt": 9, "result": Jsonb({}), "pod_id": uuid4()}.items():
+        for role in CLIENTS:
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                insert(db, "generation", role=role, subject_id=subject, prompt="x", **{column: value})
+    row = insert(db, "generation", role="service_role", subject_id=subject, prompt="x", priority=5, run_after="2999-01-01")
+    assert pod.claim() is None
+    with db.acting_as("service_role") as connection:
+        connection.execute("update generation_jobs set run_after = null where id = %s", [row["id"]])
+    assert pod.claim() == ("generation", row["id"])
+
+
+def test_a_rolled_back_request_leaves_nothing(db: AppTables, start_pod: Callable[..., Pod]) -> None:
+    subject = db.add_subject()
+    before = db.snapshot()
+    with db.acting_as("authenticated", db.owner) as connection, connection.transaction(force_rollback=True):
+        connection.execute("insert into generation_jobs (subject_id, prompt) values (%s, 'x')", [subject])
+    assert db.snapshot() == before
+    assert start_pod().claim() is None

@@ -1,0 +1,191 @@
+"""Row-level security as PostgREST meets it: a role, the claims of a token, one statement. The table is rls_table.py."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+from tests.sql import rights, rls_table
+from tests.sql.pod import Claims, Pod
+from tests.sql.supabase import Supabase
+from tests.sql.tables import AppTables
+
+from worker import migrate
+
+Connection = psycopg.Connection[dict[str, Any]]
+
+
+@dataclass
+class World:
+    """Two users' rows, and a connection of everybody who may come."""
+
+    app: AppTables
+    ids: dict[str, Any]
+    actors: dict[str, Connection]
+
+    def outcome(self, actor: str, statement: str) -> str:
+        """What one statement comes to; it is taken back."""
+        connection = self.actors[actor]
+        try:
+            with connection.transaction(force_rollback=True):
+                count = connection.execute(statement, self.ids).rowcount  # type: ignore[arg-type]
+        except psycopg.Error as error:
+            return "refused" if error.sqlstate == "42501" else str(error.sqlstate)
+        assert count in (0, 1)
+        return "row" if count else "none"
+
+
+def forge(connection: Connection, **claims: str) -> Connection:
+    """Other claims than the token's, as far as a client could ever bring them in."""
+    connection.execute("select set_config('request.jwt.claims', %s, false)", [json.dumps(claims)])
+    return connection
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["older project", "newer project"])
+def world(supabase: Supabase, request: pytest.FixtureRequest) -> Iterator[World]:
+    url = supabase.create(grants_by_default=request.param)
+    migrate.migrate(url)
+    with ExitStack() as stack:
+        app = stack.enter_context(AppTables.open(url))
+        ids = rows_of_two_users(app, stack)
+        owner, other = ids["owner"], ids["other"]
+        actors = {
+            "owner": stack.enter_context(app.acting_as("authenticated", owner)),
+            "other": stack.enter_context(app.acting_as("authenticated", other)),
+            **{role: stack.enter_context(app.acting_as(role)) for role in rls_table.ACTORS[2:]},
+            "other, forged role": forge(
+                stack.enter_context(app.acting_as("authenticated", other)), role="service_role", sub=str(other)
+            ),
+            "anon, forged owner": forge(stack.enter_context(app.acting_as("anon")), role="service_role", sub=str(owner)),
+            "pod, forged owner": forge(
+                stack.enter_context(app.acting_as("likeness_worker")), role="service_role", sub=str(owner)
+            ),
+            "nobody, forged role": forge(stack.enter_context(app.acting_as("authenticated")), role="service_role"),
+        }
+        yield World(app, ids, actors)
+
+
+def rows_of_two_users(app: AppTables, stack: ExitStack) -> dict[str, UUID]:
+    """One row of everything that belongs to the owner, and what the other one needs to try."""
+    other = app.add_user(uuid4())
+    subject, other_subject = app.add_subject(), app.add_subject(owner=other)
+    app.add_photos(subject)
+    app.add_photos(other_subject, owner=other)
+    pod = Pod(app.url, stack.enter_context(Claims(app.url)))
+    stack.callback(pod.close)
+    trained = app.request("training", subject_id=subject)
+    assert pod.run("training", trained).publish() == "ok"
+    cancelled = app.request("training", subject_id=subject)
+    app.run("select public.cancel_job('training', %s)", cancelled)
+    return {
+        "owner": app.owner,
+        "other": other,
+        "subject": subject,
+        "other_subject": other_subject,
+        "pending": app.add_subject(consent=False),
+        "photo": app.one("select id from public.subject_photos where subject_id = %s limit 1", subject),
+        "model": app.one("select id from public.subjects_models where subject_id = %s", subject),
+        "internal": app.one("select id from worker.internal_jobs"),
+        "preset": app.one(
+            "insert into public.presets (name, kind, owner_id) values ('mine', 'generation', %s) returning id", app.owner
+        ),
+        "everybodys": app.one(
+            "insert into public.presets (name, kind, owner_id) values ('all', 'generation', null) returning id"
+        ),
+        "training": app.request("training", subject_id=subject),
+        "generation": app.request("generation", subject_id=subject, prompt="in a garden"),
+        "cancelled": cancelled,
+    }
+
+
+CASES = [
+    pytest.param(*case, id=f"{name}, {what}" if what else name)
+    for table in (rls_table.TABLES, rls_table.FUNCTIONS)
+    for name, cases in table.items()
+    for what, case in cases.items()
+]
+
+
+@pytest.mark.parametrize(("statement", "expected"), CASES)
+def test_a_statement_does_what_the_table_says(world: World, statement: str, expected: str) -> None:
+    outcomes = {actor: world.outcome(actor, statement) for actor in rls_table.ACTORS}
+    assert outcomes == dict(zip(rls_table.ACTORS, expected.split(), strict=True))
+
+
+@pytest.mark.parametrize(("statement", "expected"), CASES)
+def test_a_forged_claim_gets_nothing_more(world: World, statement: str, expected: str) -> None:
+    allowed = dict(zip(rls_table.ACTORS, expected.split(), strict=True))
+    assert world.outcome("other, forged role", statement) == allowed["other"]
+    assert world.outcome("anon, forged owner", statement) == "refused"
+    assert world.outcome("pod, forged owner", statement) == allowed["likeness_worker"]
+    # Without an id a token sees what is everybody's, and can make or change nothing.
+    outcome = world.outcome("nobody, forged role", statement)
+    if outcome == "row":
+        assert statement in ("select worker.uploads_bucket()", "select from public.presets where id = %(everybodys)s")
+
+
+def test_every_table_of_public_has_its_lines_and_its_policies(world: World) -> None:
+    tables = {
+        f"public.{row['relname']}"
+        for row in world.app.run(
+            "select relname from pg_class where relnamespace = 'public'::regnamespace and relkind in ('r', 'p', 'v', 'm', 'f')"
+        )
+    }
+    assert set(rls_table.TABLES) == tables
+    for table, cases in rls_table.TABLES.items():
+        commands = {what.split()[0] for what in cases}
+        assert commands >= {"select", "insert", "update", "delete"}, table
+        assert cases["select"][1].startswith("row none"), f"{table}: the owner's success beside the other's denial"
+
+
+def test_every_function_that_clients_may_call_has_its_lines() -> None:
+    called = {name for name, roles in rights.EXECUTE.items() if {"authenticated", "service_role"} & set(roles.split())}
+    assert set(rls_table.FUNCTIONS) == called
+
+
+@pytest.mark.parametrize("actor", rls_table.ACTORS)
+def test_no_client_empties_a_table(world: World, actor: str) -> None:
+    for table in rls_table.TABLES:
+        assert world.outcome(actor, f"truncate {table} cascade") == "refused"
+
+
+def test_each_user_sees_own_rows_alone(world: World) -> None:
+    for table in rls_table.TABLES:
+        for actor in ("other", "owner"):
+            rows = world.actors[actor].execute(f"select to_jsonb(t) as row from {table} t").fetchall()  # type: ignore[arg-type]
+            text = json.dumps([row["row"] for row in rows])
+            stranger = "owner" if actor == "other" else "other"
+            assert str(world.ids[stranger]) not in text, f"{actor} sees {stranger}'s rows in {table}"
+    assert world.actors["owner"].execute("select count(*) as seen from public.training_jobs").fetchone() == {"seen": 3}
+    assert world.actors["service_role"].execute("select count(*) as seen from public.subjects").fetchone() == {"seen": 3}
+
+
+def test_an_unknown_subject_and_anothers_give_the_same_answer(world: World) -> None:
+    messages = set()
+    for subject in (world.ids["subject"], uuid4()):
+        with (
+            pytest.raises(psycopg.errors.InsufficientPrivilege) as refused,
+            world.actors["other"].transaction(force_rollback=True),
+        ):
+            world.actors["other"].execute("insert into public.training_jobs (subject_id) values (%s)", [subject])
+        messages.add(str(refused.value))
+    assert len(messages) == 1
+
+
+def test_the_owner_grants_where_owners_attest_and_for_own_subjects_alone(world: World) -> None:
+    stated = "select public.grant_consent(%(pending)s, confirmed => true, adult => true)"
+    world.app.run("update worker.config set consent_mode = 'owner_attests'")
+    try:
+        assert [world.outcome(actor, stated) for actor in rls_table.ACTORS] == "row refused refused row refused".split()
+        assert world.outcome("owner", "select public.grant_consent(%(pending)s, adult => true)") == "22023"
+        assert world.outcome("owner", "select public.grant_consent(%(pending)s, confirmed => true)") == "22023"
+        assert world.outcome("other, forged role", stated) == "refused"
+        assert world.outcome("nobody, forged role", stated) == "refused"
+    finally:
+        world.app.run("update worker.config set consent_mode = 'admin'")

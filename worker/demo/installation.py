@@ -1,0 +1,158 @@
+"""A whole installation on this machine: servers on loopback, a migrated database, buckets, one worker process."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+from uuid import UUID
+
+import psycopg
+
+from worker import migrate
+from worker.demo.app_client import Buckets
+from worker.demo.servers import EmbeddedPostgres, EmbeddedS3
+from worker.demo.tied import spawn_tied, stop_tied
+from worker.demo.tiny_models import REGISTER_TINY_BASE, TINY_BASE
+from worker.settings import env_example
+
+APP_LOGIN, POD_LOGIN = "authenticator", "pod"
+BUCKET_UPLOADS, BUCKET_MODELS = "uploads", "model_artifacts"
+TORCH_THREADS = "2"
+"""Tiny tensors gain nothing from more, and threads that wait for each other cost."""
+
+
+class WorkerEnded(RuntimeError):
+    """The worker process is gone; its log says why."""
+
+
+class Installation:
+    """Postgres, S3 and a worker of the demo's own. Leaving it stops every process and removes the folder.
+
+    Args:
+        folder: for everything that is thrown away; made if missing.
+        worker_log: what the worker process writes.
+    """
+
+    def __init__(self, folder: Path, worker_log: Path) -> None:
+        self.worker_log = worker_log
+        self._folder = folder
+        self._postgres = EmbeddedPostgres(folder / "postgres", fast=True)
+        self._s3 = EmbeddedS3()
+        self._worker: subprocess.Popen[bytes] | None = None
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        self._stack.callback(shutil.rmtree, self._folder, ignore_errors=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def start_servers(self) -> None:
+        """Start Postgres and S3. Raises ServerFailed."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for server in (self._postgres, self._s3):
+            self._stack.callback(server.stop)
+            server.start()
+
+    def install(self) -> list[str]:
+        """Migrate, name the tiny base, make logins and buckets; returns the migrations that ran."""
+        migrate.install_stand_ins(self.owner_url)
+        applied = migrate.migrate(self.owner_url)
+        with psycopg.connect(self.owner_url) as connection:
+            connection.execute(REGISTER_TINY_BASE)
+            connection.execute("update worker.config set default_base = %s", [TINY_BASE])
+            # As on Supabase: what PostgREST logs in as may only become somebody; a pod may only do a pod's work.
+            connection.execute("create role authenticator login noinherit in role authenticated, service_role")
+            connection.execute("create role pod login in role likeness_worker")
+            for bucket in (BUCKET_UPLOADS, BUCKET_MODELS):
+                connection.execute("insert into storage.buckets (id, name) values (%s, %s)", [bucket, bucket])
+        self.buckets().create()
+        return applied
+
+    def add_user(self) -> UUID:
+        """Sign somebody up, as the app's sign-in does; returns the user's id."""
+        with psycopg.connect(self.owner_url) as connection:
+            row = connection.execute("insert into auth.users default values returning id").fetchone()
+            assert row is not None
+            user: UUID = row[0]
+            return user
+
+    def start_worker(self, models_dir: Path) -> None:
+        """Start `worker run` as an operator would, with a pod's login; it ends with this process."""
+        # A link, so that the worker's own files, which lie beside its models, go with this folder.
+        linked = self._folder / "models"
+        linked.symlink_to(models_dir)
+        self._stack.callback(self._stop_worker)
+        with self.worker_log.open("wb") as log:
+            self._worker = spawn_tied(
+                "TERM",
+                [sys.executable, "-m", "worker", "run"],
+                env=self._worker_environment(linked),
+                cwd=self._folder,  # a .env of the user's is not for this worker
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def check_worker(self) -> None:
+        """Raises WorkerEnded when the worker process is gone."""
+        if self._worker is not None and self._worker.poll() is not None:
+            raise WorkerEnded(f"the worker process ended with exit code {self._worker.returncode}")
+
+    def buckets(self) -> Buckets:
+        """The object store as the app reaches it."""
+        return Buckets(self._s3, BUCKET_UPLOADS, BUCKET_MODELS)
+
+    @property
+    def owner_url(self) -> str:
+        """The database as its owner, who may see everything."""
+        return self._postgres.url()
+
+    @property
+    def app_url(self) -> str:
+        """The database as PostgREST reaches it."""
+        return self._postgres.url(user=APP_LOGIN)
+
+    @property
+    def s3_url(self) -> str:
+        return self._s3.url()
+
+    @property
+    def psql(self) -> str:
+        """psql: this machine's, else the one that came with the embedded Postgres."""
+        return shutil.which("psql") or str(self._postgres.programs / "psql")
+
+    def addresses(self) -> dict[str, str]:
+        """Where the servers are."""
+        return {"database_url": self.owner_url, "s3_endpoint_url": self.s3_url}
+
+    def _stop_worker(self) -> None:
+        if self._worker is not None:
+            stop_tied(self._worker)
+
+    def _worker_environment(self, models_dir: Path) -> dict[str, str]:
+        settings_of_others = set(re.findall(r"^#?(\w+)=", env_example(), re.MULTILINE))
+        inherited = {name: value for name, value in os.environ.items() if name not in settings_of_others}
+        return inherited | {
+            "DATABASE_URL": self._postgres.url(user=POD_LOGIN),
+            "S3_ENDPOINT_URL": self._s3.url(),
+            "S3_REGION": self._s3.region,
+            "S3_ACCESS_KEY_ID": self._s3.access_key_id,
+            "S3_SECRET_ACCESS_KEY": self._s3.secret_access_key,
+            "BUCKET_UPLOADS": BUCKET_UPLOADS,
+            "BUCKET_MODELS": BUCKET_MODELS,
+            "MODELS_DIR": str(models_dir),
+            "WORKER_NAME": "demo",
+            "LOG_FORMAT": "json",
+            "OMP_NUM_THREADS": TORCH_THREADS,
+            "CUDA_VISIBLE_DEVICES": "",  # the same numbers on every machine
+        }

@@ -1,0 +1,42 @@
+"""Following a job as any client would: by reading its row."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+from uuid import UUID
+
+from worker.demo.app_client import App
+from worker.demo.steps import Step
+
+POLL_S = 0.2
+ENDED = ("completed", "failed", "cancelled")
+
+
+def rows_of(
+    app: App, kind: str, job_id: UUID, step: Step, check_worker: Callable[[], None]
+) -> Iterator[dict[str, Any]]:
+    """The job's row, again and again until it has ended, each shown on the step's bar.
+
+    Raises whatever `check_worker` raises when nobody is left to do the job.
+    """
+    while True:
+        row = app.job(kind, job_id)
+        step.update(row["progress"], now(row))
+        yield row
+        if row["status"] in ENDED:
+            return
+        check_worker()
+        time.sleep(POLL_S)
+
+
+def now(row: dict[str, Any]) -> str:
+    """A job's state in a few words: its phase, and the step and loss that its metrics report."""
+    metrics = row["metrics"] or {}
+    words = [row["phase"] or row["status"]]
+    if metrics.get("step") and row["status"] == "running":
+        words.append(f"step {metrics['step']:.0f} of {metrics['steps']:.0f}")
+        if metrics.get("loss") is not None:
+            words.append(f"loss {metrics['loss']:.3f}")
+    return ", ".join(words)

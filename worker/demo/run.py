@@ -1,0 +1,137 @@
+"""`worker demo`: tell the story, leave the output folder, stop everything that was started."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import tempfile
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+import psycopg
+from botocore.exceptions import BotoCoreError, ClientError
+from rich.console import Console
+from rich.markup import escape
+from rich.panel import Panel
+
+from worker.demo.album import PhotosUnusable, read_album
+from worker.demo.held_out import NotMeasured
+from worker.demo.installation import Installation, WorkerEnded
+from worker.demo.servers import ServerFailed
+from worker.demo.steps import Steps
+from worker.demo.story import DemoFailed, Story
+from worker.demo.summary import Summary
+from worker.demo.tiny_models import ModelsNotBuilt
+from worker.migrate import MigrationError
+
+FAILURES = (
+    *(DemoFailed, WorkerEnded, ServerFailed, ModelsNotBuilt, NotMeasured, MigrationError),
+    *(psycopg.Error, BotoCoreError, ClientError, OSError, LookupError),
+)
+INTRODUCTION = """\
+From an INSERT to a consenting person's picture, on this machine alone: nothing leaves it.
+The models are tiny and [bold]untrained[/] (random weights in FLUX's layout): the demo shows that every part
+works, and that training learns, as a number. It does not show what FLUX can draw."""
+
+
+class StopSignals:
+    """Ctrl-C, SIGTERM and a closed terminal interrupt once; while things are being stopped, they are ignored."""
+
+    NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def __init__(self) -> None:
+        self.received = signal.SIGINT
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        self._before = {number: signal.signal(number, self._interrupt) for number in self.NUMBERS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def ignore(self) -> None:
+        for number in self.NUMBERS:
+            signal.signal(number, signal.SIG_IGN)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        self.ignore()
+        self.received = signal.Signals(number)
+        raise KeyboardInterrupt
+
+
+def main(output: Path, photos: Path | None, *, keep: bool) -> int:
+    """Run the demo; returns the exit code.
+
+    0; 1 when something failed; 2 for photographs or an output folder that cannot be used; 130 after Ctrl-C and 143
+    after SIGTERM, but 0 when `keep` had only waited for it.
+
+    Args:
+        output: the folder for what the demo leaves; files of an earlier run are replaced.
+        photos: the user's own pictures, instead of a drawn person's.
+        keep: leave servers and worker up until Ctrl-C.
+    """
+    console = Console(highlight=False)
+    try:
+        album = read_album(photos) if photos else None
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "summary.json").unlink(missing_ok=True)
+    except (PhotosUnusable, OSError) as error:
+        console.print(f"[red]The demo cannot start:[/] {escape(str(error))}")
+        return 2
+    console.print(Panel(INTRODUCTION, title="Likeness demo", title_align="left", expand=False))
+    scratch = Path(tempfile.mkdtemp(prefix="likeness-demo-"))
+    worker_log = (output / "worker.log").resolve()
+    steps = Steps(console)
+    summary: Summary | None = None
+    with StopSignals() as signals:
+        try:
+            with Installation(scratch, worker_log) as installation:
+                try:
+                    with Story(steps, installation, scratch, output) as story:
+                        summary = story.tell(album)
+                    _leave(summary, steps, installation, output, console, keep=keep)
+                    if keep:
+                        signal.pause()
+                finally:
+                    signals.ignore()
+                    console.print("[dim]Stopping the worker, S3 and Postgres …")
+        except KeyboardInterrupt:
+            if summary is not None and keep:
+                return 0
+            console.print(f"[yellow]Interrupted by {signals.received.name}.[/] Everything it started has ended.")
+            return 128 + signals.received
+        except FAILURES as error:
+            console.print(f"[red]The demo failed:[/] {escape(str(error))}\nThe worker's log: {worker_log}")
+            return 1
+        except Exception:
+            console.print(f"[red]The demo crashed.[/] The worker's log: {worker_log}")
+            raise
+    return 0
+
+
+def _leave(
+    summary: Summary, steps: Steps, installation: Installation, output: Path, console: Console, *, keep: bool
+) -> None:
+    """Write summary.json, print the table, and say how to look around."""
+    summary.write(output / "summary.json", steps.done, installation.addresses() if keep else {})
+    console.print()
+    console.print(steps.table())
+    losses = summary.held_out_losses
+    learnt = 1 - losses["own"] / losses["none"]
+    console.print(
+        f"\n[bold]It learns:[/] the loss on photographs it has not seen is {learnt:.1%} lower with this LoRA than with"
+        f" none, and {1 - losses['own'] / losses['other']:.1%} lower than with the other person's."
+    )
+    console.print(f"[bold]In {output}/[/]: " + ", ".join(sorted(path.name for path in output.iterdir())))
+    look = shlex.join([installation.psql, installation.owner_url, "-c", "select * from worker.jobs"])
+    if keep:
+        console.print(f"[bold]Look around:[/] {escape(look)}", soft_wrap=True)
+        console.print(f"S3 answers at {installation.s3_url}; the worker takes more jobs. [bold]Ctrl-C ends it all.[/]")
+    else:
+        console.print("[bold]Look around:[/] with --keep the servers stay up, for")
+        console.print(f"  {escape(look)}", soft_wrap=True)

@@ -1,0 +1,104 @@
+"""The steps of a demo run on the terminal: a bar while one goes on, a line when it is done, a table at the end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from rich.console import Console, Group
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+
+@dataclass
+class Step:
+    """One step, while it goes on and afterwards.
+
+    Attributes:
+        shows: what it did, as label and value: a job id, an object key, a digest.
+        said: the same in a few words.
+    """
+
+    name: str
+    update: Callable[[float, str], None]
+    """Set the bar: 0 … 1 and what happens right now."""
+    seconds: float = 0.0
+    said: str = ""
+    shows: list[tuple[str, str]] = field(default_factory=list)
+
+    def say(self, text: str) -> None:
+        """What came of it, for its line on the terminal."""
+        self.said = text
+
+    def show(self, **values: object) -> None:
+        """Add rows to the table's last column."""
+        self.shows += [(label.replace("_", " "), str(value)) for label, value in values.items()]
+
+
+class Steps:
+    """All steps so far, in order."""
+
+    def __init__(self, console: Console) -> None:
+        self.done: list[Step] = []
+        self._console = console
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[Step]:
+        """Time a step; nothing is recorded of one that raises."""
+        bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(28),
+            TextColumn("[dim]{task.fields[now]}"),
+            TimeElapsedColumn(),
+            console=self._console,
+            transient=True,
+            disable=not self._console.is_terminal,
+        )
+        with bar:
+            task = bar.add_task(f"{name:<26}", total=None, now="")
+
+            def update(done: float, now: str) -> None:
+                bar.update(task, total=1.0 if done else None, completed=done, now=escape(now))
+
+            step, started = Step(name, update), time.monotonic()
+            yield step
+            step.seconds = time.monotonic() - started
+        self.done.append(step)
+        self._console.print(_line(step))
+
+    def table(self) -> Table:
+        """Step, seconds, what it shows."""
+        table = Table(show_lines=True, header_style="bold", expand=False)
+        table.add_column("Step")
+        table.add_column("Seconds", justify="right")
+        table.add_column("What it shows", overflow="fold")
+        for step in self.done:
+            table.add_row(step.name, f"{step.seconds:.1f}", Group(step.said, _labelled(step.shows)))
+        table.add_section()
+        table.add_row("Together", f"{sum(step.seconds for step in self.done):.1f}", "")
+        return table
+
+
+def _line(step: Step) -> Table:
+    """One grid a step, so that what is too long goes on under itself."""
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(width=1)
+    grid.add_column(width=26)
+    grid.add_column(width=6, justify="right")
+    grid.add_column(overflow="fold")
+    grid.add_row("[green]✓", step.name, f"[dim]{step.seconds:.1f} s", Text(step.said))
+    return grid
+
+
+def _labelled(shows: list[tuple[str, str]]) -> Table:
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(style="dim")
+    grid.add_column(overflow="fold")
+    for label, value in shows:
+        grid.add_row(label, Text(value))
+    return grid

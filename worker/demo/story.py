@@ -1,0 +1,339 @@
+"""What the demo tells, step by step: from an INSERT to a consenting person's picture, and to its end by revocation."""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from uuid import UUID
+
+from worker.demo.album import Album, draw_album
+from worker.demo.app_client import Admin, App, StoredObject, Subject, connected_as
+from worker.demo.held_out import held_out_losses
+from worker.demo.installation import Installation
+from worker.demo.person import Person
+from worker.demo.progress import POLL_S, rows_of
+from worker.demo.report import contact_sheet, loss_curve
+from worker.demo.steps import Step, Steps
+from worker.demo.summary import EndedJob, Revocation, SavedFile, SubjectUsed, Summary, TrainedLora
+from worker.demo.tiny_models import TINY_BASE, cached_tiny_models
+from worker.handlers.training import caption
+from worker.jobs import Photo as PhotoRow
+
+TRAINING: dict[str, float] = {"steps": 300, "rank": 16, "learning_rate": 5e-3, "resolution": 64, "seed": 1}
+"""An untrained base learns slowly at FLUX's own 1e-4."""
+SEED, PICTURES = 7, 4
+PRESET = "{prompt}, soft light"
+PRESET_SETTINGS: dict[str, float] = {"steps": 8, "guidance": 3.5, "width": 64, "height": 64}
+LONG: dict[str, object] = {"num_images": 16, "steps": 100}
+"""A request that is still being drawn when consent goes."""
+PATIENCE_S = 60.0
+
+
+class DemoFailed(RuntimeError):
+    """Something did not happen as the demo tells it."""
+
+
+@dataclass(frozen=True)
+class Uploaded:
+    """A person with the photographs that the app uploaded of them."""
+
+    who: str
+    subject: Subject
+    album: Album
+    training: list[str]
+    """Keys, in the album's order."""
+    held_out: list[str]
+
+
+class Story:
+    """One run. `installation` is entered; `scratch` is a folder that goes with it; `output` is there."""
+
+    def __init__(self, steps: Steps, installation: Installation, scratch: Path, output: Path) -> None:
+        self._steps, self._installation = steps, installation
+        self._scratch, self._output = scratch, output
+        self._connections = ExitStack()
+        self._app: App
+        self._admin: Admin
+        self._summary: Summary
+        self._models: Path
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._connections.close()
+
+    def tell(self, own_album: Album | None) -> Summary:
+        """All of it. `own_album`: the user's pictures, instead of the drawn person's."""
+        self._prepare()
+        album, others = self._photographs(own_album)
+        person = self._upload("person", album)
+        self._be_refused("Train before consent", "train before consent", person)
+        self._grant(person)
+        self._start_worker()
+        lora, lora_file = self._train("Train a LoRA", "train", person, "lora.safetensors")
+        with_lora = self._draw("Draw with the LoRA", "draw with the LoRA", person, [lora.id])
+        without = self._draw("Draw without it", "draw without the LoRA", person, [])
+        other, other_file = self._train_other(others)
+        self._measure(person, lora_file, other_file)
+        self._revoke_while_drawing(person, lora)
+        self._be_refused("Ask again", "train after revocation", person)
+        self._report(person, with_lora, without)
+        self._summary.subjects = [self._used(person), self._used(other)]
+        return self._summary
+
+    # -- before the first request
+
+    def _prepare(self) -> None:
+        with self._steps.step("Tiny models") as step:
+            step.update(0, "building them, once")
+            self._models, built = cached_tiny_models()
+            step.say(f"{'built' if built else 'from the cache'}; untrained: random weights in FLUX's layout")
+            step.show(base=TINY_BASE, folder=self._models)
+        with self._steps.step("Postgres and S3") as step:
+            self._installation.start_servers()
+            step.say("two servers on loopback, for this run only")
+            step.show(Postgres=self._installation.owner_url, S3=self._installation.s3_url)
+        with self._steps.step("Migrate, make buckets") as step:
+            applied = self._installation.install()
+            step.say(f"{len(applied)} files of SQL in one transaction")
+            step.show(migrations=", ".join(applied))
+        user = self._installation.add_user()
+        connect = self._connections.enter_context
+        as_user = connect(connected_as(self._installation.app_url, "authenticated", user))
+        as_service = connect(connected_as(self._installation.app_url, "service_role"))
+        self._app = App(as_user, user, self._installation.buckets())
+        self._admin = Admin(as_service)
+        self._summary = Summary(user, TRAINING)
+
+    def _photographs(self, own: Album | None) -> tuple[Album, Album]:
+        with self._steps.step("Photographs") as step:
+            step.update(0, "drawing two people who do not exist")
+            album = own or draw_album(Person.example(), self._scratch / "person")
+            other = draw_album(Person.other(), self._scratch / "other")
+            whose = "yours" if own else "of a person who does not exist"
+            step.say(f"{len(album.photos)} {whose}, and {len(other.photos)} of another drawn person")
+            step.show(to_learn_from=len(album.training), held_out=len(album.held_out))
+        return album, other
+
+    def _upload(self, who: str, album: Album) -> Uploaded:
+        with self._steps.step("Subject and uploads") as step:
+            uploaded = self._uploaded(who, album, step)
+            step.say(f"role authenticated, under RLS: {len(album.photos)} photographs; consent is pending")
+            step.show(subject=uploaded.subject.id, trigger_word=uploaded.subject.trigger_word)
+            step.show(first_object=f"{self._app.buckets.uploads}/{uploaded.training[0]}")
+        return uploaded
+
+    def _uploaded(self, who: str, album: Album, step: Step) -> Uploaded:
+        subject = self._app.create_subject(who)
+        keys = []
+        for number, photo in enumerate(album.photos, start=1):
+            keys.append(self._app.add_photo(subject, number, photo))
+            step.update(number / len(album.photos), f"uploading {number} of {len(album.photos)}")
+        count = len(album.training)
+        return Uploaded(who, subject, album, keys[:count], keys[count:])
+
+    def _grant(self, person: Uploaded) -> None:
+        with self._steps.step("Consent") as step:
+            self._admin.grant_consent(person.subject, "the demo's own")
+            step.say("granted by an administrator (role service_role), for training and pictures")
+            step.show(ledger=", ".join(self._admin.ledger(person.subject)))
+
+    def _start_worker(self) -> None:
+        with self._steps.step("Start `worker run`") as step:
+            step.update(0, "loading torch in its GPU process")
+            self._installation.start_worker(self._models)
+            pod = self._wait_for_pod()
+            step.say("a process of its own; it offers " + ", ".join(sorted(pod["routes"])))
+            step.show(pod=pod["id"], log=self._installation.worker_log)
+
+    def _wait_for_pod(self) -> dict[str, Any]:
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline:
+            for pod in self._admin.pods():
+                if f"training/{TINY_BASE}" in pod["routes"]:
+                    return pod
+            self._installation.check_worker()
+            time.sleep(POLL_S)
+        raise DemoFailed(f"the worker did not offer training/{TINY_BASE} within {PATIENCE_S:.0f} s")
+
+    # -- requests
+
+    def _request_training(self, person: Uploaded) -> UUID:
+        return self._app.request_training(person.subject, person.training, TRAINING)
+
+    def _be_refused(self, name: str, what: str, person: Uploaded) -> None:
+        with self._steps.step(name) as step:
+            job_id = self._request_training(person)
+            row = self._app.job("training", job_id)
+            if (row["status"], row["error_code"]) != ("failed", "consent_denied"):
+                raise DemoFailed(f"training job {job_id} was not refused: it is {row['status']}")
+            self._note(what, "training", row, step)
+            step.say(f"refused: {row['error']}")
+            step.show(status=f"{row['status']}, {row['error_code']}")
+
+    def _train(self, name: str, what: str, person: Uploaded, file: str) -> tuple[TrainedLora, Path]:
+        with self._steps.step(name) as step:
+            return self._trained(what, person, self._output / file, step)
+
+    def _train_other(self, album: Album) -> tuple[Uploaded, Path]:
+        with self._steps.step("Train another person's") as step:
+            other = self._uploaded("other person", album, step)
+            self._admin.grant_consent(other.subject, "the demo's own")
+            _, path = self._trained("train another person", other, self._scratch / "other.safetensors", step)
+        return other, path
+
+    def _trained(self, what: str, person: Uploaded, path: Path, step: Step) -> tuple[TrainedLora, Path]:
+        row = self._finished(what, "training", self._request_training(person), step)
+        model = self._app.lora_of(row["id"])
+        lora = TrainedLora(model["id"], person.subject.id, model["version"], model["path"], model["sha256"])
+        self._save(self._app.buckets.models, lora.key, path, lora.sha256)
+        self._wait_for_copy(person.subject)
+        self._summary.loras.append(lora)
+        step.say(f"{TRAINING['steps']:.0f} steps on {len(person.training)} photographs, published as version 1")
+        step.show(LoRA=lora.id)
+        return lora, path
+
+    def _wait_for_copy(self, subject: Subject) -> None:
+        """A light job copies the newest LoRA to a name without a version, after its publication."""
+        deadline = time.monotonic() + PATIENCE_S
+        while f"{subject.id}/lora.safetensors" not in self._app.buckets.keys(
+            self._app.buckets.models, f"{subject.id}/"
+        ):
+            if time.monotonic() > deadline:
+                raise DemoFailed(f"no convenience copy of the LoRA of subject {subject.id}")
+            self._installation.check_worker()
+            time.sleep(POLL_S)
+
+    def _draw(self, name: str, what: str, person: Uploaded, loras: list[UUID]) -> list[Path]:
+        with self._steps.step(name) as step:
+            preset = self._app.create_preset(what, PRESET, PRESET_SETTINGS)
+            # The same words in both runs, so that nothing but the LoRA differs.
+            prompt = f"photo of {person.subject.trigger_word}, in front of a plain wall"
+            job_id = self._app.request_pictures(
+                person.subject, prompt, preset_id=preset, model_ids=loras, seed=SEED, num_images=PICTURES
+            )
+            row = self._finished(what, "generation", job_id, step)
+            paths = []
+            for number, picture in enumerate(row["result"]["pictures"], start=1):
+                path = self._output / f"{'with' if loras else 'without'}-lora-{number}.png"
+                self._save(row["result"]["bucket"], picture["upscaled"], path, picture["sha256"])
+                paths.append(path)
+            first = row["result"]["pictures"][0]
+            step.say(
+                f"{len(paths)} pictures, {first['raw_width']}x{first['raw_height']} "
+                f"upscaled to {first['width']}x{first['height']}, seeds from {SEED}"
+            )
+        return paths
+
+    def _finished(self, what: str, kind: str, job_id: UUID, step: Step) -> dict[str, Any]:
+        """Follow a job to its good end."""
+        *_, row = rows_of(self._app, kind, job_id, step, self._installation.check_worker)
+        if row["status"] != "completed":
+            raise DemoFailed(f"{kind} job {job_id} ended as {row['status']}: {row['error']}")
+        self._note(what, kind, row, step)
+        return row
+
+    def _note(self, what: str, kind: str, row: dict[str, Any], step: Step) -> list[StoredObject]:
+        objects = self._app.objects_of(kind, row)
+        self._summary.jobs.append(EndedJob.of(what, kind, row, objects))
+        step.show(job=row["id"])
+        for found in objects[:1]:
+            step.show(object=f"{found.bucket}/{found.key}", sha256=found.sha256)
+        return objects
+
+    def _save(self, bucket: str, key: str, path: Path, sha256: str) -> None:
+        """Download an object that a row names, and hold the row to its digest."""
+        found = self._app.buckets.describe(bucket, key)
+        if found.sha256 != sha256:
+            raise DemoFailed(f"{bucket}/{key} is not what its row says")
+        path.write_bytes(self._app.buckets.read(bucket, key))
+        if path.is_relative_to(self._output):
+            self._summary.files.append(SavedFile(path.name, bucket, key))
+
+    # -- what came of it
+
+    def _measure(self, person: Uploaded, lora: Path, other: Path) -> None:
+        with self._steps.step("Held-out loss") as step:
+            step.update(0, "the same noise for all three")
+            word = person.subject.trigger_word
+            photos = [
+                (photo.path, caption(PhotoRow(path=str(photo.path), caption=photo.caption), word))
+                for photo in person.album.held_out
+            ]
+            losses = held_out_losses(
+                self._models / TINY_BASE,
+                photos,
+                int(TRAINING["resolution"]),
+                {"own": lora, "none": None, "other": other},
+            )
+            self._summary.held_out_losses = losses
+            step.say(
+                f"on {len(photos)} photographs it has not seen: {losses['own']:.4f} with this LoRA, "
+                f"{losses['none']:.4f} with none, {losses['other']:.4f} with the other person's"
+            )
+
+    def _revoke_while_drawing(self, person: Uploaded, lora: TrainedLora) -> None:
+        what = "revoke while drawing"
+        with self._steps.step("Revoke while drawing") as step:
+            before = self._objects()
+            job_id = self._app.request_pictures(person.subject, "a portrait", model_ids=[lora.id], seed=SEED, **LONG)
+            revoked, row = False, {}
+            for row in rows_of(self._app, "generation", job_id, step, self._installation.check_worker):
+                if not revoked and row["status"] == "running" and row["progress"] > 0:
+                    self._app.revoke_consent(person.subject)
+                    revoked = True
+            if (row["status"], row["error_code"]) != ("failed", "consent_denied") or row["result"] is not None:
+                raise DemoFailed(f"generation job {job_id} was not stopped by the revocation: it is {row['status']}")
+            self._note(what, "generation", row, step)
+            after = self._objects()
+            if after != before:
+                raise DemoFailed(f"something was published after the revocation: {sorted(after - before)}")
+            seconds = (row["finished_at"] - self._admin.revoked_at(person.subject)).total_seconds()
+            self._summary.revocation = Revocation(job_id, seconds, len(before), len(after))
+            step.say(f"stopped {seconds:.1f} s later at {row['progress']:.0%}, nothing published: {row['error']}")
+            step.show(objects_in_both_buckets=f"{len(before)} before, {len(after)} after")
+
+    def _objects(self) -> set[tuple[str, str]]:
+        buckets = self._app.buckets
+        return {(bucket, key) for bucket in (buckets.uploads, buckets.models) for key in buckets.keys(bucket)}
+
+    def _report(self, person: Uploaded, with_lora: list[Path], without: list[Path]) -> None:
+        with self._steps.step("Contact sheet, loss curve") as step:
+            labels = {"own": "with this LoRA", "none": "with none", "other": "with another person's"}
+            contact_sheet(
+                [
+                    ("Photographs to learn from", [photo.path for photo in person.album.training[:8]]),
+                    ("Held out", [photo.path for photo in person.album.held_out[:8]]),
+                    (f"Drawn with the LoRA, seeds from {SEED}", with_lora),
+                    ("Drawn without it, the same seeds", without),
+                ],
+                self._output / "contact-sheet.png",
+            )
+            losses = {labels[name]: loss for name, loss in self._summary.held_out_losses.items()}
+            loss_curve(self._losses("train"), self._output / "loss-curve.png", losses)
+            step.say("contact-sheet.png and loss-curve.png")
+
+    def _losses(self, what: str) -> list[tuple[int, float]]:
+        job = next(job for job in self._summary.jobs if job.what == what)
+        found = next(found for found in job.objects if found.key.endswith("/losses.json"))
+        losses: list[tuple[int, float]] = json.loads(self._app.buckets.read(found.bucket, found.key))
+        return losses
+
+    def _used(self, person: Uploaded) -> SubjectUsed:
+        describe = self._app.buckets.describe
+        return SubjectUsed(
+            person.who,
+            person.subject.id,
+            person.subject.trigger_word,
+            [describe(self._app.buckets.uploads, key) for key in person.training],
+            [describe(self._app.buckets.uploads, key) for key in person.held_out],
+            self._admin.ledger(person.subject),
+        )

@@ -1,0 +1,104 @@
+"""What a demo run leaves in summary.json: every claim of it can be checked in the database and the buckets."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from worker import __version__
+from worker.demo.app_client import StoredObject
+from worker.demo.steps import Step
+from worker.demo.tiny_models import TINY_BASE
+
+
+@dataclass(frozen=True)
+class EndedJob:
+    """A job's row when it had ended, and what lay under its prefix in the bucket then."""
+
+    what: str
+    kind: str
+    id: UUID
+    subject_id: UUID
+    status: str
+    attempt: int
+    error_code: str | None
+    error: str | None
+    objects: list[StoredObject]
+
+    @classmethod
+    def of(cls, what: str, kind: str, row: dict[str, Any], objects: list[StoredObject]) -> EndedJob:
+        names = ("id", "subject_id", "status", "attempt", "error_code", "error")
+        return cls(what, kind, **{name: row[name] for name in names}, objects=objects)
+
+
+@dataclass(frozen=True)
+class SubjectUsed:
+    """A person, their photographs in the uploads bucket, and the ledger of their consent."""
+
+    who: str
+    id: UUID
+    trigger_word: str
+    training_photos: list[StoredObject]
+    held_out_photos: list[StoredObject]
+    consent_events: list[str]
+
+
+@dataclass(frozen=True)
+class TrainedLora:
+    """A row of subjects_models."""
+
+    id: UUID
+    subject_id: UUID
+    version: int
+    key: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class SavedFile:
+    """A file of the output folder that is an object of a bucket."""
+
+    file: str
+    bucket: str
+    key: str
+
+
+@dataclass(frozen=True)
+class Revocation:
+    """Consent taken back while a job ran."""
+
+    job_id: UUID
+    seconds_until_stopped: float
+    objects_before: int
+    objects_after: int
+
+
+@dataclass
+class Summary:
+    """Filled while the demo goes on."""
+
+    user_id: UUID
+    training_settings: dict[str, float]
+    subjects: list[SubjectUsed] = field(default_factory=list)
+    jobs: list[EndedJob] = field(default_factory=list)
+    loras: list[TrainedLora] = field(default_factory=list)
+    files: list[SavedFile] = field(default_factory=list)
+    held_out_losses: dict[str, float] = field(default_factory=dict)
+    revocation: Revocation | None = None
+
+    def write(self, path: Path, steps: list[Step], servers: dict[str, str]) -> None:
+        """Write it as JSON, in one step: it is there whole, or not at all."""
+        content = {
+            "version": __version__,
+            "base": TINY_BASE,
+            "base_is_untrained": True,
+            **asdict(self),
+            "servers": servers,
+            "seconds": {step.name: round(step.seconds, 2) for step in steps},
+        }
+        unfinished = path.with_suffix(".part")
+        unfinished.write_text(json.dumps(content, indent=2, default=str) + "\n")
+        unfinished.replace(path)
