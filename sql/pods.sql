@@ -21,13 +21,15 @@ as $$
 $$;
 comment on function worker.lock_is_free is 'Whether nobody holds a pod''s advisory lock.';
 
--- Two, because the one that ticks may be the one that died.
+-- Two, because the one that ticks may be the one that died. The locks are looked at here too: it is a tick that notes
+-- lock_free_since, and both tickers may have died at once.
 create or replace function worker.is_ticker(p_pod_id uuid) returns boolean
-language sql stable set search_path = ''
+language sql volatile set search_path = ''
 as $$
   select p_pod_id in (
     select id from worker.pods
     where last_heartbeat > clock_timestamp() - interval '20 seconds' and lock_free_since is null
+      and not (has_lock and worker.lock_is_free(id))
     order by registered_at, id limit 2)
 $$;
 comment on function worker.is_ticker is 'Whether this pod is one of the two longest-living ones, which tick.';
@@ -279,8 +281,9 @@ begin
     end if;
   end loop;
   execute format(
-    'update %s job set phase = ''waiting'' where status = ''queued'' and phase like ''waiting: no running pod offers %%''
-       and substr(phase, 32) = any ($1)', p_kind.table_name) using v_offered;
+    'update %1$s set phase = ''waiting'' where id in (
+       select id from %1$s where status = ''queued'' and phase like ''waiting: no running pod offers %%''
+         and substr(phase, 32) = any ($1) order by id for update skip locked)', p_kind.table_name) using v_offered;
 end $$;
 comment on function worker.explain_waiting is 'Say in phase that no live pod can take a job.';
 

@@ -18,8 +18,8 @@ from botocore.client import BaseClient
 from PIL import Image
 from psycopg import sql
 from psycopg.rows import dict_row
-from tests.waiting import wait_until
 
+from tests.waiting import wait_until
 from worker.demo.servers import EmbeddedS3
 from worker.demo.tiny_models import REGISTER_TINY_BASE, TINY_BASE
 
@@ -83,6 +83,11 @@ class App:
         self.s3.close()
 
     # -- SQL
+
+    def reconnect(self, url: str) -> None:
+        """After the server was away."""
+        self.url = url
+        self.database = psycopg.connect(url, autocommit=True, row_factory=dict_row)
 
     def run(self, statement: str, *arguments: object) -> list[dict[str, Any]]:
         """Rows of one statement, as the owner of the database."""

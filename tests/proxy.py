@@ -17,14 +17,16 @@ from urllib.parse import urlsplit, urlunsplit
 
 SSL_REQUEST, GSS_REQUEST = 80877103, 80877104
 READY_FOR_QUERY, NOTIFICATION = b"Z", b"A"
+END_OF_STATEMENT = (b"S", b"Q", b"X", b"p")
+"""Sync, a simple query, goodbye, a password: what comes before belongs to the same statement."""
 _LENGTH = struct.Struct("!I")
 
 
 @dataclass
 class LostReply:
-    """A reply that is going to be lost: the first one to a statement with `text` in it."""
+    """A reply that is going to be lost: the first one to a statement with all of `texts` in it or its arguments."""
 
-    text: bytes
+    texts: list[bytes]
     lost: threading.Event = field(default_factory=threading.Event)
 
 
@@ -59,9 +61,9 @@ class PostgresProxy:
     def url(self) -> str:
         return urlunsplit(self._parts._replace(netloc=f"{self._parts.username}@127.0.0.1:{self.port}"))
 
-    def lose_reply_to(self, text: str) -> LostReply:
-        """The next statement with `text` in it commits, then its connection breaks before the reply arrives."""
-        loss = LostReply(text.encode())
+    def lose_reply_to(self, *texts: str) -> LostReply:
+        """The next statement with these texts commits, then its connection breaks before the reply arrives."""
+        loss = LostReply([text.encode() for text in texts])
         with self._lock:
             self._losses.append(loss)
         return loss
@@ -89,11 +91,11 @@ class PostgresProxy:
     def is_refused(self, application: str) -> bool:
         return application in self._refused
 
-    def take_loss(self, message: bytes) -> LostReply | None:
-        """The loss that this message of a client is meant for."""
+    def take_loss(self, statement: bytes) -> LostReply | None:
+        """The loss that is meant for this statement."""
         with self._lock:
             for loss in self._losses:
-                if loss.text in message:
+                if all(text in statement for text in loss.texts):
                     self._losses.remove(loss)
                     return loss
         return None
@@ -130,10 +132,13 @@ class _Line:
         try:
             with self._client.makefile("rb") as stream:
                 if self._start(stream):
+                    statement = b""
                     while message := _read_message(stream):
-                        if self._losing is None:
-                            self._losing = self._proxy.take_loss(message)
-                        self._server.sendall(message)
+                        statement += message
+                        if message.startswith(END_OF_STATEMENT):
+                            self._losing = self._losing or self._proxy.take_loss(statement)
+                            self._server.sendall(statement)
+                            statement = b""
         except OSError:
             pass
         finally:

@@ -53,7 +53,7 @@ class S3Relay:
             def do_any(self) -> None:
                 relay.pass_on(self)
 
-            do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = do_any  # noqa: N815
+            do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = do_any
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -106,9 +106,7 @@ class S3Relay:
             if held is not None:
                 held.over.set()
 
-    def _exchange(
-        self, request: BaseHTTPRequestHandler, server: http.client.HTTPConnection, held: Held | None
-    ) -> None:
+    def _exchange(self, request: BaseHTTPRequestHandler, server: http.client.HTTPConnection, held: Held | None) -> None:
         when = held.when if held else None
         length = int(request.headers.get("Content-Length", 0))
         if held and when == "before":

@@ -90,29 +90,20 @@ class Database:
     async def __aenter__(self) -> Self:
         """Raises SettingsError when nobody answers at DATABASE_URL."""
         try:
-            await self._pool.open(wait=True, timeout=15)
-        except PoolTimeout as error:
-            await self._pool.close()
-            raise SettingsError(await self._why_not()) from error
+            # The pool would try for long, and keep the reason to itself.
+            await (await psycopg.AsyncConnection.connect(self._url, **self._options)).close()
+        except psycopg.OperationalError as error:
+            raise SettingsError(
+                f"DATABASE_URL is refused: {str(error).splitlines()[-1]}; for example "
+                "DATABASE_URL=postgresql://likeness_pod.<ref>:<password>@<host>:5432/postgres"
+            ) from error
+        await self._pool.open(wait=True)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self._pool.close(timeout=2)
-
-    async def _why_not(self) -> str:
-        try:
-            connection = await psycopg.AsyncConnection.connect(self._url, connect_timeout=5)
-            await connection.close()
-        except psycopg.OperationalError as error:
-            reason = str(error).splitlines()[-1]
-        else:
-            reason = "the server answers only now: try again"
-        return (
-            f"DATABASE_URL: cannot connect: {reason}\n"
-            "  example: DATABASE_URL=postgresql://likeness_pod.<ref>:<password>@<host>:5432/postgres"
-        )
 
     async def call(self, function: LiteralString, *arguments: object) -> Any:
         """Call one SQL function as one autocommit statement; asks again after deadlocks and lost connections.

@@ -58,11 +58,12 @@ def repeatable_files(folder: Path | None = None) -> list[SqlFile]:
 def migrate(database_url: str, folder: Path | None = None) -> list[str]:
     """Bring the database up to date in one transaction; returns the names of the files that ran.
 
-    Raises MigrationError when a file fails or an applied one was edited; nothing is changed then.
+    Raises MigrationError when nobody answers, a file fails, an applied one was edited, or a newer release was here;
+    nothing is changed then.
     """
     folder = folder or sql_folder()
-    with psycopg.connect(database_url, autocommit=False) as connection:
-        try:
+    try:
+        with psycopg.connect(database_url, autocommit=False) as connection:
             _run(connection, _LOCK)
             _run(connection, (folder / "preflight.sql").read_text())
             applied: dict[str, str] = dict(
@@ -73,12 +74,18 @@ def migrate(database_url: str, folder: Path | None = None) -> list[str]:
                 _apply(connection, file)
             if pending:
                 _run(connection, "notify pgrst, 'reload schema'")
-        except psycopg.Error as error:
-            raise MigrationError(_explain(error)) from error
+    except psycopg.Error as error:
+        raise MigrationError(_explain(error)) from error
     return [file.name for file in pending]
 
 
 def _pending(applied: dict[str, str], numbered: list[SqlFile], repeatable: list[SqlFile]) -> list[SqlFile]:
+    newer = sorted({name for name in applied if name[:4].isdigit()} - {file.name for file in numbered})
+    if newer:
+        raise MigrationError(
+            f"a newer release was here: this one does not know {', '.join(newer)}, and would put old functions back. "
+            "Migrate with that release or a later one; nothing was changed."
+        )
     for file in numbered:
         if file.name in applied and applied[file.name] != file.checksum:
             raise MigrationError(
@@ -110,7 +117,9 @@ def _run(connection: psycopg.Connection, text: str) -> None:
 
 def _explain(error: psycopg.Error) -> str:
     hint = f" {error.diag.message_hint}" if error.diag.message_hint else ""
-    return f"{error.diag.message_primary or error}.{hint}"
+    if isinstance(error, psycopg.errors.InsufficientPrivilege):
+        hint += " Migrate with the URL of the database's owner, not of a pod."
+    return f"{error.diag.message_primary or str(error).strip()}.{hint}"
 
 
 def render(since: int = 0, folder: Path | None = None) -> str:
@@ -134,28 +143,39 @@ def render(since: int = 0, folder: Path | None = None) -> str:
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
-def _guard(wanted: Iterable[SqlFile], earlier: Iterable[SqlFile]) -> str:
+def _guard(wanted: list[SqlFile], earlier: list[SqlFile]) -> str:
     return f"""
 do $$
 declare
   v_names text;
 begin
   select string_agg(name, ', ' order by name) into v_names from worker.schema_versions
-  where name = any ({_array(wanted)});
+  where name ~ '^[0-9]{{4}}_' and name <> all ({_array(file.name for file in [*earlier, *wanted])});
   if v_names is not null then
-    raise exception 'applied here already: %', v_names
-      using hint = 'Print with --since N, N being the last applied number.';
+    raise exception 'a newer release was here: %', v_names using hint = 'Print with that release or a later one.';
   end if;
-  select string_agg(name, ', ' order by name) into v_names from unnest({_array(earlier)}) name
+  select string_agg(name, ', ' order by name) into v_names from worker.schema_versions
+  where name = any ({_array(file.name for file in wanted)});
+  if v_names is not null then
+    raise exception 'applied here already: %', v_names using hint = 'Print with --since N, N being the last applied number.';
+  end if;
+  select string_agg(name, ', ' order by name) into v_names from unnest({_array(file.name for file in earlier)}) name
   where name not in (select applied.name from worker.schema_versions applied);
   if v_names is not null then
     raise exception 'not applied here yet: %', v_names using hint = 'Print with a smaller --since.';
   end if;
+  select string_agg(name, ', ' order by name) into v_names from worker.schema_versions
+  where name = any ({_array(file.name for file in earlier)})
+    and checksum <> all ({_array(file.checksum for file in earlier)});
+  if v_names is not null then
+    raise exception 'changed after they were applied here: %', v_names
+      using hint = 'Put them back and write the change as a new migration.';
+  end if;
 end $$;"""
 
 
-def _array(files: Iterable[SqlFile]) -> str:
-    return "array[" + ", ".join(f"'{file.name}'" for file in files) + "]::text[]"
+def _array(items: Iterable[str]) -> str:
+    return "array[" + ", ".join(f"'{item}'" for item in items) + "]::text[]"
 
 
 def _record(file: SqlFile) -> str:
@@ -170,8 +190,13 @@ def install_stand_ins(database_url: str) -> None:
 
     Raises MigrationError where they exist: on Supabase they are never touched.
     """
-    with psycopg.connect(database_url) as connection:
-        found = connection.execute("select to_regclass('auth.users') is not null").fetchone()
-        if found and found[0]:
-            raise MigrationError("auth.users is there already: this is Supabase, or the stand-ins were made before.")
-        _run(connection, (sql_folder() / "stand_ins.sql").read_text())
+    try:
+        with psycopg.connect(database_url) as connection:
+            found = connection.execute("select to_regclass('auth.users') is not null").fetchone()
+            if found and found[0]:
+                raise MigrationError(
+                    "auth.users is there already: this is Supabase, or the stand-ins were made before."
+                )
+            _run(connection, (sql_folder() / "stand_ins.sql").read_text())
+    except psycopg.Error as error:
+        raise MigrationError(f"stand_ins.sql: {_explain(error)}") from error

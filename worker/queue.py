@@ -90,7 +90,7 @@ class Worker:
     async def run(self) -> None:
         """Work until `request_stop`. Raises SettingsError before anything starts when a setting cannot be right."""
         async with self._database:
-            await check_installation(self._settings, self._database, self._models)
+            await check_installation(self._settings, self._database, self._store)
             with self._workspace:
                 try:
                     await self._work_until_stopped()

@@ -111,6 +111,14 @@ class ObjectStore:
 
         return await self._call(f"making bucket {bucket}", ensure)
 
+    async def require_bucket(self, bucket: str) -> None:
+        """Raises StorageError unless the bucket is there and these keys may look into it."""
+        there = await self._call(
+            f"looking up bucket {bucket}", lambda s3: found(s3.head_bucket, Bucket=bucket) is not None
+        )
+        if not there:
+            raise StorageError(f"there is no bucket {bucket}: `worker storage init` makes it")
+
     async def head(self, bucket: str, key: str) -> ObjectInfo | None:
         """Describe an object; None if it is not there."""
         check_key(key)
@@ -235,12 +243,11 @@ class ObjectStore:
 
     async def _missing(self, bucket: str, key: str) -> WorkerError:
         """Why an object was not found: it, or its whole bucket (404 alone does not tell)."""
-        there = await self._call(
-            f"looking up bucket {bucket}", lambda s3: found(s3.head_bucket, Bucket=bucket) is not None
-        )
-        if there:
-            return InputMissing(f"{bucket}/{key} is not in storage")
-        return StorageError(f"there is no bucket {bucket}: `worker storage init` makes it")
+        try:
+            await self.require_bucket(bucket)
+        except StorageError as error:
+            return error
+        return InputMissing(f"{bucket}/{key} is not in storage")
 
     async def _call(self, doing: str, work: Callable[[S3Client], T]) -> T:
         """Run `work` in a thread, within CALL_DEADLINE_S, its failures told as StorageError."""

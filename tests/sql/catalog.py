@@ -10,17 +10,18 @@ _OBJECTS = {
         select nspname, concat_ws(' | ', nspowner::regrole, acl(nspacl), obj_description(oid, 'pg_namespace'))
         from pg_namespace where nspname !~ '^pg_|^information_schema$'""",
     "relation": """
-        select oid::regclass::text, concat_ws(' | ', relkind, relpersistence, relowner::regrole, relrowsecurity, relforcerowsecurity,
-          relreplident, acl(relacl), reloptions, obj_description(oid, 'pg_class'))
+        select oid::regclass::text, concat_ws(' | ', relkind, relpersistence, relowner::regrole, relrowsecurity,
+          relforcerowsecurity, relreplident, acl(relacl), reloptions, obj_description(oid, 'pg_class'))
         from pg_class where ours(relnamespace) and relkind in ('r', 'p', 'v', 'm', 'S', 'f')""",
     "column": """
-        select attrelid::regclass || '.' || attname, concat_ws(' | ', format_type(atttypid, atttypmod), attnotnull, attidentity,
-          attgenerated, pg_get_expr(adbin, adrelid), acl(attacl), col_description(attrelid, attnum))
+        select attrelid::regclass || '.' || attname, concat_ws(' | ', format_type(atttypid, atttypmod), attnotnull,
+          attidentity, attgenerated, pg_get_expr(adbin, adrelid), acl(attacl), col_description(attrelid, attnum))
         from pg_attribute join pg_class on pg_class.oid = attrelid
         left join pg_attrdef on adrelid = attrelid and adnum = attnum
         where ours(relnamespace) and relkind in ('r', 'p', 'v', 'm', 'f') and attnum > 0 and not attisdropped""",
     "constraint": """
-        select conrelid::regclass || '.' || conname, concat_ws(' | ', pg_get_constraintdef(oid), convalidated, obj_description(oid, 'pg_constraint'))
+        select conrelid::regclass || '.' || conname,
+          concat_ws(' | ', pg_get_constraintdef(oid), convalidated, obj_description(oid, 'pg_constraint'))
         from pg_constraint where ours(connamespace) and conrelid <> 0""",
     "index": """
         select indexrelid::regclass::text, concat_ws(' | ', pg_get_indexdef(indexrelid), indisvalid)
@@ -30,26 +31,35 @@ _OBJECTS = {
         from pg_trigger join pg_class on pg_class.oid = tgrelid
         where (ours(relnamespace) or relnamespace::regnamespace::text in ('auth', 'storage')) and not tgisinternal""",
     "function": """
-        select oid::regprocedure::text, concat_ws(' | ', pg_get_functiondef(oid), proowner::regrole, acl(proacl), obj_description(oid, 'pg_proc'))
+        select oid::regprocedure::text,
+          concat_ws(' | ', pg_get_functiondef(oid), proowner::regrole, acl(proacl), obj_description(oid, 'pg_proc'))
         from pg_proc where ours(pronamespace) and prokind = 'f'""",
-    "view": "select oid::regclass::text, pg_get_viewdef(oid) from pg_class where ours(relnamespace) and relkind in ('v', 'm')",
+    "view": """
+        select oid::regclass::text, pg_get_viewdef(oid) from pg_class
+        where ours(relnamespace) and relkind in ('v', 'm')""",
     "policy": """
-        select schemaname || '.' || tablename || '.' || policyname, concat_ws(' | ', permissive, roles, cmd, qual, with_check)
+        select schemaname || '.' || tablename || '.' || policyname,
+          concat_ws(' | ', permissive, roles, cmd, qual, with_check)
         from pg_policies where schemaname in ('public', 'worker', 'storage', 'auth')""",
     "type": """
-        select pg_type.oid::regtype::text, concat_ws(' | ', acl(typacl), (select string_agg(enumlabel, ',' order by enumsortorder) from pg_enum where enumtypid = pg_type.oid))
+        select pg_type.oid::regtype::text, concat_ws(' | ', acl(typacl),
+          (select string_agg(enumlabel, ',' order by enumsortorder) from pg_enum where enumtypid = pg_type.oid))
         from pg_type where ours(typnamespace) and typtype in ('e', 'd', 'r')""",
     "published": "select pubname || ' ' || schemaname || '.' || tablename, '' from pg_publication_tables",
     "extension": "select extname, extnamespace::regnamespace::text from pg_extension",
     "default privileges": """
-        select concat_ws(' ', defaclrole::regrole, defaclnamespace::regnamespace, defaclobjtype), acl(defaclacl) from pg_default_acl""",
-    "member of likeness_worker": "select member::regrole::text, '' from pg_auth_members where roleid = to_regrole('likeness_worker')",
+        select concat_ws(' ', defaclrole::regrole, defaclnamespace::regnamespace, defaclobjtype), acl(defaclacl)
+        from pg_default_acl""",
+    "member of likeness_worker": """
+        select member::regrole::text, '' from pg_auth_members where roleid = to_regrole('likeness_worker')""",
 }
 
 # The rows that a migration writes. When a file was applied is not part of what it did.
 _ROWS = {
     "worker.schema_versions": "select name, checksum from worker.schema_versions",
-    "worker.policies": "select concat_ws('.', schema_name, table_name, policy_name), definition || catalog_definition from worker.policies",
+    "worker.policies": """
+        select concat_ws('.', schema_name, table_name, policy_name), definition || catalog_definition
+        from worker.policies""",
     "worker.job_kinds": "select kind, to_jsonb(job_kinds)::text from worker.job_kinds",
     "worker.base_models": "select slug, to_jsonb(base_models)::text from worker.base_models",
     "worker.config": "select 'config', to_jsonb(config)::text from worker.config",

@@ -1,26 +1,28 @@
-"""Servers for the tests of the SQL, as Supabase hands them out and on every supported PostgreSQL that is here; tables and pods."""
+"""For the tests of the SQL: servers as Supabase hands them out, an app's tables, pods, and calls that wait."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+
+from tests.sql.aside import Aside
 from tests.sql.pod import Claims, Pod
-from tests.sql.supabase import VERSIONS, Supabase, supabase_server
 from tests.sql.supabase import VERSIONS, Supabase, supabase_server
 from tests.sql.tables import AppTables
 
 
 @pytest.fixture(scope="session", params=list(VERSIONS), ids=lambda version: f"PostgreSQL {version}")
 def any_supabase(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Supabase]:
-    """Each version in turn."""
+    """Empty projects on each version in turn."""
     with supabase_server(tmp_path_factory.mktemp("supabase"), request.param) as supabase:
         yield supabase
 
 
 @pytest.fixture(scope="session")
 def supabase(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Supabase]:
-    """The newest version."""
+    """Empty projects on the newest version."""
     with supabase_server(tmp_path_factory.mktemp("supabase"), "18") as supabase:
         yield supabase
 
@@ -53,15 +55,8 @@ def pod(start_pod: Callable[..., Pod]) -> Pod:
     return start_pod()
 
 
-@pytest.fixture(scope="session", params=list(VERSIONS), ids=lambda version: f"PostgreSQL {version}")
-def any_supabase(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Supabase]:
-    """Empty projects on each version in turn."""
-    with supabase_server(tmp_path_factory.mktemp("supabase"), request.param) as supabase:
-        yield supabase
-
-
-@pytest.fixture(scope="session")
-def supabase(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Supabase]:
-    """Empty projects on the newest version."""
-    with supabase_server(tmp_path_factory.mktemp("supabase"), "18") as supabase:
-        yield supabase
+@pytest.fixture
+def aside(db: AppTables) -> Iterator[Aside]:
+    """Calls that run beside the test, because they have to wait."""
+    with ThreadPoolExecutor(4) as executor:
+        yield Aside(db, executor)

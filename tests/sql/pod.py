@@ -13,8 +13,8 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
-from tests.waiting import wait_until
 
+from tests.waiting import wait_until
 from worker.db import ClaimQueue, Database
 from worker.demo.tiny_models import TINY_BASE
 
@@ -109,11 +109,13 @@ class Pod:
         self.session.close()
         self.session = None
         wait_until(
-            lambda: not self.database.execute(
-                "select from pg_locks where locktype = 'advisory' and classid = "
-                "(worker.pod_lock_key(%s) >> 32 & 4294967295)::oid",
-                [self.id],
-            ).fetchall(),
+            lambda: (
+                not self.database.execute(
+                    "select 1 from pg_locks where locktype = 'advisory' and classid = "
+                    "(worker.pod_lock_key(%s) >> 32 & 4294967295)::oid",
+                    [self.id],
+                ).fetchall()
+            ),
             "the pod's lock to be free",
         )
 

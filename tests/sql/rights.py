@@ -110,9 +110,7 @@ _LIFE_CYCLE = (
     "pod_id created_at started_at finished_at"
 )
 _ADMINISTRATORS = "priority run_after max_failures max_runtime"
-_TRAINING = (
-    "id owner_id subject_id base preset_id sample_paths trigger_word steps rank learning_rate resolution seed"
-)
+_TRAINING = "id owner_id subject_id base preset_id sample_paths trigger_word steps rank learning_rate resolution seed"
 _GENERATION = (
     "id owner_id subject_id base preset_id prompt negative_prompt model_ids lora_scales reference_paths reference_scale "
     "control_path control_kind control_scale width height steps guidance seed num_images upscale quality output_format"

@@ -54,7 +54,10 @@ TABLES = {
             "values (%(subject)s, 9, 'tiny-flux', 'flux', 'x', repeat('0', 64), 4)",
             _NOBODY,
         ),
-        "update retired_at": ("update public.subjects_models set retired_at = now() where id = %(model)s", _SERVICE_ONLY),
+        "update retired_at": (
+            "update public.subjects_models set retired_at = now() where id = %(model)s",
+            _SERVICE_ONLY,
+        ),
         "update path": ("update public.subjects_models set path = 'elsewhere' where id = %(model)s", _NOBODY),
         "delete": ("delete from public.subjects_models where id = %(model)s", _NOBODY),
     },
@@ -80,7 +83,10 @@ TABLES = {
     },
     "public.training_jobs": {
         "select": ("select from public.training_jobs where id = %(training)s", _READ),
-        "insert": ("insert into public.training_jobs (subject_id) values (%(subject)s)", "row refused refused row refused"),
+        "insert": (
+            "insert into public.training_jobs (subject_id) values (%(subject)s)",
+            "row refused refused row refused",
+        ),
         "insert for another": (
             "insert into public.training_jobs (subject_id, owner_id) values (%(other_subject)s, %(owner)s)",
             "refused row refused row refused",
@@ -140,7 +146,10 @@ FUNCTIONS = {
     },
     "public.retry_job": {
         "training": ("select public.retry_job('training', %(cancelled)s)", "row refused refused row refused"),
-        "of the worker's own": ("select public.retry_job('publish_lora', %(internal)s)", "refused refused refused 22023 refused"),
+        "of the worker's own": (
+            "select public.retry_job('publish_lora', %(internal)s)",
+            "refused refused refused 22023 refused",
+        ),
     },
     "public.grant_consent": {
         "by an administrator": ("select public.grant_consent(%(pending)s, adult => true)", _SERVICE_ONLY),

@@ -1,4 +1,4 @@
-"""A server as Supabase hands it out: the owner of the database is no superuser, `auth` and `storage` belong to others."""
+"""A server as Supabase hands it out: its owner is no superuser, and `auth` and `storage` belong to others."""
 
 from __future__ import annotations
 

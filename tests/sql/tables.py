@@ -10,8 +10,8 @@ from uuid import UUID
 import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
-from tests.app import TABLES, App
 
+from tests.app import TABLES, App
 from worker.demo.tiny_models import REGISTER_TINY_BASE, TINY_BASE
 
 ABLE_BASE = "able-flux"

@@ -15,8 +15,8 @@ import psycopg
 import pytest
 from pgqueuer.adapters.persistence.qb import QueryBuilderEnvironment
 from pgqueuer.domain.settings import DBSettings
-from tests.conftest import Databases
 
+from tests.conftest import Databases
 from worker.migrate import numbered_files, repeatable_files
 
 OURS = "('public'::regnamespace, 'worker'::regnamespace)"
@@ -37,7 +37,7 @@ LINTER = {
     ),
     "where there is row-level security there is a policy": Rule(
         "select oid::regclass from pg_class where relnamespace = 'public'::regnamespace and relrowsecurity and not exists (select from pg_policy where polrelid = pg_class.oid)",
-        "drop policy \"users can view LoRAs of their own subjects\" on public.subjects_models",
+        'drop policy "users can view LoRAs of their own subjects" on public.subjects_models',
     ),
     "where there is a policy it is in force": Rule(
         "select polrelid::regclass from pg_policy join pg_class on pg_class.oid = polrelid where not relrowsecurity",
@@ -193,7 +193,9 @@ def test_every_function_states_its_volatility_and_its_search_path() -> None:
     ]
     assert len(headers) > 80
     for header in headers:
-        assert re.search(r"\blanguage (sql|plpgsql) (volatile|stable|immutable)\b.* set search_path = ''$", header, re.DOTALL), header
+        assert re.search(
+            r"\blanguage (sql|plpgsql) (volatile|stable|immutable)\b.* set search_path = ''$", header, re.DOTALL
+        ), header
 
 
 def test_the_first_migration_is_the_install_sql_of_the_pinned_pgqueuer() -> None:

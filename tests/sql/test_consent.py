@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg import sql
+
 from tests.sql.pod import Attempt, Pod
 from tests.sql.tables import ABLE_BASE, AppTables
 
@@ -98,7 +99,9 @@ def test_nobody_else_may_touch_consent(db: AppTables, role: str) -> None:
 def test_a_role_in_forged_claims_opens_nothing(db: AppTables) -> None:
     subject = db.add_subject(consent=False)
     with db.acting_as("authenticated", db.owner) as owner:
-        owner.execute("select set_config('request.jwt.claims', %s, false)", [f'{{"role":"service_role","sub":"{db.owner}"}}'])
+        owner.execute(
+            "select set_config('request.jwt.claims', %s, false)", [f'{{"role":"service_role","sub":"{db.owner}"}}']
+        )
         for call in ("grant_consent(%s)", "worker.grant_consent_as_service(%s, '{training}', null, null, true, true)"):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 owner.execute(f"select {call}", [subject])  # type: ignore[arg-type]
@@ -148,9 +151,9 @@ def test_consent_columns_change_no_other_way(db: AppTables, role: str | None) ->
         value = {"consent_status": "approved", "consent_purposes": ["training"]}.get(column, IN_A_YEAR)
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             db.database.execute(
-                sql.SQL("insert into public.subjects (owner_id, name, subject_is_adult, {}) values (%s, 'x', true, %s)").format(
-                    sql.Identifier(column)
-                ),
+                sql.SQL(
+                    "insert into public.subjects (owner_id, name, subject_is_adult, {}) values (%s, 'x', true, %s)"
+                ).format(sql.Identifier(column)),
                 [db.owner, value],
             )
 
@@ -275,7 +278,12 @@ def test_whatever_ends_a_revoked_attempt_settles_it_as_refused(db: AppTables, po
     answer = attempt.complete(result) if ending == "complete" else getattr(attempt, ending)()
     assert answer == "consent_denied"
     job = db.job("generation", attempt.id)
-    assert (job["status"], job["error_code"], job["result"], job["gpu_seconds"]) == ("failed", "consent_denied", None, 1)
+    assert (job["status"], job["error_code"], job["result"], job["gpu_seconds"]) == (
+        "failed",
+        "consent_denied",
+        None,
+        1,
+    )
     assert job["error"] == "the person took consent back: it was revoked"
     assert db.queue_row("generation", attempt.id) is None
     assert set(db.staged(attempt.id).values()) == {"deleting"}

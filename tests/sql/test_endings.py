@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
+
 from tests.sql.pod import PUBLISH, Attempt, Pod
 from tests.sql.tables import AppTables
 
@@ -252,14 +253,22 @@ def test_deleted_objects_are_offered_three_times_more_for_uploads_that_come_late
     for minutes in (15, 60, 24 * 60, None):
         offered = db.one("select worker.take_garbage(1)")
         pod.call("garbage_gone", [offered[0]["id"]])
-        rows = db.run("select offer_after - clock_timestamp() as wait from worker.staged_objects where id = %s", offered[0]["id"])
+        rows = db.run(
+            "select offer_after - clock_timestamp() as wait from worker.staged_objects where id = %s", offered[0]["id"]
+        )
         if minutes is None:
             assert rows == []
         else:
             assert timedelta(minutes=minutes - 1) < rows[0]["wait"] <= timedelta(minutes=minutes)
-            db.run("update worker.staged_objects set offer_after = now() - interval '1 second' where id = %s", offered[0]["id"])
+            db.run(
+                "update worker.staged_objects set offer_after = now() - interval '1 second' where id = %s",
+                offered[0]["id"],
+            )
             # and not the other object, which is still another pod's to delete
-            db.run("update worker.staged_objects set offer_after = now() + interval '9 days' where id <> %s", offered[0]["id"])
+            db.run(
+                "update worker.staged_objects set offer_after = now() + interval '9 days' where id <> %s",
+                offered[0]["id"],
+            )
 
 
 def test_a_sweeper_that_dies_leaves_its_garbage_to_the_next(db: AppTables, pod: Pod) -> None:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import psycopg
 import pytest
+
 from tests.sql.catalog import differences, snapshot
 from tests.sql.files import next_release
 from tests.sql.pod import Claims, Pod
 from tests.sql.supabase import Supabase
 from tests.sql.tables import AppTables
-
 from worker import migrate
 from worker.migrate import sql_folder
 
@@ -38,7 +38,9 @@ def published(url: str) -> set[str]:
     with psycopg.connect(url) as connection:
         return {
             f"{schema}.{table}"
-            for schema, table in connection.execute("select schemaname, tablename from pg_publication_tables").fetchall()
+            for schema, table in connection.execute(
+                "select schemaname, tablename from pg_publication_tables"
+            ).fetchall()
         }
 
 
@@ -92,7 +94,10 @@ def test_a_life_cycle_column_reaches_every_job_table_and_no_client(any_supabase:
     )
     migrate.migrate(url, release)
     with AppTables.open(url) as app:
-        tables = {row["name"] for row in app.run("select attrelid::regclass::text as name from pg_attribute where attname = 'node'")}
+        tables = {
+            row["name"]
+            for row in app.run("select attrelid::regclass::text as name from pg_attribute where attname = 'node'")
+        }
         assert tables == {"worker.life_cycle", "training_jobs", "generation_jobs", "worker.internal_jobs"}
         # The life cycle may change it, and no client may write it, neither at the insert nor later.
         job = app.request("training", subject_id=app.add_subject())

@@ -10,6 +10,7 @@ import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from tests.sql.pod import Pod
 from tests.sql.tables import ABLE_BASE, AppTables
 
@@ -136,7 +137,9 @@ def test_another_owners_job_cannot_be_brought_in_by_its_id(db: AppTables, pod: P
     for folder in ("_", str(mine)):
         key = f"{db.owner}/{folder}/generated/{job}/1/0.png"
         assert "is not a published picture of this owner" in refusal(db, "control_path", key, mine)
-    assert MESSAGE_OF_A_STRANGERS_PREFIX in refusal(db, "control_path", f"{stranger}/{theirs}/generated/{job}/1/0.png", mine)
+    assert MESSAGE_OF_A_STRANGERS_PREFIX in refusal(
+        db, "control_path", f"{stranger}/{theirs}/generated/{job}/1/0.png", mine
+    )
 
 
 def test_photographs_are_registered_under_their_own_subject(db: AppTables) -> None:
@@ -192,7 +195,9 @@ def test_no_accepted_key_leaves_the_owners_prefix(db: AppTables, template: str, 
 @given(name=st.text("abcXYZ019._ ()+@=,-", min_size=1, max_size=60).filter(lambda name: name not in (".", "..")))
 def test_plain_names_of_the_owners_own_are_accepted(db: AppTables, name: str) -> None:
     ids = _ids(db)
-    assert db.one("select worker.key_error(%s, %s, false)", ids["me"], f"{ids['me']}/{ids['mine']}/photos/{name}") is None
+    assert (
+        db.one("select worker.key_error(%s, %s, false)", ids["me"], f"{ids['me']}/{ids['mine']}/photos/{name}") is None
+    )
 
 
 def _ids(db: AppTables) -> dict[str, UUID]:

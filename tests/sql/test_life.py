@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from tests.sql.pod import PUBLISH, SHA256, TRAINING, Attempt, Pod
 from tests.sql.tables import AppTables
 
@@ -35,7 +36,8 @@ def log(db: AppTables, kind: str, job: UUID) -> list[str]:
 
 def logged(db: AppTables, queue_id: int) -> list[str]:
     return [
-        row["status"] for row in db.run("select status::text from worker.pgqueuer_log where job_id = %s order by id", queue_id)
+        row["status"]
+        for row in db.run("select status::text from worker.pgqueuer_log where job_id = %s order by id", queue_id)
     ]
 
 
@@ -50,7 +52,11 @@ def test_a_claim_takes_one_job_of_the_offered_routes_for_one_pod(db: AppTables, 
     assert two.claim() is None
     row = db.queue_row("generation", job)
     assert row is not None
-    assert (row["status"], row["queue_manager_id"], log(db, "generation", job)) == ("picked", one.id, ["queued", "picked"])
+    assert (row["status"], row["queue_manager_id"], log(db, "generation", job)) == (
+        "picked",
+        one.id,
+        ["queued", "picked"],
+    )
     assert two.start("generation", job) is None, "not picked by this pod"
     assert db.status("generation", job) == ("queued", None)
 
@@ -71,7 +77,9 @@ def test_a_start_brings_everything_a_handler_needs(db: AppTables, pod: Pod) -> N
     preset = db.one(
         "insert into public.presets (name, kind, prompt, settings) values ('p', 'generation', 'in oil', '{\"steps\": 3}') returning id"
     )
-    job = db.request("generation", subject_id=subject, prompt="x", preset_id=preset, model_ids=[model], lora_scales=[0.5])
+    job = db.request(
+        "generation", subject_id=subject, prompt="x", preset_id=preset, model_ids=[model], lora_scales=[0.5]
+    )
     payload = pod.run("generation", job).payload
     assert payload["prefix"] == f"{db.owner}/{subject}/generated/{job}/1/"
     assert (payload["purpose"], payload["subjects"]) == ("generation", [str(subject)])
@@ -183,7 +191,9 @@ def test_a_stale_attempt_is_told_it_is_lost_and_changes_nothing(db: AppTables, s
                 lambda: stale.complete(fresh_result if state != "queued" else stale_result),
                 stale.fail,
                 stale.release,
-                lambda: Attempt(one, kind, job, fresh.number + 1 if state != "queued" else 9, {}).complete(stale_result),
+                lambda: Attempt(one, kind, job, fresh.number + 1 if state != "queued" else 9, {}).complete(
+                    stale_result
+                ),
                 lambda: str(one.call("complete_job", kind, job, None, stale_result)),
             ]
             assert [call() for call in calls] == ["lost"] * len(calls), (kind, state)
@@ -193,7 +203,9 @@ def test_a_stale_attempt_is_told_it_is_lost_and_changes_nothing(db: AppTables, s
 
 def test_a_lease_on_a_job_that_does_not_exist_is_lost(pod: Pod) -> None:
     nothing = Attempt(pod, "generation", uuid4(), 1, {"prefix": "x/"})
-    assert [nothing.report(), nothing.stage("a"), nothing.fail(), nothing.release(), nothing.complete({})] == ["lost"] * 5
+    assert [nothing.report(), nothing.stage("a"), nothing.fail(), nothing.release(), nothing.complete({})] == [
+        "lost"
+    ] * 5
 
 
 # -- reports
@@ -236,7 +248,10 @@ def test_an_attempt_stages_under_its_own_prefix_only(db: AppTables, pod: Pod) ->
         attempt.payload["prefix"].rstrip("/") + "0/0.png",
     ):
         with pytest.raises(psycopg.errors.InvalidParameterValue, match="under its own prefix only"):
-            attempt.call("stage_objects", [{"bucket": "uploads", "key": attempt.key("ok.png")}, {"bucket": "uploads", "key": key}])
+            attempt.call(
+                "stage_objects",
+                [{"bucket": "uploads", "key": attempt.key("ok.png")}, {"bucket": "uploads", "key": key}],
+            )
     assert db.staged(attempt.id) == {}
     assert (attempt.stage("0.png"), attempt.stage("0.png", "1.png")) == ("ok", "ok")
     assert list(db.staged(attempt.id).values()) == ["staged", "staged"]
@@ -307,7 +322,8 @@ def broken_results(attempt: Attempt) -> dict[str, Any]:
             "a short digest": good | {"sha256": SHA256[1:]},
             "no rank": good | {"rank": None},
             "a rank that is no number": good | {"rank": "many"},
-            "a loss curve nobody staged, hidden behind one not named": good | {"losses": None, "loss_curve": "elsewhere"},
+            "a loss curve nobody staged, hidden behind one not named": good
+            | {"losses": None, "loss_curve": "elsewhere"},
         }
 
     def pictures(**changes: Any) -> dict[str, Any]:
@@ -360,10 +376,17 @@ def test_a_result_may_not_name_another_attempts_objects(db: AppTables, start_pod
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text("abc{}$.*?", max_size=8),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(
-        st.sampled_from(["pictures", "upscaled", "raw", "width", "raw_width", "lora", "sha256", "rank", "objects"]), inner
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text("abc{}$.*?", max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["pictures", "upscaled", "raw", "width", "raw_width", "lora", "sha256", "rank", "objects"]),
+            inner,
+        )
     ),
     max_leaves=12,
 )

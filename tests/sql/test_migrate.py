@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
 import pytest
+
 from tests.sql.catalog import differences, policy_oids, snapshot
 from tests.sql.files import next_release, psql
+from tests.sql.pod import as_worker
 from tests.sql.supabase import Supabase
-
+from tests.waiting import wait_until
 from worker import migrate
 from worker.demo.servers import EmbeddedPostgres
 from worker.migrate import MigrationError, render
@@ -140,7 +143,38 @@ def test_an_applied_file_that_was_edited_is_refused_by_name(supabase: Supabase, 
         file.write("-- an afterthought\n")
     with pytest.raises(MigrationError, match=r"0002_tables\.sql was changed after it was applied here"):
         migrate.migrate(url, release)
+    printed = psql(url, render(2, release), tmp_path)
+    assert printed.returncode != 0
+    assert "changed after they were applied here: 0002_tables" in printed.stderr
     assert differences(before, snapshot(url)) == {}
+
+
+def test_an_older_release_never_puts_its_functions_back(supabase: Supabase, tmp_path: Path) -> None:
+    url = supabase.create()
+    migrate.migrate(url, next_release(tmp_path, _0003_mood=A_COLUMN_MORE))
+    before = snapshot(url)
+    with pytest.raises(MigrationError, match=r"a newer release was here: this one does not know 0003_mood"):
+        migrate.migrate(url)
+    printed = psql(url, render(2), tmp_path)
+    assert printed.returncode != 0
+    assert "a newer release was here: 0003_mood" in printed.stderr
+    assert differences(before, snapshot(url)) == {}
+
+
+@pytest.mark.parametrize("command", [migrate.migrate, migrate.install_stand_ins])
+def test_a_database_that_does_not_answer_is_named_and_no_password_is_shown(
+    command: Callable[[str], object], unused_tcp_port: int
+) -> None:
+    with pytest.raises(MigrationError, match=r"127\.0\.0\.1") as refused:
+        command(f"postgresql://owner:hunter2@127.0.0.1:{unused_tcp_port}/app")
+    assert "hunter2" not in str(refused.value)
+
+
+def test_a_pods_url_is_told_that_the_owners_is_wanted(supabase: Supabase, tmp_path: Path) -> None:
+    url = supabase.create()
+    migrate.migrate(url)
+    with pytest.raises(MigrationError, match="URL of the database's owner"):
+        migrate.migrate(as_worker(url), next_release(tmp_path))
 
 
 # ------------------------------------------------------------------------------------------------- what is there already
@@ -253,11 +287,15 @@ def test_policies_never_wait_long_for_a_busy_storage_table(supabase: Supabase, t
         upload.rollback()
     execute(url, 'drop policy "likeness: users can view what is theirs" on storage.objects')
     before = snapshot(url)
-    with psycopg.connect(supabase.superuser_url(url)) as upload:
+    with ThreadPoolExecutor() as threads, psycopg.connect(supabase.superuser_url(url)) as upload:
         upload.execute("lock table storage.objects in row exclusive mode")
+        migration = threads.submit(migrate.migrate, url, next_release(tmp_path / "changed"))
+        try:
+            wait_until(migration.done, "the migration to give up", 30)
+        finally:
+            upload.rollback()
         with pytest.raises(MigrationError, match=r"rls\.sql: .*lock timeout"):
-            migrate.migrate(url, next_release(tmp_path / "changed"))
-        upload.rollback()
+            migration.result()
     assert differences(before, snapshot(url)) == {}
     migrate.migrate(url, tmp_path / "changed" / "sql")
     assert "storage.objects.likeness: users can view what is theirs" in policy_oids(url)

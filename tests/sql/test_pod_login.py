@@ -1,4 +1,4 @@
-"""A job's whole life as Supabase has it: an owner that is no superuser, users behind tokens, a pod with a login of its own."""
+"""A job's whole life as Supabase has it: an owner that is no superuser, users behind tokens, a pod with a login."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import psycopg
 import pytest
 from psycopg import sql
 from psycopg.types.json import Jsonb
+
 from tests.sql.pod import GENERATION, PUBLISH, ROUTES, SHA256, TRAINING
 from tests.sql.supabase import Supabase
 from tests.sql.tables import AppTables
-
 from worker import migrate
 from worker.db import ClaimQueue, Database
 
@@ -61,14 +61,18 @@ async def test_from_a_users_insert_to_a_published_picture(any_supabase: Supabase
     with project(any_supabase) as (app, url, rotated_url):
         user = app.add_user(uuid4())
         with app.acting_as("authenticated", user) as client, app.acting_as("service_role") as administrator:
-            subject = await_row(client, "insert into public.subjects (name, subject_is_adult) values ('Ada', true) returning id")
+            subject = inserted(
+                client, "insert into public.subjects (name, subject_is_adult) values ('Ada', true) returning id"
+            )
             for index in range(3):
                 client.execute(
                     "insert into public.subject_photos (subject_id, path) values (%s, %s)",
                     [subject, f"{user}/{subject}/photos/{index}.jpg"],
                 )
             administrator.execute("select public.grant_consent(%s)", [subject])
-            training = await_row(client, "insert into public.training_jobs (subject_id) values (%s) returning id", subject)
+            training = inserted(
+                client, "insert into public.training_jobs (subject_id) values (%s) returning id", subject
+            )
 
             pod_id = uuid4()
             async with pod_at(url, pod_id) as (database, queue):
@@ -78,10 +82,14 @@ async def test_from_a_users_insert_to_a_published_picture(any_supabase: Supabase
                     started = await database.call("start_job", "training", training, pod_id)
                     checkpoint = f"{started['prefix']}checkpoint-1.safetensors"
                     lease = "training", training, started["attempt"]
-                    await database.call("stage_objects", *lease, Jsonb([{"bucket": "model_artifacts", "key": checkpoint}]))
+                    await database.call(
+                        "stage_objects", *lease, Jsonb([{"bucket": "model_artifacts", "key": checkpoint}])
+                    )
                     assert await database.call("save_checkpoint", *lease, 1, "model_artifacts", checkpoint) == "ok"
                     beat = await database.call(
-                        "heartbeat", pod_id, Jsonb([{"kind": "training", "id": training, "attempt": started["attempt"]}])
+                        "heartbeat",
+                        pod_id,
+                        Jsonb([{"kind": "training", "id": training, "attempt": started["attempt"]}]),
                     )
                     assert [lease["state"] for lease in beat["leases"]] == ["ok"]
                     assert await database.call("tick") is not None
@@ -99,7 +107,7 @@ async def test_from_a_users_insert_to_a_published_picture(any_supabase: Supabase
                 await database.call("garbage_gone", [item["id"] for item in garbage])
 
             assert client.execute("select version from public.subjects_models").fetchall() == [{"version": 1}]
-            generation = await_row(
+            generation = inserted(
                 client, "insert into public.generation_jobs (subject_id, prompt) values (%s, 'x') returning id", subject
             )
             # The password was rotated: another login of the same role goes on.
@@ -116,7 +124,7 @@ async def test_from_a_users_insert_to_a_published_picture(any_supabase: Supabase
             assert seen["result"]["pictures"][0]["upscaled"] == picture["upscaled"]
 
 
-def await_row(client: psycopg.Connection[dict[str, Any]], statement: str, *arguments: object) -> UUID:
+def inserted(client: psycopg.Connection[dict[str, Any]], statement: str, *arguments: object) -> UUID:
     row = client.execute(statement, arguments).fetchone()  # type: ignore[arg-type]
     assert row is not None
     return UUID(str(row["id"]))
@@ -137,7 +145,10 @@ async def test_a_revocation_by_the_user_reaches_a_running_job(any_supabase: Supa
             beat = await database.call("heartbeat", pod_id, named)
             assert [lease["state"] for lease in beat["leases"]] == ["cancel"]
             assert beat["ended_subjects"] == [str(subject)]
-            assert await database.call("complete_job", "generation", job, started["attempt"], Jsonb({}), 1.0) == "consent_denied"
+            assert (
+                await database.call("complete_job", "generation", job, started["attempt"], Jsonb({}), 1.0)
+                == "consent_denied"
+            )
         assert app.status("generation", job) == ("failed", "consent_denied")
 
 
@@ -150,7 +161,10 @@ def test_the_auth_service_may_delete_an_account_whatever_hangs_on_it(any_supabas
         with psycopg.connect(any_supabase.superuser_url(app.url), autocommit=True) as service:
             service.execute("set role supabase_auth_admin")
             service.execute("delete from auth.users where id = %s", [app.owner])
-        assert app.one("select consent_status from public.subjects where id = %s and owner_id is null", subject) == "revoked"
+        assert (
+            app.one("select consent_status from public.subjects where id = %s and owner_id is null", subject)
+            == "revoked"
+        )
         assert app.status("training", job) == ("failed", "consent_denied")
         assert app.one("select count(*) from public.presets") == 0
         assert len(app.ledger(subject, "revoke")) == 1

@@ -10,10 +10,10 @@ import psycopg
 import pytest
 from psycopg import sql
 from psycopg.types.json import Jsonb
+
 from tests.app import TABLES
 from tests.sql.pod import Pod
 from tests.sql.tables import ABLE_BASE, AppTables
-
 from worker.demo.tiny_models import TINY_BASE
 
 CLIENTS = ("authenticated", "service_role")
@@ -74,7 +74,9 @@ def test_a_training_needs_a_subject(db: AppTables) -> None:
 
 def test_an_unknown_subject_and_another_owners_give_the_same_answer(db: AppTables) -> None:
     theirs = db.add_subject(owner=db.add_user(uuid4()))
-    answers = [refusal(db, kind, subject_id=subject) for kind in ("training", "generation") for subject in (theirs, uuid4())]
+    answers = [
+        refusal(db, kind, subject_id=subject) for kind in ("training", "generation") for subject in (theirs, uuid4())
+    ]
     assert set(answers) == {("42501", "subject_id: no such subject of yours")}
     assert refusal(db, "training", role="service_role", subject_id=uuid4()) == answers[0]
 
@@ -158,7 +160,9 @@ def test_another_owners_lora_is_as_unknown_as_none(db: AppTables) -> None:
     for model in (theirs, uuid4()):
         answer = refusal(db, "generation", subject_id=subject, prompt="x", model_ids=[model])
         assert answer == ("22023", f"model_ids: no such LoRA of this owner: {model}")
-        assert refusal(db, "generation", role="service_role", subject_id=subject, prompt="x", model_ids=[model]) == answer
+        assert (
+            refusal(db, "generation", role="service_role", subject_id=subject, prompt="x", model_ids=[model]) == answer
+        )
 
 
 def test_every_person_whose_lora_is_named_must_agree(db: AppTables) -> None:
@@ -295,7 +299,14 @@ def test_lists_have_limits_too(db: AppTables) -> None:
     ]
     for kind, columns, constraint in lists:
         with pytest.raises(psycopg.errors.CheckViolation) as caught:
-            insert(db, kind, subject_id=subject, base=ABLE_BASE, **columns, **({"prompt": "x"} if kind == "generation" else {}))
+            insert(
+                db,
+                kind,
+                subject_id=subject,
+                base=ABLE_BASE,
+                **columns,
+                **({"prompt": "x"} if kind == "generation" else {}),
+            )
         assert caught.value.diag.constraint_name == constraint
 
 
@@ -305,7 +316,10 @@ def test_lists_have_limits_too(db: AppTables) -> None:
 def test_too_many_open_jobs_are_answered_as_http_429(db: AppTables) -> None:
     db.run("update worker.config set open_jobs_per_owner = 2")
     subject = db.add_subject()
-    jobs = [insert(db, "generation", subject_id=subject, prompt="x")["id"], insert(db, "training", subject_id=subject)["id"]]
+    jobs = [
+        insert(db, "generation", subject_id=subject, prompt="x")["id"],
+        insert(db, "training", subject_id=subject)["id"],
+    ]
     for role in CLIENTS:
         state, message = refusal(db, "generation", role=role, subject_id=subject, prompt="x")
         assert (state, message) == ("PT429", "too many open jobs: at most 2 at a time")
@@ -333,7 +347,12 @@ def test_request_columns_never_change_for_any_role(db: AppTables, pod: Pod) -> N
     db.add_photos(subject)
     jobs = {"training": db.request("training", subject_id=subject), "generation": db.request("generation", prompt="x")}
     another: dict[str, object] = {"uuid": uuid4(), "text": "another", "integer": 7, "bigint": 7, "real": 0.5}
-    another |= {"text[]": ["a", "b", "c"], "uuid[]": [uuid4()], "real[]": [0.5], "timestamp with time zone": "2020-01-01"}
+    another |= {
+        "text[]": ["a", "b", "c"],
+        "uuid[]": [uuid4()],
+        "real[]": [0.5],
+        "timestamp with time zone": "2020-01-01",
+    }
     for kind, job in jobs.items():
         before = db.job(kind, job)
         columns = db.run(
@@ -394,7 +413,9 @@ def test_only_the_service_key_decides_about_the_order(db: AppTables, pod: Pod) -
         for role in CLIENTS:
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 insert(db, "generation", role=role, subject_id=subject, prompt="x", **{column: value})
-    row = insert(db, "generation", role="service_role", subject_id=subject, prompt="x", priority=5, run_after="2999-01-01")
+    row = insert(
+        db, "generation", role="service_role", subject_id=subject, prompt="x", priority=5, run_after="2999-01-01"
+    )
     assert pod.claim() is None
     with db.acting_as("service_role") as connection:
         connection.execute("update generation_jobs set run_after = null where id = %s", [row["id"]])

@@ -11,9 +11,9 @@ import psycopg
 import pytest
 from psycopg import sql
 from psycopg.rows import dict_row
+
 from tests.sql import rights
 from tests.sql.supabase import Supabase
-
 from worker import migrate
 
 OURS = "('public', 'worker')"

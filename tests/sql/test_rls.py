@@ -11,11 +11,11 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
+
 from tests.sql import rights, rls_table
 from tests.sql.pod import Claims, Pod
 from tests.sql.supabase import Supabase
 from tests.sql.tables import AppTables
-
 from worker import migrate
 
 Connection = psycopg.Connection[dict[str, Any]]
@@ -62,7 +62,9 @@ def world(supabase: Supabase, request: pytest.FixtureRequest) -> Iterator[World]
             "other, forged role": forge(
                 stack.enter_context(app.acting_as("authenticated", other)), role="service_role", sub=str(other)
             ),
-            "anon, forged owner": forge(stack.enter_context(app.acting_as("anon")), role="service_role", sub=str(owner)),
+            "anon, forged owner": forge(
+                stack.enter_context(app.acting_as("anon")), role="service_role", sub=str(owner)
+            ),
             "pod, forged owner": forge(
                 stack.enter_context(app.acting_as("likeness_worker")), role="service_role", sub=str(owner)
             ),
@@ -93,7 +95,8 @@ def rows_of_two_users(app: AppTables, stack: ExitStack) -> dict[str, UUID]:
         "model": app.one("select id from public.subjects_models where subject_id = %s", subject),
         "internal": app.one("select id from worker.internal_jobs"),
         "preset": app.one(
-            "insert into public.presets (name, kind, owner_id) values ('mine', 'generation', %s) returning id", app.owner
+            "insert into public.presets (name, kind, owner_id) values ('mine', 'generation', %s) returning id",
+            app.owner,
         ),
         "everybodys": app.one(
             "insert into public.presets (name, kind, owner_id) values ('all', 'generation', null) returning id"
@@ -163,7 +166,9 @@ def test_each_user_sees_own_rows_alone(world: World) -> None:
             stranger = "owner" if actor == "other" else "other"
             assert str(world.ids[stranger]) not in text, f"{actor} sees {stranger}'s rows in {table}"
     assert world.actors["owner"].execute("select count(*) as seen from public.training_jobs").fetchone() == {"seen": 3}
-    assert world.actors["service_role"].execute("select count(*) as seen from public.subjects").fetchone() == {"seen": 3}
+    assert world.actors["service_role"].execute("select count(*) as seen from public.subjects").fetchone() == {
+        "seen": 3
+    }
 
 
 def test_an_unknown_subject_and_anothers_give_the_same_answer(world: World) -> None:
@@ -182,7 +187,13 @@ def test_the_owner_grants_where_owners_attest_and_for_own_subjects_alone(world: 
     stated = "select public.grant_consent(%(pending)s, confirmed => true, adult => true)"
     world.app.run("update worker.config set consent_mode = 'owner_attests'")
     try:
-        assert [world.outcome(actor, stated) for actor in rls_table.ACTORS] == "row refused refused row refused".split()
+        assert [world.outcome(actor, stated) for actor in rls_table.ACTORS] == [
+            "row",
+            "refused",
+            "refused",
+            "row",
+            "refused",
+        ]
         assert world.outcome("owner", "select public.grant_consent(%(pending)s, adult => true)") == "22023"
         assert world.outcome("owner", "select public.grant_consent(%(pending)s, confirmed => true)") == "22023"
         assert world.outcome("other, forged role", stated) == "refused"

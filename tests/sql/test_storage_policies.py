@@ -10,11 +10,11 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
+
 from tests.sql.pod import Attempt, Claims, Pod
 from tests.sql.rls_table import ACTORS
 from tests.sql.supabase import Supabase
 from tests.sql.tables import AppTables
-
 from worker import migrate
 
 UPLOADS, MODELS = "uploads", "model_artifacts"
@@ -67,7 +67,9 @@ def store(supabase: Supabase) -> Iterator[Store]:
     migrate.migrate(url)
     with ExitStack() as stack:
         app = stack.enter_context(AppTables.open(url))
-        app.run("insert into storage.buckets (id, name) values ('uploads', 'uploads'), ('model_artifacts', 'model_artifacts')")
+        app.run(
+            "insert into storage.buckets (id, name) values ('uploads', 'uploads'), ('model_artifacts', 'model_artifacts')"
+        )
         other = app.add_user(uuid4())
         pod = Pod(url, stack.enter_context(Claims(url)))
         stack.callback(pod.close)

@@ -10,11 +10,11 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+
 from tests.app import App
 from tests.conftest import Databases
 from tests.processes import WorkerProcess, WorkerProcesses
 from tests.waiting import wait_until
-
 from worker.demo.servers import EmbeddedS3
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+
 from tests.processes import WorkerProcess
 from tests.waiting import wait_until
 from tests.worker.conftest import Fleet, MakeFleet
@@ -113,13 +114,16 @@ def test_a_training_whose_worker_is_killed_goes_on_in_another_pod(fleet: Fleet) 
     gpu_pids = victim.gpu_pids()
     victim.kill()
     wait_until(lambda: not victim.gpu_pids(), "the GPU process to end with its worker")
+    # Both pods tick. Had both died, a third would have to: it must not wait for the dead to fall silent.
+    wait_until(lambda: fleet.app.one("select worker.lock_is_free(%s)", pod_id), "its lock to go")
+    assert not fleet.app.one("select worker.is_ticker(%s)", pod_id)
     assert gpu_pids
     job = fleet.completed("training", job_id)
     assert_finished_once(fleet, "training", job)
     assert_resumed(fleet, job, checkpoint)
     first, second = fleet.started(job_id)
     assert first["pod_id"] != second["pod_id"]
-    assert not fleet.app.run("select from worker.pods where id = %s", pod_id)
+    assert not fleet.app.run("select 1 from worker.pods where id = %s", pod_id)
 
 
 def test_a_picture_whose_worker_is_killed_is_drawn_by_the_one_that_is_started_again(fleet: Fleet) -> None:
@@ -166,5 +170,5 @@ def test_a_pod_that_was_stopped_for_a_while_writes_nothing_over_its_successor(fl
     job = fleet.completed("training", job_id)
     assert_finished_once(fleet, "training", job)
     wait_until(
-        lambda: fleet.app.run("select from worker.pods where id = %s", pod_id), "the paused pod to register again"
+        lambda: fleet.app.run("select 1 from worker.pods where id = %s", pod_id), "the paused pod to register again"
     )

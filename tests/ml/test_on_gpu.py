@@ -1,0 +1,74 @@
+"""The same rules on a CUDA device. Skipped without one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.ml.runs import finish, pictures
+from worker.ml import base_models, upscale
+from worker.ml.base_models import Base
+from worker.ml.batches import Photo
+from worker.ml.generate import LoraUse, PictureRequest, generate
+from worker.ml.train_lora import Checkpoint, LoraConfig, held_out_loss, train
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+REQUEST = PictureRequest("a photo", negative_prompt=None, width=64, height=96, steps=4, guidance=3.5, seed=1)
+CONFIG = LoraConfig(steps=30, rank=8, learning_rate=5e-3, resolution=64, batch_size=4)
+
+
+@pytest.fixture(scope="module")
+def on_gpu(tiny_base: Path) -> Base:
+    return base_models.load(tiny_base)
+
+
+def devices(base: Base) -> dict[str, str]:
+    return {name: next(m.parameters()).device.type for name, m in base.architecture.modules(base.parts).items()}
+
+
+def test_a_base_is_loaded_in_bfloat16_and_says_its_plan(on_gpu: Base) -> None:
+    assert (on_gpu.device.type, on_gpu.dtype, on_gpu.offloaded) == ("cuda", torch.bfloat16, False)
+    assert on_gpu.memory_plan.startswith("full, cuda, bfloat16: needs ")
+
+
+def test_an_offloaded_base_draws_the_same_picture_with_one_part_at_a_time(on_gpu: Base) -> None:
+    (full,) = pictures(generate(on_gpu, REQUEST))
+    offloaded = replace(on_gpu, offloaded=True)
+    (same,) = pictures(generate(offloaded, REQUEST))
+    np.testing.assert_array_equal(same, full)
+    assert [name for name, device in devices(on_gpu).items() if device == "cuda"] == ["vae"]
+
+
+def test_a_training_frees_the_encoders_and_its_lora_draws(on_gpu: Base, photos: list[Photo], tmp_path: Path) -> None:
+    trained = finish(train(on_gpu, photos, CONFIG, workdir=tmp_path, metadata={}))
+    assert [name for name, device in devices(on_gpu).items() if device == "cuda"] == ["transformer"]
+    assert trained.peak_gib is not None
+    losses = [held_out_loss(on_gpu, photos[:3], lora, resolution=64) for lora in (None, trained.path)]
+    assert losses[1] < losses[0]
+    (without,), (with_it,) = (
+        pictures(generate(on_gpu, replace(REQUEST, loras=loras))) for loras in ((), (LoraUse(trained.path),))
+    )
+    assert np.abs(without.astype(int) - with_it).max() > 20
+
+
+def test_a_resumed_training_ends_near_the_uninterrupted_one(on_gpu: Base, photos: list[Photo], tmp_path: Path) -> None:
+    run = train(on_gpu, photos, CONFIG, workdir=tmp_path, metadata={}, checkpoint_every_steps=15)
+    checkpoint = next(event for event in run if isinstance(event, Checkpoint))
+    run.close()
+    whole = finish(train(on_gpu, photos, CONFIG, workdir=tmp_path, metadata={}))
+    resumed = finish(train(on_gpu, photos, CONFIG, workdir=tmp_path, metadata={}, resume_from=checkpoint.path))
+    assert resumed.final_loss == pytest.approx(whole.final_loss, rel=0.02)
+
+
+def test_the_upscaler_agrees_with_the_cpu(tiny_models: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
+    weights = tiny_models / "real-esrgan-x4" / "model.safetensors"
+    on_gpu, on_cpu = (upscale.load(weights, device).upscale(pixels) for device in ("cuda", "cpu"))
+    assert np.abs(on_gpu.astype(int) - on_cpu).max() <= 3  # float16 against float32

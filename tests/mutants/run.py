@@ -1,0 +1,152 @@
+"""A protection is shown by its absence: each patch here removes one, and the tests that it names must then fail.
+
+    python tests/mutants/run.py [NAME …]        all patches, or those whose file name contains a NAME
+
+The working tree is copied, so nothing here is changed and changes not yet committed count. First the named tests must pass
+in a copy without a patch. Exit code 1 when a mutant survives, 2 when a patch does not apply or a test cannot run.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import xml.etree.ElementTree as ElementTree
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+FOLDER = Path(__file__).parent
+ROOT = FOLDER.parent.parent
+DEADLINE_S = 300
+AT_ONCE = 2
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A patch, what it takes away, and the tests that hold it."""
+
+    path: Path
+    removes: str
+    must_fail: tuple[str, ...]
+
+    @classmethod
+    def read(cls, path: Path) -> Mutant:
+        header = [line[2:] for line in path.read_text().splitlines() if line.startswith("# ")]
+        fields = {name: value for name, _, value in (line.partition(": ") for line in header)}
+        tests = tuple(test.strip() for test in fields["must fail"].split(",") if test.strip())
+        return cls(path, fields["removes"], tests)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`survived` names the tests that passed all the same; `broken` says why nothing can be said."""
+
+    mutant: Mutant
+    survived: tuple[str, ...] = ()
+    broken: str | None = None
+
+
+def copy_working_tree(target: Path) -> None:
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, check=True
+    )
+    for name in listed.stdout.decode().split("\0"):
+        if name and (ROOT / name).is_file():  # what was deleted and not yet committed is still listed
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target / name)
+
+
+def run_tests(tree: Path, tests: tuple[str, ...]) -> dict[str, str]:
+    """Outcome by test: passed, failed, skipped or error. Raises RuntimeError when pytest could not say."""
+    report = tree / "outcomes.xml"
+    environment = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
+    environment.pop("PYTEST_ADDOPTS", None)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", "--no-header"]
+    done = subprocess.run(
+        [*command, f"--junitxml={report}", *tests],
+        cwd=tree,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=DEADLINE_S,
+    )
+    if done.returncode not in (0, 1) or not report.exists():
+        raise RuntimeError(f"pytest ended with {done.returncode}:\n{done.stdout[-3000:]}")
+    outcomes = {}
+    for case in ElementTree.parse(report).iter("testcase"):
+        marks = {child.tag for child in case}
+        outcome = next((word for tag, word in _OUTCOMES if tag in marks), "passed")
+        outcomes[f"{case.get('classname', '').replace('.', '/')}.py::{case.get('name')}"] = outcome
+    return outcomes
+
+
+_OUTCOMES = (("error", "error"), ("failure", "failed"), ("skipped", "skipped"))
+
+
+def outcomes_of(test: str, outcomes: dict[str, str]) -> set[str]:
+    """A name without brackets stands for all its parameters."""
+    return {outcome for name, outcome in outcomes.items() if name == test or re.sub(r"\[.*", "", name) == test}
+
+
+def judge(mutant: Mutant, pristine: Path) -> Verdict:
+    with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
+        tree = Path(folder) / "tree"
+        shutil.copytree(pristine, tree)
+        patched = subprocess.run(
+            ["git", "apply", "-C1", str(mutant.path)], cwd=tree, capture_output=True, text=True, env=_no_repository()
+        )
+        if patched.returncode != 0:
+            return Verdict(mutant, broken=f"does not apply: {patched.stderr.strip()}")
+        try:
+            outcomes = run_tests(tree, mutant.must_fail)
+        except (RuntimeError, subprocess.TimeoutExpired) as error:
+            return Verdict(mutant, broken=str(error))
+    found = {test: outcomes_of(test, outcomes) for test in mutant.must_fail}
+    # An error is a test that could not be set up, which shows nothing.
+    unclear = [test for test, seen in found.items() if not seen or "error" in seen]
+    if unclear:
+        return Verdict(mutant, broken=f"could not run: {', '.join(unclear)}")
+    return Verdict(mutant, survived=tuple(test for test, seen in found.items() if "failed" not in seen))
+
+
+def _no_repository() -> dict[str, str]:
+    """Git looks for a repository above the copy no further than the copy."""
+    return {**os.environ, "GIT_CEILING_DIRECTORIES": tempfile.gettempdir()}
+
+
+def main(names: list[str]) -> int:
+    console = Console(width=max(Console().width, 120))
+    mutants = [Mutant.read(path) for path in sorted(FOLDER.glob("*.patch"))]
+    mutants = [mutant for mutant in mutants if not names or any(name in mutant.path.name for name in names)]
+    with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
+        pristine = Path(folder) / "tree"
+        copy_working_tree(pristine)
+        every_test = tuple(sorted({test for mutant in mutants for test in mutant.must_fail}))
+        outcomes = run_tests(pristine, every_test)
+        for test in every_test:
+            if outcomes_of(test, outcomes) != {"passed"}:
+                console.print(f"without any patch, {test}: {outcomes_of(test, outcomes) or 'not found'}", markup=False)
+                return 2
+        (pristine / "outcomes.xml").unlink()
+        with ThreadPoolExecutor(AT_ONCE) as executor:
+            verdicts = list(executor.map(lambda mutant: judge(mutant, pristine), mutants))
+    table = Table("mutant", "removes", "outcome")
+    for verdict in verdicts:
+        outcome = verdict.broken or (f"SURVIVED {', '.join(verdict.survived)}" if verdict.survived else "killed")
+        table.add_row(verdict.mutant.path.stem, verdict.mutant.removes, outcome)
+    console.print(table, markup=False)
+    killed = sum(not verdict.broken and not verdict.survived for verdict in verdicts)
+    console.print(f"{killed} of {len(verdicts)} killed")
+    return 2 if any(verdict.broken for verdict in verdicts) else int(killed < len(verdicts))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,190 @@
+"""Pods that want the same rows: claims that hide jobs from each other, and deadlocks that are asked again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+import stamina
+from psycopg.types.json import Jsonb
+from stamina.instrumentation import RetryDetails
+
+from tests.sql.aside import NO_TIME, Aside
+from tests.sql.pod import GENERATION, ROUTES, TRAINING, Pod, as_worker
+from tests.sql.tables import AppTables
+from worker.db import ClaimQueue, Database
+from worker.queue import Worker
+from worker.settings import Settings
+
+
+@pytest.fixture
+def other(db: AppTables) -> Iterator[psycopg.Connection[Any]]:
+    """Somebody else's open transaction."""
+    with psycopg.connect(db.url) as connection:
+        yield connection
+
+
+@pytest.fixture
+def retried() -> Iterator[list[str]]:
+    """SQLSTATE of everything that was asked again."""
+    states: list[str] = []
+
+    def note(details: RetryDetails) -> None:
+        assert isinstance(details.caused_by, psycopg.Error)
+        states.append(str(details.caused_by.sqlstate))
+
+    before = stamina.instrumentation.get_on_retry_hooks()
+    stamina.instrumentation.set_on_retry_hooks([note])
+    yield states
+    stamina.instrumentation.set_on_retry_hooks(before)
+
+
+def ask(db: AppTables, **columns: Any) -> UUID:
+    return db.request("generation", **({"subject_id": db.add_subject(), "prompt": "x", "model_ids": []} | columns))
+
+
+def two_routes(db: AppTables) -> tuple[UUID, UUID]:
+    """A job on each of two routes."""
+    subject = db.add_subject()
+    db.add_photos(subject)
+    return ask(db, subject_id=subject), db.request("training", subject_id=subject)
+
+
+# -- claims
+
+
+def test_a_claim_does_not_wait_for_another_pods_claim_but_takes_the_next(
+    db: AppTables, pod: Pod, other: psycopg.Connection[Any]
+) -> None:
+    first, second = ask(db), ask(db)
+    other.execute("select from worker.pgqueuer where dedupe_key = %s for update", [f"generation:{first}"])
+    assert pod.claim() == ("generation", second)
+    assert pod.claim() is None
+    other.rollback()
+    assert pod.claim() == ("generation", first)
+
+
+async def test_pods_that_claim_at_once_get_each_job_once_and_leave_none(db: AppTables) -> None:
+    subject = db.add_subject()
+    db.add_photos(subject)
+    jobs = {("generation", ask(db, subject_id=subject)) for _ in range(20)}
+    jobs |= {("training", db.request("training", subject_id=subject)) for _ in range(20)}
+    claimed: list[tuple[str, UUID]] = []
+
+    async def claim_all(queue: ClaimQueue) -> None:
+        while len(claimed) < len(jobs):  # a claim may come back empty although jobs wait: others hold the heads
+            job = await queue.claim(list(ROUTES))
+            if job is not None:
+                claimed.append(job)
+
+    async with AsyncExitStack() as stack:
+        pods = [await stack.enter_async_context(Database(as_worker(db.url), f"pod {index}")) for index in range(4)]
+        async with asyncio.timeout(NO_TIME):
+            await asyncio.gather(*(claim_all(ClaimQueue(database, uuid4())) for database in pods))
+    assert len(claimed) == len(jobs)
+    assert set(claimed) == jobs
+    assert db.one("select count(distinct queue_manager_id) from worker.pgqueuer where status = 'picked'") > 1
+
+
+async def test_a_claim_over_several_routes_looks_again_when_another_pod_hid_the_jobs(
+    db: AppTables, other: psycopg.Connection[Any]
+) -> None:
+    """pgqueuer locks the head of every route it is asked for and keeps one: the others are hidden until it commits."""
+    kept, hidden = two_routes(db)
+    other.execute("select from worker.pgqueuer for update")
+    other.execute(
+        "update worker.pgqueuer set status = 'picked', queue_manager_id = %s where dedupe_key = %s",
+        [uuid4(), f"generation:{kept}"],
+    )
+    looks: list[tuple[str, UUID] | None] = []
+
+    class Watched(ClaimQueue):
+        """The real claim; after its first look the other pod commits."""
+
+        async def claim(self, routes: list[str]) -> tuple[str, UUID] | None:
+            found = await super().claim(routes)
+            looks.append(found)
+            other.commit()
+            return found
+
+    worker = Worker(
+        Settings(
+            _env_file=None,
+            database_url=as_worker(db.url),
+            s3_endpoint_url="http://127.0.0.1:9",
+            s3_region="nowhere",
+            s3_access_key_id="none",
+            s3_secret_access_key="none",
+        )
+    )
+    async with worker._database:
+        worker._queue = Watched(worker._database, worker.pod_id)
+        claim = await worker._claim([GENERATION, TRAINING])
+    assert looks == [None, claim]
+    assert claim == ("training", hidden)
+
+
+# -- deadlocks
+
+
+@pytest.mark.parametrize("end", ["publish", "revoke the first", "revoke the last"])
+def test_a_deadlock_is_asked_again_and_ends_right(
+    db: AppTables, pod: Pod, aside: Aside, other: psycopg.Connection[Any], retried: list[str], end: str
+) -> None:
+    """Three people in a job. Completing locks them in order; somebody's script locks the last one, then the first."""
+    people = sorted(db.add_subject(name=name) for name in ("Ada", "Ben", "Cem"))
+    job = db.request("generation", owner_id=db.owner, prompt="x", model_ids=[db.add_lora(person) for person in people])
+    attempt = pod.run("generation", job)
+    result = attempt.staged_result()
+    lock = "select from public.subjects where id = %s for update"
+    with psycopg.connect(db.url) as holder:
+        # Never the victim: only who waits last looks for a deadlock.
+        other.execute("set local deadlock_timeout = '1h'")
+        other.execute(lock, [people[2]])
+        holder.execute(lock, [people[1]])
+        completion = aside.run(_complete, f"{as_worker(db.url)}%20-c%20deadlock_timeout%3D50ms", attempt, result)
+        aside.wait_until_anyone_waits_for(holder)
+        script = aside.run_blocked(other, other.execute, lock, [people[0]])
+        holder.rollback()
+        script.result(NO_TIME)
+    if end.startswith("revoke"):
+        other.execute("select public.revoke_consent(%s)", [people[0 if end == "revoke the first" else 2]])
+    other.commit()
+    answer = completion.result(NO_TIME)
+    assert set(retried) == {"40P01"}
+    if end == "publish":
+        assert answer == "ok"
+        assert db.status("generation", job) == ("completed", None)
+        assert set(db.staged(job).values()) == {"published"}
+        assert db.events(job) == ["started", "completed"]
+    else:
+        assert answer == "consent_denied"
+        assert db.status("generation", job) == ("failed", "consent_denied")
+        assert set(db.staged(job).values()) == {"deleting"}
+
+
+def _complete(url: str, attempt: Any, result: dict[str, Any]) -> str:
+    """As a pod completes: over its pool, asking again."""
+
+    async def call() -> str:
+        async with Database(url, "pod") as database:
+            return str(
+                await database.call("complete_job", attempt.kind, attempt.id, attempt.number, Jsonb(result), 1.0)
+            )
+
+    return asyncio.run(call())
+
+
+def test_what_no_second_try_can_help_is_not_asked_again(db: AppTables, retried: list[str]) -> None:
+    async def call() -> None:
+        async with Database(as_worker(db.url), "pod") as database:
+            await database.call("start_job", "no such kind", uuid4(), uuid4())
+
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match="no such kind of job"):
+        asyncio.run(call())
+    assert retried == []

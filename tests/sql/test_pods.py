@@ -1,0 +1,411 @@
+"""Pods that live, vanish, come back and leave: heartbeats, the reaper and the tick. Time is moved, never waited for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+
+from tests.sql.pod import GENERATION, ROUTES, TRAINING, Attempt, Pod, as_worker
+from tests.sql.tables import AppTables
+
+StartPod = Callable[..., Pod]
+
+
+def ask(db: AppTables, **columns: Any) -> UUID:
+    """A generation job that can start: of a person who agrees, without a LoRA."""
+    return db.request("generation", **({"subject_id": db.add_subject(), "prompt": "x", "model_ids": []} | columns))
+
+
+def running(db: AppTables, pod: Pod, **columns: Any) -> Attempt:
+    attempt = pod.run("generation", ask(db, **columns))
+    attempt.staged_result()
+    return attempt
+
+
+def is_registered(db: AppTables, pod: Pod) -> bool:
+    return bool(db.run("select 1 from worker.pods where id = %s", pod.id))
+
+
+def silent_for(db: AppTables, pod: Pod, seconds: float) -> None:
+    """The pod's last heartbeat was so long ago."""
+    db.run(
+        "update worker.pods set last_heartbeat = clock_timestamp() - %s * interval '1 second' where id = %s",
+        seconds,
+        pod.id,
+    )
+
+
+def lock_free_for(db: AppTables, pod: Pod, seconds: float) -> None:
+    """The pod's lock was seen free so long ago."""
+    db.run(
+        "update worker.pods set lock_free_since = clock_timestamp() - %s * interval '1 second' where id = %s and lock_free_since is not null",
+        seconds,
+        pod.id,
+    )
+
+
+def held_unnamed_for(db: AppTables, seconds: float) -> None:
+    """So much more time has passed since anybody named the claims on the queue."""
+    db.run("update worker.pgqueuer set heartbeat = heartbeat - %s * interval '1 second'", seconds)
+
+
+# -- registering and beating
+
+
+def test_registering_again_updates_the_offer_and_keeps_the_age(db: AppTables, pod: Pod) -> None:
+    (before,) = db.run("select * from worker.pods")
+    silent_for(db, pod, 25)
+    pod.register(TRAINING)
+    (after,) = db.run("select * from worker.pods")
+    assert (before["routes"], after["routes"]) == (list(ROUTES), [TRAINING])
+    assert after["registered_at"] == before["registered_at"]
+    assert after["last_heartbeat"] > before["last_heartbeat"]
+
+
+def test_a_heartbeat_answers_the_state_of_every_lease_and_claim(db: AppTables, pod: Pod) -> None:
+    fine, stopped, lost = running(db, pod), running(db, pod), running(db, pod)
+    db.run("select public.cancel_job('generation', %s)", stopped.id)
+    lost.release()
+    claimed = pod.claim()
+    assert claimed == ("generation", lost.id)
+    never_claimed = ("generation", ask(db))
+    beat = pod.heartbeat(fine, stopped, lost, claimed, never_claimed)
+    assert [lease["state"] for lease in beat["leases"]] == ["ok", "cancel", "lost", "ok", "lost"]
+    assert [UUID(lease["id"]) for lease in beat["leases"]] == [fine.id, stopped.id, lost.id, lost.id, never_claimed[1]]
+    assert beat["known"] is True
+
+
+def test_an_unknown_pod_is_told_so_and_may_register_again(db: AppTables, pod: Pod) -> None:
+    db.run("delete from worker.pods")
+    assert pod.heartbeat()["known"] is False
+    assert not is_registered(db, pod), "a heartbeat alone does not register"
+    pod.register()
+    assert pod.heartbeat()["known"] is True
+
+
+@pytest.mark.parametrize("started", [False, True], ids=["claimed", "running"])
+def test_what_a_pod_has_not_named_for_half_a_minute_goes_back_uncharged(
+    db: AppTables, start_pod: StartPod, started: bool
+) -> None:
+    one, two = start_pod(), start_pod()
+    job = ask(db, max_failures=1)
+    claim = one.claim()
+    assert claim == ("generation", job)
+    attempt = one.start(*claim) if started else None
+    held_unnamed_for(db, 20)
+    one.heartbeat()
+    assert two.claim() is None, "its reply may still be on the way"
+    held_unnamed_for(db, 11)
+    one.heartbeat()
+    assert db.job("generation", job)["failures"] == 0
+    assert db.job("generation", job)["phase"] == "given back: its pod did not know of it"
+    fresh = two.run("generation", job)
+    if attempt is not None:
+        assert attempt.report() == "lost"
+    assert fresh.publish() == "ok"
+
+
+def test_what_a_pod_names_stays_its_own(db: AppTables, start_pod: StartPod) -> None:
+    one, two = start_pod(), start_pod()
+    attempt = running(db, one)
+    ask(db)
+    claim = one.claim()
+    assert claim is not None
+    held_unnamed_for(db, 3600)
+    for _ in range(2):
+        assert [lease["state"] for lease in one.heartbeat(attempt, claim)["leases"]] == ["ok", "ok"]
+    assert two.claim() is None
+    assert one.start(*claim) is not None
+    assert db.one("select min(heartbeat) > now() - interval '10 seconds' from worker.pgqueuer") is True
+
+
+# -- the reaper
+
+
+def test_a_pod_whose_lock_is_free_is_dead_after_a_grace(db: AppTables, start_pod: StartPod) -> None:
+    pod, other = start_pod(has_lock=True), start_pod()
+    attempt, unstarted = running(db, pod), ask(db)
+    assert pod.claim() == ("generation", unstarted)
+    pod.lose_session()
+    db.tick()
+    assert is_registered(db, pod)
+    assert db.status("generation", attempt.id) == ("running", None), "seen free just now"
+    lock_free_for(db, pod, 0)
+    db.tick()
+    assert db.status("generation", attempt.id) == ("running", None), "within the grace"
+    lock_free_for(db, pod, 1.6)
+    db.tick()
+
+    assert not is_registered(db, pod)
+    row = db.job("generation", attempt.id)
+    assert (row["status"], row["failures"], row["error_code"]) == ("queued", 1, "worker_lost")
+    assert set(db.staged(attempt.id).values()) == {"deleting"}
+    given_back = db.job("generation", unstarted)
+    assert (given_back["status"], given_back["failures"]) == ("queued", 0)
+    assert {other.claim(), other.claim()} == {("generation", attempt.id), ("generation", unstarted)}, "both at once"
+    assert (attempt.report(), attempt.publish(), pod.heartbeat()["known"]) == ("lost", "lost", False)
+
+
+@pytest.mark.parametrize("sign_of_life", ["heartbeat", "register"])
+def test_a_sign_of_life_within_the_grace_ends_the_suspicion(
+    db: AppTables, start_pod: StartPod, sign_of_life: str
+) -> None:
+    pod = start_pod(has_lock=True)
+    attempt = running(db, pod)
+    pod.lose_session()
+    db.tick()
+    pod.heartbeat(attempt) if sign_of_life == "heartbeat" else pod.register()
+    lock_free_for(db, pod, 60)
+    db.tick()
+    assert attempt.report() == "ok"
+    pod.take_lock()
+    pod.heartbeat(attempt)
+    for _ in range(2):
+        db.tick()
+        lock_free_for(db, pod, 60)
+    assert attempt.publish() == "ok"
+
+
+def test_a_shared_lock_lets_a_pod_reconnect_beside_its_own_ghost(db: AppTables, start_pod: StartPod) -> None:
+    pod = start_pod(has_lock=True)
+    ghost = pod.session
+    assert ghost is not None
+    pod.take_lock()
+    ghost.close()
+    for _ in range(2):
+        db.tick()
+        lock_free_for(db, pod, 60)
+    assert is_registered(db, pod)
+
+
+@pytest.mark.parametrize("has_lock", [False, True], ids=["without a lock", "with its lock held"])
+def test_a_silent_pod_is_dead_after_half_a_minute(db: AppTables, start_pod: StartPod, has_lock: bool) -> None:
+    pod = start_pod(has_lock=has_lock)
+    attempt = running(db, pod)
+    silent_for(db, pod, 20)
+    db.tick()
+    assert attempt.report() == "ok"
+    silent_for(db, pod, 31)
+    db.tick()
+    assert attempt.report() == "lost"
+    assert db.job("generation", attempt.id)["failures"] == 1
+
+
+def test_dying_again_and_again_is_charged_waits_and_ends(db: AppTables, start_pod: StartPod) -> None:
+    job = ask(db, max_failures=3)
+    for failures, status in ((1, "queued"), (2, "queued"), (3, "failed")):
+        pod = start_pod()
+        attempt = pod.run("generation", job)
+        assert attempt.number == failures
+        attempt.report(0.5, "drawing", {"seconds": 2.5})
+        silent_for(db, pod, 31)
+        db.tick()
+        row = db.job("generation", job)
+        assert (row["status"], row["failures"], row["gpu_seconds"]) == (status, failures, 2.5 * failures)
+        if failures == 2:
+            assert start_pod().claim() is None, "only the first time without backoff"
+        db.run("update worker.pgqueuer set execute_after = now() - interval '1 second'")
+    assert db.status("generation", job) == ("failed", "worker_lost")
+
+
+@pytest.mark.parametrize("seconds", ["soon", {"training": 3}, [1], None, True])
+def test_odd_metrics_do_not_stop_the_reaper(db: AppTables, pod: Pod, seconds: object) -> None:
+    attempt = running(db, pod)
+    attempt.report(0.5, "drawing", {"seconds": seconds})
+    silent_for(db, pod, 31)
+    db.tick()
+    assert db.status("generation", attempt.id) == ("queued", "worker_lost")
+
+
+def test_a_dead_pods_stopped_job_ends_as_it_was_told(db: AppTables, start_pod: StartPod) -> None:
+    one, two = start_pod(), start_pod()
+    cancelled, revoked = running(db, one), running(db, two)
+    db.run("select public.cancel_job('generation', %s)", cancelled.id)
+    db.run("select public.revoke_consent(%s)", revoked.payload["subject"]["id"])
+    for pod in (one, two):
+        silent_for(db, pod, 31)
+    db.tick()
+    assert db.status("generation", cancelled.id) == ("cancelled", None)
+    assert db.status("generation", revoked.id) == ("failed", "consent_denied")
+
+
+def test_after_an_outage_every_grace_starts_anew(db: AppTables, start_pod: StartPod) -> None:
+    locked, plain = start_pod(has_lock=True), start_pod()
+    attempts = [running(db, locked), running(db, plain)]
+    locked.lose_session()
+    db.tick()
+    # The database was away for ten minutes: nobody could beat, nobody ticked.
+    for pod in (locked, plain):
+        silent_for(db, pod, 600)
+    lock_free_for(db, locked, 600)
+    db.run("update worker.clock set last_tick = clock_timestamp() - interval '10 minutes'")
+    db.tick()
+    assert [attempt.report() for attempt in attempts] == ["ok", "ok"]
+    db.run("update worker.clock set grace_from = clock_timestamp() - interval '20 seconds'")
+    db.tick()
+    assert plain.heartbeat(attempts[1])["known"] is True
+    # One came back, the other did not.
+    db.run("update worker.clock set grace_from = clock_timestamp() - interval '31 seconds'")
+    db.tick()
+    assert [attempt.report() for attempt in attempts] == ["lost", "ok"]
+
+
+def test_a_pod_that_leaves_gives_everything_back_uncharged(db: AppTables, start_pod: StartPod) -> None:
+    one, two = start_pod(), start_pod()
+    attempt, cancelled, unstarted = running(db, one), running(db, one), ask(db)
+    assert one.claim() == ("generation", unstarted)
+    db.run("select public.cancel_job('generation', %s)", cancelled.id)
+    one.call("leave_pod", one.id)
+    assert not is_registered(db, one)
+    for job in (attempt.id, unstarted):
+        assert (db.job("generation", job)["status"], db.job("generation", job)["failures"]) == ("queued", 0)
+    assert db.status("generation", cancelled.id) == ("cancelled", None)
+    assert {two.claim(), two.claim()} == {("generation", attempt.id), ("generation", unstarted)}
+
+
+# -- the tick
+
+
+def test_two_of_the_longest_living_pods_tick(db: AppTables, start_pod: StartPod) -> None:
+    pods = [start_pod(has_lock=True), start_pod(), start_pod(), start_pod()]
+
+    def ticking() -> list[bool]:
+        return [bool(db.one("select worker.is_ticker(%s)", pod.id)) for pod in pods]
+
+    assert ticking() == [True, True, False, False]
+    assert [pod.heartbeat()["tick"] for pod in pods] == ticking()
+    silent_for(db, pods[1], 21)
+    assert ticking() == [True, False, True, False]
+    pods[0].lose_session()
+    db.tick()
+    assert ticking() == [False, False, True, True]
+    assert pods[1].heartbeat()["tick"] is True
+
+
+def test_who_ticks_second_does_nothing(db: AppTables, pod: Pod) -> None:
+    with psycopg.connect(as_worker(db.url)) as first:
+        assert first.execute("select worker.tick()").fetchone() == (0,)
+        pod.database.execute("set lock_timeout = '2s'")
+        assert pod.call("tick") is None
+    assert pod.call("tick") == 0
+
+
+def test_a_job_that_no_pod_can_take_says_so(db: AppTables, start_pod: StartPod) -> None:
+    only_training = start_pod(routes=(TRAINING,))
+    taken, waiting = ask(db), ask(db, base="flux-dev")
+    for kind, route in ((taken, GENERATION), (waiting, "generation/flux-dev")):
+        db.tick()
+        assert db.job("generation", kind)["phase"] == f"waiting: no running pod offers {route}"
+    pod = start_pod()
+    db.tick()
+    assert db.job("generation", taken)["phase"] == "waiting"
+    assert db.job("generation", waiting)["phase"] == "waiting: no running pod offers generation/flux-dev"
+    # The last pod that could leaves while it holds the job.
+    pod.run("generation", taken)
+    pod.call("leave_pod", pod.id)
+    db.tick()
+    assert db.job("generation", taken)["phase"] == f"waiting: no running pod offers {GENERATION}"
+    assert is_registered(db, only_training)
+
+
+@pytest.mark.parametrize("code", ["model_missing", "out_of_memory"])
+def test_a_job_given_back_for_its_base_fails_when_no_live_pod_lists_the_route(
+    db: AppTables, start_pod: StartPod, code: str
+) -> None:
+    one, two = start_pod(), start_pod()
+    attempt = running(db, one)
+    one.register(TRAINING)
+    assert attempt.release("the base flux-x is not here", code) == "queued"
+    db.tick()
+    assert db.status("generation", attempt.id) == ("queued", code), "the other pod may try"
+    again = two.run("generation", attempt.id)
+    assert db.status("generation", attempt.id) == ("running", None)
+    two.register(TRAINING)
+    again.release("nor here", code)
+    db.tick()
+    row = db.job("generation", attempt.id)
+    assert (row["status"], row["error_code"], row["error"], row["failures"]) == ("failed", code, "nor here", 0)
+
+
+def test_queue_and_jobs_are_reconciled(db: AppTables, pod: Pod) -> None:
+    lost, young, ended = ask(db), ask(db), ask(db)
+    with db.without_triggers():
+        db.run("delete from worker.pgqueuer where dedupe_key <> %s", f"generation:{ended}")
+        db.run("update public.generation_jobs set created_at = now() - interval '11 seconds' where id = %s", lost)
+        db.run("update public.generation_jobs set status = 'cancelled', finished_at = now() where id = %s", ended)
+    db.tick()
+    assert db.queue_row("generation", ended) is None
+    assert db.queue_row("generation", young) is None, "its own INSERT may not have come so far"
+    assert pod.run("generation", lost).publish() == "ok"
+
+
+def test_old_logs_are_forgotten(db: AppTables, pod: Pod) -> None:
+    old, new = running(db, pod), running(db, pod)
+    for attempt in (old, new):
+        attempt.complete(attempt.result())
+    db.run("update worker.job_events set at = at - interval '31 days' where job_id = %s", old.id)
+    db.run(
+        "update worker.pgqueuer_log set created = created - interval '31 days' where job_id = (select min(job_id) from worker.pgqueuer_log)"
+    )
+    db.tick()
+    assert (db.events(old.id), db.events(new.id)) == ([], ["started", "completed"])
+    assert db.one("select count(*) from worker.pgqueuer_log") == 3
+
+
+def test_a_row_that_somebody_holds_does_not_stop_the_tick(db: AppTables, start_pod: StartPod) -> None:
+    pod = start_pod()
+    held, free = running(db, pod), running(db, pod)
+    expired = db.add_subject()
+    db.let_consent_expire(expired)
+    silent_for(db, pod, 31)
+    with psycopg.connect(db.url) as somebody:
+        somebody.execute("select from public.generation_jobs where id = %s for update", [held.id])
+        somebody.execute("select from public.subjects where id = %s for key share", [expired])
+        db.run("set lock_timeout = '5s'")
+        db.tick()
+        assert db.status("generation", free.id) == ("queued", "worker_lost")
+        assert db.status("generation", held.id) == ("running", None)
+    db.tick()
+    assert db.status("generation", held.id) == ("queued", "worker_lost")
+    assert db.one("select consent_status from public.subjects where id = %s", expired) == "revoked"
+
+
+# -- looking ahead
+
+
+def test_a_peek_shows_the_heads_of_the_routes_of_people_who_agree(db: AppTables, pod: Pod) -> None:
+    first, refused, elsewhere, later = db.add_subject(), db.add_subject(), db.add_subject(), db.add_subject()
+    job = ask(db, subject_id=first, priority=1)
+    ask(db, subject_id=refused)
+    ask(db, subject_id=elsewhere, base="flux-dev")
+    ask(db, subject_id=later, run_after="2999-01-01")
+    db.let_consent_expire(refused)
+    before = db.snapshot()
+    assert [(item["kind"], item["id"]) for item in pod.call("peek", [GENERATION], 10)] == [("generation", str(job))]
+    assert db.snapshot() == before
+
+
+def test_a_route_is_starved_when_its_oldest_job_waits_and_nobody_starts_any(db: AppTables, pod: Pod) -> None:
+    ask(db)
+    ask(db, base="flux-dev")
+    routes = [*ROUTES, "generation/flux-dev"]
+    assert pod.call("starved_routes", routes, "60 s") == []
+    db.run("update worker.pgqueuer set execute_after = execute_after - interval '61 seconds'")
+    assert sorted(pod.call("starved_routes", routes, "60 s")) == ["generation/flux-dev", GENERATION]
+    ask(db)
+    pod.claim(GENERATION)
+    assert pod.call("starved_routes", routes, "60 s") == ["generation/flux-dev"]
+    assert pod.call("starved_routes", [TRAINING], "60 s") == []
+
+
+def test_nobody_reaps_a_pod_it_never_heard_of(db: AppTables, pod: Pod) -> None:
+    """A claim under a name that never registered goes back; nothing else happens."""
+    job = ask(db)
+    db.run("update worker.pgqueuer set status = 'picked', queue_manager_id = %s", uuid4())
+    db.tick()
+    assert db.job("generation", job)["failures"] == 0
+    assert pod.claim() == ("generation", job)

@@ -1,0 +1,163 @@
+"""Postgres commits and its reply never arrives: nothing is lost, charged twice, or deleted after it was published."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from tests.conftest import Databases
+from tests.proxy import PostgresProxy
+from tests.waiting import wait_until
+from tests.worker.conftest import Fleet, MakeFleet
+from worker import migrate
+from worker.demo.servers import EmbeddedPostgres
+from worker.demo.tiny_models import TINY_BASE
+
+SESSION = "likeness session"
+
+
+@pytest.fixture(scope="module")
+def proxy(databases: Databases) -> Iterator[PostgresProxy]:
+    name = databases.create()
+    with PostgresProxy(databases.server.url(name)) as made:
+        yield made
+    databases.drop(name)
+
+
+@pytest.fixture(scope="module")
+def fleet(make_fleet: MakeFleet, databases: Databases, proxy: PostgresProxy) -> Fleet:
+    """The tests speak to the server directly, the workers through the proxy."""
+    direct = databases.server.url(proxy.url.rsplit("/", 1)[1])
+    return make_fleet(direct, DATABASE_URL=proxy.url, CHECKPOINT_EVERY="0.4")
+
+
+@pytest.fixture
+def worker_ready(fleet: Fleet) -> None:
+    fleet.ready(1)
+
+
+def assert_done_once(fleet: Fleet, job_id: UUID, kind: str = "generation", failures: int = 0) -> None:
+    job = fleet.completed(kind, job_id)
+    assert (job["attempt"], job["failures"]) == (1 + failures, failures)
+    events = fleet.app.events(job_id)
+    assert (events.count("started"), events.count("completed")) == (1 + failures, 1)
+    fleet.wait_swept(job_id)
+    assert fleet.published(job_id)
+    assert fleet.app.one("select count(*) from worker.pgqueuer where dedupe_key like %s", f"%{job_id}") == 0
+
+
+@pytest.mark.usefixtures("worker_ready")
+@pytest.mark.parametrize("call", ["start_job", "report_job", "stage_objects", "complete_job"])
+def test_a_lost_reply_is_asked_for_again_and_the_job_is_done_once(
+    fleet: Fleet, proxy: PostgresProxy, call: str
+) -> None:
+    loss = proxy.lose_reply_to(f'"{call}"')
+    job_id = fleet.draw()
+    assert_done_once(fleet, job_id)
+    assert loss.lost.is_set()
+
+
+@pytest.mark.usefixtures("worker_ready")
+@pytest.mark.parametrize("call", ["save_checkpoint", "complete_job"])
+def test_a_training_survives_a_lost_reply(fleet: Fleet, proxy: PostgresProxy, call: str) -> None:
+    loss = proxy.lose_reply_to(f'"{call}"')
+    job_id = fleet.train(steps=60)
+    assert_done_once(fleet, job_id, "training")
+    assert loss.lost.is_set()
+    assert fleet.app.one("select count(*) from public.subjects_models where job_id = %s", job_id) == 1
+
+
+@pytest.mark.usefixtures("worker_ready")
+def test_a_claim_whose_reply_was_lost_goes_back_uncharged(fleet: Fleet, proxy: PostgresProxy) -> None:
+    """Nobody knows of it, so nobody names it in a heartbeat: after half a minute the next heartbeat gives it back."""
+    blocker = fleet.draw(steps=60, num_images=2)  # the next claim for the GPU comes when this one has drawn
+    fleet.wait_for_phase("generation", blocker, "drawing")
+    loss = proxy.lose_reply_to("next_queued", f"generation/{TINY_BASE}")
+    job_id = fleet.draw()
+    key = f"generation:{job_id}"
+    status = "select status::text from worker.pgqueuer where dedupe_key = %s"
+    wait_until(lambda: fleet.app.one(status, key) == "picked", "the claim")
+    assert loss.lost.wait(10)
+    # Half a minute of nobody naming it, without the waiting.
+    fleet.app.run("update worker.pgqueuer set heartbeat = heartbeat - interval '31 s' where dedupe_key = %s", key)
+    assert_done_once(fleet, job_id)
+    assert fleet.app.events(job_id).count("requeued") == 1
+
+
+@pytest.mark.usefixtures("worker_ready")
+def test_a_failure_whose_reply_was_lost_is_charged_once(fleet: Fleet, proxy: PostgresProxy) -> None:
+    loss = proxy.lose_reply_to('"fail_job"')
+    (worker,) = fleet.ready(1)
+    job_id = fleet.draw(steps=60, num_images=4)
+    fleet.wait_for_phase("generation", job_id, "drawing")
+    (gpu_pid,) = worker.gpu_pids()
+    os.kill(gpu_pid, signal.SIGKILL)
+    assert_done_once(fleet, job_id, failures=1)
+    assert loss.lost.is_set()
+
+
+def is_pod_with_lock(fleet: Fleet) -> bool:
+    return fleet.app.one("select bool_and(has_lock and not worker.lock_is_free(id)) from worker.pods") is True
+
+
+@pytest.mark.usefixtures("worker_ready")
+def test_a_job_goes_on_while_its_pods_session_is_down_and_the_pod_is_not_held_for_dead(
+    fleet: Fleet, proxy: PostgresProxy
+) -> None:
+    job_id = fleet.train(steps=10_000)
+    fleet.wait_for_phase("training", job_id, "training")
+    pod_id = fleet.app.job("training", job_id)["pod_id"]
+    proxy.refuse(SESSION)
+    assert proxy.cut(SESSION) == 1
+    wait_until(lambda: not is_pod_with_lock(fleet), "the lock to go")
+    # A pod that beat every 8 s only would be dead before it said a word: count its beats between ticks.
+    heartbeats, ticks = set(), set()
+
+    def watch() -> bool:
+        pods = fleet.app.run("select last_heartbeat from worker.pods where id = %s", pod_id)
+        assert pods, "the pod was held for dead"
+        heartbeats.add(pods[0]["last_heartbeat"])
+        ticks.add(fleet.app.one("select last_tick from worker.clock"))
+        return len(ticks) > 3
+
+    wait_until(watch, "three ticks")
+    assert len(heartbeats) >= len(ticks)
+    proxy.allow(SESSION)
+    wait_until(lambda: is_pod_with_lock(fleet), "the session to come back")
+    # It listens again: told to stop, the job stops.
+    assert fleet.app.one("select public.cancel_job('training', %s)", job_id) == "stopping"
+    job = fleet.app.wait_for("training", job_id)
+    assert (job["status"], job["attempt"], job["failures"]) == ("cancelled", 1, 0)
+    assert fleet.app.events(job_id).count("requeued") == 0
+
+
+@pytest.mark.usefixtures("worker_ready")
+def test_a_training_survives_the_loss_of_every_connection(fleet: Fleet, proxy: PostgresProxy) -> None:
+    job_id = fleet.train(steps=60)
+    fleet.wait_for_phase("training", job_id, "training")
+    assert proxy.cut() >= 2
+    assert_done_once(fleet, job_id, "training")
+
+
+def test_a_training_survives_a_restart_of_postgres(make_fleet: MakeFleet, tmp_path: Path) -> None:
+    with EmbeddedPostgres(tmp_path / "postgres", fast=True) as server:
+        migrate.install_stand_ins(server.url())
+        migrate.migrate(server.url())
+        with PostgresProxy(server.url()) as proxy:
+            fleet = make_fleet(server.url(), DATABASE_URL=proxy.url)
+            (worker,) = fleet.ready(1)
+            job_id = fleet.train(steps=150)
+            fleet.wait_for_phase("training", job_id, "training")
+            fleet.app.database.close()
+            server.stop()
+            wait_until(lambda: worker.events("heartbeat.failed"), "the worker to notice")
+            server.start()
+            proxy.target_port = server.port
+            fleet.app.reconnect(server.url())
+            assert_done_once(fleet, job_id, "training")
+            assert worker.terminate() == 0

@@ -1,0 +1,273 @@
+"""Consent is taken back at every point of a job's life, and once more at no point at all.
+
+Each point is made to last: a gate in the database or a relay before the store holds the worker there, the revocation
+commits (or waits for the worker's own statement), and only then the worker goes on. What it then does is never published.
+The same point without the revocation is the control: there the job is published.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+
+from tests.app import App
+from tests.gates import INSTALL, Gate, wait_for_waiting
+from tests.s3_relay import S3Relay, When
+from tests.waiting import wait_until
+from tests.worker.conftest import Fleet, MakeFleet
+from worker.demo.servers import EmbeddedS3
+from worker.demo.tiny_models import TINY_BASE
+
+LONG = {"training": {"steps": 100}, "generation": {"steps": 100, "num_images": 2}}
+"""Long enough for a report from the middle."""
+
+
+@dataclass
+class Stage:
+    """One running worker behind a relay, and the LoRA that every person of these tests is given."""
+
+    fleet: Fleet
+    relay: S3Relay
+    lora: dict[str, Any]
+
+    @property
+    def app(self) -> App:
+        return self.fleet.app
+
+    def request(self, kind: str, job_id: UUID, subject: UUID, **columns: object) -> None:
+        if kind == "training":
+            self.fleet.train(id=job_id, subject_id=subject, **columns)
+        else:
+            self.app.request("generation", id=job_id, subject_id=subject, prompt="in a garden", **columns)
+
+    def person(self, kind: str) -> UUID:
+        """Consenting, with photographs or with a LoRA, as the kind needs."""
+        if kind == "training":
+            return self.fleet.person()
+        subject = self.app.add_subject()
+        self.app.run(
+            """insert into public.subjects_models (subject_id, version, base, family, path, sha256, rank, trigger_word)
+               values (%s, 1, %s, %s, %s, %s, %s, %s)""",
+            *(subject, TINY_BASE, self.lora["family"], self.lora["path"], self.lora["sha256"]),
+            *(self.lora["rank"], self.lora["trigger_word"]),
+        )
+        return subject
+
+
+@pytest.fixture(scope="module")
+def stage(make_fleet: MakeFleet, s3_server: EmbeddedS3) -> Iterator[Stage]:
+    with S3Relay(s3_server.url()) as relay:
+        fleet = make_fleet(S3_ENDPOINT_URL=relay.url)
+        fleet.app.run(INSTALL)
+        fleet.ready(1)
+        fleet.completed("training", fleet.train())
+        (lora,) = fleet.app.run("select * from public.subjects_models")
+        yield Stage(fleet, relay, lora)
+
+
+@dataclass
+class Scene:
+    """One job at one point. `revoke` is None in the control."""
+
+    stage: Stage
+    kind: str
+    job_id: UUID
+    subject: UUID
+    revoked: bool
+    columns: dict[str, object]
+
+    @property
+    def app(self) -> App:
+        return self.stage.app
+
+    def request(self, **columns: object) -> None:
+        self.stage.request(self.kind, self.job_id, self.subject, **{**self.columns, **columns})
+
+    def revoke(self) -> None:
+        """In a transaction of its own, which commits before this returns."""
+        if self.revoked:
+            with psycopg.connect(self.app.url, autocommit=True) as connection:
+                connection.execute("select public.revoke_consent(%s)", [self.subject])
+
+    @contextmanager
+    def revoking(self) -> Iterator[None]:
+        """In the background: it waits for a statement of the worker, which is let go inside this context."""
+        thread = threading.Thread(target=self.revoke)
+        thread.start()
+        if self.revoked:
+            wait_for_waiting(self.app, "revoke_consent")
+        yield
+        thread.join(30)
+        assert not thread.is_alive()
+
+    @contextmanager
+    def holding_the_person(self) -> Iterator[psycopg.Connection[Any]]:
+        """A transaction with the person locked, as a revocation has it just before it commits."""
+        with psycopg.connect(self.app.url) as connection:
+            connection.execute("select from public.subjects where id = %s for no key update", [self.subject])
+            yield connection
+            if self.revoked:
+                connection.execute("select public.revoke_consent(%s)", [self.subject])
+            connection.commit()
+
+
+# -- the points
+
+
+def queued(scene: Scene) -> None:
+    scene.request(run_after="tomorrow")
+    scene.revoke()
+    # Its time comes.
+    scene.app.run(
+        "update worker.pgqueuer set execute_after = now() where dedupe_key = %s", f"{scene.kind}:{scene.job_id}"
+    )
+    scene.app.run("notify likeness_queue")
+
+
+def claimed(scene: Scene) -> None:
+    with scene.holding_the_person():
+        scene.request()
+        wait_for_waiting(scene.app, "start_job")
+
+
+def at_gate(phase: str, progress: float = 0) -> Callable[[Scene], None]:
+    def act(scene: Scene) -> None:
+        if progress:
+            scene.columns = LONG[scene.kind]
+        with Gate(scene.app, scene.job_id, phase, progress) as gate:
+            scene.request()
+            gate.wait_reached()
+            with scene.revoking():
+                gate.open()
+
+    return act
+
+
+def at_store(method: str, part: str, when: When) -> Callable[[Scene], None]:
+    """`part` of a key: of the job's own, or of an input's."""
+
+    def act(scene: Scene) -> None:
+        path = part.format(subject=scene.subject, job=scene.job_id, lora=scene.stage.lora["path"])
+        held = scene.stage.relay.hold(method, path, when)
+        scene.request()
+        assert held.reached.wait(60)
+        scene.revoke()
+        if scene.revoked:
+            # It need not wait for the store to learn that it must stop.
+            scene.app.wait_for(scene.kind, scene.job_id)
+        held.let_go()
+        assert held.over.wait(30)
+
+    return act
+
+
+def publishing(scene: Scene) -> None:
+    held = scene.stage.relay.hold("PUT", LAST_FILE[scene.kind].format(job=scene.job_id), "answer")
+    scene.request()
+    assert held.reached.wait(60)
+    with scene.holding_the_person():
+        held.let_go()
+        wait_for_waiting(scene.app, "complete_job")
+
+
+LAST_FILE = {"training": "/{job}/1/losses.json", "generation": "/{job}/1/0.raw.png"}
+FIRST_FILE = {"training": "/{job}/1/lora.safetensors", "generation": "/{job}/1/0.png"}
+INPUT = {"training": "{subject}/photos/2.jpg", "generation": "{lora}"}
+AFTER_LOADING = {"training": "encoding photos", "generation": "reading the prompt"}
+STEPS = {"training": "training", "generation": "drawing"}
+COMPUTED = {"training": "uploading", "generation": "encoding"}
+
+
+def points(kind: str) -> dict[str, Callable[[Scene], None]]:
+    return {
+        "queued": queued,
+        "claimed": claimed,
+        "started": at_gate("start"),
+        "fetching inputs": at_store("GET", INPUT[kind], "half"),
+        "inputs fetched": at_gate("loading the models"),
+        "model loaded": at_gate(AFTER_LOADING[kind]),
+        "mid-step": at_gate(STEPS[kind], 0.01),
+        "computed": at_gate(COMPUTED[kind]),  # upscaled; the LoRA's file is written
+        "staged": at_store("PUT", FIRST_FILE[kind], "before"),
+        "half uploaded": at_store("PUT", LAST_FILE[kind], "half"),
+        "uploaded": at_store("PUT", LAST_FILE[kind], "answer"),
+        "publishing": publishing,
+    }
+
+
+def play(stage: Stage, kind: str, point: str, *, revoked: bool) -> Scene:
+    scene = Scene(stage, kind, uuid4(), stage.person(kind), revoked, {})
+    points(kind)[point](scene)
+    return scene
+
+
+def models_of(scene: Scene) -> int:
+    count: int = scene.app.one("select count(*) from public.subjects_models where subject_id = %s", scene.subject)
+    return count
+
+
+def assert_refused(scene: Scene) -> None:
+    """Nothing in the rows says that this job has a result."""
+    job = scene.app.wait_for(scene.kind, scene.job_id)
+    assert (job["status"], job["error_code"], job["result"]) == ("failed", "consent_denied", None)
+    assert models_of(scene) == (1 if scene.kind == "generation" else 0)
+    states = scene.app.run("select state from worker.staged_objects where job_id = %s", scene.job_id)
+    assert {row["state"] for row in states} <= {"deleting"}
+    events = scene.app.events(scene.job_id)
+    assert (events.count("failed"), events.count("completed"), events.count("requeued")) == (1, 0, 0)
+    ledger = "select count(*) from worker.consent_events where subject_id = %s and job_id = %s and event = 'refusal'"
+    assert scene.app.one(ledger, scene.subject, scene.job_id) == 1
+    assert scene.app.one("select count(*) from worker.internal_jobs where subject_id = %s", scene.subject) == 0
+
+
+def assert_published(scene: Scene) -> None:
+    job = scene.app.wait_for(scene.kind, scene.job_id)
+    assert (job["status"], job["error"], job["attempt"]) == ("completed", None, 1)
+    assert models_of(scene) == 1
+    keys = [LAST_FILE[scene.kind], FIRST_FILE[scene.kind]]
+    published = scene.stage.fleet.published(scene.job_id)
+    for key in keys:
+        assert any(f"/{name}".endswith(key.format(job=scene.job_id)) for name in published)
+    scene.stage.fleet.wait_swept(scene.job_id)
+
+
+def assert_nothing_stored(scene: Scene) -> None:
+    """Not even what reached the store after it was swept: the sweeper comes again."""
+    scene.app.run(
+        "update worker.staged_objects set offer_after = now() where job_id = %s and state = 'deleting'", scene.job_id
+    )
+    wait_until(lambda: not scene.stage.fleet.stored(scene.job_id), "what the refused job left to be deleted")
+    copies = [key for key in scene.app.keys(scene.app.models) if key.startswith(f"{scene.subject}/")]
+    assert copies == []
+
+
+@pytest.mark.parametrize("point", points("training"))
+@pytest.mark.parametrize("kind", ["training", "generation"])
+def test_a_job_is_published_unless_consent_was_taken_back_before(stage: Stage, kind: str, point: str) -> None:
+    refused = play(stage, kind, point, revoked=True)
+    assert_refused(refused)
+    control = play(stage, kind, point, revoked=False)
+    assert_published(control)
+    assert_nothing_stored(refused)
+    assert len(stage.fleet.living()) == 1
+
+
+@pytest.mark.parametrize("when", ["before", "answer"])
+def test_a_convenience_copy_does_not_outlive_consent_and_does_not_make_its_loss_wait(stage: Stage, when: When) -> None:
+    subject = stage.person("training")
+    target = f"{subject}/lora.safetensors"
+    held = stage.relay.hold("PUT", f"/{stage.app.models}/{target}", when)
+    stage.fleet.completed("training", stage.fleet.train(subject_id=subject))
+    assert held.reached.wait(60)
+    stage.app.run("select public.revoke_consent(%s)", subject)
+    held.let_go()
+    (copying,) = stage.app.run("select id from worker.internal_jobs where subject_id = %s", subject)
+    assert stage.fleet.completed("publish_lora", copying["id"])["result"] == {"copied": None}
+    assert target not in stage.app.keys(stage.app.models)

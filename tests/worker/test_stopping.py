@@ -1,0 +1,144 @@
+"""Shutdown, cancellation and time limits of running jobs."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from tests.processes import WorkerProcess
+from tests.s3_relay import S3Relay
+from tests.waiting import wait_until
+from tests.worker.conftest import Fleet, MakeFleet
+from worker.demo.servers import EmbeddedS3
+
+STEPS = 120
+
+
+@pytest.fixture(scope="module")
+def relay(s3_server: EmbeddedS3) -> Iterator[S3Relay]:
+    with S3Relay(s3_server.url()) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def fleet(make_fleet: MakeFleet, relay: S3Relay) -> Fleet:
+    return make_fleet(S3_ENDPOINT_URL=relay.url, CHECKPOINT_EVERY="0.4")
+
+
+def worker_of(fleet: Fleet, kind: str, job_id: object) -> WorkerProcess:
+    """The worker that runs a job."""
+    pod_id = str(fleet.app.one(f"select pod_id from public.{kind}_jobs where id = %s", job_id))
+    (worker,) = [worker for worker in fleet.living() if worker.events("worker.ready")[0]["pod_id"] == pod_id]
+    return worker
+
+
+def assert_left(fleet: Fleet, worker: WorkerProcess) -> None:
+    """It said goodbye, and nothing of it runs on."""
+    pod_id = worker.events("worker.ready")[0]["pod_id"]
+    assert fleet.app.run("select 1 from worker.pods where id = %s", pod_id) == []
+    assert fleet.app.one("select count(*) from worker.pgqueuer where queue_manager_id = %s", pod_id) == 0
+    assert worker.gpu_pids() == []
+    assert worker.events("worker.stopped")
+
+
+def test_sigterm_gives_a_training_back_uncharged_and_another_pod_goes_on_from_the_checkpoint(fleet: Fleet) -> None:
+    fleet.ready(2)
+    job_id = fleet.train(steps=STEPS)
+    checkpoint = fleet.wait_for_checkpoint(job_id)
+    stopped = worker_of(fleet, "training", job_id)
+    assert stopped.terminate() == 0
+    assert_left(fleet, stopped)
+    job = fleet.completed("training", job_id)
+    assert (job["attempt"], job["failures"]) == (2, 0)
+    assert fleet.started(job_id)[1]["resumed_step"] >= checkpoint
+    losses = json.loads(fleet.app.read(fleet.app.models, job["result"]["losses"]))
+    assert [step for step, _ in losses] == list(range(1, STEPS + 1))
+    fleet.wait_swept(job_id)
+
+
+def test_a_cancelled_job_stops_within_a_step_and_the_same_gpu_process_does_the_next(fleet: Fleet) -> None:
+    (worker,) = fleet.ready(1)
+    fleet.completed("generation", fleet.draw())
+    gpu_pids = worker.gpu_pids()
+    assert len(gpu_pids) == 1
+    for kind, phase, job_id in (
+        ("training", "training", fleet.train(steps=10_000)),
+        ("generation", "drawing", fleet.draw(steps=100, num_images=16)),
+    ):
+        fleet.wait_for_phase(kind, job_id, phase)
+        assert fleet.app.one("select public.cancel_job(%s, %s)", kind, job_id) == "stopping"
+        job = fleet.app.wait_for(kind, job_id)
+        assert (job["status"], job["error_code"], job["failures"], job["result"]) == ("cancelled", None, 0, None)
+        fleet.wait_swept(job_id)
+        assert fleet.stored(job_id) == set()
+    fleet.completed("generation", fleet.draw())
+    assert worker.gpu_pids() == gpu_pids
+
+
+def test_a_job_that_runs_longer_than_its_max_runtime_is_stopped_and_charged(fleet: Fleet) -> None:
+    fleet.ready(1)
+    job_id = fleet.train(steps=10_000, max_runtime="1 s", max_failures=1)
+    job = fleet.app.wait_for("training", job_id)
+    assert (job["status"], job["error_code"], job["failures"]) == ("failed", "timeout", 1)
+    assert "max_runtime" in job["error"]
+    fleet.completed("generation", fleet.draw())
+
+
+def test_sigterm_while_publishing_publishes_first(fleet: Fleet, relay: S3Relay) -> None:
+    (worker,) = fleet.ready(1)
+    held = relay.hold("PUT", "/1/0.png", "half")
+    job_id = fleet.draw()
+    assert held.reached.wait(60)
+    worker.process.send_signal(signal.SIGTERM)
+    wait_until(lambda: worker.events("worker.stopping"), "the worker to hear it")
+    held.let_go()
+    assert worker.process.wait(60) == 0
+    assert_left(fleet, worker)
+    job = fleet.app.job("generation", job_id)
+    assert (job["status"], job["attempt"], job["failures"]) == ("completed", 1, 0)
+    assert fleet.stored(job_id) == fleet.published(job_id) != set()
+
+
+def test_a_second_signal_stops_at_once_and_what_was_publishing_goes_back_uncharged(
+    fleet: Fleet, relay: S3Relay
+) -> None:
+    """Ctrl-C, then Ctrl-C again: the store hangs, and nobody waits for it."""
+    (worker,) = fleet.ready(1)
+    held = relay.hold("PUT", "/1/0.png", "half")
+    job_id = fleet.draw()
+    assert held.reached.wait(60)
+    worker.process.send_signal(signal.SIGINT)
+    wait_until(lambda: worker.events("worker.stopping"), "the worker to hear it")
+    assert worker.process.poll() is None
+    worker.process.send_signal(signal.SIGINT)
+    assert worker.process.wait(30) == 0
+    assert worker.events("worker.stopping_at_once")
+    assert_left(fleet, worker)
+    held.let_go()
+    job = fleet.app.job("generation", job_id)
+    assert (job["status"], job["attempt"], job["failures"]) == ("queued", 1, 0)
+    fleet.ready(1)
+    assert fleet.completed("generation", job_id)["attempt"] == 2
+
+
+def test_ctrl_c_gives_a_picture_back_that_is_being_drawn(fleet: Fleet) -> None:
+    (worker,) = fleet.ready(1)
+    job_id = fleet.draw(steps=100, num_images=16)
+    fleet.wait_for_phase("generation", job_id, "drawing")
+    worker.process.send_signal(signal.SIGINT)
+    assert worker.process.wait(30) == 0
+    assert_left(fleet, worker)
+    job = fleet.app.job("generation", job_id)
+    assert (job["status"], job["attempt"], job["failures"]) == ("queued", 1, 0)
+    assert fleet.app.one("select public.cancel_job('generation', %s)", job_id) == "cancelled"
+
+
+def test_sigterm_before_the_first_job_ends_the_worker(fleet: Fleet) -> None:
+    worker = fleet.start(ready=False)
+    wait_until(lambda: fleet.app.one("select count(*) from worker.pods"), "the pod to register")
+    assert worker.terminate() == 0
+    assert fleet.app.one("select count(*) from worker.pods") == 0
+    assert worker.gpu_pids() == []
