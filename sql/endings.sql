@@ -33,7 +33,7 @@ comment on function worker.charge_failure is 'Charge one failure: queued again, 
 create or replace function worker.fail_job(
   p_kind text, p_id uuid, p_attempt integer, p_code text, p_error text, p_retry_after interval default null, p_gpu_seconds double precision default 0
 ) returns text
-language plpgsql volatile security definer set search_path = ''
+language plpgsql volatile security definer set search_path = '' set lock_timeout = '4s'
 as $$
 declare
   v_job jsonb := worker.lock_lease(p_kind, p_id, p_attempt);
@@ -51,7 +51,7 @@ comment on function worker.fail_job is 'An attempt ended badly: queued again aft
 create or replace function worker.release_job(
   p_kind text, p_id uuid, p_attempt integer, p_reason text, p_code text default null, p_gpu_seconds double precision default 0
 ) returns text
-language plpgsql volatile security definer set search_path = ''
+language plpgsql volatile security definer set search_path = '' set lock_timeout = '4s'
 as $$
 declare
   v_job jsonb := worker.lock_lease(p_kind, p_id, p_attempt);

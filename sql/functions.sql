@@ -1,7 +1,8 @@
 -- The life of a job, in order: queue, start, report, stage, complete.
 --
 -- Lock order everywhere: subjects (by id), job, queue row, staged rows, ledger. Consent is evaluated in a later statement
--- than the lock on the subjects. The fence is status = 'running' AND attempt. Rights stand in rights.sql, one line a function.
+-- than the lock on the subjects. What pods call waits 4 s for a lock at most and is asked again, so that two statements
+-- that are blocked by somebody's open transaction never hold both of a pod's connections. The fence is status = 'running' AND attempt. Rights stand in rights.sql, one line a function.
 
 -- ------------------------------------------------------------------------------------------------------ small questions
 
@@ -293,7 +294,7 @@ comment on function worker.start_payload is 'Everything a handler needs to know 
 
 -- Start an attempt. NULL when there is nothing to run: not picked by this pod, ended, stopped, or refused (then it is settled).
 create or replace function worker.start_job(p_kind text, p_id uuid, p_pod_id uuid) returns jsonb
-language plpgsql volatile security definer set search_path = ''
+language plpgsql volatile security definer set search_path = '' set lock_timeout = '4s'
 as $$
 declare
   v_job jsonb;
@@ -379,7 +380,7 @@ comment on function worker.held_state is 'The state of a lease, or of a claim no
 create or replace function worker.report_job(
   p_kind text, p_id uuid, p_attempt integer, p_progress double precision, p_phase text, p_metrics jsonb default null
 ) returns text
-language plpgsql volatile security definer set search_path = ''
+language plpgsql volatile security definer set search_path = '' set lock_timeout = '4s'
 as $$
 declare
   v_job jsonb := worker.lock_lease(p_kind, p_id, p_attempt);
@@ -398,7 +399,7 @@ comment on function worker.report_job is 'Progress of an attempt. Answers ok, ca
 
 -- Register keys before they are uploaded. Safe to repeat.
 create or replace function worker.stage_objects(p_kind text, p_id uuid, p_attempt integer, p_objects jsonb) returns text
-language plpgsql volatile security definer set search_path = ''
+language plpgsql volatile security definer set search_path = '' set lock_timeout = '4s'
 as $$
 declare
   v_job jsonb := worker.lock_lease(p_kind, p_id, p_attempt);
@@ -424,7 +425,7 @@ comment on function worker.stage_objects is 'Register object keys of an attempt 
 
 -- A checkpoint was uploaded: the next attempt resumes from it, and the ones before it are garbage.
 create or replace function worker.save_checkpoint(p_kind text, p_id uuid, p_attempt integer, p_step integer, p_bucket text, p_key text) returns text
-language plpgsql volatile security definer set search_path = ''
+language plpgsql volatile security definer set search_path = '' set lock_timeout = '4s'
 as $$
 declare
   v_job jsonb := worker.lock_lease(p_kind, p_id, p_attempt);
@@ -438,7 +439,7 @@ begin
     raise exception 'checkpoint % was not staged by this attempt', quote_literal(p_key) using errcode = '22023';
   end if;
   update worker.staged_objects set state = 'deleting', offer_after = clock_timestamp()
-  where kind = p_kind and job_id = p_id and state = 'checkpoint' and step < p_step;
+  where kind = p_kind and job_id = p_id and state = 'checkpoint' and (attempt < p_attempt or step < p_step);
   perform worker.log_event(p_kind, p_id, p_attempt, 'checkpoint', jsonb_build_object('step', p_step));
   return worker.lease_state(v_job);
 end $$;
@@ -522,7 +523,7 @@ comment on function worker.publish_training is 'A trained LoRA becomes the subje
 
 -- Publish the result of an attempt: ok, lost, cancelled, consent_denied or invalid. Never an exception for what a pod may send.
 create or replace function worker.complete_job(p_kind text, p_id uuid, p_attempt integer, p_result jsonb, p_gpu_seconds double precision default 0) returns text
-language plpgsql volatile security definer set search_path = ''
+language plpgsql volatile security definer set search_path = '' set lock_timeout = '4s'
 as $$
 declare
   v_job jsonb;

@@ -28,6 +28,7 @@ def worker_environment(app: App, models_dir: Path) -> dict[str, str]:
         "BUCKET_UPLOADS": app.uploads,
         "BUCKET_MODELS": app.models,
         "MODELS_DIR": str(models_dir),
+        "WORK_DIR": str(models_dir.parent / "work"),
         "LOG_FORMAT": "json",
     }
 

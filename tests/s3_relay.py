@@ -69,6 +69,10 @@ class S3Relay:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """From now on nobody takes connections here. Safe to repeat."""
         for held in self._all:
             held.let_go()
         self._server.shutdown()

@@ -222,7 +222,6 @@ async def test_a_loaded_base_stays_for_the_next_task(gpu: GpuChild, files: Files
         ("upscaler", errors.ModelMissing),
         ("lora", errors.InvalidInput),
         ("photo", errors.InvalidInput),
-        ("resume_from", errors.InvalidInput),
         ("workdir", errors.InternalError),
     ],
 )
@@ -238,7 +237,6 @@ async def test_what_cannot_be_used_is_a_typed_error_and_the_process_goes_on(
         "upscaler": lambda: drawing(files, tmp_path, upscaler=bad),
         "lora": lambda: drawing(files, tmp_path, loras=[LoraFile(path=bad)]),
         "photo": lambda: training(files, tmp_path, photos=[PhotoFile(path=bad, caption="")]),
-        "resume_from": lambda: training(files, tmp_path, resume_from=bad),
         "workdir": lambda: training(files, tmp_path / "nowhere", steps=1),
     }[broken]()
 

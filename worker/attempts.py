@@ -6,12 +6,13 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
 from uuid import UUID
 
 import structlog
+from pydantic import ValidationError
 
 from worker import errors
 from worker.db import Database
@@ -106,36 +107,54 @@ class Attempts:
             task.cancel()
 
     async def _run(self, kind: str, job_id: UUID, free_slot: Callable[[], None]) -> None:
+        lease: Lease | None = None
         try:
-            payload = await self._parts.database.call("start_job", kind, job_id, self._pod.pod_id)
-            if payload is None:
-                log.info(
-                    "job.not_started",
-                    kind=kind,
-                    job_id=str(job_id),
-                    what="it ended, was refused or is another's",
-                )
-                return
-            lease = Lease(self._parts.database, StartedJob.model_validate(payload))
-            self.leases[lease.key] = lease
-            self._claims.discard((kind, job_id))
-            if self._shutting_down:
-                lease.interrupt(Interruption.SHUTDOWN)
-            with structlog.contextvars.bound_contextvars(kind=kind, job_id=str(job_id), attempt=lease.attempt):
-                await self._run_lease(lease, free_slot)
+            lease = await self._start(kind, job_id)
+            if lease is not None:
+                with structlog.contextvars.bound_contextvars(kind=kind, job_id=str(job_id), attempt=lease.attempt):
+                    await self._run_lease(lease, free_slot)
         except Exception:
             # Not even settled: nobody names the job from now on, so the database gives it back.
             log.exception("job.abandoned", kind=kind, job_id=str(job_id))
         finally:
             self._claims.discard((kind, job_id))
-            self.leases.pop(f"{kind}:{job_id}", None)
+            # Only its own: a pod that was held for dead may have claimed the job again meanwhile.
+            if lease is not None and self.leases.get(lease.key) is lease:
+                del self.leases[lease.key]
             free_slot()
+
+    async def _start(self, kind: str, job_id: UUID) -> Lease | None:
+        database = self._parts.database
+        payload = await database.call("start_job", kind, job_id, self._pod.pod_id)
+        if payload is None:
+            what = "it ended, was refused or is another's"
+            log.info("job.not_started", kind=kind, job_id=str(job_id), what=what)
+            return None
+        try:
+            job = StartedJob.model_validate(payload)
+        except ValidationError:
+            why = "this worker cannot read what the database says about the job"
+            await database.call("fail_job", kind, job_id, payload["attempt"], "internal", why)
+            raise
+        lease = Lease(database, job)
+        self.leases[lease.key] = lease
+        self._claims.discard((kind, job_id))
+        if self._shutting_down:
+            lease.interrupt(Interruption.SHUTDOWN)
+        return lease
 
     async def _run_lease(self, lease: Lease, free_slot: Callable[[], None]) -> None:
         log.info("job.started")
         started = time.monotonic()
-        workdir = await asyncio.to_thread(self._parts.workspace.attempt, lease.id, lease.attempt)
-        tools = self._tools(workdir, free_slot)
+        try:
+            workdir = await asyncio.to_thread(self._parts.workspace.attempt, lease.id, lease.attempt)
+        except OSError as error:
+            # Else this pod would run through the whole queue, a job a moment.
+            log.error("pod.disk_failed", reason=error.strerror)
+            await self._pod.refuse_route(_route(lease.job))
+            await lease.release(f"given back: its pod's disk failed, {error.strerror}")
+            return
+        tools = self._tools(workdir, self._slot_freer(lease, free_slot))
         try:
             outcome, detail = await self._outcome(lease, tools)
         finally:
@@ -150,6 +169,16 @@ class Attempts:
             bytes_in=tools.traffic.bytes_in,
             bytes_out=tools.traffic.bytes_out,
         )
+
+    def _slot_freer(self, lease: Lease, free_slot: Callable[[], None]) -> Callable[[], None]:
+        """Before the slot is claimed for again, the claim must know what the GPU holds."""
+
+        def freed() -> None:
+            if lease.job.base is not None:
+                self.loaded_base = lease.job.base.slug
+            free_slot()
+
+        return freed
 
     def _tools(self, workdir: Path, free_slot: Callable[[], None]) -> Tools:
         return Tools(
@@ -171,8 +200,6 @@ class Attempts:
         """Run the handler and settle the attempt: how it ended, and what to log about it."""
         try:
             result = await self._run_handler(lease, tools)
-            if lease.job.base is not None:
-                self.loaded_base = lease.job.base.slug
             outcome = await lease.complete(result)
             if outcome == "invalid":
                 outcome = await lease.fail(errors.InternalError("the worker's result was malformed"))
@@ -256,6 +283,5 @@ def _route(job: StartedJob) -> str:
 
 def _queue_wait_s(job: StartedJob) -> float:
     """Seconds from when the job could have been started until it was."""
-    times = [datetime.fromisoformat(job.row[name]) for name in ("created_at", "run_after") if job.row[name]]
-    started = datetime.fromisoformat(job.row["started_at"])
-    return round((started - max(times)).total_seconds(), 3) if times else (started - datetime.now(UTC)).total_seconds()
+    could = [datetime.fromisoformat(job.row[name]) for name in ("created_at", "run_after") if job.row[name]]
+    return round((datetime.fromisoformat(job.row["started_at"]) - max(could)).total_seconds(), 3)

@@ -1,8 +1,8 @@
 """The database as a pod reaches it: a small pool for statements, and one session connection for what needs a session.
 
-Connections are few on small plans, so a pod holds three: two in the pool, one session (and one more while it makes a
-convenience copy). Nothing in the pool needs a
-session (no prepared statements, no LISTEN, no session locks), so it may go through a transaction-mode pooler.
+Connections are few on small plans, so a pod holds three: two in the pool, one session; and one more for each
+convenience copy while it is made. Nothing in the pool needs a session (no prepared statements, no LISTEN, no session
+locks), so it may go through a transaction-mode pooler.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pgqueuer.ports.repository import EntrypointExecutionParameter
 from psycopg import sql
 from psycopg.rows import dict_row
 from psycopg.types.json import set_json_dumps
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from psycopg_pool import AsyncConnectionPool
 from pydantic_core import to_json
 
 from worker.errors import SettingsError
@@ -53,7 +53,6 @@ RECONNECT_FOR_S = 5.0
 """Afterwards the next statement starts a connection anew."""
 
 RETRY_FOR = timedelta(seconds=60)
-"""Longer than a silent pod's grace: afterwards the lease is another's anyway."""
 
 _NEVER = timedelta(days=3650)
 """pgqueuer's own re-pick of stale rows is off: only the reaper takes over, and it charges the failure."""
@@ -61,7 +60,14 @@ _NEVER = timedelta(days=3650)
 
 def is_transient(error: Exception) -> bool:
     """Whether the same statement may succeed when it is sent again: a lost connection, a deadlock, a busy pooler."""
-    return isinstance(error, psycopg.OperationalError | PoolTimeout | psycopg.InterfaceError)
+    return isinstance(
+        error,
+        psycopg.OperationalError  # PoolTimeout is one, and so are deadlocks and lock timeouts
+        | psycopg.InterfaceError
+        | psycopg.errors.InternalError_  # how Supabase's pooler says that it lost its connection
+        | psycopg.errors.ReadOnlySqlTransaction  # a failover
+        | psycopg.errors.IdleInTransactionSessionTimeout,
+    )
 
 
 class Database:
@@ -108,10 +114,17 @@ class Database:
     async def call(self, function: LiteralString, *arguments: object) -> Any:
         """Call one SQL function as one autocommit statement; asks again after deadlocks and lost connections.
 
-        Wrap what the function takes as jsonb in `Jsonb`.
+        Gives up after RETRY_FOR. Wrap what the function takes as jsonb in `Jsonb`.
         """
+        return await self._call(RETRY_FOR, function, *arguments)
+
+    async def call_until_answered(self, function: LiteralString, *arguments: object) -> Any:
+        """The same without giving up: for what ends an attempt, whose lease outlives an outage of the database."""
+        return await self._call(None, function, *arguments)
+
+    async def _call(self, retry_for: timedelta | None, function: LiteralString, *arguments: object) -> Any:
         async for attempt in stamina.retry_context(
-            on=is_transient, attempts=None, timeout=RETRY_FOR, wait_initial=0.02, wait_jitter=0.1, wait_max=2
+            on=is_transient, attempts=None, timeout=retry_for, wait_initial=0.02, wait_jitter=0.1, wait_max=2
         ):
             with attempt:
                 return await self.call_once(function, *arguments)

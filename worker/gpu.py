@@ -61,6 +61,7 @@ class GpuChild:
         inherited = {name: value for name, value in os.environ.items() if not _SECRETS.search(name)}
         self._env = {**inherited, **OFFLINE, **(env or {})}
         self._process: _Process | None = None
+        self._device: str | None = None
         self._starting = asyncio.Lock()
         self._busy = False
         self._interrupted = False
@@ -156,7 +157,12 @@ class GpuChild:
                 if process is not None:
                     await process.ended.wait()  # its memory on the GPU is free only then
                 process = self._process = await _Process.spawn(self._env)
-            await process.ready()
+            ready = await process.ready()
+            self._device = self._device or ready.device
+            if ready.device != self._device:
+                # The driver failed: what runs now would run on the CPU, a hundred times slower.
+                await process.kill()
+                raise errors.ModelMissing(f"this pod lost its GPU, {self._device}")
             return process
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 from uuid import UUID
 
 import structlog
 from psycopg.types.json import Jsonb
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from worker import errors
 from worker.db import Database, is_transient
@@ -19,12 +20,13 @@ from worker.errors import Interruption, JobInterrupted
 log = structlog.get_logger()
 
 REPORT_EVERY_S = 1.0
+REPORT_WITHIN_S = 2.0
 
 
 class _Row(BaseModel):
     """Parsed once, at the boundary. Columns a later schema adds are ignored, so that this release survives it."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
 
 class Base(_Row):
@@ -80,30 +82,45 @@ class Subject(_Row):
 
 
 class TrainingRequest(_Row):
-    """The request columns of `training_jobs`."""
+    """The request columns of `training_jobs`, filled up from the preset. The table's ranges hold for both."""
 
-    steps: int | None = None
-    rank: int | None = None
-    learning_rate: float | None = None
-    resolution: int | None = None
+    steps: int | None = Field(None, ge=1, le=10_000)
+    rank: int | None = Field(None, ge=1, le=128)
+    learning_rate: float | None = Field(None, gt=0, le=1)
+    resolution: int | None = Field(None, ge=64, le=2048)
     seed: int | None = None
     trigger_word: str | None = None
 
 
 class GenerationRequest(_Row):
-    """The request columns of `generation_jobs`."""
+    """The request columns of `generation_jobs`, filled up from the preset, then from the base's defaults."""
 
     prompt: str = ""
     negative_prompt: str | None = None
-    width: int | None = None
-    height: int | None = None
-    steps: int | None = None
-    guidance: float | None = None
+    width: int | None = Field(None, ge=64, le=2048)
+    height: int | None = Field(None, ge=64, le=2048)
+    steps: int | None = Field(None, ge=1, le=100)
+    guidance: float | None = Field(None, ge=0, le=30)
     seed: int | None = None
     num_images: int = 1
     upscale: Literal[2, 4] = 4
     quality: int = 92
     output_format: Literal["png", "jpeg", "webp"] = "png"
+
+
+PRESET_SETTINGS = {
+    "training": ("steps", "rank", "learning_rate", "resolution"),
+    "generation": ("width", "height", "steps", "guidance"),
+}
+"""What a preset may set; anything else in it is for later releases."""
+
+
+Request = TypeVar("Request", TrainingRequest, GenerationRequest)
+
+
+def names_trigger(text: str, trigger_word: str) -> bool:
+    """Whether a prompt or caption holds the trigger word, as a word."""
+    return re.search(rf"\b{re.escape(trigger_word)}\b", text) is not None
 
 
 class StartedJob(_Row):
@@ -125,11 +142,23 @@ class StartedJob(_Row):
 
     @property
     def training(self) -> TrainingRequest:
-        return TrainingRequest.model_validate(self.row)
+        """What to train. Raises InvalidInput for a preset with a setting out of range."""
+        return self._filled_up(TrainingRequest, {})
 
     @property
     def generation(self) -> GenerationRequest:
-        return GenerationRequest.model_validate(self.row)
+        """What to draw. Raises InvalidInput for a preset with a setting out of range."""
+        return self._filled_up(GenerationRequest, self.base.defaults if self.base else {})
+
+    def _filled_up(self, kind: type[Request], defaults: dict[str, Any]) -> Request:
+        preset = self.preset.settings if self.preset else {}
+        known = {name: preset[name] for name in PRESET_SETTINGS[self.kind] if preset.get(name) is not None}
+        asked = {name: value for name, value in self.row.items() if value is not None}
+        try:
+            return kind.model_validate({**defaults, **known, **asked})
+        except ValidationError as error:
+            what = "; ".join(f"{problem['loc'][0]}: {problem['msg']}" for problem in error.errors(include_input=False))
+            raise errors.InvalidInput(f"the preset's settings are refused: {what}") from error
 
     @property
     def required_base(self) -> Base:
@@ -172,7 +201,8 @@ class Lease:
 
     def interrupt(self, reason: Interruption) -> None:
         """Tell the attempt to stop. The first reason counts, but a lost lease outranks all: nothing may be written."""
-        if self.interruption is None or reason is Interruption.LEASE_LOST:
+        given_back = self.interruption is Interruption.SHUTDOWN  # then "lost" is what it has to be
+        if self.interruption is None or (reason is Interruption.LEASE_LOST and not given_back):
             self.interruption = reason
         self.interrupted.set()
 
@@ -194,13 +224,17 @@ class Lease:
     async def _report(self, progress: float, phase: str, metrics: dict[str, Any] | None) -> None:
         self._reported_at = time.monotonic()
         try:
-            state = await self._database.call_once(
-                "report_job", self.kind, self.id, self.attempt, progress, phase, metrics and Jsonb(metrics)
+            state = await asyncio.wait_for(
+                self._database.call_once(
+                    "report_job", self.kind, self.id, self.attempt, progress, phase, metrics and Jsonb(metrics)
+                ),
+                REPORT_WITHIN_S,
             )
         except Exception as error:
-            if not is_transient(error):
+            if not (is_transient(error) or isinstance(error, TimeoutError)):
                 raise
             # Left out: the next report says more, and the heartbeat says what must be known.
+            self._reported_at = time.monotonic()
             log.warning("job.report_skipped", reason=type(error).__name__)
             return
         self._obey(state)
@@ -208,7 +242,9 @@ class Lease:
     async def stage(self, objects: list[tuple[str, str]]) -> None:
         """Register (bucket, key) pairs before they are uploaded. Raises JobInterrupted when the attempt must stop."""
         listed = [{"bucket": bucket, "key": key} for bucket, key in objects]
-        self._obey(await self._database.call("stage_objects", self.kind, self.id, self.attempt, Jsonb(listed)))
+        self._obey(
+            await self._database.call_until_answered("stage_objects", self.kind, self.id, self.attempt, Jsonb(listed))
+        )
         self.check()
 
     async def save_checkpoint(self, step: int, bucket: str, key: str) -> None:
@@ -218,13 +254,15 @@ class Lease:
     async def complete(self, result: dict[str, Any]) -> str:
         """Publish: ok, lost, cancelled, consent_denied or invalid."""
         return str(
-            await self._database.call("complete_job", self.kind, self.id, self.attempt, Jsonb(result), self.gpu_seconds)
+            await self._database.call_until_answered(
+                "complete_job", self.kind, self.id, self.attempt, Jsonb(result), self.gpu_seconds
+            )
         )
 
     async def fail(self, error: errors.WorkerError, retry_after: timedelta | None = None) -> str:
         """End the attempt badly: queued (again later), failed, cancelled, consent_denied or lost."""
         return str(
-            await self._database.call(
+            await self._database.call_until_answered(
                 "fail_job",
                 self.kind,
                 self.id,
@@ -239,7 +277,9 @@ class Lease:
     async def release(self, reason: str, code: str | None = None) -> str:
         """Give the job back, uncharged: queued, cancelled, consent_denied or lost."""
         return str(
-            await self._database.call("release_job", self.kind, self.id, self.attempt, reason, code, self.gpu_seconds)
+            await self._database.call_until_answered(
+                "release_job", self.kind, self.id, self.attempt, reason, code, self.gpu_seconds
+            )
         )
 
     def _obey(self, state: str) -> None:

@@ -157,7 +157,8 @@ begin
   select string_agg(name, ', ' order by name) into v_names from worker.schema_versions
   where name = any ({_array(file.name for file in wanted)});
   if v_names is not null then
-    raise exception 'applied here already: %', v_names using hint = 'Print with --since N, N being the last applied number.';
+    raise exception 'applied here already: %', v_names
+      using hint = 'Print with --since N, N being the last applied number.';
   end if;
   select string_agg(name, ', ' order by name) into v_names from unnest({_array(file.name for file in earlier)}) name
   where name not in (select applied.name from worker.schema_versions applied);

@@ -11,7 +11,6 @@ from worker.migrate import SCHEMA_MAJOR
 from worker.settings import Settings
 from worker.storage import ObjectStore
 
-
 BUCKETS = {"bucket_uploads": "BUCKET_UPLOADS", "bucket_models": "BUCKET_MODELS"}
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Coroutine
 from contextlib import suppress
 from datetime import timedelta
@@ -43,6 +44,8 @@ POLL_S = 30.0
 POLL_WITHOUT_LISTEN_S = 2.0
 ROUTES_REFRESH_S = 60.0
 LEAVE_WITHIN_S = 2.0
+FORGET_AFTER_S = 45.0
+"""A heartbeat tells whose consent ended in the last minute; after a longer silence, everybody's cache goes."""
 WARM_EVERY_S = 15.0
 SWEEP_LIMIT = 100
 UNFINISHED_UPLOAD_AGE = timedelta(0)
@@ -60,7 +63,7 @@ class Worker:
         self._store = ObjectStore(settings.store_config)
         self._models = BaseModels(settings.models_dir, self._store, settings.bucket_models, settings.models_max_gb)
         self._gpu = GpuChild()
-        self._workspace = Workspace(settings.models_dir.parent / "work", self.pod_id)
+        self._workspace = Workspace(settings.work_dir, self.pod_id)
         self._routes = Routes(self._database, self._models, settings.worker_kinds or frozenset(HANDLERS))
         self._session = Session(
             url=settings.listen_url.get_secret_value(),
@@ -77,6 +80,8 @@ class Worker:
         self._vram_gib: float | None = None
         self._gpu_ready = False
         self._had_lock = False
+        self._answered_at = time.monotonic()
+        self._registering = asyncio.Lock()
         self._gpu_began = asyncio.Event()
         self._wake = asyncio.Event()
         self._beat_now = asyncio.Event()
@@ -90,7 +95,8 @@ class Worker:
     async def run(self) -> None:
         """Work until `request_stop`. Raises SettingsError before anything starts when a setting cannot be right."""
         async with self._database:
-            await check_installation(self._settings, self._database, self._store)
+            check = check_installation(self._settings, self._database, self._store)
+            await _first_of(self._stopping.wait(), check)
             with self._workspace:
                 try:
                     await self._work_until_stopped()
@@ -120,41 +126,25 @@ class Worker:
             log.warning("pod.leave_failed", reason=type(error).__name__)
 
     async def _work_until_stopped(self) -> None:
-        claiming = asyncio.create_task(self._claim_loop(), name="claim")
-        background = [
-            asyncio.create_task(work, name=name)
-            for name, work in (
-                ("session", self._session.run()),
-                ("heartbeat", self._heartbeat_loop()),
-                ("tick", self._tick_loop()),
-                ("sweep", self._sweep_loop()),
-                ("routes", self._routes_loop()),
-                ("gpu", self._start_gpu()),
-                ("warm", self._warm_loop()),
-            )
-        ]
+        taking = _tasks(
+            claim=self._claim_loop(), routes=self._routes_loop(), gpu=self._start_gpu(), warm=self._warm_loop()
+        )
+        living = _tasks(
+            session=self._session.run(),
+            heartbeat=self._heartbeat_loop(),
+            tick=self._tick_loop(),
+            sweep=self._sweep_loop(),
+        )
         try:
-            await self._until_stop_or_failure([claiming, *background])
+            await _until(self._stopping.wait(), taking + living)
             # No claim may begin behind the back of what follows; one whose reply is cut off here goes back at leaving.
-            claiming.cancel()
-            await asyncio.gather(claiming, return_exceptions=True)
+            await _cancel(taking)
             self._attempts.shut_down()
-            await _first_of(self._abort.wait(), self._attempts.drain())
+            await _until(_first_of(self._abort.wait(), self._attempts.drain()), living)
         finally:
-            for task in (claiming, *background):
-                task.cancel()
             self._attempts.cancel_all()
-            await asyncio.gather(claiming, *background, return_exceptions=True)
+            await _cancel(taking + living)
             await self._attempts.drain()
-
-    async def _until_stop_or_failure(self, background: list[asyncio.Task[None]]) -> None:
-        """Return when asked to stop. A loop that dies takes the process with it: half a worker looks alive."""
-        stop = asyncio.create_task(self._stopping.wait())
-        waiting: set[asyncio.Task[Any]] = {stop, *background}
-        while not stop.done():
-            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            for task in done - {stop}:
-                task.result()
 
     # -- claiming
 
@@ -186,7 +176,7 @@ class Worker:
             if claim is not None:
                 return claim
         claim = await self._queue.claim(routes)
-        if claim is None and len(routes) > 1:
+        if claim is None:
             # pgqueuer locks the head of every route it is asked for and keeps one: two pods can hide jobs from
             # each other for a moment.
             await asyncio.sleep(random.uniform(0.02, 0.06))  # noqa: S311  jitter is no secret
@@ -252,6 +242,9 @@ class Worker:
             return False
         for state in reply["leases"]:
             self._attempts.obey(state)
+        if time.monotonic() - self._answered_at > FORGET_AFTER_S:
+            await asyncio.to_thread(self._loras.forget_all)
+        self._answered_at = time.monotonic()
         for subject_id in reply["ended_subjects"]:
             if await asyncio.to_thread(self._loras.forget, UUID(subject_id)):
                 log.info("cache.forgotten", subject_id=subject_id)
@@ -270,22 +263,24 @@ class Worker:
             self._beat_now.set()
 
     async def _register(self) -> None:
-        try:
-            reply = await self._database.call(
-                "register_pod",
-                self.pod_id,
-                self._settings.worker_name,
-                sorted(self._routes.slot_of),
-                self._vram_gib,
-                self._routes.bases_here,
-                self._session.has_lock,
-                __version__,
-            )
-        except Exception as error:
-            if not is_transient(error):
-                raise
-            log.warning("pod.register_failed", reason=type(error).__name__)
-            return
+        # One at a time, so that what lands last is what was true last.
+        async with self._registering:
+            try:
+                reply = await self._database.call(
+                    "register_pod",
+                    self.pod_id,
+                    self._settings.worker_name,
+                    sorted(self._routes.slot_of),
+                    self._vram_gib,
+                    self._routes.bases_here,
+                    self._session.has_lock,
+                    __version__,
+                )
+            except Exception as error:
+                if not is_transient(error):
+                    raise
+                log.warning("pod.register_failed", reason=type(error).__name__)
+                return
         self._set_ticking(reply["tick"])
 
     # -- what this pod offers
@@ -371,18 +366,47 @@ class Worker:
         garbage = await self._database.call_once("take_garbage", SWEEP_LIMIT)
         for bucket in {item["bucket"] for item in garbage}:
             items = [item for item in garbage if item["bucket"] == bucket]
-            await self._store.delete(bucket, [item["key"] for item in items])
-            for item in items:
-                await self._store.abort_uploads(bucket, item["key"], UNFINISHED_UPLOAD_AGE)
+            try:
+                await self._store.delete(bucket, [item["key"] for item in items])
+                for item in items:
+                    await self._store.abort_uploads(bucket, item["key"], UNFINISHED_UPLOAD_AGE)
+            except StorageError as error:
+                log.warning("sweep.failed", bucket=bucket, error=error.message)
+                continue  # it is offered again in a minute
             await self._database.call("garbage_gone", [item["id"] for item in items])
             log.info("garbage.deleted", bucket=bucket, objects=len(items))
 
 
+def _tasks(**work: Coroutine[Any, Any, None]) -> list[asyncio.Task[None]]:
+    return [asyncio.create_task(coroutine, name=name) for name, coroutine in work.items()]
+
+
+async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _until(end: Coroutine[Any, Any, Any], background: list[asyncio.Task[None]]) -> None:
+    """Wait for `end`. A loop that dies meanwhile takes the process with it: half a worker looks alive."""
+    ending = asyncio.create_task(end)
+    waiting: set[asyncio.Task[Any]] = {ending, *background}
+    try:
+        while not ending.done():
+            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in done - {ending}:
+                task.result()
+    finally:
+        ending.cancel()
+        await asyncio.gather(ending, return_exceptions=True)
+
+
 async def _first_of(*work: Coroutine[Any, Any, Any]) -> None:
+    """Wait until one of them is done, and raise what it raised; the others are cancelled."""
     tasks = [asyncio.create_task(item) for item in work]
     try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await _cancel(tasks)

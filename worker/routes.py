@@ -6,6 +6,7 @@ can do the kind, and fits the device. A route that failed here for the pod's own
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Collection
 
@@ -37,7 +38,7 @@ class Routes:
             "select kind, slot from worker.job_kinds where kind = any(%s)", [list(self._kinds)]
         )
         offered = {row["kind"]: "light" for row in kinds if row["slot"] == "light"}
-        self.bases_here = self._models.present()
+        self.bases_here = await asyncio.to_thread(self._models.present)
         if gpu:
             within_reach = set(self.bases_here) | set(await self._models.in_bucket())
             bases = await self._database.fetch(

@@ -16,7 +16,7 @@ import psycopg
 import structlog
 from psycopg import sql
 
-from worker.db import CANCEL_CHANNEL, KEEPALIVES, QUEUE_CHANNEL, Database
+from worker.db import CANCEL_CHANNEL, KEEPALIVES, QUEUE_CHANNEL, Database, is_transient
 
 log = structlog.get_logger()
 
@@ -60,7 +60,9 @@ class Session:
                     await self._set_up(connection)
                     failures = 0
                     await self._listen(connection)
-            except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+            except psycopg.Error as error:
+                if not is_transient(error):
+                    raise
                 reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
                 log.warning("session.lost", reason=reason[0], failures=failures)
             was_up, self.has_lock, self.listening = self.has_lock or self.listening, False, False

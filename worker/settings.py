@@ -6,8 +6,10 @@ call them. `.env.example` is made from this class by `env_example`.
 
 from __future__ import annotations
 
+import os
 import re
 import socket
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import SplitResult, urlsplit
@@ -97,6 +99,11 @@ class Settings(BaseSettings):
         gt=0,
         description="No base model is fetched past this size of MODELS_DIR.",
         examples=["200"],
+    )
+    work_dir: Path = Field(
+        default_factory=lambda: Path(tempfile.gettempdir()) / f"likeness-{os.getuid()}",
+        description="Where personal files lie while they are used: a local disk that no other machine shares.",
+        examples=["/var/tmp/likeness"],
     )
     worker_kinds: Annotated[frozenset[str], NoDecode] = Field(
         default=frozenset(),
@@ -242,7 +249,7 @@ class Settings(BaseSettings):
             raise ValueError("must hold no credentials and no query")
         return value.rstrip("/")
 
-    @field_validator("models_dir")
+    @field_validator("models_dir", "work_dir")
     @classmethod
     def _home(cls, value: Path) -> Path:
         return value.expanduser()

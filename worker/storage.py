@@ -181,6 +181,8 @@ class ObjectStore:
         except TimeoutError as error:
             raise StorageError(f"{doing} failed: not done within {deadline_s:g} s") from error
         except failures() as error:
+            if status_of(error) == 413:
+                raise InvalidInput(f"{key.rsplit('/', 1)[-1]} is larger than the bucket {bucket} allows") from error
             raise explain(error, doing) from error
 
     async def copy(self, bucket: str, source: str, target: str) -> None:

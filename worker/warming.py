@@ -31,12 +31,20 @@ async def warm(
             folder = await asyncio.to_thread(workspace.attempt, waiting["id"], "warming")
             try:
                 for model in _MODELS.validate_python(waiting["models"]):
-                    await loras.get(model, folder)
+                    # Again, because the base may have taken an hour.
+                    if await _agrees(database, model):
+                        await loras.get(model, folder)
             finally:
                 await asyncio.to_thread(workspace.end_attempt, folder)
-    except WorkerError as error:
-        log.info("warming.failed", code=error.code)  # the job itself will say what is wrong
+    except (WorkerError, OSError) as error:
+        log.info("warming.failed", reason=type(error).__name__)  # the job itself will say what is wrong
     except Exception as error:
         if not is_transient(error):
             raise
         log.info("warming.failed", reason=type(error).__name__)
+
+
+async def _agrees(database: Database, model: TrainedModel) -> bool:
+    if model.subject_id is None:
+        return True
+    return await database.call_once("consent_error", model.subject_id, "generation") is None

@@ -53,9 +53,17 @@ class Workspace:
 
     def cached_lora(self, subject_id: UUID | None, sha256: str) -> Path:
         """Where a LoRA is cached, there or not. The folder is the person's, so that it can go as a whole."""
-        folder = self._folder / "subjects" / (str(subject_id) if subject_id else "_")
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder / f"{sha256}.safetensors"
+        return self._folder / "subjects" / (str(subject_id) if subject_id else "_") / f"{sha256}.safetensors"
+
+    def forget_all(self) -> None:
+        """Delete what is cached of everybody."""
+        shutil.rmtree(self._folder / "subjects", ignore_errors=True)
+
+    def trim(self, keep: int) -> None:
+        """Delete the LoRAs that were used longest ago, beyond the newest `keep`."""
+        files = sorted((self._folder / "subjects").glob("*/*.safetensors"), key=lambda path: path.stat().st_mtime)
+        for path in files[:-keep]:
+            path.unlink(missing_ok=True)
 
     def forget(self, subject_id: UUID) -> bool:
         """Delete what is cached of a person; True if there was anything."""

@@ -16,7 +16,7 @@ from tests.ml.runs import finish
 from worker.ml import base_models
 from worker.ml.base_models import Base
 from worker.ml.batches import Photo
-from worker.ml.errors import ModelUnreadable
+from worker.ml.phases import Phase
 from worker.ml.train_lora import Checkpoint, LoraConfig, Step, TrainedLora, train
 
 CONFIG = LoraConfig(steps=14, rank=4, learning_rate=3e-3, resolution=64, batch_size=5, seed=9, caption_dropout=0.3)
@@ -107,17 +107,20 @@ def test_checkpoints_come_by_time_too_and_two_are_kept(base: Base, photos: list[
         (lambda photos: (photos, replace(CONFIG, seed=1)), "settings"),
     ],
 )
-def test_a_checkpoint_of_another_training_is_refused(
+def test_a_checkpoint_of_another_training_is_left_aside_and_training_starts_again(
     base: Base, photos: list[Photo], whole: Whole, tmp_path: Path, change: Callable[..., object], what: str
 ) -> None:
     others, config = change(photos)
-    run = train(base, others, config, workdir=tmp_path, metadata={}, resume_from=whole.checkpoints[6])
-    with pytest.raises(ModelUnreadable, match=what):
-        finish(run)
+    config = replace(config, steps=2)
+    events = list(train(base, others, config, workdir=tmp_path, metadata={}, resume_from=whole.checkpoints[6]))
+    assert any(what in event.name for event in events if isinstance(event, Phase))
+    assert [event.index for event in events if isinstance(event, Step)] == [1, 2]
 
 
-def test_a_damaged_checkpoint_is_refused(base: Base, photos: list[Photo], whole: Whole, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_left_aside_and_training_starts_again(
+    base: Base, photos: list[Photo], whole: Whole, tmp_path: Path
+) -> None:
     cut = tmp_path / "checkpoint-6.safetensors"
     cut.write_bytes(whole.checkpoints[6].read_bytes()[:-10])
-    with pytest.raises(ModelUnreadable, match=r"checkpoint-6\.safetensors"):
-        finish(train(base, photos, CONFIG, workdir=tmp_path, metadata={}, resume_from=cut))
+    trained = finish(train(base, photos, CONFIG, workdir=tmp_path, metadata=METADATA, resume_from=cut))
+    assert trained.sha256 == whole.trained.sha256

@@ -21,11 +21,13 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parent.parent
 DEADLINE_S = 300
-AT_ONCE = 2
+AT_ONCE = os.cpu_count() or 1
+NOTICED_LENGTH = 120
 
 
 @dataclass(frozen=True)
@@ -46,16 +48,20 @@ class Mutant:
 
 @dataclass(frozen=True)
 class Verdict:
-    """`survived` names the tests that passed all the same; `broken` says why nothing can be said."""
+    """`survived` names the tests that passed all the same; `broken` says why nothing can be said; `noticed` quotes a test."""
 
     mutant: Mutant
     survived: tuple[str, ...] = ()
     broken: str | None = None
+    noticed: str = ""
 
 
 def copy_working_tree(target: Path) -> None:
     listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, check=True
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
     )
     for name in listed.stdout.decode().split("\0"):
         if name and (ROOT / name).is_file():  # what was deleted and not yet committed is still listed
@@ -63,8 +69,16 @@ def copy_working_tree(target: Path) -> None:
             shutil.copy2(ROOT / name, target / name)
 
 
-def run_tests(tree: Path, tests: tuple[str, ...]) -> dict[str, str]:
-    """Outcome by test: passed, failed, skipped or error. Raises RuntimeError when pytest could not say."""
+@dataclass(frozen=True)
+class Outcome:
+    """How one test ended: passed, failed, skipped or error."""
+
+    word: str
+    message: str
+
+
+def run_tests(tree: Path, tests: tuple[str, ...]) -> dict[str, Outcome]:
+    """Outcome by test. Raises RuntimeError when pytest could not say."""
     report = tree / "outcomes.xml"
     environment = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
     environment.pop("PYTEST_ADDOPTS", None)
@@ -82,18 +96,18 @@ def run_tests(tree: Path, tests: tuple[str, ...]) -> dict[str, str]:
         raise RuntimeError(f"pytest ended with {done.returncode}:\n{done.stdout[-3000:]}")
     outcomes = {}
     for case in ElementTree.parse(report).iter("testcase"):
-        marks = {child.tag for child in case}
-        outcome = next((word for tag, word in _OUTCOMES if tag in marks), "passed")
+        marks = [child for child in case if child.tag in _WORDS]
+        outcome = Outcome(_WORDS[marks[0].tag], marks[0].get("message", "")) if marks else Outcome("passed", "")
         outcomes[f"{case.get('classname', '').replace('.', '/')}.py::{case.get('name')}"] = outcome
     return outcomes
 
 
-_OUTCOMES = (("error", "error"), ("failure", "failed"), ("skipped", "skipped"))
+_WORDS = {"error": "error", "failure": "failed", "skipped": "skipped"}
 
 
-def outcomes_of(test: str, outcomes: dict[str, str]) -> set[str]:
+def words_of(test: str, outcomes: dict[str, Outcome]) -> set[str]:
     """A name without brackets stands for all its parameters."""
-    return {outcome for name, outcome in outcomes.items() if name == test or re.sub(r"\[.*", "", name) == test}
+    return {outcome.word for name, outcome in outcomes.items() if name == test or re.sub(r"\[.*", "", name) == test}
 
 
 def judge(mutant: Mutant, pristine: Path) -> Verdict:
@@ -109,12 +123,14 @@ def judge(mutant: Mutant, pristine: Path) -> Verdict:
             outcomes = run_tests(tree, mutant.must_fail)
         except (RuntimeError, subprocess.TimeoutExpired) as error:
             return Verdict(mutant, broken=str(error))
-    found = {test: outcomes_of(test, outcomes) for test in mutant.must_fail}
+    found = {test: words_of(test, outcomes) for test in mutant.must_fail}
     # An error is a test that could not be set up, which shows nothing.
     unclear = [test for test, seen in found.items() if not seen or "error" in seen]
     if unclear:
         return Verdict(mutant, broken=f"could not run: {', '.join(unclear)}")
-    return Verdict(mutant, survived=tuple(test for test, seen in found.items() if "failed" not in seen))
+    noticed = next((outcome.message for outcome in outcomes.values() if outcome.word == "failed"), "")
+    survived = tuple(test for test, seen in found.items() if "failed" not in seen)
+    return Verdict(mutant, survived, noticed=" ".join(noticed.split())[:NOTICED_LENGTH])
 
 
 def _no_repository() -> dict[str, str]:
@@ -132,17 +148,18 @@ def main(names: list[str]) -> int:
         every_test = tuple(sorted({test for mutant in mutants for test in mutant.must_fail}))
         outcomes = run_tests(pristine, every_test)
         for test in every_test:
-            if outcomes_of(test, outcomes) != {"passed"}:
-                console.print(f"without any patch, {test}: {outcomes_of(test, outcomes) or 'not found'}", markup=False)
+            if words_of(test, outcomes) != {"passed"}:
+                console.print(f"without any patch, {test}: {words_of(test, outcomes) or 'not found'}", markup=False)
                 return 2
         (pristine / "outcomes.xml").unlink()
         with ThreadPoolExecutor(AT_ONCE) as executor:
             verdicts = list(executor.map(lambda mutant: judge(mutant, pristine), mutants))
-    table = Table("mutant", "removes", "outcome")
+    table = Table("mutant", "removes", "outcome", "noticed by", show_lines=True)
     for verdict in verdicts:
         outcome = verdict.broken or (f"SURVIVED {', '.join(verdict.survived)}" if verdict.survived else "killed")
-        table.add_row(verdict.mutant.path.stem, verdict.mutant.removes, outcome)
-    console.print(table, markup=False)
+        row = (verdict.mutant.path.stem, verdict.mutant.removes, outcome, verdict.noticed)
+        table.add_row(*(Text(cell) for cell in row))
+    console.print(table)
     killed = sum(not verdict.broken and not verdict.survived for verdict in verdicts)
     console.print(f"{killed} of {len(verdicts)} killed")
     return 2 if any(verdict.broken for verdict in verdicts) else int(killed < len(verdicts))

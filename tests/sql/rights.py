@@ -55,14 +55,15 @@ EXECUTE = {
 }
 
 OWNER_ONLY = """
-    actor after_job_insert after_order_update after_subject_update alter_job_tables backoff base_error before_job_insert
-    before_job_update changing_columns charge_failure check_grant check_job_owner check_open_jobs default_base dequeue_row
-    end_attempt enqueue ensure_policy expire_consent explain_waiting fn_pgqueuer_changed generated_job give_back
-    grant_job_table held_state inputs_error is_dead is_ticker items job_consent_error key_error key_subject keys_error
-    lease_state lock_is_free lock_job lock_lease log_event log_refusal models_error models_of named_keys on_photo_write
-    on_subject_insert on_subject_update open_jobs photos_of policy_in_catalog preset_error prune publish_training reconcile
-    refuse_change register_job_table request_error request_stop requeue result_error result_keys route set_consent settle
-    settle_stopped staging_prefix start_payload stop_jobs_of subjects_of table_of try_lock_job
+    actor after_job_insert after_order_update after_subject_update alter_job_tables backoff base_error
+    before_job_insert before_job_update changing_columns charge_failure check_grant check_job_owner check_open_jobs
+    default_base dequeue_row end_attempt enqueue ensure_policy expire_consent explain_waiting fn_pgqueuer_changed
+    generated_job give_back grant_job_table held_state inputs_error is_dead is_ticker items job_consent_error
+    key_error key_subject keys_error lease_state lock_is_free lock_job lock_lease log_event log_refusal models_error
+    models_of named_keys on_photo_write on_subject_insert on_subject_update open_jobs photos_of policy_in_catalog
+    preset_error prune publish_training reconcile refuse_change register_job_table request_error request_stop
+    requeue result_error result_keys route set_consent settle settle_stopped staging_prefix start_payload
+    stop_jobs_of subjects_of table_of try_lock_job
 """
 """Functions of schema `worker` that nobody but the owner of the database, and functions that run as it, may call."""
 
@@ -106,14 +107,15 @@ TABLES = {
 """Rights on whole tables and views. What stands in COLUMNS is granted column by column."""
 
 _LIFE_CYCLE = (
-    "status attempt failures progress phase cancel_requested_at cancel_code error_code error result metrics gpu_seconds "
-    "pod_id created_at started_at finished_at"
+    "status attempt failures progress phase cancel_requested_at cancel_code error_code error result metrics "
+    "gpu_seconds pod_id created_at started_at finished_at"
 )
 _ADMINISTRATORS = "priority run_after max_failures max_runtime"
 _TRAINING = "id owner_id subject_id base preset_id sample_paths trigger_word steps rank learning_rate resolution seed"
 _GENERATION = (
-    "id owner_id subject_id base preset_id prompt negative_prompt model_ids lora_scales reference_paths reference_scale "
-    "control_path control_kind control_scale width height steps guidance seed num_images upscale quality output_format"
+    "id owner_id subject_id base preset_id prompt negative_prompt model_ids lora_scales reference_paths "
+    "reference_scale control_path control_kind control_scale width height steps guidance seed "
+    "num_images upscale quality output_format"
 )
 
 COLUMNS: dict[str, dict[tuple[str, str], str]] = {
@@ -146,20 +148,23 @@ COLUMNS: dict[str, dict[tuple[str, str], str]] = {
 """Columns that a role may write although it may not write the whole table."""
 
 READABLE = {
-    "public.subjects": "id owner_id name trigger_word subject_is_adult consent_status consent_purposes consent_expires_at "
-    "erased_at created_at",
-    "public.subject_photos": "id subject_id path caption status reason prepared_path width height face sha256 phash created_at",
-    "public.subjects_models": "id subject_id job_id version base family path sha256 rank trigger_word metrics created_at "
-    "retired_at",
+    "public.subjects": "id owner_id name trigger_word subject_is_adult consent_status consent_purposes "
+    "consent_expires_at erased_at created_at",
+    "public.subject_photos": "id subject_id path caption status reason prepared_path width height face sha256 phash "
+    "created_at",
+    "public.subjects_models": "id subject_id job_id version base family path sha256 rank trigger_word metrics "
+    "created_at retired_at",
     "public.presets": "id owner_id name kind prompt negative_prompt settings created_at",
     "public.training_jobs": f"{_TRAINING} {_ADMINISTRATORS} {_LIFE_CYCLE}",
     "public.generation_jobs": f"{_GENERATION} {_ADMINISTRATORS} {_LIFE_CYCLE}",
     "worker.base_models": "slug family train_base capabilities sizes defaults min_vram_gib licence commercial_use",
-    "worker.config": "singleton consent_mode default_base open_jobs_per_owner bucket_uploads bucket_models keep_logs_for",
+    "worker.config": "singleton consent_mode default_base open_jobs_per_owner bucket_uploads bucket_models "
+    "keep_logs_for",
     "worker.consent_events": "id subject_id event purposes expires_at reason evidence_digest job_kind job_id actor at",
     "worker.job_events": "id kind job_id attempt at event detail",
     "worker.job_kinds": "kind table_name purpose subject_required slot max_runtime paused",
-    "worker.pods": "id name routes vram_gib models_present has_lock version registered_at last_heartbeat lock_free_since",
+    "worker.pods": "id name routes vram_gib models_present has_lock version registered_at last_heartbeat "
+    "lock_free_since",
     "worker.schema_versions": "name checksum applied_at",
 }
 """Every column of the tables that some client or pod may read: a column more is a column that they see."""

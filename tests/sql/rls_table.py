@@ -1,6 +1,6 @@
 """The RLS table: what happens when each of the five does each thing. `test_rls.py` runs it.
 
-An outcome is `row` (it happened), `none` (nothing to be seen or changed), `refused` (SQLSTATE 42501) or another SQLSTATE.
+An outcome is `row` (it happened), `none` (nothing to see or change), `refused` (SQLSTATE 42501) or another SQLSTATE.
 """
 
 from __future__ import annotations
@@ -28,20 +28,22 @@ TABLES = {
     "public.subject_photos": {
         "select": ("select from public.subject_photos where id = %(photo)s", _READ),
         "insert": (
-            "insert into public.subject_photos (subject_id, path) values (%(subject)s, %(owner)s || '/' || %(subject)s || '/photos/new.jpg')",
+            "insert into public.subject_photos (subject_id, path) values (%(subject)s, %(folder)s || 'new.jpg')",
             "row refused refused row refused",
         ),
         "insert for another": (
-            "insert into public.subject_photos (subject_id, path) values (%(other_subject)s, %(other)s || '/' || %(other_subject)s || '/photos/new.jpg')",
+            "insert into public.subject_photos (subject_id, path) "
+            "values (%(other_subject)s, %(other_folder)s || 'new.jpg')",
             "refused row refused row refused",
         ),
         "insert accepted": (
-            "insert into public.subject_photos (subject_id, path, status) values (%(subject)s, %(owner)s || '/' || %(subject)s || '/photos/new.jpg', 'accepted')",
+            "insert into public.subject_photos (subject_id, path, status) "
+            "values (%(subject)s, %(folder)s || 'new.jpg', 'accepted')",
             _SERVICE_ONLY,
         ),
         "update caption": ("update public.subject_photos set caption = 'at the sea' where id = %(photo)s", _READ),
         "update path": (
-            "update public.subject_photos set path = %(owner)s || '/' || %(subject)s || '/photos/moved.jpg' where id = %(photo)s",
+            "update public.subject_photos set path = %(folder)s || 'moved.jpg' where id = %(photo)s",
             _SERVICE_ONLY,
         ),
         "update status": ("update public.subject_photos set status = 'accepted' where id = %(photo)s", _SERVICE_ONLY),
@@ -116,11 +118,13 @@ TABLES = {
         ),
         "insert about nobody": ("insert into public.generation_jobs (prompt) values ('the sea')", _OWN_ROWS),
         "insert for another": (
-            "insert into public.generation_jobs (owner_id, subject_id, prompt) values (%(owner)s, %(other_subject)s, 'x')",
+            "insert into public.generation_jobs (owner_id, subject_id, prompt) "
+            "values (%(owner)s, %(other_subject)s, 'x')",
             "refused row refused row refused",
         ),
         "insert another's LoRA": (
-            "insert into public.generation_jobs (subject_id, prompt, model_ids) values (%(other_subject)s, 'x', array[%(model)s]::uuid[])",
+            "insert into public.generation_jobs (subject_id, prompt, model_ids) "
+            "values (%(other_subject)s, 'x', array[%(model)s]::uuid[])",
             "refused 22023 refused 22023 refused",
         ),
         "insert first in line": (
@@ -128,7 +132,7 @@ TABLES = {
             _SERVICE_ONLY,
         ),
         "insert with a result": (
-            """insert into public.generation_jobs (subject_id, prompt, result) values (%(subject)s, 'x', '{"pictures": []}')""",
+            """insert into public.generation_jobs (subject_id, prompt, result) values (%(subject)s, 'x', '{}')""",
             _NOBODY,
         ),
         "update priority": ("update public.generation_jobs set priority = 9 where id = %(generation)s", _SERVICE_ONLY),
@@ -200,4 +204,4 @@ FUNCTIONS = {
     },
     "worker.uploads_bucket": {"": ("select worker.uploads_bucket()", "row row refused refused refused")},
 }
-"""Every function that a client may call. Pods' functions are run by the tests of jobs; their denials by test_rights.py."""
+"""Every function that a client may call. Pods' functions are run by the tests of jobs, denials by test_rights.py."""

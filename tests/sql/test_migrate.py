@@ -28,7 +28,7 @@ def execute(url: str, statement: str) -> None:
         connection.execute(statement)  # type: ignore[arg-type]
 
 
-# ------------------------------------------------------------------------------------------------------------ repeatable
+# ----------------------------------------------------------------------------------------------------------- repeatable
 
 
 @pytest.mark.parametrize("grants_by_default", [True, False], ids=["older project", "newer project"])
@@ -57,7 +57,7 @@ def test_two_at_once_apply_it_once(supabase: Supabase) -> None:
     assert sorted(applied) == [[], [*NUMBERED, *migrate.REPEATABLE]]
 
 
-# -------------------------------------------------------------------------------------------------------- the two routes
+# ------------------------------------------------------------------------------------------------------- the two routes
 
 
 @pytest.mark.parametrize("grants_by_default", [True, False], ids=["older project", "newer project"])
@@ -117,7 +117,7 @@ def test_sql_printed_since_the_wrong_release_is_refused_by_name(
     assert differences(before, snapshot(url)) == {}
 
 
-# -------------------------------------------------------------------------------------------------------- all or nothing
+# ------------------------------------------------------------------------------------------------------- all or nothing
 
 
 @pytest.mark.parametrize("migrated", [False, True], ids=["empty database", "migrated database"])
@@ -177,7 +177,7 @@ def test_a_pods_url_is_told_that_the_owners_is_wanted(supabase: Supabase, tmp_pa
         migrate.migrate(as_worker(url), next_release(tmp_path))
 
 
-# ------------------------------------------------------------------------------------------------- what is there already
+# ------------------------------------------------------------------------------------------------ what is there already
 
 
 @pytest.mark.parametrize(
@@ -252,7 +252,7 @@ def test_stand_ins_never_touch_a_supabase_project(supabase: Supabase) -> None:
     assert differences(before, snapshot(url)) == {}
 
 
-# -------------------------------------------------------------------------------------------------------------- policies
+# ------------------------------------------------------------------------------------------------------------- policies
 
 
 def test_a_policy_dropped_or_changed_by_hand_is_set_right_and_no_other_is_touched(

@@ -73,7 +73,7 @@ def world(supabase: Supabase, request: pytest.FixtureRequest) -> Iterator[World]
         yield World(app, ids, actors)
 
 
-def rows_of_two_users(app: AppTables, stack: ExitStack) -> dict[str, UUID]:
+def rows_of_two_users(app: AppTables, stack: ExitStack) -> dict[str, UUID | str]:
     """One row of everything that belongs to the owner, and what the other one needs to try."""
     other = app.add_user(uuid4())
     subject, other_subject = app.add_subject(), app.add_subject(owner=other)
@@ -89,7 +89,9 @@ def rows_of_two_users(app: AppTables, stack: ExitStack) -> dict[str, UUID]:
         "owner": app.owner,
         "other": other,
         "subject": subject,
+        "folder": f"{app.owner}/{subject}/photos/",
         "other_subject": other_subject,
+        "other_folder": f"{other}/{other_subject}/photos/",
         "pending": app.add_subject(consent=False),
         "photo": app.one("select id from public.subject_photos where subject_id = %s limit 1", subject),
         "model": app.one("select id from public.subjects_models where subject_id = %s", subject),
@@ -137,7 +139,8 @@ def test_every_table_of_public_has_its_lines_and_its_policies(world: World) -> N
     tables = {
         f"public.{row['relname']}"
         for row in world.app.run(
-            "select relname from pg_class where relnamespace = 'public'::regnamespace and relkind in ('r', 'p', 'v', 'm', 'f')"
+            """select relname from pg_class
+               where relnamespace = 'public'::regnamespace and relkind in ('r', 'p', 'v', 'm', 'f')"""
         )
     }
     assert set(rls_table.TABLES) == tables
@@ -161,8 +164,8 @@ def test_no_client_empties_a_table(world: World, actor: str) -> None:
 def test_each_user_sees_own_rows_alone(world: World) -> None:
     for table in rls_table.TABLES:
         for actor in ("other", "owner"):
-            rows = world.actors[actor].execute(f"select to_jsonb(t) as row from {table} t").fetchall()  # type: ignore[arg-type]
-            text = json.dumps([row["row"] for row in rows])
+            every_row = f"select to_jsonb(t) as row from {table} t"
+            text = json.dumps(world.actors[actor].execute(every_row).fetchall())  # type: ignore[arg-type]
             stranger = "owner" if actor == "other" else "other"
             assert str(world.ids[stranger]) not in text, f"{actor} sees {stranger}'s rows in {table}"
     assert world.actors["owner"].execute("select count(*) as seen from public.training_jobs").fetchone() == {"seen": 3}

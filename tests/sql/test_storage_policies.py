@@ -1,4 +1,4 @@
-"""What a signed-in app may do in storage: upload photographs and inputs of its own, read those and what was published."""
+"""What a signed-in app may do in storage: upload photographs and inputs of its own, read those and what came of it."""
 
 from __future__ import annotations
 
@@ -67,9 +67,8 @@ def store(supabase: Supabase) -> Iterator[Store]:
     migrate.migrate(url)
     with ExitStack() as stack:
         app = stack.enter_context(AppTables.open(url))
-        app.run(
-            "insert into storage.buckets (id, name) values ('uploads', 'uploads'), ('model_artifacts', 'model_artifacts')"
-        )
+        for bucket in (UPLOADS, MODELS):
+            app.run("insert into storage.buckets (id, name) values (%s, %s)", bucket, bucket)
         other = app.add_user(uuid4())
         pod = Pod(url, stack.enter_context(Claims(url)))
         stack.callback(pod.close)
@@ -188,8 +187,9 @@ def test_storage_itself_is_left_as_it_was(supabase: Supabase) -> None:
     query = """select attrelid::regclass::text as name, attname::text as what from pg_attribute
                where attrelid in ('storage.objects'::regclass, 'auth.users'::regclass) and attnum > 0
                union all select tgrelid::regclass::text, tgname from pg_trigger
-               where tgrelid in ('storage.objects'::regclass, 'storage.buckets'::regclass, 'auth.users'::regclass) and not tgisinternal
-               union all select oid::regclass::text, relacl::text from pg_class where relnamespace in ('storage'::regnamespace, 'auth'::regnamespace)
+               where tgrelid in ('storage.objects'::regclass, 'auth.users'::regclass) and not tgisinternal
+               union all select oid::regclass::text, relacl::text from pg_class
+               where relnamespace in ('storage'::regnamespace, 'auth'::regnamespace)
                order by 1, 2"""
     url = supabase.create()
     with psycopg.connect(url) as connection:

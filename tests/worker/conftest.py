@@ -84,12 +84,11 @@ class Fleet:
 
     def wait_for_checkpoint(self, job_id: UUID) -> int:
         """The step of the newest uploaded checkpoint, once there is one."""
+        newest_step = """select max((detail ->> 'step')::int) from worker.job_events
+                         where job_id = %s and event = 'checkpoint'"""
 
         def step() -> int | None:
-            newest: int | None = self.app.one(
-                "select max((detail ->> 'step')::int) from worker.job_events where job_id = %s and event = 'checkpoint'",
-                job_id,
-            )
+            newest: int | None = self.app.one(newest_step, job_id)
             return newest
 
         wait_until(step, f"a checkpoint of {job_id}", 60)
@@ -129,6 +128,19 @@ class Fleet:
 
 MakeFleet = Callable[..., Fleet]
 
+POD = "test_pod"
+MAKE_POD_ROLE = f"""
+do $$ begin
+  if not exists (select from pg_roles where rolname = '{POD}') then
+    create role {POD} login in role likeness_worker;
+  end if;
+end $$"""
+
+
+def as_pod(url: str) -> str:
+    """The same database with a pod's rights and no others."""
+    return url.replace("postgres@", f"{POD}@")
+
 
 @pytest.fixture(scope="module")
 def make_fleet(
@@ -143,6 +155,8 @@ def make_fleet(
                 stack.callback(databases.drop, name)
                 database_url = databases.server.url(name)
             app = stack.enter_context(App.create(database_url, s3_server))
+            app.run(MAKE_POD_ROLE)
+            environment.setdefault("DATABASE_URL", as_pod(app.url))
             folder = tmp_path_factory.mktemp("fleet")
             processes = stack.enter_context(WorkerProcesses(app, models_dir or tiny_models, folder))
             return Fleet(app, processes, environment)

@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import Databases
 from tests.proxy import PostgresProxy
 from tests.waiting import wait_until
-from tests.worker.conftest import Fleet, MakeFleet
+from tests.worker.conftest import Fleet, MakeFleet, as_pod
 from worker import migrate
 from worker.demo.servers import EmbeddedPostgres
 from worker.demo.tiny_models import TINY_BASE
@@ -33,7 +33,7 @@ def proxy(databases: Databases) -> Iterator[PostgresProxy]:
 def fleet(make_fleet: MakeFleet, databases: Databases, proxy: PostgresProxy) -> Fleet:
     """The tests speak to the server directly, the workers through the proxy."""
     direct = databases.server.url(proxy.url.rsplit("/", 1)[1])
-    return make_fleet(direct, DATABASE_URL=proxy.url, CHECKPOINT_EVERY="0.4")
+    return make_fleet(direct, DATABASE_URL=as_pod(proxy.url), CHECKPOINT_EVERY="0.4")
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ def test_a_training_survives_a_restart_of_postgres(make_fleet: MakeFleet, tmp_pa
         migrate.install_stand_ins(server.url())
         migrate.migrate(server.url())
         with PostgresProxy(server.url()) as proxy:
-            fleet = make_fleet(server.url(), DATABASE_URL=proxy.url)
+            fleet = make_fleet(server.url(), DATABASE_URL=as_pod(proxy.url))
             (worker,) = fleet.ready(1)
             job_id = fleet.train(steps=150)
             fleet.wait_for_phase("training", job_id, "training")

@@ -1,32 +1,135 @@
-"""What a worker process drags in, and where it may connect to."""
+"""What worker processes load, may reach, know and tell."""
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-HEAVY = ("torch", "diffusers", "transformers", "peft", "accelerate", "spandrel")
+from tests.conftest import Databases
+from tests.proxy import PostgresProxy
+from tests.s3_relay import S3Relay
+from tests.waiting import wait_until
+from tests.worker.conftest import Fleet, MakeFleet, as_pod
+from worker.demo.servers import EmbeddedS3
+
+PASSWORD, ACCESS_KEY, SECRET_KEY = "db-password-marker", "access-key-marker", "secret-key-marker"
+ELSEWHERE = {"SUPABASE_SERVICE_ROLE_KEY": "role-key-marker", "HF_TOKEN": "hub-token-marker"}
+"""Secrets that a pod's host may have set, whether this worker uses them or not."""
+MARKERS = (PASSWORD, ACCESS_KEY, SECRET_KEY, *ELSEWHERE.values())
+
+LEAVE = "import socket; socket.create_connection(('192.0.2.1', 9), timeout=1)"
 
 
-def run_python(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+def test_the_queue_process_loads_no_machine_learning() -> None:
+    loaded = subprocess.run(
+        [sys.executable, "-c", "import worker.queue, sys; print(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    assert {"worker.queue", "psycopg", "pgqueuer"} <= set(loaded)
+    for package in ("torch", "diffusers", "transformers", "peft", "spandrel", "safetensors", "boto3"):
+        assert package not in loaded
 
 
-@pytest.mark.parametrize("module", ["worker.queue", "worker.cli", "worker.gpu", "worker.handlers"])
-def test_the_parent_s_modules_pull_in_nothing_heavy(module: str) -> None:
-    ended = run_python(f"import sys, {module}; print(sorted(set({HEAVY!r}) & set(sys.modules)))")
-    assert ended.stdout.strip() == "[]", ended.stdout + ended.stderr
+@pytest.fixture(scope="module")
+def proxy(databases: Databases) -> Iterator[PostgresProxy]:
+    name = databases.create()
+    with PostgresProxy(databases.server.url(name)) as made:
+        yield made
+    databases.drop(name)
 
 
-def test_the_command_s_help_imports_neither_database_nor_store() -> None:
-    ended = run_python("import sys, worker.cli; print(sorted({'psycopg', 'boto3', 'numpy', 'PIL'} & set(sys.modules)))")
-    assert ended.stdout.strip() == "[]", ended.stdout + ended.stderr
+@pytest.fixture(scope="module")
+def relay(s3_server: EmbeddedS3) -> Iterator[S3Relay]:
+    with S3Relay(s3_server.url()) as made:
+        yield made
 
 
-@pytest.mark.parametrize("first", ["import worker.queue", "import worker.gpu_child, worker.gpu_work"])
-def test_the_network_guard_holds_in_the_processes_that_tests_start(first: str) -> None:
-    reach = "import socket; socket.create_connection(('192.0.2.1', 9), timeout=1)"
-    ended = run_python(f"{first}; {reach}")
-    assert "network guard" in ended.stderr, ended.stderr
+@pytest.fixture(scope="module")
+def fleet(make_fleet: MakeFleet, databases: Databases, proxy: PostgresProxy, relay: S3Relay) -> Fleet:
+    """One worker whose secrets can be told from everything else."""
+    fleet = make_fleet(
+        databases.server.url(proxy.url.rsplit("/", 1)[1]),
+        DATABASE_URL=as_pod(proxy.url).replace("@", f":{PASSWORD}@"),
+        S3_ENDPOINT_URL=relay.url,
+        S3_ACCESS_KEY_ID=ACCESS_KEY,
+        S3_SECRET_ACCESS_KEY=SECRET_KEY,
+        **ELSEWHERE,
+    )
+    fleet.ready(1)
+    return fleet
+
+
+def environment_of(pid: int) -> dict[str, str]:
+    words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    return dict(word.decode().split("=", 1) for word in words if b"=" in word)
+
+
+def test_neither_process_can_leave_this_machine(fleet: Fleet) -> None:
+    (worker,) = fleet.ready(1)
+    (gpu_pid,) = worker.gpu_pids()
+    for pid in (worker.pid, gpu_pid):
+        tried = subprocess.run(
+            [sys.executable, "-P", "-c", LEAVE], env=environment_of(pid), capture_output=True, text=True
+        )
+        assert "PermissionError: the tests' network guard" in tried.stderr
+
+
+def test_the_gpu_process_is_offline_and_knows_no_secret(fleet: Fleet) -> None:
+    (worker,) = fleet.ready(1)
+    (gpu_pid,) = worker.gpu_pids()
+    environment = environment_of(gpu_pid)
+    assert (environment["HF_HUB_OFFLINE"], environment["TRANSFORMERS_OFFLINE"]) == ("1", "1")
+    assert environment["OMP_NUM_THREADS"] == os.environ["OMP_NUM_THREADS"]
+    told = json.dumps(environment)
+    assert [marker for marker in MARKERS if marker in told] == []
+    names = ("DATABASE_URL", "S3_ENDPOINT_URL", "S3_ACCESS_KEY_ID", "S3_SECRET_ACCESS_KEY", *ELSEWHERE)
+    assert [name for name in names if name in environment] == []
+    assert [name for name in names if name not in environment_of(worker.pid)] == []
+
+
+def test_no_secret_reaches_a_log_or_a_row_whatever_goes_wrong(
+    fleet: Fleet, proxy: PostgresProxy, relay: S3Relay
+) -> None:
+    """Last in this file: it ends with the store gone."""
+    (worker,) = fleet.ready(1)
+    # An input that is not there.
+    person = fleet.person()
+    fleet.app.s3.delete_object(Bucket=fleet.app.uploads, Key=f"{fleet.app.owner}/{person}/photos/0.jpg")
+    missing = fleet.app.wait_for("training", fleet.train(subject_id=person))
+    assert missing["error_code"] == "input_missing"
+    # A GPU process that dies, and every database connection that breaks while none may be made.
+    job_id = fleet.train(steps=10_000)
+    fleet.wait_for_phase("training", job_id, "training")
+    for application in ("likeness session", f"likeness {os.uname().nodename}"[:63]):
+        proxy.refuse(application)
+    proxy.cut()
+    wait_until(lambda: worker.events("session.lost") and worker.events("heartbeat.failed"), "the worker to notice")
+    for application in ("likeness session", f"likeness {os.uname().nodename}"[:63]):
+        proxy.allow(application)
+    (gpu_pid,) = worker.gpu_pids()
+    os.kill(gpu_pid, signal.SIGKILL)
+    wait_until(lambda: len(fleet.started(job_id)) == 2, "the second attempt", 90)
+    fleet.app.run("select public.cancel_job('training', %s)", job_id)
+    fleet.app.wait_for("training", job_id)
+    # A store that refuses connections.
+    relay.stop()
+    job_id = fleet.draw(max_failures=1)
+    assert fleet.app.wait_for("generation", job_id)["error_code"] == "storage_error"
+    log = worker.log_path.read_text()
+    rows = [
+        str(row)
+        for table in ("public.training_jobs", "public.generation_jobs", "worker.job_events", "worker.pods")
+        for row in fleet.app.run(f"select * from {table}")
+    ]
+    assert [marker for marker in MARKERS if marker in log] == []
+    assert [marker for marker in MARKERS if any(marker in row for row in rows)] == []
+    assert worker.process.poll() is None

@@ -1,7 +1,7 @@
 """Consent is taken back at every point of a job's life, and once more at no point at all.
 
 Each point is made to last: a gate in the database or a relay before the store holds the worker there, the revocation
-commits (or waits for the worker's own statement), and only then the worker goes on. What it then does is never published.
+commits (or waits for the worker's own statement), and only then the worker goes on. What it does then is not published.
 The same point without the revocation is the control: there the job is published.
 """
 

@@ -1,7 +1,8 @@
-"""A wrong or missing setting is named, with an example, and the worker exits with code 2 before it starts anything."""
+"""A wrong setting ends `worker run` before anything starts: named, with an example, exit code 2."""
 
 from __future__ import annotations
 
+import re
 import socket
 import subprocess
 import sys
@@ -10,93 +11,110 @@ from pathlib import Path
 import pytest
 
 from tests.app import App
+from tests.conftest import Databases
 from tests.processes import worker_environment
+from tests.worker.conftest import MAKE_POD_ROLE, as_pod
 
 
-def refused(environment: dict[str, str], folder: Path) -> str:
-    """What `worker run` says when it refuses to start; `folder` is where no .env file is."""
-    ended = subprocess.run(
-        [sys.executable, "-m", "worker", "run"],
-        env={**environment, "PYTHONPATH": f"{environment['PYTHONPATH']}:{Path.cwd()}"},
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    said = ended.stdout + ended.stderr
-    assert ended.returncode == 2, said
-    assert "for example" in said
-    assert "Traceback" not in said
-    assert "worker.ready" not in said
-    return said
-
-
-def a_closed_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
+def closed_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
         return port
 
 
-@pytest.fixture
-def environment(app: App, tmp_path: Path) -> dict[str, str]:
-    return worker_environment(app, tmp_path / "models")
+def refusal(app: App, folder: Path, **changes: str | None) -> str:
+    """What `worker run` says when it refuses these settings. None takes a variable away."""
+    environment = {**worker_environment(app, folder / "models"), **changes}
+    ended = subprocess.run(
+        [sys.executable, "-m", "worker", "run"],
+        env={name: value for name, value in environment.items() if value is not None},
+        cwd=folder,  # no .env here
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ended.returncode == 2, ended.stdout + ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert app.one("select count(*) from worker.pods") == 0
+    return ended.stderr
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
+    ("changes", "named", "example"),
     [
-        ("DATABASE_URL", None),
-        ("S3_ENDPOINT_URL", None),
-        ("CHECKPOINT_EVERY", "soon"),
-        ("WORKER_KINDS", "training,juggling"),
-        ("BUCKET_UPLOADS", "another-bucket"),
+        ({"DATABASE_URL": None}, "DATABASE_URL", "postgresql://"),
+        ({"DATABASE_URL": "mysql://somewhere/db"}, "DATABASE_URL", "postgresql://"),
+        (
+            {"DATABASE_URL": "postgresql://pod:marker-secret@127.0.0.1:{closed}/postgres"},
+            "DATABASE_URL",
+            "postgresql://",
+        ),
+        ({"S3_ENDPOINT_URL": None}, "S3_ENDPOINT_URL", "https://"),
+        ({"S3_ENDPOINT_URL": "http://127.0.0.1:{closed}"}, "S3_ENDPOINT_URL", "https://"),
+        ({"S3_ACCESS_KEY_ID": None}, "S3_ACCESS_KEY_ID", "ACCESS_KEY_ID"),
+        ({"WORKER_KINDS": "training,sculpture"}, "WORKER_KINDS", "training"),
+        ({"BUCKET_UPLOADS": "elsewhere"}, "BUCKET_UPLOADS", "uploads-"),
+        ({"BUCKET_MODELS": "elsewhere"}, "BUCKET_MODELS", "models-"),
+        ({"MAX_AFFINITY_WAIT": "soon"}, "MAX_AFFINITY_WAIT", "60"),
     ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_a_wrong_or_missing_setting_is_named(
-    environment: dict[str, str], tmp_path: Path, name: str, value: str | None
+def test_a_wrong_setting_is_named_with_an_example(
+    app: App, tmp_path: Path, changes: dict[str, str | None], named: str, example: str
 ) -> None:
-    environment.pop(name, None)
-    assert name in refused(environment | ({name: value} if value is not None else {}), tmp_path)
+    closed = str(closed_port())
+    told = refusal(
+        app, tmp_path, **{name: value and value.replace("{closed}", closed) for name, value in changes.items()}
+    )
+    assert re.search(rf"\b{named}\b", told)
+    assert example in told
+    assert "marker-secret" not in told
 
 
-def test_a_database_that_nobody_answers_for_is_named(environment: dict[str, str], tmp_path: Path) -> None:
-    secret = "hunter2hunter2"
-    url = f"postgresql://postgres:{secret}@127.0.0.1:{a_closed_port()}/postgres"
-    said = refused(environment | {"DATABASE_URL": url}, tmp_path)
-    assert "DATABASE_URL" in said
-    assert secret not in said
+@pytest.mark.parametrize("variable", ["BUCKET_UPLOADS", "BUCKET_MODELS"])
+def test_a_bucket_that_is_not_there_is_named(app: App, tmp_path: Path, variable: str) -> None:
+    app.run(f"update worker.config set {variable.lower()} = 'no-such-bucket'")
+    told = refusal(app, tmp_path, **{variable: "no-such-bucket"})
+    assert variable in told
+    assert "no bucket no-such-bucket" in told
 
 
-def test_a_store_that_nobody_answers_for_is_named(environment: dict[str, str], tmp_path: Path) -> None:
-    said = refused(environment | {"S3_ENDPOINT_URL": f"http://127.0.0.1:{a_closed_port()}"}, tmp_path)
-    assert "S3_ENDPOINT_URL" in said
-
-
-def test_a_missing_bucket_is_named(app: App, environment: dict[str, str], tmp_path: Path) -> None:
-    app.s3.delete_bucket(Bucket=app.models)
-    assert app.models in refused(environment, tmp_path)
-
-
-def test_a_database_without_the_schema_is_told_to_migrate(
-    app: App, environment: dict[str, str], tmp_path: Path
-) -> None:
-    app.run("drop schema worker cascade")
-    assert "worker migrate" in refused(environment, tmp_path)
-
-
-def test_a_schema_of_a_newer_major_version_is_refused(app: App, environment: dict[str, str], tmp_path: Path) -> None:
-    app.run("create or replace function worker.schema_major() returns integer language sql as 'select 2'")
-    assert "newer worker" in refused(environment, tmp_path)
-
-
-def test_a_role_that_may_not_work_here_is_told_what_to_grant(
-    app: App, environment: dict[str, str], tmp_path: Path
-) -> None:
-    app.run("create role stranger login")
+def test_a_database_without_the_schema_says_what_makes_it(app: App, databases: Databases, tmp_path: Path) -> None:
+    bare = databases.create("template1")
     try:
-        said = refused(environment | {"DATABASE_URL": app.url.replace("postgres@", "stranger@")}, tmp_path)
-        assert "grant likeness_worker" in said
+        told = refusal(app, tmp_path, DATABASE_URL=databases.server.url(bare))
     finally:
-        app.run("drop role stranger")
+        databases.drop(bare)
+    assert "DATABASE_URL" in told
+    assert "worker migrate" in told
+
+
+def test_a_schema_of_a_newer_release_is_refused(app: App, tmp_path: Path) -> None:
+    app.run("create or replace function worker.schema_major() returns integer language sql as 'select 2'")
+    assert "newer worker" in refusal(app, tmp_path)
+
+
+def test_a_role_that_is_no_pods_is_told_what_it_lacks(app: App, tmp_path: Path) -> None:
+    role = f"stranger_{tmp_path.name.replace('-', '_')}"[:60].lower()
+    app.run(f"create role {role} login")
+    try:
+        told = refusal(app, tmp_path, DATABASE_URL=app.url.replace("postgres@", f"{role}@"))
+    finally:
+        app.run(f"drop role {role}")
+    assert "likeness_worker" in told
+
+
+def test_every_problem_is_told_at_once(app: App, tmp_path: Path) -> None:
+    told = refusal(app, tmp_path, DATABASE_URL=None, S3_ENDPOINT_URL=None, S3_SECRET_ACCESS_KEY=None)
+    for variable in ("DATABASE_URL", "S3_ENDPOINT_URL", "S3_SECRET_ACCESS_KEY"):
+        assert variable in told
+
+
+def test_the_pods_role_is_enough(app: App, tmp_path: Path) -> None:
+    """The control: with the rights that `likeness_worker` has, and no others, only the stopped store is refused."""
+    app.run(MAKE_POD_ROLE)
+    nowhere = f"http://127.0.0.1:{closed_port()}"
+    told = refusal(app, tmp_path, DATABASE_URL=as_pod(app.url), S3_ENDPOINT_URL=nowhere)
+    assert "S3_ENDPOINT_URL" in told
+    assert "DATABASE_URL" not in told

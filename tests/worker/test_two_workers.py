@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+
 from tests.worker.conftest import Fleet, MakeFleet
 
 JOBS = 50

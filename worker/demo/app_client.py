@@ -49,6 +49,15 @@ class Subject:
     trigger_word: str
 
 
+def keys_in(result: dict[str, Any] | None) -> list[str]:
+    """The keys that a job's result names, what the user asked for first; none for a job without a result."""
+    if result is None:
+        return []
+    if "pictures" in result:
+        return [picture[part] for part in ("upscaled", "raw") for picture in result["pictures"]]
+    return [result["lora"], result["losses"]]
+
+
 class Buckets:
     """The object store, with the keys that an app's own server holds."""
 
@@ -159,13 +168,15 @@ class App:
         """Take the person's consent back."""
         self._connection.execute("select revoke_consent(%s, 'the person asked for it')", [subject.id])
 
-    def objects_of(self, kind: str, job: dict[str, Any]) -> list[StoredObject]:
-        """What lies in the bucket under a job's own prefix, whichever attempt wrote it."""
-        if kind == "training":
-            bucket, prefix = self.buckets.models, f"{job['subject_id']}/{job['id']}/"
-        else:
-            bucket, prefix = self.buckets.uploads, f"{self.user}/{job['subject_id']}/generated/{job['id']}/"
-        return [self.buckets.describe(bucket, key) for key in self.buckets.keys(bucket, prefix)]
+    def bucket_of(self, kind: str) -> str:
+        """Where the results of a kind of job lie."""
+        return self.buckets.models if kind == "training" else self.buckets.uploads
+
+    def keys_of(self, kind: str, job: dict[str, Any]) -> list[str]:
+        """What lies in the bucket under a job's own prefix, whichever attempt wrote it; in order."""
+        subject, job_id = job["subject_id"], job["id"]
+        prefix = f"{subject}/{job_id}/" if kind == "training" else f"{self.user}/{subject}/generated/{job_id}/"
+        return self.buckets.keys(self.bucket_of(kind), prefix)
 
     def _request(self, kind: str, columns: dict[str, object]) -> UUID:
         statement = sql.SQL("insert into {} ({}) values ({}) returning id").format(
@@ -193,9 +204,10 @@ class Admin:
         """Record that the person agreed to training and to pictures."""
         self._connection.execute("select public.grant_consent(%s, evidence => %s)", [subject.id, evidence])
 
-    def pods(self) -> list[dict[str, Any]]:
-        """The live worker processes and the routes they offer."""
-        return self._connection.execute("select id, name, routes from worker.pods").fetchall()
+    def routes(self) -> list[str]:
+        """What the live worker processes offer to do."""
+        rows = self._connection.execute("select distinct unnest(routes) as route from worker.pods order by route")
+        return [row["route"] for row in rows]
 
     def ledger(self, subject: Subject) -> list[str]:
         """What happened to the person's consent, oldest first."""

@@ -6,11 +6,14 @@ The measuring runs as a process of its own (`python -m worker.demo.held_out`): i
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict
+
+from worker.demo.tiny_models import TORCH_ENVIRONMENT
 
 DRAWS = 16
 """Times of the noise schedule at which each photograph is measured."""
@@ -51,6 +54,7 @@ def held_out_losses(
         input=json.dumps(question),
         capture_output=True,
         text=True,
+        env=os.environ | TORCH_ENVIRONMENT,
         start_new_session=True,  # Ctrl-C reaches the demo, which ends this at once
     )
     if answer.returncode != 0:

@@ -19,13 +19,10 @@ from worker import migrate
 from worker.demo.app_client import Buckets
 from worker.demo.servers import EmbeddedPostgres, EmbeddedS3
 from worker.demo.tied import spawn_tied, stop_tied
-from worker.demo.tiny_models import REGISTER_TINY_BASE, TINY_BASE
+from worker.demo.tiny_models import REGISTER_TINY_BASE, TINY_BASE, TORCH_ENVIRONMENT
 from worker.settings import env_example
 
-APP_LOGIN, POD_LOGIN = "authenticator", "pod"
 BUCKET_UPLOADS, BUCKET_MODELS = "uploads", "model_artifacts"
-TORCH_THREADS = "2"
-"""Tiny tensors gain nothing from more, and threads that wait for each other cost."""
 
 
 class WorkerEnded(RuntimeError):
@@ -120,7 +117,7 @@ class Installation:
     @property
     def app_url(self) -> str:
         """The database as PostgREST reaches it."""
-        return self._postgres.url(user=APP_LOGIN)
+        return self._postgres.url(user="authenticator")
 
     @property
     def s3_url(self) -> str:
@@ -143,7 +140,7 @@ class Installation:
         settings_of_others = set(re.findall(r"^#?(\w+)=", env_example(), re.MULTILINE))
         inherited = {name: value for name, value in os.environ.items() if name not in settings_of_others}
         return inherited | {
-            "DATABASE_URL": self._postgres.url(user=POD_LOGIN),
+            "DATABASE_URL": self._postgres.url(user="pod"),
             "S3_ENDPOINT_URL": self._s3.url(),
             "S3_REGION": self._s3.region,
             "S3_ACCESS_KEY_ID": self._s3.access_key_id,
@@ -153,6 +150,5 @@ class Installation:
             "MODELS_DIR": str(models_dir),
             "WORKER_NAME": "demo",
             "LOG_FORMAT": "json",
-            "OMP_NUM_THREADS": TORCH_THREADS,
-            "CUDA_VISIBLE_DEVICES": "",  # the same numbers on every machine
+            **TORCH_ENVIRONMENT,
         }

@@ -33,10 +33,16 @@ def rows_of(
 
 def now(row: dict[str, Any]) -> str:
     """A job's state in a few words: its phase, and the step and loss that its metrics report."""
-    metrics = row["metrics"] or {}
     words = [row["phase"] or row["status"]]
-    if metrics.get("step") and row["status"] == "running":
-        words.append(f"step {metrics['step']:.0f} of {metrics['steps']:.0f}")
-        if metrics.get("loss") is not None:
-            words.append(f"loss {metrics['loss']:.3f}")
+    if row["status"] == "running" and at_step(row):
+        words.append(at_step(row))
+        loss = row["metrics"].get("loss")
+        if loss is not None:
+            words.append(f"loss {loss:.3f}")
     return ", ".join(words)
+
+
+def at_step(row: dict[str, Any]) -> str:
+    """The step that a job reported last; empty before the first."""
+    metrics = row["metrics"] or {}
+    return f"step {metrics['step']:.0f} of {metrics['steps']:.0f}" if metrics.get("step") else ""

@@ -19,7 +19,7 @@ MARGIN = 32
 HEADING = 34
 WIDTH = 8 * CELL + 7 * GAP  # of the pictures on a full sheet
 PAPER, INK, RULE = (250, 249, 246), (38, 40, 46), (214, 212, 206)
-LEVELS = ("#8a8a8a", "#c8641e", "#3c8c50", "#8c5aa0")
+LEVELS = ("#3c8c50", "#8a8a8a", "#c8641e", "#8c5aa0")
 
 
 def contact_sheet(rows: Sequence[tuple[str, Sequence[Path]]], path: Path) -> None:
@@ -104,7 +104,7 @@ def loss_curve(losses: Sequence[tuple[int, float]], path: Path, held_out: Mappin
     axes.margins(x=0.01)
     axes.grid(axis="y", color="#d6d4ce", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
     figure.savefig(path)
 
 

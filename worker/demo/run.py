@@ -29,10 +29,11 @@ FAILURES = (
     *(DemoFailed, WorkerEnded, ServerFailed, ModelsNotBuilt, NotMeasured, MigrationError),
     *(psycopg.Error, BotoCoreError, ClientError, OSError, LookupError),
 )
-INTRODUCTION = """\
-From an INSERT to a consenting person's picture, on this machine alone: nothing leaves it.
-The models are tiny and [bold]untrained[/] (random weights in FLUX's layout): the demo shows that every part
-works, and that training learns, as a number. It does not show what FLUX can draw."""
+INTRODUCTION = (
+    "From an INSERT to a consenting person's picture, on this machine alone: nothing leaves it. The models are tiny "
+    "and [bold]untrained[/] (random weights in FLUX's layout): you see that every part works, and by a number that "
+    "training learns, but not what FLUX can draw."
+)
 
 
 class StopSignals:
@@ -83,7 +84,7 @@ def main(output: Path, photos: Path | None, *, keep: bool) -> int:
     except (PhotosUnusable, OSError) as error:
         console.print(f"[red]The demo cannot start:[/] {escape(str(error))}")
         return 2
-    console.print(Panel(INTRODUCTION, title="Likeness demo", title_align="left", expand=False))
+    console.print(Panel(INTRODUCTION, title="Likeness demo", title_align="left", width=min(console.width, 100)))
     scratch = Path(tempfile.mkdtemp(prefix="likeness-demo-"))
     worker_log = (output / "worker.log").resolve()
     steps = Steps(console)
@@ -127,7 +128,9 @@ def _leave(
         f"\n[bold]It learns:[/] the loss on photographs it has not seen is {learnt:.1%} lower with this LoRA than with"
         f" none, and {1 - losses['own'] / losses['other']:.1%} lower than with the other person's."
     )
-    console.print(f"[bold]In {output}/[/]: " + ", ".join(sorted(path.name for path in output.iterdir())))
+    console.print(
+        f"[bold]In {output}:[/] the LoRA and the pictures, contact-sheet.png, loss-curve.png, summary.json, worker.log"
+    )
     look = shlex.join([installation.psql, installation.owner_url, "-c", "select * from worker.jobs"])
     if keep:
         console.print(f"[bold]Look around:[/] {escape(look)}", soft_wrap=True)

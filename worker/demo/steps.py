@@ -7,11 +7,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from rich import box
 from rich.console import Console, Group
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
+
+NAME_WIDTH = 26
 
 
 @dataclass
@@ -60,7 +63,7 @@ class Steps:
             disable=not self._console.is_terminal,
         )
         with bar:
-            task = bar.add_task(f"{name:<26}", total=None, now="")
+            task = bar.add_task(f"{name:<{NAME_WIDTH}}", total=None, now="")
 
             def update(done: float, now: str) -> None:
                 bar.update(task, total=1.0 if done else None, completed=done, now=escape(now))
@@ -73,13 +76,12 @@ class Steps:
 
     def table(self) -> Table:
         """Step, seconds, what it shows."""
-        table = Table(show_lines=True, header_style="bold", expand=False)
-        table.add_column("Step")
+        table = Table(box=box.HORIZONTALS, show_lines=True, header_style="bold", expand=False)
+        table.add_column("Step", max_width=18)
         table.add_column("Seconds", justify="right")
         table.add_column("What it shows", overflow="fold")
         for step in self.done:
-            table.add_row(step.name, f"{step.seconds:.1f}", Group(step.said, _labelled(step.shows)))
-        table.add_section()
+            table.add_row(step.name, f"{step.seconds:.1f}", Group(Text(step.said), _labelled(step.shows)))
         table.add_row("Together", f"{sum(step.seconds for step in self.done):.1f}", "")
         return table
 
@@ -88,9 +90,9 @@ def _line(step: Step) -> Table:
     """One grid a step, so that what is too long goes on under itself."""
     grid = Table.grid(padding=(0, 1))
     grid.add_column(width=1)
-    grid.add_column(width=26)
-    grid.add_column(width=6, justify="right")
-    grid.add_column(overflow="fold")
+    grid.add_column(width=NAME_WIDTH)
+    grid.add_column(width=7, justify="right")
+    grid.add_column()
     grid.add_row("[green]✓", step.name, f"[dim]{step.seconds:.1f} s", Text(step.said))
     return grid
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +13,11 @@ from typing import Any, Self
 from uuid import UUID
 
 from worker.demo.album import Album, draw_album
-from worker.demo.app_client import Admin, App, StoredObject, Subject, connected_as
+from worker.demo.app_client import Admin, App, Subject, connected_as, keys_in
 from worker.demo.held_out import held_out_losses
 from worker.demo.installation import Installation
 from worker.demo.person import Person
-from worker.demo.progress import POLL_S, rows_of
+from worker.demo.progress import POLL_S, at_step, rows_of
 from worker.demo.report import contact_sheet, loss_curve
 from worker.demo.steps import Step, Steps
 from worker.demo.summary import EndedJob, Revocation, SavedFile, SubjectUsed, Summary, TrainedLora
@@ -24,12 +25,12 @@ from worker.demo.tiny_models import TINY_BASE, cached_tiny_models
 from worker.handlers.training import caption
 from worker.jobs import Photo as PhotoRow
 
-TRAINING: dict[str, float] = {"steps": 300, "rank": 16, "learning_rate": 5e-3, "resolution": 64, "seed": 1}
-"""An untrained base learns slowly at FLUX's own 1e-4."""
-SEED, PICTURES = 7, 4
+TRAINING: dict[str, float] = {"steps": 600, "rank": 16, "learning_rate": 2e-3, "resolution": 96, "seed": 1}
+"""For an untrained base: FLUX's own 1e-4 would show next to nothing in a minute."""
+SEED, PICTURES = 7, 6
 PRESET = "{prompt}, soft light"
-PRESET_SETTINGS: dict[str, float] = {"steps": 8, "guidance": 3.5, "width": 64, "height": 64}
-LONG: dict[str, object] = {"num_images": 16, "steps": 100}
+PRESET_SETTINGS: dict[str, float] = {"steps": 12, "guidance": 3.5, "width": 96, "height": 128}
+LONG: dict[str, object] = {"num_images": 16, "steps": 100, "width": 96, "height": 128}
 """A request that is still being drawn when consent goes."""
 PATIENCE_S = 60.0
 
@@ -150,19 +151,18 @@ class Story:
         with self._steps.step("Start `worker run`") as step:
             step.update(0, "loading torch in its GPU process")
             self._installation.start_worker(self._models)
-            pod = self._wait_for_pod()
-            step.say("a process of its own; it offers " + ", ".join(sorted(pod["routes"])))
-            step.show(pod=pod["id"], log=self._installation.worker_log)
+            self._wait_until(lambda: f"training/{TINY_BASE}" in self._admin.routes(), "the worker offers training")
+            step.say("a process of its own; it offers " + ", ".join(self._admin.routes()))
+            step.show(log=self._installation.worker_log)
 
-    def _wait_for_pod(self) -> dict[str, Any]:
+    def _wait_until(self, holds: Callable[[], bool], what: str) -> None:
+        """Raises DemoFailed when it does not happen in time, WorkerEnded when nobody is left to make it happen."""
         deadline = time.monotonic() + PATIENCE_S
-        while time.monotonic() < deadline:
-            for pod in self._admin.pods():
-                if f"training/{TINY_BASE}" in pod["routes"]:
-                    return pod
+        while not holds():
+            if time.monotonic() > deadline:
+                raise DemoFailed(f"waited {PATIENCE_S:.0f} s in vain: {what}")
             self._installation.check_worker()
             time.sleep(POLL_S)
-        raise DemoFailed(f"the worker did not offer training/{TINY_BASE} within {PATIENCE_S:.0f} s")
 
     # -- requests
 
@@ -195,22 +195,15 @@ class Story:
         model = self._app.lora_of(row["id"])
         lora = TrainedLora(model["id"], person.subject.id, model["version"], model["path"], model["sha256"])
         self._save(self._app.buckets.models, lora.key, path, lora.sha256)
-        self._wait_for_copy(person.subject)
+        copy = f"{person.subject.id}/lora.safetensors"
+        models = self._app.buckets.models
+        self._wait_until(
+            lambda: copy in self._app.buckets.keys(models, copy), f"{models}/{copy} is a copy of the newest"
+        )
         self._summary.loras.append(lora)
         step.say(f"{TRAINING['steps']:.0f} steps on {len(person.training)} photographs, published as version 1")
         step.show(LoRA=lora.id)
         return lora, path
-
-    def _wait_for_copy(self, subject: Subject) -> None:
-        """A light job copies the newest LoRA to a name without a version, after its publication."""
-        deadline = time.monotonic() + PATIENCE_S
-        while f"{subject.id}/lora.safetensors" not in self._app.buckets.keys(
-            self._app.buckets.models, f"{subject.id}/"
-        ):
-            if time.monotonic() > deadline:
-                raise DemoFailed(f"no convenience copy of the LoRA of subject {subject.id}")
-            self._installation.check_worker()
-            time.sleep(POLL_S)
 
     def _draw(self, name: str, what: str, person: Uploaded, loras: list[UUID]) -> list[Path]:
         with self._steps.step(name) as step:
@@ -241,13 +234,19 @@ class Story:
         self._note(what, kind, row, step)
         return row
 
-    def _note(self, what: str, kind: str, row: dict[str, Any], step: Step) -> list[StoredObject]:
-        objects = self._app.objects_of(kind, row)
+    def _note(self, what: str, kind: str, row: dict[str, Any], step: Step) -> None:
+        """Record an ended job with the objects that its row names, once nothing else of it is in the bucket."""
+        bucket, named = self._app.bucket_of(kind), keys_in(row["result"])
+        # Checkpoints, and what an attempt had staged, are swept a moment after its end.
+        self._wait_until(
+            lambda: self._app.keys_of(kind, row) == sorted(named),
+            f"{bucket} holds what the row of {kind} job {row['id']} names, and nothing else of it",
+        )
+        objects = [self._app.buckets.describe(bucket, key) for key in named]
         self._summary.jobs.append(EndedJob.of(what, kind, row, objects))
         step.show(job=row["id"])
         for found in objects[:1]:
             step.show(object=f"{found.bucket}/{found.key}", sha256=found.sha256)
-        return objects
 
     def _save(self, bucket: str, key: str, path: Path, sha256: str) -> None:
         """Download an object that a row names, and hold the row to its digest."""
@@ -298,8 +297,8 @@ class Story:
                 raise DemoFailed(f"something was published after the revocation: {sorted(after - before)}")
             seconds = (row["finished_at"] - self._admin.revoked_at(person.subject)).total_seconds()
             self._summary.revocation = Revocation(job_id, seconds, len(before), len(after))
-            step.say(f"stopped {seconds:.1f} s later at {row['progress']:.0%}, nothing published: {row['error']}")
-            step.show(objects_in_both_buckets=f"{len(before)} before, {len(after)} after")
+            step.say(f"stopped {seconds:.1f} s later, nothing published: {row['error']}")
+            step.show(stopped=f"at {at_step(row)}", objects=f"{len(before)} in both buckets before, {len(after)} after")
 
     def _objects(self) -> set[tuple[str, str]]:
         buckets = self._app.buckets

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import os
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,9 @@ on conflict do nothing
 
 BUILDERS = ("architectures/flux_tiny.py", "kernels.py", "upscale.py")
 LIBRARIES = ("torch", "diffusers", "transformers")
+
+TORCH_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+"""For processes that compute with tiny models: threads would mostly wait for each other, and so would a GPU."""
 
 
 class ModelsNotBuilt(RuntimeError):
@@ -62,6 +66,7 @@ def cached_tiny_models() -> tuple[Path, bool]:
             [sys.executable, "-m", "worker.demo.tiny_models", str(unfinished)],
             capture_output=True,
             text=True,
+            env=os.environ | TORCH_ENVIRONMENT,
             start_new_session=True,
         )
         if built.returncode != 0:

@@ -10,7 +10,7 @@ from typing import Any
 from worker import consent
 from worker.gpu_tasks import Done, GenerateTask, LoraFile, Phase, Progress
 from worker.handlers.tools import Tools
-from worker.jobs import GenerationRequest, Lease, Preset, TrainedModel
+from worker.jobs import GenerationRequest, Lease, Preset, TrainedModel, names_trigger
 from worker.pictures import CONTENT_TYPE, SUFFIX, EncodedPicture, encode
 
 
@@ -23,7 +23,6 @@ async def generate(lease: Lease, tools: Tools) -> dict[str, Any]:
     base_folder = await tools.models.ensure(base.slug)
     upscaler = await tools.models.ensure_upscaler(request.upscale)
     loras = [await _fetch_lora(model, tools) for model in job.models]
-    settings = {**base.defaults, **(job.preset.settings if job.preset else {})}
     task = GenerateTask(
         base=base_folder,
         prompt=merged_prompt(request.prompt, job.preset, job.models),
@@ -33,18 +32,14 @@ async def generate(lease: Lease, tools: Tools) -> dict[str, Any]:
         loras=loras,
         upscaler=upscaler,
         workdir=tools.workdir,
-        width=_first(request.width, settings.get("width")),
-        height=_first(request.height, settings.get("height")),
-        steps=_first(request.steps, settings.get("steps")),
-        guidance=_first(request.guidance, settings.get("guidance")),
+        width=request.width,
+        height=request.height,
+        steps=request.steps,
+        guidance=request.guidance,
     )
     drawn = await _run(task, lease, tools)
     tools.computed(lease)
     return await _stage(drawn, lease, tools)
-
-
-def _first(asked: Any, otherwise: Any) -> Any:
-    return otherwise if asked is None else asked
 
 
 def merged_prompt(prompt: str, preset: Preset | None, models: list[TrainedModel]) -> str:
@@ -56,7 +51,7 @@ def merged_prompt(prompt: str, preset: Preset | None, models: list[TrainedModel]
     else:
         merged = ", ".join(part for part in (prompt, template) if part)
     merged = merged.replace("{trigger}", " and ".join(triggers))
-    missing = [trigger for trigger in triggers if trigger not in merged]
+    missing = [trigger for trigger in triggers if not names_trigger(merged, trigger)]
     return ", ".join([*missing, merged]) if merged else ", ".join(missing)
 
 

@@ -10,7 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import stamina
+
 from worker.db import Database
+from worker.errors import StorageError
 from worker.gpu import GpuChild
 from worker.gpu_tasks import Event, Task
 from worker.jobs import Lease
@@ -69,8 +72,16 @@ class Tools:
         return path
 
     async def upload(self, bucket: str, key: str, path: Path, content_type: str) -> None:
-        """Upload one object that was staged before."""
-        await self.store.upload(bucket, key, path, content_type, self.upload_deadline_s)
+        """Upload one object that was staged before; a store that fails is asked again until the deadline.
+
+        Computing it again would cost more than waiting.
+        """
+        deadline = time.monotonic() + self.upload_deadline_s
+        async for attempt in stamina.retry_context(
+            on=StorageError, attempts=None, timeout=self.upload_deadline_s, wait_initial=1, wait_max=20
+        ):
+            with attempt:
+                await self.store.upload(bucket, key, path, content_type, max(1.0, deadline - time.monotonic()))
         self.traffic.bytes_out += (await asyncio.to_thread(path.stat)).st_size
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
+import os
 from contextlib import aclosing, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,7 +14,7 @@ from worker import consent
 from worker.errors import InputMissing, JobInterrupted
 from worker.gpu_tasks import CheckpointSaved, Done, LoraSettings, Phase, PhotoFile, Progress, TrainTask
 from worker.handlers.tools import Tools
-from worker.jobs import Lease, Photo
+from worker.jobs import Lease, Photo, names_trigger
 
 log = structlog.get_logger()
 
@@ -53,27 +53,27 @@ def caption(photo: Photo, trigger_word: str) -> str:
     """What the picture shows, always with the word that is to call the person up."""
     if photo.caption is None:
         return f"a photo of {trigger_word}"
-    return photo.caption if trigger_word in photo.caption.split() else f"{trigger_word}, {photo.caption}"
+    return photo.caption if names_trigger(photo.caption, trigger_word) else f"{trigger_word}, {photo.caption}"
 
 
 def _settings(lease: Lease) -> LoraSettings:
     """The request, else its preset, else the family's defaults; without a seed, one that is the job's own."""
     request = lease.job.training
-    preset = lease.job.preset.settings if lease.job.preset else {}
-    chosen = {
-        name: value if value is not None else preset.get(name)
-        for name, value in request.model_dump(include={"steps", "rank", "learning_rate", "resolution"}).items()
-    }
-    seed = request.seed if request.seed is not None else lease.id.int % 2**32
-    return LoraSettings(seed=seed, **chosen)
+    return LoraSettings(
+        steps=request.steps,
+        rank=request.rank,
+        learning_rate=request.learning_rate,
+        resolution=request.resolution,
+        seed=request.seed if request.seed is not None else lease.id.int % 2**32,
+    )
 
 
 async def _fetch_photos(lease: Lease, tools: Tools) -> list[Path]:
     limit = asyncio.Semaphore(PARALLEL_DOWNLOADS)
 
     async def fetch(index: int, photo: Photo) -> Path:
-        # Names come from phones: only the suffix of a key reaches the disk.
-        path = tools.workdir / "photos" / f"{index:04d}{PurePosixPath(photo.path).suffix.lower()[:8]}"
+        # The name stays, because it is what an error about the picture says; keys hold nothing a disk minds.
+        path = tools.workdir / "photos" / f"{index:04d}" / PurePosixPath(photo.path).name[-100:]
         async with limit:
             try:
                 return await tools.download(tools.bucket_uploads, photo.path, path)
@@ -126,11 +126,11 @@ async def _run(task: TrainTask, lease: Lease, tools: Tools) -> dict[str, Any]:
 
 
 async def _save_checkpoint(event: CheckpointSaved, lease: Lease, tools: Tools) -> None:
-    # A copy, because the GPU process may write the next one over it.
+    # A name of our own, because the GPU process deletes older ones.
     path = tools.workdir / f"upload-checkpoint-{event.step}.safetensors"
     key = f"{lease.job.prefix}checkpoint-{event.step}.safetensors"
     try:
-        await asyncio.to_thread(shutil.copyfile, event.path, path)
+        await asyncio.to_thread(os.link, event.path, path)
         await lease.stage([(tools.bucket_models, key)])
         await tools.upload(tools.bucket_models, key, path, "application/octet-stream")
         await lease.save_checkpoint(event.step, tools.bucket_models, key)

@@ -88,10 +88,12 @@ def load(folder: Path, device: str | None = None) -> Base:
     architecture = architecture_of(folder)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = torch.bfloat16 if place.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
-    _check_complete(folder)
     try:
+        _check_complete(folder)
         parts = architecture.load(folder, dtype)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, SafetensorError) as error:
+    except (ModelUnreadable, torch.OutOfMemoryError):
+        raise
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError) as error:
         raise ModelUnreadable(f"{folder} is an incomplete or damaged base model: {error}") from error
     modules = architecture.modules(parts)
     for module in modules.values():

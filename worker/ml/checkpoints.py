@@ -65,9 +65,16 @@ def read_checkpoint(
     if other:
         raise ModelUnreadable(f"{path.name} belongs to another training: its {', '.join(other)} differ")
 
+    # Looked up before the first weight is touched: what is left aside has changed nothing.
+    try:
+        theirs_of = {name: tensors[f"lora/{name}"].reshape(weights.shape) for name, weights in lora.items()}
+        losses: list[float] = tensors["losses"].tolist()
+    except (KeyError, RuntimeError) as error:
+        raise ModelUnreadable(f"{path.name} lacks a part") from error
+
     state: dict[int, dict[str, object]] = {}
     for index, (name, weights) in enumerate(lora.items()):
-        weights.copy_(tensors[f"lora/{name}"])
+        weights.copy_(theirs_of[name])
         prefix = f"optimizer/{name}/"
         state[index] = {
             key.removeprefix(prefix): value
@@ -76,7 +83,6 @@ def read_checkpoint(
             if key.startswith(prefix)
         }
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    losses: list[float] = tensors["losses"].tolist()
     return losses
 
 

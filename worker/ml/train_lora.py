@@ -13,6 +13,7 @@ import json
 import math
 import time
 from collections.abc import Generator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from worker.ml import lora_files
 from worker.ml.base_models import Base
 from worker.ml.batches import Batch, Photo, Sample, draw_batch, encode_captions, encode_photos, seeded, stack
 from worker.ml.checkpoints import read_checkpoint, write_checkpoint
-from worker.ml.errors import BadInput
+from worker.ml.errors import BadInput, ModelUnreadable
 from worker.ml.phases import Phase
 
 WEIGHT_DECAY = 1e-4  # diffusers' dreambooth scripts
@@ -86,7 +87,8 @@ def train(
     """Train a LoRA and leave it in `workdir/lora.safetensors`. To stop, stop iterating: the base is as it was.
 
     `metadata` is what the file should say beside the settings, see `file_metadata`.
-    Raises BadInput (a photo, a setting, a loss that ran away) and ModelUnreadable (the checkpoint).
+    A checkpoint that is damaged or of another training is left aside, and the training starts again.
+    Raises BadInput (a photo, a setting, a loss that ran away).
     """
     _check(photos, config)
     architecture, parts, started = base.architecture, base.parts, time.monotonic()
@@ -99,13 +101,18 @@ def train(
     texts = encode_captions(base, [photo.caption for photo in photos])
     base.place(architecture.denoiser, alone=True)  # the encoders have done their work
 
-    yield Phase("training")
     encoded = saved = time.monotonic()
     with architecture.new_lora(parts, config.rank, seeded("init", config.seed)) as lora:
         _spare_memory(base, samples, config)
         optimizer = _optimizer(base, lora, config)
         identity = _identity(base, photos, config, optimizer)
-        losses = read_checkpoint(resume_from, identity, lora, optimizer) if resume_from else []
+        losses: list[float] = []
+        if resume_from is not None:
+            try:
+                losses = read_checkpoint(resume_from, identity, lora, optimizer)
+            except ModelUnreadable as error:  # photos, settings or optimizer changed between two attempts
+                yield Phase(f"starting again: {error}")
+        yield Phase("training")
 
         for step in range(len(losses), config.steps):
             batch = draw_batch(
@@ -129,9 +136,9 @@ def train(
             due = time.monotonic() - saved >= checkpoint_every_s
             due |= checkpoint_every_steps is not None and (step + 1) % checkpoint_every_steps == 0
             if due and step + 1 < config.steps:
-                saved_to = write_checkpoint(workdir, identity, losses, lora, optimizer)
                 saved = time.monotonic()
-                yield Checkpoint(step + 1, saved_to)
+                with suppress(OSError):  # a full disk costs a checkpoint, not the training
+                    yield Checkpoint(step + 1, write_checkpoint(workdir, identity, losses, lora, optimizer))
 
         trained = {name: weights.detach().to(base.dtype) for name, weights in lora.items()}
 

@@ -1,0 +1,69 @@
+"""A pod whose base model is gone or damaged: its own fault first, so the job goes back and somebody else does it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.waiting import wait_until
+from tests.worker.conftest import Fleet, MakeFleet
+from worker.demo.tiny_models import TINY_BASE
+
+
+@pytest.fixture(scope="module")
+def models_dir(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny models of one pod, to be damaged."""
+    folder = tmp_path_factory.mktemp("damaged") / "models"
+    shutil.copytree(tiny_models, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def fleet(make_fleet: MakeFleet, models_dir: Path) -> Fleet:
+    """With one pod whose base cannot be loaded; its folder looks whole."""
+    fleet = make_fleet()
+    (weights,) = (models_dir / TINY_BASE / "transformer").glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:1000])
+    fleet.start(MODELS_DIR=str(models_dir), WORKER_NAME="damaged")
+    return fleet
+
+
+def routes_of(fleet: Fleet, name: str) -> list[str]:
+    routes: list[str] = fleet.app.one("select routes from worker.pods where name = %s", name)
+    return routes
+
+
+def test_a_damaged_base_costs_the_pod_its_route_and_the_job_fails_when_nobody_else_has_it(fleet: Fleet) -> None:
+    assert f"generation/{TINY_BASE}" in routes_of(fleet, "damaged")
+    job = fleet.app.wait_for("generation", fleet.draw())
+    assert (job["status"], job["error_code"]) == ("failed", "model_missing")
+    assert (job["attempt"], job["failures"]) == (1, 0)
+    assert TINY_BASE in job["error"]
+    assert f"generation/{TINY_BASE}" not in routes_of(fleet, "damaged")
+    assert f"training/{TINY_BASE}" in routes_of(fleet, "damaged")
+
+
+def test_a_job_that_nobody_can_take_waits_and_says_so_until_a_pod_can(fleet: Fleet) -> None:
+    job_id = fleet.draw()
+    waiting = f"waiting: no running pod offers generation/{TINY_BASE}"
+    wait_until(lambda: fleet.app.job("generation", job_id)["phase"] == waiting, "the job to say why it waits")
+    fleet.start(WORKER_NAME="whole")
+    job = fleet.completed("generation", job_id)
+    assert (job["attempt"], job["failures"], job["error_code"]) == (1, 0, None)
+
+
+def test_a_job_given_back_for_a_missing_base_is_done_by_another_pod_uncharged(fleet: Fleet, models_dir: Path) -> None:
+    busy = fleet.draw(steps=100, num_images=16)
+    fleet.wait_for_phase("generation", busy, "drawing")  # only the whole pod takes pictures by now
+    shutil.rmtree(models_dir / TINY_BASE)
+    job_id = fleet.train()
+    wait_until(lambda: "requeued" in fleet.app.events(job_id), "the damaged pod to give it back")
+    given_back = fleet.app.job("training", job_id)
+    assert (given_back["status"], given_back["error_code"]) == ("queued", "model_missing")
+    assert "worker models" in given_back["error"]
+    fleet.app.run("select public.cancel_job('generation', %s)", busy)
+    job = fleet.completed("training", job_id)
+    assert (job["attempt"], job["failures"], job["error_code"]) == (2, 0, None)
+    assert routes_of(fleet, "damaged") == ["publish_lora"]

@@ -1,0 +1,59 @@
+"""Behind a transaction-mode pooler, LISTEN says nothing for ever: the pod finds out, says so once, and polls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.conftest import Databases
+from tests.proxy import PostgresProxy
+from tests.waiting import wait_until
+from tests.worker.conftest import Fleet, MakeFleet, as_pod
+
+
+@pytest.fixture(scope="module")
+def pooler(databases: Databases) -> Iterator[PostgresProxy]:
+    name = databases.create()
+    with PostgresProxy(databases.server.url(name), mute=True) as made:
+        yield made
+    databases.drop(name)
+
+
+@pytest.fixture(scope="module")
+def fleet(make_fleet: MakeFleet, databases: Databases, pooler: PostgresProxy) -> Fleet:
+    return make_fleet(databases.server.url(pooler.url.rsplit("/", 1)[1]), DATABASE_URL=as_pod(pooler.url))
+
+
+def test_a_pod_that_cannot_listen_says_so_once_takes_no_lock_and_still_works(
+    fleet: Fleet, pooler: PostgresProxy
+) -> None:
+    (worker,) = fleet.ready(1)
+    (told,) = worker.events("session.no_listen")
+    assert told["level"] == "error"
+    assert "DATABASE_LISTEN_URL" in told["remedy"]
+    (pod,) = fleet.app.run("select id, has_lock from worker.pods")
+    assert not pod["has_lock"]
+    assert fleet.app.one("select worker.lock_is_free(%s)", pod["id"])
+    for _ in range(2):
+        fleet.completed("generation", fleet.draw())
+    # Its connection breaks and comes back: still nothing new to tell.
+    assert pooler.cut("likeness session") == 1
+    wait_until(
+        lambda: fleet.app.one(
+            """select count(*) from pg_stat_activity where datname = current_database()
+                 and application_name = 'likeness session' and query like 'unlisten%%'"""
+        ),
+        "the next round trip to fail",
+    )
+    fleet.completed("generation", fleet.draw())
+    assert len(worker.events("session.no_listen")) == 1
+    assert [row["id"] for row in fleet.app.run("select id from worker.pods")] == [pod["id"]]
+
+
+def test_a_pod_that_cannot_listen_hears_of_a_cancellation_by_its_heartbeat(fleet: Fleet) -> None:
+    fleet.ready(1)
+    job_id = fleet.train(steps=10_000)
+    fleet.wait_for_phase("training", job_id, "training")
+    fleet.app.run("select public.cancel_job('training', %s)", job_id)
+    assert fleet.app.wait_for("training", job_id)["status"] == "cancelled"
