@@ -4,7 +4,7 @@
 -- NULL when the person may be used for the purpose now, else why not. Call it in a LATER statement than the one that
 -- locks the subject: in the same statement it would still read the row as it was before the lock was waited for.
 create or replace function worker.consent_error(p_subject_id uuid, p_purpose text) returns text
-language plpgsql stable security definer set search_path = ''
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_subject public.subjects;
@@ -28,7 +28,7 @@ comment on function worker.consent_error is 'NULL when the person may be used fo
 
 -- The first objection of any person that a job touches, or NULL. Kinds without a purpose need no consent.
 create or replace function worker.job_consent_error(p_kind text, p_job_id uuid) returns text
-language sql stable set search_path = ''
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select worker.consent_error(touched.subject_id, kinds.purpose)
   from worker.job_subjects touched
@@ -42,7 +42,7 @@ comment on function worker.job_consent_error is 'The first objection of any pers
 
 -- Who is acting, for the ledger: the signed-in user, else the role of the session.
 create or replace function worker.actor() returns text
-language sql stable set search_path = ''
+language sql stable set search_path = pg_catalog, pg_temp
 as $$ select coalesce(auth.uid()::text, session_user::text) $$;
 comment on function worker.actor is 'Who is acting, for the ledger: the signed-in user, else the role of the session.';
 
@@ -50,9 +50,13 @@ create or replace function worker.set_consent(
   p_subject_id uuid, p_status text, p_purposes text[], p_expires_at timestamptz, p_adult boolean,
   p_event text, p_reason text, p_evidence text
 ) returns void
-language plpgsql volatile set search_path = ''
+language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 begin
+  if current_setting('transaction_isolation') <> 'read committed' then
+    -- An older snapshot would not see the jobs that must be told to stop.
+    raise exception 'consent changes at READ COMMITTED only, not at %', current_setting('transaction_isolation') using errcode = '25001';
+  end if;
   perform set_config('worker.changing_consent', 'yes', true);
   update public.subjects
   set consent_status = p_status,
@@ -68,7 +72,7 @@ end $$;
 comment on function worker.set_consent is 'Change the consent columns and write the ledger. Only for the functions below.';
 
 create or replace function worker.check_grant(p_purposes text[], p_expires_at timestamptz) returns void
-language plpgsql stable set search_path = ''
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 begin
   if p_purposes is null or p_purposes = '{}' or not p_purposes <@ '{training,generation}'::text[] then
@@ -83,7 +87,7 @@ comment on function worker.check_grant is 'Raise 22023 when purposes or expiry o
 create or replace function worker.grant_consent_as_service(
   p_subject_id uuid, p_purposes text[], p_expires_at timestamptz, p_evidence text, p_confirmed boolean, p_adult boolean
 ) returns void
-language plpgsql volatile security definer set search_path = ''
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_subject public.subjects;
@@ -105,7 +109,7 @@ comment on function worker.grant_consent_as_service is 'Record that a person agr
 create or replace function worker.grant_consent_as_owner(
   p_subject_id uuid, p_purposes text[], p_expires_at timestamptz, p_evidence text, p_confirmed boolean, p_adult boolean
 ) returns void
-language plpgsql volatile security definer set search_path = ''
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   if (select consent_mode from worker.config) <> 'owner_attests' then
@@ -113,6 +117,8 @@ begin
       using errcode = '42501', hint = 'worker.config.consent_mode is admin.';
   elsif not exists (select from public.subjects where id = p_subject_id and owner_id = auth.uid()) then
     raise exception 'no such subject of yours' using errcode = '42501';
+  elsif exists (select from public.subjects where id = p_subject_id and consent_status = 'rejected') then
+    raise exception 'an administrator noted that the person did not agree' using errcode = '42501';
   elsif p_confirmed is not true or p_adult is not true then
     raise exception 'state both: confirmed => true (the person agreed) and adult => true (the person is an adult)'
       using errcode = '22023';
@@ -125,7 +131,7 @@ create or replace function public.grant_consent(
   subject_id uuid, purposes text[] default '{training,generation}', expires_at timestamptz default null,
   evidence text default null, confirmed boolean default false, adult boolean default false
 ) returns void
-language plpgsql volatile security invoker set search_path = ''
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp
 as $$
 begin
   -- current_user is the caller here; inside a definer function it would be the owner, and a role in the claims can be forged.
@@ -139,24 +145,24 @@ comment on function public.grant_consent is
   'Record that a person agreed to purposes (training, generation), until expires_at. evidence is kept as a digest only.';
 
 create or replace function worker.reject_consent_as_service(p_subject_id uuid, p_reason text) returns void
-language plpgsql volatile security definer set search_path = ''
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   perform from public.subjects where id = p_subject_id for update;
   if not found then
     raise exception 'no subject %', p_subject_id using errcode = '42501';
   end if;
-  perform worker.set_consent(p_subject_id, 'rejected', '{}', null, false, 'reject', p_reason, null);
+  perform worker.set_consent(p_subject_id, 'rejected', '{}', null, false, 'reject', null, p_reason);
 end $$;
 comment on function worker.reject_consent_as_service is 'Record that a person did not agree.';
 
 create or replace function public.reject_consent(subject_id uuid, reason text default null) returns void
-language sql volatile security invoker set search_path = ''
+language sql volatile security invoker set search_path = pg_catalog, pg_temp
 as $$ select worker.reject_consent_as_service(subject_id, reason) $$;
 comment on function public.reject_consent is 'Record that a person did not agree (service_role).';
 
 create or replace function worker.revoke_consent_as_service(p_subject_id uuid, p_reason text) returns void
-language plpgsql volatile security definer set search_path = ''
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_status text;
@@ -165,13 +171,13 @@ begin
   if v_status is null then
     raise exception 'no subject %', p_subject_id using errcode = '42501';
   elsif v_status <> 'revoked' then
-    perform worker.set_consent(p_subject_id, 'revoked', '{}', null, false, 'revoke', p_reason, null);
+    perform worker.set_consent(p_subject_id, 'revoked', '{}', null, false, 'revoke', null, p_reason);
   end if;
 end $$;
 comment on function worker.revoke_consent_as_service is 'Take a person''s consent back: queued jobs fail, running ones are interrupted, nothing more is published.';
 
 create or replace function worker.revoke_consent_as_owner(p_subject_id uuid, p_reason text) returns void
-language plpgsql volatile security definer set search_path = ''
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   if not exists (select from public.subjects where id = p_subject_id and owner_id = auth.uid()) then
@@ -182,7 +188,7 @@ end $$;
 comment on function worker.revoke_consent_as_owner is 'Take consent back for a subject of one''s own.';
 
 create or replace function public.revoke_consent(subject_id uuid, reason text default null) returns void
-language plpgsql volatile security invoker set search_path = ''
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp
 as $$
 begin
   if current_user = 'authenticated' then
@@ -191,57 +197,58 @@ begin
     perform worker.revoke_consent_as_service(subject_id, reason);
   end if;
 end $$;
-comment on function public.revoke_consent is 'Take a person''s consent back, at once: queued jobs fail, running ones stop, nothing more is published.';
+comment on function public.revoke_consent is 'Take a person''s consent back, at once: queued jobs fail, running ones stop, nothing more is published. Of reason a digest is kept.';
 
--- End every consent whose time is up. Part of worker.tick().
+-- End every consent whose time is up, in one statement, so that all jobs it stops are locked in order. Part of worker.tick(),
+-- so it waits for nobody who holds a person's row: the clock refuses that person already, and the next round comes soon.
 create or replace function worker.expire_consent() returns integer
-language plpgsql volatile set search_path = ''
+language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_subject record;
-  v_count integer := 0;
+  v_count integer;
 begin
-  -- All people are locked before the first job, and none is waited for: the clock refuses them already.
-  for v_subject in
-    with over as materialized (
-      select id, consent_expires_at from public.subjects
-      where consent_status = 'approved' and consent_expires_at <= clock_timestamp()
-      order by id for update skip locked)
-    select id, consent_expires_at from over order by id
-  loop
-    perform worker.set_consent(v_subject.id, 'revoked', '{}', v_subject.consent_expires_at, false, 'expiry', null, null);
-    v_count := v_count + 1;
-  end loop;
+  perform set_config('worker.changing_consent', 'yes', true);
+  with due as (
+    select id from public.subjects
+    where consent_status = 'approved' and consent_expires_at <= clock_timestamp() order by id for update skip locked
+  ), ended as (
+    update public.subjects set consent_status = 'revoked', consent_purposes = '{}'
+    from due where subjects.id = due.id returning subjects.id, subjects.consent_expires_at
+  )
+  insert into worker.consent_events (subject_id, event, expires_at, actor)
+  select id, 'expiry', consent_expires_at, worker.actor() from ended order by id;
+  get diagnostics v_count = row_count;
+  perform set_config('worker.changing_consent', '', true);
   return v_count;
 end $$;
 comment on function worker.expire_consent is 'End every consent whose time is up.';
 
--- A loss of consent reaches every open job that touches the person: queued ones fail, running ones are told to stop.
--- Jobs are locked in (kind, id) order, as everywhere.
-create or replace function worker.stop_jobs_of(p_subject_id uuid) returns void
-language plpgsql volatile set search_path = ''
+-- A loss of consent reaches every open job that touches these people: queued ones fail, running ones are told to stop.
+-- Jobs are locked in (kind, id) order over all of them, as everywhere.
+create or replace function worker.stop_jobs_of(p_subject_ids uuid[]) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_kind worker.job_kinds;
-  v_job_id uuid;
-  v_error text;
+  v_job record;
 begin
   for v_kind in select * from worker.job_kinds where purpose is not null order by kind loop
-    v_error := worker.consent_error(p_subject_id, v_kind.purpose);
-    continue when v_error is null;
-    for v_job_id in execute format(
-      'select job.id from %s job join worker.job_subjects touched on touched.kind = $1 and touched.job_id = job.id
-       where touched.subject_id = $2 and job.status in (''queued'', ''running'') order by job.id', v_kind.table_name)
-      using v_kind.kind, p_subject_id
+    for v_job in execute format(
+      'select job.id, min(worker.consent_error(touched.subject_id, $2)) as error
+       from %s job join worker.job_subjects touched on touched.kind = $1 and touched.job_id = job.id
+       where touched.subject_id = any ($3) and job.status in (''queued'', ''running'')
+         and worker.consent_error(touched.subject_id, $2) is not null
+       group by job.id order by job.id', v_kind.table_name)
+      using v_kind.kind, v_kind.purpose, p_subject_ids
     loop
-      perform worker.request_stop(v_kind.kind, v_job_id, 'consent_denied', v_error);
+      perform worker.request_stop(v_kind.kind, v_job.id, 'consent_denied', v_job.error);
     end loop;
   end loop;
 end $$;
-comment on function worker.stop_jobs_of is 'Fail the queued jobs of a person without consent, and interrupt the running ones.';
+comment on function worker.stop_jobs_of is 'Fail the queued jobs of people without consent, and interrupt the running ones.';
 
 create or replace function worker.on_subject_insert() returns trigger
-language plpgsql volatile security definer set search_path = ''
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   if new.consent_status <> 'pending' or new.consent_purposes <> '{}' or new.consent_expires_at is not null
@@ -256,7 +263,7 @@ end $$;
 comment on function worker.on_subject_insert is 'A subject starts without consent, and with a trigger word.';
 
 create or replace function worker.on_subject_update() returns trigger
-language plpgsql volatile security definer set search_path = ''
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   if old.owner_id is not null and new.owner_id is null then
@@ -280,16 +287,24 @@ end $$;
 comment on function worker.on_subject_update is 'Guards the consent columns; an owner''s deleted account takes consent back.';
 
 create or replace function worker.after_subject_update() returns trigger
-language plpgsql volatile security definer set search_path = ''
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_lost uuid[] := array(
+    select new_row.id from old_rows old_row join new_rows new_row using (id)
+    where old_row.consent_status = 'approved'
+      and (new_row.consent_status <> 'approved' or new_row.erased_at is not null or new_row.owner_id is null
+           or not old_row.consent_purposes <@ new_row.consent_purposes));
 begin
-  perform worker.stop_jobs_of(new.id);
+  if v_lost <> '{}' then
+    perform worker.stop_jobs_of(v_lost);
+  end if;
   return null;
 end $$;
-comment on function worker.after_subject_update is 'A loss of consent reaches the open jobs.';
+comment on function worker.after_subject_update is 'A loss of consent reaches the open jobs, of all the people of the statement at once.';
 
 create or replace function worker.refuse_change() returns trigger
-language plpgsql volatile set search_path = ''
+language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 begin
   raise exception '% is append-only', tg_table_name using errcode = '42501';

@@ -4,7 +4,7 @@
 
 -- 10 s, 40 s, 160 s … up to 10 minutes, with jitter.
 create or replace function worker.backoff(p_failures integer) returns interval
-language sql volatile set search_path = ''
+language sql volatile set search_path = pg_catalog, pg_temp
 as $$ select least(interval '10 minutes', interval '10 seconds' * power(4, least(p_failures, 8) - 1)) * (0.8 + 0.4 * random()) $$;
 comment on function worker.backoff is 'How long to wait after the n-th failure.';
 
@@ -12,7 +12,7 @@ comment on function worker.backoff is 'How long to wait after the n-th failure.'
 create or replace function worker.charge_failure(
   p_kind text, p_job jsonb, p_code text, p_error text, p_delay interval, p_gpu_seconds double precision
 ) returns text
-language plpgsql volatile set search_path = ''
+language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_failures integer := (p_job ->> 'failures')::integer + 1;
@@ -33,7 +33,7 @@ comment on function worker.charge_failure is 'Charge one failure: queued again, 
 create or replace function worker.fail_job(
   p_kind text, p_id uuid, p_attempt integer, p_code text, p_error text, p_retry_after interval default null, p_gpu_seconds double precision default 0
 ) returns text
-language plpgsql volatile security definer set search_path = '' set lock_timeout = '4s'
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '4s'
 as $$
 declare
   v_job jsonb := worker.lock_lease(p_kind, p_id, p_attempt);
@@ -51,7 +51,7 @@ comment on function worker.fail_job is 'An attempt ended badly: queued again aft
 create or replace function worker.release_job(
   p_kind text, p_id uuid, p_attempt integer, p_reason text, p_code text default null, p_gpu_seconds double precision default 0
 ) returns text
-language plpgsql volatile security definer set search_path = '' set lock_timeout = '4s'
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '4s'
 as $$
 declare
   v_job jsonb := worker.lock_lease(p_kind, p_id, p_attempt);
@@ -68,7 +68,7 @@ comment on function worker.release_job is 'Give a job back, uncharged.';
 
 -- Stop a job: a queued one ends now, a running one is told to stop and ends when its pod has stopped.
 create or replace function worker.request_stop(p_kind text, p_id uuid, p_code text, p_error text) returns text
-language plpgsql volatile set search_path = ''
+language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_job jsonb := worker.lock_job(p_kind, p_id);
@@ -94,7 +94,7 @@ end $$;
 comment on function worker.request_stop is 'Stop a job: a queued one ends now, a running one is told to stop.';
 
 create or replace function worker.cancel_job_as_service(p_kind text, p_id uuid) returns text
-language plpgsql volatile security definer set search_path = ''
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_status text := worker.request_stop(p_kind, p_id, 'cancelled', null);
@@ -107,7 +107,7 @@ end $$;
 comment on function worker.cancel_job_as_service is 'Cancel a job, as the administrator of the app.';
 
 create or replace function worker.check_job_owner(p_kind text, p_id uuid) returns void
-language plpgsql stable set search_path = ''
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_owner_id uuid;
@@ -122,7 +122,7 @@ end $$;
 comment on function worker.check_job_owner is 'Raise 42501 unless the job is the signed-in user''s; unknown and another''s give the same answer.';
 
 create or replace function worker.cancel_job_as_owner(p_kind text, p_id uuid) returns text
-language plpgsql volatile security definer set search_path = ''
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   perform worker.check_job_owner(p_kind, p_id);
@@ -131,7 +131,7 @@ end $$;
 comment on function worker.cancel_job_as_owner is 'Cancel a job of one''s own.';
 
 create or replace function public.cancel_job(kind text, id uuid) returns text
-language plpgsql volatile security invoker set search_path = ''
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp
 as $$
 begin
   if current_user = 'authenticated' then
@@ -142,7 +142,7 @@ end $$;
 comment on function public.cancel_job is 'Cancel a job: cancelled (it had not begun), stopping (its pod is being told), or how it had ended.';
 
 create or replace function worker.retry_job_as_service(p_kind text, p_id uuid) returns text
-language plpgsql volatile security definer set search_path = ''
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_job jsonb := worker.lock_job(p_kind, p_id);
@@ -166,7 +166,7 @@ end $$;
 comment on function worker.retry_job_as_service is 'Put a failed or cancelled job back on the queue, as the administrator of the app.';
 
 create or replace function worker.retry_job_as_owner(p_kind text, p_id uuid) returns text
-language plpgsql volatile security definer set search_path = ''
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   perform worker.check_job_owner(p_kind, p_id);
@@ -175,7 +175,7 @@ end $$;
 comment on function worker.retry_job_as_owner is 'Put a failed or cancelled job of one''s own back on the queue.';
 
 create or replace function public.retry_job(kind text, id uuid) returns text
-language plpgsql volatile security invoker set search_path = ''
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp
 as $$
 begin
   if current_user = 'authenticated' then

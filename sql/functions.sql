@@ -8,7 +8,7 @@
 
 -- The table of a kind; raises for a kind nobody registered.
 create or replace function worker.table_of(p_kind text) returns text
-language plpgsql stable set search_path = ''
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_table text := (select table_name from worker.job_kinds where kind = p_kind);
@@ -23,16 +23,16 @@ comment on function worker.table_of is 'The table of a kind of job.';
 
 -- The columns that the life of a job changes; all others are the request.
 create or replace function worker.changing_columns() returns text[]
-language sql stable set search_path = ''
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select array_agg(attname::text) from pg_catalog.pg_attribute
   where attrelid = 'worker.life_cycle'::regclass and attnum > 0 and not attisdropped
-    and attname not in ('id', 'owner_id', 'subject_id', 'created_at')
+    and attname not in ('id', 'owner_id', 'subject_id', 'preset', 'created_at')
 $$;
 comment on function worker.changing_columns is 'The columns that the life of a job changes; all others are the request.';
 
 create or replace function worker.lock_job(p_kind text, p_id uuid) returns jsonb
-language plpgsql volatile set search_path = ''
+language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_job jsonb;
@@ -44,7 +44,7 @@ comment on function worker.lock_job is 'Lock a job and return its row, NULL when
 
 -- Housekeeping holds several jobs at once, so it never waits for one: the next round comes soon.
 create or replace function worker.try_lock_job(p_kind text, p_id uuid) returns jsonb
-language plpgsql volatile set search_path = ''
+language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_job jsonb;
@@ -56,7 +56,7 @@ comment on function worker.try_lock_job is 'Lock a job and return its row, NULL 
 
 -- Locks the job; NULL unless this attempt is the one that runs.
 create or replace function worker.lock_lease(p_kind text, p_id uuid, p_attempt integer) returns jsonb
-language plpgsql volatile set search_path = ''
+language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_job jsonb := worker.lock_job(p_kind, p_id);
@@ -69,12 +69,12 @@ end $$;
 comment on function worker.lock_lease is 'Lock a job and return its row, NULL unless this attempt is the one that runs: the fence.';
 
 create or replace function worker.route(p_kind text, p_job jsonb) returns text
-language sql immutable set search_path = ''
+language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select p_kind || coalesce('/' || (p_job ->> 'base'), '') $$;
 comment on function worker.route is 'The queue''s entrypoint of a job: kind/base, or the kind alone.';
 
 create or replace function worker.log_event(p_kind text, p_id uuid, p_attempt integer, p_event text, p_detail jsonb default '{}') returns void
-language sql volatile set search_path = ''
+language sql volatile set search_path = pg_catalog, pg_temp
 as $$
   insert into worker.job_events (kind, job_id, attempt, event, detail)
   values (p_kind, p_id, p_attempt, p_event, jsonb_strip_nulls(p_detail))
@@ -83,7 +83,7 @@ comment on function worker.log_event is 'Note what happened to a job.';
 
 -- A refusal in the ledger, one for each person that objects.
 create or replace function worker.log_refusal(p_kind text, p_id uuid, p_reason text) returns void
-language sql volatile set search_path = ''
+language sql volatile set search_path = pg_catalog, pg_temp
 as $$
   insert into worker.consent_events (subject_id, event, purposes, reason, job_kind, job_id, actor)
   select touched.subject_id, 'refusal', array[kinds.purpose], coalesce(worker.consent_error(touched.subject_id, kinds.purpose), p_reason),
@@ -97,7 +97,7 @@ comment on function worker.log_refusal is 'Write a refusal to the consent ledger
 -- ----------------------------------------------------------------------------------------------------------------- queue
 
 create or replace function worker.enqueue(p_kind text, p_job jsonb) returns void
-language plpgsql volatile set search_path = ''
+language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 begin
   with queued as (
@@ -113,7 +113,7 @@ end $$;
 comment on function worker.enqueue is 'Put a job on the queue, once.';
 
 create or replace function worker.dequeue_row(p_kind text, p_id uuid, p_status worker.pgqueuer_status) returns void
-language sql volatile set search_path = ''
+language sql volatile set search_path = pg_catalog, pg_temp
 as $$
   with gone as (
     delete from worker.pgqueuer where dedupe_key = p_kind || ':' || p_id returning id, entrypoint, priority
@@ -125,7 +125,7 @@ comment on function worker.dequeue_row is 'Take an ended job off the queue and l
 
 -- Everything an attempt wrote and did not publish is garbage from now on; checkpoints live as long as their job.
 create or replace function worker.end_attempt(p_kind text, p_id uuid, p_attempt integer, p_job_ended boolean) returns void
-language sql volatile set search_path = ''
+language sql volatile set search_path = pg_catalog, pg_temp
 as $$
   update worker.staged_objects set state = 'deleting', offer_after = clock_timestamp()
   where kind = p_kind and job_id = p_id
@@ -137,7 +137,7 @@ comment on function worker.end_attempt is 'What an ended attempt staged and did 
 create or replace function worker.settle(
   p_kind text, p_job jsonb, p_status text, p_code text, p_error text, p_gpu_seconds double precision default 0, p_result jsonb default null
 ) returns void
-language plpgsql volatile set search_path = ''
+language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_id uuid := p_job ->> 'id';
@@ -160,7 +160,7 @@ comment on function worker.settle is 'End a job: row, queue, staged objects, eve
 
 -- A job that must stop ends here, whoever ends it: cancelled, or refused when a person took consent back.
 create or replace function worker.settle_stopped(p_kind text, p_job jsonb, p_gpu_seconds double precision default 0) returns text
-language plpgsql volatile set search_path = ''
+language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 begin
   if p_job ->> 'cancel_code' = 'consent_denied' then
@@ -177,7 +177,7 @@ comment on function worker.settle_stopped is 'End a job whose stop was requested
 create or replace function worker.requeue(
   p_kind text, p_job jsonb, p_failures integer, p_delay interval, p_code text, p_error text, p_phase text, p_gpu_seconds double precision default 0
 ) returns void
-language plpgsql volatile set search_path = ''
+language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_id uuid := p_job ->> 'id';
@@ -206,7 +206,7 @@ comment on function worker.requeue is 'Put a job back on the queue after an atte
 
 -- The LoRAs of a generation job: those it names, else the subject's current one for the base's family.
 create or replace function worker.models_of(p_job jsonb) returns jsonb
-language sql stable set search_path = ''
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(jsonb_agg(jsonb_build_object(
       'id', models.id, 'subject_id', models.subject_id, 'version', models.version, 'path', models.path, 'sha256', models.sha256,
@@ -226,7 +226,7 @@ $$;
 comment on function worker.models_of is 'The LoRAs of a generation job, in order, with their scales.';
 
 create or replace function worker.photos_of(p_job jsonb) returns jsonb
-language sql stable set search_path = ''
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(jsonb_agg(jsonb_build_object('path', photo.path, 'caption', photo.caption) order by photo.path), '[]')
   from (
@@ -243,7 +243,7 @@ comment on function worker.photos_of is 'The photographs of a training job: thos
 
 -- Where an attempt may write.
 create or replace function worker.staging_prefix(p_kind text, p_job jsonb, p_attempt integer) returns text
-language sql immutable set search_path = ''
+language sql immutable set search_path = pg_catalog, pg_temp
 as $$
   select case p_kind
     when 'training' then format('%s/%s/%s/', p_job ->> 'subject_id', p_job ->> 'id', p_attempt)
@@ -254,7 +254,7 @@ comment on function worker.staging_prefix is 'The prefix of every key an attempt
 
 -- Why a job cannot be done although nobody objects: [code, message], or NULL.
 create or replace function worker.inputs_error(p_kind text, p_job jsonb) returns text[]
-language plpgsql stable set search_path = ''
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_error text := worker.request_error(p_kind, p_job);
@@ -264,6 +264,8 @@ begin
   elsif p_kind = 'training' and jsonb_array_length(worker.photos_of(p_job)) < 3 then
     return array['input_missing', format('training needs at least 3 photographs, there are %s: insert them into subject_photos, or name them in sample_paths',
       jsonb_array_length(worker.photos_of(p_job)))];
+  elsif p_kind = 'training' and jsonb_array_length(worker.photos_of(p_job)) > 200 then
+    return array['invalid_input', 'training takes at most 200 photographs: name the best in sample_paths'];
   elsif p_kind = 'generation' and p_job ->> 'subject_id' is not null
         and coalesce(jsonb_typeof(p_job -> 'model_ids'), 'null') = 'null' and worker.models_of(p_job) = '[]' then
     return array['input_missing', format('the subject has no trained LoRA for %s yet: insert into training_jobs first', p_job ->> 'base')];
@@ -273,7 +275,7 @@ end $$;
 comment on function worker.inputs_error is 'Why a job cannot be done although nobody objects: code and message, or NULL.';
 
 create or replace function worker.start_payload(p_kind text, p_job jsonb) returns jsonb
-language sql stable set search_path = ''
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select jsonb_build_object(
     'kind', p_kind, 'id', p_job -> 'id', 'attempt', p_job -> 'attempt', 'job', p_job,
@@ -282,8 +284,7 @@ as $$
                  where kind = p_kind and job_id = (p_job ->> 'id')::uuid),
     'subject', (select jsonb_build_object('id', id, 'trigger_word', trigger_word) from public.subjects where id = (p_job ->> 'subject_id')::uuid),
     'base', (select to_jsonb(base) from worker.base_models base where slug = p_job ->> 'base'),
-    'preset', (select jsonb_build_object('prompt', prompt, 'negative_prompt', negative_prompt, 'settings', settings)
-               from public.presets where id = (p_job ->> 'preset_id')::uuid),
+    'preset', p_job -> 'preset',
     'photos', case when p_kind = 'training' then worker.photos_of(p_job) else '[]' end,
     'models', case when p_kind = 'generation' then worker.models_of(p_job) else '[]' end,
     'checkpoint', (select jsonb_build_object('step', step, 'bucket', bucket, 'key', key) from worker.staged_objects
@@ -294,12 +295,14 @@ comment on function worker.start_payload is 'Everything a handler needs to know 
 
 -- Start an attempt. NULL when there is nothing to run: not picked by this pod, ended, stopped, or refused (then it is settled).
 create or replace function worker.start_job(p_kind text, p_id uuid, p_pod_id uuid) returns jsonb
-language plpgsql volatile security definer set search_path = '' set lock_timeout = '4s'
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '4s'
 as $$
 declare
   v_job jsonb;
   v_error text;
   v_inputs_error text[];
+  v_started jsonb;
+  v_payload jsonb;
 begin
   -- The ids never change after the insert, so they may be read unlocked; the people are locked before the job.
   perform from public.subjects
@@ -328,19 +331,26 @@ begin
     perform worker.settle(p_kind, v_job, 'failed', 'consent_denied', v_error);
     return null;
   end if;
-  v_inputs_error := worker.inputs_error(p_kind, v_job);
+  begin
+    v_inputs_error := worker.inputs_error(p_kind, v_job);
+    if v_inputs_error is null then
+      execute format(
+        'update %s job set status = ''running'', attempt = attempt + 1, pod_id = $2, started_at = clock_timestamp(), progress = 0,
+           phase = ''starting'', metrics = null, error_code = null, error = null
+         where id = $1 returning to_jsonb(job)', worker.table_of(p_kind)) into v_started using p_id, p_pod_id;
+      v_payload := worker.start_payload(p_kind, v_started);
+    end if;
+  exception when data_exception then
+    -- Else every pod would fail over it, again and again.
+    v_inputs_error := array['invalid_input', 'the request cannot be read: ' || sqlerrm];
+  end;
   if v_inputs_error is not null then
     perform worker.settle(p_kind, v_job, 'failed', v_inputs_error[1], v_inputs_error[2]);
     return null;
   end if;
-  execute format(
-    'update %s job set status = ''running'', attempt = attempt + 1, pod_id = $2, started_at = clock_timestamp(), progress = 0,
-       phase = ''starting'', metrics = null, error_code = null, error = null
-     where id = $1 returning to_jsonb(job)', worker.table_of(p_kind)) into v_job using p_id, p_pod_id;
-  perform worker.log_event(p_kind, p_id, (v_job ->> 'attempt')::integer, 'started',
-    jsonb_build_object('pod_id', p_pod_id, 'pod', (select name from worker.pods where id = p_pod_id),
-      'resumed_step', (select max(step) from worker.staged_objects where kind = p_kind and job_id = p_id and state = 'checkpoint')));
-  return worker.start_payload(p_kind, v_job);
+  perform worker.log_event(p_kind, p_id, (v_started ->> 'attempt')::integer, 'started',
+    jsonb_build_object('pod_id', p_pod_id, 'pod', (select name from worker.pods where id = p_pod_id), 'resumed_step', v_payload -> 'checkpoint' -> 'step'));
+  return v_payload;
 end $$;
 comment on function worker.start_job is 'Start an attempt of a job; the attempt is the fencing token. NULL when there is nothing to run.';
 
@@ -348,7 +358,7 @@ comment on function worker.start_job is 'Start an attempt of a job; the attempt 
 
 -- What the pod should do about a running job.
 create or replace function worker.lease_state(p_job jsonb) returns text
-language sql volatile set search_path = ''
+language sql volatile set search_path = pg_catalog, pg_temp
 as $$
   select case
     when p_job is null then 'lost'
@@ -361,7 +371,7 @@ comment on function worker.lease_state is 'ok, cancel, timeout or lost: what the
 
 -- The same for a lease or, with attempt null, for a claim not yet started.
 create or replace function worker.held_state(p_pod_id uuid, p_lease jsonb) returns text
-language plpgsql volatile set search_path = ''
+language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_job jsonb;
@@ -380,7 +390,7 @@ comment on function worker.held_state is 'The state of a lease, or of a claim no
 create or replace function worker.report_job(
   p_kind text, p_id uuid, p_attempt integer, p_progress double precision, p_phase text, p_metrics jsonb default null
 ) returns text
-language plpgsql volatile security definer set search_path = '' set lock_timeout = '4s'
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '4s'
 as $$
 declare
   v_job jsonb := worker.lock_lease(p_kind, p_id, p_attempt);
@@ -399,7 +409,7 @@ comment on function worker.report_job is 'Progress of an attempt. Answers ok, ca
 
 -- Register keys before they are uploaded. Safe to repeat.
 create or replace function worker.stage_objects(p_kind text, p_id uuid, p_attempt integer, p_objects jsonb) returns text
-language plpgsql volatile security definer set search_path = '' set lock_timeout = '4s'
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '4s'
 as $$
 declare
   v_job jsonb := worker.lock_lease(p_kind, p_id, p_attempt);
@@ -425,7 +435,7 @@ comment on function worker.stage_objects is 'Register object keys of an attempt 
 
 -- A checkpoint was uploaded: the next attempt resumes from it, and the ones before it are garbage.
 create or replace function worker.save_checkpoint(p_kind text, p_id uuid, p_attempt integer, p_step integer, p_bucket text, p_key text) returns text
-language plpgsql volatile security definer set search_path = '' set lock_timeout = '4s'
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '4s'
 as $$
 declare
   v_job jsonb := worker.lock_lease(p_kind, p_id, p_attempt);
@@ -449,7 +459,7 @@ comment on function worker.save_checkpoint is 'An uploaded checkpoint becomes th
 
 -- Every object that a result names.
 create or replace function worker.result_keys(p_kind text, p_result jsonb) returns setof text
-language sql immutable set search_path = ''
+language sql immutable set search_path = pg_catalog, pg_temp
 as $$
   select key #>> '{}' from jsonb_path_query(p_result,
     case p_kind
@@ -461,7 +471,7 @@ comment on function worker.result_keys is 'Every object key that a result names.
 
 -- Why a result cannot be published, or NULL.
 create or replace function worker.result_error(p_kind text, p_job jsonb, p_result jsonb) returns text
-language plpgsql stable set search_path = ''
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_picture jsonb;
@@ -500,7 +510,7 @@ comment on function worker.result_error is 'Why a result cannot be published, or
 
 -- A trained LoRA becomes the subject's newest version; its convenience copy is made by a light job of its own.
 create or replace function worker.publish_training(p_job jsonb, p_result jsonb) returns uuid
-language plpgsql volatile set search_path = ''
+language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_base worker.base_models;
@@ -523,7 +533,7 @@ comment on function worker.publish_training is 'A trained LoRA becomes the subje
 
 -- Publish the result of an attempt: ok, lost, cancelled, consent_denied or invalid. Never an exception for what a pod may send.
 create or replace function worker.complete_job(p_kind text, p_id uuid, p_attempt integer, p_result jsonb, p_gpu_seconds double precision default 0) returns text
-language plpgsql volatile security definer set search_path = '' set lock_timeout = '4s'
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '4s'
 as $$
 declare
   v_job jsonb;
@@ -565,13 +575,13 @@ comment on function worker.complete_job is 'Publish the result of an attempt, if
 -- --------------------------------------------------------------------------------------------------- the convenience copy
 
 create or replace function worker.subject_lock_key(p_subject_id uuid) returns bigint
-language sql immutable set search_path = ''
+language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select hashtextextended('convenience copy of ' || p_subject_id, 0) $$;
 comment on function worker.subject_lock_key is 'The advisory lock that copying and erasing a subject''s LoRA take: never the row, so that no copy makes a revocation wait.';
 
 -- What to copy and whether it still may be; NULL to an attempt that lost its lease. Asked before and after copying.
 create or replace function worker.lora_to_copy(p_kind text, p_id uuid, p_attempt integer) returns jsonb
-language sql volatile security definer set search_path = ''
+language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
   select jsonb_build_object(
     'source', models.path,

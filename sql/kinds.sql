@@ -2,7 +2,7 @@
 
 -- A life-cycle column on every job table: LIKE copies once. '%s' stands for the table.
 create or replace function worker.alter_job_tables(p_ddl text) returns void
-language plpgsql volatile set search_path = ''
+language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_table text;
@@ -14,7 +14,7 @@ end $$;
 comment on function worker.alter_job_tables is 'Apply DDL (with %s for the table) to every job table and their template.';
 
 create or replace function worker.grant_job_table(p_table text) returns void
-language plpgsql volatile set search_path = ''
+language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_request text;
@@ -35,7 +35,7 @@ comment on function worker.grant_job_table is 'Clients insert requests; the life
 create or replace function worker.register_job_table(
   p_kind text, p_table text, p_purpose text, p_subject_required boolean, p_slot text, p_max_runtime interval
 ) returns void
-language plpgsql volatile set search_path = ''
+language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_name text := split_part(p_table, '.', 2);

@@ -5,13 +5,13 @@
 
 -- The 64-bit key of the advisory lock that a pod's session connection holds (shared) while the process lives.
 create or replace function worker.pod_lock_key(p_pod_id uuid) returns bigint
-language sql immutable set search_path = ''
+language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select ('x' || left(replace(p_pod_id::text, '-', ''), 16))::bit(64)::bigint $$;
 comment on function worker.pod_lock_key is 'The advisory lock that a living pod''s session holds.';
 
 -- Read in pg_locks and never taken: taking it would make the pod's own reconnect wait.
 create or replace function worker.lock_is_free(p_pod_id uuid) returns boolean
-language sql volatile set search_path = ''
+language sql volatile set search_path = pg_catalog, pg_temp
 as $$
   select not exists (
     select from pg_catalog.pg_locks
@@ -24,7 +24,7 @@ comment on function worker.lock_is_free is 'Whether nobody holds a pod''s adviso
 -- Two, because the one that ticks may be the one that died. The locks are looked at here too: it is a tick that notes
 -- lock_free_since, and both tickers may have died at once.
 create or replace function worker.is_ticker(p_pod_id uuid) returns boolean
-language sql volatile set search_path = ''
+language sql volatile set search_path = pg_catalog, pg_temp
 as $$
   select p_pod_id in (
     select id from worker.pods
@@ -37,7 +37,7 @@ comment on function worker.is_ticker is 'Whether this pod is one of the two long
 create or replace function worker.register_pod(
   p_pod_id uuid, p_name text, p_routes text[], p_vram_gib double precision, p_models_present text[], p_has_lock boolean, p_version text
 ) returns jsonb
-language plpgsql volatile security definer set search_path = ''
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   insert into worker.pods (id, name, routes, vram_gib, models_present, has_lock, version)
@@ -52,7 +52,7 @@ comment on function worker.register_pod is 'A pod says what it is and which rout
 -- Give back, uncharged, what a pod holds and does not name: running jobs and claims that were not started.
 -- A job that is locked just now is left for the next time: this runs beside others that hold several jobs.
 create or replace function worker.give_back(p_pod_id uuid, p_unnamed_for interval, p_named text[], p_reason text) returns integer
-language plpgsql volatile set search_path = ''
+language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_row record;
@@ -86,7 +86,7 @@ end $$;
 comment on function worker.give_back is 'Give back, uncharged, what a pod holds and has not named for a while.';
 
 create or replace function worker.leave_pod(p_pod_id uuid) returns void
-language plpgsql volatile security definer set search_path = ''
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   -- The pod before its jobs, as in heartbeat and reap.
@@ -102,7 +102,7 @@ comment on function worker.leave_pod is 'A pod says goodbye: what it still holds
 
 -- What waits at the head of some routes, for warming caches; people's files only of those who agree.
 create or replace function worker.peek(p_routes text[], p_limit integer) returns jsonb
-language plpgsql stable security definer set search_path = ''
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_row record;
@@ -126,7 +126,7 @@ comment on function worker.peek is 'Base and LoRAs of the jobs that wait at the 
 
 -- Routes whose oldest job has waited for a while although no pod started anything of them: they come before affinity.
 create or replace function worker.starved_routes(p_routes text[], p_wait interval) returns text[]
-language sql volatile security definer set search_path = ''
+language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(array_agg(route), '{}') from (
     select entrypoint as route from worker.pgqueuer
@@ -141,7 +141,7 @@ comment on function worker.starved_routes is 'Routes whose oldest job has waited
 
 -- The major version of this schema. It goes up when pods of the release before cannot work with it.
 create or replace function worker.schema_major() returns integer
-language sql immutable set search_path = ''
+language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select 1 $$;
 comment on function worker.schema_major is 'The major version of this schema; pods refuse a newer one.';
 
@@ -149,7 +149,7 @@ comment on function worker.schema_major is 'The major version of this schema; po
 
 -- One statement for the pod and the leases it names: [{kind, id, attempt}], attempt null for a claim not yet started.
 create or replace function worker.heartbeat(p_pod_id uuid, p_leases jsonb) returns jsonb
-language plpgsql volatile security definer set search_path = ''
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_last timestamptz;
@@ -181,7 +181,7 @@ comment on function worker.heartbeat is 'A pod is alive and names its leases; an
 -- Whether a pod is held for dead. It registered with a lock, the lock was seen free, no heartbeat came since, and that was
 -- 1.5 s ago; or it has been silent for 30 s. After an outage every grace starts anew.
 create or replace function worker.is_dead(p_pod worker.pods, p_grace_from timestamptz) returns boolean
-language sql volatile set search_path = ''
+language sql volatile set search_path = pg_catalog, pg_temp
 as $$
   select (p_pod.has_lock and p_pod.lock_free_since < clock_timestamp() - interval '1.5 seconds')
       or greatest(p_pod.last_heartbeat, p_grace_from) < clock_timestamp() - interval '30 seconds'
@@ -190,7 +190,7 @@ comment on function worker.is_dead is 'Whether a pod is held for dead.';
 
 -- Take over from dead pods: running jobs are charged a failure, claims not yet started go back uncharged.
 create or replace function worker.reap() returns integer
-language plpgsql volatile security definer set search_path = ''
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_clock worker.clock;
@@ -214,7 +214,7 @@ begin
       continue when v_job is null or v_job ->> 'status' <> 'running' or exists (select from worker.pods where id = (v_job ->> 'pod_id')::uuid);
       perform worker.charge_failure(v_kind.kind, v_job, 'worker_lost', 'the process that ran this attempt ended without a word',
         case when (v_job ->> 'failures')::integer = 0 then interval '0' else worker.backoff((v_job ->> 'failures')::integer) end,
-        case when jsonb_typeof(v_job -> 'metrics' -> 'seconds') = 'number' then (v_job -> 'metrics' ->> 'seconds')::double precision else 0 end);
+        case when jsonb_typeof(v_job -> 'metrics' -> 'seconds') = 'number' then least((v_job -> 'metrics' ->> 'seconds')::numeric, 1e7)::double precision else 0 end);
       v_count := v_count + 1;
     end loop;
   end loop;
@@ -230,7 +230,7 @@ comment on function worker.reap is 'Take over the jobs of dead pods.';
 
 -- Objects to delete in storage. Their state was committed before anybody reads it here. Not offered again for a minute.
 create or replace function worker.take_garbage(p_limit integer) returns jsonb
-language sql volatile security definer set search_path = ''
+language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
   with due as (
     select id from worker.staged_objects where state = 'deleting' and offer_after <= clock_timestamp()
@@ -245,7 +245,7 @@ comment on function worker.take_garbage is 'Objects of ended attempts to delete 
 
 -- Deleted once; offered again after the longest upload deadline, an hour and a day: a resumed pod's PUT may come late.
 create or replace function worker.garbage_gone(p_ids bigint[]) returns void
-language sql volatile security definer set search_path = ''
+language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
   delete from worker.staged_objects where id = any (p_ids) and state = 'deleting' and deletions >= 3;
   update worker.staged_objects
@@ -257,7 +257,7 @@ comment on function worker.garbage_gone is 'These objects were deleted in storag
 
 -- Say so where nobody can take a job; fail one that was given back and that no live pod lists any more.
 create or replace function worker.explain_waiting(p_kind worker.job_kinds) returns void
-language plpgsql volatile set search_path = ''
+language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_offered text[] := array(select distinct unnest(routes) from worker.pods);
@@ -289,7 +289,7 @@ comment on function worker.explain_waiting is 'Say in phase that no live pod can
 
 -- Queue and jobs agree: every queued job has a queue row, and only open jobs have one.
 create or replace function worker.reconcile() returns void
-language plpgsql volatile set search_path = ''
+language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_kind worker.job_kinds;
@@ -321,7 +321,7 @@ end $$;
 comment on function worker.reconcile is 'Queue and jobs agree.';
 
 create or replace function worker.prune() returns void
-language sql volatile set search_path = ''
+language sql volatile set search_path = pg_catalog, pg_temp
 as $$
   delete from worker.pgqueuer_log where id in (
     select id from worker.pgqueuer_log where created < now() - (select keep_logs_for from worker.config) limit 1000);
@@ -333,7 +333,7 @@ comment on function worker.prune is 'Forget old logs, a thousand rows at a time.
 -- Housekeeping, every 2 s by two pods (and by pg_cron where installed); whoever comes second does nothing. Answers how many
 -- objects wait to be deleted in storage, which only a pod can do; NULL to the one that came second.
 create or replace function worker.tick() returns integer
-language plpgsql volatile security definer set search_path = ''
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_last timestamptz;
@@ -348,8 +348,8 @@ begin
     update worker.pods set lock_free_since = null;
   end if;
   update worker.clock set last_tick = clock_timestamp();
-  perform worker.expire_consent();
   perform worker.reap();
+  perform worker.expire_consent();
   perform worker.reconcile();
   perform worker.prune();
   return (select count(*) from worker.staged_objects where state = 'deleting' and offer_after <= clock_timestamp());

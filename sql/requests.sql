@@ -3,7 +3,7 @@
 
 -- An array column of a job's row as a set; NULL and missing columns are empty.
 create or replace function worker.items(p_job jsonb, p_column text) returns setof text
-language sql immutable set search_path = ''
+language sql immutable set search_path = pg_catalog, pg_temp
 as $$
   select value from jsonb_array_elements_text(
     case when jsonb_typeof(p_job -> p_column) = 'array' then p_job -> p_column else '[]' end)
@@ -12,7 +12,7 @@ comment on function worker.items is 'An array column of a job''s row as a set.';
 
 -- NULL when the key is one this owner may name, else why not. The worker's own S3 key knows no RLS: this is the check.
 create or replace function worker.key_error(p_owner_id uuid, p_key text, p_inputs_allowed boolean) returns text
-language plpgsql stable set search_path = ''
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_parts text[] := string_to_array(p_key, '/');
@@ -25,9 +25,9 @@ begin
     select from worker.staged_objects
     where bucket = (select bucket_uploads from worker.config) and key = p_key and owner_id = p_owner_id and state = 'published') then
     -- Else a key could name another owner's job, and its answer would tell of those people's consent.
-    return 'is not a published picture of this owner';
+    return 'is no picture of a completed job of this owner';
   elsif v_parts[2] = '_' then
-    if p_inputs_allowed and (v_parts[3] = 'inputs' or (v_parts[3] = 'generated' and worker.generated_job(p_key) is not null)) then
+    if p_inputs_allowed and v_parts[3] in ('inputs', 'generated') then
       return null;
     end if;
     return 'must lie under a subject: pictures of people always need one';
@@ -40,19 +40,19 @@ comment on function worker.key_error is 'NULL when the owner may name this objec
 
 -- The subject that a key lies under, or NULL.
 create or replace function worker.key_subject(p_key text) returns uuid
-language sql immutable set search_path = ''
+language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select substring(p_key from '^[^/]+/([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})/')::uuid $$;
 comment on function worker.key_subject is 'The subject that a key lies under, or NULL.';
 
 -- The job that drew the picture at a key under generated/, or NULL.
 create or replace function worker.generated_job(p_key text) returns uuid
-language sql immutable set search_path = ''
+language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select substring(p_key from '^[^/]+/[^/]+/generated/([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})/')::uuid $$;
 comment on function worker.generated_job is 'The job that drew the picture at a key under generated/, or NULL.';
 
 -- Every object key that the client names in a job.
 create or replace function worker.named_keys(p_job jsonb) returns setof text
-language sql immutable set search_path = ''
+language sql immutable set search_path = pg_catalog, pg_temp
 as $$
   select worker.items(p_job, 'sample_paths')
   union select worker.items(p_job, 'reference_paths')
@@ -62,7 +62,7 @@ comment on function worker.named_keys is 'Every object key that the client names
 
 -- Every person a job touches: its subject, the people of its LoRAs, of its pictures, and of pictures drawn by earlier jobs.
 create or replace function worker.subjects_of(p_job jsonb) returns setof uuid
-language sql stable set search_path = ''
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select (p_job ->> 'subject_id')::uuid where p_job ->> 'subject_id' is not null
   union
@@ -72,14 +72,17 @@ as $$
   select subjects.id from worker.named_keys(p_job) keys (key)
   join public.subjects on subjects.id = worker.key_subject(keys.key)
   union
+  -- By the published object and its kind: ids are the clients' to choose, so an id alone proves nothing.
   select touched.subject_id from worker.named_keys(p_job) keys (key)
-  join worker.job_subjects touched on touched.job_id = worker.generated_job(keys.key)
+  join worker.staged_objects drawn on drawn.bucket = (select bucket_uploads from worker.config)
+    and drawn.key = keys.key and drawn.state = 'published'
+  join worker.job_subjects touched on touched.kind = drawn.kind and touched.job_id = drawn.job_id
 $$;
 comment on function worker.subjects_of is 'Every person a job touches.';
 
 -- The base a job runs on when it names none: that of its LoRAs, else the default.
 create or replace function worker.default_base(p_kind text, p_job jsonb) returns text
-language sql stable set search_path = ''
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(
     case when p_kind = 'generation' then (
@@ -95,7 +98,7 @@ comment on function worker.default_base is 'The base a job runs on when it names
 
 -- What the chosen base cannot do, or NULL.
 create or replace function worker.base_error(p_kind text, p_job jsonb) returns text
-language plpgsql stable set search_path = ''
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_base worker.base_models;
@@ -123,7 +126,7 @@ comment on function worker.base_error is 'What the chosen base cannot do, or NUL
 
 -- Why the LoRAs a job names may not be used, or NULL. Another owner's and an unknown one give the same answer.
 create or replace function worker.models_error(p_job jsonb) returns text
-language plpgsql stable set search_path = ''
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_id text;
@@ -146,7 +149,7 @@ comment on function worker.models_error is 'Why the LoRAs a job names may not be
 
 -- Why the keys a job names may not be used, or NULL.
 create or replace function worker.keys_error(p_job jsonb) returns text
-language plpgsql stable set search_path = ''
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_owner_id uuid := (p_job ->> 'owner_id')::uuid;
@@ -180,10 +183,10 @@ end $$;
 comment on function worker.keys_error is 'Why the object keys a job names may not be used, or NULL.';
 
 create or replace function worker.preset_error(p_kind text, p_job jsonb) returns text
-language sql stable set search_path = ''
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select 'preset_id: no such preset of this owner for ' || p_kind
-  where p_job ->> 'preset_id' is not null and not exists (
+  where p_job ->> 'preset_id' is not null and p_job ->> 'preset' is null and not exists (
     select from public.presets
     where id = (p_job ->> 'preset_id')::uuid and kind = p_kind
       and (owner_id is null or owner_id = (p_job ->> 'owner_id')::uuid))
@@ -192,7 +195,7 @@ comment on function worker.preset_error is 'Why the preset a job names may not b
 
 -- Why a request cannot be done, or NULL: whose things it names, then what its base can do.
 create or replace function worker.request_error(p_kind text, p_job jsonb) returns text
-language sql stable set search_path = ''
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(
     worker.keys_error(p_job),
@@ -208,7 +211,7 @@ comment on function worker.request_error is 'Why a request cannot be done, or NU
 
 -- How many jobs of an owner are open, over all kinds that apps insert.
 create or replace function worker.open_jobs(p_owner_id uuid) returns bigint
-language plpgsql volatile set search_path = ''
+language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_table text;
@@ -224,14 +227,37 @@ begin
 end $$;
 comment on function worker.open_jobs is 'How many jobs of an owner are open.';
 
+-- How many requests of an owner were refused in the last hour: each is a row of the ledger, for ever.
+create or replace function worker.refused_jobs(p_owner_id uuid) returns bigint
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_table text;
+  v_count bigint;
+  v_total bigint := 0;
+begin
+  for v_table in select distinct table_name from worker.job_kinds where table_name like 'public.%' loop
+    execute format(
+      'select count(*) from %s where owner_id = $1 and created_at > now() - interval ''1 hour''
+         and status = ''failed'' and error_code = ''consent_denied'' and attempt = 0', v_table)
+      into v_count using p_owner_id;
+    v_total := v_total + v_count;
+  end loop;
+  return v_total;
+end $$;
+comment on function worker.refused_jobs is 'How many requests of an owner were refused in the last hour.';
+
 create or replace function worker.check_open_jobs(p_owner_id uuid) returns void
-language plpgsql volatile set search_path = ''
+language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_limit integer := (select open_jobs_per_owner from worker.config);
 begin
   -- One at a time for each owner, or two requests could both take the last place.
   perform pg_advisory_xact_lock(hashtextextended('open jobs of ' || p_owner_id, 0));
+  if worker.refused_jobs(p_owner_id) >= 10 * v_limit then
+    raise exception 'too many refused requests: at most % an hour', 10 * v_limit using errcode = 'PT429';
+  end if;
   if worker.open_jobs(p_owner_id) >= v_limit then
     raise exception 'too many open jobs: at most % at a time', v_limit
       using errcode = 'PT429', hint = 'Wait until one has ended, or cancel one with cancel_job(kind, id).';
@@ -239,13 +265,32 @@ begin
 end $$;
 comment on function worker.check_open_jobs is 'Raise PT429 (HTTP 429) when the owner has too many open jobs.';
 
+-- What a preset brings to a job: a snapshot of itself, and its settings for columns that the request leaves open. The
+-- job's own CHECKs then hold for both, and a preset that is edited or deleted later changes no request.
+create or replace function worker.preset_columns(p_kind text, p_job jsonb) returns jsonb
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce((
+    select coalesce(jsonb_object_agg(setting.key, setting.value) filter (
+             where setting.key in ('width', 'height', 'steps', 'guidance', 'rank', 'learning_rate', 'resolution')
+               and p_job -> setting.key = 'null'), '{}')
+           || jsonb_build_object('preset', jsonb_build_object('prompt', preset.prompt, 'negative_prompt', preset.negative_prompt))
+    from public.presets preset left join lateral jsonb_each(preset.settings) setting on true
+    where preset.id = (p_job ->> 'preset_id')::uuid and preset.kind = p_kind
+      and (preset.owner_id is null or preset.owner_id = (p_job ->> 'owner_id')::uuid)
+    group by preset.id
+  ), '{}')
+$$;
+comment on function worker.preset_columns is 'What a preset brings to a job: a snapshot, and settings for columns that the request leaves open.';
+
 create or replace function worker.before_job_insert() returns trigger
-language plpgsql volatile security definer set search_path = ''
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_kind worker.job_kinds;
   v_user uuid := auth.uid();
   v_subject public.subjects;
+  v_known boolean;
   v_error text;
 begin
   select * into v_kind from worker.job_kinds where kind = tg_argv[0];
@@ -261,8 +306,14 @@ begin
     end if;
     new.owner_id := v_subject.owner_id;
   end if;
-  if v_kind.table_name like 'public.%' and new.owner_id is not null then
-    perform worker.check_open_jobs(new.owner_id);
+  if v_kind.table_name like 'public.%' then
+    if new.owner_id is null then
+      raise exception 'owner_id: whose job is this? name a subject or an owner' using errcode = '23502';
+    end if;
+    execute format('select exists (select from %s where id = $1)', v_kind.table_name) into v_known using new.id;
+    if not v_known then  -- a request that is repeated with its id takes no new place
+      perform worker.check_open_jobs(new.owner_id);
+    end if;
   end if;
   -- A job starts at the beginning, whatever the client sent. (Clients have no right to these columns anyway.)
   new.status := 'queued';
@@ -275,11 +326,14 @@ begin
     new := jsonb_populate_record(new, jsonb_build_object('base',
       coalesce(to_jsonb(new) ->> 'base', worker.default_base(v_kind.kind, to_jsonb(new)))));
   end if;
+  new := jsonb_populate_record(new, worker.preset_columns(v_kind.kind, to_jsonb(new)));
   v_error := worker.request_error(v_kind.kind, to_jsonb(new));
   if v_error is not null then
     raise exception '%', v_error using errcode = '22023';
   end if;
   if v_kind.purpose is not null then
+    -- Held until this transaction ends, so that a revocation either sees this job or is seen by it.
+    perform from public.subjects where id in (select worker.subjects_of(to_jsonb(new))) order by id for key share;
     select worker.consent_error(touched, v_kind.purpose) into v_error
     from worker.subjects_of(to_jsonb(new)) touched
     where worker.consent_error(touched, v_kind.purpose) is not null limit 1;
@@ -297,7 +351,7 @@ end $$;
 comment on function worker.before_job_insert is 'Fill owner and base, check the request, refuse people without consent.';
 
 create or replace function worker.after_job_insert() returns trigger
-language plpgsql volatile security definer set search_path = ''
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   -- After, not before: with ON CONFLICT DO NOTHING a BEFORE trigger also runs for rows that are never inserted.
@@ -315,7 +369,7 @@ end $$;
 comment on function worker.after_job_insert is 'Note who is touched, and put the job on the queue.';
 
 create or replace function worker.before_job_update() returns trigger
-language plpgsql volatile security definer set search_path = ''
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_changed text;
@@ -324,9 +378,7 @@ begin
   select string_agg(coalesce(old_column.key, new_column.key), ', ') into v_changed
   from jsonb_each(to_jsonb(old)) old_column full join jsonb_each(to_jsonb(new)) new_column using (key)
   where old_column.value is distinct from new_column.value
-    and not (coalesce(old_column.key, new_column.key) = any (worker.changing_columns()))
-    -- a deleted preset leaves its jobs
-    and not (coalesce(old_column.key, new_column.key) = 'preset_id' and new_column.value = 'null');
+    and not (coalesce(old_column.key, new_column.key) = any (worker.changing_columns()));
   if v_changed is not null then
     raise exception 'a request does not change after it was made: %', v_changed
       using errcode = '42501', hint = 'Cancel this job and insert another.';
@@ -339,7 +391,7 @@ end $$;
 comment on function worker.before_job_update is 'Request columns never change after INSERT, for any role.';
 
 create or replace function worker.after_order_update() returns trigger
-language plpgsql volatile security definer set search_path = ''
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   update worker.pgqueuer set priority = new.priority * 1000, execute_after = coalesce(new.run_after, now())
@@ -350,7 +402,7 @@ end $$;
 comment on function worker.after_order_update is 'Carry a changed priority or run_after over to the queue.';
 
 create or replace function worker.on_photo_write() returns trigger
-language plpgsql volatile security definer set search_path = ''
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_owner_id uuid := (select owner_id from public.subjects where id = new.subject_id);

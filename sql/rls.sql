@@ -9,7 +9,7 @@ set local lock_timeout = '3s';
 create or replace function worker.ensure_policy(
   p_name text, p_table text, p_command text, p_role text, p_using text default null, p_check text default null
 ) returns boolean
-language plpgsql volatile set search_path = ''
+language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_definition text := concat_ws(' / ', p_command, p_role, p_using, p_check);
@@ -34,7 +34,7 @@ revoke all on function worker.ensure_policy from public, anon, authenticated, se
 comment on function worker.ensure_policy is 'Make a policy unless it is there just as written.';
 
 create or replace function worker.policy_in_catalog(p_name text, p_table text) returns text
-language sql stable set search_path = ''
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select concat_ws(' / ', permissive, roles::text, cmd, qual, with_check) from pg_catalog.pg_policies
   where schemaname || '.' || tablename = p_table and policyname = p_name
@@ -44,14 +44,14 @@ comment on function worker.policy_in_catalog is 'A policy as the catalog shows i
 
 -- Published objects of the signed-in user: staged ones are never listed. A set, so that it runs once and not for each row.
 create or replace function worker.my_published_objects() returns table (bucket text, key text)
-language sql stable security definer set search_path = ''
+language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$ select bucket, key from worker.staged_objects where owner_id = (select auth.uid()) and state = 'published' $$;
 revoke all on function worker.my_published_objects from public, anon, authenticated, service_role;
 grant execute on function worker.my_published_objects to authenticated;
 comment on function worker.my_published_objects is 'Objects of the signed-in user''s completed jobs.';
 
 create or replace function worker.uploads_bucket() returns text
-language sql stable security definer set search_path = ''
+language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$ select bucket_uploads from worker.config $$;
 revoke all on function worker.uploads_bucket from public, anon, authenticated, service_role;
 grant execute on function worker.uploads_bucket to authenticated;

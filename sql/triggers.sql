@@ -5,10 +5,8 @@ create or replace trigger _100_starts_without_consent before insert on public.su
 create or replace trigger _100_guards_consent before update on public.subjects
   for each row execute function worker.on_subject_update();
 create or replace trigger _200_loss_of_consent after update on public.subjects
-  for each row
-  when (old.consent_status = 'approved'
-        and (new.consent_status <> 'approved' or new.erased_at is not null or not old.consent_purposes <@ new.consent_purposes))
-  execute function worker.after_subject_update();
+  referencing old table as old_rows new table as new_rows
+  for each statement execute function worker.after_subject_update();
 
 create or replace trigger _100_path before insert or update of path, subject_id on public.subject_photos
   for each row execute function worker.on_photo_write();

@@ -45,6 +45,7 @@ class S3Relay:
         self._waiting: list[Held] = []
         self._all: list[Held] = []
         self._lock = threading.Lock()
+        self._stopped = False
         relay = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -73,6 +74,7 @@ class S3Relay:
 
     def stop(self) -> None:
         """From now on nobody takes connections here. Safe to repeat."""
+        self._stopped = True
         for held in self._all:
             held.let_go()
         self._server.shutdown()
@@ -99,6 +101,9 @@ class S3Relay:
         return None
 
     def pass_on(self, request: BaseHTTPRequestHandler) -> None:
+        if self._stopped:  # on a connection that was kept open
+            request.close_connection = True
+            return
         held = self._held(request.command, request.path)
         server = http.client.HTTPConnection(*self._target)
         try:

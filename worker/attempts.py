@@ -147,7 +147,7 @@ class Attempts:
         log.info("job.started")
         started = time.monotonic()
         try:
-            workdir = await asyncio.to_thread(self._parts.workspace.attempt, lease.id, lease.attempt)
+            workdir = await asyncio.to_thread(self._parts.workspace.attempt, f"{lease.kind}-{lease.id}-{lease.attempt}")
         except OSError as error:
             # Else this pod would run through the whole queue, a job a moment.
             log.error("pod.disk_failed", reason=error.strerror)

@@ -100,7 +100,7 @@ class Database:
             await (await psycopg.AsyncConnection.connect(self._url, **self._options)).close()
         except psycopg.OperationalError as error:
             raise SettingsError(
-                f"DATABASE_URL is refused: {str(error).splitlines()[-1]}; for example "
+                f"DATABASE_URL is refused: {str(error).splitlines()[0]}; for example "
                 "DATABASE_URL=postgresql://likeness_pod.<ref>:<password>@<host>:5432/postgres"
             ) from error
         await self._pool.open(wait=True)

@@ -6,12 +6,12 @@ import asyncio
 import re
 import time
 from datetime import timedelta
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 from uuid import UUID
 
 import structlog
 from psycopg.types.json import Jsonb
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from worker import errors
 from worker.db import Database, is_transient
@@ -43,7 +43,6 @@ class Preset(_Row):
 
     prompt: str = ""
     negative_prompt: str | None = None
-    settings: dict[str, Any] = {}
 
 
 class Photo(_Row):
@@ -82,40 +81,30 @@ class Subject(_Row):
 
 
 class TrainingRequest(_Row):
-    """The request columns of `training_jobs`, filled up from the preset. The table's ranges hold for both."""
+    """The request columns of `training_jobs`."""
 
-    steps: int | None = Field(None, ge=1, le=10_000)
-    rank: int | None = Field(None, ge=1, le=128)
-    learning_rate: float | None = Field(None, gt=0, le=1)
-    resolution: int | None = Field(None, ge=64, le=2048)
+    steps: int | None = None
+    rank: int | None = None
+    learning_rate: float | None = None
+    resolution: int | None = None
     seed: int | None = None
     trigger_word: str | None = None
 
 
 class GenerationRequest(_Row):
-    """The request columns of `generation_jobs`, filled up from the preset, then from the base's defaults."""
+    """The request columns of `generation_jobs`."""
 
     prompt: str = ""
     negative_prompt: str | None = None
-    width: int | None = Field(None, ge=64, le=2048)
-    height: int | None = Field(None, ge=64, le=2048)
-    steps: int | None = Field(None, ge=1, le=100)
-    guidance: float | None = Field(None, ge=0, le=30)
+    width: int | None = None
+    height: int | None = None
+    steps: int | None = None
+    guidance: float | None = None
     seed: int | None = None
     num_images: int = 1
     upscale: Literal[2, 4] = 4
     quality: int = 92
     output_format: Literal["png", "jpeg", "webp"] = "png"
-
-
-PRESET_SETTINGS = {
-    "training": ("steps", "rank", "learning_rate", "resolution"),
-    "generation": ("width", "height", "steps", "guidance"),
-}
-"""What a preset may set; anything else in it is for later releases."""
-
-
-Request = TypeVar("Request", TrainingRequest, GenerationRequest)
 
 
 def names_trigger(text: str, trigger_word: str) -> bool:
@@ -142,23 +131,13 @@ class StartedJob(_Row):
 
     @property
     def training(self) -> TrainingRequest:
-        """What to train. Raises InvalidInput for a preset with a setting out of range."""
-        return self._filled_up(TrainingRequest, {})
+        return TrainingRequest.model_validate(self.row)
 
     @property
     def generation(self) -> GenerationRequest:
-        """What to draw. Raises InvalidInput for a preset with a setting out of range."""
-        return self._filled_up(GenerationRequest, self.base.defaults if self.base else {})
-
-    def _filled_up(self, kind: type[Request], defaults: dict[str, Any]) -> Request:
-        preset = self.preset.settings if self.preset else {}
-        known = {name: preset[name] for name in PRESET_SETTINGS[self.kind] if preset.get(name) is not None}
+        """What to draw, filled up from the base's defaults."""
         asked = {name: value for name, value in self.row.items() if value is not None}
-        try:
-            return kind.model_validate({**defaults, **known, **asked})
-        except ValidationError as error:
-            what = "; ".join(f"{problem['loc'][0]}: {problem['msg']}" for problem in error.errors(include_input=False))
-            raise errors.InvalidInput(f"the preset's settings are refused: {what}") from error
+        return GenerationRequest.model_validate({**(self.base.defaults if self.base else {}), **asked})
 
     @property
     def required_base(self) -> Base:

@@ -63,7 +63,7 @@ class Session:
             except psycopg.Error as error:
                 if not is_transient(error):
                     raise
-                reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+                reason = str(error).strip().splitlines() or [type(error).__name__]
                 log.warning("session.lost", reason=reason[0], failures=failures)
             was_up, self.has_lock, self.listening = self.has_lock or self.listening, False, False
             if was_up:

@@ -103,7 +103,7 @@ class Settings(BaseSettings):
     work_dir: Path = Field(
         default_factory=lambda: Path(tempfile.gettempdir()) / f"likeness-{os.getuid()}",
         description="Where personal files lie while they are used: a local disk that no other machine shares.",
-        examples=["/var/tmp/likeness"],
+        examples=["/local/likeness"],
     )
     worker_kinds: Annotated[frozenset[str], NoDecode] = Field(
         default=frozenset(),

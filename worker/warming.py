@@ -28,7 +28,7 @@ async def warm(
         for waiting in await database.call_once("peek", routes, LOOK_AHEAD):
             if waiting["base"] is not None:
                 await models.ensure(waiting["base"])
-            folder = await asyncio.to_thread(workspace.attempt, waiting["id"], "warming")
+            folder = await asyncio.to_thread(workspace.attempt, f"warming-{waiting['id']}")
             try:
                 for model in _MODELS.validate_python(waiting["models"]):
                     # Again, because the base may have taken an hour.
@@ -40,8 +40,9 @@ async def warm(
         log.info("warming.failed", reason=type(error).__name__)  # the job itself will say what is wrong
     except Exception as error:
         if not is_transient(error):
-            raise
-        log.info("warming.failed", reason=type(error).__name__)
+            log.exception("warming.crashed")  # no reason to end the process: whatever it is, the job will meet it
+        else:
+            log.info("warming.failed", reason=type(error).__name__)
 
 
 async def _agrees(database: Database, model: TrainedModel) -> bool:

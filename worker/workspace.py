@@ -40,9 +40,9 @@ class Workspace:
         if self._lock is not None:
             self._lock.close()
 
-    def attempt(self, job_id: UUID, attempt: int | str) -> Path:
-        """An empty folder for one attempt."""
-        folder = self._folder / "attempts" / f"{job_id}-{attempt}"
+    def attempt(self, name: str) -> Path:
+        """An empty folder for one attempt; its name must hold kind, job and attempt."""
+        folder = self._folder / "attempts" / name
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         return folder

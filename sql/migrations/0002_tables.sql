@@ -16,7 +16,7 @@ end $$;
 -- fires on every DELETE, even of no rows, and never on the UPDATEs that make a job claimable again.
 drop trigger tg_pgqueuer_changed on worker.pgqueuer;
 create or replace function worker.fn_pgqueuer_changed() returns trigger
-language plpgsql volatile set search_path = ''
+language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 begin
   perform pg_catalog.pg_notify('likeness_queue', '');
@@ -29,6 +29,10 @@ comment on table worker.pgqueuer is 'The queue: one row an open job, entrypoint 
 comment on table worker.pgqueuer_log is 'When each queue row was queued, picked and settled.';
 comment on table worker.pgqueuer_schedules is 'pgqueuer''s own; not used here.';
 comment on table worker.pgqueuer_statistics is 'pgqueuer''s own; not used here.';
+
+-- A row that is no job of ours would stop the housekeeping, which reads kind and id from the key.
+alter table worker.pgqueuer add constraint pgqueuer_row_is_a_job
+  check (dedupe_key is not null and dedupe_key ~ '^[a-z_]+:[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$');
 
 -- ---------------------------------------------------------------------------------------------- what an installation is
 
@@ -170,7 +174,8 @@ create table public.presets (
   kind text not null constraint presets_kind_is_known check (kind in ('training', 'generation')),
   prompt text not null default '' constraint presets_prompt_up_to_2000_characters check (length(prompt) <= 2000),
   negative_prompt text constraint presets_negative_prompt_up_to_2000_characters check (length(negative_prompt) <= 2000),
-  settings jsonb not null default '{}' constraint presets_settings_is_an_object check (jsonb_typeof(settings) = 'object'),
+  settings jsonb not null default '{}'
+    constraint presets_settings_is_a_small_object check (jsonb_typeof(settings) = 'object' and octet_length(settings::text) <= 4000),
   created_at timestamptz not null default now()
 );
 comment on table public.presets is
@@ -203,6 +208,7 @@ create table worker.life_cycle (
   metrics jsonb,
   gpu_seconds double precision not null default 0,
   pod_id uuid,
+  preset jsonb,
   created_at timestamptz not null default now(),
   started_at timestamptz,
   finished_at timestamptz,
@@ -215,13 +221,15 @@ comment on column worker.life_cycle.attempt is 'The fencing token: one more at e
 comment on column worker.life_cycle.failures is 'Attempts that ended badly, a dead worker included; a shutdown is not one.';
 comment on column worker.life_cycle.run_after is 'Not before this time; set to the time of the next try after a failure.';
 comment on column worker.life_cycle.cancel_requested_at is 'The running attempt must stop; cancel_code says why.';
+comment on column worker.life_cycle.preset is 'The preset as it was when the job was inserted; its settings filled the columns that were left open.';
 comment on column worker.life_cycle.gpu_seconds is 'Summed over all attempts, failed ones too.';
 
 create table public.training_jobs (
   like worker.life_cycle including all,
   base text references worker.base_models (slug),
-  preset_id uuid references public.presets (id) on delete set null,
-  sample_paths text[] constraint training_jobs_sample_paths_3_to_200 check (cardinality(sample_paths) between 3 and 200),
+  preset_id uuid,
+  sample_paths text[] constraint training_jobs_sample_paths_3_to_200 check (cardinality(sample_paths) between 3 and 200)
+    constraint training_jobs_sample_paths_is_a_list check (array_ndims(sample_paths) = 1),
   trigger_word text constraint training_jobs_trigger_word_is_one_word check (trigger_word ~ '^[[:alnum:]_]{2,40}$'),
   steps integer constraint training_jobs_steps_between_1_and_10000 check (steps between 1 and 10000),
   rank integer constraint training_jobs_rank_between_1_and_128 check (rank between 1 and 128),
@@ -230,19 +238,21 @@ create table public.training_jobs (
   seed bigint constraint training_jobs_seed_between_0_and_4294967295 check (seed between 0 and 4294967295)
 );
 comment on table public.training_jobs is 'Requests to train a LoRA of a subject. sample_paths NULL: all photos that are not rejected.';
-create index training_jobs_preset_id on public.training_jobs (preset_id);
 create index training_jobs_base on public.training_jobs (base);
 
 create table public.generation_jobs (
   like worker.life_cycle including all,
   base text references worker.base_models (slug),
-  preset_id uuid references public.presets (id) on delete set null,
+  preset_id uuid,
   prompt text not null default '' constraint generation_jobs_prompt_up_to_2000_characters check (length(prompt) <= 2000),
   negative_prompt text constraint generation_jobs_negative_prompt_up_to_2000_characters check (length(negative_prompt) <= 2000),
-  model_ids uuid[] constraint generation_jobs_model_ids_up_to_4 check (cardinality(model_ids) <= 4),
+  model_ids uuid[] constraint generation_jobs_model_ids_up_to_4 check (cardinality(model_ids) <= 4)
+    constraint generation_jobs_model_ids_is_a_list check (array_ndims(model_ids) = 1),
   lora_scales real[] constraint generation_jobs_lora_scales_between_minus_2_and_2
-    check (lora_scales is null or (-2 <= all (lora_scales) and 2 >= all (lora_scales))),
-  reference_paths text[] constraint generation_jobs_reference_paths_1_to_4 check (cardinality(reference_paths) between 1 and 4),
+    check (lora_scales is null or (-2 <= all (lora_scales) and 2 >= all (lora_scales)))
+    constraint generation_jobs_lora_scales_is_a_list check (array_ndims(lora_scales) = 1),
+  reference_paths text[] constraint generation_jobs_reference_paths_1_to_4 check (cardinality(reference_paths) between 1 and 4)
+    constraint generation_jobs_reference_paths_is_a_list check (array_ndims(reference_paths) = 1),
   reference_scale real constraint generation_jobs_reference_scale_between_0_and_2 check (reference_scale between 0 and 2),
   control_path text,
   control_kind text,
@@ -263,7 +273,6 @@ create table public.generation_jobs (
 );
 comment on table public.generation_jobs is
   'Requests for pictures. model_ids NULL: the subject''s current LoRA. steps, guidance, width, height NULL: the base''s own defaults.';
-create index generation_jobs_preset_id on public.generation_jobs (preset_id);
 create index generation_jobs_base on public.generation_jobs (base);
 
 create table worker.internal_jobs (
@@ -326,7 +335,7 @@ create table worker.consent_events (
     check (event in ('grant', 'reject', 'revoke', 'expiry', 'refusal', 'erasure')),
   purposes text[] not null default '{}',
   expires_at timestamptz,
-  reason text,
+  reason text constraint consent_events_reason_up_to_300_characters check (length(reason) <= 300),
   evidence_digest text,
   job_kind text,
   job_id uuid,
@@ -334,7 +343,7 @@ create table worker.consent_events (
   at timestamptz not null default clock_timestamp()
 );
 comment on table worker.consent_events is
-  'The consent ledger: append-only, nothing personal, no foreign key, so that it outlives the subject. evidence_digest is the SHA-256 of the evidence.';
+  'The consent ledger: append-only, nothing personal, no foreign key, so that it outlives the subject. evidence_digest is the SHA-256 of the evidence, or of the reason that was given; reason holds words of our own alone.';
 create index consent_events_subject_id on worker.consent_events (subject_id, id);
 create index consent_events_at on worker.consent_events (at);
 

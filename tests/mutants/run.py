@@ -2,8 +2,8 @@
 
     python tests/mutants/run.py [NAME …]        all patches, or those whose file name contains a NAME
 
-The working tree is copied, so nothing here is changed and changes not yet committed count. First the named tests must pass
-in a copy without a patch. Exit code 1 when a mutant survives, 2 when a patch does not apply or a test cannot run.
+The working tree is copied, so nothing here is changed and changes not yet committed count. First the named tests must
+pass in a copy without a patch. Exit code 1 when a mutant survives, 2 when a patch does not apply or a test cannot run.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FOLDER = Path(__file__).parent
 ROOT = FOLDER.parent.parent
 DEADLINE_S = 300
 AT_ONCE = os.cpu_count() or 1
-NOTICED_LENGTH = 120
+NOTICED_LENGTH = 60
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Mutant:
 
 @dataclass(frozen=True)
 class Verdict:
-    """`survived` names the tests that passed all the same; `broken` says why nothing can be said; `noticed` quotes a test."""
+    """`survived` names the tests that passed all the same, `noticed` quotes one that did not; `broken`: none could run."""
 
     mutant: Mutant
     survived: tuple[str, ...] = ()
@@ -154,7 +154,7 @@ def main(names: list[str]) -> int:
         (pristine / "outcomes.xml").unlink()
         with ThreadPoolExecutor(AT_ONCE) as executor:
             verdicts = list(executor.map(lambda mutant: judge(mutant, pristine), mutants))
-    table = Table("mutant", "removes", "outcome", "noticed by", show_lines=True)
+    table = Table("mutant", "removes", "outcome", "noticed by")
     for verdict in verdicts:
         outcome = verdict.broken or (f"SURVIVED {', '.join(verdict.survived)}" if verdict.survived else "killed")
         row = (verdict.mutant.path.stem, verdict.mutant.removes, outcome, verdict.noticed)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
+import psycopg
 import pytest
 
 from tests.sql.aside import Aside
@@ -60,3 +62,10 @@ def aside(db: AppTables) -> Iterator[Aside]:
     """Calls that run beside the test, because they have to wait."""
     with ThreadPoolExecutor(4) as executor:
         yield Aside(db, executor)
+
+
+@pytest.fixture
+def other(db: AppTables) -> Iterator[psycopg.Connection[Any]]:
+    """Somebody else's open transaction."""
+    with psycopg.connect(db.url) as connection:
+        yield connection

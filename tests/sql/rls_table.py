@@ -116,7 +116,10 @@ TABLES = {
             "insert into public.generation_jobs (subject_id, prompt) values (%(subject)s, 'at the sea')",
             "row refused refused row refused",
         ),
-        "insert about nobody": ("insert into public.generation_jobs (prompt) values ('the sea')", _OWN_ROWS),
+        "insert about nobody": (
+            "insert into public.generation_jobs (prompt) values ('the sea')",
+            "row row refused 23502 refused",
+        ),
         "insert for another": (
             "insert into public.generation_jobs (owner_id, subject_id, prompt) "
             "values (%(owner)s, %(other_subject)s, 'x')",

@@ -10,6 +10,7 @@ from uuid import UUID
 import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
 
 from tests.app import TABLES, App
 from worker.demo.tiny_models import REGISTER_TINY_BASE, TINY_BASE
@@ -81,6 +82,29 @@ class AppTables(App):
         )
 
     # -- jobs
+
+    def add_preset(self, *, owner: UUID | None, prompt: str = "", settings: dict[str, Any] | None = None) -> UUID:
+        """A preset for pictures; `owner` None makes it everybody's."""
+        preset: UUID = self.one(
+            "insert into public.presets (owner_id, name, kind, prompt, settings) "
+            "values (%s, 'a look', 'generation', %s, %s) returning id",
+            owner,
+            prompt,
+            Jsonb(settings or {}),
+        )
+        return preset
+
+    def ask(self, **columns: Any) -> UUID:
+        """A generation job that can start: of a person who agrees, without a LoRA. Returns its id."""
+        if "subject_id" not in columns:
+            columns["subject_id"] = self.add_subject()
+        return self.request("generation", **({"prompt": "x", "model_ids": []} | columns))
+
+    def ask_training(self) -> UUID:
+        """A training job that can start: of a person who agrees and has photographs. Returns its id."""
+        subject = self.add_subject()
+        self.add_photos(subject)
+        return self.request("training", subject_id=subject)
 
     def status(self, kind: str, job_id: UUID) -> tuple[str, str | None]:
         """Status and error code."""

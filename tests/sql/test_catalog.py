@@ -99,7 +99,7 @@ LINTER = {
         "create policy vain on public.presets for select to anon using (current_setting('user_metadata') = 'x')",
     ),
     "functions look names up nowhere but where they say": Rule(
-        """select name from functions where not coalesce(proconfig @> array['search_path=""'], false)""",
+        """select name from functions where not coalesce(proconfig @> array['search_path=pg_catalog, pg_temp'], false)""",
         "alter function worker.actor reset search_path",
     ),
     "no function in reach of clients runs as its owner": Rule(
@@ -128,7 +128,7 @@ LINTER = {
         """select constraint_name from constraints where contype = 'f' and not exists (
              select from indexes where indrelid = conrelid and indpred is null
                and (indkey::smallint[])[0 : cardinality(conkey) - 1] @> conkey)""",
-        "drop index public.training_jobs_preset_id",
+        "drop index public.training_jobs_base",
     ),
     "every table has a primary key": Rule(
         """select name from tables
@@ -223,7 +223,7 @@ def test_every_function_states_its_volatility_and_its_search_path() -> None:
     assert len(headers) > 80
     for header in headers:
         assert re.search(r"\blanguage (sql|plpgsql) (volatile|stable|immutable)\b", header), header
-        assert re.search(r" set search_path = ''(\s|$)", header), header
+        assert re.search(r" set search_path = pg_catalog, pg_temp(\s|$)", header), header
 
 
 def test_the_first_migration_is_the_install_sql_of_the_pinned_pgqueuer() -> None:

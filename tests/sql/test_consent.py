@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
@@ -21,6 +22,10 @@ IN_A_YEAR = datetime.now(UTC) + timedelta(days=365)
 
 def consent(db: AppTables, subject: UUID) -> str:
     return str(db.one("select consent_status from public.subjects where id = %s", subject))
+
+
+def refused(message: str = "") -> AbstractContextManager[object]:
+    return pytest.raises(psycopg.errors.InsufficientPrivilege, match=message)
 
 
 def set_mode(db: AppTables, mode: str) -> None:
@@ -43,14 +48,14 @@ def test_the_service_key_grants_rejects_and_revokes_in_both_modes(db: AppTables,
         assert consent(db, subject) == "rejected"
     grant, revoke, reject = db.ledger(subject)
     assert (grant["event"], grant["purposes"], grant["expires_at"]) == ("grant", ["generation"], IN_A_YEAR)
-    assert (revoke["event"], revoke["reason"], reject["event"]) == ("revoke", "by mail", "reject")
+    assert (revoke["event"], revoke["reason"], reject["event"]) == ("revoke", None, "reject")
+    assert revoke["evidence_digest"] == hashlib.sha256(b"by mail").hexdigest(), "nothing personal is kept"
 
 
 def test_in_mode_admin_an_owner_cannot_grant(db: AppTables) -> None:
     subject = db.add_subject(consent=False)
-    with db.acting_as("authenticated", db.owner) as owner:
-        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="granted by an administrator"):
-            owner.execute("select grant_consent(%s, confirmed => true, adult => true)", [subject])
+    with db.acting_as("authenticated", db.owner) as owner, refused("granted by an administrator"):
+        owner.execute("select grant_consent(%s, confirmed => true, adult => true)", [subject])
     assert consent(db, subject) == "pending"
     assert db.ledger(subject) == []
 
@@ -64,7 +69,7 @@ def test_in_mode_owner_attests_an_owner_must_state_both_and_only_for_subjects_of
             with pytest.raises(psycopg.errors.InvalidParameterValue, match="state both"):
                 owner.execute(f"select grant_consent(%s{half})", [mine])  # type: ignore[arg-type]
         for unknown in (theirs, uuid4()):
-            with pytest.raises(psycopg.errors.InsufficientPrivilege, match="no such subject of yours"):
+            with refused("no such subject of yours"):
                 owner.execute("select grant_consent(%s, confirmed => true, adult => true)", [unknown])
         assert (consent(db, mine), consent(db, theirs)) == ("pending", "pending")
         owner.execute("select grant_consent(%s, confirmed => true, adult => true)", [mine])
@@ -78,10 +83,10 @@ def test_an_owner_takes_consent_back_in_both_modes_but_only_his_own(db: AppTable
     mine, theirs = db.add_subject(), db.add_subject(owner=db.add_user(uuid4()))
     with db.acting_as("authenticated", db.owner) as owner:
         for unknown in (theirs, uuid4()):
-            with pytest.raises(psycopg.errors.InsufficientPrivilege, match="no such subject of yours"):
+            with refused("no such subject of yours"):
                 owner.execute("select revoke_consent(%s)", [unknown])
         owner.execute("select revoke_consent(%s, 'I asked')", [mine])
-        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        with refused():
             owner.execute("select reject_consent(%s)", [mine])
     assert (consent(db, mine), consent(db, theirs)) == ("revoked", "approved")
 
@@ -91,7 +96,7 @@ def test_nobody_else_may_touch_consent(db: AppTables, role: str) -> None:
     set_mode(db, "owner_attests")
     subject = db.add_subject(consent=False)
     for call in ("public.grant_consent(%s)", "public.reject_consent(%s)", "public.revoke_consent(%s)"):
-        with db.acting_as(role, db.owner) as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
+        with db.acting_as(role, db.owner) as connection, refused():
             connection.execute(f"select {call}", [subject])  # type: ignore[arg-type]
     assert consent(db, subject) == "pending"
 
@@ -103,9 +108,29 @@ def test_a_role_in_forged_claims_opens_nothing(db: AppTables) -> None:
             "select set_config('request.jwt.claims', %s, false)", [f'{{"role":"service_role","sub":"{db.owner}"}}']
         )
         for call in ("grant_consent(%s)", "worker.grant_consent_as_service(%s, '{training}', null, null, true, true)"):
-            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            with refused():
                 owner.execute(f"select {call}", [subject])  # type: ignore[arg-type]
     assert consent(db, subject) == "pending"
+
+
+def test_in_mode_owner_attests_a_person_who_did_not_agree_cannot_be_attested(db: AppTables) -> None:
+    set_mode(db, "owner_attests")
+    subject = db.add_subject(consent=False)
+    db.run("select public.reject_consent(%s)", subject)
+    with db.acting_as("authenticated", db.owner) as owner, refused("did not agree"):
+        owner.execute("select grant_consent(%s, confirmed => true, adult => true)", [subject])
+    assert consent(db, subject) == "rejected"
+
+
+def test_consent_changes_only_where_every_open_job_is_seen(db: AppTables) -> None:
+    """At REPEATABLE READ a revocation would not see, and so not stop, what came after its transaction began."""
+    subject = db.add_subject()
+    for level in (psycopg.IsolationLevel.REPEATABLE_READ, psycopg.IsolationLevel.SERIALIZABLE):
+        with psycopg.connect(db.url) as connection:
+            connection.isolation_level = level
+            with pytest.raises(psycopg.errors.ActiveSqlTransaction, match="READ COMMITTED only"):
+                connection.execute("select public.revoke_consent(%s)", [subject])
+    assert consent(db, subject) == "approved"
 
 
 def test_a_grant_that_makes_no_sense_is_refused(db: AppTables) -> None:
@@ -119,7 +144,7 @@ def test_a_grant_that_makes_no_sense_is_refused(db: AppTables) -> None:
     ):
         with pytest.raises(psycopg.errors.InvalidParameterValue):
             db.run("select public.grant_consent(%s, %s::text[], %s)", *arguments)
-    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="no subject"):
+    with refused("no subject"):
         db.run("select public.grant_consent(%s)", uuid4())
     assert {consent(db, subject), consent(db, child)} == {"pending"}
 
@@ -139,17 +164,18 @@ def test_consent_columns_change_no_other_way(db: AppTables, role: str | None) ->
     before = db.run("select * from public.subjects")
     for column, value in CHANGES.items():
         statement = f"update public.subjects set {column} = {value} where id = %s"
-        with pytest.raises(psycopg.errors.InsufficientPrivilege):
-            if role is None:
+        if role is None:
+            with refused():
                 db.run(statement, subject)
-            else:
-                with db.acting_as(role, db.owner) as connection:
-                    connection.execute("set worker.changing_consent = 'yes'")
-                    connection.execute(statement, [subject])  # type: ignore[arg-type]
+            continue
+        with db.acting_as(role, db.owner) as connection:
+            connection.execute("set worker.changing_consent = 'yes'")
+            with refused():
+                connection.execute(statement, [subject])  # type: ignore[arg-type]
     assert db.run("select * from public.subjects") == before
     for column in ("consent_status", "consent_purposes", "consent_expires_at"):
         value = {"consent_status": "approved", "consent_purposes": ["training"]}.get(column, IN_A_YEAR)
-        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        with refused():
             db.database.execute(
                 sql.SQL(
                     "insert into public.subjects (owner_id, name, subject_is_adult, {}) values (%s, 'x', true, %s)"
@@ -169,10 +195,10 @@ def test_the_ledger_is_append_only_for_everybody(db: AppTables) -> None:
         "delete from worker.consent_events",
         "truncate worker.consent_events",
     ):
-        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="append-only"):
+        with refused("append-only"):
             db.run(statement)
         for role in ("authenticated", "service_role", "likeness_worker"):
-            with db.acting_as(role, db.owner) as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
+            with db.acting_as(role, db.owner) as connection, refused():
                 connection.execute(statement)  # type: ignore[arg-type]
     assert db.ledger(subject) == before
 

@@ -1,4 +1,4 @@
-"""Pods that want the same rows: claims that hide jobs from each other, and deadlocks that are asked again."""
+"""Many pods and one queue: claims that hide jobs from each other, looking ahead, deadlocks that are asked again."""
 
 from __future__ import annotations
 
@@ -23,13 +23,6 @@ from worker.settings import Settings
 
 
 @pytest.fixture
-def other(db: AppTables) -> Iterator[psycopg.Connection[Any]]:
-    """Somebody else's open transaction."""
-    with psycopg.connect(db.url) as connection:
-        yield connection
-
-
-@pytest.fixture
 def retried() -> Iterator[list[str]]:
     """SQLSTATE of everything that was asked again."""
     states: list[str] = []
@@ -44,15 +37,11 @@ def retried() -> Iterator[list[str]]:
     stamina.instrumentation.set_on_retry_hooks(before)
 
 
-def ask(db: AppTables, **columns: Any) -> UUID:
-    return db.request("generation", **({"subject_id": db.add_subject(), "prompt": "x", "model_ids": []} | columns))
-
-
 def two_routes(db: AppTables) -> tuple[UUID, UUID]:
     """A job on each of two routes."""
     subject = db.add_subject()
     db.add_photos(subject)
-    return ask(db, subject_id=subject), db.request("training", subject_id=subject)
+    return db.ask(subject_id=subject), db.request("training", subject_id=subject)
 
 
 # -- claims
@@ -61,7 +50,7 @@ def two_routes(db: AppTables) -> tuple[UUID, UUID]:
 def test_a_claim_does_not_wait_for_another_pods_claim_but_takes_the_next(
     db: AppTables, pod: Pod, other: psycopg.Connection[Any]
 ) -> None:
-    first, second = ask(db), ask(db)
+    first, second = db.ask(), db.ask()
     other.execute("select from worker.pgqueuer where dedupe_key = %s for update", [f"generation:{first}"])
     assert pod.claim() == ("generation", second)
     assert pod.claim() is None
@@ -72,7 +61,7 @@ def test_a_claim_does_not_wait_for_another_pods_claim_but_takes_the_next(
 async def test_pods_that_claim_at_once_get_each_job_once_and_leave_none(db: AppTables) -> None:
     subject = db.add_subject()
     db.add_photos(subject)
-    jobs = {("generation", ask(db, subject_id=subject)) for _ in range(20)}
+    jobs = {("generation", db.ask(subject_id=subject)) for _ in range(20)}
     jobs |= {("training", db.request("training", subject_id=subject)) for _ in range(20)}
     claimed: list[tuple[str, UUID]] = []
 
@@ -127,6 +116,34 @@ async def test_a_claim_over_several_routes_looks_again_when_another_pod_hid_the_
         claim = await worker._claim([GENERATION, TRAINING])
     assert looks == [None, claim]
     assert claim == ("training", hidden)
+
+
+# -- looking ahead
+
+
+def test_a_peek_shows_the_heads_of_the_routes_of_people_who_agree(db: AppTables, pod: Pod) -> None:
+    first, refused, elsewhere, later = db.add_subject(), db.add_subject(), db.add_subject(), db.add_subject()
+    job = db.ask(subject_id=first, priority=1)
+    db.ask(subject_id=refused)
+    db.ask(subject_id=elsewhere, base="flux-dev")
+    db.ask(subject_id=later, run_after="2999-01-01")
+    db.let_consent_expire(refused)
+    before = db.snapshot()
+    assert [(item["kind"], item["id"]) for item in pod.call("peek", [GENERATION], 10)] == [("generation", str(job))]
+    assert db.snapshot() == before
+
+
+def test_a_route_is_starved_when_its_oldest_job_waits_and_nobody_starts_any(db: AppTables, pod: Pod) -> None:
+    db.ask()
+    db.ask(base="flux-dev")
+    routes = [*ROUTES, "generation/flux-dev"]
+    assert pod.call("starved_routes", routes, "60 s") == []
+    db.run("update worker.pgqueuer set execute_after = execute_after - interval '61 seconds'")
+    assert sorted(pod.call("starved_routes", routes, "60 s")) == ["generation/flux-dev", GENERATION]
+    db.ask()
+    pod.claim(GENERATION)
+    assert pod.call("starved_routes", routes, "60 s") == ["generation/flux-dev"]
+    assert pod.call("starved_routes", [TRAINING], "60 s") == []
 
 
 # -- deadlocks

@@ -20,13 +20,8 @@ RETRIED = ("storage_error", "worker_lost", "timeout", "internal")
 AT_ONCE = timedelta(0)
 
 
-def ask(db: AppTables, **columns: Any) -> UUID:
-    """A generation job that can start: of a person who agrees, without a LoRA."""
-    return db.request("generation", **({"subject_id": db.add_subject(), "prompt": "x", "model_ids": []} | columns))
-
-
 def running(db: AppTables, pod: Pod, **columns: Any) -> Attempt:
-    attempt = pod.run("generation", ask(db, **columns))
+    attempt = pod.run("generation", db.ask(**columns))
     attempt.staged_result()
     return attempt
 
@@ -40,7 +35,7 @@ def due(db: AppTables) -> None:
 
 
 def test_failures_are_counted_until_the_last_try(db: AppTables, pod: Pod) -> None:
-    job = ask(db, max_failures=3)
+    job = db.ask(max_failures=3)
     for failures, ending in ((1, "queued"), (2, "queued"), (3, "failed")):
         attempt = pod.run("generation", job)
         assert attempt.number == failures
@@ -54,13 +49,15 @@ def test_failures_are_counted_until_the_last_try(db: AppTables, pod: Pod) -> Non
 
 
 def test_each_failure_waits_longer(db: AppTables, pod: Pod) -> None:
-    job = ask(db, max_failures=20)
+    job = db.ask(max_failures=20)
     for least, most in ((8, 12), (32, 48), (128, 192), (480, 720), (480, 720)):
         attempt = pod.run("generation", job)
         assert attempt.fail() == "queued"
         assert pod.claim() is None
         waits = db.one(
-            "select extract(epoch from execute_after - clock_timestamp())::float from worker.pgqueuer where status = 'queued'"
+            """select extract(epoch from run_after - (select max(at) from worker.job_events))::float
+               from public.generation_jobs where id = %s""",
+            job,
         )
         assert least - 5 < waits <= most
         row = db.job("generation", job)
@@ -124,7 +121,7 @@ def _as(db: AppTables, function: str, job: UUID, role: str = "authenticated", us
 
 @pytest.mark.parametrize("role", ["authenticated", "service_role"])
 def test_cancelling_ends_a_waiting_job_and_stops_a_running_one(db: AppTables, pod: Pod, role: str) -> None:
-    waiting = ask(db)
+    waiting = db.ask()
     assert cancel(db, waiting, role=role) == "cancelled"
     assert (db.status("generation", waiting), db.queue_row("generation", waiting)) == (("cancelled", None), None)
     for ending in ("complete", "fail", "release"):
@@ -145,7 +142,7 @@ def test_cancelling_ends_a_waiting_job_and_stops_a_running_one(db: AppTables, po
 
 
 def test_a_job_cancelled_between_claim_and_start_does_not_start(db: AppTables, pod: Pod) -> None:
-    job = ask(db)
+    job = db.ask()
     claim = pod.claim()
     assert claim is not None
     assert cancel(db, job) == "cancelled"
@@ -175,7 +172,7 @@ def test_only_failed_and_cancelled_jobs_are_tried_again(db: AppTables, pod: Pod)
 
 def test_retry_counts_as_an_open_job_and_asks_for_consent_again(db: AppTables, pod: Pod) -> None:
     subject = db.add_subject()
-    jobs = [ask(db, subject_id=subject), ask(db, subject_id=subject)]
+    jobs = [db.ask(subject_id=subject), db.ask(subject_id=subject)]
     db.run("select public.revoke_consent(%s)", subject)
     db.run("update worker.config set open_jobs_per_owner = 1")
     assert retry(db, jobs[0]) == "queued"
@@ -187,7 +184,7 @@ def test_retry_counts_as_an_open_job_and_asks_for_consent_again(db: AppTables, p
 
 def test_somebody_elses_job_is_as_unknown_as_none(db: AppTables, pod: Pod) -> None:
     stranger = db.add_user(uuid4())
-    job = ask(db)
+    job = db.ask()
     before = db.snapshot()
     for function in (cancel, retry):
         for unknown in (job, uuid4()):
@@ -289,9 +286,9 @@ def test_the_list_of_jobs_fits_a_terminal_of_120_characters(db: AppTables, pod: 
     for code in ("internal", "consent_denied"):
         running(db, pod, max_failures=1).fail(code, "a reason of many words " * 20)
     running(db, pod).report(0.5, "a phase of many words " * 9)
-    waiting = ask(db)
+    waiting = db.ask()
     rows = db.run("select * from worker.jobs")
-    assert [row["id"] for row in rows][0] == waiting, "newest first"
+    assert rows[0]["id"] == waiting, "newest first"
     assert {row["kind"] for row in rows} == {"training", "generation", "publish_lora"}
     psql = shutil.which("psql")
     if psql is None:
@@ -308,8 +305,8 @@ def test_queue_depth_shows_what_waits_what_runs_and_who_could(db: AppTables, sta
     pod = start_pod()
     start_pod(routes=(PUBLISH,))
     running(db, pod)
-    ask(db)
-    ask(db, base="flux-dev")
+    db.ask()
+    db.ask(base="flux-dev")
     depth = {row["route"]: row for row in db.run("select * from worker.queue_depth")}
     seen = {route: (row["waiting"], row["running"], row["pods"]) for route, row in depth.items()}
     assert seen == {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
@@ -12,25 +12,15 @@ import pytest
 from tests.sql.aside import NO_TIME, Aside
 from tests.sql.pod import Attempt, Pod
 from tests.sql.tables import AppTables
+from tests.waiting import wait_until
 
 StartPod = Callable[..., Pod]
 REVOKE = "select public.revoke_consent(%s)"
 
 
-@pytest.fixture
-def other(db: AppTables) -> Iterator[psycopg.Connection[Any]]:
-    """Somebody else's open transaction."""
-    with psycopg.connect(db.url) as connection:
-        yield connection
-
-
-def ask(db: AppTables, subject: UUID, **columns: Any) -> UUID:
-    return db.request("generation", **({"subject_id": subject, "prompt": "x", "model_ids": []} | columns))
-
-
 def running(db: AppTables, pod: Pod, subject: UUID | None = None, **columns: Any) -> tuple[Attempt, dict[str, Any]]:
     """A started attempt and its staged result."""
-    attempt = pod.run("generation", ask(db, subject or db.add_subject(), **columns))
+    attempt = pod.run("generation", db.ask(subject_id=subject or db.add_subject(), **columns))
     return attempt, attempt.staged_result()
 
 
@@ -102,7 +92,7 @@ def test_a_start_waits_for_an_open_revocation_and_obeys_it(
 ) -> None:
     subject = db.add_subject()
     for committed in (False, True):
-        job = ask(db, subject)
+        job = db.ask(subject_id=subject)
         claim = pod.claim()
         assert claim == ("generation", job)
         other.execute(REVOKE, [subject])
@@ -122,7 +112,7 @@ def test_a_revocation_waits_for_an_open_start_and_stops_it(
     db: AppTables, pod: Pod, aside: Aside, other: psycopg.Connection[Any]
 ) -> None:
     subject = db.add_subject()
-    job = ask(db, subject)
+    job = db.ask(subject_id=subject)
     claim = pod.claim()
     assert claim is not None
     with pod.database.transaction():
@@ -136,26 +126,23 @@ def test_a_revocation_waits_for_an_open_start_and_stops_it(
     assert outcome(db, job) == REFUSED
 
 
-def unseen_revocation(other: psycopg.Connection[Any]) -> None:
-    """Open a transaction that will not see what is committed from now on, as a long admin script would."""
-    other.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-    other.execute("select count(*) from public.subjects")
-
-
 def test_a_job_that_a_revocation_did_not_see_does_not_start(
     db: AppTables, pod: Pod, aside: Aside, other: psycopg.Connection[Any]
 ) -> None:
+    """It had failed, so the revocation had nothing to stop; then it was put back, and claimed."""
     subject = db.add_subject()
-    unseen_revocation(other)
-    job = ask(db, subject)
+    attempt, _ = running(db, pod, subject, max_failures=1)
+    attempt.fail()
+    other.execute(REVOKE, [subject])
+    db.run("select public.retry_job('generation', %s)", attempt.id)
     claim = pod.claim()
     assert claim is not None
-    other.execute(REVOKE, [subject])
     start = aside.run_blocked(pod.database, pod.start, *claim)
     other.commit()
     assert start.result(NO_TIME) is None
-    assert outcome(db, job) == REFUSED_BEFORE_IT_BEGAN
-    assert db.queue_row("generation", job) is None
+    assert outcome(db, attempt.id) == REFUSED
+    assert db.queue_row("generation", attempt.id) is None
+    assert db.job("generation", attempt.id)["attempt"] == 1
 
 
 # -- revoke x complete
@@ -178,18 +165,29 @@ def test_a_publication_waits_for_an_open_revocation_and_obeys_it(
     assert [entry["job_id"] for entry in db.ledger(person, "refusal")] == [attempt.id]
 
 
-def test_a_publication_obeys_a_revocation_that_did_not_see_its_job(
+def test_a_publication_obeys_a_change_of_consent_that_stopped_nothing(
     db: AppTables, pod: Pod, aside: Aside, other: psycopg.Connection[Any]
 ) -> None:
+    """Consent is cut to a moment, in a transaction that stays open until it has passed: no job is told to stop."""
     subject = db.add_subject()
-    unseen_revocation(other)
     attempt, result = running(db, pod, subject)
-    other.execute(REVOKE, [subject])
+    soon = "select public.grant_consent(%s, expires_at => clock_timestamp() + interval '300 milliseconds')"
+    other.execute(soon, [subject])
     completion = aside.run_blocked(pod.database, attempt.complete, result)
+    wait_until(
+        lambda: (
+            other.execute(
+                "select consent_expires_at < clock_timestamp() from public.subjects where id = %s", [subject]
+            ).fetchone()
+            == (True,)
+        ),
+        "consent to expire",
+    )
     other.commit()
     assert completion.result(NO_TIME) == "consent_denied"
     assert outcome(db, attempt.id) == REFUSED
     assert_never_published(db, attempt.id)
+    assert db.job("generation", attempt.id)["error"] == "the person's consent has expired"
 
 
 def test_a_revocation_waits_for_an_open_publication(

@@ -1,4 +1,4 @@
-"""Object keys that a client names. The worker's own storage key knows no row-level security: these checks are all there is."""
+"""Object keys that a client names. The worker's own storage key knows no row-level security: this is all there is."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_a_drawn_picture_brings_everybody_in_it(db: AppTables, pod: Pod) -> None
     assert attempt is not None
     picture = attempt.staged_result()["pictures"][0]["upscaled"]
     assert picture.startswith(f"{db.owner}/_/generated/")
-    assert "is not a published picture" in refusal(db, "control_path", picture, cem)
+    assert "is no picture of a completed job" in refusal(db, "control_path", picture, cem)
     assert attempt.complete(attempt.result()) == "ok"
 
     job = request(db, "control_path", picture, cem)
@@ -136,7 +136,7 @@ def test_another_owners_job_cannot_be_brought_in_by_its_id(db: AppTables, pod: P
     mine = db.add_subject()
     for folder in ("_", str(mine)):
         key = f"{db.owner}/{folder}/generated/{job}/1/0.png"
-        assert "is not a published picture of this owner" in refusal(db, "control_path", key, mine)
+        assert "is no picture of a completed job of this owner" in refusal(db, "control_path", key, mine)
     assert MESSAGE_OF_A_STRANGERS_PREFIX in refusal(
         db, "control_path", f"{stranger}/{theirs}/generated/{job}/1/0.png", mine
     )
@@ -154,10 +154,10 @@ def test_photographs_are_registered_under_their_own_subject(db: AppTables) -> No
             f"{db.owner}/{mine}/generated/1.jpg",
             f"{db.owner}/{mine}/photos/../1.jpg",
         ):
-            with pytest.raises(psycopg.errors.InvalidParameterValue, match="^path: "):
+            with pytest.raises(psycopg.errors.InvalidParameterValue, match=r"^path: "):
                 connection.execute(insert, [mine, key])
         for unknown in (theirs, uuid4()):
-            with pytest.raises(psycopg.errors.InsufficientPrivilege, match="subject_id: no such subject of yours"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege, match="subject_id: no such subject"):
                 connection.execute(insert, [unknown, f"{stranger}/{theirs}/photos/1.jpg"])
         connection.execute(insert, [mine, f"{db.owner}/{mine}/photos/1.jpg"])
     with db.acting_as("service_role") as connection, pytest.raises(psycopg.errors.InvalidParameterValue):

@@ -1,9 +1,10 @@
-"""The life of a job: claim, start, report, stage, complete, and what a stale attempt may do about it, which is nothing."""
+"""The life of a job: claim, start, report, stage, complete; and what a stale attempt may do, which is nothing."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -14,17 +15,6 @@ from hypothesis import strategies as st
 
 from tests.sql.pod import PUBLISH, SHA256, TRAINING, Attempt, Pod
 from tests.sql.tables import AppTables
-
-
-def ask(db: AppTables, **columns: Any) -> UUID:
-    """A generation job that can start: of a person who agrees, without a LoRA."""
-    return db.request("generation", **({"subject_id": db.add_subject(), "prompt": "x", "model_ids": []} | columns))
-
-
-def ask_training(db: AppTables, **columns: Any) -> UUID:
-    subject = db.add_subject()
-    db.add_photos(subject)
-    return db.request("training", **({"subject_id": subject} | columns))
 
 
 def log(db: AppTables, kind: str, job: UUID) -> list[str]:
@@ -46,7 +36,7 @@ def logged(db: AppTables, queue_id: int) -> list[str]:
 
 def test_a_claim_takes_one_job_of_the_offered_routes_for_one_pod(db: AppTables, start_pod: Callable[..., Pod]) -> None:
     one, two = start_pod(), start_pod()
-    job = ask(db)
+    job = db.ask()
     assert one.claim(TRAINING, PUBLISH) is None
     assert one.claim() == ("generation", job)
     assert two.claim() is None
@@ -63,7 +53,7 @@ def test_a_claim_takes_one_job_of_the_offered_routes_for_one_pod(db: AppTables, 
 
 def test_started_twice_by_the_same_pod_is_one_attempt(db: AppTables, start_pod: Callable[..., Pod]) -> None:
     one, two = start_pod(), start_pod()
-    first = one.run("generation", ask(db))
+    first = one.run("generation", db.ask())
     again = one.start("generation", first.id)
     assert again is not None
     assert again.payload == first.payload
@@ -74,16 +64,14 @@ def test_started_twice_by_the_same_pod_is_one_attempt(db: AppTables, start_pod: 
 def test_a_start_brings_everything_a_handler_needs(db: AppTables, pod: Pod) -> None:
     subject = db.add_subject()
     photos, model = db.add_photos(subject), db.add_lora(subject)
-    preset = db.one(
-        "insert into public.presets (name, kind, prompt, settings) values ('p', 'generation', 'in oil', '{\"steps\": 3}') returning id"
-    )
+    preset = db.add_preset(owner=None, prompt="in oil", settings={"steps": 3})
     job = db.request(
         "generation", subject_id=subject, prompt="x", preset_id=preset, model_ids=[model], lora_scales=[0.5]
     )
     payload = pod.run("generation", job).payload
     assert payload["prefix"] == f"{db.owner}/{subject}/generated/{job}/1/"
     assert (payload["purpose"], payload["subjects"]) == ("generation", [str(subject)])
-    assert (payload["base"]["slug"], payload["preset"]["settings"]) == ("tiny-flux", {"steps": 3})
+    assert (payload["base"]["slug"], payload["preset"]["prompt"], payload["job"]["steps"]) == ("tiny-flux", "in oil", 3)
     assert [(item["id"], item["scale"]) for item in payload["models"]] == [(str(model), 0.5)]
     training = pod.run("training", db.request("training", subject_id=subject)).payload
     assert [photo["path"] for photo in training["photos"]] == photos
@@ -127,7 +115,7 @@ def test_a_request_that_became_impossible_is_refused_at_the_start(db: AppTables,
 
 
 def test_a_paused_kind_goes_back_and_waits(db: AppTables, pod: Pod) -> None:
-    job = ask(db)
+    job = db.ask()
     db.run("update worker.job_kinds set paused = true where kind = 'generation'")
     assert pod.start(*pod.claim()) is None  # type: ignore[misc]
     row = db.job("generation", job)
@@ -136,7 +124,7 @@ def test_a_paused_kind_goes_back_and_waits(db: AppTables, pod: Pod) -> None:
 
 
 def test_a_queue_row_without_an_open_job_is_removed_at_the_start(db: AppTables, pod: Pod) -> None:
-    ended, gone = ask(db), ask(db)
+    ended, gone = db.ask(), db.ask()
     with db.without_triggers():
         db.run("update public.generation_jobs set status = 'cancelled', finished_at = now() where id = %s", ended)
         db.run("delete from public.generation_jobs where id = %s", gone)
@@ -153,14 +141,14 @@ def test_a_queue_row_without_an_open_job_is_removed_at_the_start(db: AppTables, 
 def test_higher_priority_comes_first_then_the_older_job(db: AppTables, pod: Pod) -> None:
     subject = db.add_subject()
     plain, urgent, later, raised = (
-        ask(db, subject_id=subject, priority=priority, seed=priority) for priority in (0, 5, 0, 0)
+        db.ask(subject_id=subject, priority=priority, seed=priority) for priority in (0, 5, 0, 0)
     )
     db.run("update public.generation_jobs set priority = 9 where id = %s", raised)
     assert [pod.claim() for _ in range(4)] == [("generation", job) for job in (raised, urgent, plain, later)]
 
 
 def test_run_after_is_waited_for(db: AppTables, pod: Pod) -> None:
-    job = ask(db, run_after="2999-01-01")
+    job = db.ask(run_after="2999-01-01")
     assert pod.claim() is None
     db.run("update worker.pgqueuer set execute_after = now() - interval '1 second'")  # the year 2999 has come
     assert pod.claim() == ("generation", job)
@@ -169,9 +157,23 @@ def test_run_after_is_waited_for(db: AppTables, pod: Pod) -> None:
 # -- the fence
 
 
+def everything_it_may_say(attempt: Attempt, result: dict[str, Any]) -> list[str]:
+    """What the database answers to each call of an attempt; to those of the next one and of none, too."""
+    return [
+        attempt.report(),
+        attempt.stage("more.png"),
+        str(attempt.call("save_checkpoint", 5, attempt.bucket, attempt.key("0.png"))),
+        attempt.complete(result),
+        attempt.fail(),
+        attempt.release(),
+        replace(attempt, number=attempt.number + 2).complete(result),
+        str(attempt.pod.call("complete_job", attempt.kind, attempt.id, None, result)),
+    ]
+
+
 def test_a_stale_attempt_is_told_it_is_lost_and_changes_nothing(db: AppTables, start_pod: Callable[..., Pod]) -> None:
     one, two = start_pod(), start_pod()
-    for kind, job in (("generation", ask(db)), ("training", ask_training(db))):
+    for kind, job in (("generation", db.ask()), ("training", db.ask_training())):
         stale = one.run(kind, job)
         stale_result = stale.staged_result()
         assert stale.release() == "queued"
@@ -183,20 +185,8 @@ def test_a_stale_attempt_is_told_it_is_lost_and_changes_nothing(db: AppTables, s
             elif state == "completed":
                 assert fresh.complete(fresh_result) == "ok"
             before = db.snapshot()
-            calls: list[Callable[[], str]] = [
-                stale.report,
-                lambda: stale.stage("more.png"),
-                lambda: str(stale.call("save_checkpoint", 5, stale.bucket, stale.key("0.png"))),
-                lambda: stale.complete(stale_result),
-                lambda: stale.complete(fresh_result if state != "queued" else stale_result),
-                stale.fail,
-                stale.release,
-                lambda: Attempt(one, kind, job, fresh.number + 1 if state != "queued" else 9, {}).complete(
-                    stale_result
-                ),
-                lambda: str(one.call("complete_job", kind, job, None, stale_result)),
-            ]
-            assert [call() for call in calls] == ["lost"] * len(calls), (kind, state)
+            for result in [stale_result] if state == "queued" else [stale_result, fresh_result]:
+                assert set(everything_it_may_say(stale, result)) == {"lost"}, (kind, state)
             assert one.heartbeat(stale)["leases"][0]["state"] == "lost"
             assert db.snapshot() == before, (kind, state)
 
@@ -212,7 +202,7 @@ def test_a_lease_on_a_job_that_does_not_exist_is_lost(pod: Pod) -> None:
 
 
 def test_a_report_shows_in_the_row_and_new_phases_in_the_events(db: AppTables, pod: Pod) -> None:
-    attempt = pod.run("generation", ask(db))
+    attempt = pod.run("generation", db.ask())
     assert attempt.report(0.25, "drawing", {"step": 1}) == "ok"
     assert attempt.report(7.0, "drawing") == "ok"
     assert attempt.report(-3.0, "encoding " + "x" * 500) == "ok"
@@ -222,7 +212,7 @@ def test_a_report_shows_in_the_row_and_new_phases_in_the_events(db: AppTables, p
 
 
 def test_an_attempt_longer_than_max_runtime_hears_timeout_and_is_charged(db: AppTables, pod: Pod) -> None:
-    attempt = pod.run("generation", ask(db, max_runtime="1 minute"))
+    attempt = pod.run("generation", db.ask(max_runtime="1 minute"))
     assert attempt.report() == "ok"
     with db.without_triggers():
         db.run("update public.generation_jobs set started_at = started_at - interval '2 minutes'")
@@ -238,7 +228,7 @@ def test_an_attempt_longer_than_max_runtime_hears_timeout_and_is_charged(db: App
 
 
 def test_an_attempt_stages_under_its_own_prefix_only(db: AppTables, pod: Pod) -> None:
-    attempt = pod.run("generation", ask(db))
+    attempt = pod.run("generation", db.ask())
     subject = attempt.payload["subject"]["id"]
     for key in (
         f"{db.owner}/{subject}/generated/{attempt.id}/2/0.png",
@@ -261,7 +251,7 @@ def test_an_attempt_stages_under_its_own_prefix_only(db: AppTables, pod: Pod) ->
 
 
 def test_a_publication_settles_row_queue_log_objects_and_events(db: AppTables, pod: Pod) -> None:
-    job = ask(db, num_images=2)
+    job = db.ask(num_images=2)
     queue = db.queue_row("generation", job)
     assert queue is not None
     attempt = pod.run("generation", job)
@@ -351,7 +341,7 @@ def broken_results(attempt: Attempt) -> dict[str, Any]:
 
 
 def test_an_incomplete_result_is_invalid_and_changes_nothing(db: AppTables, pod: Pod) -> None:
-    for attempt in (pod.run("generation", ask(db)), pod.run("training", ask_training(db))):
+    for attempt in (pod.run("generation", db.ask()), pod.run("training", db.ask_training())):
         good = attempt.staged_result()
         before = db.snapshot()
         for name, result in broken_results(attempt).items():
@@ -362,13 +352,13 @@ def test_an_incomplete_result_is_invalid_and_changes_nothing(db: AppTables, pod:
 
 def test_a_result_may_not_name_another_attempts_objects(db: AppTables, start_pod: Callable[..., Pod]) -> None:
     one, two = start_pod(), start_pod()
-    first = one.run("generation", ask(db))
+    first = one.run("generation", db.ask())
     others = first.staged_result()
     first.release()
     second = two.run("generation", first.id)
     own = second.staged_result()
     assert second.complete(others) == "invalid"
-    neighbour = one.run("generation", ask(db))
+    neighbour = one.run("generation", db.ask())
     neighbour.staged_result()
     assert neighbour.complete(own) == "invalid"
     second.save_checkpoint(1)
@@ -403,8 +393,8 @@ def test_no_shape_of_json_makes_complete_raise(running: list[Attempt], result: o
 @pytest.fixture
 def running(db: AppTables, pod: Pod) -> list[Attempt]:
     """An attempt of each kind."""
-    publish_training = pod.run("training", ask_training(db))
+    publish_training = pod.run("training", db.ask_training())
     assert publish_training.publish() == "ok"
     copying = pod.start(*pod.claim(PUBLISH))  # type: ignore[misc]
     assert copying is not None
-    return [pod.run("generation", ask(db)), pod.run("training", ask_training(db)), copying]
+    return [pod.run("generation", db.ask()), pod.run("training", db.ask_training()), copying]

@@ -15,13 +15,8 @@ from tests.sql.tables import AppTables
 StartPod = Callable[..., Pod]
 
 
-def ask(db: AppTables, **columns: Any) -> UUID:
-    """A generation job that can start: of a person who agrees, without a LoRA."""
-    return db.request("generation", **({"subject_id": db.add_subject(), "prompt": "x", "model_ids": []} | columns))
-
-
 def running(db: AppTables, pod: Pod, **columns: Any) -> Attempt:
-    attempt = pod.run("generation", ask(db, **columns))
+    attempt = pod.run("generation", db.ask(**columns))
     attempt.staged_result()
     return attempt
 
@@ -42,7 +37,8 @@ def silent_for(db: AppTables, pod: Pod, seconds: float) -> None:
 def lock_free_for(db: AppTables, pod: Pod, seconds: float) -> None:
     """The pod's lock was seen free so long ago."""
     db.run(
-        "update worker.pods set lock_free_since = clock_timestamp() - %s * interval '1 second' where id = %s and lock_free_since is not null",
+        "update worker.pods set lock_free_since = clock_timestamp() - %s * interval '1 second' "
+        "where id = %s and lock_free_since is not null",
         seconds,
         pod.id,
     )
@@ -72,7 +68,7 @@ def test_a_heartbeat_answers_the_state_of_every_lease_and_claim(db: AppTables, p
     lost.release()
     claimed = pod.claim()
     assert claimed == ("generation", lost.id)
-    never_claimed = ("generation", ask(db))
+    never_claimed = ("generation", db.ask())
     beat = pod.heartbeat(fine, stopped, lost, claimed, never_claimed)
     assert [lease["state"] for lease in beat["leases"]] == ["ok", "cancel", "lost", "ok", "lost"]
     assert [UUID(lease["id"]) for lease in beat["leases"]] == [fine.id, stopped.id, lost.id, lost.id, never_claimed[1]]
@@ -92,7 +88,7 @@ def test_what_a_pod_has_not_named_for_half_a_minute_goes_back_uncharged(
     db: AppTables, start_pod: StartPod, started: bool
 ) -> None:
     one, two = start_pod(), start_pod()
-    job = ask(db, max_failures=1)
+    job = db.ask(max_failures=1)
     claim = one.claim()
     assert claim == ("generation", job)
     attempt = one.start(*claim) if started else None
@@ -112,7 +108,7 @@ def test_what_a_pod_has_not_named_for_half_a_minute_goes_back_uncharged(
 def test_what_a_pod_names_stays_its_own(db: AppTables, start_pod: StartPod) -> None:
     one, two = start_pod(), start_pod()
     attempt = running(db, one)
-    ask(db)
+    db.ask()
     claim = one.claim()
     assert claim is not None
     held_unnamed_for(db, 3600)
@@ -128,7 +124,7 @@ def test_what_a_pod_names_stays_its_own(db: AppTables, start_pod: StartPod) -> N
 
 def test_a_pod_whose_lock_is_free_is_dead_after_a_grace(db: AppTables, start_pod: StartPod) -> None:
     pod, other = start_pod(has_lock=True), start_pod()
-    attempt, unstarted = running(db, pod), ask(db)
+    attempt, unstarted = running(db, pod), db.ask()
     assert pod.claim() == ("generation", unstarted)
     pod.lose_session()
     db.tick()
@@ -196,7 +192,7 @@ def test_a_silent_pod_is_dead_after_half_a_minute(db: AppTables, start_pod: Star
 
 
 def test_dying_again_and_again_is_charged_waits_and_ends(db: AppTables, start_pod: StartPod) -> None:
-    job = ask(db, max_failures=3)
+    job = db.ask(max_failures=3)
     for failures, status in ((1, "queued"), (2, "queued"), (3, "failed")):
         pod = start_pod()
         attempt = pod.run("generation", job)
@@ -256,7 +252,7 @@ def test_after_an_outage_every_grace_starts_anew(db: AppTables, start_pod: Start
 
 def test_a_pod_that_leaves_gives_everything_back_uncharged(db: AppTables, start_pod: StartPod) -> None:
     one, two = start_pod(), start_pod()
-    attempt, cancelled, unstarted = running(db, one), running(db, one), ask(db)
+    attempt, cancelled, unstarted = running(db, one), running(db, one), db.ask()
     assert one.claim() == ("generation", unstarted)
     db.run("select public.cancel_job('generation', %s)", cancelled.id)
     one.call("leave_pod", one.id)
@@ -296,7 +292,7 @@ def test_who_ticks_second_does_nothing(db: AppTables, pod: Pod) -> None:
 
 def test_a_job_that_no_pod_can_take_says_so(db: AppTables, start_pod: StartPod) -> None:
     only_training = start_pod(routes=(TRAINING,))
-    taken, waiting = ask(db), ask(db, base="flux-dev")
+    taken, waiting = db.ask(), db.ask(base="flux-dev")
     for kind, route in ((taken, GENERATION), (waiting, "generation/flux-dev")):
         db.tick()
         assert db.job("generation", kind)["phase"] == f"waiting: no running pod offers {route}"
@@ -332,7 +328,7 @@ def test_a_job_given_back_for_its_base_fails_when_no_live_pod_lists_the_route(
 
 
 def test_queue_and_jobs_are_reconciled(db: AppTables, pod: Pod) -> None:
-    lost, young, ended = ask(db), ask(db), ask(db)
+    lost, young, ended = db.ask(), db.ask(), db.ask()
     with db.without_triggers():
         db.run("delete from worker.pgqueuer where dedupe_key <> %s", f"generation:{ended}")
         db.run("update public.generation_jobs set created_at = now() - interval '11 seconds' where id = %s", lost)
@@ -349,7 +345,8 @@ def test_old_logs_are_forgotten(db: AppTables, pod: Pod) -> None:
         attempt.complete(attempt.result())
     db.run("update worker.job_events set at = at - interval '31 days' where job_id = %s", old.id)
     db.run(
-        "update worker.pgqueuer_log set created = created - interval '31 days' where job_id = (select min(job_id) from worker.pgqueuer_log)"
+        "update worker.pgqueuer_log set created = created - interval '31 days' "
+        "where job_id = (select min(job_id) from worker.pgqueuer_log)"
     )
     db.tick()
     assert (db.events(old.id), db.events(new.id)) == ([], ["started", "completed"])
@@ -374,37 +371,9 @@ def test_a_row_that_somebody_holds_does_not_stop_the_tick(db: AppTables, start_p
     assert db.one("select consent_status from public.subjects where id = %s", expired) == "revoked"
 
 
-# -- looking ahead
-
-
-def test_a_peek_shows_the_heads_of_the_routes_of_people_who_agree(db: AppTables, pod: Pod) -> None:
-    first, refused, elsewhere, later = db.add_subject(), db.add_subject(), db.add_subject(), db.add_subject()
-    job = ask(db, subject_id=first, priority=1)
-    ask(db, subject_id=refused)
-    ask(db, subject_id=elsewhere, base="flux-dev")
-    ask(db, subject_id=later, run_after="2999-01-01")
-    db.let_consent_expire(refused)
-    before = db.snapshot()
-    assert [(item["kind"], item["id"]) for item in pod.call("peek", [GENERATION], 10)] == [("generation", str(job))]
-    assert db.snapshot() == before
-
-
-def test_a_route_is_starved_when_its_oldest_job_waits_and_nobody_starts_any(db: AppTables, pod: Pod) -> None:
-    ask(db)
-    ask(db, base="flux-dev")
-    routes = [*ROUTES, "generation/flux-dev"]
-    assert pod.call("starved_routes", routes, "60 s") == []
-    db.run("update worker.pgqueuer set execute_after = execute_after - interval '61 seconds'")
-    assert sorted(pod.call("starved_routes", routes, "60 s")) == ["generation/flux-dev", GENERATION]
-    ask(db)
-    pod.claim(GENERATION)
-    assert pod.call("starved_routes", routes, "60 s") == ["generation/flux-dev"]
-    assert pod.call("starved_routes", [TRAINING], "60 s") == []
-
-
 def test_nobody_reaps_a_pod_it_never_heard_of(db: AppTables, pod: Pod) -> None:
     """A claim under a name that never registered goes back; nothing else happens."""
-    job = ask(db)
+    job = db.ask()
     db.run("update worker.pgqueuer set status = 'picked', queue_manager_id = %s", uuid4())
     db.tick()
     assert db.job("generation", job)["failures"] == 0

@@ -122,8 +122,8 @@ def test_no_secret_reaches_a_log_or_a_row_whatever_goes_wrong(
     fleet.app.wait_for("training", job_id)
     # A store that refuses connections.
     relay.stop()
-    job_id = fleet.draw(max_failures=1)
-    assert fleet.app.wait_for("generation", job_id)["error_code"] == "storage_error"
+    job_id = fleet.train(max_failures=1)
+    assert fleet.app.wait_for("training", job_id)["error_code"] == "storage_error"
     log = worker.log_path.read_text()
     rows = [
         str(row)

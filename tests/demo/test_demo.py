@@ -1,0 +1,261 @@
+"""The demo, run as a user runs it: nothing in its summary is taken on trust, and nothing of it stays behind."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import boto3
+import psycopg
+import pytest
+from botocore.client import BaseClient
+from PIL import Image
+from psycopg.rows import dict_row
+
+from tests.demo.running import DemoProcess, start_demo
+from tests.waiting import wait_until
+from worker.demo.servers import EmbeddedS3
+from worker.ml import base_models
+from worker.ml.batches import Photo
+from worker.ml.train_lora import held_out_loss
+
+TABLES = {"training": "public.training_jobs", "generation": "public.generation_jobs"}
+UPLOADS, MODELS = "uploads", "model_artifacts"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a finished demo left: its summary, and the database and buckets that it kept up."""
+
+    demo: DemoProcess
+    summary: dict[str, Any]
+    database: psycopg.Connection[dict[str, Any]]
+    s3: BaseClient
+
+    def rows(self, statement: str, *arguments: object) -> list[dict[str, Any]]:
+        return self.database.execute(statement, arguments).fetchall()  # type: ignore[arg-type]
+
+    def job(self, what: str) -> dict[str, Any]:
+        """The row of the job that the summary lists under this name."""
+        (job,) = [job for job in self.summary["jobs"] if job["what"] == what]
+        (row,) = self.rows(f"select * from {TABLES[job['kind']]} where id = %s", job["id"])
+        return row
+
+    def keys(self, bucket: str, prefix: str = "") -> list[str]:
+        pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        return [item["Key"] for page in pages for item in page.get("Contents", [])]
+
+    def read(self, bucket: str, key: str) -> bytes:
+        body: bytes = self.s3.get_object(Bucket=bucket, Key=key)["Body"].read()
+        return body
+
+    def described(self, bucket: str, key: str) -> dict[str, Any]:
+        body = self.read(bucket, key)
+        digest = hashlib.sha256(body).hexdigest()
+        return {"bucket": bucket, "key": key, "sha256": digest, "size_bytes": len(body)}
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
+    demo = start_demo(tmp_path_factory.mktemp("demo"), "--keep")
+    try:
+        wait_until(lambda: demo.says("Ctrl-C ends it all"), "the demo to have told its story", 540)
+        summary = json.loads((demo.output / "summary.json").read_text())
+        s3 = boto3.client(
+            "s3",
+            endpoint_url=summary["servers"]["s3_endpoint_url"],
+            aws_access_key_id=EmbeddedS3.access_key_id,
+            aws_secret_access_key=EmbeddedS3.secret_access_key,
+            region_name=EmbeddedS3.region,
+        )
+        with psycopg.connect(summary["servers"]["database_url"], autocommit=True, row_factory=dict_row) as database:
+            yield Kept(demo, summary, database, s3)
+    finally:
+        if demo.process.poll() is None:
+            demo.end(signal.SIGTERM)
+
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def test_the_summary_has_no_line_that_is_not_derived_below(kept: Kept) -> None:
+    derived = {"user_id", "subjects", "jobs", "loras", "files", "training_settings", "held_out_losses", "revocation"}
+    told = {"version", "base", "base_is_untrained", "servers"}
+    assert set(kept.summary) == derived | told | {"seconds"}
+    assert kept.summary["base_is_untrained"] is True
+    assert all(seconds >= 0 for seconds in kept.summary["seconds"].values())
+
+
+def test_every_job_of_the_summary_is_its_row_and_no_job_is_missing(kept: Kept) -> None:
+    names = ("id", "subject_id", "status", "attempt", "error_code", "error")
+    told = {job["id"]: (job["kind"], {name: job[name] for name in names}) for job in kept.summary["jobs"]}
+    found = {}
+    for kind, table in TABLES.items():
+        for row in kept.rows(f"select {', '.join(names)} from {table} where owner_id = %s", kept.summary["user_id"]):
+            row |= {"id": str(row["id"]), "subject_id": str(row["subject_id"])}
+            found[row["id"]] = (kind, row)
+    assert told == found
+
+
+def test_jobs_ended_as_the_story_says(kept: Kept) -> None:
+    assert {job["what"]: (job["status"], job["error_code"]) for job in kept.summary["jobs"]} == {
+        "train before consent": ("failed", "consent_denied"),
+        "train": ("completed", None),
+        "draw with the LoRA": ("completed", None),
+        "draw without the LoRA": ("completed", None),
+        "train another person": ("completed", None),
+        "revoke while drawing": ("failed", "consent_denied"),
+        "train after revocation": ("failed", "consent_denied"),
+    }
+    assert "pending" in kept.job("train before consent")["error"]
+    assert "revoked" in kept.job("train after revocation")["error"]
+    assert kept.job("train before consent")["attempt"] == kept.job("train after revocation")["attempt"] == 0
+
+
+def test_every_object_of_a_job_is_in_its_bucket_and_nothing_else_of_it(kept: Kept) -> None:
+    for job in kept.summary["jobs"]:
+        if job["kind"] == "training":
+            bucket, prefix = MODELS, f"{job['subject_id']}/{job['id']}/"
+        else:
+            bucket, prefix = UPLOADS, f"{kept.summary['user_id']}/{job['subject_id']}/generated/{job['id']}/"
+        told = sorted(job["objects"], key=lambda found: found["key"])
+        assert told == [kept.described(bucket, key) for key in kept.keys(bucket, prefix)], job["what"]
+        assert bool(told) == (job["status"] == "completed")
+
+
+def test_published_objects_are_those_of_completed_jobs_and_none_is_left_staged(kept: Kept) -> None:
+    told = {(found["bucket"], found["key"]) for job in kept.summary["jobs"] for found in job["objects"]}
+    rows = kept.rows("select bucket, key, state from worker.staged_objects where kind in ('training', 'generation')")
+    assert {(row["bucket"], row["key"]) for row in rows} == told
+    assert {row["state"] for row in rows} == {"published"}
+
+
+def test_photographs_are_in_storage_and_the_held_out_ones_were_not_trained_on(kept: Kept) -> None:
+    jobs = {"person": "train", "other person": "train another person"}
+    for subject in kept.summary["subjects"]:
+        photos = subject["training_photos"] + subject["held_out_photos"]
+        assert photos == [kept.described(UPLOADS, photo["key"]) for photo in photos]
+        rows = kept.rows("select path from public.subject_photos where subject_id = %s order by path", subject["id"])
+        assert [row["path"] for row in rows] == sorted(photo["key"] for photo in photos)
+        trained_on = kept.job(jobs[subject["who"]])["sample_paths"]
+        assert trained_on == [photo["key"] for photo in subject["training_photos"]]
+        assert len(trained_on) == 12
+        assert len(subject["held_out_photos"]) == 3
+        assert not set(trained_on) & {photo["key"] for photo in subject["held_out_photos"]}
+
+
+def test_subjects_and_their_consent_are_as_the_ledger_has_them(kept: Kept) -> None:
+    for subject in kept.summary["subjects"]:
+        (row,) = kept.rows("select trigger_word, consent_status from public.subjects where id = %s", subject["id"])
+        events = kept.rows("select event from worker.consent_events where subject_id = %s order by id", subject["id"])
+        assert subject["trigger_word"] == row["trigger_word"]
+        assert subject["consent_events"] == [event["event"] for event in events]
+    assert {subject["who"]: subject["consent_events"] for subject in kept.summary["subjects"]} == {
+        "person": ["refusal", "grant", "revoke", "refusal", "refusal"],
+        "other person": ["grant"],
+    }
+
+
+def test_loras_are_the_published_rows_and_their_copies_are_the_same_bytes(kept: Kept) -> None:
+    rows = kept.rows(
+        "select id, subject_id, version, path as key, sha256 from public.subjects_models order by created_at"
+    )
+    assert kept.summary["loras"] == [row | {"id": str(row["id"]), "subject_id": str(row["subject_id"])} for row in rows]
+    for row in rows:
+        assert kept.described(MODELS, row["key"])["sha256"] == row["sha256"]
+        assert kept.read(MODELS, f"{row['subject_id']}/lora.safetensors") == kept.read(MODELS, row["key"])
+
+
+def test_files_of_the_output_folder_are_the_objects(kept: Kept) -> None:
+    for file in kept.summary["files"]:
+        assert (kept.demo.output / file["file"]).read_bytes() == kept.read(file["bucket"], file["key"])
+    pictures = [f"{which}-lora-{number}.png" for which in ("with", "without") for number in range(1, 7)]
+    assert sorted(file["file"] for file in kept.summary["files"]) == sorted(["lora.safetensors", *pictures])
+    with Image.open(kept.demo.output / "with-lora-1.png") as picture:
+        assert picture.size == (4 * 96, 4 * 128)
+    for made in ("contact-sheet.png", "loss-curve.png"):
+        with Image.open(kept.demo.output / made) as picture:
+            assert picture.width > 800
+
+
+def test_with_and_without_the_lora_differ_in_nothing_but_the_lora(kept: Kept) -> None:
+    one, other = kept.job("draw with the LoRA"), kept.job("draw without the LoRA")
+    lora = kept.summary["loras"][0]["id"]
+    assert [str(model) for model in one.pop("model_ids")] == [lora]
+    assert other.pop("model_ids") == []
+    request = ("prompt", "base", "seed", "num_images", "width", "height", "steps", "guidance", "upscale")
+    assert {name: one[name] for name in request} == {name: other[name] for name in request}
+    presets = kept.rows(
+        "select prompt, settings from public.presets where id = any(%s)", [one["preset_id"], other["preset_id"]]
+    )
+    assert len(presets) == 2
+    assert presets[0] == presets[1]
+    assert one["result"]["settings"] == other["result"]["settings"]
+
+
+def test_training_settings_are_those_of_the_rows(kept: Kept) -> None:
+    for what in ("train", "train another person"):
+        row = kept.job(what)
+        assert {name: pytest.approx(row[name]) for name in kept.summary["training_settings"]} == kept.summary[
+            "training_settings"
+        ]
+
+
+def test_losses_come_out_again_from_the_objects_and_show_what_was_learnt(kept: Kept, tmp_path: Path) -> None:
+    person = kept.summary["subjects"][0]
+    own, other = (tmp_path / name for name in ("own.safetensors", "other.safetensors"))
+    for path, lora in zip((own, other), kept.summary["loras"], strict=True):
+        path.write_bytes(kept.read(MODELS, lora["key"]))
+    photos = []
+    for number, photo in enumerate(person["held_out_photos"]):
+        path = tmp_path / f"{number}.jpg"
+        path.write_bytes(kept.read(UPLOADS, photo["key"]))
+        (row,) = kept.rows("select caption from public.subject_photos where path = %s", photo["key"])
+        photos.append(Photo(path, f"{person['trigger_word']}, {row['caption']}"))
+    models_dir = next(kept.demo.temporary.glob("likeness-demo-*")) / "models"
+    base = base_models.load(models_dir / kept.summary["base"], "cpu")
+    resolution = kept.summary["training_settings"]["resolution"]
+    losses = {
+        name: held_out_loss(base, photos, lora, draws=16, resolution=resolution)
+        for name, lora in (("own", own), ("none", None), ("other", other))
+    }
+    assert kept.summary["held_out_losses"] == pytest.approx(losses, rel=1e-3)
+    assert losses["own"] < 0.6 * losses["none"]
+    assert losses["own"] < 0.97 * losses["other"]
+
+
+def test_the_revocation_stopped_the_drawing_and_nothing_came_into_the_buckets(kept: Kept) -> None:
+    told, row = kept.summary["revocation"], kept.job("revoke while drawing")
+    assert told["job_id"] == str(row["id"])
+    assert row["result"] is None
+    assert row["started_at"] is not None
+    (revoked,) = kept.rows(
+        "select at from worker.consent_events where event = 'revoke' and subject_id = %s", row["subject_id"]
+    )
+    assert row["started_at"] < revoked["at"] < row["finished_at"]
+    assert told["seconds_until_stopped"] == (row["finished_at"] - revoked["at"]).total_seconds()
+    events = [event["event"] for event in kept.rows("select event from worker.job_events where job_id = %s", row["id"])]
+    assert "completed" not in events
+    # Nothing was inserted afterwards that could have made objects: the buckets are as they were then.
+    assert told["objects_before"] == told["objects_after"] == len(kept.keys(UPLOADS)) + len(kept.keys(MODELS))
+
+
+def test_the_worker_is_a_pod_with_a_pods_login(kept: Kept) -> None:
+    (pod,) = kept.rows("select name, routes from worker.pods")
+    assert pod["name"] == "demo"
+    assert {"training/tiny-flux", "generation/tiny-flux"} <= set(pod["routes"])
+    logins = kept.rows("select distinct usename from pg_stat_activity where application_name like 'likeness%'")
+    assert [login["usename"] for login in logins] == ["pod"]
+
+
+def test_ctrl_c_ends_a_kept_demo_well_and_leaves_nothing_running(kept: Kept) -> None:
+    kept.database.close()
+    assert kept.demo.running("worker.gpu_child")
+    assert kept.demo.running("worker.demo.servers")
+    assert kept.demo.end(signal.SIGINT) == 0, kept.demo.screen.read_text()
+    kept.demo.assert_nothing_is_left()

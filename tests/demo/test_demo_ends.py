@@ -1,0 +1,78 @@
+"""However a demo ends, nothing of it stays behind, and what is wrong is said."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.demo.running import start_demo
+from tests.waiting import wait_until
+from worker.demo.person import Person, Scene
+from worker.demo.portrait import draw
+
+
+@pytest.fixture
+def own_photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number, suffix in enumerate(["jpg", "JPG", "png", "heic", "HEIC", "webp"]):
+        draw(Person.random(3), Scene(turn=number / 6), (192, 256)).save(folder / f"Ich {number} (Köln).{suffix}")
+    return folder
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["ctrl-c", "sigterm"])
+def test_a_signal_in_the_middle_of_training_leaves_nothing_running(
+    own_photos: Path, tmp_path: Path, number: int, code: int
+) -> None:
+    demo = start_demo(tmp_path, "--photos", str(own_photos))
+    wait_until(lambda: demo.says("Start `worker run`"), "the worker to be up", 200)
+    with demo.database() as database:
+        training = "select from public.training_jobs where status = 'running' and progress > 0"
+        wait_until(lambda: database.execute(training).fetchall(), "training to go on", 60)
+    assert demo.end(number) == code, demo.screen.read_text()
+    assert "Interrupted" in demo.screen.read_text()
+    demo.assert_nothing_is_left()
+    assert not (demo.output / "summary.json").exists()
+
+
+def test_a_worker_that_dies_ends_the_demo_with_the_reason_and_its_log(own_photos: Path, tmp_path: Path) -> None:
+    demo = start_demo(tmp_path, "--photos", str(own_photos))
+    wait_until(lambda: demo.says("Consent") and demo.running("worker run"), "the worker process", 200)
+    demo.look()
+    for pid in demo.running("worker run"):
+        os.kill(pid, signal.SIGKILL)
+    assert demo.process.wait(60) == 1
+    assert "the worker process ended with exit code 137" in demo.screen.read_text()
+    assert str(demo.output / "worker.log") in demo.screen.read_text()
+    demo.assert_nothing_is_left()
+
+
+def run_demo_with_photos(folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "worker", "demo", "--photos", str(folder), "--output", str(folder / "output")]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "300"}, check=False)
+
+
+def test_too_few_photographs_are_refused_before_anything_starts(tmp_path: Path) -> None:
+    for number in range(5):
+        Image.new("RGB", (64, 64)).save(tmp_path / f"{number}.jpg")
+    (tmp_path / "notes.txt").write_text("not a picture, and not counted as one")
+    refused = run_demo_with_photos(tmp_path)
+    assert refused.returncode == 2
+    assert "holds 5 pictures" in refused.stdout
+    assert "at least 6" in refused.stdout
+    assert not (tmp_path / "output").exists()
+
+
+def test_a_file_that_is_no_picture_is_named(tmp_path: Path) -> None:
+    for number in range(6):
+        Image.new("RGB", (64, 64)).save(tmp_path / f"{number}.png")
+    (tmp_path / "holiday.heic").write_bytes(b"this is no photograph")
+    refused = run_demo_with_photos(tmp_path)
+    assert refused.returncode == 2
+    assert "holiday.heic is not a picture" in refused.stdout
