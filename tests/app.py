@@ -64,7 +64,8 @@ class App:
         for bucket in (app.uploads, app.models):
             s3.create_bucket(Bucket=bucket)
         app.run(
-            "update worker.config set default_base = %s, bucket_uploads = %s, bucket_models = %s, open_jobs_per_owner = 1000",
+            """update worker.config
+               set default_base = %s, bucket_uploads = %s, bucket_models = %s, open_jobs_per_owner = 1000""",
             TINY_BASE,
             app.uploads,
             app.models,
@@ -141,7 +142,8 @@ class App:
         """A row as training leaves it, without a file: for what happens before anything is loaded."""
         model: UUID = self.one(
             """insert into public.subjects_models (subject_id, version, base, family, path, sha256, rank, trigger_word)
-               select %s, coalesce(max(version), 0) + 1, %s, 'flux', 'nowhere/lora.safetensors', repeat('0', 64), 16, 'ohwx'
+               select %s, coalesce(max(version), 0) + 1, %s, 'flux', 'nowhere/lora.safetensors', repeat('0', 64), 16,
+                      'ohwx'
                from public.subjects_models where subject_id = %s returning id""",
             subject,
             base,

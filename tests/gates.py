@@ -14,7 +14,7 @@ from tests.waiting import wait_until
 INSTALL = """
 create table public.test_gates (job_id uuid not null, point text not null, progress real not null);
 
-create function public.wait_at_gate() returns trigger language plpgsql as $$
+create function public.wait_at_gate() returns trigger language plpgsql set lock_timeout = 0 as $$
 begin
   if new.status = 'running' and exists (
     select from public.test_gates gate

@@ -54,7 +54,7 @@ class DemoProcess:
 
     def assert_nothing_is_left(self) -> None:
         assert [_command(pid) for pid, started in self.family if _started(pid) == started] == []
-        assert list(self.temporary.iterdir()) == []
+        assert [str(path) for path in self.temporary.rglob("*")] == []
 
     def database(self) -> psycopg.Connection[dict[str, Any]]:
         """The demo's database, found by its server's own files."""

@@ -20,6 +20,7 @@ from psycopg.rows import dict_row
 from tests.demo.running import DemoProcess, start_demo
 from tests.waiting import wait_until
 from worker.demo.servers import EmbeddedS3
+from worker.demo.tiny_models import cached_tiny_models
 from worker.ml import base_models
 from worker.ml.batches import Photo
 from worker.ml.train_lora import held_out_loss
@@ -217,7 +218,8 @@ def test_losses_come_out_again_from_the_objects_and_show_what_was_learnt(kept: K
         path.write_bytes(kept.read(UPLOADS, photo["key"]))
         (row,) = kept.rows("select caption from public.subject_photos where path = %s", photo["key"])
         photos.append(Photo(path, f"{person['trigger_word']}, {row['caption']}"))
-    models_dir = next(kept.demo.temporary.glob("likeness-demo-*")) / "models"
+    models_dir, built_now = cached_tiny_models()
+    assert not built_now
     base = base_models.load(models_dir / kept.summary["base"], "cpu")
     resolution = kept.summary["training_settings"]["resolution"]
     losses = {
@@ -249,7 +251,7 @@ def test_the_worker_is_a_pod_with_a_pods_login(kept: Kept) -> None:
     (pod,) = kept.rows("select name, routes from worker.pods")
     assert pod["name"] == "demo"
     assert {"training/tiny-flux", "generation/tiny-flux"} <= set(pod["routes"])
-    logins = kept.rows("select distinct usename from pg_stat_activity where application_name like 'likeness%'")
+    logins = kept.rows("select distinct usename from pg_stat_activity where starts_with(application_name, 'likeness')")
     assert [login["usename"] for login in logins] == ["pod"]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from pillow_heif import register_heif_opener
 
 from tests.demo.running import start_demo
 from tests.waiting import wait_until
@@ -19,6 +20,7 @@ from worker.demo.portrait import draw
 
 @pytest.fixture
 def own_photos(tmp_path: Path) -> Path:
+    register_heif_opener()
     folder = tmp_path / "photos"
     folder.mkdir()
     for number, suffix in enumerate(["jpg", "JPG", "png", "heic", "HEIC", "webp"]):

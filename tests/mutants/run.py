@@ -48,7 +48,7 @@ class Mutant:
 
 @dataclass(frozen=True)
 class Verdict:
-    """`survived` names the tests that passed all the same, `noticed` quotes one that did not; `broken`: none could run."""
+    """`survived` names tests that passed all the same, `noticed` quotes one that failed; `broken` is why none ran."""
 
     mutant: Mutant
     survived: tuple[str, ...] = ()

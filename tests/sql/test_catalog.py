@@ -99,7 +99,8 @@ LINTER = {
         "create policy vain on public.presets for select to anon using (current_setting('user_metadata') = 'x')",
     ),
     "functions look names up nowhere but where they say": Rule(
-        """select name from functions where not coalesce(proconfig @> array['search_path=pg_catalog, pg_temp'], false)""",
+        """select name from functions
+           where not coalesce(proconfig @> array['search_path=pg_catalog, pg_temp'], false)""",
         "alter function worker.actor reset search_path",
     ),
     "no function in reach of clients runs as its owner": Rule(

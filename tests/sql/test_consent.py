@@ -24,7 +24,7 @@ def consent(db: AppTables, subject: UUID) -> str:
     return str(db.one("select consent_status from public.subjects where id = %s", subject))
 
 
-def refused(message: str = "") -> AbstractContextManager[object]:
+def refused(message: str = ".") -> AbstractContextManager[object]:
     return pytest.raises(psycopg.errors.InsufficientPrivilege, match=message)
 
 

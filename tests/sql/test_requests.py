@@ -315,6 +315,7 @@ def test_request_columns_never_change_for_any_role(db: AppTables, pod: Pod) -> N
         "uuid[]": [uuid4()],
         "real[]": [0.5],
         "timestamp with time zone": "2020-01-01",
+        "jsonb": Jsonb({}),
     }
     for kind, job in jobs.items():
         before = db.job(kind, job)

@@ -86,15 +86,12 @@ class Installation:
 
     def start_worker(self, models_dir: Path) -> None:
         """Start `worker run` as an operator would, with a pod's login; it ends with this process."""
-        # A link, so that the worker's own files, which lie beside its models, go with this folder.
-        linked = self._folder / "models"
-        linked.symlink_to(models_dir)
         self._stack.callback(self._stop_worker)
         with self.worker_log.open("wb") as log:
             self._worker = spawn_tied(
                 "TERM",
                 [sys.executable, "-m", "worker", "run"],
-                env=self._worker_environment(linked),
+                env=self._worker_environment(models_dir),
                 cwd=self._folder,  # a .env of the user's is not for this worker
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -148,6 +145,7 @@ class Installation:
             "BUCKET_UPLOADS": BUCKET_UPLOADS,
             "BUCKET_MODELS": BUCKET_MODELS,
             "MODELS_DIR": str(models_dir),
+            "WORK_DIR": str(self._folder / "work"),
             "WORKER_NAME": "demo",
             "LOG_FORMAT": "json",
             **TORCH_ENVIRONMENT,
