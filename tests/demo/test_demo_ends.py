@@ -28,19 +28,24 @@ def own_photos(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["ctrl-c", "sigterm"])
-def test_a_signal_in_the_middle_of_training_leaves_nothing_running(
-    own_photos: Path, tmp_path: Path, number: int, code: int
-) -> None:
+def test_ctrl_c_in_the_middle_of_training_leaves_nothing_running(own_photos: Path, tmp_path: Path) -> None:
     demo = start_demo(tmp_path, "--photos", str(own_photos))
     wait_until(lambda: demo.says("Start `worker run`"), "the worker to be up", 200)
     with demo.database() as database:
         training = "select from public.training_jobs where status = 'running' and progress > 0"
         wait_until(lambda: database.execute(training).fetchall(), "training to go on", 60)
-    assert demo.end(number) == code, demo.screen.read_text()
-    assert "Interrupted" in demo.screen.read_text()
+    assert demo.end(signal.SIGINT) == 130, demo.screen.read_text()
+    assert "Interrupted by SIGINT" in demo.screen.read_text()
     demo.assert_nothing_is_left()
     assert not (demo.output / "summary.json").exists()
+
+
+def test_sigterm_between_the_servers_and_the_worker_leaves_nothing_running(own_photos: Path, tmp_path: Path) -> None:
+    demo = start_demo(tmp_path, "--photos", str(own_photos))
+    wait_until(lambda: demo.says("Migrate"), "the servers to be up", 200)
+    assert demo.running("worker.demo.servers")
+    assert demo.end(signal.SIGTERM) == 143, demo.screen.read_text()
+    demo.assert_nothing_is_left()
 
 
 def test_a_worker_that_dies_ends_the_demo_with_the_reason_and_its_log(own_photos: Path, tmp_path: Path) -> None:
