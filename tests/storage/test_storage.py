@@ -253,9 +253,15 @@ class TestServersThatFail:
             assert not any(secret in told_everywhere(caught.value) for secret in SECRETS)
 
     async def test_supabase_puts_the_code_elsewhere(self, answering, tmp_path):
-        body = '<Error xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Code>EntityTooLarge</Code></Error>'
-        store = answering(lambda *_: (413, body))
-        with pytest.raises(StorageError, match="413 EntityTooLarge; the file is larger than the bucket allows"):
+        body = '<Error xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Code>SlowDown</Code></Error>'
+        store = answering(lambda *_: (429, body))
+        with pytest.raises(StorageError, match="429 SlowDown"):
+            await store.upload("b", "k", file_of(tmp_path / "in", 10), "text/plain")
+
+    async def test_a_file_larger_than_the_bucket_allows_is_not_tried_again(self, answering, tmp_path):
+        """To compute it again, three times, would end the same way."""
+        store = answering(lambda *_: (413, "<Error><Code>EntityTooLarge</Code></Error>"))
+        with pytest.raises(InvalidInput, match="larger than the bucket b allows"):
             await store.upload("b", "k", file_of(tmp_path / "in", 10), "text/plain")
 
     async def test_supabase_refuses_a_range_of_an_empty_object(self, answering, tmp_path):

@@ -102,6 +102,16 @@ class Fleet:
             job_id,
         )
 
+    def wait_for_outcomes(self, job_id: UUID, count: int) -> list[str]:
+        """How the attempts of a job ended, as the workers that ran them saw it, once that many have."""
+
+        def outcomes() -> list[str]:
+            lines = [line for worker in self.workers for line in worker.events("job.finished")]
+            return [line["outcome"] for line in lines if line["job_id"] == str(job_id)]
+
+        wait_until(lambda: len(outcomes()) >= count, f"{count} attempts of {job_id} to be logged")
+        return outcomes()
+
     # -- storage
 
     def stored(self, job_id: UUID) -> set[str]:

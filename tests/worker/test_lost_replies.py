@@ -46,6 +46,7 @@ def assert_done_once(fleet: Fleet, job_id: UUID, kind: str = "generation", failu
     assert (job["attempt"], job["failures"]) == (1 + failures, failures)
     events = fleet.app.events(job_id)
     assert (events.count("started"), events.count("completed")) == (1 + failures, 1)
+    assert fleet.wait_for_outcomes(job_id, 1 + failures)[-1] == "ok"
     fleet.wait_swept(job_id)
     assert fleet.published(job_id)
     assert fleet.app.one("select count(*) from worker.pgqueuer where dedupe_key like %s", f"%{job_id}") == 0

@@ -137,8 +137,9 @@ def test_ctrl_c_gives_a_picture_back_that_is_being_drawn(fleet: Fleet) -> None:
 
 
 def test_sigterm_before_the_first_job_ends_the_worker(fleet: Fleet) -> None:
-    worker = fleet.start(ready=False)
-    wait_until(lambda: fleet.app.one("select count(*) from worker.pods"), "the pod to register")
+    worker = fleet.start(ready=False, WORKER_NAME="early")
+    registered = "select count(*) from worker.pods where name = 'early'"
+    wait_until(lambda: fleet.app.one(registered), "the pod to register")
     assert worker.terminate() == 0
-    assert fleet.app.one("select count(*) from worker.pods") == 0
+    assert fleet.app.one(registered) == 0
     assert worker.gpu_pids() == []

@@ -85,6 +85,11 @@ def main(output: Path, photos: Path | None, *, keep: bool) -> int:
         console.print(f"[red]The demo cannot start:[/] {escape(str(error))}")
         return 2
     console.print(Panel(INTRODUCTION, title="Likeness demo", title_align="left", width=min(console.width, 100)))
+    if photos:
+        console.print(
+            "[bold]Your pictures:[/] the demo states that this person is an adult and agrees; see to it that it is so. "
+            "They stay on this machine."
+        )
     scratch = Path(tempfile.mkdtemp(prefix="likeness-demo-"))
     worker_log = (output / "worker.log").resolve()
     steps = Steps(console)

@@ -32,7 +32,7 @@ PRESET = "{prompt}, soft light"
 PRESET_SETTINGS: dict[str, float] = {"steps": 12, "guidance": 3.5, "width": 96, "height": 128}
 LONG: dict[str, object] = {"num_images": 16, "steps": 100, "width": 96, "height": 128}
 """A request that is still being drawn when consent goes."""
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 
 
 class DemoFailed(RuntimeError):
@@ -128,8 +128,8 @@ class Story:
         with self._steps.step("Subject and uploads") as step:
             uploaded = self._uploaded(who, album, step)
             step.say(f"role authenticated, under RLS: {len(album.photos)} photographs; consent is pending")
-            step.show(subject=uploaded.subject.id, trigger_word=uploaded.subject.trigger_word)
-            step.show(first_object=f"{self._app.buckets.uploads}/{uploaded.training[0]}")
+            step.show(subject=uploaded.subject.id, trigger=uploaded.subject.trigger_word)
+            step.show(object=f"{self._app.buckets.uploads}/{uploaded.training[0]}")
         return uploaded
 
     def _uploaded(self, who: str, album: Album, step: Step) -> Uploaded:
@@ -297,8 +297,9 @@ class Story:
                 raise DemoFailed(f"something was published after the revocation: {sorted(after - before)}")
             seconds = (row["finished_at"] - self._admin.revoked_at(person.subject)).total_seconds()
             self._summary.revocation = Revocation(job_id, seconds, len(before), len(after))
-            step.say(f"stopped {seconds:.1f} s later, nothing published: {row['error']}")
-            step.show(stopped=f"at {at_step(row)}", objects=f"{len(before)} in both buckets before, {len(after)} after")
+            step.say(f"stopped {1000 * seconds:.0f} ms later, at {at_step(row)}; nothing was published")
+            step.show(status=f"{row['status']}, {row['error_code']}: {row['error']}")
+            step.show(objects=f"{len(before)} in both buckets before, {len(after)} after")
 
     def _objects(self) -> set[tuple[str, str]]:
         buckets = self._app.buckets
@@ -311,7 +312,10 @@ class Story:
                 [
                     ("Photographs to learn from", [photo.path for photo in person.album.training[:8]]),
                     ("Held out", [photo.path for photo in person.album.held_out[:8]]),
-                    (f"Drawn with the LoRA, seeds from {SEED}", with_lora),
+                    (
+                        f"Drawn with the LoRA, seeds from {SEED}. The base is untrained: colours are what it can show",
+                        with_lora,
+                    ),
                     ("Drawn without it, the same seeds", without),
                 ],
                 self._output / "contact-sheet.png",
