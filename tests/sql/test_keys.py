@@ -170,6 +170,9 @@ PARTS = st.sampled_from(
 )
 KEYS = st.one_of(
     st.lists(PARTS, min_size=1, max_size=8).map("/".join),
+    st.tuples(PARTS, st.sampled_from(["{mine}", "_"]), st.sampled_from(["photos", "inputs"]), st.just("a.png")).map(
+        "/".join
+    ),
     st.lists(PARTS, max_size=5).map(lambda parts: "/".join(["{me}", "{mine}", *parts])),
     st.text(st.characters(codec="utf-8", exclude_characters="\x00{}"), max_size=40).map("{{me}}/{{mine}}/{}".format),
     st.text(st.characters(codec="utf-8", exclude_characters="\x00{}"), max_size=40),

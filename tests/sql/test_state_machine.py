@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from uuid import UUID
 
@@ -13,7 +14,6 @@ from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
     invariant,
-    precondition,
     rule,
     run_state_machine_as_test,
 )
@@ -39,9 +39,11 @@ from jobs left join worker.pgqueuer queue on queue.dedupe_key = jobs.kind || ':'
 group by jobs.kind, jobs.id, jobs.status, jobs.attempt, jobs.pod_id
 """
 
-# Which of several: 0 is the newest.
-WHICH = st.integers(0, 3)
-POD = PERSON = st.integers(0, 1)
+OFTEN = ["work", "work", "work", "work", "complete", "complete", "complete", "complete", "agree", "expire"]
+NOW_AND_THEN = """
+    ask_for_pictures ask_for_pictures_of_both ask_for_training cancel retry agree revoke expire
+    claim start report checkpoint release fail give_up die leave forget time_passes
+""".split()  # noqa: SIM905  a list of names reads better without quotation marks
 
 
 class JobLives(RuleBasedStateMachine):
@@ -71,9 +73,8 @@ class JobLives(RuleBasedStateMachine):
             self.db.add_photos(person)
         self.agrees = dict.fromkeys(self.people, True)
         self.pods = [self.start_pod(), self.start_pod()]
-        self.ask_for_pictures((0, 1), 3)
-        self.ask_for_training(1, 2)
-        self.a_pod_works("claim and start", 0)
+        self.ask_for_pictures_of_both(2, 0)
+        self.ask_for_training(1, 1)
 
     def start_pod(self) -> Pod:
         """Connections stay open for attempts of dead pods, until the example ends."""
@@ -83,45 +84,51 @@ class JobLives(RuleBasedStateMachine):
     def agreed(self, job: Job) -> bool:
         return all(self.agrees[person] for person in self.people_of[job])
 
-    def job(self, which: int) -> Job:
+    def latest_job(self, which: int) -> Job:
         jobs = list(self.people_of)
         return jobs[-1 - which % len(jobs)]
 
-    # Few rules with many arguments: hypothesis leaves whole rules out of an example, and without work nothing happens.
+    def latest_attempt(self, which: int) -> list[Attempt]:
+        """One, or none when there was none yet."""
+        return self.attempts[::-1][which % max(1, len(self.attempts)) :][:1]
+
+    @rule(what=st.sampled_from(OFTEN + NOW_AND_THEN), which=st.sampled_from([0, 0, 0, 1, 2, 3]), who=st.integers(0, 1))
+    def something_happens(self, what: str, which: int, who: int) -> None:
+        """One rule for all: of several, hypothesis would leave some out of each example, and without work nothing ends.
+
+        Args:
+            what: the name of a method below; all take `which` and `who`.
+            which: of the latest jobs, claims or attempts; 0 is the newest.
+            who: which person, or which pod.
+        """
+        getattr(self, what)(which, who)
 
     # -- apps
 
-    @rule(
-        what=st.sampled_from(["pictures", "pictures of both", "training", "cancel", "retry"]), which=WHICH, who=PERSON
-    )
-    def an_app_asks(self, what: str, which: int, who: int) -> None:
-        match what:
-            case "pictures":
-                self.ask_for_pictures((who,), which + 1)
-            case "pictures of both":
-                self.ask_for_pictures((who, 1 - who), which + 1)
-            case "training":
-                self.ask_for_training(who, which + 1)
-            case "cancel":
-                self.db.run("select public.cancel_job(%s, %s)", *self.job(which))
-            case "retry":
-                self.retry(self.job(which))
+    def ask_for_pictures(self, which: int, who: int) -> None:
+        self.insert_pictures([self.people[who]], which + 1)
 
-    def ask_for_pictures(self, who: tuple[int, ...], failures: int) -> None:
-        people = [self.people[index] for index in who]
+    def ask_for_pictures_of_both(self, which: int, who: int) -> None:
+        self.insert_pictures(self.people, which + 1)
+
+    def insert_pictures(self, people: list[UUID], failures: int) -> None:
         models = [self.models[person] for person in people]
         job = self.db.request("generation", subject_id=people[0], prompt="x", model_ids=models, max_failures=failures)
         self.inserted(("generation", job), people)
 
-    def ask_for_training(self, who: int, failures: int) -> None:
-        job = self.db.request("training", subject_id=self.people[who], max_failures=failures)
-        self.inserted(("training", job), [self.people[who]])
+    def ask_for_training(self, which: int, who: int) -> None:
+        person = self.people[who]
+        self.inserted(("training", self.db.request("training", subject_id=person, max_failures=which + 1)), [person])
 
     def inserted(self, job: Job, people: list[UUID]) -> None:
         self.people_of[job] = frozenset(people)
         assert self.db.status(*job) == (("queued", None) if self.agreed(job) else ("failed", "consent_denied"))
 
-    def retry(self, job: Job) -> None:
+    def cancel(self, which: int, who: int) -> None:
+        self.db.run("select public.cancel_job(%s, %s)", *self.latest_job(which))
+
+    def retry(self, which: int, who: int) -> None:
+        job = self.latest_job(which)
         before = self.db.status(*job)[0]
         try:
             self.db.run("select public.retry_job(%s, %s)", *job)
@@ -132,116 +139,116 @@ class JobLives(RuleBasedStateMachine):
 
     # -- people
 
-    @rule(what=st.sampled_from(["everybody agrees", "revoke", "expire"]), who=PERSON)
-    def a_person_decides(self, what: str, who: int) -> None:
-        match what:
-            case "everybody agrees":
-                self.everybody_agrees()
-                return
-            case "revoke":
-                self.db.run("select public.revoke_consent(%s)", self.people[who])
-            case "expire":
-                self.db.let_consent_expire(self.people[who])  # and nobody ticks
-        self.agrees[self.people[who]] = False
-
-    def everybody_agrees(self) -> None:
+    def agree(self, which: int = 0, who: int = 0) -> None:
+        """Everybody."""
         for person in self.people:
             self.db.run("select public.grant_consent(%s)", person)
             self.agrees[person] = True
 
+    def revoke(self, which: int, who: int) -> None:
+        self.db.run("select public.revoke_consent(%s)", self.people[who])
+        self.agrees[self.people[who]] = False
+
+    def expire(self, which: int, who: int) -> None:
+        """And nobody ticks."""
+        self.db.let_consent_expire(self.people[who])
+        self.agrees[self.people[who]] = False
+
     # -- pods
 
-    @rule(what=st.sampled_from(["claim", "claim and start", "claim and start", "start"]), which=WHICH)
-    def a_pod_works(self, what: str, which: int) -> None:
-        claimed = len(self.claims)
-        if what != "start":
-            self.claim(self.pods[which % len(self.pods)])
-        if what == "claim and start" and len(self.claims) > claimed:
-            self.start(*self.claims[-1])
-        if what == "start" and self.claims:
-            self.start(*self.claims[-1 - which % len(self.claims)])
-
-    def claim(self, pod: Pod) -> None:
-        job = pod.claim()
+    def claim(self, which: int, who: int) -> None:
+        job = self.pods[who].claim()
         if job is not None:
             self.people_of.setdefault(job, frozenset())  # a light job of the worker's own
-            self.claims.append((pod, job))
+            self.claims.append((self.pods[who], job))
 
-    def start(self, pod: Pod, job: Job) -> None:
+    def start(self, which: int, who: int) -> None:
+        if self.claims:
+            self.start_claim(*self.claims[-1 - which % len(self.claims)])
+
+    def start_claim(self, pod: Pod, job: Job) -> Attempt | None:
         before = self.db.job(*job)
         attempt = pod.start(*job)
         if attempt is None:
-            return
+            return None
         if before["status"] == "running":
             assert (attempt.number, before["pod_id"]) == (before["attempt"], pod.id), "its own, asked for again"
         else:
             assert attempt.number == before["attempt"] + 1
+            self.last_attempt[job] = attempt.number
             assert self.agreed(job), "somebody's consent had ended"
         self.attempts.append(attempt)
+        return attempt
 
-    @precondition(lambda self: self.attempts)
-    @rule(
-        what=st.sampled_from(
-            ["complete", "complete", "complete", "report", "checkpoint", "release", "fail", "give up"]
-        ),
-        which=WHICH,
-    )
-    def an_attempt_speaks(self, what: str, which: int) -> None:
-        attempt = self.attempts[-1 - which % len(self.attempts)]
-        match what:
-            case "complete":
-                self.complete(attempt)
-            case "report":
-                assert {attempt.report(), attempt.stage("scratch")} <= {"ok", "cancel", "lost"}
-            case "checkpoint":
-                attempt.stage(f"checkpoint-{which}.safetensors")
-                if attempt.key(f"checkpoint-{which}.safetensors") in self.db.staged(attempt.id):
-                    self.save_checkpoint(attempt, which)
-            case "release":
-                attempt.release()
-            case "fail":
-                attempt.fail("internal", retry_after=timedelta(seconds=which))
-            case "give up":
-                attempt.fail("invalid_input")
+    def work(self, which: int, who: int) -> Attempt | None:
+        """Claim, start, and stage the objects of the result."""
+        claimed = len(self.claims)
+        self.claim(which, who)
+        attempt = self.start_claim(*self.claims[-1]) if len(self.claims) > claimed else None
+        if attempt is not None:
+            attempt.staged_result()
+        return attempt
 
-    def save_checkpoint(self, attempt: Attempt, step: int) -> None:
-        try:
-            attempt.save_checkpoint(step)
-        except psycopg.errors.InvalidParameterValue:
-            pass  # a later one was saved before
-        else:
-            states = self.db.staged(attempt.id)
-            assert list(states.values()).count("checkpoint") <= 1
+    def complete(self, which: int, who: int) -> None:
+        for attempt in self.latest_attempt(which):
+            self.publish(attempt)
 
-    def complete(self, attempt: Attempt) -> None:
+    def publish(self, attempt: Attempt) -> None:
         job = (attempt.kind, attempt.id)
-        if attempt.complete(attempt.staged_result()) == "ok":
-            repeated = self.publisher.get(job) == attempt.number
-            assert repeated or job not in self.publisher, "another attempt has published"
-            assert repeated or self.agreed(job), "somebody's consent had ended"
+        stopped = self.db.job(*job)["cancel_requested_at"] is not None
+        answer = self.heard(attempt, attempt.complete(attempt.result()))
+        if answer == "ok" and self.publisher.get(job) != attempt.number:  # else it is told so again
+            assert job not in self.publisher, "another attempt has published"
+            assert self.agreed(job), "somebody's consent had ended"
+            assert not stopped
             self.publisher[job] = attempt.number
+
+    def heard(self, attempt: Attempt, answer: str) -> str:
+        """An attempt that is not the latest one hears that it is lost, whatever it says."""
+        assert answer == "lost" or attempt.number == self.last_attempt[attempt.kind, attempt.id]
+        return answer
+
+    def report(self, which: int, who: int) -> None:
+        for attempt in self.latest_attempt(which):
+            assert self.heard(attempt, attempt.report()) in ("ok", "cancel", "lost")
+            self.heard(attempt, attempt.stage("scratch"))
+
+    def checkpoint(self, which: int, who: int) -> None:
+        for attempt in self.latest_attempt(0):
+            with suppress(psycopg.errors.InvalidParameterValue):  # a later one was saved before
+                self.heard(attempt, attempt.save_checkpoint(which))
+
+    def release(self, which: int, who: int) -> None:
+        for attempt in self.latest_attempt(which):
+            self.heard(attempt, attempt.release())
+
+    def fail(self, which: int, who: int) -> None:
+        for attempt in self.latest_attempt(which):
+            self.heard(attempt, attempt.fail("internal", retry_after=timedelta(seconds=who)))
+
+    def give_up(self, which: int, who: int) -> None:
+        for attempt in self.latest_attempt(which):
+            self.heard(attempt, attempt.fail("invalid_input"))
 
     # -- fate
 
-    @rule(what=st.sampled_from(["time passes", "time passes", "die", "leave", "forget"]), which=POD)
-    def things_happen(self, what: str, which: int) -> None:
-        pod = self.pods[which]
-        match what:
-            case "time passes":
-                self.time_passes()
-            case "die":  # or only seem to: its attempts may still speak
-                self.silence()
-                self.pods[1 - which].heartbeat()
-                assert self.db.tick() is not None
-                self.pods[which] = self.start_pod()
-            case "leave":
-                pod.call("leave_pod", pod.id)
-                self.pods[which] = self.start_pod()
-            case "forget":  # what it claimed half a minute ago: the replies were lost on the way
-                self.db.run("update worker.pgqueuer set heartbeat = clock_timestamp() - interval '31 seconds'")
-                pod.heartbeat()
+    def die(self, which: int, who: int) -> None:
+        """Or only seem to: the pod's attempts may still speak."""
+        self.silence()
+        self.pods[1 - who].heartbeat()
+        assert self.db.tick() is not None
+        self.pods[who] = self.start_pod()
 
-    def time_passes(self) -> None:
+    def leave(self, which: int, who: int) -> None:
+        self.pods[who].call("leave_pod", self.pods[who].id)
+        self.pods[who] = self.start_pod()
+
+    def forget(self, which: int, who: int) -> None:
+        """What a pod claimed half a minute ago: the replies were lost on the way."""
+        self.db.run("update worker.pgqueuer set heartbeat = clock_timestamp() - interval '31 seconds'")
+        self.pods[who].heartbeat()
+
+    def time_passes(self, which: int = 0, who: int = 0) -> None:
         self.db.run("update worker.pgqueuer set execute_after = least(execute_after, now() - interval '1 second')")
         self.db.tick()
 
@@ -277,18 +284,17 @@ class JobLives(RuleBasedStateMachine):
                 pod.close()
 
     def finish_everything(self) -> None:
-        self.everybody_agrees()
+        self.agree()
         self.silence()
         self.db.tick()
         self.pods = [self.start_pod()]
-        while True:
+        claimed = -1
+        while len(self.claims) > claimed:
+            claimed = len(self.claims)
             self.time_passes()
-            claimed, started = len(self.claims), len(self.attempts)
-            self.a_pod_works("claim and start", 0)
-            if len(self.claims) == claimed:
-                break
-            if len(self.attempts) > started:
-                self.complete(self.attempts[-1])
+            attempt = self.work(0, 0)
+            if attempt is not None:
+                self.publish(attempt)
         self.the_promises_hold()
         assert {row["status"] for row in self.db.run(EVERY_JOB)} <= ENDED
 

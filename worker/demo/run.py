@@ -128,10 +128,10 @@ def _leave(
     console.print()
     console.print(steps.table())
     losses = summary.held_out_losses
-    learnt = 1 - losses["own"] / losses["none"]
     console.print(
-        f"\n[bold]It learns:[/] the loss on photographs it has not seen is {learnt:.1%} lower with this LoRA than with"
-        f" none, and {1 - losses['own'] / losses['other']:.1%} lower than with the other person's."
+        f"\n[bold]What it learnt:[/] on photographs it has not seen, the loss with this LoRA is "
+        f"{losses['own'] / losses['none']:.0%} of the loss with none, and {losses['own'] / losses['other']:.0%} of the "
+        "loss with the other person's."
     )
     console.print(
         f"[bold]In {output}:[/] the LoRA and the pictures, contact-sheet.png, loss-curve.png, summary.json, worker.log"
