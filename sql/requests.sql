@@ -44,12 +44,6 @@ language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select substring(p_key from '^[^/]+/([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})/')::uuid $$;
 comment on function worker.key_subject is 'The subject that a key lies under, or NULL.';
 
--- The job that drew the picture at a key under generated/, or NULL.
-create or replace function worker.generated_job(p_key text) returns uuid
-language sql immutable set search_path = pg_catalog, pg_temp
-as $$ select substring(p_key from '^[^/]+/[^/]+/generated/([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})/')::uuid $$;
-comment on function worker.generated_job is 'The job that drew the picture at a key under generated/, or NULL.';
-
 -- Every object key that the client names in a job.
 create or replace function worker.named_keys(p_job jsonb) returns setof text
 language sql immutable set search_path = pg_catalog, pg_temp
@@ -209,8 +203,8 @@ comment on function worker.request_error is 'Why a request cannot be done, or NU
 
 -- ------------------------------------------------------------------------------------------------ triggers of job tables
 
--- How many jobs of an owner are open, over all kinds that apps insert.
-create or replace function worker.open_jobs(p_owner_id uuid) returns bigint
+-- How many jobs of an owner meet a condition of ours, over all kinds that apps insert.
+create or replace function worker.count_jobs(p_owner_id uuid, p_condition text) returns bigint
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -219,33 +213,12 @@ declare
   v_total bigint := 0;
 begin
   for v_table in select distinct table_name from worker.job_kinds where table_name like 'public.%' loop
-    execute format('select count(*) from %s where owner_id = $1 and status in (''queued'', ''running'')', v_table)
-      into v_count using p_owner_id;
+    execute format('select count(*) from %s where owner_id = $1 and %s', v_table, p_condition) into v_count using p_owner_id;
     v_total := v_total + v_count;
   end loop;
   return v_total;
 end $$;
-comment on function worker.open_jobs is 'How many jobs of an owner are open.';
-
--- How many requests of an owner were refused in the last hour: each is a row of the ledger, for ever.
-create or replace function worker.refused_jobs(p_owner_id uuid) returns bigint
-language plpgsql volatile set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_table text;
-  v_count bigint;
-  v_total bigint := 0;
-begin
-  for v_table in select distinct table_name from worker.job_kinds where table_name like 'public.%' loop
-    execute format(
-      'select count(*) from %s where owner_id = $1 and created_at > now() - interval ''1 hour''
-         and status = ''failed'' and error_code = ''consent_denied'' and attempt = 0', v_table)
-      into v_count using p_owner_id;
-    v_total := v_total + v_count;
-  end loop;
-  return v_total;
-end $$;
-comment on function worker.refused_jobs is 'How many requests of an owner were refused in the last hour.';
+comment on function worker.count_jobs is 'How many jobs of an owner meet a condition.';
 
 create or replace function worker.check_open_jobs(p_owner_id uuid) returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp
@@ -255,10 +228,12 @@ declare
 begin
   -- One at a time for each owner, or two requests could both take the last place.
   perform pg_advisory_xact_lock(hashtextextended('open jobs of ' || p_owner_id, 0));
-  if worker.refused_jobs(p_owner_id) >= 10 * v_limit then
+  -- Each refused request is a row of the ledger, for ever.
+  if worker.count_jobs(p_owner_id,
+       $q$created_at > now() - interval '1 hour' and status = 'failed' and error_code = 'consent_denied' and attempt = 0$q$) >= 10 * v_limit then
     raise exception 'too many refused requests: at most % an hour', 10 * v_limit using errcode = 'PT429';
   end if;
-  if worker.open_jobs(p_owner_id) >= v_limit then
+  if worker.count_jobs(p_owner_id, $q$status in ('queued', 'running')$q$) >= v_limit then
     raise exception 'too many open jobs: at most % at a time', v_limit
       using errcode = 'PT429', hint = 'Wait until one has ended, or cancel one with cancel_job(kind, id).';
   end if;

@@ -57,7 +57,7 @@ def caption(photo: Photo, trigger_word: str) -> str:
 
 
 def _settings(lease: Lease) -> LoraSettings:
-    """The request, else its preset, else the family's defaults; without a seed, one that is the job's own."""
+    """The request (its preset filled it up), else the family's defaults; without a seed, one that is the job's own."""
     request = lease.job.training
     return LoraSettings(
         steps=request.steps,
