@@ -5,13 +5,17 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: help demo test lint mutants
+.PHONY: help demo test lint mutants docs lock types check-examples
 
 help:
 	@echo "make demo     the whole way on this machine: Postgres, S3, a training, a picture, a revocation"
 	@echo "make test     the whole suite"
 	@echo "make lint     style, format, types, import contracts"
 	@echo "make mutants  take one protection away at a time: the suite must notice"
+	@echo "make docs     the documentation as a site, in build/docs"
+	@echo "make lock     requirements.lock from pyproject.toml; delete it first to take newer versions"
+	@echo "make types    examples/types.ts from the catalog"
+	@echo "make check-examples  the examples' JavaScript against their types; needs npm"
 	@echo "Another Python (3.11 or newer): make demo PYTHON=python3.12"
 
 demo: $(INSTALLED)
@@ -28,6 +32,22 @@ lint: $(INSTALLED)
 
 mutants: $(INSTALLED)
 	$(BIN)/python tests/mutants/run.py
+
+# The reference pages are made anew first; a test compares them with the code too.
+docs: $(INSTALLED)
+	$(BIN)/python -m tools.reference
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# For Docker and pods. Universal: one file for every Python that pyproject.toml allows.
+lock: $(INSTALLED)
+	$(BIN)/uv pip compile pyproject.toml --extra gpu --extra build --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-annotate --custom-compile-command 'make lock' --quiet --output-file requirements.lock
+
+types: $(INSTALLED)
+	$(BIN)/python -m tools.types_ts
+
+check-examples: $(INSTALLED)
+	$(BIN)/python -m tools.check_examples
 
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

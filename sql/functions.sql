@@ -241,6 +241,16 @@ as $$
 $$;
 comment on function worker.photos_of is 'The photographs of a training job: those it names, else all that are not rejected.';
 
+-- Why the photographs of a training job are too few, or NULL. They may come and go between INSERT and start: asked at both.
+create or replace function worker.photos_error(p_job jsonb) returns text
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select format('training needs at least 3 photographs, there are %s: insert them into subject_photos, or name them in sample_paths', photo_count)
+  from (select jsonb_array_length(worker.photos_of(p_job)) as photo_count) counted
+  where photo_count < 3
+$$;
+comment on function worker.photos_error is 'Why the photographs of a training job are too few, or NULL.';
+
 -- Where an attempt may write.
 create or replace function worker.staging_prefix(p_kind text, p_job jsonb, p_attempt integer) returns text
 language sql immutable set search_path = pg_catalog, pg_temp
@@ -261,9 +271,8 @@ declare
 begin
   if v_error is not null then
     return array['invalid_input', v_error];
-  elsif p_kind = 'training' and jsonb_array_length(worker.photos_of(p_job)) < 3 then
-    return array['input_missing', format('training needs at least 3 photographs, there are %s: insert them into subject_photos, or name them in sample_paths',
-      jsonb_array_length(worker.photos_of(p_job)))];
+  elsif p_kind = 'training' and worker.photos_error(p_job) is not null then
+    return array['input_missing', worker.photos_error(p_job)];
   elsif p_kind = 'training' and jsonb_array_length(worker.photos_of(p_job)) > 200 then
     return array['invalid_input', 'training takes at most 200 photographs: name the best in sample_paths'];
   elsif p_kind = 'generation' and p_job ->> 'subject_id' is not null

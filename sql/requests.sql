@@ -228,9 +228,9 @@ declare
 begin
   -- One at a time for each owner, or two requests could both take the last place.
   perform pg_advisory_xact_lock(hashtextextended('open jobs of ' || p_owner_id, 0));
-  -- Each refused request is a row of the ledger, for ever.
+  -- Each refused request is a row for ever, of the ledger too, and nobody may feel a way around the words.
   if worker.count_jobs(p_owner_id,
-       $q$created_at > now() - interval '1 hour' and status = 'failed' and error_code = 'consent_denied' and attempt = 0$q$) >= 10 * v_limit then
+       $q$created_at > now() - interval '1 hour' and status = 'failed' and error_code in ('consent_denied', 'prompt_blocked') and attempt = 0$q$) >= 10 * v_limit then
     raise exception 'too many refused requests: at most % an hour', 10 * v_limit using errcode = 'PT429';
   end if;
   if worker.count_jobs(p_owner_id, $q$status in ('queued', 'running')$q$) >= v_limit then
@@ -247,7 +247,7 @@ language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select coalesce((
     select coalesce(jsonb_object_agg(setting.key, setting.value) filter (
-             where setting.key in ('width', 'height', 'steps', 'guidance', 'rank', 'learning_rate', 'resolution')
+             where setting.key in ('width', 'height', 'steps', 'guidance', 'rank', 'learning_rate', 'resolution', 'class_name')
                and p_job -> setting.key = 'null'), '{}')
            || jsonb_build_object('preset', jsonb_build_object('prompt', preset.prompt, 'negative_prompt', preset.negative_prompt))
     from public.presets preset left join lateral jsonb_each(preset.settings) setting on true
@@ -267,6 +267,7 @@ declare
   v_subject public.subjects;
   v_known boolean;
   v_error text;
+  v_code text := 'consent_denied';
 begin
   select * into v_kind from worker.job_kinds where kind = tg_argv[0];
   if new.subject_id is null then
@@ -312,18 +313,28 @@ begin
     select worker.consent_error(touched, v_kind.purpose) into v_error
     from worker.subjects_of(to_jsonb(new)) touched
     where worker.consent_error(touched, v_kind.purpose) is not null limit 1;
+  end if;
+  if v_error is null then
+    v_error := worker.prompt_error(to_jsonb(new));
+    v_code := 'prompt_blocked';
+  end if;
+  if v_error is not null then
+    -- The row arrives, refused, so that the app has something to show and the ledger an entry.
+    new.status := 'failed';
+    new.phase := 'refused';
+    new.error_code := v_code;
+    new.error := v_error;
+    new.finished_at := clock_timestamp();
+  end if;
+  if v_kind.kind = 'training' and new.status = 'queued' then
+    v_error := worker.photos_error(to_jsonb(new));
     if v_error is not null then
-      -- The row arrives, refused, so that the app has something to show and the ledger an entry.
-      new.status := 'failed';
-      new.phase := 'refused';
-      new.error_code := 'consent_denied';
-      new.error := v_error;
-      new.finished_at := clock_timestamp();
+      raise exception '%', v_error using errcode = '22023';
     end if;
   end if;
   return new;
 end $$;
-comment on function worker.before_job_insert is 'Fill owner and base, check the request, refuse people without consent.';
+comment on function worker.before_job_insert is 'Fill owner and base, check the request, refuse people without consent and blocked prompts.';
 
 create or replace function worker.after_job_insert() returns trigger
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp

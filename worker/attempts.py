@@ -14,7 +14,7 @@ from uuid import UUID
 import structlog
 from pydantic import ValidationError
 
-from worker import errors
+from worker import errors, guardrails
 from worker.db import Database
 from worker.errors import Interruption, JobInterrupted
 from worker.gpu import GpuChild, Interrupted
@@ -22,7 +22,7 @@ from worker.handlers import HANDLERS
 from worker.handlers.tools import Tools, Traffic
 from worker.jobs import Lease, StartedJob
 from worker.lora_cache import LoraCache
-from worker.models import BaseModels
+from worker.models import BaseModels, JobModels
 from worker.settings import Settings
 from worker.storage import ObjectStore
 from worker.workspace import Workspace
@@ -158,6 +158,7 @@ class Attempts:
         try:
             outcome, detail = await self._outcome(lease, tools)
         finally:
+            tools.models.end()
             await asyncio.to_thread(self._parts.workspace.end_attempt, workdir)
         log.info(
             "job.finished",
@@ -184,7 +185,7 @@ class Attempts:
         return Tools(
             database=self._parts.database,
             store=self._parts.store,
-            models=self._parts.models,
+            models=JobModels(self._parts.models),
             gpu=self._parts.gpu,
             loras=self._parts.loras,
             bucket_uploads=self._parts.settings.bucket_uploads,
@@ -199,6 +200,8 @@ class Attempts:
     async def _outcome(self, lease: Lease, tools: Tools) -> tuple[str, dict[str, Any]]:
         """Run the handler and settle the attempt: how it ended, and what to log about it."""
         try:
+            # Here and not in the handlers, so that none can forget it.
+            await asyncio.to_thread(guardrails.require, lease.job)
             result = await self._run_handler(lease, tools)
             outcome = await lease.complete(result)
             if outcome == "invalid":

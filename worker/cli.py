@@ -5,11 +5,21 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
-from worker.errors import SettingsError
+from worker.errors import CommandRefused, SettingsError
+
+
+class _JobGroup(TyperGroup):
+    """`worker job ID` is `worker job show ID`."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        known = not args or args[0] in self.commands or args[0].startswith("-")
+        return super().resolve_command(ctx, args if known else ["show", *args])
+
 
 app = typer.Typer(
     help="Likeness: a Postgres-native GPU worker. Trains LoRAs and draws pictures of people who agreed to it.",
@@ -18,6 +28,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+job = typer.Typer(cls=_JobGroup, no_args_is_help=True, rich_markup_mode=None, epilog="Example: worker job 6a05f1e2")
+app.add_typer(job, name="job", help="One job in full: worker job ID. Or put it back (retry), or stop it (cancel).")
+storage = typer.Typer(no_args_is_help=True, rich_markup_mode=None, epilog="Example: worker storage init")
+app.add_typer(storage, name="storage", help="The object store.")
+models = typer.Typer(no_args_is_help=True, rich_markup_mode=None, epilog="Example: worker models list")
+app.add_typer(models, name="models", help="Base models and upscalers: bring them to this disk, share them.")
+lora = typer.Typer(no_args_is_help=True, rich_markup_mode=None, epilog="Example: worker lora export --help")
+app.add_typer(lora, name="lora", help="Trained LoRAs as files.")
 
 
 @app.command(epilog="Example: DATABASE_URL=… S3_ENDPOINT_URL=… worker run")
@@ -44,9 +64,7 @@ def run() -> None:
         except Exception:
             structlog.get_logger().exception("worker.crashed")
             code = 1
-        sys.stdout.flush()
-        # Not by returning: the interpreter would first join threads that wait for a store that hangs.
-        os._exit(code)
+        _leave(code)
 
     settings = Settings.load()
     logs.configure(settings.log_format)
@@ -82,6 +100,158 @@ def migrate(
     typer.echo("Applied: " + ", ".join(names) if names else "Up to date: nothing to apply.")
 
 
+@app.command(epilog="Example: worker health")
+def health() -> None:
+    """Whether the workers of this machine turn, for a container's health check. Asks neither database nor store."""
+    from worker.health import health_error
+    from worker.settings import Settings
+
+    error = health_error(Settings.load(storage=False, database=False).work_dir)
+    if error:
+        typer.echo(f"health: {error}", err=True)
+        raise typer.Exit(1)
+    typer.echo("Every worker of this machine turns.")
+
+
+@app.command(epilog="Example: worker doctor && worker run")
+def doctor() -> None:
+    """Say what is wrong with this installation, and what mends it. Exit code 1 when anything is.
+
+    Runs with a pod's own settings; what only the owner of the database may see, it says so.
+    """
+    import asyncio
+    import logging
+
+    import structlog
+
+    from worker.console import console
+    from worker.doctor import examine, show_on
+
+    # Its lines say it all: a pod's own warnings would repeat them in other words.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+
+    async def main() -> NoReturn:
+        _leave(0 if await examine(show_on(console())) else 1)
+
+    asyncio.run(main())
+
+
+@app.command(epilog="Example: worker status")
+def status() -> None:
+    """What waits and runs, which pods live, what none of them can take, what failed. More with the owner's URL."""
+    from worker.console import console
+    from worker.owner import connect
+    from worker.settings import Settings
+    from worker.status import print_status
+
+    with connect(Settings.load(storage=False).database_url.get_secret_value()) as connection:
+        print_status(connection, console())
+
+
+@job.command(epilog="Example: worker job 6a05f1e2")
+def show(given: Annotated[str, typer.Argument(metavar="ID", help="A job's id, or its beginning.")]) -> None:
+    """Print all there is to know about one job, and what to do next. Needs the URL of the database's owner."""
+    from worker.console import console
+    from worker.job_report import print_job
+    from worker.owner import connect
+    from worker.settings import Settings
+
+    settings = Settings.load(storage=False)
+    with connect(settings.database_url.get_secret_value()) as connection:
+        print_job(connection, given, settings, console())
+    _leave(0)
+
+
+@job.command(epilog="Example: worker job retry 6a05f1e2")
+def retry(given: Annotated[str, typer.Argument(metavar="ID", help="A job's id, or its beginning.")]) -> None:
+    """Put a failed or cancelled job back on the queue. Needs the URL of the database's owner."""
+    from worker.job_lookup import retry_job
+    from worker.owner import connect
+    from worker.settings import Settings
+
+    with connect(Settings.load(storage=False).database_url.get_secret_value()) as connection:
+        typer.echo(retry_job(connection, given))
+
+
+@job.command(epilog="Example: worker job cancel 6a05f1e2")
+def cancel(given: Annotated[str, typer.Argument(metavar="ID", help="A job's id, or its beginning.")]) -> None:
+    """Stop a job that waits or runs. Needs the URL of the database's owner."""
+    from worker.job_lookup import cancel_job
+    from worker.owner import connect
+    from worker.settings import Settings
+
+    with connect(Settings.load(storage=False).database_url.get_secret_value()) as connection:
+        typer.echo(cancel_job(connection, given))
+
+
+@app.command(epilog='Example: DATABASE_URL="$OWNERS_URL" worker role likeness_pod --apply')
+def role(
+    name: Annotated[str, typer.Argument(help="The login, one for each pod or for all of them.")],
+    connection_limit: Annotated[
+        int | None, typer.Option(help="Connections this login may have at once; a pod needs five.", min=5)
+    ] = None,
+    rotate: Annotated[bool, typer.Option("--rotate", help="Give an existing login a new password.")] = False,
+    apply: Annotated[bool, typer.Option("--apply", help="Run the SQL instead of printing it.")] = False,
+) -> None:
+    """Make a pod's login: SQL on standard output, and on standard error the DATABASE_URL to give the pod.
+
+    Reads the database's address from DATABASE_URL, which must be the owner's. The SQL holds no password.
+    """
+    from worker.owner import connect
+    from worker.role import apply_login, make_login
+    from worker.settings import Settings
+
+    url = Settings.load(storage=False).database_url.get_secret_value()
+    login = make_login(name, url, connection_limit, rotate=rotate)
+    if apply:
+        with connect(url) as connection:
+            apply_login(connection, login, rotate=rotate)
+        typer.echo(f"{name} has a new password." if rotate else f"{name} is made.", err=True)
+    else:
+        typer.echo(login.script, nl=False)
+    for way, address in login.addresses.items():
+        typer.echo(f"# {way}\nDATABASE_URL={address}", err=True)
+
+
+@storage.command(epilog="Example: worker storage init")
+def init() -> None:
+    """Make the buckets that the settings name, private, and try to write, read and delete in each."""
+    import asyncio
+
+    from worker.buckets import make_buckets
+    from worker.checks.report import Report
+    from worker.console import console
+    from worker.doctor import show_on
+    from worker.settings import Settings
+
+    settings = Settings.load()
+    report = Report(show_on(console()))
+
+    async def main() -> NoReturn:
+        await make_buckets(settings, report)
+        _leave(0 if report.sound else 1)
+
+    asyncio.run(main())
+
+
+@lora.command(epilog="Example: worker lora export lora.safetensors --format kohya --output for-comfyui.safetensors")
+def export(
+    source: Annotated[
+        str, typer.Argument(metavar="FILE|ID", help="A LoRA file, or the id of a row of subjects_models.")
+    ],
+    naming: Annotated[
+        Literal["kohya", "diffusers"],
+        typer.Option("--format", help="kohya: for the programs people draw with. diffusers: for Python."),
+    ],
+    output: Annotated[Path, typer.Option(help="The file to write; one that exists is not overwritten.")],
+) -> None:
+    """Write a LoRA in the names that another program reads. With an id, needs the URL of the database's owner."""
+    from worker.lora_export import export
+
+    made = export(source, naming, output)
+    typer.echo(f"{made.path}: a LoRA for {made.family}, {made.layers} layers in {naming} names, SHA-256 {made.sha256}")
+
+
 @app.command(epilog="Example: worker demo --photos ~/Pictures/me --keep")
 def demo(
     photos: Annotated[
@@ -109,14 +279,126 @@ def demo(
     raise typer.Exit(run_demo(output, photos, keep=keep))
 
 
+@models.command(epilog="Example: HF_TOKEN=… worker models pull black-forest-labs/FLUX.1-dev --as flux-dev")
+def pull(
+    repo: Annotated[str, typer.Argument(metavar="REPO", help="OWNER/NAME on the hub, in diffusers layout.")],
+    slug: Annotated[str, typer.Option("--as", metavar="SLUG", help="What worker.base_models calls it.")],
+    revision: Annotated[
+        str | None, typer.Option(help="A branch, tag or commit; the default is the newest of the main branch.")
+    ] = None,
+) -> None:
+    """Bring a base model from a Hugging Face hub to MODELS_DIR: one commit, safetensors only, checksums compared.
+
+    An interrupted pull goes on where it stopped. A gated base needs HF_TOKEN.
+    """
+    from worker.models import commands
+    from worker.settings import Settings
+
+    commands.pull(Settings.load(storage=False, database=False), repo, slug, revision)
+
+
+@models.command(epilog="Example: worker models push flux-dev")
+def push(slug: Annotated[str, typer.Argument(metavar="SLUG", help="A folder of MODELS_DIR.")]) -> None:
+    """Upload a model from MODELS_DIR to the model bucket, for all pods. What is there already is not sent again."""
+    from worker.models import commands
+    from worker.settings import Settings
+
+    commands.push(Settings.load(database=False), slug)
+
+
+@models.command("list", epilog="Example: worker models list --check")
+def list_(
+    check: Annotated[
+        bool, typer.Option("--check", help="Compare every byte on this disk with its checksum: minutes.")
+    ] = False,
+) -> None:
+    """Print every model: family, licence, size, where it is and whether it is whole, and the routes it enables.
+
+    Works without a database and without a bucket, and then says less. Exit code 1 when something is damaged.
+    """
+    from worker.models import commands
+    from worker.settings import Settings
+
+    commands.list_(Settings.load(storage=False, database=False), thorough=check)
+
+
+@models.command(
+    "import",
+    epilog="Example: worker models import flux-dev --transformer flux1-dev.safetensors --vae ae.safetensors "
+    "--clip clip_l.safetensors --t5 t5xxl_fp16.safetensors --tokenizers ./FLUX.1-dev",
+)
+def import_(
+    slug: Annotated[str, typer.Argument(metavar="SLUG", help="What worker.base_models calls it.")],
+    transformer: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="FLUX: the transformer.", exists=True, dir_okay=False)
+    ] = None,
+    vae: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="FLUX: the autoencoder. SD 1.5: another one.", exists=True, dir_okay=False),
+    ] = None,
+    clip: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="FLUX: the CLIP-L text encoder.", exists=True, dir_okay=False)
+    ] = None,
+    t5: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="FLUX: the T5-XXL text encoder.", exists=True, dir_okay=False)
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="SD 1.5: all in one file.", exists=True, dir_okay=False)
+    ] = None,
+    upscaler: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Real-ESRGAN: .pth or .safetensors.", exists=True, dir_okay=False),
+    ] = None,
+    tokenizers: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="A folder with tokenizer/ (FLUX: and tokenizer_2/).", exists=True),
+    ] = None,
+    configs: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where the model differs from the published one: its configs.", exists=True),
+    ] = None,
+) -> None:
+    """Make a model in MODELS_DIR out of the single files that ComfyUI and the publishers use. Needs no network."""
+    from worker.models import commands
+    from worker.settings import Settings
+
+    given = {
+        "transformer": transformer,
+        "vae": vae,
+        "clip": clip,
+        "t5": t5,
+        "checkpoint": checkpoint,
+        "upscaler": upscaler,
+    }
+    files = {name: file for name, file in given.items() if file is not None}
+    commands.import_(Settings.load(storage=False, database=False), slug, files, tokenizers, configs)
+
+
 def main() -> None:
     """Entry point: a wrong setting ends with exit code 2, named, before anything starts."""
     try:
         app()
     except SettingsError as error:
         sys.exit(_refuse(error))
+    except CommandRefused as error:
+        _say_error(f"Refused: {error}")
+        sys.exit(1)
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process. Not by returning: the interpreter would first join threads that wait for a store that hangs."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _refuse(error: SettingsError) -> int:
-    typer.echo(f"Settings are wrong:\n{error}", err=True)
+    _say_error(f"Settings are wrong:\n{error}")
     return 2
+
+
+def _say_error(text: str) -> None:
+    """Without what could steer the terminal: it may repeat a name out of somebody's file."""
+    from worker.console import plain
+
+    typer.echo("\n".join(map(plain, text.splitlines())), err=True)

@@ -30,7 +30,7 @@ from psycopg.types.json import set_json_dumps
 from psycopg_pool import AsyncConnectionPool
 from pydantic_core import to_json
 
-from worker.errors import SettingsError
+from worker.db_errors import explain_connection
 
 log = structlog.get_logger()
 
@@ -98,11 +98,9 @@ class Database:
         try:
             # The pool would try for long, and keep the reason to itself.
             await (await psycopg.AsyncConnection.connect(self._url, **self._options)).close()
-        except psycopg.OperationalError as error:
-            raise SettingsError(
-                f"DATABASE_URL is refused: {str(error).splitlines()[0]}; for example "
-                "DATABASE_URL=postgresql://likeness_pod.<ref>:<password>@<host>:5432/postgres"
-            ) from error
+        except (psycopg.OperationalError, psycopg.ProgrammingError) as error:
+            # Not `from error`: the text of an address that cannot be read may show the password.
+            raise explain_connection(error, "DATABASE_URL") from None
         await self._pool.open(wait=True)
         return self
 

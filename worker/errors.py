@@ -14,7 +14,8 @@
     │   ├── JobTimeout         timeout          retried with backoff
     │   └── InternalError      internal         retried with backoff
     ├── JobInterrupted         the attempt must stop: cancelled or revoked, shutdown, lease lost
-    └── SettingsError          a wrong or missing setting: exit code 2, before anything starts
+    ├── SettingsError          a wrong or missing setting: exit code 2, before anything starts
+    └── CommandRefused         a command cannot do what it was asked to: exit code 1
 
 A message may be read by the app's user: what happened and what to do, never a prompt, a name, a secret or a signed URL.
 """
@@ -132,4 +133,13 @@ class JobInterrupted(Exception):
 
 
 class SettingsError(Exception):
-    """A wrong or missing setting, named with an example."""
+    """A wrong or missing setting: what is wrong with it, and what mends it, as a command or an example."""
+
+    def __init__(self, what: str, cure: str = "") -> None:
+        super().__init__(f"{what}; {cure}" if cure else what)
+        self.what = what
+        self.cure = cure
+
+
+class CommandRefused(Exception):
+    """A command cannot do what it was asked to: exit code 1. The message says why, and what to do next."""

@@ -1,7 +1,8 @@
 """What the worker and its GPU process say to each other, and how it travels.
 
     worker → GPU process     TrainTask | GenerateTask, then possibly Interrupt
-    GPU process → worker     Ready once; then for each task any number of Phase | Progress | CheckpointSaved
+    GPU process → worker     Ready once; then for each task any number of
+                             Phase | Progress | PhotosSkipped | CheckpointSaved
                              and exactly one of Done | Failed | Stopped
 
 A frame is four bytes, the length of the rest as a big-endian integer, and one message as JSON. Pictures and
@@ -34,6 +35,8 @@ class PhotoFile(_Message):
 
     path: Path
     caption: str
+    class_caption: str | None = None
+    """The caption with anybody in the person's place."""
 
 
 class LoraSettings(_Message):
@@ -57,6 +60,9 @@ class TrainTask(_Message):
     kind: Literal["train"] = "train"
     base: Path
     photos: list[PhotoFile]
+    """A path where there is no file is a photo that is missing: reported and left out like one that is damaged."""
+    fewest_photos: int = 1
+    """With fewer that can be used the task fails."""
     config: LoraSettings = LoraSettings()
     workdir: Path
     metadata: dict[str, str] = {}
@@ -139,6 +145,23 @@ class Progress(_Message):
     """None stands for a number that is not finite."""
 
 
+class SkippedPhoto(_Message):
+    """A photo that cannot be trained on."""
+
+    path: Path
+    """As in the task."""
+    reason: str
+
+
+class PhotosSkipped(_Message):
+    """The training goes on without these photos."""
+
+    kind: Literal["photos_skipped"] = "photos_skipped"
+    photos: list[SkippedPhoto]
+    summary: str
+    """For the app's user: how many of how many, and the first few by name."""
+
+
 class CheckpointSaved(_Message):
     """The task can go on from this file, here or on another pod. The next one may replace it."""
 
@@ -173,11 +196,11 @@ class Stopped(_Message):
 
 
 Outcome = Done | Failed | Stopped
-Event = Phase | Progress | CheckpointSaved | Done
+Event = Phase | Progress | PhotosSkipped | CheckpointSaved | Done
 """What `GpuChild.run` yields: a failure and a stop are raised there."""
-Work = Generator[Phase | Progress | CheckpointSaved, None, dict[str, Any]]
+Work = Generator[Phase | Progress | PhotosSkipped | CheckpointSaved, None, dict[str, Any]]
 """A task under way in the GPU process: what it reports, and in the end `Done.result`."""
-FromChild = Ready | Phase | Progress | CheckpointSaved | Done | Failed | Stopped
+FromChild = Ready | Phase | Progress | PhotosSkipped | CheckpointSaved | Done | Failed | Stopped
 
 _TO_CHILD: TypeAdapter[ToChild] = TypeAdapter(Annotated[ToChild, Field(discriminator="kind")])
 _FROM_CHILD: TypeAdapter[FromChild] = TypeAdapter(Annotated[FromChild, Field(discriminator="kind")])

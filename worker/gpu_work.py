@@ -18,8 +18,10 @@ from worker.gpu_tasks import (
     Failed,
     GenerateTask,
     Phase,
+    PhotosSkipped,
     Progress,
     Ready,
+    SkippedPhoto,
     Task,
     TrainTask,
     Work,
@@ -75,23 +77,24 @@ def train(task: TrainTask, models: Models) -> Work:
     base = models.base(task.base)
     defaults = base.architecture.training_defaults
     settings: dict[str, Any] = {
-        "steps": defaults.steps(len(task.photos)),
         "rank": defaults.rank,
         "learning_rate": defaults.learning_rate,
         "resolution": defaults.resolution,
         "batch_size": defaults.batch_size,
         "caption_dropout": defaults.caption_dropout,
+        "preservation": defaults.preservation,
     }
     config = train_lora.LoraConfig(**settings | task.config.model_dump(exclude_none=True))
     training = train_lora.train(
         base,
-        [Photo(photo.path, photo.caption) for photo in task.photos],
+        [Photo(photo.path, photo.caption, photo.class_caption) for photo in task.photos],
         config,
         workdir=task.workdir,
         metadata=task.metadata,
         resume_from=task.resume_from,
         checkpoint_every_s=task.checkpoint_every_s,
         checkpoint_every_steps=task.checkpoint_every_steps,
+        fewest_photos=task.fewest_photos,
     )
     with closing(training):
         while True:
@@ -103,6 +106,9 @@ def train(task: TrainTask, models: Models) -> Work:
             match event:
                 case MlPhase(name=name):
                     yield Phase(name=name, stepwise=name in STEPWISE)
+                case train_lora.PhotosSkipped(skipped, summary):
+                    photos = [SkippedPhoto(path=photo.path, reason=photo.reason) for photo in skipped]
+                    yield PhotosSkipped(photos=photos, summary=summary)
                 case train_lora.Step(index, total, loss, learning_rate):
                     metrics: dict[str, float | None] = {
                         "step": index,
@@ -113,7 +119,8 @@ def train(task: TrainTask, models: Models) -> Work:
                     yield Progress(fraction=index / total, phase="training", metrics=metrics)
                 case train_lora.Checkpoint(step, path):
                     yield CheckpointSaved(step=step, path=path)
-    return asdict(trained) | {"resolved": asdict(config), "memory_plan": base.memory_plan}
+    resolved = asdict(config) | {"steps": trained.steps}
+    return asdict(trained) | {"resolved": resolved, "memory_plan": base.memory_plan}
 
 
 def generate(task: GenerateTask, models: Models) -> Work:
@@ -136,10 +143,10 @@ def generate(task: GenerateTask, models: Models) -> Work:
             match event:
                 case pictures.Resolved():
                     resolved = asdict(event)
-                    work += event.steps * task.num_images
                 case MlPhase(name=name):
                     yield Phase(name=name, stepwise=name in STEPWISE)
                 case pictures.Step(index, total):
+                    work = total + task.num_images
                     yield Progress(fraction=index / work, phase="drawing", metrics={"step": index, "steps": total})
                 case pictures.Picture():
                     drawn.append(event)

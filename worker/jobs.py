@@ -87,8 +87,10 @@ class TrainingRequest(_Row):
     rank: int | None = None
     learning_rate: float | None = None
     resolution: int | None = None
+    batch_size: int | None = None  # no column: only a base's defaults say it
     seed: int | None = None
     trigger_word: str | None = None
+    class_name: str | None = None
 
 
 class GenerationRequest(_Row):
@@ -131,13 +133,18 @@ class StartedJob(_Row):
 
     @property
     def training(self) -> TrainingRequest:
-        return TrainingRequest.model_validate(self.row)
+        """How to train, filled up from `training` in the base's defaults."""
+        defaults = self.base.defaults.get("training", {}) if self.base else {}
+        return TrainingRequest.model_validate({**defaults, **self._asked})
 
     @property
     def generation(self) -> GenerationRequest:
         """What to draw, filled up from the base's defaults."""
-        asked = {name: value for name, value in self.row.items() if value is not None}
-        return GenerationRequest.model_validate({**(self.base.defaults if self.base else {}), **asked})
+        return GenerationRequest.model_validate({**(self.base.defaults if self.base else {}), **self._asked})
+
+    @property
+    def _asked(self) -> dict[str, Any]:
+        return {name: value for name, value in self.row.items() if value is not None}
 
     @property
     def required_base(self) -> Base:

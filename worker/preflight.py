@@ -1,4 +1,7 @@
-"""What must be right before a pod starts anything."""
+"""What must be right before a pod starts anything. `worker run` refuses with it, and `worker doctor` reports it.
+
+Every check raises SettingsError, naming the setting, with what mends it.
+"""
 
 from __future__ import annotations
 
@@ -15,46 +18,64 @@ BUCKETS = {"bucket_uploads": "BUCKET_UPLOADS", "bucket_models": "BUCKET_MODELS"}
 
 
 async def check_installation(settings: Settings, database: Database, store: ObjectStore) -> None:
-    """Raises SettingsError, naming the setting with an example, when schema, kinds, buckets or store are wrong."""
-    await _check_schema(database)
-    config = (await database.fetch("select bucket_uploads, bucket_models from worker.config"))[0]
-    for name, variable in BUCKETS.items():
-        if config[name] != getattr(settings, name):
-            raise SettingsError(
-                f"{variable} is refused: {getattr(settings, name)!r} here, but {config[name]!r} in worker.config; "
-                f"for example {variable}={config[name]}"
-            )
-    unknown = settings.worker_kinds - set(HANDLERS)
-    if unknown:
-        raise SettingsError(
-            f"WORKER_KINDS is refused: there is no {', '.join(sorted(unknown))}; "
-            f"for example WORKER_KINDS={','.join(sorted(HANDLERS))}"
-        )
-    for name, variable in BUCKETS.items():
-        try:
-            await store.require_bucket(getattr(settings, name))
-        except StorageError as error:
-            raise SettingsError(
-                f"S3_ENDPOINT_URL, S3_ACCESS_KEY_ID, S3_SECRET_ACCESS_KEY or {variable} is refused: {error.message}; "
-                "for example S3_ENDPOINT_URL=https://<ref>.storage.supabase.co/storage/v1/s3"
-            ) from error
+    """Schema, kinds, buckets and store, in this order; the first that is wrong is raised."""
+    await check_schema(database)
+    for name in BUCKETS:
+        await check_bucket_name(settings, database, name)
+    check_kinds(settings)
+    for name in BUCKETS:
+        await check_bucket(settings, store, name)
 
 
-async def _check_schema(database: Database) -> None:
+async def check_schema(database: Database) -> None:
+    """The schema is there, this role may use it, and it is none of a newer major version."""
     try:
         found = await database.fetch("select to_regprocedure('worker.schema_major()') is not null as installed")
         major = await database.call("schema_major") if found[0]["installed"] else None
     except psycopg.errors.InsufficientPrivilege as error:
         raise SettingsError(
-            "DATABASE_URL is refused: its role may not call the worker's functions; "
-            "for example, as the owner: grant likeness_worker to <role>"
+            "DATABASE_URL is refused: its role may not call the worker's functions",
+            "as the owner: grant likeness_worker to <role>",
         ) from error
     if major is None:
         raise SettingsError(
-            "DATABASE_URL is refused: this database has no Likeness schema; for example, as the owner: worker migrate"
+            "DATABASE_URL leads to a database that has no Likeness schema", "as the owner: worker migrate"
         )
     if major > SCHEMA_MAJOR:
         raise SettingsError(
-            f"DATABASE_URL is refused: its schema is version {major} and this worker knows {SCHEMA_MAJOR}; "
-            "for example, deploy a newer worker"
+            f"DATABASE_URL is refused: its schema is version {major} and this worker knows {SCHEMA_MAJOR}",
+            "deploy a newer worker",
         )
+
+
+def check_kinds(settings: Settings) -> None:
+    """WORKER_KINDS names kinds that this worker can do."""
+    unknown = settings.worker_kinds - set(HANDLERS)
+    if unknown:
+        raise SettingsError(
+            f"WORKER_KINDS is refused: there is no {', '.join(sorted(unknown))}",
+            f"for example WORKER_KINDS={','.join(sorted(HANDLERS))}",
+        )
+
+
+async def check_bucket_name(settings: Settings, database: Database, name: str) -> None:
+    """A bucket is called here as in the database, which refuses keys of any other."""
+    config = (await database.fetch("select bucket_uploads, bucket_models from worker.config"))[0]
+    variable = BUCKETS[name]
+    if config[name] != getattr(settings, name):
+        raise SettingsError(
+            f"{variable} is refused: {getattr(settings, name)!r} here, but {config[name]!r} in worker.config",
+            f"for example {variable}={config[name]}",
+        )
+
+
+async def check_bucket(settings: Settings, store: ObjectStore, name: str) -> None:
+    """The store answers, and the bucket is there for these keys."""
+    try:
+        await store.require_bucket(getattr(settings, name))
+    except StorageError as error:
+        raise SettingsError(
+            error.message,
+            f"look at {BUCKETS[name]}, S3_ACCESS_KEY_ID, S3_SECRET_ACCESS_KEY and S3_ENDPOINT_URL, "
+            "for example https://PROJECT_REF.storage.supabase.co/storage/v1/s3",
+        ) from error

@@ -42,7 +42,9 @@ HEARTBEAT_WITHOUT_SESSION_S = 1.0
 TICK_S = 2.0
 POLL_S = 30.0
 POLL_WITHOUT_LISTEN_S = 2.0
-ROUTES_REFRESH_S = 60.0
+ROUTES_REFRESH_S = 20.0
+"""How long a pod takes to notice a model that was put on its disk or into the bucket."""
+TOUCH_S = 5.0
 LEAVE_WITHIN_S = 2.0
 FORGET_AFTER_S = 45.0
 """A heartbeat tells whose consent ended in the last minute; after a longer silence, everybody's cache goes."""
@@ -134,6 +136,7 @@ class Worker:
             heartbeat=self._heartbeat_loop(),
             tick=self._tick_loop(),
             sweep=self._sweep_loop(),
+            health=self._health_loop(),
         )
         try:
             await _until(self._stopping.wait(), taking + living)
@@ -272,7 +275,7 @@ class Worker:
                     self._settings.worker_name,
                     sorted(self._routes.slot_of),
                     self._vram_gib,
-                    self._routes.bases_here,
+                    self._routes.models_in_reach,
                     self._session.has_lock,
                     __version__,
                 )
@@ -282,6 +285,11 @@ class Worker:
                 log.warning("pod.register_failed", reason=type(error).__name__)
                 return
         self._set_ticking(reply["tick"])
+
+    async def _health_loop(self) -> None:
+        while True:
+            self._workspace.touch()
+            await asyncio.sleep(TOUCH_S)
 
     # -- what this pod offers
 

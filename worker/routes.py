@@ -1,7 +1,8 @@
 """Which routes a pod takes: a pod takes only what it can do.
 
 A route is `{kind}/{base}`, or the kind alone. A GPU route is offered when its base is on disk or in the model bucket,
-can do the kind, and fits the device. A route that failed here for the pod's own reasons is not offered for a while.
+can do the kind, and fits the device; pictures also need both upscalers. A route that failed here for the pod's own
+reasons is not offered for a while.
 """
 
 from __future__ import annotations
@@ -10,8 +11,12 @@ import asyncio
 import time
 from collections.abc import Collection
 
+import structlog
+
 from worker.db import Database
-from worker.models import BaseModels
+from worker.models import UPSCALERS, BaseModels
+
+log = structlog.get_logger()
 
 REFUSE_FOR_S = 600.0
 
@@ -26,8 +31,8 @@ class Routes:
         self._refused_until: dict[str, float] = {}
         self.slot_of: dict[str, str] = {}
         """Slot by route; empty until the first `refresh`."""
-        self.bases_here: list[str] = []
-        """Bases on this pod's disk."""
+        self.models_in_reach: list[str] = []
+        """Models on this pod's disk or in the bucket, upscalers among them."""
 
     async def refresh(self, *, gpu: bool, vram_gib: float | None) -> bool:
         """Look again at kinds, bases, disk and bucket; True when the offer changed. No GPU routes while `gpu` is False.
@@ -38,20 +43,31 @@ class Routes:
             "select kind, slot from worker.job_kinds where kind = any(%s)", [list(self._kinds)]
         )
         offered = {row["kind"]: "light" for row in kinds if row["slot"] == "light"}
-        self.bases_here = await asyncio.to_thread(self._models.present)
+        in_reach = set(await asyncio.to_thread(self._models.present))
         if gpu:
-            within_reach = set(self.bases_here) | set(await self._models.in_bucket())
-            bases = await self._database.fetch(
-                "select slug, capabilities from worker.base_models where slug = any(%s) and min_vram_gib <= %s",
-                [sorted(within_reach), vram_gib or 0],
-            )
+            in_reach |= set(await self._models.in_bucket())
             for kind in (row["kind"] for row in kinds if row["slot"] == "gpu"):
-                for base in bases:
-                    if kind != "training" or "train" in base["capabilities"]:
-                        offered[f"{kind}/{base['slug']}"] = "gpu"
+                for base in await self._usable_bases(kind, in_reach, vram_gib):
+                    offered[f"{kind}/{base}"] = "gpu"
         offered = {route: slot for route, slot in offered.items() if not self._is_refused(route)}
-        changed, self.slot_of = offered != self.slot_of, offered
+        changed = (offered, sorted(in_reach)) != (self.slot_of, self.models_in_reach)
+        self.slot_of, self.models_in_reach = offered, sorted(in_reach)
+        lacking = sorted(set(UPSCALERS.values()) - in_reach)
+        if changed and gpu and lacking and "generation" in self._kinds:
+            log.warning("routes.no_upscaler", missing=lacking, what="this pod takes no pictures: see docs/models.md")
         return changed
+
+    async def _usable_bases(self, kind: str, in_reach: set[str], vram_gib: float | None) -> list[str]:
+        """The bases in reach that fit this device and can do the kind."""
+        if kind == "generation" and not in_reach >= set(UPSCALERS.values()):
+            return []
+        rows = await self._database.fetch(
+            """select slug from worker.base_models
+               where slug = any(%s) and worker.fits_memory(min_vram_gib, %s)
+                 and (%s <> 'training' or 'train' = any(capabilities))""",
+            [sorted(in_reach), vram_gib, kind],
+        )
+        return [row["slug"] for row in rows]
 
     def refuse(self, route: str) -> None:
         """Stop offering a route for ten minutes: this pod cannot do it."""

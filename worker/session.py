@@ -23,7 +23,18 @@ log = structlog.get_logger()
 PROBE_TIMEOUT_S = 5.0
 IDLE_PROBE_S = 30.0
 """A listening connection that a middle box cut says nothing: ask it something now and then."""
+NO_LISTEN_CURE = "set DATABASE_LISTEN_URL to a direct or session-mode address (on Supabase port 5432)"
 BACKOFF_S = (0.0, 0.1, 0.2, 0.4, 0.8, 1.0)
+
+
+async def listen_works(connection: psycopg.AsyncConnection, database: Database) -> bool:
+    """Whether a notification sent through `database` arrives here: never so behind a transaction-mode pooler."""
+    channel = sql.Identifier(f"likeness_probe_{uuid4().hex}")
+    await connection.execute(sql.SQL("listen {}").format(channel))
+    await database.fetch("select pg_notify(%s, '')", [channel.as_string().strip('"')])
+    heard = [notification async for notification in connection.notifies(timeout=PROBE_TIMEOUT_S, stop_after=1)]
+    await connection.execute(sql.SQL("unlisten {}").format(channel))
+    return bool(heard)
 
 
 @dataclass
@@ -73,12 +84,12 @@ class Session:
             failures += 1
 
     async def _set_up(self, connection: psycopg.AsyncConnection) -> None:
-        if not await self._round_trip_works(connection):
+        if not await listen_works(connection, self.database):
             if not self._warned:
                 log.error(
                     "session.no_listen",
                     what="LISTEN does not work here, so this pod polls every 2 s and is only seen by its heartbeats",
-                    remedy="set DATABASE_LISTEN_URL to a direct or session-mode address (on Supabase port 5432)",
+                    remedy=NO_LISTEN_CURE,
                 )
                 self._warned = True
             await self._know_first_time()
@@ -100,14 +111,6 @@ class Session:
         if not self.first_try.is_set():
             await self.on_state()
             self.first_try.set()
-
-    async def _round_trip_works(self, connection: psycopg.AsyncConnection) -> bool:
-        channel = sql.Identifier(f"likeness_probe_{uuid4().hex}")
-        await connection.execute(sql.SQL("listen {}").format(channel))
-        await self.database.fetch("select pg_notify(%s, '')", [channel.as_string().strip('"')])
-        heard = [notification async for notification in connection.notifies(timeout=PROBE_TIMEOUT_S, stop_after=1)]
-        await connection.execute(sql.SQL("unlisten {}").format(channel))
-        return bool(heard)
 
     async def _listen(self, connection: psycopg.AsyncConnection) -> None:
         while True:

@@ -43,13 +43,13 @@ class Settings(BaseSettings):
         default=SecretStr(""),
         description="The pod's login (`worker role` prints one; `worker migrate` needs the owner's instead). "
         "On Supabase, take the session pooler (port 5432).",
-        examples=["postgresql://likeness_worker:PASSWORD@db.example.com:5432/postgres"],
+        examples=["postgresql://likeness_pod:PASSWORD@db.example.com:5432/postgres"],
     )
     database_listen_url: SecretStr | None = Field(
         default=None,
         description="A connection that keeps sessions, for a DATABASE_URL that is a transaction-mode pooler "
         "(port 6543).",
-        examples=["postgresql://likeness_worker:PASSWORD@db.example.com:5432/postgres"],
+        examples=["postgresql://likeness_pod:PASSWORD@db.example.com:5432/postgres"],
     )
 
     # The object store: S3 access keys
@@ -97,7 +97,7 @@ class Settings(BaseSettings):
     models_max_gb: float | None = Field(
         default=None,
         gt=0,
-        description="No base model is fetched past this size of MODELS_DIR.",
+        description="How large MODELS_DIR may be: for a model that comes, those used longest ago are removed.",
         examples=["200"],
     )
     work_dir: Path = Field(
@@ -123,6 +123,15 @@ class Settings(BaseSettings):
         examples=["auto"],
     )
 
+    # Commands alone
+    hf_token: SecretStr | None = Field(
+        default=None,
+        validation_alias=AliasChoices("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"),
+        description="For `worker models pull` alone: a read token of an account that accepted a gated base's terms. "
+        "Also read from HUGGING_FACE_HUB_TOKEN.",
+        examples=["hf_TOKEN"],
+    )
+
     # Times, in seconds
     max_affinity_wait_s: float = Field(
         default=60.0,
@@ -142,25 +151,33 @@ class Settings(BaseSettings):
     )
 
     @classmethod
-    def load(cls, *, storage: bool = True) -> Settings:
-        """Read and check everything. Commands that touch no storage say so with `storage=False`.
+    def load(cls, *, storage: bool = True, database: bool = True) -> Settings:
+        """Read and check everything. Commands that need no storage or no database say so.
 
         Raises SettingsError with one line a problem: the variable, what is wrong with it (never its value),
         an example.
         """
+        settings, problems = cls.examine(storage=storage, database=database)
+        if problems:
+            # Not `from` what pydantic raised: its traceback would show the values.
+            raise SettingsError("\n".join(problems))
+        return settings
+
+    @classmethod
+    def examine(cls, *, storage: bool = True, database: bool = True) -> tuple[Settings, list[str]]:
+        """The settings, and a line for each that is missing or malformed; what is malformed has its default."""
+        malformed: dict[str, str] = {}
         try:
             settings = cls()
         except ValidationError as error:
-            # Not `from error`: its traceback would show the values.
-            raise SettingsError("\n".join(_problems(error))) from None
-        problems = []
-        if not settings.database_url.get_secret_value():
-            problems.append(_problem("database_url", "is missing"))
+            malformed = _problems(error)
+            settings = cls(**{_keyword(name): _default(name) for name in malformed})
+        missing = {}
+        if database and not settings.database_url.get_secret_value():
+            missing["database_url"] = _problem("database_url", "is missing")
         if storage:
-            problems += settings._store_problems()
-        if problems:
-            raise SettingsError("\n".join(problems))
-        return settings
+            missing |= settings._store_problems()
+        return settings, list((missing | malformed).values())
 
     @property
     def listen_url(self) -> SecretStr:
@@ -172,7 +189,7 @@ class Settings(BaseSettings):
         """How to reach the object store. Raises SettingsError when something for that is missing."""
         problems = self._store_problems()
         if problems:
-            raise SettingsError("\n".join(problems))
+            raise SettingsError("\n".join(problems.values()))
         # Servers that have no regions take the one that every tool sends.
         address, region = self._store_address() or "", self.s3_region or "us-east-1"
         if self._with_legacy_keys():
@@ -204,28 +221,28 @@ class Settings(BaseSettings):
         own_keys = self.s3_access_key_id or self.s3_secret_access_key
         return not own_keys and _project_ref(self.supabase_url) is not None
 
-    def _store_problems(self) -> list[str]:
-        """What is missing to reach the object store, one line each."""
-        problems = []
+    def _store_problems(self) -> dict[str, str]:
+        """By field, what is missing to reach the object store, a line each."""
+        problems = {}
         address = self._store_address()
         if address is None:
-            problems.append(_problem("s3_endpoint_url", "is missing"))
+            problems["s3_endpoint_url"] = _problem("s3_endpoint_url", "is missing")
         elif _is_supabase(address) and self.s3_region is None:
-            problems.append(_problem("s3_region", "is missing; it must be the Supabase project's own"))
+            problems["s3_region"] = _problem("s3_region", "is missing; it must be the Supabase project's own")
         if self._with_legacy_keys():
-            return problems + self._legacy_key_problems()
+            return problems | self._legacy_key_problems()
         needed = ("s3_access_key_id", "s3_secret_access_key")
-        return problems + [_problem(name, "is missing") for name in needed if getattr(self, name) is None]
+        return problems | {name: _problem(name, "is missing") for name in needed if getattr(self, name) is None}
 
-    def _legacy_key_problems(self) -> list[str]:
-        problems = []
+    def _legacy_key_problems(self) -> dict[str, str]:
+        problems = {}
         for name in ("supabase_anon_key", "supabase_service_role_key"):
             key = _plain(getattr(self, name))
             if not key:
-                problems.append(_problem(name, "is missing"))
+                problems[name] = _problem(name, "is missing")
             elif not re.fullmatch(r"[\w-]+\.[\w-]+\.[\w-]+", key):
-                problems.append(
-                    f"{_variable(name)} is no JWT, and S3 takes no other: make S3 access keys in Supabase "
+                problems[name] = (
+                    f"{variable(name)} is no JWT, and S3 takes no other: make S3 access keys in Supabase "
                     "(Project Settings, Storage); for example S3_ACCESS_KEY_ID=ACCESS_KEY_ID"
                 )
         return problems
@@ -265,36 +282,36 @@ class Settings(BaseSettings):
         return kinds
 
 
+HEADINGS = {
+    "database_url": "The database",
+    "s3_endpoint_url": "The object store, with S3 access keys",
+    "supabase_url": "The object store, with Supabase's legacy keys instead",
+    "bucket_uploads": "Buckets",
+    "models_dir": "This pod",
+    "hf_token": "For commands alone",
+    "max_affinity_wait_s": "Times, in seconds",
+}
+"""The first field of each group, and what the group is called."""
+
+NEEDED = frozenset({"database_url", "s3_endpoint_url", "s3_region", "s3_access_key_id", "s3_secret_access_key"})
+"""Fields that an installation with S3 access keys cannot do without."""
+
+
 def env_example() -> str:
     """The text of `.env.example`: every setting with its description and an example."""
-    headings = {
-        "database_url": "The database",
-        "s3_endpoint_url": "The object store, with S3 access keys",
-        "supabase_url": "The object store, with Supabase's legacy keys instead",
-        "bucket_uploads": "Buckets",
-        "models_dir": "This pod",
-        "max_affinity_wait_s": "Times, in seconds",
-    }
-    needed = {
-        "database_url",
-        "s3_endpoint_url",
-        "s3_region",
-        "s3_access_key_id",
-        "s3_secret_access_key",
-    }
     lines = [
         "# Settings of the worker: copy this file to `.env`, or set them in the environment, which wins.",
         "# What stands behind a `#` is optional. Made from worker/settings.py by `env_example`.",
     ]
     for name, setting in Settings.model_fields.items():
-        if name in headings:
-            lines += ["", f"# --- {headings[name]} ---"]
+        if name in HEADINGS:
+            lines += ["", f"# --- {HEADINGS[name]} ---"]
         lines += ["", f"# {setting.description}"]
-        lines.append(f"{'' if name in needed else '#'}{_variable(name)}={_example(setting)}")
+        lines.append(f"{'' if name in NEEDED else '#'}{variable(name)}={example(setting)}")
     return "\n".join(lines) + "\n"
 
 
-def _variable(name: str) -> str:
+def variable(name: str) -> str:
     """The environment variable of a field."""
     alias = Settings.model_fields[name].validation_alias
     if isinstance(alias, AliasChoices):
@@ -302,24 +319,34 @@ def _variable(name: str) -> str:
     return alias if isinstance(alias, str) else name.upper()
 
 
-def _example(setting: FieldInfo) -> str:
+def _keyword(name: str) -> str:
+    """What a field is called where the class is called: by its alias, if it has one."""
+    return name if Settings.model_fields[name].validation_alias is None else variable(name)
+
+
+def _default(name: str) -> Any:
+    return Settings.model_fields[name].get_default(call_default_factory=True)
+
+
+def example(setting: FieldInfo) -> str:
+    """What a value of the setting looks like."""
     return str((setting.examples or [""])[0])
 
 
 def _problem(name: str, what: str) -> str:
-    return f"{_variable(name)} {what}; for example {_variable(name)}={_example(Settings.model_fields[name])}"
+    return f"{variable(name)} {what}; for example {variable(name)}={example(Settings.model_fields[name])}"
 
 
-def _problems(error: ValidationError) -> list[str]:
-    """One line for each field that pydantic refused."""
-    fields = {_variable(name).lower(): name for name in Settings.model_fields}
-    fields["next_public_supabase_url"] = "supabase_url"
-    lines = []
+def _problems(error: ValidationError) -> dict[str, str]:
+    """By field, one line for each that pydantic refused."""
+    fields = {variable(name).lower(): name for name in Settings.model_fields}
+    fields |= {"next_public_supabase_url": "supabase_url", "hugging_face_hub_token": "hf_token"}
+    lines = {}
     for entry in error.errors(include_url=False, include_context=False, include_input=False):
         name = fields[str(entry["loc"][0]).lower()]
         ours = entry["type"] == "value_error"
         what = entry["msg"].removeprefix("Value error, ") if ours else f"is refused: {entry['msg']}"
-        lines.append(_problem(name, what))
+        lines[name] = _problem(name, what)
     return lines
 
 

@@ -25,6 +25,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
 
 from worker.errors import InputMissing, InvalidInput, StorageError, WorkerError
 from worker.storage_errors import explain, failures, found, plain_code, status_of
@@ -119,6 +120,13 @@ class ObjectStore:
         if not there:
             raise StorageError(f"there is no bucket {bucket}: `worker storage init` makes it")
 
+    async def is_open_to_all(self, bucket: str, key: str, content: bytes) -> bool:
+        """Whether anybody gets this object, whose content is `content`, without keys."""
+        check_key(key)
+        addresses = _addresses_without_keys(self._config.endpoint_url, f"{bucket}/{quote(key)}")
+        doing = f"asking for {bucket}/{key} without keys"
+        return await self._call(doing, lambda _: any(_get(address) == content for address in addresses))
+
     async def head(self, bucket: str, key: str) -> ObjectInfo | None:
         """Describe an object; None if it is not there."""
         check_key(key)
@@ -158,8 +166,18 @@ class ObjectStore:
                 raise explain(error, doing) from error
             await self._call(doing, lambda _: path.write_bytes(b""))  # an empty object has no first range
 
-    async def upload(self, bucket: str, key: str, path: Path, content_type: str, deadline_s: float = 300.0) -> None:
+    async def upload(
+        self,
+        bucket: str,
+        key: str,
+        path: Path,
+        content_type: str,
+        deadline_s: float = 300.0,
+        on_bytes: Callable[[int], None] | None = None,
+    ) -> None:
         """Stream a file to the store, large ones in parallel parts; StorageError after `deadline_s`.
+
+        `on_bytes` hears, in threads, how many more bytes went out; fewer than none when a part is sent again.
 
         After an error the object may still appear (the last request may have arrived), so its key must be one
         that somebody is going to delete.
@@ -169,7 +187,7 @@ class ObjectStore:
         try:
             async with asyncio.timeout(deadline_s):
                 await self._call(doing, lambda _: None)  # opens the client, in a thread
-                ended = _Ended()
+                ended = _Ended(on_bytes)
                 running = self._open()[1].upload(
                     str(path),
                     bucket,
@@ -273,9 +291,14 @@ class ObjectStore:
 class _Ended:
     """Subscribes to a transfer, which runs in threads, to wait for its end in the event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_bytes: Callable[[int], None] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         self._event = asyncio.Event()
+        self._on_bytes = on_bytes
+
+    def on_progress(self, future: TransferFuture, bytes_transferred: int, **_: object) -> None:
+        if self._on_bytes is not None:
+            self._on_bytes(bytes_transferred)
 
     def on_done(self, future: TransferFuture, **_: object) -> None:
         self._loop.call_soon_threadsafe(self._event.set)
@@ -334,6 +357,23 @@ def _mend_delete_objects(request: Any, **_: object) -> None:
     digest = hashlib.md5(request.data, usedforsecurity=False).digest()
     request.headers["Content-Type"] = "application/xml"
     request.headers["Content-MD5"] = base64.b64encode(digest).decode("ascii")
+
+
+def _addresses_without_keys(endpoint_url: str, path: str) -> list[str]:
+    """Where a public object would be: by S3's own rule, and by that of Supabase's public buckets."""
+    addresses = [f"{endpoint_url}/{path}"]
+    if endpoint_url.endswith("/storage/v1/s3"):
+        addresses.append(f"{endpoint_url.removesuffix('/s3')}/object/public/{path}")
+    return addresses
+
+
+def _get(address: str) -> bytes | None:
+    """The content at an address; None when the server gives none."""
+    from botocore.awsrequest import AWSRequest
+    from botocore.httpsession import URLLib3Session
+
+    answer = URLLib3Session(timeout=CONNECT_TIMEOUT_S).send(AWSRequest("GET", address).prepare())
+    return answer.content if answer.status_code == 200 else None
 
 
 def _head(s3: S3Client, bucket: str, key: str) -> ObjectInfo | None:

@@ -27,7 +27,8 @@ async def warm(
     try:
         for waiting in await database.call_once("peek", routes, LOOK_AHEAD):
             if waiting["base"] is not None:
-                await models.ensure(waiting["base"])
+                # A guess evicts nothing: the running job may still be loading what was used before.
+                await models.ensure(waiting["base"], may_evict=False)
             folder = await asyncio.to_thread(workspace.attempt, f"warming-{waiting['id']}")
             try:
                 for model in _MODELS.validate_python(waiting["models"]):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -39,6 +40,11 @@ class Workspace:
         _remove(self._folder)
         if self._lock is not None:
             self._lock.close()
+
+    def touch(self) -> None:
+        """Say that this process turns; see `last_touches`."""
+        if self._lock is not None:
+            os.utime(self._lock.fileno())
 
     def attempt(self, name: str) -> Path:
         """An empty folder for one attempt; its name must hold kind, job and attempt."""
@@ -72,6 +78,16 @@ class Workspace:
             return False
         shutil.rmtree(folder, ignore_errors=True)
         return True
+
+
+def last_touches(root: Path) -> list[float]:
+    """When each living process of this machine last said that it turns, in seconds since the epoch."""
+    touches = []
+    for folder in root.glob("*/"):
+        with suppress(FileNotFoundError):  # it ends just now
+            if not _is_abandoned(folder):
+                touches.append(_lock_of(folder).stat().st_mtime)
+    return touches
 
 
 def _lock_of(folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""A `worker demo` process, watched from outside with every process that comes from it."""
+"""A demo process, watched from outside with every process that comes from it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from psycopg.rows import dict_row
 
 @dataclass
 class DemoProcess:
-    """A running `worker demo`, with every process that was seen to come from it: id and start time."""
+    """A running demo with the tiny base, with every process that was seen to come from it: id and start time."""
 
     process: subprocess.Popen[bytes]
     output: Path
@@ -68,7 +68,7 @@ def start_demo(folder: Path, *options: str) -> DemoProcess:
     temporary.mkdir()
     with screen.open("wb") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "worker", "demo", "--output", str(output), *options],
+            [sys.executable, "-m", "tests.demo.tiny_demo", "--output", str(output), *options],
             stdout=file,
             stderr=subprocess.STDOUT,
             start_new_session=True,

@@ -86,9 +86,8 @@ pytestmark = pytest.mark.timeout(600)
 
 def test_the_summary_has_no_line_that_is_not_derived_below(kept: Kept) -> None:
     derived = {"user_id", "subjects", "jobs", "loras", "files", "training_settings", "held_out_losses", "revocation"}
-    told = {"version", "base", "base_is_untrained", "servers"}
+    told = {"version", "base", "servers"}
     assert set(kept.summary) == derived | told | {"seconds"}
-    assert kept.summary["base_is_untrained"] is True
     assert all(seconds >= 0 for seconds in kept.summary["seconds"].values())
 
 
@@ -107,8 +106,11 @@ def test_jobs_ended_as_the_story_says(kept: Kept) -> None:
     assert {job["what"]: (job["status"], job["error_code"]) for job in kept.summary["jobs"]} == {
         "train before consent": ("failed", "consent_denied"),
         "train": ("completed", None),
-        "draw with the LoRA": ("completed", None),
-        "draw without the LoRA": ("completed", None),
+        **{
+            f"draw {what}, prompt {place}": ("completed", None)
+            for what in ("without", "with", "others")
+            for place in (1, 2)
+        },
         "train another person": ("completed", None),
         "revoke while drawing": ("failed", "consent_denied"),
         "train after revocation": ("failed", "consent_denied"),
@@ -175,9 +177,14 @@ def test_loras_are_the_published_rows_and_their_copies_are_the_same_bytes(kept: 
 def test_files_of_the_output_folder_are_the_objects(kept: Kept) -> None:
     for file in kept.summary["files"]:
         assert (kept.demo.output / file["file"]).read_bytes() == kept.read(file["bucket"], file["key"])
-    pictures = [f"{which}-lora-{number}.png" for which in ("with", "without") for number in range(1, 7)]
+    pictures = [
+        f"{what}-{place}-{number}.png"
+        for what in ("without", "with", "others")
+        for place in (1, 2)
+        for number in (1, 2)
+    ]
     assert sorted(file["file"] for file in kept.summary["files"]) == sorted(["lora.safetensors", *pictures])
-    with Image.open(kept.demo.output / "with-lora-1.png") as picture:
+    with Image.open(kept.demo.output / "with-1-1.png") as picture:
         assert picture.size == (4 * 96, 4 * 128)
     for made in ("contact-sheet.png", "loss-curve.png"):
         with Image.open(kept.demo.output / made) as picture:
@@ -185,18 +192,22 @@ def test_files_of_the_output_folder_are_the_objects(kept: Kept) -> None:
 
 
 def test_with_and_without_the_lora_differ_in_nothing_but_the_lora(kept: Kept) -> None:
-    one, other = kept.job("draw with the LoRA"), kept.job("draw without the LoRA")
     lora = kept.summary["loras"][0]["id"]
-    assert [str(model) for model in one.pop("model_ids")] == [lora]
-    assert other.pop("model_ids") == []
-    request = ("prompt", "base", "seed", "num_images", "width", "height", "steps", "guidance", "upscale")
-    assert {name: one[name] for name in request} == {name: other[name] for name in request}
-    presets = kept.rows(
-        "select prompt, settings from public.presets where id = any(%s)", [one["preset_id"], other["preset_id"]]
-    )
-    assert len(presets) == 2
-    assert presets[0] == presets[1]
-    assert one["result"]["settings"] == other["result"]["settings"]
+    request = ("prompt", "preset_id", "base", "seed", "num_images", "width", "height", "steps", "guidance", "upscale")
+    for place in (1, 2):
+        one, other = (kept.job(f"draw {what}, prompt {place}") for what in ("with", "without"))
+        assert [str(model) for model in one["model_ids"]] == [lora]
+        assert other["model_ids"] == []
+        assert {name: one[name] for name in request} == {name: other[name] for name in request}
+        assert one["result"]["settings"] == other["result"]["settings"]
+
+
+def test_somebody_else_is_asked_for_with_the_lora_and_without_its_trigger_word(kept: Kept) -> None:
+    word = kept.summary["subjects"][0]["trigger_word"]
+    for place in (1, 2):
+        one, other = (kept.job(f"draw {what}, prompt {place}") for what in ("with", "others"))
+        assert other["prompt"] == one["prompt"].replace(word, "a person") != one["prompt"]
+        assert other["model_ids"] == one["model_ids"]
 
 
 def test_training_settings_are_those_of_the_rows(kept: Kept) -> None:

@@ -1,11 +1,18 @@
-"""A tiny base, two drawn people, and a LoRA of the first that has really learnt."""
+"""A tiny base of each family, two drawn people, and a LoRA of the first that has really learnt.
+
+A test that asks for `base`, or for what is made from it, runs once for each family.
+"""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from diffusers import FluxTransformer2DModel
+from diffusers.models.embeddings import CombinedTimestepTextProjEmbeddings
 
 from tests.ml.runs import finish
 from worker.demo import portrait
@@ -17,18 +24,45 @@ from worker.ml.train_lora import LoraConfig, TrainedLora, train
 TRIGGER = "ohwx"
 LEARNS = LoraConfig(steps=120, rank=16, learning_rate=5e-3, resolution=96, batch_size=6)
 """A few seconds on the tiny base, after which a person shows."""
+LEARNING_RATES = {"flux": 5e-3, "sd15": 1e-2}
 PEOPLE = {"example": portrait.Person.example(), "other": portrait.Person.other()}
 
 
+@pytest.fixture(scope="session", params=["flux", "sd15"])
+def family(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
 @pytest.fixture(scope="session")
-def tiny_base(tiny_models: Path) -> Path:
-    return tiny_models / "tiny-flux"
+def tiny_base(tiny_models: Path, family: str) -> Path:
+    return tiny_models / f"tiny-{family}"
+
+
+@pytest.fixture(scope="session")
+def learns(family: str) -> LoraConfig:
+    """LEARNS as fast as this family takes it."""
+    return replace(LEARNS, learning_rate=LEARNING_RATES[family])
 
 
 @pytest.fixture(scope="session")
 def base(tiny_base: Path) -> Base:
     """The loaded tiny base. No test may leave it changed, and `test_stopping.py` shows that none does."""
     return base_models.load(tiny_base, "cpu")
+
+
+@pytest.fixture(scope="session")
+def unguided(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Base:
+    """A FLUX base that embeds no guidance, as schnell and bases that were not distilled."""
+    folder = tmp_path_factory.mktemp("unguided") / "base"
+    shutil.copytree(tiny_models / "tiny-flux", folder)
+    transformer = FluxTransformer2DModel.from_pretrained(folder / "transformer")
+    guided, unguided = transformer.time_text_embed, CombinedTimestepTextProjEmbeddings(transformer.inner_dim, 32)
+    unguided.load_state_dict(guided.state_dict(), strict=False)
+    transformer.time_text_embed = unguided
+    transformer.register_to_config(guidance_embeds=False)
+    transformer.save_pretrained(folder / "transformer")
+    return base_models.load(folder, "cpu")
 
 
 @pytest.fixture(scope="session")
@@ -53,7 +87,9 @@ def photos(take_photos: Callable[..., list[Photo]]) -> list[Photo]:
 
 
 @pytest.fixture(scope="session")
-def trained(base: Base, photos: list[Photo], tmp_path_factory: pytest.TempPathFactory) -> TrainedLora:
+def trained(
+    base: Base, learns: LoraConfig, photos: list[Photo], tmp_path_factory: pytest.TempPathFactory
+) -> TrainedLora:
     """A LoRA of `example`, trained for a few seconds."""
     workdir = tmp_path_factory.mktemp("trained")
-    return finish(train(base, photos, LEARNS, workdir=workdir, metadata={"trigger_word": TRIGGER}))
+    return finish(train(base, photos, learns, workdir=workdir, metadata={"trigger_word": TRIGGER}))

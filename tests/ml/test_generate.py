@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.ml.families import only_sd15
 from worker.ml.base_models import Base
 from worker.ml.errors import BadInput, ModelUnreadable
 from worker.ml.generate import LoraUse, Picture, PictureRequest, Resolved, Step, generate, resolve
@@ -20,34 +21,65 @@ def test_what_was_resolved_comes_first_then_phases_steps_and_pictures(base: Base
         "reading the prompt",
         *["drawing", "decoding"] * 2,
     ]
-    assert [(event.index, event.total) for event in events if isinstance(event, Step)] == [(i, 4) for i in (1, 2, 3, 4)]
+    steps = [(event.index, event.total) for event in events if isinstance(event, Step)]
+    assert steps == [(i, len(steps)) for i in range(1, len(steps) + 1)]
     assert [(event.index, event.seed) for event in events if isinstance(event, Picture)] == [(0, 0), (1, 1)]
     assert all(event.pixels.shape == (32, 48, 3) for event in events if isinstance(event, Picture))
 
 
-def test_a_guided_base_defaults_to_its_published_settings(base: Base) -> None:
+@pytest.mark.parametrize(("family", "steps", "guidance"), [("flux", 28, 3.5), ("sd15", 30, 7.5)], indirect=["family"])
+def test_a_base_defaults_to_its_own_size_and_published_settings(base: Base, steps: int, guidance: float) -> None:
     unsaid = replace(REQUEST, width=None, height=None, steps=None, guidance=None)
-    assert resolve(base, unsaid) == Resolved(1024, 1024, 28, 3.5, negative_prompt_used=False, prompt_cut_by=())
+    assert resolve(base, unsaid) == Resolved(64, 64, steps, guidance, negative_prompt_used=False, prompt_cut_by=())
+
+
+def test_without_an_embedding_of_guidance_a_flux_base_draws_as_schnell(unguided: Base) -> None:
+    resolved = resolve(unguided, replace(REQUEST, steps=None, guidance=None))
+    assert (resolved.steps, resolved.guidance) == (4, 0.0)
 
 
 def test_sizes_are_rounded_down_to_what_the_base_can_draw_and_said(base: Base) -> None:
-    resolved = resolve(base, replace(REQUEST, width=79, height=64))
+    resolved = resolve(base, replace(REQUEST, width=71, height=64))
     assert (resolved.width, resolved.height) == (64, 64)
 
 
-def test_a_negative_prompt_is_said_to_be_unused(base: Base) -> None:
-    assert not resolve(base, replace(REQUEST, negative_prompt="blurred")).negative_prompt_used
+@pytest.mark.parametrize(("family", "used"), [("flux", False), ("sd15", True)], indirect=["family"])
+def test_whether_a_negative_prompt_is_used_is_said(base: Base, used: bool) -> None:
+    blurred = replace(REQUEST, negative_prompt="blurred", guidance=2.0)
+    assert resolve(base, blurred).negative_prompt_used == used
+    assert not resolve(base, replace(blurred, guidance=1.0)).negative_prompt_used
+    assert not resolve(base, replace(blurred, negative_prompt=None)).negative_prompt_used
+
+
+def test_a_flux_base_without_an_embedding_of_guidance_uses_a_negative_prompt(unguided: Base) -> None:
+    blurred = replace(REQUEST, negative_prompt="blurred", guidance=3.0)
+    assert resolve(unguided, blurred).negative_prompt_used
+    assert not resolve(unguided, replace(blurred, guidance=0.0)).negative_prompt_used
+
+
+@only_sd15
+def test_a_scheduler_that_asks_the_denoiser_oftener_says_so_from_the_first_step(base: Base) -> None:
+    """PNDM evaluates its first step twice: a bar that counted steps would go beyond its end."""
+    steps = [event for event in generate(base, replace(REQUEST, steps=4)) if isinstance(event, Step)]
+    assert [(step.index, step.total) for step in steps] == [(i, 5) for i in (1, 2, 3, 4, 5)]
 
 
 @pytest.mark.parametrize(
-    ("prompt", "cut_by"),
-    [("a man", ()), ("a " * 60, ("t5",)), ("a " * 76, ("clip", "t5"))],
+    ("family", "prompt", "cut_by"),
+    [
+        ("flux", "a man", ()),
+        ("flux", "a " * 60, ("t5",)),
+        ("flux", "a " * 76, ("clip", "t5")),
+        ("sd15", "a " * 75, ()),
+        ("sd15", "a " * 76, ("clip",)),
+    ],
+    indirect=["family"],
 )
 def test_a_cut_prompt_is_said(base: Base, prompt: str, cut_by: tuple[str, ...]) -> None:
     assert resolve(base, replace(REQUEST, prompt=prompt)).prompt_cut_by == cut_by
 
 
-@pytest.mark.parametrize("change", [{"width": 8}, {"steps": 0}, {"num_images": 0}, {"guidance": float("nan")}], ids=str)
+@pytest.mark.parametrize("change", [{"width": 7}, {"steps": 0}, {"num_images": 0}, {"guidance": float("nan")}], ids=str)
 def test_what_cannot_be_drawn_is_refused(base: Base, change: dict[str, object]) -> None:
     with pytest.raises(BadInput):
         next(generate(base, replace(REQUEST, **change)))

@@ -3,43 +3,69 @@ from __future__ import annotations
 import json
 import pickle
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from diffusers import FluxPipeline, FluxTransformer2DModel
+from diffusers import FluxPipeline, FluxTransformer2DModel, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from tests.ml.families import only_flux, only_sd15
+from tests.ml.keys import DATA, listed_keys
 from worker.ml import lora_files
 from worker.ml.architectures.flux import Flux
+from worker.ml.architectures.sd15 import StableDiffusion15
 from worker.ml.base_models import Base
 from worker.ml.errors import ModelUnreadable
 from worker.ml.generate import LoraUse, PictureRequest, generate
 from worker.ml.train_lora import LoraConfig, TrainedLora, file_metadata
 
-DATA = Path(__file__).parent.parent / "data"
-A, B = ("transformer.single_transformer_blocks.0.attn.to_q.lora_" + side + ".weight" for side in "AB")
+LAYERS = {
+    "flux": "transformer.single_transformer_blocks.0.attn.to_q.lora_{}.weight",
+    "sd15": "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q.lora_{}.weight",
+}
+A, B = (LAYERS["flux"].format(side) for side in "AB")
+DOWN, UP = (LAYERS["sd15"].format(side) for side in ("down", "up"))
+ALPHA = DOWN.replace("lora_down.weight", "alpha")
 PAIR = {A: torch.ones(2, 8), B: torch.ones(8, 2)}
+KOHYA = {DOWN: torch.ones(2, 64), UP: torch.ones(64, 2)}
+PAIRS = {"flux": PAIR, "sd15": KOHYA}
 REQUEST = PictureRequest("a photo", negative_prompt=None, width=32, height=32, steps=1, guidance=1.0, seed=0)
 
 
-def test_names_and_shapes_are_those_that_diffusers_writes(tmp_path: Path) -> None:
+# -- what is written
+
+
+def test_flux_names_and_shapes_are_those_that_diffusers_writes(tmp_path: Path) -> None:
     """The list was written by `FluxPipeline.save_lora_weights` for a transformer of this configuration, rank 4."""
-    lines = (DATA / "flux_diffusers_peft_keys.txt").read_text("utf-8").splitlines()
-    expected = dict(line.split("\t") for line in lines if not line.startswith("#"))
     config = json.loads((DATA / "flux_tiny_config.json").read_text("utf-8"))["diffusers"]
     config.pop("_class_name")
     parts = SimpleNamespace(transformer=FluxTransformer2DModel(**config).requires_grad_(False))
     path = tmp_path / "lora.safetensors"
     with Flux().new_lora(parts, 4, torch.Generator().manual_seed(0)) as lora:
         lora_files.write(path, lora, {})
-    written = {name: str(list(tensor.shape)) for name, tensor in load_file(path).items()}
-    assert written == expected
+    written = {name: list(tensor.shape) for name, tensor in load_file(path).items()}
+    assert written == listed_keys("flux_diffusers_peft_keys.txt")
 
 
+def test_stable_diffusion_names_and_shapes_are_those_that_sd_scripts_writes(tmp_path: Path) -> None:
+    """For the U-Net of Stable Diffusion 1.5 itself. Nothing is computed, so it needs no weights."""
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(
+            cross_attention_dim=768, attention_head_dim=8, block_out_channels=(320, 640, 1280, 1280)
+        ).requires_grad_(False)
+    path = tmp_path / "lora.safetensors"
+    with StableDiffusion15().new_lora(SimpleNamespace(unet=unet), 4, torch.Generator()) as lora:
+        lora_files.write(path, {name: torch.zeros(weights.shape) for name, weights in lora.items()}, {})
+    written = {name: list(tensor.shape) for name, tensor in load_file(path).items()}
+    assert written == listed_keys("sd15_kohya_unet_keys.txt")
+
+
+@only_flux
 def test_alpha_is_folded_in_and_nothing_else_is_stored(trained: TrainedLora) -> None:
     names = load_file(trained.path).keys()
     assert all(re.fullmatch(r"transformer\..+\.lora_[AB]\.weight", name) for name in names)
@@ -48,19 +74,62 @@ def test_alpha_is_folded_in_and_nothing_else_is_stored(trained: TrainedLora) -> 
     assert not metadata
 
 
-def test_the_header_says_what_the_file_is(base: Base, trained: TrainedLora) -> None:
+@only_sd15
+def test_every_alpha_is_the_rank_so_that_the_scale_is_one(trained: TrainedLora) -> None:
+    stored = load_file(trained.path)
+    alphas = {name: tensor.item() for name, tensor in stored.items() if name.endswith(".alpha")}
+    assert len(alphas) == len(stored) / 3
+    assert set(alphas.values()) == {16.0}
+
+
+@only_sd15
+def test_diffusers_reads_back_exactly_what_was_trained(base: Base, tmp_path: Path) -> None:
+    path = tmp_path / "lora.safetensors"
+    with base.architecture.new_lora(base.parts, 4, torch.Generator().manual_seed(0)) as lora:
+        for weights in lora.values():
+            weights.data += torch.rand(weights.shape, generator=torch.Generator().manual_seed(1))
+        trained = {
+            name: weights.detach().clone() for name, weights in base.parts.unet.named_parameters() if ".new." in name
+        }
+        lora_files.write(path, lora, {})
+    pipeline = StableDiffusionPipeline.from_pretrained(base.folder, local_files_only=True)
+    pipeline.load_lora_weights(path, adapter_name="new")
+    read = {name: weights for name, weights in pipeline.unet.named_parameters() if ".new." in name}
+    assert read.keys() == trained.keys()
+    assert all(torch.equal(read[name], trained[name]) for name in trained)
+    scales = {layer.scaling["new"] for layer in pipeline.unet.modules() if hasattr(layer, "scaling")}
+    assert scales == {1.0}
+
+
+def test_the_header_says_what_the_file_is(base: Base, family: str, trained: TrainedLora) -> None:
     header = lora_files.read_header(trained.path)
-    assert (header.family, header.rank) == ("flux", 16)
+    assert (header.family, header.rank) == (family, 16)
+    expected = {
+        "flux": {"modelspec.architecture": "flux-1-dev/lora", "ss_base_model_version": "flux1"},
+        "sd15": {
+            "modelspec.architecture": "stable-diffusion-v1/lora",
+            "modelspec.implementation": "diffusers",
+            "modelspec.prediction_type": "epsilon",
+            "ss_base_model_version": "sd_v1",
+            "ss_network_module": "networks.lora",
+        },
+    }[family]
     said = header.metadata
-    assert said["base"] == "tiny-flux"
+    assert said.items() >= {"base": f"tiny-{family}", "family": family, **expected}.items()
     assert said["trigger_word"] == said["modelspec.trigger_phrase"] == "ohwx"
-    assert said["modelspec.architecture"] == "flux-1-dev/lora"
     assert said["modelspec.sai_model_spec"] == "1.0.1"
-    assert said["ss_base_model_version"] == "flux1"
     assert said["ss_network_dim"] == said["ss_network_alpha"] == "16"
     assert json.loads(said["ss_tag_frequency"]) == {"1_ohwx": {"ohwx": 12}}
 
 
+@only_sd15
+def test_every_ss_name_is_one_that_sd_scripts_writes(trained: TrainedLora) -> None:
+    known = set((DATA / "sd_scripts_metadata_keys.txt").read_text("utf-8").split())
+    said = {name for name in lora_files.read_header(trained.path).metadata if name.startswith("ss_")}
+    assert said <= known
+
+
+@only_flux
 def test_a_file_has_no_place_for_a_name(base: Base) -> None:
     with pytest.raises(ValueError, match="subject"):
         file_metadata(base, LoraConfig(steps=1), 1, {"subject": "Ada"})
@@ -80,6 +149,9 @@ def test_the_bytes_depend_on_what_is_written_alone(tmp_path: Path) -> None:
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["a.safetensors", "b.safetensors"]
 
 
+# -- what is refused
+
+
 def test_a_pickle_is_refused_whatever_its_name(tmp_path: Path) -> None:
     class Trap:
         def __reduce__(self) -> tuple[object, ...]:
@@ -90,41 +162,161 @@ def test_a_pickle_is_refused_whatever_its_name(tmp_path: Path) -> None:
         path.write_bytes(pickle.dumps(Trap()))
         with pytest.raises(ModelUnreadable, match=re.escape(name)):
             lora_files.read_header(path)
+        torch.save({"lora": torch.ones(1)}, path)
+        with pytest.raises(ModelUnreadable, match=re.escape(name)):
+            lora_files.read_header(path)
     assert not (tmp_path / "sprung").exists()
 
 
+def with_header(header: object, data: bytes = b"\0" * 128) -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + data
+
+
+def entry(start: int, end: int) -> dict[str, object]:
+    return {"dtype": "F32", "shape": [2, 8], "data_offsets": [start, end]}
+
+
 @pytest.mark.parametrize(
-    "tensors",
+    "content",
     [
-        {},
-        {"lora_unet_single_blocks_0_linear1.lora_down.weight": torch.ones(2, 8)},
-        {**PAIR, A.replace("lora_A.weight", "alpha"): torch.tensor(1.0)},
-        {A: PAIR[A]},
-        {A: PAIR[A], B: torch.ones(8, 3)},
-        {"unet.mid_block.lora_A.weight": torch.ones(2, 8), "unet.mid_block.lora_B.weight": torch.ones(8, 2)},
-        {name.replace("single_transformer_blocks", "layers"): tensor for name, tensor in PAIR.items()},
+        b"",
+        b"\0" * 7,
+        b"<html>404</html>",
+        with_header(b"not json"),
+        with_header({A: entry(0, 64), B: entry(64, 1024)}),
+        with_header({A: entry(0, 64), B: entry(32, 96)}),
+        with_header({A: entry(0, 64), B: {**entry(64, 128), "shape": [1 << 40, 2]}}),
+        (1 << 62).to_bytes(8, "little") + b"{}",
+        with_header({A: entry(0, 64), B: entry(64, 128)}, b"\0" * 100),
+        with_header({"\x1b\0": entry(64, 128)}),
     ],
-    ids=["empty", "kohya", "alpha", "half", "ranks", "unet", "other family"],
+    ids=[
+        "empty",
+        "short",
+        "a web page",
+        "no json",
+        "beyond the end",
+        "overlapping",
+        "a shape that lies",
+        "huge header",
+        "truncated",
+        "a name that steers a terminal",
+    ],
 )
-def test_foreign_files_are_refused(tmp_path: Path, tensors: dict[str, torch.Tensor]) -> None:
+def test_a_damaged_file_is_refused_by_its_header(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "broken.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ModelUnreadable, match=r"^broken\.safetensors is damaged") as refused:
+        lora_files.read_header(path)
+    assert str(tmp_path) not in str(refused.value)
+    assert str(refused.value).isprintable()  # a terminal shows it, and a row holds it
+
+
+def renamed(pair: dict[str, torch.Tensor], old: str, new: str) -> dict[str, torch.Tensor]:
+    return {name.replace(old, new): tensor.clone() for name, tensor in pair.items()}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "why"),
+    [
+        ({}, "holds no LoRA"),
+        ({A: PAIR[A]}, "incomplete"),
+        ({A: PAIR[A], B: torch.ones(8, 3)}, "incomplete"),
+        ({DOWN: KOHYA[DOWN], ALPHA: torch.tensor(2.0)}, "incomplete"),
+        ({A: torch.ones(0, 8), B: torch.ones(8, 0)}, "incomplete"),
+        ({A: torch.ones(2, 0), B: torch.ones(8, 2)}, "incomplete"),
+        ({A: torch.ones(8), B: torch.ones(8)}, "incomplete"),
+        ({"\x1b[2J\0": torch.ones(8)}, r"no layer is called '\\x1b\[2J\\x00'"),
+        ({**PAIR, A.replace("lora_A.weight", "alpha"): torch.tensor(1.0)}, "holds .*alpha"),
+        ({**KOHYA, ALPHA: torch.ones(3)}, "incomplete"),
+        ({**KOHYA, "betas": torch.ones(3)}, "holds betas"),
+        ({**KOHYA, DOWN.replace("lora_down.weight", "dora_scale"): torch.ones(64)}, "is a DoRA"),
+        ({**PAIR, A.replace("lora_A.weight", "lora_magnitude_vector"): torch.ones(8)}, "is a DoRA"),
+        (renamed(KOHYA, "lora_down.weight", "hada_w1_a"), "is a LoHa"),
+        (renamed(KOHYA, "lora_down.weight", "lokr_w1"), "is a LoKr"),
+        ({**KOHYA, **renamed(KOHYA, "lora_unet_mid", "lora_te_mid")}, "text encoder"),
+        ({**PAIR, **renamed(PAIR, "transformer.single", "text_encoder.single")}, "text encoder"),
+        (renamed(KOHYA, "mid_block_attentions_0", "input_blocks_4_1"), "family .* does not know"),
+        (renamed(KOHYA, "attn1_to_q", "resnets_0_conv1"), "family .* does not know"),
+        (renamed(PAIR, "single_transformer_blocks", "layers"), "family .* does not know"),
+        ({A: torch.ones(2, 8, dtype=torch.int8), B: torch.ones(8, 2, dtype=torch.int8)}, "holds I8"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_is_no_plain_lora_of_a_known_family_is_refused_by_name(
+    tmp_path: Path, tensors: dict[str, torch.Tensor], why: str
+) -> None:
     path = tmp_path / "foreign.safetensors"
     save_file(tensors, path)
-    with pytest.raises(ModelUnreadable, match=r"^foreign\.safetensors "):
+    with pytest.raises(ModelUnreadable, match=rf"^foreign\.safetensors .*{why}"):
         lora_files.read_header(path)
 
 
-@pytest.mark.parametrize("size", [8, 4096])
-def test_a_lora_of_another_size_is_refused_before_it_touches_the_base(base: Base, tmp_path: Path, size: int) -> None:
-    """diffusers would pad the smaller one, and widen the base itself for the larger one."""
+@pytest.fixture
+def refusal(base: Base, tmp_path: Path) -> Callable[[dict[str, torch.Tensor]], str]:
+    """Why a drawing refuses a file of these tensors; the base must be as it was."""
     path = tmp_path / "other.safetensors"
-    lora_files.write(path, {A: torch.ones(2, size), B: torch.ones(size, 2)}, {})
-    with pytest.raises(ModelUnreadable, match="does not fit"):
-        list(generate(base, replace(REQUEST, loras=(LoraUse(path),))))
-    assert base.parts.transformer.single_transformer_blocks[0].attn.to_q.in_features == 128
+    denoiser = base.architecture.modules(base.parts)[base.architecture.denoiser]
+
+    def refuse(tensors: dict[str, torch.Tensor]) -> str:
+        before = {name: tuple(weights.shape) for name, weights in denoiser.named_parameters()}
+        save_file(tensors, path)
+        with pytest.raises(ModelUnreadable, match=r"^other\.safetensors ") as refused:
+            list(generate(base, replace(REQUEST, loras=(LoraUse(path),))))
+        assert {name: tuple(weights.shape) for name, weights in denoiser.named_parameters()} == before
+        return str(refused.value)
+
+    return refuse
 
 
-def test_a_lora_for_layers_the_base_lacks_is_refused(base: Base, tmp_path: Path) -> None:
-    path = tmp_path / "deep.safetensors"
-    lora_files.write(path, {name.replace("blocks.0", "blocks.37"): t for name, t in PAIR.items()}, {})
-    with pytest.raises(ModelUnreadable, match="does not fit"):
-        list(generate(base, replace(REQUEST, loras=(LoraUse(path),))))
+@pytest.mark.parametrize("size", [8, 4096])
+def test_a_lora_of_another_size_is_refused_before_it_touches_the_base(
+    family: str, refusal: Callable[..., str], size: int
+) -> None:
+    """diffusers would pad the smaller one, and widen the base itself for the larger one."""
+    a, b = PAIRS[family]
+    assert "does not fit" in refusal({a: torch.ones(2, size), b: torch.ones(size, 2)})
+
+
+def test_a_lora_for_layers_the_base_lacks_is_refused(family: str, refusal: Callable[..., str]) -> None:
+    old, new = {"flux": ("blocks.0", "blocks.37"), "sd15": ("transformer_blocks_0", "transformer_blocks_7")}[family]
+    assert "does not fit" in refusal(renamed(PAIRS[family], old, new))
+
+
+def test_a_lora_of_another_family_is_refused(family: str, refusal: Callable[..., str]) -> None:
+    (other,) = PAIRS.keys() - {family}
+    assert refusal(PAIRS[other]).endswith(f"is a LoRA for {other}, the base is {family}")
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_numbers_that_are_not_finite_are_refused(family: str, refusal: Callable[..., str], number: float) -> None:
+    """They would make every picture black, and a training that ran away leaves them."""
+    a, b = PAIRS[family].items()
+    broken = a[1].clone()
+    broken[1, 3] = number
+    assert "not finite" in refusal({a[0]: broken, b[0]: b[1]})
+
+
+def test_a_lora_in_the_other_spelling_is_refused_with_the_command_that_mends_it(
+    family: str, refusal: Callable[..., str]
+) -> None:
+    other = {
+        "flux": {
+            name.format(side): torch.ones(2, 2)
+            for name in ("lora_unet_single_blocks_0_linear2.lora_{}.weight",)
+            for side in ("down", "up")
+        },
+        "sd15": {
+            name.format(side): torch.ones(2, 2)
+            for name in ("unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q.lora_{}.weight",)
+            for side in "AB"
+        },
+    }[family]
+    assert f"worker lora export other.safetensors --format {lora_files.NATIVE[family]}" in refusal(other)
+
+
+def test_a_lora_that_ran_away_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(ModelUnreadable, match="not finite"):
+        lora_files.write(tmp_path / "lora.safetensors", {**PAIR, A: torch.full((2, 8), float("nan"))}, {})
+    assert not list(tmp_path.iterdir())

@@ -1,13 +1,20 @@
+"""Photos as phones, scanners and print shops write them, and files that are none."""
+
 from __future__ import annotations
 
 import io
 import math
+import re
+import resource
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pillow_heif
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageOps
 
 from tests.ml.runs import finish
 from worker.demo.portrait import Person, draw, scenes
@@ -15,119 +22,212 @@ from worker.ml import photos
 from worker.ml.base_models import Base
 from worker.ml.batches import Photo
 from worker.ml.errors import BadInput
-from worker.ml.train_lora import LoraConfig, train
+from worker.ml.photos import UnusablePhoto
+from worker.ml.train_lora import LoraConfig, PhotosSkipped, train
 
 ORIENTATION = 0x0112
+AS_THE_CAMERA_LAY = {  # what undoes each orientation of EXIF 2.32 (table in 4.6.4, tag Orientation)
+    1: None,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+RED, GREEN, BLUE = (254, 0, 0), (0, 128, 0), (0, 0, 254)
 
 
-def half_red_half_blue() -> Image.Image:
-    """60 x 40, red above blue."""
-    picture = Image.new("RGB", (60, 40), "red")
-    picture.paste("blue", (0, 20, 60, 40))
+def corners() -> Image.Image:
+    """120 x 80: red above green at the left, blue at the right. No turn and no mirror leaves it as it is."""
+    picture = Image.new("RGB", (120, 80), RED)
+    picture.paste(GREEN, (0, 40, 60, 80))
+    picture.paste(BLUE, (60, 0, 120, 80))
     return picture
 
 
-def colour(photo: Image.Image, x: float, y: float) -> str:
-    red, _, blue = photo.getpixel((int(x * photo.width), int(y * photo.height)))
-    return "red" if red > blue else "blue"
+def read(path: Path) -> np.ndarray:
+    """The photo at 120 x 80, if it lies, or 80 x 120."""
+    return photos.read_fitted(path, [(80, 120), (120, 80)]).astype(int)
 
 
-@pytest.mark.parametrize("extension", ["jpg", "png", "webp", "heic"])
-def test_every_kind_of_photo_is_read(tmp_path: Path, extension: str) -> None:
-    path = tmp_path / f"photo.{extension}"
-    half_red_half_blue().save(path, quality=95)
-    photo = photos.open_photo(path)
-    assert (photo.mode, photo.size) == ("RGB", (60, 40))
-    assert (colour(photo, 0.5, 0.2), colour(photo, 0.5, 0.8)) == ("red", "blue")
+def assert_upright(path: Path) -> None:
+    pixels = read(path)
+    assert pixels.shape == (80, 120, 3)
+    for (y, x), colour in {(20, 30): RED, (60, 30): GREEN, (20, 90): BLUE, (60, 90): BLUE}.items():
+        np.testing.assert_allclose(pixels[y, x], colour, atol=12)
 
 
-def test_a_phone_held_sideways_is_turned_upright(tmp_path: Path) -> None:
+def exif(orientation: int) -> Image.Exif:
+    made = Image.Exif()
+    made[ORIENTATION] = orientation
+    return made
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.heic", "a.tiff", "a.gif", "a.mpo", "a.JPG.exe"])
+def test_every_kind_of_photo_is_read_whatever_its_name(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    corners().save(path, "JPEG" if name.endswith("exe") else None, quality=95)
+    assert_upright(path)
+    renamed = path.rename(tmp_path / "holiday.png")
+    assert_upright(renamed)
+
+
+@pytest.mark.parametrize("orientation", AS_THE_CAMERA_LAY)
+def test_every_way_to_hold_a_camera_is_turned_upright(tmp_path: Path, orientation: int) -> None:
     path = tmp_path / "photo.jpg"
-    exif = Image.Exif()
-    exif[ORIENTATION] = 6  # the camera was turned: show it a quarter clockwise
-    half_red_half_blue().transpose(Image.Transpose.ROTATE_90).save(path, exif=exif)
-    photo = photos.open_photo(path)
-    assert photo.size == (60, 40)
-    assert (colour(photo, 0.5, 0.2), colour(photo, 0.5, 0.8)) == ("red", "blue")
+    turn = AS_THE_CAMERA_LAY[orientation]
+    taken = corners() if turn is None else corners().transpose(turn)
+    taken.save(path, quality=95, exif=exif(orientation))
+    assert_upright(path)
 
 
-def test_a_heic_held_sideways_is_turned_once(tmp_path: Path) -> None:
-    path = tmp_path / "photo.heic"
-    exif = Image.Exif()
-    exif[ORIENTATION] = 6
-    turned = half_red_half_blue().transpose(Image.Transpose.ROTATE_90)
-    pillow_heif.from_pillow(turned).save(path, exif=exif.tobytes())
-    photo = photos.open_photo(path)
-    assert photo.size == (60, 40)
-    assert (colour(photo, 0.5, 0.2), colour(photo, 0.5, 0.8)) == ("red", "blue")
+@pytest.mark.parametrize("extension", ["png", "webp", "tiff", "heic"])
+def test_other_kinds_are_turned_once(tmp_path: Path, extension: str) -> None:
+    path = tmp_path / f"photo.{extension}"
+    turned = corners().transpose(Image.Transpose.ROTATE_90)
+    if extension == "heic":  # as a phone does: HEIF turns by a box of its own, and its EXIF says the same
+        pillow_heif.from_pillow(turned).save(path, quality=95, exif=exif(6).tobytes())
+    else:
+        turned.save(path, quality=95, exif=exif(6))
+    assert_upright(path)
 
 
-def test_transparent_parts_are_white(tmp_path: Path) -> None:
-    path = tmp_path / "cut-out.png"
-    Image.new("RGBA", (8, 8), (255, 0, 0, 0)).save(path)
-    assert photos.open_photo(path).getpixel((4, 4)) == (255, 255, 255)
+def test_exif_that_cannot_be_read_does_not_stop_a_photo(tmp_path: Path) -> None:
+    path = tmp_path / "photo.jpg"
+    corners().save(path, quality=95, exif=b"Exif\0\0no tags at all")
+    assert_upright(path)
 
 
-def test_another_colour_space_is_converted(tmp_path: Path) -> None:
+# -- colours
+
+
+def a_print_profile() -> bytes:
+    """A CMYK profile by which no ink is black and full cyan is a light grey: nobody guesses that.
+
+    ICC.1:2022, 7.2 (header) and 10.10 (lut8Type): 16 corners of the four inks, here to CIELAB.
+    """
+    table = b"".join(bytes([220 if ink & 8 else 0, 128, 128]) for ink in range(16))  # cyan is the slowest of the four
+    identity = struct.pack(">9i", *(65536 if i % 4 == 0 else 0 for i in range(9)))
+    ramp = bytes(range(256))
+    lut = b"mft1" + bytes(4) + bytes([4, 3, 2, 0]) + identity + ramp * 4 + table + ramp * 3
+    text = b"desc" + bytes(4) + struct.pack(">I", 2) + b"x\0" + bytes(78)
+    tags = {b"A2B0": lut, b"desc": text, b"wtpt": b"XYZ " + bytes(4) + struct.pack(">3i", 63190, 65536, 54061)}
+    at, index, body = 128 + 4 + 12 * len(tags), b"", b""
+    for name, tag in tags.items():
+        tag += bytes(-len(tag) % 4)
+        index += name + struct.pack(">II", at + len(body), len(tag))
+        body += tag
+    size = at + len(body)
+    header = struct.pack(">I", size) + bytes(4) + struct.pack(">I", 0x02400000) + b"prtrCMYKLab " + bytes(12) + b"acsp"
+    header += bytes(28) + struct.pack(">3i", 63190, 65536, 54061)
+    return header.ljust(128, b"\0") + struct.pack(">I", len(tags)) + index + body
+
+
+def test_a_print_shops_photo_is_read_by_its_profile(tmp_path: Path) -> None:
+    path = tmp_path / "print.jpg"
+    picture = Image.new("CMYK", (120, 80), (255, 0, 0, 0))
+    picture.save(path, quality=100)
+    assert read(path)[40, 60].tolist() == [0, 255, 255], "without a profile, as everybody guesses"
+    picture.save(path, quality=100, icc_profile=a_print_profile())
+    red, green, blue = read(path)[40, 60]
+    assert max(red, green, blue) - min(red, green, blue) <= 6
+    assert 200 <= green <= 230  # L* = 220 / 255 * 100 = 86
+
+
+def test_another_colour_space_is_converted_also_beside_transparent_parts(tmp_path: Path) -> None:
     """The same numbers are other colours in another space; here a profile with red and blue exchanged."""
-    path = tmp_path / "lab.tiff.png"
-    picture = Image.new("RGB", (8, 8), (180, 90, 30))
     profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     for i in range(int.from_bytes(profile[128:132], "big")):
         at = 132 + 12 * i
         profile[at : at + 4] = {b"rXYZ": b"bXYZ", b"bXYZ": b"rXYZ"}.get(
             bytes(profile[at : at + 4]), profile[at : at + 4]
         )
-    picture.save(path, icc_profile=bytes(profile))
-    np.testing.assert_allclose(photos.open_photo(path).getpixel((4, 4)), (30, 90, 180), atol=2)
+    for mode in ("RGB", "RGBA"):
+        path = tmp_path / f"{mode}.png"
+        Image.new("RGB", (120, 80), (180, 90, 30)).convert(mode).save(path, icc_profile=bytes(profile))
+        np.testing.assert_allclose(read(path)[40, 60], (30, 90, 180), atol=2)
 
 
-def test_a_damaged_profile_does_not_stop_a_photo(tmp_path: Path) -> None:
+def test_a_profile_that_is_damaged_or_of_another_kind_does_not_stop_a_photo(tmp_path: Path) -> None:
     path = tmp_path / "photo.png"
-    Image.new("RGB", (8, 8), "red").save(path, icc_profile=b"no profile at all")
-    assert photos.open_photo(path).getpixel((4, 4)) == (255, 0, 0)
+    corners().save(path, icc_profile=b"no profile at all")
+    assert_upright(path)
+    Image.new("L", (120, 80), 99).save(path, icc_profile=a_print_profile())
+    assert read(path)[40, 60].tolist() == [99, 99, 99]
 
 
-def _truncated(kind: str) -> bytes:
-    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(noise).save(file, kind)
-    return file.getvalue()[: len(file.getvalue()) // 2]
+@pytest.mark.parametrize("extension", ["png", "tiff"])
+def test_sixteen_bits_a_channel_keep_their_tones(tmp_path: Path, extension: str) -> None:
+    path = tmp_path / f"scan.{extension}"
+    grey = np.full((80, 120), 99 * 256, dtype=np.uint16)
+    grey[:40] = 180 * 256
+    Image.fromarray(grey).save(path)
+    pixels = read(path)
+    assert (pixels[20, 60].tolist(), pixels[60, 60].tolist()) == ([180] * 3, [99] * 3)
 
 
-BROKEN = {
-    "truncated.jpg": _truncated("JPEG"),
-    "truncated.png": _truncated("PNG"),
-    "truncated.webp": _truncated("WEBP"),
-    "truncated.heic": _truncated("HEIF"),
-    "words.jpg": b"this is no picture",
-    "empty.jpg": b"",
-    "drawing.svg": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
-    "page.eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
-}
+def test_transparent_parts_are_white_in_every_mode(tmp_path: Path) -> None:
+    """A cut-out whose left half is there and whose right half is not."""
+    shape = Image.new("L", (120, 80))
+    shape.paste(255, (0, 0, 60, 80))
+    colour, grey = Image.new("RGB", (120, 80), (0, 128, 0)), Image.new("L", (120, 80), 99)
+    there = {"RGBA": (0, 128, 0), "LA": (99, 99, 99), "P": (0, 128, 0), "L": (99, 99, 99)}
+    for mode, inked in there.items():
+        path, options = tmp_path / f"{mode}.png", {}
+        if mode == "P":
+            cut = Image.new("P", (120, 80), 1)
+            cut.putpalette([0, 0, 0, 0, 128, 0])
+            cut.paste(0, (60, 0, 120, 80))
+            options = {"transparency": bytes([0, 255])}
+        elif mode == "L":
+            cut = grey.copy()
+            cut.paste(7, (60, 0, 120, 80))
+            options = {"transparency": 7}
+        else:
+            cut = (colour if mode == "RGBA" else grey).convert(mode)
+            cut.putalpha(shape)
+        cut.save(path, **options)
+        pixels = read(path)
+        assert (pixels[40, 30].tolist(), pixels[40, 90].tolist()) == (list(inked), [255] * 3), mode
 
 
-@pytest.mark.parametrize("name", BROKEN)
-def test_what_is_no_photo_is_refused_by_its_name(base: Base, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("extension", ["gif", "webp", "png"])
+def test_of_what_moves_the_first_frame_counts(tmp_path: Path, extension: str) -> None:
+    path = tmp_path / f"moving.{extension}"
+    corners().save(path, save_all=True, append_images=[Image.new("RGB", (120, 80), "black")], lossless=True)
+    assert_upright(path)
+
+
+# -- size
+
+
+@contextmanager
+def no_more_memory_than(mebibytes: int) -> Iterator[None]:
+    """MemoryError where the block takes more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + mebibytes * 2**20, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def test_a_photo_of_two_hundred_megapixels_takes_little_memory(tmp_path: Path) -> None:
+    path = tmp_path / "phone.jpg"
+    Image.new("L", (16_320, 12_240), 99).save(path)
+    with no_more_memory_than(64):
+        assert read(path).shape == (80, 120, 3)
+
+
+@pytest.mark.parametrize("name", ["bomb.png", "bomb.gif", "bomb.tiff"])
+def test_a_picture_that_unpacks_to_gigabytes_is_refused_before_it_is_unpacked(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
-    path.write_bytes(BROKEN[name])
-    with pytest.raises(BadInput, match=name) as refused:
-        photos.open_photo(path)
-    assert str(tmp_path) not in str(refused.value)
-    with pytest.raises(BadInput, match=name):
-        finish(train(base, [Photo(path, "a photo")], LoraConfig(steps=1), workdir=tmp_path, metadata={}))
-
-
-def test_a_missing_file_is_refused_by_its_name(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"^gone\.jpg "):
-        photos.open_photo(tmp_path / "gone.jpg")
-
-
-def test_a_picture_that_unpacks_to_gigabytes_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "bomb.png"
     Image.new("1", (20_000, 20_000)).save(path)
-    with pytest.raises(BadInput, match=r"bomb\.png"):
-        photos.open_photo(path)
+    with no_more_memory_than(64), pytest.raises(UnusablePhoto, match=rf"^{name} is too large \(400 megapixels"):
+        read(path)
 
 
 @pytest.mark.parametrize("size", [(3024, 4032), (4032, 3024), (1000, 1000), (1080, 1920), (2000, 1000)])
@@ -144,27 +244,104 @@ def test_photos_stay_nearly_whole_at_about_the_asked_resolution(
 
 
 @pytest.mark.parametrize("extension", ["jpg", "png", "heic"])
-def test_a_fitted_photo_is_the_photo(tmp_path: Path, extension: str) -> None:
-    """Upright, in sRGB, and as sharp as if it had been decoded whole."""
+def test_a_fitted_photo_is_as_sharp_as_if_it_had_been_decoded_whole(tmp_path: Path, extension: str) -> None:
     (scene,) = scenes(1, 5)
-    picture = draw(Person.example(), scene, (600, 800))
     path = tmp_path / f"photo.{extension}"
-    exif = Image.Exif()
-    exif[ORIENTATION] = 6
-    turned = picture.transpose(Image.Transpose.ROTATE_90)
-    if extension == "heic":  # as a phone does: HEIF turns by a box of its own, and its EXIF says the same
-        pillow_heif.from_pillow(turned).save(path, quality=95, exif=exif.tobytes())
-    else:
-        turned.save(path, quality=95, exif=exif)
+    draw(Person.example(), scene, (600, 800)).transpose(Image.Transpose.ROTATE_90).save(
+        path, quality=95, exif=exif(6).tobytes()
+    )
     fitted = photos.read_fitted(path, [(96, 96), (128, 96), (96, 128)])
-    whole = np.asarray(photos.open_photo(path).resize((96, 128), Image.Resampling.LANCZOS))
+    with Image.open(path) as file:
+        whole = np.asarray(ImageOps.exif_transpose(file).resize((96, 128), Image.Resampling.LANCZOS))
     assert fitted.shape == (128, 96, 3)
     assert np.abs(fitted.astype(float) - whole).mean() < 2
 
 
-def test_a_transparent_or_grey_photo_is_fitted_too(tmp_path: Path) -> None:
-    clear, grey = tmp_path / "clear.png", tmp_path / "grey.png"
-    Image.new("P", (64, 64)).save(clear, transparency=0)
-    Image.new("L", (64, 64), 99).save(grey)
-    assert photos.read_fitted(clear, [(32, 32)])[16, 16].tolist() == [255, 255, 255]
-    assert photos.read_fitted(grey, [(32, 32)])[16, 16].tolist() == [99, 99, 99]
+# -- what cannot be used
+
+
+def truncated(kind: str) -> bytes:
+    noise = np.random.default_rng(0).integers(0, 255, (80, 120, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noise).save(file, kind)
+    return file.getvalue()[: len(file.getvalue()) // 2]
+
+
+def encoded(picture: Image.Image, kind: str) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, kind)
+    return file.getvalue()
+
+
+UNUSABLE = {
+    "cut.jpg": (truncated("JPEG"), "damaged or cut off"),
+    "cut.png": (truncated("PNG"), "damaged or cut off"),
+    "cut.webp": (truncated("WEBP"), "damaged or cut off"),
+    "cut.heic": (truncated("HEIF"), "damaged or cut off"),
+    "cut.tiff": (truncated("TIFF"), "damaged or cut off"),
+    "empty.jpg": (b"", "empty"),
+    "words.jpg": (b"this is no picture", "no photo (JPEG, PNG, HEIC, WebP, TIFF or GIF)"),
+    "drawing.svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "no photo (JPEG, PNG, HEIC, WebP, TIFF or GIF)"),
+    "page.eps": (
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+        "no photo (JPEG, PNG, HEIC, WebP, TIFF or GIF)",
+    ),
+    "icon.png": (
+        encoded(Image.new("RGB", (400, 48)), "PNG"),
+        "too small (400 x 48, at least 64 pixels a side)",
+    ),
+    "depth.tiff": (
+        encoded(Image.new("F", (120, 80)), "TIFF"),
+        "no photo: 32 bits a channel have no white of their own",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNUSABLE)
+def test_what_cannot_be_used_says_its_name_and_why_and_never_its_folder(tmp_path: Path, name: str) -> None:
+    content, reason = UNUSABLE[name]
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(UnusablePhoto, match=rf"^{re.escape(f'{name} is {reason}')}$") as refused:
+        read(path)
+    assert (refused.value.path, refused.value.reason) == (path, reason)
+    assert isinstance(refused.value, BadInput)
+
+
+def test_a_photo_that_is_not_there_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(UnusablePhoto, match=r"^gone\.jpg is missing$"):
+        read(tmp_path / "gone.jpg")
+
+
+def test_a_training_goes_on_without_what_cannot_be_used_and_steps_count_the_rest(
+    base: Base, photos: list[Photo], tmp_path: Path
+) -> None:
+    mixed = [Photo(tmp_path / "gone.jpg", "a photo"), *photos[:2]]
+    for name, (content, _) in UNUSABLE.items():
+        (tmp_path / name).write_bytes(content)
+        mixed.append(Photo(tmp_path / name, "a photo"))
+    run = train(base, mixed, LoraConfig(resolution=64), workdir=tmp_path, metadata={}, fewest_photos=2)
+    skipped = next(event for event in run if isinstance(event, PhotosSkipped))
+    run.close()
+    assert {photo.path.name: photo.reason for photo in skipped.photos} == {
+        "gone.jpg": "missing",
+        **{name: reason for name, (_, reason) in UNUSABLE.items()},
+    }
+    assert skipped.summary.startswith("12 of 14 photographs cannot be used: gone.jpg is missing, cut.jpg is damaged")
+    assert skipped.summary.endswith(", 7 more")
+
+    alone = finish(train(base, photos[:2], SHORT, workdir=tmp_path, metadata={}))
+    among = finish(train(base, mixed, SHORT, workdir=tmp_path, metadata={}))
+    assert (among.photos, among.sha256) == (2, alone.sha256)
+
+
+SHORT = LoraConfig(steps=2, rank=2, resolution=64)
+
+
+def test_a_training_with_too_few_says_which_and_why(base: Base, photos: list[Photo], tmp_path: Path) -> None:
+    given = [*photos[:2], Photo(tmp_path / "gone.jpg", "a photo")]
+    with pytest.raises(BadInput) as refused:
+        finish(train(base, given, SHORT, workdir=tmp_path, metadata={}, fewest_photos=3))
+    assert str(refused.value) == (
+        "training needs at least 3 photographs that can be used, there are 2: gone.jpg is missing"
+    )

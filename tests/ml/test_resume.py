@@ -19,7 +19,16 @@ from worker.ml.batches import Photo
 from worker.ml.phases import Phase
 from worker.ml.train_lora import Checkpoint, LoraConfig, Step, TrainedLora, train
 
-CONFIG = LoraConfig(steps=14, rank=4, learning_rate=3e-3, resolution=64, batch_size=5, seed=9, caption_dropout=0.3)
+CONFIG = LoraConfig(
+    steps=14,
+    rank=4,
+    learning_rate=3e-3,
+    resolution=64,
+    batch_size=2,
+    seed=9,
+    caption_dropout=0.3,
+    preservation=0.5,  # so that some steps hold nothing else, and repeat a loss from before the checkpoint
+)
 METADATA = {"base": "tiny-flux", "trigger_word": "ohwx", "date": "2024-05-01"}
 
 
@@ -30,6 +39,11 @@ class Whole:
     trained: TrainedLora
     losses: list[float]
     checkpoints: dict[int, Path]
+
+
+@pytest.fixture(scope="module")
+def photos(photos: list[Photo]) -> list[Photo]:
+    return [replace(photo, class_caption="a photo of a person") for photo in photos]
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +117,7 @@ def test_checkpoints_come_by_time_too_and_two_are_kept(base: Base, photos: list[
     [
         (lambda photos: (photos[:-1], CONFIG), "photos"),
         (lambda photos: ([replace(photos[0], caption="a wall"), *photos[1:]], CONFIG), "photos"),
+        (lambda photos: ([replace(photos[0], class_caption="a wall"), *photos[1:]], CONFIG), "photos"),
         (lambda photos: (photos, replace(CONFIG, rank=5)), "settings"),
         (lambda photos: (photos, replace(CONFIG, seed=1)), "settings"),
     ],

@@ -104,14 +104,15 @@ def test_a_training_that_runs_away_is_refused(base: Base, photos: list[Photo], b
 
 
 def test_a_drawing_stops_within_one_step(base: Base) -> None:
-    """Between two events of a run lies at most one pass through the transformer."""
+    """Between two events of a run lies at most one pass through the denoiser, also where guidance needs two."""
     passes = 0
 
     def count(*_: object) -> None:
         nonlocal passes
         passes += 1
 
-    hook = base.parts.transformer.register_forward_hook(count)
+    denoiser = base.architecture.modules(base.parts)[base.architecture.denoiser]
+    hook = denoiser.register_forward_hook(count)
     try:
         for event in generate(base, replace(REQUEST, num_images=2)):
             assert passes == isinstance(event, drawing.Step)

@@ -5,33 +5,44 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.ml.conftest import LEARNS
+from tests.ml.conftest import TRIGGER
 from tests.ml.runs import finish
 from worker.ml.architectures import ARCHITECTURES
 from worker.ml.base_models import Base
 from worker.ml.batches import Batch, Photo, draw_batch, encode_captions, encode_photos
 from worker.ml.errors import BadInput
-from worker.ml.train_lora import LoraConfig, TrainedLora, flow_loss, held_out_loss, train
+from worker.ml.train_lora import LoraConfig, Step, TrainedLora, held_out_loss, sample_losses, train, training_loss
+from worker.prompts import name_class
+
+CLASS_CAPTION = "a photo of a person"
+
+
+def of_a_class(photos: list[Photo]) -> list[Photo]:
+    return [replace(photo, class_caption=CLASS_CAPTION) for photo in photos]
 
 
 @pytest.fixture(scope="module")
 def drawn(base: Base, photos: list[Photo]) -> Callable[..., Batch]:
     """`draw_batch` over the photos."""
-    samples = encode_photos(base, photos, 64)
-    texts = encode_captions(base, [photo.caption for photo in photos])
+    samples, _ = encode_photos(base, of_a_class(photos), 64)
+    texts = encode_captions(base, [caption for sample in samples for caption in sample.photo.captions])
 
-    def draw(step: int, *, seed: int = 0, batch_size: int = 5, caption_dropout: float = 0.0) -> Batch:
+    def draw(
+        step: int, *, seed: int = 0, batch_size: int = 5, caption_dropout: float = 0.0, preservation: float = 0.0
+    ) -> Batch:
         return draw_batch(
             *(base, samples, texts),
             step=step,
             seed=seed,
             batch_size=batch_size,
             caption_dropout=caption_dropout,
+            preservation=preservation,
         )
 
     return draw
@@ -65,10 +76,14 @@ def test_photos_of_different_shapes_share_no_batch(base: Base, photos: list[Phot
 
     wide = [Photo(tmp_path / f"{i}.png", "wide") for i in range(3)]
     for photo in wide:
-        Image.new("RGB", (90, 60), "red").save(photo.path)
-    samples = encode_photos(base, [*photos[:3], *wide], 64)
-    texts = encode_captions(base, [sample.caption for sample in samples])
-    draw = [draw_batch(base, samples, texts, step=step, seed=0, batch_size=2, caption_dropout=0) for step in range(4)]
+        Image.new("RGB", (120, 80), "red").save(photo.path)
+    samples, _ = encode_photos(base, [*photos[:3], *wide], 64)
+    texts = encode_captions(base, [sample.photo.caption for sample in samples])
+    draw = [
+        draw_batch(base, samples, texts, step=step, seed=0, batch_size=2, caption_dropout=0, preservation=1)
+        for step in range(4)
+    ]
+    assert not any(batch.preserved.any() for batch in draw), "no class caption, no preservation"
     assert sorted(len(batch.latents) for batch in draw) == [1, 1, 2, 2]
     assert {batch.grid for batch in draw} == {sample.grid for sample in samples}
 
@@ -84,38 +99,164 @@ def test_caption_dropout_empties_that_share_of_captions(base: Base, drawn: Calla
     assert sum(seen) / len(seen) == pytest.approx(share, abs=0.1 if 0 < share < 1 else 0)
 
 
-def test_times_cover_the_schedule(drawn: Callable[..., Batch]) -> None:
-    times = torch.cat([drawn(step).time for step in range(200)])
-    assert 0 < times.min() < 0.2
-    assert 0.8 < times.max() < 1
-    assert 0.5 < times.mean() < 0.7  # shifted towards noise, as FLUX draws at this size
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_preservation_takes_that_share_of_samples_and_gives_them_the_class_caption(
+    base: Base, drawn: Callable[..., Batch], share: float
+) -> None:
+    of_the_class = encode_captions(base, [CLASS_CAPTION])[CLASS_CAPTION].tokens[0]
+    assert not drawn(0, preservation=share).preserved.any(), "a fresh LoRA changes nothing yet"
+    seen = []
+    for step in range(1, 61):
+        batch, plain = (drawn(step, batch_size=4, preservation=p, caption_dropout=0.2) for p in (share, 0.0))
+        assert [torch.equal(tokens, of_the_class) for tokens in batch.text.tokens] == batch.preserved.tolist()
+        assert torch.equal(batch.noise, plain.noise)
+        assert torch.equal(batch.text.tokens[~batch.preserved], plain.text.tokens[~batch.preserved])
+        seen += batch.preserved.tolist()
+    assert sum(seen) / len(seen) == pytest.approx(share, abs=0.1 if 0 < share < 1 else 0)
+
+
+def test_a_preserved_sample_is_to_be_what_the_base_alone_says_of_it(base: Base, drawn: Callable[..., Batch]) -> None:
+    batch = drawn(1, preservation=0.5)
+    kept = batch.preserved
+    assert 0 < kept.sum() < len(kept)
+    as_photos = replace(batch, preserved=torch.zeros_like(kept))
+    seen, _ = base.architecture.training_pair(base.parts, batch.latents, batch.noise, batch.time)
+
+    def said() -> torch.Tensor:
+        guidance = base.architecture.training_guidance
+        return base.architecture.predict(base.parts, seen, batch.time, batch.text, batch.grid, guidance)
+
+    with torch.no_grad():
+        alone, weights_of_times = said(), base.architecture.loss_weights(base.parts, batch.time)
+        with base.architecture.new_lora(base.parts, 4, torch.Generator().manual_seed(0)) as lora:
+            for weights in lora.values():
+                weights += 0.05
+            off_target = weights_of_times * (said() - alone).square().flatten(1).mean(1)
+            losses = sample_losses(base, batch)
+            torch.testing.assert_close(losses[kept], off_target[kept], rtol=1e-3, atol=1e-7)
+            assert torch.equal(losses[~kept], sample_losses(base, as_photos)[~kept])
+            assert off_target.min() > 0
+
+
+def test_preservation_costs_a_second_pass_only_where_it_is_and_leaves_the_curve_to_the_photos(
+    base: Base, photos: list[Photo], drawn: Callable[..., Batch], tmp_path: Path
+) -> None:
+    passes: list[int] = []
+    config = LoraConfig(steps=12, rank=4, learning_rate=1e-3, resolution=64, caption_dropout=0, preservation=0.4)
+    denoiser = base.architecture.modules(base.parts)[base.architecture.denoiser]
+    hook = denoiser.register_forward_hook(lambda *_: passes.append(1))
+    losses, counted = [], []
+    try:
+        for event in train(base, of_a_class(photos), config, workdir=tmp_path, metadata={}):
+            if isinstance(event, Step):
+                losses.append(event.loss)
+                counted.append(len(passes))
+                passes.clear()
+    finally:
+        hook.remove()
+    kept = [bool(drawn(step, batch_size=1, preservation=0.4).preserved.all()) for step in range(12)]
+    assert True in kept
+    assert counted == [2 if preserved else 1 for preserved in kept]
+    assert [now == before for before, now in pairwise(losses)] == kept[1:]
+
+
+@pytest.mark.parametrize("family", ["flux"], indirect=True, scope="session")  # one is enough, and slow enough
+def test_without_the_trigger_word_the_base_stays_what_it_was(
+    base: Base,
+    learns: LoraConfig,
+    photos: list[Photo],
+    trained: TrainedLora,
+    take_photos: Callable[..., list[Photo]],
+    tmp_path: Path,
+) -> None:
+    """The leak: with a LoRA on, "a photo of a person" became its person too."""
+    config = replace(learns, preservation=0.5)
+    kind = finish(train(base, in_class(photos), config, workdir=tmp_path, metadata={}))
+    held_out = in_class(take_photos("example", seed=7, count=4))
+
+    drift = {lora: class_drift(base, held_out, lora) for lora in (trained.path, kind.path)}
+    assert drift[kind.path] < 0.2 * drift[trained.path]
+    none, leaky, cured = (
+        held_out_loss(base, held_out, lora, resolution=96) for lora in (None, trained.path, kind.path)
+    )
+    assert none - cured > 0.9 * (none - leaky), "it still learnt its person, on half of the samples"
+
+
+def in_class(photos: list[Photo]) -> list[Photo]:
+    return [replace(photo, class_caption=name_class(photo.caption, TRIGGER, "a person")) for photo in photos]
+
+
+@torch.no_grad()
+def class_drift(base: Base, photos: list[Photo], lora: Path) -> float:
+    """How far a LoRA takes the base from its own predictions for class captions, as a mean square, at fixed noise."""
+    samples, _ = encode_photos(base, photos, 96)
+    texts = encode_captions(base, [photo.class_caption or "" for photo in photos])
+    architecture, times = base.architecture, base.architecture.even_times(base.parts, len(samples))
+
+    def predicted() -> torch.Tensor:
+        said = []
+        for i, sample in enumerate(samples):
+            noise = torch.randn(sample.latents.shape, generator=torch.Generator().manual_seed(i))
+            seen, _ = architecture.training_pair(base.parts, sample.latents, noise, times[i : i + 1])
+            text = texts[sample.photo.class_caption or ""]
+            guidance = architecture.training_guidance
+            said.append(architecture.predict(base.parts, seen, times[i : i + 1], text, sample.grid, guidance))
+        return torch.cat(said)
+
+    alone = predicted()
+    with base.architecture.loras(base.parts, [(lora, 1.0)]):
+        return float((predicted() - alone).square().mean())
+
+
+@pytest.mark.parametrize(
+    ("family", "least", "most", "mean"),
+    [
+        ("flux", (0, 0.2), (0.8, 1), (0.5, 0.7)),  # shifted towards noise, as it draws at this size
+        ("sd15", (-1, 10), (989, 1000), (450, 550)),  # each as likely
+    ],
+    indirect=["family"],
+)
+def test_times_cover_the_schedule(
+    base: Base,
+    drawn: Callable[..., Batch],
+    least: tuple[float, float],
+    most: tuple[float, float],
+    mean: tuple[float, float],
+) -> None:
+    times = torch.cat([drawn(step).time for step in range(200)]).double()
+    for value, (low, high) in ((times.min(), least), (times.max(), most), (times.mean(), mean)):
+        assert low < value < high
+    even = base.architecture.even_times(base.parts, 8).double()
+    assert least[0] < even.min() < even.max() < most[1]
+    assert (even.diff() > 0).all()
 
 
 def test_a_fresh_lora_changes_nothing(base: Base, drawn: Callable[..., Batch]) -> None:
     batch = drawn(0)
     with torch.no_grad():
-        without = flow_loss(base, batch)
+        without = training_loss(base, batch)
         with base.architecture.new_lora(base.parts, 4, torch.Generator().manual_seed(0)):
-            assert flow_loss(base, batch) == without
+            assert training_loss(base, batch) == without
 
 
 def test_gradient_checkpointing_changes_nothing_but_memory(base: Base, drawn: Callable[..., Batch]) -> None:
+    denoiser = base.architecture.modules(base.parts)[base.architecture.denoiser]
     gradients = []
     for spare in (False, True):
         with base.architecture.new_lora(base.parts, 4, torch.Generator().manual_seed(0)) as lora:
             if spare:
-                base.parts.transformer.enable_gradient_checkpointing()
-            flow_loss(base, drawn(0)).backward()
+                denoiser.enable_gradient_checkpointing()
+            training_loss(base, drawn(1, preservation=0.5)).backward()
             gradients.append([weights.grad for weights in lora.values()])
-    assert not base.parts.transformer.is_gradient_checkpointing
+    assert not denoiser.is_gradient_checkpointing
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
 def test_a_lora_knows_its_person_better_than_none_and_better_than_anothers(
-    base: Base, trained: TrainedLora, take_photos: Callable[..., list[Photo]], tmp_path: Path
+    base: Base, learns: LoraConfig, trained: TrainedLora, take_photos: Callable[..., list[Photo]], tmp_path: Path
 ) -> None:
     others = take_photos("other", seed=1, count=12)
-    theirs = finish(train(base, others, LEARNS, workdir=tmp_path, metadata={}))
+    theirs = finish(train(base, others, learns, workdir=tmp_path, metadata={}))
     held_out = take_photos("example", seed=7, count=6)
     loss = {
         name: held_out_loss(base, held_out, path, resolution=96)
@@ -142,7 +283,7 @@ def test_in_bfloat16_as_on_a_gpu_a_training_runs_and_is_saved_so(
     for module in half.architecture.modules(parts).values():
         module.requires_grad_(False)
     config = LoraConfig(steps=10, rank=4, learning_rate=5e-3, resolution=64, batch_size=4)
-    trained = finish(train(half, photos, config, workdir=tmp_path, metadata={}))
+    trained = finish(train(half, of_a_class(photos), config, workdir=tmp_path, metadata={}))
     assert {weights.dtype for weights in load_file(trained.path).values()} == {torch.bfloat16}
     assert held_out_loss(half, photos[:2], trained.path, resolution=64) < held_out_loss(
         half, photos[:2], None, resolution=64
@@ -151,7 +292,14 @@ def test_in_bfloat16_as_on_a_gpu_a_training_runs_and_is_saved_so(
 
 @pytest.mark.parametrize(
     "change",
-    [{"steps": 0}, {"rank": 0}, {"learning_rate": 0.0}, {"batch_size": 0}, {"caption_dropout": 1.5}],
+    [
+        {"steps": 0},
+        {"rank": 0},
+        {"learning_rate": 0.0},
+        {"batch_size": 0},
+        {"caption_dropout": 1.5},
+        {"preservation": 2},
+    ],
     ids=str,
 )
 def test_impossible_settings_are_refused(

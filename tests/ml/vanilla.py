@@ -1,13 +1,16 @@
-"""What a user of plain diffusers would write. The worker's pictures are held against this."""
+"""What a user of plain diffusers would write. The worker's pictures and losses are held against this."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from diffusers import FluxPipeline
+import torch.nn.functional as F
+from diffusers import DDPMScheduler, DiffusionPipeline, FluxPipeline
+from diffusers.training_utils import compute_snr
 
 
 def draw(
@@ -17,17 +20,68 @@ def draw(
     seed: int,
     loras: list[tuple[Path, float]] | None = None,
     dtype: torch.dtype = torch.float32,
-    **settings: float,
+    **settings: Any,
 ) -> npt.NDArray[np.uint8]:
-    pipeline = FluxPipeline.from_pretrained(base, dtype=dtype, local_files_only=True)
+    """A picture by the base's own pipeline; guidance that a FLUX base does not embed is true CFG."""
+    pipeline = DiffusionPipeline.from_pretrained(base, dtype=dtype, local_files_only=True)
     for number, (path, _) in enumerate(loras or []):
         pipeline.load_lora_weights(path, adapter_name=f"lora{number}")
     if any(scale != 1 for _, scale in loras or []):
         pipeline.set_adapters([f"lora{i}" for i in range(len(loras))], [scale for _, scale in loras])
-    picture = pipeline(
-        prompt,
-        generator=torch.Generator("cpu").manual_seed(seed),
-        max_sequence_length=pipeline.tokenizer_2.model_max_length,
-        **settings,
-    ).images[0]
-    return np.asarray(picture)
+    if isinstance(pipeline, FluxPipeline):
+        settings["max_sequence_length"] = pipeline.tokenizer_2.model_max_length
+        if not pipeline.transformer.config.guidance_embeds:
+            settings["true_cfg_scale"] = settings.pop("guidance_scale")
+    return np.asarray(pipeline(prompt, generator=torch.Generator("cpu").manual_seed(seed), **settings).images[0])
+
+
+def flux_loss(
+    pipeline: FluxPipeline, latents: torch.Tensor, noise: torch.Tensor, sigma: torch.Tensor, prompts: list[str]
+) -> torch.Tensor:
+    """The loss of examples/dreambooth/train_dreambooth_lora_flux.py for latents (B, C, h, w) and sigma (B,)."""
+    tokens, pooled, text_ids = pipeline.encode_prompt(
+        prompts, max_sequence_length=pipeline.tokenizer_2.model_max_length
+    )
+    image_ids = pipeline._prepare_latent_image_ids(
+        1, latents.shape[2] // 2, latents.shape[3] // 2, latents.device, latents.dtype
+    )
+    sigmas = sigma.view(-1, 1, 1, 1)
+    noisy = (1.0 - sigmas) * latents + sigmas * noise
+    prediction = pipeline.transformer(
+        hidden_states=FluxPipeline._pack_latents(noisy, *noisy.shape),
+        timestep=sigma,
+        guidance=torch.ones(len(latents)),
+        pooled_projections=pooled,
+        encoder_hidden_states=tokens,
+        txt_ids=text_ids,
+        img_ids=image_ids,
+        return_dict=False,
+    )[0]
+    factor = pipeline.vae_scale_factor
+    prediction = FluxPipeline._unpack_latents(prediction, latents.shape[2] * factor, latents.shape[3] * factor, factor)
+    target = noise - latents
+    return torch.mean((prediction - target).pow(2).reshape(len(target), -1), 1).mean()
+
+
+def stable_diffusion_loss(
+    pipeline: Any, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor, prompts: list[str]
+) -> torch.Tensor:
+    """The loss of examples/text_to_image/train_text_to_image_lora.py with --snr_gamma=5."""
+    noise_scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
+    ids = pipeline.tokenizer(
+        prompts,
+        max_length=pipeline.tokenizer.model_max_length,
+        padding="max_length",
+        truncation=True,
+        return_tensors="pt",
+    ).input_ids
+    encoder_hidden_states = pipeline.text_encoder(ids, return_dict=False)[0]
+    noisy = noise_scheduler.add_noise(latents, noise, timesteps)
+    v_prediction = noise_scheduler.config.prediction_type == "v_prediction"
+    target = noise_scheduler.get_velocity(latents, noise, timesteps) if v_prediction else noise
+    prediction = pipeline.unet(noisy, timesteps, encoder_hidden_states, return_dict=False)[0]
+    snr = compute_snr(noise_scheduler, timesteps)
+    weights = torch.stack([snr, 5.0 * torch.ones_like(timesteps)], dim=1).min(dim=1)[0]
+    weights = weights / (snr + 1) if v_prediction else weights / snr
+    loss = F.mse_loss(prediction.float(), target.float(), reduction="none")
+    return (loss.mean(dim=list(range(1, len(loss.shape)))) * weights).mean()

@@ -83,10 +83,12 @@ class Pod:
         assert row is not None
         return row["answer"]
 
-    def register(self, *routes: str) -> dict[str, Any]:
+    def register(
+        self, *routes: str, vram_gib: float | None = 8.0, models: tuple[str, ...] = (TINY_BASE,)
+    ) -> dict[str, Any]:
         self.routes = routes or self.routes
         answer: dict[str, Any] = self.call(
-            "register_pod", self.id, self.name, list(self.routes), 8.0, [TINY_BASE], self.has_lock, "0.1.0"
+            "register_pod", self.id, self.name, list(self.routes), vram_gib, list(models), self.has_lock, "0.1.0"
         )
         return answer
 

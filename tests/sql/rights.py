@@ -34,6 +34,7 @@ EXECUTE = {
     "worker.complete_job": "likeness_worker",
     "worker.consent_error": "likeness_worker",
     "worker.fail_job": "likeness_worker",
+    "worker.fits_memory": "likeness_worker",
     "worker.garbage_gone": "likeness_worker",
     "worker.heartbeat": "likeness_worker",
     "worker.leave_pod": "likeness_worker",
@@ -52,18 +53,20 @@ EXECUTE = {
     "worker.subject_lock_key": "likeness_worker",
     "worker.take_garbage": "likeness_worker",
     "worker.tick": "likeness_worker",
+    "worker.why_stranded": "likeness_worker",
 }
 
 OWNER_ONLY = """
     actor after_job_insert after_order_update after_subject_update alter_job_tables backoff base_error
-    before_job_insert before_job_update changing_columns charge_failure check_grant check_job_owner check_open_jobs
-    count_jobs default_base dequeue_row end_attempt enqueue ensure_policy expire_consent explain_waiting
-    fn_pgqueuer_changed give_back grant_job_table held_state inputs_error is_dead is_ticker items job_consent_error
-    key_error key_subject keys_error lease_state lock_is_free lock_job lock_lease log_event log_refusal models_error
-    models_of named_keys on_photo_write on_subject_insert on_subject_update photos_of policy_in_catalog
-    preset_columns preset_error prune publish_training reconcile refuse_change register_job_table request_error
-    request_stop requeue result_error result_keys route set_consent settle settle_stopped staging_prefix
-    start_payload stop_jobs_of subjects_of table_of try_lock_job
+    before_job_insert before_job_update broken_rule broken_term changing_columns charge_failure check_grant
+    check_job_owner check_open_jobs count_jobs default_base dequeue_row end_attempt enqueue ensure_policy
+    expire_consent explain_waiting fn_pgqueuer_changed fold_prompt give_back grant_job_table held_state inputs_error
+    is_allowed is_dead is_ticker is_whole items job_consent_error key_error key_subject keys_error lease_state
+    lock_is_free lock_job lock_lease log_event log_refusal merged_prompt models_error models_of named_keys
+    names_a_minors_age on_photo_write on_subject_insert on_subject_update photos_error photos_of policy_in_catalog
+    preset_columns preset_error prompt_error prune publish_training reconcile refuse_change register_job_table
+    request_error request_stop requeue result_error result_keys route set_consent settle settle_stopped
+    staging_prefix start_payload stop_jobs_of subjects_of table_of try_lock_job
 """
 """Functions of schema `worker` that nobody but the owner of the database, and functions that run as it, may call."""
 
@@ -84,11 +87,13 @@ TABLES = {
     "public.subjects": {"SELECT": "authenticated service_role"},
     "public.subjects_models": {"SELECT": "authenticated service_role"},
     "public.training_jobs": {"SELECT": "authenticated service_role"},
+    "worker.allowed_phrases": {},
     "worker.base_models": {"SELECT": "service_role likeness_worker"},
     "worker.clock": {},
     "worker.config": {"SELECT": "service_role likeness_worker"},
     "worker.consent_events": {"SELECT": "service_role"},
     "worker.internal_jobs": {},
+    "worker.job_details": {},
     "worker.job_events": {"SELECT": "service_role"},
     "worker.job_kinds": {"SELECT": "service_role likeness_worker"},
     "worker.job_subjects": {},
@@ -98,11 +103,15 @@ TABLES = {
     "worker.pgqueuer_log": dict.fromkeys(("SELECT", "INSERT", "UPDATE", "DELETE"), "likeness_worker"),
     "worker.pgqueuer_schedules": dict.fromkeys(("SELECT", "INSERT", "UPDATE", "DELETE"), "likeness_worker"),
     "worker.pgqueuer_statistics": dict.fromkeys(("SELECT", "INSERT", "UPDATE", "DELETE"), "likeness_worker"),
-    "worker.pods": {"SELECT": "service_role"},
+    "worker.pods": {"SELECT": "service_role likeness_worker"},
     "worker.policies": {},
-    "worker.queue_depth": {},
+    "worker.prompt_folding": {},
+    "worker.queue_depth": {"SELECT": "likeness_worker"},
     "worker.schema_versions": {"SELECT": "likeness_worker"},
+    "worker.screened_terms": {},
+    "worker.screening_rules": {},
     "worker.staged_objects": {},
+    "worker.stranded_jobs": {"SELECT": "likeness_worker"},
 }
 """Rights on whole tables and views. What stands in COLUMNS is granted column by column."""
 
@@ -111,7 +120,10 @@ _LIFE_CYCLE = (
     "gpu_seconds pod_id preset created_at started_at finished_at"
 )
 _ADMINISTRATORS = "priority run_after max_failures max_runtime"
-_TRAINING = "id owner_id subject_id base preset_id sample_paths trigger_word steps rank learning_rate resolution seed"
+_TRAINING = (
+    "id owner_id subject_id base preset_id sample_paths trigger_word class_name "
+    "steps rank learning_rate resolution seed"
+)
 _GENERATION = (
     "id owner_id subject_id base preset_id prompt negative_prompt model_ids lora_scales reference_paths "
     "reference_scale control_path control_kind control_scale width height steps guidance seed "
@@ -165,7 +177,9 @@ READABLE = {
     "worker.job_kinds": "kind table_name purpose subject_required slot max_runtime paused",
     "worker.pods": "id name routes vram_gib models_present has_lock version registered_at last_heartbeat "
     "lock_free_since",
+    "worker.queue_depth": "route waiting oldest running pods",
     "worker.schema_versions": "name checksum applied_at",
+    "worker.stranded_jobs": "kind id route since why",
 }
 """Every column of the tables that some client or pod may read: a column more is a column that they see."""
 

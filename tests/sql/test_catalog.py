@@ -155,6 +155,12 @@ HOUSE = {
            union all select name from functions where obj_description(oid, 'pg_proc') is null""",
         "comment on function worker.actor is null",
     ),
+    "every column says what it means": Rule(
+        """select name || '.' || attname from relations join pg_attribute on attrelid = relations.oid
+           where relkind in ('r', 'p', 'v') and name !~ '^worker.pgqueuer' and attnum > 0 and not attisdropped
+             and col_description(attrelid, attnum) is null""",
+        "comment on column public.presets.name is null",
+    ),
     "every limit has a name that says it": Rule(
         "select constraint_name from constraints where contype = 'c' and conname ~ '_check[0-9]*$'",
         "alter table public.presets add check (name <> 'x')",

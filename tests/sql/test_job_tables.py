@@ -90,17 +90,20 @@ def test_a_life_cycle_column_reaches_every_job_table_and_no_client(any_supabase:
     url = any_supabase.create(grants_by_default=True)
     migrate.migrate(url)
     release = next_release(
-        tmp_path, _0003_node="select worker.alter_job_tables('alter table %s add column node text default ''here''');"
+        tmp_path, _9001_node="select worker.alter_job_tables('alter table %s add column node text default ''here''');"
     )
     migrate.migrate(url, release)
     with AppTables.open(url) as app:
         tables = {
             row["name"]
-            for row in app.run("select attrelid::regclass::text as name from pg_attribute where attname = 'node'")
+            for row in app.run(
+                """select oid::regclass::text as name from pg_attribute join pg_class on oid = attrelid
+                   where attname = 'node' and relkind = 'r'"""
+            )
         }
         assert tables == {"worker.life_cycle", "training_jobs", "generation_jobs", "worker.internal_jobs"}
         # The life cycle may change it, and no client may write it, neither at the insert nor later.
-        job = app.request("training", subject_id=app.add_subject())
+        job = app.ask_training()
         app.run("update public.training_jobs set node = 'there' where id = %s", job)
         for role in ("authenticated", "service_role"):
             with app.acting_as(role, app.owner) as client:
@@ -115,7 +118,7 @@ def test_a_life_cycle_column_reaches_every_job_table_and_no_client(any_supabase:
 
 def test_a_new_kind_is_a_table_and_one_call(any_supabase: Supabase, tmp_path: Path) -> None:
     """Beside them stand its policies, as for every table of `public`, and its handler."""
-    release = next_release(tmp_path, _0003_mesh=A_NEW_KIND)
+    release = next_release(tmp_path, _9001_mesh=A_NEW_KIND)
     with (release / "rls.sql").open("a") as policies:
         policies.write(ITS_POLICIES)
     url = any_supabase.create(grants_by_default=True)

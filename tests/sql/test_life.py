@@ -89,7 +89,7 @@ def test_the_newest_unretired_lora_is_used_unless_others_are_named(db: AppTables
 
 def test_what_is_missing_at_the_start_ends_the_job_with_the_reason(db: AppTables, pod: Pod) -> None:
     subject = db.add_subject()
-    db.add_photos(subject, 2)
+    photos = db.add_photos(subject, 3)
     jobs = {
         "training needs at least 3 photographs, there are 2": ("training", db.request("training", subject_id=subject)),
         "the subject has no trained LoRA for tiny-flux yet": (
@@ -97,6 +97,7 @@ def test_what_is_missing_at_the_start_ends_the_job_with_the_reason(db: AppTables
             db.request("generation", subject_id=subject, prompt="x"),
         ),
     }
+    db.run("delete from public.subject_photos where path = %s", photos[0])
     for reason, (kind, job) in jobs.items():
         assert pod.start(*pod.claim(f"{kind}/tiny-flux")) is None  # type: ignore[misc]
         row = db.job(kind, job)

@@ -19,7 +19,9 @@ from worker import migrate
 from worker.demo.servers import EmbeddedPostgres
 from worker.migrate import MigrationError, render
 
-NUMBERED = ["0001_pgqueuer", "0002_tables"]
+NUMBERED = [file.name for file in migrate.numbered_files()]
+NEWEST = int(NUMBERED[-1][:4])
+"""The number of the last file of this release; the tests' own ones come long after."""
 A_COLUMN_MORE = "alter table public.presets add column mood text; comment on column public.presets.mood is 'New here.';"
 
 
@@ -79,16 +81,16 @@ def test_the_printed_sql_is_plain_and_brings_no_transaction() -> None:
 
 
 def test_the_next_release_may_take_the_other_route(supabase: Supabase, tmp_path: Path) -> None:
-    release = next_release(tmp_path, _0003_mood=A_COLUMN_MORE)
+    release = next_release(tmp_path, _9001_mood=A_COLUMN_MORE)
     whole, printed_first, printed_second = (supabase.create() for _ in range(3))
     migrate.migrate(whole, release)
 
     assert psql(printed_first, render(), tmp_path).returncode == 0
-    assert migrate.migrate(printed_first, release) == ["0003_mood", *migrate.REPEATABLE]
+    assert migrate.migrate(printed_first, release) == ["9001_mood", *migrate.REPEATABLE]
     assert differences(snapshot(whole), snapshot(printed_first)) == {}
 
     migrate.migrate(printed_second)
-    result = psql(printed_second, render(2, release), tmp_path)
+    result = psql(printed_second, render(NEWEST, release), tmp_path)
     assert result.returncode == 0, result.stderr
     assert differences(snapshot(whole), snapshot(printed_second)) == {}
     assert migrate.migrate(printed_second, release) == []
@@ -97,16 +99,16 @@ def test_the_next_release_may_take_the_other_route(supabase: Supabase, tmp_path:
 @pytest.mark.parametrize(
     ("applied", "since", "complaint"),
     [
-        (True, 0, "applied here already: 0001_pgqueuer, 0002_tables"),
-        (True, 1, "applied here already: 0002_tables"),
-        (True, 3, "not applied here yet: 0003_mood"),
-        (False, 2, "not applied here yet: 0001_pgqueuer, 0002_tables"),
+        (True, 0, f"applied here already: {', '.join(NUMBERED)}"),
+        (True, 1, f"applied here already: {', '.join(NUMBERED[1:])}"),
+        (True, 9001, "not applied here yet: 9001_mood"),
+        (False, NEWEST, f"not applied here yet: {', '.join(NUMBERED)}"),
     ],
 )
 def test_sql_printed_since_the_wrong_release_is_refused_by_name(
     supabase: Supabase, tmp_path: Path, applied: bool, since: int, complaint: str
 ) -> None:
-    release = next_release(tmp_path, _0003_mood=A_COLUMN_MORE)
+    release = next_release(tmp_path, _9001_mood=A_COLUMN_MORE)
     url = supabase.create()
     if applied:
         migrate.migrate(url)
@@ -122,15 +124,15 @@ def test_sql_printed_since_the_wrong_release_is_refused_by_name(
 
 @pytest.mark.parametrize("migrated", [False, True], ids=["empty database", "migrated database"])
 def test_a_failing_file_is_named_and_leaves_nothing(supabase: Supabase, tmp_path: Path, migrated: bool) -> None:
-    release = next_release(tmp_path, _0003_mood=A_COLUMN_MORE, _0004_broken="alter table public.nowhere add x int;")
+    release = next_release(tmp_path, _9001_mood=A_COLUMN_MORE, _9002_broken="alter table public.nowhere add x int;")
     url = supabase.create()
     if migrated:
         migrate.migrate(url)
     before = snapshot(url)
-    with pytest.raises(MigrationError, match=r"0004_broken\.sql: .*public\.nowhere.* Nothing was changed"):
+    with pytest.raises(MigrationError, match=r"9002_broken\.sql: .*public\.nowhere.* Nothing was changed"):
         migrate.migrate(url, release)
     assert differences(before, snapshot(url)) == {}
-    assert psql(url, render(2 if migrated else 0, release), tmp_path).returncode != 0
+    assert psql(url, render(NEWEST if migrated else 0, release), tmp_path).returncode != 0
     assert differences(before, snapshot(url)) == {}
 
 
@@ -138,12 +140,12 @@ def test_an_applied_file_that_was_edited_is_refused_by_name(supabase: Supabase, 
     url = supabase.create()
     migrate.migrate(url)
     before = snapshot(url)
-    release = next_release(tmp_path, _0003_mood=A_COLUMN_MORE)
+    release = next_release(tmp_path, _9001_mood=A_COLUMN_MORE)
     with (release / "migrations" / "0002_tables.sql").open("a") as file:
         file.write("-- an afterthought\n")
     with pytest.raises(MigrationError, match=r"0002_tables\.sql was changed after it was applied here"):
         migrate.migrate(url, release)
-    printed = psql(url, render(2, release), tmp_path)
+    printed = psql(url, render(NEWEST, release), tmp_path)
     assert printed.returncode != 0
     assert "changed after they were applied here: 0002_tables" in printed.stderr
     assert differences(before, snapshot(url)) == {}
@@ -151,13 +153,13 @@ def test_an_applied_file_that_was_edited_is_refused_by_name(supabase: Supabase, 
 
 def test_an_older_release_never_puts_its_functions_back(supabase: Supabase, tmp_path: Path) -> None:
     url = supabase.create()
-    migrate.migrate(url, next_release(tmp_path, _0003_mood=A_COLUMN_MORE))
+    migrate.migrate(url, next_release(tmp_path, _9001_mood=A_COLUMN_MORE))
     before = snapshot(url)
-    with pytest.raises(MigrationError, match=r"a newer release was here: this one does not know 0003_mood"):
+    with pytest.raises(MigrationError, match=r"a newer release was here: this one does not know 9001_mood"):
         migrate.migrate(url)
-    printed = psql(url, render(2), tmp_path)
+    printed = psql(url, render(NEWEST), tmp_path)
     assert printed.returncode != 0
-    assert "a newer release was here: 0003_mood" in printed.stderr
+    assert "a newer release was here: 9001_mood" in printed.stderr
     assert differences(before, snapshot(url)) == {}
 
 

@@ -172,8 +172,8 @@ def test_the_auth_service_may_delete_an_account_whatever_hangs_on_it(any_supabas
 
 def test_a_pods_login_reads_no_person_and_decides_nothing(any_supabase: Supabase) -> None:
     with project(any_supabase) as (app, url, _):
-        subject = app.add_subject()
-        job = app.request("training", subject_id=subject)
+        job = app.ask_training()
+        subject = app.job("training", job)["subject_id"]
         with psycopg.connect(url, autocommit=True) as pod:
             for statement in (
                 "select from public.subjects",

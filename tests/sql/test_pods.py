@@ -9,8 +9,9 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
-from tests.sql.pod import GENERATION, ROUTES, TRAINING, Attempt, Pod, as_worker
+from tests.sql.pod import GENERATION, PUBLISH, ROUTES, TRAINING, Attempt, Pod, as_worker
 from tests.sql.tables import AppTables
+from worker.demo.tiny_models import TINY_BASE
 
 StartPod = Callable[..., Pod]
 
@@ -290,22 +291,71 @@ def test_who_ticks_second_does_nothing(db: AppTables, pod: Pod) -> None:
     assert pod.call("tick") == 0
 
 
-def test_a_job_that_no_pod_can_take_says_so(db: AppTables, start_pod: StartPod) -> None:
-    only_training = start_pod(routes=(TRAINING,))
-    taken, waiting = db.ask(), db.ask(base="flux-dev")
-    for kind, route in ((taken, GENERATION), (waiting, "generation/flux-dev")):
-        db.tick()
-        assert db.job("generation", kind)["phase"] == f"waiting: no running pod offers {route}"
-    pod = start_pod()
+def stranded(db: AppTables, job: UUID) -> str | None:
+    """Why a job is stranded: in its phase, and the same in the view as its owner and pods see it."""
     db.tick()
-    assert db.job("generation", taken)["phase"] == "waiting"
-    assert db.job("generation", waiting)["phase"] == "waiting: no running pod offers generation/flux-dev"
+    phase = db.job("generation", job)["phase"]
+    rows = db.run("select kind, route, since <= now() as since, why from worker.stranded_jobs where id = %s", job)
+    if not rows:
+        assert phase == "waiting"
+        return None
+    (row,) = rows
+    assert phase == f"waiting: no live pod can take this: {row['why']}"
+    route = f"generation/{db.job('generation', job)['base']}"
+    assert (row["kind"], row["route"], row["since"]) == ("generation", route, True)
+    return str(row["why"])
+
+
+def test_a_job_that_no_pod_can_take_says_why_until_one_can(db: AppTables, start_pod: StartPod) -> None:
+    tiny, large = db.ask(), db.ask(base="flux-dev")
+    assert stranded(db, tiny) == stranded(db, large) == "no pod is running"
+    pod = start_pod(routes=(TRAINING,))
+    assert stranded(db, tiny) == f"the pods that have {TINY_BASE} do not take {GENERATION}: their logs say why"
+    pod.register(PUBLISH, vram_gib=None, models=("another",))
+    assert stranded(db, tiny) == f"no live pod has {TINY_BASE}, nor has the bucket: worker models push {TINY_BASE}"
+    assert stranded(db, large) == "flux-dev needs 24 GiB of GPU memory, no live pod has a GPU that is ready"
+    pod.register(GENERATION, vram_gib=15.77)
+    assert stranded(db, tiny) is None
+    assert stranded(db, large) == "flux-dev needs 24 GiB of GPU memory, the largest pod has 15.8"
+    pod.register(PUBLISH, vram_gib=79.1, models=("another",))
+    assert stranded(db, large) == "no live pod has flux-dev, nor has the bucket: worker models push flux-dev"
+    pod.register("generation/flux-dev", vram_gib=79.1, models=("flux-dev",))
+    assert stranded(db, large) is None
     # The last pod that could leaves while it holds the job.
-    pod.run("generation", taken)
+    pod.run("generation", large)
     pod.call("leave_pod", pod.id)
+    assert stranded(db, large) == "no pod is running"
+
+
+def test_thousands_of_jobs_that_nobody_can_take_are_told_so_some_at_a_time(db: AppTables) -> None:
+    """A tick that tells all of them holds them all locked, and runs into its pod's statement_timeout."""
+    db.run("update worker.config set open_jobs_per_owner = 10000")
+    subject = db.add_subject()
+    db.run(
+        """insert into public.generation_jobs (subject_id, prompt, model_ids)
+           select %s, 'x', '{}' from generate_series(1, 600)""",
+        subject,
+    )
+    told = "select count(*) from public.generation_jobs where phase like 'waiting: no live pod%%'"
     db.tick()
-    assert db.job("generation", taken)["phase"] == f"waiting: no running pod offers {GENERATION}"
-    assert is_registered(db, only_training)
+    assert db.one(told) == 500
+    db.tick()
+    assert db.one(told) == 600
+
+
+def test_a_pods_login_may_see_what_is_stranded(db: AppTables, pod: Pod) -> None:
+    job = db.ask(base="flux-dev")
+    rows = pod.database.execute("select id, why from worker.stranded_jobs").fetchall()
+    assert rows == [{"id": job, "why": "flux-dev needs 24 GiB of GPU memory, the largest pod has 8"}]
+
+
+@pytest.mark.parametrize(
+    ("card", "vram_gib", "fits"),
+    [("RTX 4090", 23.5, True), ("A10G", 22.06, True), ("RTX 4080", 15.7, False), ("none", None, False)],
+)
+def test_a_card_fits_by_what_is_printed_on_it(db: AppTables, card: str, vram_gib: float | None, fits: bool) -> None:
+    """A card of 24 GB reports less, because its driver and error correction keep some."""
+    assert db.one("select worker.fits_memory(24, %s)", vram_gib) is fits, card
 
 
 @pytest.mark.parametrize("code", ["model_missing", "out_of_memory"])

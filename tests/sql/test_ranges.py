@@ -31,12 +31,17 @@ RANGES: dict[tuple[str, str], tuple[list[object], str]] = {
     ("training", "learning_rate"): ([0.0, 1.1, float("nan")], "learning_rate_above_0_up_to_1"),
     ("training", "resolution"): ([63, 2049], "resolution_between_64_and_2048"),
     ("training", "seed"): ([-1, 2**32], "seed_between_0_and_4294967295"),
+    ("training", "class_name"): (
+        ["", "a person, naked", " a dog", "a" * 41],
+        "class_name_is_a_phrase_of_up_to_40_characters",
+    ),
     ("training", "trigger_word"): (["two words", "x", "dog;"], "trigger_word_is_one_word"),
 }
 
 
 def test_a_value_out_of_range_names_the_column_and_the_limits(db: AppTables) -> None:
     subject = db.add_subject()
+    db.add_photos(subject)
     with db.acting_as("authenticated", db.owner) as connection:
         for (kind, column), (values, limits) in RANGES.items():
             columns = {"subject_id": subject, "base": ABLE_BASE} | ({"prompt": "x"} if kind == "generation" else {})
@@ -57,7 +62,7 @@ def test_lists_have_limits_too(db: AppTables) -> None:
     subject = db.add_subject()
     photos, model = db.add_photos(subject, 5), db.add_lora(subject)
     lists: list[tuple[str, dict[str, Any], str]] = [
-        ("training", {"sample_paths": photos[:2]}, "training_jobs_sample_paths_3_to_200"),
+        ("training", {"sample_paths": photos * 41}, "training_jobs_sample_paths_3_to_200"),
         ("generation", {"reference_paths": photos}, "generation_jobs_reference_paths_1_to_4"),
         ("generation", {"model_ids": [model] * 5}, "generation_jobs_model_ids_up_to_4"),
         (

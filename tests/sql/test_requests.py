@@ -150,6 +150,7 @@ def test_a_request_without_consent_arrives_refused_with_the_reason(db: AppTables
 @pytest.mark.parametrize(("agreed", "asked"), [("training", "generation"), ("generation", "training")])
 def test_consent_for_one_purpose_is_none_for_the_other(db: AppTables, agreed: str, asked: str) -> None:
     subject = db.add_subject(consent=False)
+    db.add_photos(subject)
     db.run("select public.grant_consent(%s, array[%s])", subject, agreed)
     prompts = {"generation": {"prompt": "x"}, "training": {}}
     row = insert(db, asked, subject_id=subject, **prompts[asked])
@@ -185,20 +186,16 @@ def test_every_person_whose_lora_is_named_must_agree(db: AppTables) -> None:
 
 
 def test_a_lora_of_another_family_is_refused_by_name(db: AppTables) -> None:
-    db.run(
-        "insert into worker.base_models (slug, family, capabilities, licence, commercial_use) "
-        "values ('other', 'other-family', '{lora}', 'none', true)"
-    )
     model = db.add_lora(db.add_subject())
-    answer = refusal(db, "generation", prompt="x", model_ids=[model], base="other")
-    assert answer == ("22023", f"model_ids: LoRA {model} is for flux, but base other is other-family")
+    answer = refusal(db, "generation", prompt="x", model_ids=[model], base="sd15")
+    assert answer == ("22023", f"model_ids: LoRA {model} is for flux, but base sd15 is sd15")
 
 
 # -- bases, presets, prompts
 
 
 def test_an_unknown_base_is_named_with_the_known_ones(db: AppTables) -> None:
-    known = "able-flux, flux-dev, flux-schnell, tiny-flux"
+    known = "able-flux, flux-dev, flux-schnell, sd15, tiny-flux"
     for kind in ("training", "generation"):
         answer = refusal(db, kind, subject_id=db.add_subject(), base="fluxx")
         assert answer == ("22023", f"base: 'fluxx' is not known here; known are {known}")
@@ -255,6 +252,33 @@ def test_a_preset_is_taken_as_it_was_and_fills_what_the_request_left_open(db: Ap
         insert(db, "generation", subject_id=subject, preset_id=out_of_range, prompt="x")
 
 
+def test_a_class_name_comes_from_the_request_else_from_its_preset(db: AppTables) -> None:
+    subject = db.add_subject()
+    db.add_photos(subject)
+    preset = db.one(
+        """insert into public.presets (owner_id, name, kind, settings)
+           values (%s, 'women', 'training', '{"class_name": "a woman"}') returning id""",
+        db.owner,
+    )
+    for asked, expected in (({}, "a woman"), ({"class_name": "a tall mug"}, "a tall mug")):
+        row = insert(db, "training", subject_id=subject, preset_id=preset, **asked)
+        assert row["class_name"] == expected
+
+
+def test_training_needs_three_photographs_from_the_start(db: AppTables) -> None:
+    subject, unasked = db.add_subject(), db.add_subject(consent=False)
+    photos = db.add_photos(subject, 3)
+    db.run("update public.subject_photos set status = 'rejected' where path = %s", photos[0])
+    for role in CLIENTS:
+        answer = refusal(db, "training", role=role, subject_id=subject)
+        assert answer[0] == "22023"
+        assert answer[1].startswith("training needs at least 3 photographs, there are 2: ")
+        answer = refusal(db, "training", role=role, subject_id=subject, sample_paths=photos[:1] * 3)
+        assert "there are 1" in answer[1], "the same one three times"
+    assert insert(db, "training", subject_id=subject, sample_paths=photos)["status"] == "queued"
+    assert insert(db, "training", subject_id=unasked)["error_code"] == "consent_denied", "consent comes first"
+
+
 def test_pictures_need_a_prompt_or_a_preset(db: AppTables) -> None:
     answer = refusal(db, "generation", subject_id=db.add_subject(), prompt="  ")
     assert answer == ("22023", "prompt: give a prompt, a preset or both")
@@ -266,6 +290,7 @@ def test_pictures_need_a_prompt_or_a_preset(db: AppTables) -> None:
 def test_too_many_open_jobs_are_answered_as_http_429(db: AppTables) -> None:
     db.run("update worker.config set open_jobs_per_owner = 2")
     subject = db.add_subject()
+    db.add_photos(subject)
     jobs = [
         insert(db, "generation", subject_id=subject, prompt="x")["id"],
         insert(db, "training", subject_id=subject)["id"],

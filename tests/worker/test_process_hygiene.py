@@ -101,9 +101,10 @@ def test_no_secret_reaches_a_log_or_a_row_whatever_goes_wrong(
 ) -> None:
     """Last in this file: it ends with the store gone."""
     (worker,) = fleet.ready(1)
-    # An input that is not there.
+    # Inputs that are not there.
     person = fleet.person()
-    fleet.app.s3.delete_object(Bucket=fleet.app.uploads, Key=f"{fleet.app.owner}/{person}/photos/0.jpg")
+    for photo in fleet.app.run("select path from public.subject_photos where subject_id = %s", person):
+        fleet.app.s3.delete_object(Bucket=fleet.app.uploads, Key=photo["path"])
     missing = fleet.app.wait_for("training", fleet.train(subject_id=person))
     assert missing["error_code"] == "input_missing"
     # A GPU process that dies, and every database connection that breaks while none may be made.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -139,7 +139,7 @@ class App:
         )
         return key
 
-    def request_training(self, subject: Subject, photos: Sequence[str], settings: dict[str, float]) -> UUID:
+    def request_training(self, subject: Subject, photos: Sequence[str], settings: Mapping[str, float]) -> UUID:
         """Insert into training_jobs. `settings`: request columns and their values."""
         return self._request("training", {"subject_id": subject.id, "sample_paths": list(photos), **settings})
 
@@ -147,11 +147,11 @@ class App:
         """Insert into generation_jobs. `columns`: further request columns."""
         return self._request("generation", {"subject_id": subject.id, "prompt": prompt, **columns})
 
-    def create_preset(self, name: str, prompt: str, settings: dict[str, float]) -> UUID:
+    def create_preset(self, name: str, prompt: str, settings: Mapping[str, float]) -> UUID:
         """A look to reuse, for pictures."""
         row = self._one(
             "insert into presets (name, kind, prompt, settings) values (%s, 'generation', %s, %s) returning id",
-            *(name, prompt, Jsonb(settings)),
+            *(name, prompt, Jsonb(dict(settings))),
         )
         preset: UUID = row["id"]
         return preset

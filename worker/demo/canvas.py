@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache, cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,6 +23,15 @@ Box = tuple[int, int, int, int]
 WHITE: Colour = (255, 255, 255)
 BLACK: Colour = (0, 0, 0)
 
+_AROUND = np.linspace(0, 2 * math.pi, 40, endpoint=False)
+CIRCLE: Points = np.stack([np.cos(_AROUND), np.sin(_AROUND)], axis=1)
+
+_T = np.linspace(0, 1, 10, endpoint=False)[:, None]
+# (10, 4): how much each of four points in a row counts at ten places between the two in the middle.
+CATMULL_ROM: Points = 0.5 * np.concatenate(
+    [-_T + 2 * _T**2 - _T**3, 2 - 5 * _T**2 + 3 * _T**3, _T + 4 * _T**2 - 3 * _T**3, _T**3 - _T**2], axis=1
+)
+
 
 def mix(a: Colour, b: Colour, share: float) -> Colour:
     """The colour `share` of the way from `a` to `b`."""
@@ -31,8 +41,8 @@ def mix(a: Colour, b: Colour, share: float) -> Colour:
 
 def oval(x: float, y: float, rx: float, ry: float) -> Points:
     """An ellipse around (x, y), as 40 points."""
-    angle = np.linspace(0, 2 * math.pi, 40, endpoint=False)
-    return np.stack([x + rx * np.cos(angle), y + ry * np.sin(angle)], axis=1)
+    ellipse: Points = CIRCLE * (rx, ry) + (x, y)
+    return ellipse
 
 
 def moved(points: Points, x: float, y: float) -> Points:
@@ -49,11 +59,25 @@ def curve(points: ArrayLike, *, closed: bool = False) -> Points:
     else:
         before, after = 2 * through[:1] - through[1:2], 2 * through[-1:] - through[-2:-1]
     p = np.concatenate([before, through, after])
-    t = np.linspace(0, 1, 10, endpoint=False)[:, None, None]
-    a, b, c, d = p[:-3], p[1:-2], p[2:-1], p[3:]
-    pieces = 0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3)
-    path = pieces.transpose(1, 0, 2).reshape(-1, 2)
+    fours = np.concatenate([p[:-3], p[1:-2], p[2:-1], p[3:]], axis=1).reshape(-1, 4, 2)
+    path: Points = (CATMULL_ROM @ fours).reshape(-1, 2)
     return path if closed else np.concatenate([path, through[-1:]])
+
+
+def ribbon(path: Points, half_width: ArrayLike) -> Points:
+    """A line as a shape: `half_width` to both sides of it, one for all points or (n, 1)."""
+    along = np.empty_like(path)
+    along[1:-1], along[0], along[-1] = path[2:] - path[:-2], path[1] - path[0], path[-1] - path[-2]
+    length = np.maximum(np.hypot(along[:, :1], along[:, 1:]), 1e-9)
+    across = along[:, ::-1] * (-1, 1) * (np.asarray(half_width, dtype=np.float64) / length)
+    return np.concatenate([path + across, (path - across)[::-1]])
+
+
+@cache
+def _pointed(count: int) -> Points:
+    """(count, 1): how wide a brush's stroke is on its way, 1 in the middle and 0 at the ends."""
+    width: Points = np.maximum(np.sin(np.linspace(0, math.pi, count)), 0)[:, None] ** 0.6
+    return width
 
 
 def mirrored(right_half: ArrayLike) -> Points:
@@ -81,10 +105,14 @@ class Frame:
     pivot: float = 0.0
 
     def on_canvas(self, points: Points) -> Points:
+        turn, shift = self._affine
+        return points @ turn + shift
+
+    @cached_property
+    def _affine(self) -> tuple[Points, Points]:
         cos, sin = math.cos(self.tilt), math.sin(self.tilt)
-        x, y = points[:, 0], points[:, 1] - self.pivot
-        turned = np.stack([x * cos - y * sin, x * sin + y * cos + self.pivot], axis=1)
-        return turned * self.unit + (self.x, self.y)
+        turn = self.unit * np.array([(cos, sin), (-sin, cos)])
+        return turn, np.array([self.x, self.y + self.unit * self.pivot]) - (0, self.pivot) @ turn
 
 
 class Canvas:
@@ -121,11 +149,7 @@ class Canvas:
 
     def brush(self, path: Points, colour: Colour, width: float) -> None:
         """A line that is `width` wide in its middle and runs out at both ends."""
-        along = np.gradient(path, axis=0)
-        across = np.stack([-along[:, 1], along[:, 0]], axis=1)
-        across /= np.maximum(np.linalg.norm(across, axis=1, keepdims=True), 1e-9)
-        half = (width / 2 * np.sin(np.linspace(0, math.pi, len(path))) ** 0.6)[:, None]
-        self.fill(np.concatenate([path + across * half, (path - across * half)[::-1]]), colour)
+        self.fill(ribbon(path, width / 2 * _pointed(len(path))), colour)
 
     def soft(self, shape: Points, colour: Colour, opacity: float, blur: float) -> None:
         """A shape with a blurred edge: a shadow, a blush, a gleam.

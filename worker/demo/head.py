@@ -12,7 +12,7 @@ import random
 import numpy as np
 from numpy.typing import ArrayLike
 
-from worker.demo.canvas import BLACK, WHITE, Canvas, Colour, Points, curve, mirrored, mix, moved, oval
+from worker.demo.canvas import BLACK, WHITE, Canvas, Colour, Points, curve, mirrored, mix, moved, oval, ribbon
 from worker.demo.person import Person, Scene
 
 BLOOD: Colour = (196, 70, 72)
@@ -176,7 +176,7 @@ class Head:
                 canvas.soft(corner, self.shadow, 0.5, 0.035)
             if smile > 0.05:
                 fold = [(side * 0.28, 0.5), (side * (wide + 0.07), 0.64), (side * (wide + 0.12), 0.8)]
-                canvas.soft(_ribbon(curve(self.turned(fold)), 0.05), self.shadow, 0.42, 0.03)
+                canvas.soft(ribbon(curve(self.turned(fold)), 0.025), self.shadow, 0.42, 0.03)
 
     # ---- eyes
 
@@ -260,7 +260,7 @@ class Head:
                 x = 0.44 * side
                 gleam = [(x - 0.06, -0.4), (x + 0.16, -0.4), (x - 0.08, 0.4), (x - 0.3, 0.4)]
                 canvas.soft(self.turned(gleam), WHITE, 0.22, 0.02)
-            canvas.soft(_ribbon(moved(np.concatenate([rim, rim[:1]]), 0, 0.05), 0.05), self.shadow, 0.5, 0.03)
+            canvas.soft(ribbon(moved(np.concatenate([rim, rim[:1]]), 0, 0.05), 0.025), self.shadow, 0.5, 0.03)
             canvas.line(np.concatenate([rim, rim[:2]]), colour, 0.068)
             canvas.line(moved(curve(rim[22:31]), 0, -0.012), mix(colour, WHITE, 0.45), 0.014)
         canvas.line(curve(self.turned([(-0.11, -0.02), (0, -0.09), (0.11, -0.02)])), colour, 0.062)
@@ -304,11 +304,3 @@ class Head:
                     x, y = chance.uniform(-1.05, 1.05), chance.uniform(0.1, 1.5)
                     tuft = curve([(x, y), (x * 1.02, y + 0.06), (x * 0.97, y + 0.13)])
                     canvas.brush(moved(tuft, 0.3 * math.sin(self.yaw), 0), tone, 0.016)
-
-
-def _ribbon(path: Points, width: float) -> Points:
-    """A line as a shape."""
-    along = np.gradient(path, axis=0)
-    across = np.stack([-along[:, 1], along[:, 0]], axis=1)
-    across *= width / 2 / np.maximum(np.linalg.norm(across, axis=1, keepdims=True), 1e-9)
-    return np.concatenate([path + across, (path - across)[::-1]])

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict
 
-from worker.demo.tiny_models import TORCH_ENVIRONMENT
+from worker.demo.torch_environment import TORCH_ENVIRONMENT
 
 DRAWS = 16
 """Times of the noise schedule at which each photograph is measured."""

@@ -17,9 +17,10 @@ import psycopg
 
 from worker import migrate
 from worker.demo.app_client import Buckets
+from worker.demo.programme import Programme
 from worker.demo.servers import EmbeddedPostgres, EmbeddedS3
 from worker.demo.tied import spawn_tied, stop_tied
-from worker.demo.tiny_models import REGISTER_TINY_BASE, TINY_BASE, TORCH_ENVIRONMENT
+from worker.demo.torch_environment import TORCH_ENVIRONMENT
 from worker.settings import env_example
 
 BUCKET_UPLOADS, BUCKET_MODELS = "uploads", "model_artifacts"
@@ -61,13 +62,13 @@ class Installation:
             self._stack.callback(server.stop)
             server.start()
 
-    def install(self) -> list[str]:
-        """Migrate, name the tiny base, make logins and buckets; returns the migrations that ran."""
+    def install(self, programme: Programme) -> list[str]:
+        """Migrate, name the base, make logins and buckets; returns the migrations that ran."""
         migrate.install_stand_ins(self.owner_url)
         applied = migrate.migrate(self.owner_url)
         with psycopg.connect(self.owner_url) as connection:
-            connection.execute(REGISTER_TINY_BASE)
-            connection.execute("update worker.config set default_base = %s", [TINY_BASE])
+            connection.execute(programme.register)
+            connection.execute("update worker.config set default_base = %s", [programme.base])
             # As on Supabase: what PostgREST logs in as may only become somebody; a pod may only do a pod's work.
             connection.execute("create role authenticator login noinherit in role authenticated, service_role")
             connection.execute("create role pod login in role likeness_worker")

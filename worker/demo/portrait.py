@@ -15,7 +15,7 @@ from worker.demo.body import Body
 from worker.demo.canvas import Canvas, Frame
 from worker.demo.hair import Hair
 from worker.demo.head import Head
-from worker.demo.person import Light, Person, Scene, scenes
+from worker.demo.person import Light, Person, Scene, close_up, scenes
 
 __all__ = ["Person", "PhotoTaken", "Scene", "draw", "scenes", "write_photos"]
 
@@ -70,7 +70,7 @@ def draw(person: Person, scene: Scene, size: tuple[int, int] = DRAWN_SIZE) -> Im
     light_from, contrast, tint = LIGHTING[scene.light]
     canvas = Canvas(background(scene), size, supersampling=2 if min(size) > 600 else 4)
     unit = 0.19 * min(width, 0.75 * height) * scene.zoom
-    x, y = (0.5 + scene.offset) * width, 0.43 * height
+    x, y = (0.5 + scene.offset) * width, (0.43 + scene.drop) * height
     upright = Frame(x, y, unit)
     tilted = Frame(x, y, unit, tilt=math.radians(scene.tilt), pivot=1.3)
 
@@ -106,7 +106,8 @@ def _lit(
     brightness = 1 + contrast * (0.5 * across * light_from - 0.12 * down) - 0.13 * (across**2 + down**2) ** 1.5 / 2.8
     pixels = np.asarray(picture, dtype=np.float32) * brightness.astype(np.float32)[..., None]
     pixels *= np.array(tint, dtype=np.float32)
-    pixels += np.random.default_rng(seed).normal(0, 2.2, (height, width, 1)).astype(np.float32)
+    grain = 2.2 * min(1.0, width / DRAWN_SIZE[0])  # a small picture is a large one scaled down, which averages it out
+    pixels += np.random.default_rng(seed).normal(0, grain, (height, width, 1)).astype(np.float32)
     return Image.fromarray(pixels.clip(0, 255).round().astype(np.uint8))
 
 
@@ -123,7 +124,7 @@ def write_photos(person: Person, folder: Path, count: int = 15, seed: int = 0) -
     profile = _srgb_profile()
     taken = []
     for number, scene in enumerate(scenes(count, seed), start=1):
-        picture = draw(person, scene).resize(PHOTO_SIZE, Image.Resampling.BICUBIC)
+        picture = draw(person, close_up(person, scene)).resize(PHOTO_SIZE, Image.Resampling.BICUBIC)
         orientation, turn = HELD[number % len(HELD)]
         exif = Image.Exif()
         exif[EXIF_MAKE], exif[EXIF_MODEL] = "Likeness", "Drawn Telephone"

@@ -18,21 +18,21 @@ from rich.panel import Panel
 from worker.demo.album import PhotosUnusable, read_album
 from worker.demo.held_out import NotMeasured
 from worker.demo.installation import Installation, WorkerEnded
+from worker.demo.programme import SMALL, Programme
 from worker.demo.servers import ServerFailed
 from worker.demo.steps import Steps
 from worker.demo.story import DemoFailed, Story
 from worker.demo.summary import Summary
-from worker.demo.tiny_models import ModelsNotBuilt
 from worker.migrate import MigrationError
 
 FAILURES = (
-    *(DemoFailed, WorkerEnded, ServerFailed, ModelsNotBuilt, NotMeasured, MigrationError),
+    *(DemoFailed, WorkerEnded, ServerFailed, NotMeasured, MigrationError),
     *(psycopg.Error, BotoCoreError, ClientError, OSError, LookupError),
 )
 INTRODUCTION = (
-    "From an INSERT to a consenting person's picture, on this machine alone: nothing leaves it. The models are tiny "
-    "and [bold]untrained[/] (random weights in FLUX's layout): you see that every part works, and by a number that "
-    "training learns, but not what FLUX can draw."
+    "From an INSERT to a consenting person's picture, on this machine alone: nothing leaves it. The base is "
+    "[bold]small[/] (FLUX's layout, a thousandth of its size) and was trained on drawings made by code: you see the "
+    "whole promise in miniature, not what FLUX can draw."
 )
 
 
@@ -65,7 +65,7 @@ class StopSignals:
         raise KeyboardInterrupt
 
 
-def main(output: Path, photos: Path | None, *, keep: bool) -> int:
+def main(output: Path, photos: Path | None, *, keep: bool, programme: Programme = SMALL) -> int:
     """Run the demo; returns the exit code.
 
     0; 1 when something failed; 2 for photographs or an output folder that cannot be used; 130 after Ctrl-C and 143
@@ -98,7 +98,7 @@ def main(output: Path, photos: Path | None, *, keep: bool) -> int:
         try:
             with Installation(scratch, worker_log) as installation:
                 try:
-                    with Story(steps, installation, scratch, output) as story:
+                    with Story(programme, steps, installation, scratch, output) as story:
                         summary = story.tell(album)
                     _leave(summary, steps, installation, output, console, keep=keep)
                     if keep:

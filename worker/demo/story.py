@@ -17,21 +17,18 @@ from worker.demo.app_client import Admin, App, Subject, connected_as, keys_in
 from worker.demo.held_out import held_out_losses
 from worker.demo.installation import Installation
 from worker.demo.person import Person
+from worker.demo.programme import Programme
 from worker.demo.progress import POLL_S, at_step, rows_of
 from worker.demo.report import contact_sheet, loss_curve
 from worker.demo.steps import Step, Steps
 from worker.demo.summary import EndedJob, Revocation, SavedFile, SubjectUsed, Summary, TrainedLora
-from worker.demo.tiny_models import TINY_BASE, cached_tiny_models
-from worker.handlers.training import caption
 from worker.jobs import Photo as PhotoRow
+from worker.prompts import caption
 
-TRAINING: dict[str, float] = {"steps": 600, "rank": 16, "learning_rate": 2e-3, "resolution": 96, "seed": 1}
-"""For an untrained base: FLUX's own 1e-4 would show next to nothing in a minute."""
-SEED, PICTURES = 7, 6
+SEED = 7
 PRESET = "{prompt}, soft light"
-PRESET_SETTINGS: dict[str, float] = {"steps": 12, "guidance": 3.5, "width": 96, "height": 128}
-LONG: dict[str, object] = {"num_images": 16, "steps": 100, "width": 96, "height": 128}
-"""A request that is still being drawn when consent goes."""
+SOMEBODY = "a person"
+"""In the place of the trigger word."""
 PATIENCE_S = 120.0
 
 
@@ -51,17 +48,29 @@ class Uploaded:
     held_out: list[str]
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """The pictures of each prompt, in the programme's order."""
+
+    without: list[list[Path]]
+    with_lora: list[list[Path]]
+    others: list[list[Path]]
+    """With the LoRA, but asked for somebody."""
+
+
 class Story:
     """One run. `installation` is entered; `scratch` is a folder that goes with it; `output` is there."""
 
-    def __init__(self, steps: Steps, installation: Installation, scratch: Path, output: Path) -> None:
-        self._steps, self._installation = steps, installation
+    def __init__(
+        self, programme: Programme, steps: Steps, installation: Installation, scratch: Path, output: Path
+    ) -> None:
+        self._programme, self._steps, self._installation = programme, steps, installation
         self._scratch, self._output = scratch, output
         self._connections = ExitStack()
         self._app: App
         self._admin: Admin
+        self._preset: UUID
         self._summary: Summary
-        self._models: Path
 
     def __enter__(self) -> Self:
         return self
@@ -80,30 +89,33 @@ class Story:
         self._grant(person)
         self._start_worker()
         lora, lora_file = self._train("Train a LoRA", "train", person, "lora.safetensors")
-        with_lora = self._draw("Draw with the LoRA", "draw with the LoRA", person, [lora.id])
-        without = self._draw("Draw without it", "draw without the LoRA", person, [])
+        word = person.subject.trigger_word
+        drawn = Drawn(
+            without=self._draw("Draw without the LoRA", "without", word, person, []),
+            with_lora=self._draw("Draw with the LoRA", "with", word, person, [lora.id]),
+            others=self._draw("Draw somebody else", "others", SOMEBODY, person, [lora.id]),
+        )
         other, other_file = self._train_other(others)
         self._measure(person, lora_file, other_file)
         self._revoke_while_drawing(person, lora)
         self._be_refused("Ask again", "train after revocation", person)
-        self._report(person, with_lora, without)
+        self._report(person, drawn)
         self._summary.subjects = [self._used(person), self._used(other)]
         return self._summary
 
     # -- before the first request
 
     def _prepare(self) -> None:
-        with self._steps.step("Tiny models") as step:
-            step.update(0, "building them, once")
-            self._models, built = cached_tiny_models()
-            step.say(f"{'built' if built else 'from the cache'}; untrained: random weights in FLUX's layout")
-            step.show(base=TINY_BASE, folder=self._models)
+        with self._steps.step("Models") as step:
+            self._programme.provide_models(self._models)
+            step.say(self._programme.says)
+            step.show(base=self._programme.base, folder=self._models)
         with self._steps.step("Postgres and S3") as step:
             self._installation.start_servers()
             step.say("two servers on loopback, for this run only")
             step.show(Postgres=self._installation.owner_url, S3=self._installation.s3_url)
         with self._steps.step("Migrate, make buckets") as step:
-            applied = self._installation.install()
+            applied = self._installation.install(self._programme)
             step.say(f"{len(applied)} files of SQL in one transaction")
             step.show(migrations=", ".join(applied))
         user = self._installation.add_user()
@@ -112,7 +124,12 @@ class Story:
         as_service = connect(connected_as(self._installation.app_url, "service_role"))
         self._app = App(as_user, user, self._installation.buckets())
         self._admin = Admin(as_service)
-        self._summary = Summary(user, TRAINING)
+        self._preset = self._app.create_preset("demo", PRESET, self._programme.picture_settings)
+        self._summary = Summary(user, self._programme.base, self._programme.training)
+
+    @property
+    def _models(self) -> Path:
+        return self._scratch / "models"
 
     def _photographs(self, own: Album | None) -> tuple[Album, Album]:
         with self._steps.step("Photographs") as step:
@@ -151,7 +168,9 @@ class Story:
         with self._steps.step("Start `worker run`") as step:
             step.update(0, "loading torch in its GPU process")
             self._installation.start_worker(self._models)
-            self._wait_until(lambda: f"training/{TINY_BASE}" in self._admin.routes(), "the worker offers training")
+            self._wait_until(
+                lambda: f"training/{self._programme.base}" in self._admin.routes(), "the worker offers training"
+            )
             step.say("a process of its own; it offers " + ", ".join(self._admin.routes()))
             step.show(log=self._installation.worker_log)
 
@@ -167,7 +186,7 @@ class Story:
     # -- requests
 
     def _request_training(self, person: Uploaded) -> UUID:
-        return self._app.request_training(person.subject, person.training, TRAINING)
+        return self._app.request_training(person.subject, person.training, self._programme.training)
 
     def _be_refused(self, name: str, what: str, person: Uploaded) -> None:
         with self._steps.step(name) as step:
@@ -201,29 +220,37 @@ class Story:
             lambda: copy in self._app.buckets.keys(models, copy), f"{models}/{copy} is a copy of the newest"
         )
         self._summary.loras.append(lora)
-        step.say(f"{TRAINING['steps']:.0f} steps on {len(person.training)} photographs, published as version 1")
+        steps = self._programme.training["steps"]
+        step.say(f"{steps:.0f} steps on {len(person.training)} photographs, published as version 1")
         step.show(LoRA=lora.id)
         return lora, path
 
-    def _draw(self, name: str, what: str, person: Uploaded, loras: list[UUID]) -> list[Path]:
+    def _draw(self, name: str, what: str, who: str, person: Uploaded, loras: list[UUID]) -> list[list[Path]]:
+        """Pictures of `who` for every prompt. Words and seeds are the same with a LoRA and without."""
         with self._steps.step(name) as step:
-            preset = self._app.create_preset(what, PRESET, PRESET_SETTINGS)
-            # The same words in both runs, so that nothing but the LoRA differs.
-            prompt = f"photo of {person.subject.trigger_word}, in front of a plain wall"
-            job_id = self._app.request_pictures(
-                person.subject, prompt, preset_id=preset, model_ids=loras, seed=SEED, num_images=PICTURES
-            )
-            row = self._finished(what, "generation", job_id, step)
-            paths = []
-            for number, picture in enumerate(row["result"]["pictures"], start=1):
-                path = self._output / f"{'with' if loras else 'without'}-lora-{number}.png"
-                self._save(row["result"]["bucket"], picture["upscaled"], path, picture["sha256"])
-                paths.append(path)
-            first = row["result"]["pictures"][0]
-            step.say(
-                f"{len(paths)} pictures, {first['raw_width']}x{first['raw_height']} "
-                f"upscaled to {first['width']}x{first['height']}, seeds from {SEED}"
-            )
+            drawn, size = [], ""
+            for place, prompt in enumerate(self._programme.prompts, start=1):
+                job_id = self._app.request_pictures(
+                    person.subject,
+                    prompt.format(who=who),
+                    preset_id=self._preset,
+                    model_ids=loras,
+                    seed=SEED,
+                    num_images=self._programme.pictures,
+                )
+                row = self._finished(f"draw {what}, prompt {place}", "generation", job_id, step)
+                drawn.append(self._saved(row["result"], f"{what}-{place}"))
+                first = row["result"]["pictures"][0]
+                size = f"{first['raw_width']}x{first['raw_height']} upscaled to {first['width']}x{first['height']}"
+            step.say(f"{len(drawn)} prompts, {self._programme.pictures} pictures each, {size}, seeds from {SEED}")
+        return drawn
+
+    def _saved(self, result: dict[str, Any], name: str) -> list[Path]:
+        paths = []
+        for number, picture in enumerate(result["pictures"], start=1):
+            path = self._output / f"{name}-{number}.png"
+            self._save(result["bucket"], picture["upscaled"], path, picture["sha256"])
+            paths.append(path)
         return paths
 
     def _finished(self, what: str, kind: str, job_id: UUID, step: Step) -> dict[str, Any]:
@@ -268,9 +295,9 @@ class Story:
                 for photo in person.album.held_out
             ]
             losses = held_out_losses(
-                self._models / TINY_BASE,
+                self._models / self._programme.base,
                 photos,
-                int(TRAINING["resolution"]),
+                int(self._programme.training["resolution"]),
                 {"own": lora, "none": None, "other": other},
             )
             self._summary.held_out_losses = losses
@@ -283,7 +310,9 @@ class Story:
         what = "revoke while drawing"
         with self._steps.step("Revoke while drawing") as step:
             before = self._objects()
-            job_id = self._app.request_pictures(person.subject, "a portrait", model_ids=[lora.id], seed=SEED, **LONG)
+            job_id = self._app.request_pictures(
+                person.subject, "a portrait", model_ids=[lora.id], seed=SEED, **self._programme.long_request
+            )
             revoked, row = False, {}
             for row in rows_of(self._app, "generation", job_id, step, self._installation.check_worker):
                 if not revoked and row["status"] == "running" and row["progress"] > 0:
@@ -305,21 +334,20 @@ class Story:
         buckets = self._app.buckets
         return {(bucket, key) for bucket in (buckets.uploads, buckets.models) for key in buckets.keys(bucket)}
 
-    def _report(self, person: Uploaded, with_lora: list[Path], without: list[Path]) -> None:
+    def _report(self, person: Uploaded, drawn: Drawn) -> None:
         with self._steps.step("Contact sheet, loss curve") as step:
             labels = {"own": "with this LoRA", "none": "with none", "other": "with another person's"}
-            contact_sheet(
-                [
-                    ("Photographs to learn from", [photo.path for photo in person.album.training[:8]]),
-                    ("Held out", [photo.path for photo in person.album.held_out[:8]]),
-                    (
-                        f"Drawn with the LoRA, seeds from {SEED}. The base is untrained: colours are what it can show",
-                        with_lora,
-                    ),
-                    ("Drawn without it, the same seeds", without),
-                ],
-                self._output / "contact-sheet.png",
-            )
+            rows = [
+                ("Photographs to learn from", [photo.path for photo in person.album.training[:8]]),
+                ("Held out", [photo.path for photo in person.album.held_out[:8]]),
+            ]
+            for prompt, *groups in zip(
+                self._programme.prompts, drawn.without, drawn.with_lora, drawn.others, strict=True
+            ):
+                said = PRESET.format(prompt=prompt.format(who=person.subject.trigger_word))
+                label = f"“{said}”: without the LoRA, with it, and with it but asked for “{SOMEBODY}”; the same seeds"
+                rows.append((label, [path for group in groups for path in group]))
+            contact_sheet(rows, self._output / "contact-sheet.png")
             losses = {labels[name]: loss for name, loss in self._summary.held_out_losses.items()}
             loss_curve(self._losses("train"), self._output / "loss-curve.png", losses)
             step.say("contact-sheet.png and loss-curve.png")

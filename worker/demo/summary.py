@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,6 @@ from uuid import UUID
 from worker import __version__
 from worker.demo.app_client import StoredObject
 from worker.demo.steps import Step
-from worker.demo.tiny_models import TINY_BASE
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,8 @@ class Summary:
     """Filled while the demo goes on."""
 
     user_id: UUID
-    training_settings: dict[str, float]
+    base: str
+    training_settings: Mapping[str, float]
     subjects: list[SubjectUsed] = field(default_factory=list)
     jobs: list[EndedJob] = field(default_factory=list)
     loras: list[TrainedLora] = field(default_factory=list)
@@ -93,8 +94,6 @@ class Summary:
         """Write it as JSON, in one step: it is there whole, or not at all."""
         content = {
             "version": __version__,
-            "base": TINY_BASE,
-            "base_is_untrained": True,
             **asdict(self),
             "servers": servers,
             "seconds": {step.name: round(step.seconds, 2) for step in steps},

@@ -24,7 +24,7 @@ values ('tiny-flux', 'flux', '{train,lora}', '{64x64}', '{"steps": 4, "guidance"
 on conflict do nothing
 """
 
-BUILDERS = ("architectures/flux_tiny.py", "kernels.py", "upscale.py")
+BUILDERS = ("architectures/flux_tiny.py", "architectures/tiny_parts.py", "kernels.py", "upscale.py")
 LIBRARIES = ("torch", "diffusers", "transformers")
 
 TORCH_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}

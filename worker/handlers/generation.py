@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ from typing import Any
 from worker import consent
 from worker.gpu_tasks import Done, GenerateTask, LoraFile, Phase, Progress
 from worker.handlers.tools import Tools
-from worker.jobs import GenerationRequest, Lease, Preset, TrainedModel, names_trigger
+from worker.jobs import Lease, TrainedModel
 from worker.pictures import CONTENT_TYPE, SUFFIX, EncodedPicture, encode
+from worker.prompts import merged_negative_prompt, merged_prompt
 
 
 async def generate(lease: Lease, tools: Tools) -> dict[str, Any]:
@@ -26,7 +28,7 @@ async def generate(lease: Lease, tools: Tools) -> dict[str, Any]:
     task = GenerateTask(
         base=base_folder,
         prompt=merged_prompt(request.prompt, job.preset, job.models),
-        negative_prompt=merged_negative_prompt(request, job.preset),
+        negative_prompt=merged_negative_prompt(request.negative_prompt, job.preset),
         seed=request.seed if request.seed is not None else lease.id.int % 2**32,
         num_images=request.num_images,
         loras=loras,
@@ -42,28 +44,12 @@ async def generate(lease: Lease, tools: Tools) -> dict[str, Any]:
     return await _stage(drawn, lease, tools)
 
 
-def merged_prompt(prompt: str, preset: Preset | None, models: list[TrainedModel]) -> str:
-    """Preset and request as one prompt that calls up every LoRA by its trigger word."""
-    template = preset.prompt if preset and preset.prompt else "{prompt}"
-    triggers = [model.trigger_word for model in models if model.trigger_word]
-    if "{prompt}" in template:
-        merged = template.replace("{prompt}", prompt)
-    else:
-        merged = ", ".join(part for part in (prompt, template) if part)
-    merged = merged.replace("{trigger}", " and ".join(triggers))
-    missing = [trigger for trigger in triggers if not names_trigger(merged, trigger)]
-    return ", ".join([*missing, merged]) if merged else ", ".join(missing)
-
-
-def merged_negative_prompt(request: GenerationRequest, preset: Preset | None) -> str | None:
-    """What neither the request nor its preset wants to see."""
-    parts = [part for part in (request.negative_prompt, preset.negative_prompt if preset else None) if part]
-    return ", ".join(parts) or None
-
-
 async def _fetch_lora(model: TrainedModel, tools: Tools) -> LoraFile:
-    path, fetched = await tools.loras.get(model, tools.workdir)
+    cached, fetched = await tools.loras.get(model, tools.workdir)
     tools.traffic.bytes_in += fetched
+    path = tools.workdir / f"{model.id}.safetensors"  # what an error about the file calls it
+    if not path.exists():
+        await asyncio.to_thread(os.link, cached, path)
     return LoraFile(path=path, scale=model.scale)
 
 

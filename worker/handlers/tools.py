@@ -18,7 +18,7 @@ from worker.gpu import GpuChild
 from worker.gpu_tasks import Event, Task
 from worker.jobs import Lease
 from worker.lora_cache import LoraCache
-from worker.models import BaseModels
+from worker.models import JobModels
 from worker.storage import ObjectStore
 
 
@@ -36,7 +36,7 @@ class Tools:
 
     database: Database
     store: ObjectStore
-    models: BaseModels
+    models: JobModels
     gpu: GpuChild
     loras: LoraCache
     bucket_uploads: str

@@ -12,13 +12,25 @@ import structlog
 
 from worker import consent
 from worker.errors import InputMissing, JobInterrupted
-from worker.gpu_tasks import CheckpointSaved, Done, LoraSettings, Phase, PhotoFile, Progress, TrainTask
+from worker.gpu_tasks import (
+    CheckpointSaved,
+    Done,
+    LoraSettings,
+    Phase,
+    PhotoFile,
+    PhotosSkipped,
+    Progress,
+    SkippedPhoto,
+    TrainTask,
+)
 from worker.handlers.tools import Tools
-from worker.jobs import Lease, Photo, names_trigger
+from worker.jobs import Lease, Photo
+from worker.prompts import CLASS_NAME, TRIGGER_WORD, caption, name_class
 
 log = structlog.get_logger()
 
 PARALLEL_DOWNLOADS = 8
+FEWEST_PHOTOS = 3  # as many as worker.photos_error asks for
 
 
 async def train(lease: Lease, tools: Tools) -> dict[str, Any]:
@@ -31,64 +43,74 @@ async def train(lease: Lease, tools: Tools) -> dict[str, Any]:
     await lease.begin_phase(f"fetching {len(job.photos)} photographs")
     photos = await _fetch_photos(lease, tools)
     resume_from = await _fetch_checkpoint(lease, tools)
-    trigger_word = job.training.trigger_word or (job.subject.trigger_word if job.subject else None) or "subject"
+    trigger_word = job.training.trigger_word or (job.subject.trigger_word if job.subject else None) or TRIGGER_WORD
+    class_name = job.training.class_name or CLASS_NAME
+    captions = {path: caption(photo, trigger_word) for path, photo in photos.items()}
     task = TrainTask(
         base=base_folder,
         photos=[
-            PhotoFile(path=path, caption=caption(photo, trigger_word))
-            for photo, path in zip(job.photos, photos, strict=True)
+            PhotoFile(path=path, caption=text, class_caption=name_class(text, trigger_word, class_name))
+            for path, text in captions.items()
         ],
+        fewest_photos=FEWEST_PHOTOS,
         config=_settings(lease),
         workdir=tools.workdir,
         metadata={"base": base.slug, "trigger_word": trigger_word},
         resume_from=resume_from,
         checkpoint_every_s=tools.checkpoint_every_s,
     )
-    trained = await _run(task, lease, tools)
+    trained, skipped = await _run(task, lease, tools)
     tools.computed(lease)
-    return await _stage(trained, trigger_word, lease, tools)
-
-
-def caption(photo: Photo, trigger_word: str) -> str:
-    """What the picture shows, always with the word that is to call the person up."""
-    if photo.caption is None:
-        return f"a photo of {trigger_word}"
-    return photo.caption if names_trigger(photo.caption, trigger_word) else f"{trigger_word}, {photo.caption}"
+    result = await _stage(trained, trigger_word, lease, tools)
+    return result | {"skipped_photos": [{"path": photos[photo.path].path, "reason": photo.reason} for photo in skipped]}
 
 
 def _settings(lease: Lease) -> LoraSettings:
-    """The request (its preset filled it up), else the family's defaults; without a seed, one that is the job's own."""
+    """The request (its preset filled it up, then its base), else the family's; without a seed, the job's own."""
     request = lease.job.training
     return LoraSettings(
         steps=request.steps,
         rank=request.rank,
         learning_rate=request.learning_rate,
         resolution=request.resolution,
+        batch_size=request.batch_size,
         seed=request.seed if request.seed is not None else lease.id.int % 2**32,
     )
 
 
-async def _fetch_photos(lease: Lease, tools: Tools) -> list[Path]:
+async def _fetch_photos(lease: Lease, tools: Tools) -> dict[Path, Photo]:
+    """The photographs by their place on disk, where those that storage does not have are missing.
+
+    Raises InputMissing when fewer than FEWEST_PHOTOS are there.
+    """
+    # The name stays, because it is what an error about the picture says; keys hold nothing a disk minds.
+    photos = {
+        tools.workdir / "photos" / f"{index:04d}" / PurePosixPath(photo.path).name[-100:]: photo
+        for index, photo in enumerate(lease.job.photos)
+    }
+    missing: list[str] = []
     limit = asyncio.Semaphore(PARALLEL_DOWNLOADS)
 
-    async def fetch(index: int, photo: Photo) -> Path:
-        # The name stays, because it is what an error about the picture says; keys hold nothing a disk minds.
-        path = tools.workdir / "photos" / f"{index:04d}" / PurePosixPath(photo.path).name[-100:]
+    async def fetch(path: Path, photo: Photo) -> None:
         async with limit:
             try:
-                return await tools.download(tools.bucket_uploads, photo.path, path)
-            except InputMissing as error:
-                raise InputMissing(
-                    f"photograph {PurePosixPath(photo.path).name} is not in storage: upload it, or remove it"
-                ) from error
+                await tools.download(tools.bucket_uploads, photo.path, path)
+            except InputMissing:
+                missing.append(path.name)
 
-    tasks = [asyncio.create_task(fetch(index, photo)) for index, photo in enumerate(lease.job.photos)]
+    tasks = [asyncio.create_task(fetch(path, photo)) for path, photo in photos.items()]
     try:
-        return await asyncio.gather(*tasks)
+        await asyncio.gather(*tasks)
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+    if len(photos) - len(missing) < FEWEST_PHOTOS:
+        raise InputMissing(
+            f"training needs at least {FEWEST_PHOTOS} photographs, and of {len(photos)} only "
+            f"{len(photos) - len(missing)} are in storage: upload {', '.join(sorted(missing)[:5])}, or name others"
+        )
+    return photos
 
 
 async def _fetch_checkpoint(lease: Lease, tools: Tools) -> Path | None:
@@ -100,9 +122,13 @@ async def _fetch_checkpoint(lease: Lease, tools: Tools) -> Path | None:
     return None
 
 
-async def _run(task: TrainTask, lease: Lease, tools: Tools) -> dict[str, Any]:
-    """Drain the GPU's events: report progress, upload checkpoints in the background, one at a time."""
+async def _run(task: TrainTask, lease: Lease, tools: Tools) -> tuple[dict[str, Any], list[SkippedPhoto]]:
+    """Drain the GPU's events: report progress, upload checkpoints in the background, one at a time.
+
+    Returns the task's result and the photographs it did without.
+    """
     result: dict[str, Any] = {}
+    skipped: list[SkippedPhoto] = []
     saving: asyncio.Task[None] | None = None
     try:
         async with aclosing(tools.compute(task, lease)) as events:
@@ -110,6 +136,8 @@ async def _run(task: TrainTask, lease: Lease, tools: Tools) -> dict[str, Any]:
                 match event:
                     case Phase(name=name):
                         await lease.begin_phase(name)
+                    case PhotosSkipped(photos=skipped, summary=summary):
+                        await lease.begin_phase(summary)
                     case Progress(fraction=fraction, phase=phase, metrics=metrics):
                         await lease.report(fraction, phase, {**metrics, "seconds": round(lease.gpu_seconds, 1)})
                     case CheckpointSaved() if saving is None or saving.done():
@@ -122,7 +150,7 @@ async def _run(task: TrainTask, lease: Lease, tools: Tools) -> dict[str, Any]:
         if saving is not None:
             saving.cancel()
             await asyncio.gather(saving, return_exceptions=True)
-    return result
+    return result, skipped
 
 
 async def _save_checkpoint(event: CheckpointSaved, lease: Lease, tools: Tools) -> None:
@@ -162,6 +190,6 @@ async def _stage(trained: dict[str, Any], trigger_word: str, lease: Lease, tools
         "metrics": {
             "steps": trained["steps"],
             "final_loss": trained["final_loss"],
-            "photos": len(lease.job.photos),
+            "photos": trained["photos"],
         },
     }

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,7 +89,7 @@ def load(folder: Path, device: str | None = None) -> Base:
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = torch.bfloat16 if place.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
     try:
-        _check_complete(folder)
+        _check_complete(folder, architecture.not_loaded)
         parts = architecture.load(folder, dtype)
     except (ModelUnreadable, torch.OutOfMemoryError):
         raise
@@ -124,11 +124,12 @@ def plan_memory(
     return True, f"offloaded, {device}: {fits} {largest:.1f} of {free_gib:.1f} GiB free"
 
 
-def _check_complete(folder: Path) -> None:
+def _check_complete(folder: Path, not_loaded: Collection[str]) -> None:
     """Every part that the index names has a folder: transformers makes up an empty tokenizer where there is none."""
     index = json.loads((folder / "model_index.json").read_text("utf-8"))
     for name, kind in index.items():
-        if isinstance(kind, list) and None not in kind and not (folder / name).is_dir():
+        needed = isinstance(kind, list) and None not in kind and name not in not_loaded
+        if needed and not (folder / name).is_dir():
             raise ModelUnreadable(f"{folder} is an incomplete base model: it has no {name}")
 
 

@@ -13,6 +13,7 @@ import torch
 from worker.ml import photos
 from worker.ml.architectures.architecture import Grid, Text
 from worker.ml.base_models import Base
+from worker.ml.photos import UnusablePhoto
 
 
 @dataclass(frozen=True)
@@ -21,24 +22,31 @@ class Photo:
 
     path: Path
     caption: str
+    class_caption: str | None = None
+    """The caption with anybody in the person's place; None: never preserved."""
+
+    @property
+    def captions(self) -> list[str]:
+        return [self.caption] if self.class_caption is None else [self.caption, self.class_caption]
 
 
 @dataclass(frozen=True)
 class Sample:
     """A photo as the training loop sees it."""
 
-    latents: torch.Tensor  # (1, N, C), float32, on the device
+    latents: torch.Tensor  # (1, …), float32, on the device
     grid: Grid
-    caption: str
+    photo: Photo
 
 
 @dataclass(frozen=True)
 class Batch:
-    latents: torch.Tensor  # (B, N, C)
-    noise: torch.Tensor  # (B, N, C)
-    time: torch.Tensor  # (B,) in 0..1
+    latents: torch.Tensor  # (B, …)
+    noise: torch.Tensor  # as the latents
+    time: torch.Tensor  # (B,), in the family's own unit
     text: Text
     grid: Grid
+    preserved: torch.Tensor  # (B,) bool, on the CPU: what the base says without the LoRA is their target
 
 
 def seeded(*key: str | int) -> torch.Generator:
@@ -47,19 +55,23 @@ def seeded(*key: str | int) -> torch.Generator:
     return torch.Generator("cpu").manual_seed(int.from_bytes(digest, "little", signed=True))
 
 
-def encode_photos(base: Base, pictures: Sequence[Photo], resolution: int) -> list[Sample]:
-    """Photos to latents, each at its aspect bucket. Raises BadInput, naming the file, for one that is no photo."""
+def encode_photos(base: Base, pictures: Sequence[Photo], resolution: int) -> tuple[list[Sample], list[UnusablePhoto]]:
+    """Photos to latents, each at its aspect bucket, and what is wrong with those that cannot be used."""
     architecture, token_px = base.architecture, base.architecture.token_px(base.parts)
     base.place(architecture.autoencoder, alone=True)
     sizes = photos.buckets(resolution, token_px)
-    samples = []
+    samples, unusable = [], []
     for picture in pictures:
-        pixels = photos.read_fitted(picture.path, sizes)
+        try:
+            pixels = photos.read_fitted(picture.path, sizes)
+        except UnusablePhoto as error:
+            unusable.append(error)
+            continue
         height, width, _ = pixels.shape
         signal = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].to(base.device).float() / 127.5 - 1
         latents = architecture.encode_picture(base.parts, signal)
-        samples.append(Sample(latents, (height // token_px, width // token_px), picture.caption))
-    return samples
+        samples.append(Sample(latents, (height // token_px, width // token_px), picture))
+    return samples, unusable
 
 
 def encode_captions(base: Base, captions: Sequence[str]) -> dict[str, Text]:
@@ -80,23 +92,47 @@ def draw_batch(
     seed: int,
     batch_size: int,
     caption_dropout: float,
+    preservation: float,
 ) -> Batch:
-    """The batch of a step, counted from 0."""
+    """The batch of a step, counted from 0.
+
+    A share of the samples that have a class caption is preserved, `preservation`. At step 0 none is: a fresh LoRA
+    changes nothing, and the loss curve begins with a photo.
+    """
     members = [samples[i] for i in _members(samples, step=step, seed=seed, batch_size=batch_size)]
     grid = members[0].grid
-    noise, times, chosen = [], [], []
+    noise, times, chosen, preserved = [], [], [], []
     for place, sample in enumerate(members):
         generator = seeded("sample", seed, step, place)
         dropped = float(torch.rand((), generator=generator)) < caption_dropout
-        chosen.append(texts["" if dropped else sample.caption])
         times.append(base.architecture.draw_time(base.parts, grid, generator))
         noise.append(torch.randn(sample.latents.shape, generator=generator))
+        keep = float(torch.rand((), generator=generator)) < preservation and step > 0
+        class_caption = sample.photo.class_caption if keep else None
+        preserved.append(class_caption is not None)
+        if class_caption is not None:
+            chosen.append(texts[class_caption])
+        else:
+            chosen.append(texts["" if dropped else sample.photo.caption])
     return Batch(
         latents=torch.cat([sample.latents for sample in members]),
         noise=torch.cat(noise).to(base.device),
         time=torch.cat(times).to(base.device),
         text=stack(chosen),
         grid=grid,
+        preserved=torch.tensor(preserved),
+    )
+
+
+def take(batch: Batch, places: torch.Tensor) -> Batch:
+    """The samples at these places: (B,) bool, on the CPU."""
+    return Batch(
+        latents=batch.latents[places],
+        noise=batch.noise[places],
+        time=batch.time[places],
+        text=Text(batch.text.tokens[places], batch.text.pooled[places]),
+        grid=batch.grid,
+        preserved=batch.preserved[places],
     )
 
 

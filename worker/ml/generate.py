@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from worker.ml.architectures.architecture import Grid, Sampler, Text
 from worker.ml.base_models import Base
 from worker.ml.errors import BadInput
 from worker.ml.phases import Phase
@@ -77,26 +78,27 @@ def generate(base: Base, request: PictureRequest) -> Iterator[Resolved | Phase |
     architecture, parts = base.architecture, base.parts
     token_px = architecture.token_px(parts)
     grid = (resolved.height // token_px, resolved.width // token_px)
-    done, total = 0, resolved.steps * request.num_images
+    done = 0
 
     if request.loras:
         yield Phase("loading LoRAs")
     with architecture.loras(parts, [(lora.path, lora.scale) for lora in request.loras]):
         yield Phase("reading the prompt")
         base.place(*architecture.encoders)
-        text = architecture.encode_prompts(parts, [request.prompt], base.device)
+        against = [request.negative_prompt or ""] if architecture.uses_cfg(parts, resolved.guidance) else []
+        text = architecture.encode_prompts(parts, [*against, request.prompt], base.device)
 
         for index in range(request.num_images):
             seed = request.seed + index
             yield Phase("drawing")
             base.place(architecture.denoiser)
             noise = torch.Generator("cpu").manual_seed(seed)
-            latents = architecture.first_noise(parts, grid, noise, text.tokens.dtype).to(base.device)
-            sampler = architecture.sampler(parts, grid, resolved.steps, base.device)
+            sampler = architecture.sampler(parts, grid, resolved.steps, base.device, noise)
+            latents = architecture.first_noise(parts, sampler, grid, noise, text.tokens.dtype).to(base.device)
+            total = len(sampler.timesteps) * request.num_images
             for timestep in sampler.timesteps:
-                time = timestep.expand(1).to(latents.dtype) / 1000
-                velocity = architecture.predict(parts, latents, time, text, grid, resolved.guidance)
-                latents = sampler.step(velocity, timestep, latents, return_dict=False)[0]
+                predicted = _predict(base, sampler, latents, timestep, text, grid, resolved.guidance)
+                latents = sampler.step(predicted, timestep, latents)
                 if base.device.type == "cuda":
                     torch.cuda.synchronize(base.device)  # a step counts, and can be stopped, when it is done
                 done += 1
@@ -106,6 +108,27 @@ def generate(base: Base, request: PictureRequest) -> Iterator[Resolved | Phase |
             base.place(architecture.autoencoder)
             pixels = architecture.decode_picture(parts, latents, grid)
             yield Picture(index, seed, (pixels[0] * 255).round().byte().permute(1, 2, 0).cpu().numpy())
+
+
+def _predict(
+    base: Base,
+    sampler: Sampler,
+    latents: torch.Tensor,
+    timestep: torch.Tensor,
+    text: Text,
+    grid: Grid,
+    guidance: float,
+) -> torch.Tensor:
+    """What the denoiser says of latents (1, …). Two rows of text: classifier-free guidance (arXiv 2207.12598),
+    which goes away from what it says of the first, the negative prompt; one batch, so a step stays one pass.
+    """
+    architecture, parts, rows = base.architecture, base.parts, len(text.tokens)
+    seen, time = architecture.denoiser_input(sampler, latents, timestep)
+    predicted = architecture.predict(parts, torch.cat([seen] * rows), time.expand(rows), text, grid, guidance)
+    if rows == 1:
+        return predicted
+    against, wanted = predicted.chunk(2)
+    return against + guidance * (wanted - against)
 
 
 def resolve(base: Base, request: PictureRequest) -> Resolved:
@@ -127,6 +150,6 @@ def resolve(base: Base, request: PictureRequest) -> Resolved:
         height=height // token_px * token_px,
         steps=steps,
         guidance=guidance,
-        negative_prompt_used=False,  # FLUX.1 has no use for one without true CFG, at twice the cost
+        negative_prompt_used=bool(request.negative_prompt) and architecture.uses_cfg(parts, guidance),
         prompt_cut_by=architecture.cut_encoders(parts, request.prompt),
     )

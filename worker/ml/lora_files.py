@@ -1,8 +1,10 @@
-"""LoRA files: written in diffusers' names, read by header only.
+"""LoRA files: recognised and refused by their header, written as the field reads them.
 
-A file holds pairs `transformer.<layer>.lora_A.weight` (rank, in) and `….lora_B.weight` (out, rank) with alpha folded
-in: no alpha tensors and no `lora_adapter_metadata`, so every reader takes the scale as 1 (AI Toolkit ignores alpha on
-FLUX, and diffusers refuses tensors and metadata together). Only `.safetensors` is ever opened.
+FLUX in diffusers' names: pairs `transformer.<layer>.lora_A.weight` (rank, in) and `….lora_B.weight` (out, rank) with
+alpha folded in, no alpha tensors and no `lora_adapter_metadata`, so every reader takes the scale as 1 (AI Toolkit
+ignores alpha on FLUX, and diffusers refuses tensors and metadata together). SD 1.5 in kohya's names, which every tool
+reads: `lora_unet_<layer>.lora_down.weight`, `….lora_up.weight` and `….alpha`, which equals the rank: scale 1 as well.
+Only `.safetensors` is ever opened.
 """
 
 from __future__ import annotations
@@ -14,15 +16,42 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from worker.ml import lora_names
 from worker.ml.errors import ModelUnreadable
+from worker.ml.lora_names import Pair
 
-_WEIGHT = re.compile(r"(?P<layer>transformer\..+)\.lora_(?P<side>[AB])\.weight")
-_FLUX_ONLY = "transformer.single_transformer_blocks."
+Naming = Literal["diffusers", "kohya"]
+NATIVE: Mapping[str, Naming] = {"flux": "diffusers", "sd15": "kohya"}
+"""How each family's files are written, and the only spelling that is drawn with."""
+
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,300}")
+_KEY: Mapping[Naming, re.Pattern[str]] = {
+    "diffusers": re.compile(r"(?P<layer>.+)\.(?P<what>lora_A|lora_B)\.weight"),
+    "kohya": re.compile(r"(?P<layer>[^.]+)\.(?P<what>lora_down\.weight|lora_up\.weight|alpha)"),
+}
+_SIDES: Mapping[Naming, tuple[str, str]] = {
+    "diffusers": ("lora_A.weight", "lora_B.weight"),
+    "kohya": ("lora_down.weight", "lora_up.weight"),
+}
+_FLUX_ONLY = ("transformer.single_transformer_blocks.", "lora_unet_single_blocks_", "lora_unet_double_blocks_")
+_FLOATS = ("F64", "F32", "F16", "BF16")
+_OTHER_KINDS = {  # what people also call a LoRA, by a word in its keys
+    "dora_scale": "a DoRA",
+    "lora_magnitude_vector": "a DoRA",
+    "hada_": "a LoHa",
+    "lokr_": "a LoKr",
+    "lora_te": "a LoRA of the text encoder too",
+    "text_encoder": "a LoRA of the text encoder too",
+}
+
+Shape = tuple[int, ...]
+"""In and out features of a layer, and the size of its kernel if it is a convolution."""
 
 
 @dataclass(frozen=True)
@@ -30,19 +59,27 @@ class LoraHeader:
     """What a LoRA file says without reading its weights."""
 
     family: str
+    naming: Naming
     rank: int  # the largest, where layers differ
-    layers: dict[str, tuple[int, int]]  # layer name to (in features, out features)
+    layers: dict[str, Shape]
     metadata: dict[str, str]
 
 
 def write(path: Path, state: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> str:
     """Write a LoRA file in one step (it is there whole, or not at all) and return its SHA-256.
 
-    The bytes depend on the arguments alone. safetensors' own writer puts metadata in a random order.
+    `state` is the pairs of all layers at scale 1; in kohya's names they get their alpha here. The bytes depend on the
+    arguments alone (safetensors' own writer puts metadata in a random order). Raises ModelUnreadable for what
+    `read_header` would refuse, and for numbers that are not finite.
     """
-    _layers(path, {name: tuple(tensor.shape) for name, tensor in state.items()})
-    weights = {name: state[name].detach().cpu().contiguous() for name in sorted(state)}
-    plain = save(weights)
+    naming, layers = _layers(path, {name: tuple(tensor.shape) for name, tensor in state.items()})
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    if naming == "kohya":
+        for layer in layers:
+            down = weights[f"{layer}.lora_down.weight"]
+            weights[f"{layer}.alpha"] = torch.tensor(float(len(down)), dtype=down.dtype)
+    _check_finite(path, weights)
+    plain = save({name: weights[name] for name in sorted(weights)})
     header_end = 8 + int.from_bytes(plain[:8], "little")
     header, data = json.loads(plain[8:header_end]), plain[header_end:]
     said = {**metadata, "format": "pt", "sshs_model_hash": hashlib.sha256(data).hexdigest()}
@@ -60,33 +97,117 @@ def write(path: Path, state: Mapping[str, torch.Tensor], metadata: Mapping[str, 
 
 
 def read_header(path: Path) -> LoraHeader:
-    """Raises ModelUnreadable: no safetensors file, no LoRA in diffusers' names, or no family known here."""
+    """What the file is. Raises ModelUnreadable: damaged, no plain LoRA, or of no family known here."""
     if path.suffix != ".safetensors":
         raise ModelUnreadable(f"{path.name} is refused: only .safetensors files are loaded")
     try:
         with safe_open(path, framework="pt") as file:
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
+            dtypes = {name: part.get_dtype() for name, part in slices.items()}
             metadata = dict(file.metadata() or {})
-    except (OSError, SafetensorError) as error:
-        raise ModelUnreadable(f"{path.name} cannot be read as a safetensors file") from error
-    layers = _layers(path, shapes)
-    if not any(layer.startswith(_FLUX_ONLY) for layer in layers):
-        raise ModelUnreadable(f"{path.name} is a LoRA of a family this worker does not know")
-    rank = max(shape[0] for name, shape in shapes.items() if ".lora_A." in name)
-    return LoraHeader(family="flux", rank=rank, layers=layers, metadata=metadata)
+    except SafetensorError as error:
+        # Quoted, because it repeats names out of the file.
+        raise ModelUnreadable(f"{path.name} is damaged, or no safetensors file: {str(error)[:200]!a}") from error
+    except OSError as error:  # safetensors' own say nothing but the path
+        raise ModelUnreadable(f"{path.name} cannot be read: {error.strerror or type(error).__name__}") from error
+    naming, layers = _layers(path, shapes)
+    for name, dtype in dtypes.items():
+        if dtype not in _FLOATS:
+            raise ModelUnreadable(f"{path.name} holds {dtype} numbers in {name}; LoRA weights are one of {_FLOATS}")
+    side = _SIDES[naming][0]
+    rank = max(shapes[f"{layer}.{side}"][0] for layer in layers)
+    return LoraHeader(_family(path, layers), naming, rank, layers, metadata)
 
 
-def _layers(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, int]]:
-    """The layers and sizes that these tensors describe, when they are complete pairs and nothing else."""
+def check(path: Path, family: str) -> LoraHeader:
+    """The header of a file that may be drawn with on a base of this family.
+
+    Reads the weights too: one that is not a number would make every picture black. Raises ModelUnreadable.
+    """
+    header = read_header(path)
+    if header.family != family:
+        raise ModelUnreadable(f"{path.name} is a LoRA for {header.family}, the base is {family}")
+    if header.naming != NATIVE[family]:
+        wanted = NATIVE[family]
+        raise ModelUnreadable(
+            f"{path.name} is in {header.naming} names: `worker lora export {path.name} --format {wanted} "
+            "--output FILE` makes one that can be used"
+        )
+    _check_finite(path, _tensors(path))
+    return header
+
+
+def read(path: Path) -> tuple[LoraHeader, dict[str, Pair]]:
+    """The file's layers in its own names, with alpha folded in. Raises ModelUnreadable."""
+    header, tensors = read_header(path), _tensors(path)
+    if "lora_adapter_metadata" in header.metadata:
+        raise ModelUnreadable(f"{path.name} keeps its alpha in lora_adapter_metadata, which is not read here")
+    _check_finite(path, tensors)
+    down, up = _SIDES[header.naming]
+    pairs = {}
+    for layer in header.layers:
+        a, b = tensors[f"{layer}.{down}"], tensors[f"{layer}.{up}"]
+        alpha = tensors.get(f"{layer}.alpha")
+        pairs[layer] = (a, b if alpha is None else b * (alpha.item() / len(a)))
+    return header, pairs
+
+
+def state_of(pairs: Mapping[str, Pair], naming: Naming) -> dict[str, torch.Tensor]:
+    """The pairs of layers as `write` takes them."""
+    return {
+        f"{layer}.{side}": weights
+        for layer, pair in pairs.items()
+        for side, weights in zip(_SIDES[naming], pair, strict=True)
+    }
+
+
+def _tensors(path: Path) -> dict[str, torch.Tensor]:
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def _check_finite(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise ModelUnreadable(f"{path.name} holds numbers that are not finite, in {name}: its training ran away")
+
+
+def _layers(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Naming, dict[str, Shape]]:
+    """The spelling, and the layers that these tensors describe, when they are complete pairs and nothing else."""
+    for name in shapes:  # they are quoted below, and anybody may have written the file
+        if not _NAME.fullmatch(name):
+            raise ModelUnreadable(f"{path.name} is no LoRA: no layer is called {name[:60]!a}")
+    naming: Naming = "kohya" if any(name.endswith(".lora_down.weight") for name in shapes) else "diffusers"
     sides: dict[str, dict[str, tuple[int, ...]]] = {}
     for name, shape in shapes.items():
-        match = _WEIGHT.fullmatch(name)
-        if match is None or len(shape) != 2:
-            raise ModelUnreadable(f"{path.name} is no LoRA in diffusers' names: it holds {name!r} {list(shape)}")
-        sides.setdefault(match["layer"], {})[match["side"]] = shape
+        for word, kind in _OTHER_KINDS.items():
+            if word in name:
+                raise ModelUnreadable(f"{path.name} is {kind} ({name}): this worker reads plain LoRAs of the denoiser")
+        match = _KEY[naming].fullmatch(name)
+        if match is None:
+            raise ModelUnreadable(f"{path.name} is no LoRA: it holds {name} {list(shape)}")
+        sides.setdefault(match["layer"], {})[match["what"].removesuffix(".weight")] = shape
     if not sides:
         raise ModelUnreadable(f"{path.name} holds no LoRA weights")
+    down, up = (side.removesuffix(".weight") for side in _SIDES[naming])
+    layers = {}
     for layer, pair in sides.items():
-        if set(pair) != {"A", "B"} or pair["A"][0] != pair["B"][1]:
+        if not ({down, up} <= pair.keys() and _is_pair(pair[down], pair[up]) and pair.get("alpha", ()) in ((), (1,))):
             raise ModelUnreadable(f"{path.name} is incomplete: {layer} lacks a matching pair of weights")
-    return {layer: (pair["A"][1], pair["B"][0]) for layer, pair in sides.items()}
+        layers[layer] = (pair[down][1], pair[up][0], *pair[down][2:])
+    return naming, layers
+
+
+def _is_pair(down: tuple[int, ...], up: tuple[int, ...]) -> bool:
+    """(rank, in) and (out, rank), or the same with a kernel of one pixel; nothing of it empty."""
+    return len(down) == len(up) >= 2 and down[2:] == up[2:] in ((), (1, 1)) and down[0] == up[1] and 0 not in down + up
+
+
+def _family(path: Path, layers: Mapping[str, Shape]) -> str:
+    if any(layer.startswith(_FLUX_ONLY) for layer in layers):
+        return "flux"
+    unknown = next((layer for layer in layers if lora_names.find("sd15", layer) is None), None)
+    if unknown is None:
+        return "sd15"
+    raise ModelUnreadable(f"{path.name} is a LoRA of a family this worker does not know: it has a layer {unknown}")

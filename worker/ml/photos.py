@@ -1,4 +1,4 @@
-"""Photos as a phone takes them, read whole and upright, and fitted to aspect buckets."""
+"""Photos as they come, upright, in sRGB, and fitted to aspect buckets; one that cannot be used says why."""
 
 from __future__ import annotations
 
@@ -6,48 +6,65 @@ import io
 import math
 import struct
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from diffusers.training_utils import generate_aspect_ratio_buckets
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from pillow_heif import register_heif_opener
 
 from worker.ml.errors import BadInput
 
 register_heif_opener()
+Image.MAX_IMAGE_PIXELS = None  # `_check_size` has limits of its own, which a phone's 200 megapixels pass
 
-_FORMATS = ("JPEG", "PNG", "WEBP", "HEIF")  # nothing else, least of all what starts another program (EPS)
+_FORMATS = ("JPEG", "PNG", "HEIF", "WEBP", "TIFF", "GIF")  # least of all what starts another program (EPS)
+_FEWEST_PX = 64  # a side; nobody can be recognised on less
+_MOST_PIXELS = 2**27  # half a GiB unpacked, and the same again while colours are converted
+_MOST_JPEG_PIXELS = 2**28  # decoded at a fraction of its size, but a progressive one keeps all of its coefficients
 
-_BROKEN = (OSError, SyntaxError, ValueError, RuntimeError, EOFError, struct.error, Image.DecompressionBombError)
-"""What Pillow and libheif raise for files that are damaged, or no pictures, or absurdly large."""
+_DAMAGED = (OSError, SyntaxError, ValueError, RuntimeError, EOFError, struct.error)
+"""What Pillow and libheif raise for files that are damaged."""
 
 
-def open_photo(path: Path) -> Image.Image:
-    """The photo in RGB (sRGB), turned the way it was held.
+class UnusablePhoto(BadInput):
+    """A photo that cannot be trained on. It names the file and never its folder."""
 
-    Raises BadInput, with the file's name and never its folder, when it is no picture or a damaged one.
-    """
-    with _opened(path) as file:
-        return _to_srgb(ImageOps.exif_transpose(file))
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path.name} is {reason}")
+        self.path = path
+        self.reason = reason
+        """What it is: "empty", "damaged or cut off"."""
+
+
+def tell(unusable: Sequence[UnusablePhoto]) -> str:
+    """The first few with their reasons, and how many more."""
+    named = [str(photo) for photo in unusable[:5]]
+    more = [f"{len(unusable) - len(named)} more"] if len(unusable) > len(named) else []
+    return ", ".join([*named, *more])
 
 
 def read_fitted(path: Path, sizes: Sequence[tuple[int, int]]) -> npt.NDArray[np.uint8]:
     """The photo (H, W, 3) at the (height, width) whose shape is nearest, so that at most a thin margin is cut.
 
-    As `open_photo`, but a JPEG is decoded no larger than it need be and colours are converted last: four times faster
-    for a phone's 12 megapixels.
+    The first frame of what moves; transparent parts are white. A JPEG is decoded no larger than it need be, and colours
+    are converted last: four times faster for a phone's 12 megapixels. Raises UnusablePhoto.
     """
     with _opened(path) as file:
+        _check_size(path, file)
         enough = 2 * max(max(size) for size in sizes)
         file.draft(None, (enough, enough))
-        upright = ImageOps.exif_transpose(file)
-        ratio = upright.height / upright.width
-        height, width = min(sizes, key=lambda size: abs(math.log(size[0] / size[1] / ratio)))
-        fitted = ImageOps.fit(_without_palette(upright), (width, height), Image.Resampling.LANCZOS)
-        return np.asarray(_to_srgb(fitted), dtype=np.uint8)
+        file.load()
+        with suppress(*_DAMAGED):  # EXIF that cannot be read says nothing about the picture
+            ImageOps.exif_transpose(file, in_place=True)
+        profile = file.info.get("icc_profile")
+        photo = _mixable(path, file)
+        ratio = photo.height / photo.width
+        size = min(sizes, key=lambda size: abs(math.log(size[0] / size[1] / ratio)))
+        fitted = ImageOps.fit(photo, (size[1], size[0]), Image.Resampling.LANCZOS)
+        return np.asarray(_to_srgb(_on_white(fitted), profile), dtype=np.uint8)
 
 
 def buckets(resolution: int, step: int) -> list[tuple[int, int]]:
@@ -57,32 +74,54 @@ def buckets(resolution: int, step: int) -> list[tuple[int, int]]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
+    """The file as a picture that is not decoded yet; what is raised while it is in use becomes UnusablePhoto."""
     try:
         with Image.open(path, formats=_FORMATS) as file:
             yield file
-    except _BROKEN as error:
-        raise BadInput(f"{path.name} is not a photo that can be read (JPEG, PNG, HEIC or WebP)") from error
+    except UnusablePhoto:
+        raise
+    except FileNotFoundError as error:
+        raise UnusablePhoto(path, "missing") from error
+    except UnidentifiedImageError as error:
+        empty = path.stat().st_size == 0
+        raise UnusablePhoto(path, "empty" if empty else "no photo (JPEG, PNG, HEIC, WebP, TIFF or GIF)") from error
+    except _DAMAGED as error:
+        raise UnusablePhoto(path, "damaged or cut off") from error
 
 
-def _without_palette(photo: Image.Image) -> Image.Image:
-    """Colours that can be mixed, and transparent parts white."""
+def _check_size(path: Path, file: Image.Image) -> None:
+    """By what the header says, before anything is unpacked."""
+    jpeg = file.format in ("JPEG", "MPO")  # MPO: with a second picture, as many phones write
+    pixels, most = file.width * file.height, _MOST_JPEG_PIXELS if jpeg else _MOST_PIXELS
+    if pixels > most:
+        raise UnusablePhoto(path, f"too large ({pixels / 1e6:.0f} megapixels, at most {most / 1e6:.0f})")
+    if min(file.size) < _FEWEST_PX:
+        raise UnusablePhoto(path, f"too small ({file.width} x {file.height}, at least {_FEWEST_PX} pixels a side)")
+
+
+def _mixable(path: Path, photo: Image.Image) -> Image.Image:
+    """In a mode that can be resized and converted: L, RGB, CMYK, or RGBA where there are transparent parts."""
+    if photo.mode.startswith("I;16"):  # Pillow would make white of all but the darkest 1/256
+        return Image.fromarray((np.asarray(photo) >> 8).astype(np.uint8))
+    if photo.mode in ("I", "F"):
+        raise UnusablePhoto(path, "no photo: 32 bits a channel have no white of their own")
     if photo.has_transparency_data:
-        layer = photo.convert("RGBA")
-        photo = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-    return photo if photo.mode in ("L", "CMYK") else photo.convert("RGB")
+        return photo.convert("RGBA")
+    return photo if photo.mode in ("L", "RGB", "CMYK") else photo.convert("RGB")
 
 
-def _to_srgb(photo: Image.Image) -> Image.Image:
-    """Phones write Display P3; models learn sRGB."""
-    profile = photo.info.get("icc_profile")
-    photo = _without_palette(photo)
+def _on_white(photo: Image.Image) -> Image.Image:
+    if photo.mode != "RGBA":
+        return photo
+    return Image.alpha_composite(Image.new("RGBA", photo.size, "white"), photo).convert("RGB")
+
+
+def _to_srgb(photo: Image.Image, profile: bytes | None) -> Image.Image:
+    """Phones write Display P3, print shops CMYK; models learn sRGB."""
     if profile:
-        srgb = ImageCms.createProfile("sRGB")
-        try:
+        with suppress(ImageCms.PyCMSError, OSError):  # a damaged profile says nothing about the picture
             given = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            converted = ImageCms.profileToProfile(photo, given, srgb, outputMode="RGB")
-        except (ImageCms.PyCMSError, OSError):
-            converted = None  # a damaged profile says nothing about the picture
-        if converted is not None:
-            return converted
+            converted = ImageCms.profileToProfile(photo, given, ImageCms.createProfile("sRGB"), outputMode="RGB")
+            if converted is not None:
+                return converted
     return photo.convert("RGB")

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from worker.ml.architectures.architecture import Architecture
 from worker.ml.architectures.flux import Flux
+from worker.ml.architectures.sd15 import StableDiffusion15
 from worker.ml.errors import ModelUnreadable
 
-ARCHITECTURES: dict[str, Architecture] = {"flux": Flux()}
+ARCHITECTURES: dict[str, Architecture] = {"flux": Flux(), "sd15": StableDiffusion15()}
 
-_FAMILY_OF_PIPELINE = {"FluxPipeline": "flux"}
+_FAMILY_OF_PIPELINE = {"FluxPipeline": "flux", "StableDiffusionPipeline": "sd15"}
 
 
 def architecture_of(folder: Path) -> Architecture:

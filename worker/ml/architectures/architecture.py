@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 
@@ -31,6 +31,7 @@ class TrainingDefaults:
     steps_a_photo: int
     fewest_steps: int
     most_steps: int
+    preservation: float = 0.25
 
     def steps(self, photo_count: int) -> int:
         return min(max(self.steps_a_photo * photo_count, self.fewest_steps), self.most_steps)
@@ -51,24 +52,37 @@ class Text:
     """Encoded prompts, on the device, in the base's dtype."""
 
     tokens: torch.Tensor  # (B, L, D)
-    pooled: torch.Tensor  # (B, P)
+    pooled: torch.Tensor  # (B, P); P = 0 where a family has no such embedding
 
 
-class Sampler(Protocol):
-    """A diffusers scheduler, set to the timesteps of one picture."""
+@dataclass(frozen=True)
+class Sampler:
+    """A diffusers scheduler, set to the timesteps of one picture, and what its `step` takes beside the usual."""
 
-    timesteps: torch.Tensor
+    scheduler: Any
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
-    def step(
-        self, model_output: torch.Tensor, timestep: torch.Tensor, sample: torch.Tensor, *, return_dict: bool
-    ) -> tuple[torch.Tensor, ...]: ...
+    @property
+    def timesteps(self) -> torch.Tensor:
+        """(S,): one evaluation of the denoiser each; some schedulers evaluate oftener than they were asked to."""
+        return cast(torch.Tensor, self.scheduler.timesteps)
+
+    def step(self, predicted: torch.Tensor, timestep: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+        """The latents at the next timestep."""
+        return cast(torch.Tensor, self.scheduler.step(predicted, timestep, latents, **self.extra, return_dict=False)[0])
 
 
 class Architecture(Protocol):
-    """One family. Latents are token sequences (B, N, C), normalised to what the denoiser expects."""
+    """One family.
+
+    Latents are (B, …) in the shape that the denoiser takes, normalised to what it expects: FLUX packs tokens
+    (B, N, C), SD 1.5 has pictures (B, C, h, w). Time is (B,) in the unit that the denoiser takes.
+    """
 
     family: str
     training_defaults: TrainingDefaults
+    not_loaded: tuple[str, ...]
+    """Parts that a base of this family may hold and that are left on disk."""
     encoders: tuple[str, ...]
     denoiser: str
     autoencoder: str
@@ -93,9 +107,19 @@ class Architecture(Protocol):
     # denoising
     def picture_defaults(self, parts: Parts) -> PictureDefaults: ...
 
-    def first_noise(self, parts: Parts, grid: Grid, generator: torch.Generator, dtype: torch.dtype) -> torch.Tensor: ...
+    def uses_cfg(self, parts: Parts, guidance: float) -> bool: ...
 
-    def sampler(self, parts: Parts, grid: Grid, steps: int, device: torch.device) -> Sampler: ...
+    def sampler(
+        self, parts: Parts, grid: Grid, steps: int, device: torch.device, generator: torch.Generator
+    ) -> Sampler: ...
+
+    def first_noise(
+        self, parts: Parts, sampler: Sampler, grid: Grid, generator: torch.Generator, dtype: torch.dtype
+    ) -> torch.Tensor: ...
+
+    def denoiser_input(
+        self, sampler: Sampler, latents: torch.Tensor, timestep: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]: ...
 
     def predict(
         self,
@@ -112,9 +136,13 @@ class Architecture(Protocol):
 
     def draw_time(self, parts: Parts, grid: Grid, generator: torch.Generator) -> torch.Tensor: ...
 
+    def even_times(self, parts: Parts, count: int) -> torch.Tensor: ...
+
     def training_pair(
-        self, latents: torch.Tensor, noise: torch.Tensor, time: torch.Tensor
+        self, parts: Parts, latents: torch.Tensor, noise: torch.Tensor, time: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]: ...
+
+    def loss_weights(self, parts: Parts, time: torch.Tensor) -> torch.Tensor: ...
 
     def activation_bytes(self, parts: Parts, grid: Grid, batch_size: int) -> int: ...
 

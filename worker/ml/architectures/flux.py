@@ -10,21 +10,27 @@ for training.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from diffusers.training_utils import compute_density_for_timestep_sampling
-from peft import LoraConfig
 
 from worker.ml import lora_files
-from worker.ml.architectures.architecture import Grid, Parts, PictureDefaults, Text, TrainingDefaults
-from worker.ml.errors import ModelUnreadable
+from worker.ml.architectures import adapters
+from worker.ml.architectures.architecture import (
+    Grid,
+    Parts,
+    PictureDefaults,
+    Sampler,
+    Text,
+    TrainingDefaults,
+)
 
 LORA_TARGETS = (  # the attention and feed-forward layers that the diffusers script trains by default
     *("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),
@@ -37,6 +43,7 @@ class Flux:
     """See `Architecture` for what each member is for."""
 
     family = "flux"
+    not_loaded: tuple[str, ...] = ()
     encoders: tuple[str, ...] = ("text_encoder", "text_encoder_2")  # CLIP (pooled) and T5 (tokens)
     denoiser = "transformer"
     autoencoder = "vae"
@@ -101,22 +108,39 @@ class Flux:
     # --- denoising
 
     def picture_defaults(self, parts: Parts) -> PictureDefaults:
-        """FLUX.1-dev carries its guidance as an embedding; schnell has none and needs four steps (model cards)."""
-        guided = bool(parts.transformer.config.guidance_embeds)
-        return PictureDefaults(1024, 1024, steps=28 if guided else 4, guidance=3.5 if guided else 0.0)
+        """FLUX.1-dev carries its guidance as an embedding; schnell has none and needs four steps (model cards).
 
-    def first_noise(self, parts: Parts, grid: Grid, generator: torch.Generator, dtype: torch.dtype) -> torch.Tensor:
+        The size is the one that the autoencoder was trained at: 1024 in the published bases.
+        """
+        size, guided = int(parts.vae.config.sample_size), _embeds_guidance(parts)
+        return PictureDefaults(size, size, steps=28 if guided else 4, guidance=3.5 if guided else 0.0)
+
+    def uses_cfg(self, parts: Parts, guidance: float) -> bool:
+        """Only a base that was not distilled: one with an embedding takes its guidance through that."""
+        return guidance > 1 and not _embeds_guidance(parts)
+
+    def sampler(
+        self, parts: Parts, grid: Grid, steps: int, device: torch.device, generator: torch.Generator
+    ) -> Sampler:
+        """A scheduler of its own (it counts its steps), with the shift that the picture's size asks for."""
+        scheduler = FlowMatchEulerDiscreteScheduler.from_config(parts.scheduler.config)
+        scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=_shift_mu(parts, grid), device=device)
+        scheduler.set_begin_index(0)
+        return Sampler(scheduler)
+
+    def first_noise(
+        self, parts: Parts, sampler: Sampler, grid: Grid, generator: torch.Generator, dtype: torch.dtype
+    ) -> torch.Tensor:
         """Noise (1, N, C) on the generator's device, drawn as `FluxPipeline` draws it."""
         channels = parts.transformer.config.in_channels // 4
         noise = torch.randn((1, channels, 2 * grid[0], 2 * grid[1]), generator=generator, dtype=dtype)
         return cast(torch.Tensor, parts._pack_latents(noise, *noise.shape))
 
-    def sampler(self, parts: Parts, grid: Grid, steps: int, device: torch.device) -> Any:
-        """A scheduler of its own (it counts its steps), with the shift that the picture's size asks for."""
-        scheduler = FlowMatchEulerDiscreteScheduler.from_config(parts.scheduler.config)
-        scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=_shift_mu(parts, grid), device=device)
-        scheduler.set_begin_index(0)
-        return scheduler
+    def denoiser_input(
+        self, sampler: Sampler, latents: torch.Tensor, timestep: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The latents as they are, and the time (1,): the scheduler counts to 1000."""
+        return latents, timestep.expand(1).to(latents.dtype) / 1000
 
     def predict(
         self,
@@ -129,13 +153,12 @@ class Flux:
     ) -> torch.Tensor:
         """The velocity (B, N, C) at latents (B, N, C) and time (B,) in 0..1."""
         transformer, device, dtype = parts.transformer, latents.device, text.tokens.dtype
-        guided = transformer.config.guidance_embeds
         return cast(
             torch.Tensor,
             transformer(
                 hidden_states=latents,
                 timestep=time,
-                guidance=torch.full((len(latents),), guidance, device=device) if guided else None,
+                guidance=torch.full((len(latents),), guidance, device=device) if _embeds_guidance(parts) else None,
                 pooled_projections=text.pooled,
                 encoder_hidden_states=text.tokens,
                 txt_ids=torch.zeros(text.tokens.shape[1], 3, device=device, dtype=dtype),
@@ -156,12 +179,20 @@ class Flux:
             return cast(torch.Tensor, scheduler.time_shift(_shift_mu(parts, grid), 1.0, time))
         return cast(torch.Tensor, scheduler.shift * time / (1 + (scheduler.shift - 1) * time))
 
+    def even_times(self, parts: Parts, count: int) -> torch.Tensor:
+        """Times (count,) over the whole of 0..1."""
+        return (torch.arange(count) + 0.5) / count
+
     def training_pair(
-        self, latents: torch.Tensor, noise: torch.Tensor, time: torch.Tensor
+        self, parts: Parts, latents: torch.Tensor, noise: torch.Tensor, time: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """What the transformer sees and what it should say; latents and noise (B, N, C), time (B,)."""
         t = time[:, None, None]
         return (1 - t) * latents + t * noise, noise - latents
+
+    def loss_weights(self, parts: Parts, time: torch.Tensor) -> torch.Tensor:
+        """(B,): the density of times is all the weighting there is."""
+        return torch.ones_like(time)
 
     def activation_bytes(self, parts: Parts, grid: Grid, batch_size: int) -> int:
         """What one training step keeps for its backward pass without gradient checkpointing.
@@ -176,56 +207,32 @@ class Flux:
 
     # --- LoRA
 
-    @contextmanager
-    def new_lora(self, parts: Parts, rank: int, generator: torch.Generator) -> Iterator[dict[str, torch.nn.Parameter]]:
-        """A fresh LoRA on the transformer, taken off at the end: file names to float32 parameters, in a fixed order.
+    def new_lora(
+        self, parts: Parts, rank: int, generator: torch.Generator
+    ) -> AbstractContextManager[dict[str, torch.nn.Parameter]]:
+        """A fresh LoRA on the transformer, taken off at the end: names as in its file to float32 parameters."""
+        return adapters.fresh(parts.transformer, LORA_TARGETS, rank, generator, "transformer.{}".format)
 
-        A starts Gaussian with deviation 1/rank and B at zero (PEFT's "gaussian"), drawn from the generator.
-        """
-        transformer = parts.transformer
-        transformer.add_adapter(
-            LoraConfig(r=rank, lora_alpha=rank, target_modules=list(LORA_TARGETS)), adapter_name="new"
-        )
-        try:
-            parameters = {
-                f"transformer.{name.replace('.new.', '.')}": parameter
-                for name, parameter in sorted(transformer.named_parameters())
-                if ".lora_" in name
-            }
-            for name, parameter in parameters.items():
-                parameter.data = torch.zeros(parameter.shape, device=parameter.device)
-                if ".lora_A." in name:
-                    parameter.data += torch.randn(parameter.shape, generator=generator).to(parameter.device) / rank
-            yield parameters
-        finally:
-            transformer.unload_lora()
-            transformer.disable_gradient_checkpointing()
-
-    @contextmanager
-    def loras(self, parts: Parts, files: Sequence[tuple[Path, float]]) -> Iterator[None]:
+    def loras(self, parts: Parts, files: Sequence[tuple[Path, float]]) -> AbstractContextManager[None]:
         """These LoRA files at these scales, for the time of the block; raises ModelUnreadable before it loads any."""
         for path, _ in files:
-            _check_fits(parts.transformer, path)
-        names = [f"lora_{i}" for i in range(len(files))]
-        try:
-            for name, (path, _) in zip(names, files, strict=True):
-                parts.load_lora_weights(
-                    str(path.parent), weight_name=path.name, adapter_name=name, use_safetensors=True
-                )
-            if names:
-                parts.set_adapters(names, [scale for _, scale in files])
-            yield
-        finally:
-            parts.unload_lora_weights()
+            layers = lora_files.check(path, self.family).layers
+            inner = {name.removeprefix("transformer."): shape for name, shape in layers.items()}
+            adapters.check_fits(parts.transformer, path.name, inner)
+        return adapters.loaded(parts, files)
 
     def lora_metadata(self, parts: Parts) -> dict[str, str]:
         """As sd-scripts names the base in the files it trains."""
-        variant = "dev" if parts.transformer.config.guidance_embeds else "schnell"
+        variant = "dev" if _embeds_guidance(parts) else "schnell"
         return {
             "modelspec.architecture": f"flux-1-{variant}/lora",
             "modelspec.implementation": "https://github.com/black-forest-labs/flux",
             "ss_base_model_version": "flux1",
         }
+
+
+def _embeds_guidance(parts: Parts) -> bool:
+    return bool(parts.transformer.config.guidance_embeds)
 
 
 def _clip_length(parts: Parts) -> int:
@@ -234,7 +241,7 @@ def _clip_length(parts: Parts) -> int:
 
 def _text_length(parts: Parts) -> int:
     """Tokens that T5 reads: what its tokenizer says, up to 512; 256 for schnell (its model card)."""
-    return min(int(parts.tokenizer_2.model_max_length), 512 if parts.transformer.config.guidance_embeds else 256)
+    return min(int(parts.tokenizer_2.model_max_length), 512 if _embeds_guidance(parts) else 256)
 
 
 def _shift_mu(parts: Parts, grid: Grid) -> float:
@@ -249,15 +256,3 @@ def _shift_mu(parts: Parts, grid: Grid) -> float:
             config.max_shift,
         ),
     )
-
-
-def _check_fits(transformer: Any, path: Path) -> None:
-    """Every layer of the file must exist at that size: diffusers would widen the base to take a larger one."""
-    header = lora_files.read_header(path)
-    if header.family != Flux.family:
-        raise ModelUnreadable(f"{path.name} is a LoRA for {header.family}, the base is {Flux.family}")
-    layers = {name: layer for name, layer in transformer.named_modules() if isinstance(layer, torch.nn.Linear)}
-    for name, shape in header.layers.items():
-        layer = layers.get(name.removeprefix("transformer."))
-        if layer is None or shape != (layer.in_features, layer.out_features):
-            raise ModelUnreadable(f"{path.name} does not fit this base: {name} is {shape[0]} to {shape[1]} there")

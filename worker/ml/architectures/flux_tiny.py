@@ -9,25 +9,26 @@ from __future__ import annotations
 
 import string
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
-from tokenizers.pre_tokenizers import ByteLevel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
+from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
 from worker.ml import kernels
+from worker.ml.architectures.tiny_parts import (
+    GROUPS,
+    SPREAD,
+    WORDS,
+    clip_text_model,
+    clip_tokenizer,
+    set_balanced,
+    set_weight,
+    silence,
+    unbalanced,
+)
 
 TEXT_LENGTH = 40  # tokens that its T5 reads
-GROUPS = 4  # of the autoencoder's norms, eight channels each
-STEADY = 8.0  # against pixels in -1..1
 UNIT = (2.0, 6.0, 6.0, 12.0)  # gives a picture's means and differences about unit variance
-WORDS = """
-a an the of in on at with and front plain by to turned left right from portrait photo picture person man woman face
-hair eyes skin glasses beard hat wearing shirt striped jumper hoodie blazer turtleneck dress coat dark light soft
-evening sun shade lamplight smiling laughing calm blond brown black red blue green yellow white purple orange grey
-pink teal beige studio wall park beach street city night library kitchen mountains autumn wood brick
-"""
 
 
 def build_tiny(folder: Path, seed: int = 0) -> None:
@@ -47,22 +48,11 @@ def build_tiny(folder: Path, seed: int = 0) -> None:
         )
         _pass_through(transformer)
         vae = _autoencoder()
-        clip_tokenizer, t5_tokenizer = _clip_tokenizer(), _t5_tokenizer()
-        clip = CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=len(clip_tokenizer),
-                hidden_size=32,
-                intermediate_size=64,
-                num_hidden_layers=2,
-                num_attention_heads=2,
-                bos_token_id=clip_tokenizer.bos_token_id,
-                eos_token_id=clip_tokenizer.eos_token_id,
-                pad_token_id=clip_tokenizer.pad_token_id,
-            )
-        )
+        clip_words, t5_words = clip_tokenizer(), _t5_tokenizer()
+        clip = clip_text_model(clip_words)
         t5 = T5EncoderModel(
             T5Config(
-                vocab_size=len(t5_tokenizer),
+                vocab_size=len(t5_words),
                 d_model=32,
                 d_kv=16,
                 d_ff=64,
@@ -76,9 +66,9 @@ def build_tiny(folder: Path, seed: int = 0) -> None:
         scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift=3.0),
         vae=vae,
         text_encoder=clip,
-        tokenizer=clip_tokenizer,
+        tokenizer=clip_words,
         text_encoder_2=t5,
-        tokenizer_2=t5_tokenizer,
+        tokenizer_2=t5_words,
         transformer=transformer,
     ).save_pretrained(folder)
 
@@ -125,6 +115,7 @@ def _autoencoder() -> AutoencoderKL:
         layers_per_block=1,
         norm_num_groups=GROUPS,
         latent_channels=16,
+        sample_size=64,
         use_quant_conv=False,
         use_post_quant_conv=False,
         scaling_factor=0.3611,
@@ -133,28 +124,27 @@ def _autoencoder() -> AutoencoderKL:
     scaling, shift = vae.config.scaling_factor, vae.config.shift_factor
     for name, layer in vae.named_modules():
         if name.endswith(("conv2", "to_out.0")):
-            _silence(layer)
+            silence(layer)
 
-    spread = STEADY / 2  # of a norm's group: two channels of eight hold plus and minus STEADY
     encoder, down = vae.encoder, [block.downsamplers[0].conv for block in vae.encoder.down_blocks[:3]]
-    _set(encoder.conv_in, kernels.each(3, kernels.SAME))
-    _set(down[0], kernels.each(3, kernels.MEAN_OF_CELL))
-    _set(down[1], kernels.each(3, kernels.MEAN_OF_CELL))
-    _set_balanced(down[2], kernels.fold(), encoder.conv_norm_out)
+    set_weight(encoder.conv_in, kernels.each(3, kernels.SAME))
+    set_weight(down[0], kernels.each(3, kernels.MEAN_OF_CELL))
+    set_weight(down[1], kernels.each(3, kernels.MEAN_OF_CELL))
+    set_balanced(down[2], kernels.fold(), encoder.conv_norm_out)
     spectrum = _spectrum()
-    read = torch.einsum("oc,cihw->oihw", spectrum, _unbalanced(12, kernels.SAME))
-    _set(encoder.conv_out, read * spread / scaling)
+    read = torch.einsum("oc,cihw->oihw", spectrum, unbalanced(12, kernels.SAME))
+    set_weight(encoder.conv_out, read * SPREAD / scaling)
     encoder.conv_out.bias[:16] = shift
     encoder.conv_out.bias[16:] = -20.0  # log-variance: next to none
 
     decoder, up = vae.decoder, [block.upsamplers[0].conv for block in vae.decoder.up_blocks[:3]]
     back = torch.linalg.inv(spectrum)[:, :, None, None] * kernels.SAME * scaling
-    _set(decoder.conv_in, back)
+    set_weight(decoder.conv_in, back)
     decoder.conv_in.bias[:12] = -shift * back.sum((1, 2, 3))
-    _set(up[0], kernels.unfold())
-    _set(up[1], kernels.each(3, kernels.BETWEEN))
-    _set_balanced(up[2], kernels.each(3, kernels.BETWEEN), decoder.conv_norm_out)
-    _set(decoder.conv_out, _unbalanced(3, kernels.SHARPER) * spread)
+    set_weight(up[0], kernels.unfold())
+    set_weight(up[1], kernels.each(3, kernels.BETWEEN))
+    set_balanced(up[2], kernels.each(3, kernels.BETWEEN), decoder.conv_norm_out)
+    set_weight(decoder.conv_out, unbalanced(3, kernels.SHARPER) * SPREAD)
     return vae
 
 
@@ -163,53 +153,6 @@ def _spectrum() -> torch.Tensor:
     haar = torch.tensor([[1.0, 1, 1, 1], [1, 1, -1, -1], [1, -1, 1, -1], [1, -1, -1, 1]]) / 4
     unit = torch.tensor(UNIT)[:, None]
     return torch.kron(torch.eye(3), haar * unit)
-
-
-def _set(layer: Any, weight: torch.Tensor) -> None:
-    """This weight in the first channels of a layer, and zero everywhere else."""
-    _silence(layer)
-    layer.weight[: weight.shape[0], : weight.shape[1]] = weight
-
-
-def _silence(layer: Any) -> None:
-    layer.weight.zero_()
-    layer.bias.zero_()
-
-
-def _set_balanced(layer: Any, weight: torch.Tensor, norm: Any) -> None:
-    """Each group of the norm behind this layer: plus and minus STEADY, three channels, the same three negated."""
-    _silence(layer)
-    for group, three in enumerate(torch.split(weight, 3)):
-        first, inputs = 8 * group, weight.shape[1]
-        layer.weight[first + 2 : first + 5, :inputs] = three
-        layer.weight[first + 5 : first + 8, :inputs] = -three
-    layer.bias[0::8], layer.bias[1::8] = STEADY, -STEADY
-    norm.bias.fill_(4.0)  # where SiLU is nearly straight
-
-
-def _unbalanced(channels: int, kernel: torch.Tensor) -> torch.Tensor:
-    """The channels back from what `_set_balanced` made of them."""
-    weight = torch.zeros(channels, 8 * GROUPS, 3, 3)
-    for channel in range(channels):
-        at = channel // 3 * 8 + 2 + channel % 3
-        weight[channel, at], weight[channel, at + 3] = kernel / 2, -kernel / 2
-    return weight
-
-
-def _clip_tokenizer() -> CLIPTokenizer:
-    """Byte-level BPE that knows WORDS whole and spells out the rest."""
-    letters = sorted(ByteLevel.alphabet())
-    pieces = [*letters, *(f"{letter}</w>" for letter in letters)]
-    merges: list[tuple[str, str]] = []
-    for word in WORDS.split():
-        left, *others = [*word[:-1], f"{word[-1]}</w>"]
-        for right in others:
-            if (left, right) not in merges:
-                merges.append((left, right))
-            left += right
-            pieces.append(left)
-    vocabulary = dict.fromkeys([*pieces, "<|startoftext|>", "<|endoftext|>"])
-    return CLIPTokenizer(vocab={piece: i for i, piece in enumerate(vocabulary)}, merges=merges, model_max_length=77)
 
 
 def _t5_tokenizer() -> T5Tokenizer:

@@ -1,0 +1,145 @@
+-- What may not be asked for, when a job is inserted. The words stand in screened_terms.sql. worker/screening.py finds them
+-- the same way and screens every job again when it starts; it sees repeated letters and photographs' captions too.
+
+-- Not by lower(): what that does to ł and to I depends on the database's locale.
+create or replace function worker.fold_prompt(p_text text) returns text
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_folding worker.prompt_folding;
+  v_text text;
+begin
+  select * into v_folding from worker.prompt_folding;
+  v_text := translate(regexp_replace(normalize(p_text, NFKD), v_folding.ignored, '', 'g'), v_folding.look_alikes, v_folding.letters);
+  v_text := regexp_replace(v_text, '[-_ \t\n\r\f\v\u2010-\u2015]+', ' ', 'g');
+  v_text := regexp_replace(v_text, '[^a-z0-9 ' || v_folding.symbols || ']+', ',', 'g');
+  return btrim(regexp_replace(v_text, '(?: ,|, )[, ]*', ', ', 'g'), ' ,');
+end $$;
+comment on function worker.fold_prompt is
+  'Lower-case letters, digits and the symbols that stand for letters. Between words stands one space, "," for punctuation that touches both sides, and ", " for other punctuation.';
+
+-- Digits in a word that go on beside it, up to a letter, are a serial number ("ohwx0b00b2"), and a lone one belongs to no
+-- word ("top 5 ex-models"); punctuation parts letters, and words of a phrase, but no word ("crop top, less contrast").
+create or replace function worker.is_whole(p_folded text, p_start integer, p_words text, p_is_phrase boolean) returns boolean
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$
+  select left(p_folded, p_start - 1) !~ case when p_words ~ '[0-9]' then '[a-z][0-9]*$' else '[a-z]$' end
+    and substr(p_folded, p_start + length(p_words)) !~ case when p_words ~ '[0-9]' then '^[0-9]*[a-z]' else '^[a-z]' end
+    and (p_words !~ '(^|[ ,])[^a-z ,]+([ ,]|$)' and (p_is_phrase or strpos(p_words, ', ') = 0) or p_words ~ '^[^ ,]([ ,]+[^ ,])*$')
+$$;
+comment on function worker.is_whole is 'Whether a stretch of a folded text is a word or phrase of its own, perhaps in a disguise.';
+
+create or replace function worker.is_allowed(p_pieces text[], p_first integer, p_last integer, p_screens text) returns boolean
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select exists (
+    select from worker.prompt_folding
+    cross join generate_series(greatest(1, p_last - longest_phrase + 1), p_first) begins
+    cross join generate_series(p_last, least(cardinality(p_pieces), begins + longest_phrase - 1)) ends
+    join worker.allowed_phrases on screens = p_screens and phrase = ltrim(array_to_string(p_pieces[begins : ends], ''), ' ,'))
+$$;
+comment on function worker.is_allowed is 'Whether an innocent phrase covers these pieces of a text.';
+
+-- A term is found wherever consecutive pieces of a text (runs of letters, runs of digits, single symbols) spell it. Terms
+-- are looked up in their order, so that a stretch that begins none of them is left at once: no set of all stretches.
+create or replace function worker.broken_term(p_folded text, p_screens text) returns text
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_folding worker.prompt_folding;
+  v_pieces text[];
+  v_start integer := 1;
+  v_words text;
+  v_signs text;
+  v_letters text;
+  v_skeleton text;
+  v_next text;
+  v_rule_id text;
+begin
+  select * into v_folding from worker.prompt_folding;
+  v_pieces := array(
+    select part[1] from regexp_matches(p_folded, '([ ,]*(?:[a-z]+|[0-9]+|[' || v_folding.symbols || ']))', 'g') with ordinality as matched (part, position)
+    order by position);
+  v_signs := v_folding.signs || v_folding.i_or_l;
+  v_letters := v_folding.sign_letters || repeat('i', length(v_folding.i_or_l));
+  for v_first in 1 .. cardinality(v_pieces) loop
+    v_words := '';
+    for v_last in v_first .. cardinality(v_pieces) loop
+      v_words := ltrim(v_words || v_pieces[v_last], ' ,');
+      v_skeleton := translate(v_words, v_signs || 'l ,', v_letters || 'i');
+      select skeleton into v_next from worker.screened_terms
+      where screens = p_screens and skeleton >= v_skeleton order by skeleton limit 1;
+      exit when v_next is null or not starts_with(v_next, v_skeleton);
+      if v_next = v_skeleton then
+        select rule_id into v_rule_id from worker.screened_terms
+        where screens = p_screens and skeleton = v_skeleton and (v_words ~ '[^0-9 ,].*[^0-9 ,]' or length(letters) = 1)
+          and letters like translate(translate(v_words, v_folding.i_or_l, '___'), v_signs || ' ,', v_letters)
+          and worker.is_whole(p_folded, v_start + length(v_pieces[v_first]) - length(ltrim(v_pieces[v_first], ' ,')), v_words, is_phrase);
+        if found and not worker.is_allowed(v_pieces, v_first, v_last, p_screens) then
+          return v_rule_id;
+        end if;
+      end if;
+    end loop;
+    v_start := v_start + length(v_pieces[v_first]);
+  end loop;
+  return null;
+end $$;
+comment on function worker.broken_term is 'The rule of the first screened term in a folded text, or NULL.';
+
+create or replace function worker.names_a_minors_age(p_folded text) returns boolean
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_folding worker.prompt_folding;
+  v_text text := regexp_replace(regexp_replace(p_folded, '[ ,]+', ' ', 'g'), '([0-9])([a-z])', '\1 \2', 'g');
+begin
+  select * into v_folding from worker.prompt_folding;
+  v_text := regexp_replace(v_text, '\y(?:' || v_folding.larger_numbers || ')\y', '', 'g');
+  v_text := regexp_replace(v_text, '\y(?:' || v_folding.numbers || ')\y', 'N', 'g');
+  v_text := regexp_replace(v_text, '\y(?:' || v_folding.innocent_ages || ')\y', '', 'g');
+  return v_text ~ ('\y(?:' || v_folding.ages || ')\y');
+end $$;
+comment on function worker.names_a_minors_age is 'Whether a folded text says that somebody is younger than 18.';
+
+create or replace function worker.broken_rule(p_text text, p_screens text) returns text
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_folded text := worker.fold_prompt(p_text);
+begin
+  return coalesce(
+    worker.broken_term(v_folded, p_screens),
+    case when p_screens = 'prompt' and worker.names_a_minors_age(v_folded) then (select age_rule_id from worker.prompt_folding) end);
+end $$;
+comment on function worker.broken_rule is 'The first rule that a text breaks, or NULL.';
+
+-- The request's prompt in its preset, with the trigger words, as the worker merges them.
+create or replace function worker.merged_prompt(p_job jsonb) returns text
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select concat_ws(', ', triggers, replace(
+    case when template like '%{prompt}%' then replace(template, '{prompt}', prompt) else concat_ws(', ', prompt, template) end,
+    '{trigger}', coalesce(triggers, '')))
+  from (
+    select coalesce(p_job ->> 'prompt', '') as prompt, coalesce(nullif(p_job -> 'preset' ->> 'prompt', ''), '{prompt}') as template,
+      (select string_agg(model ->> 'trigger_word', ' and ') from jsonb_array_elements(worker.models_of(p_job - 'lora_scales')) model) as triggers
+  ) parts
+$$;
+comment on function worker.merged_prompt is 'The request''s prompt in its preset, with the trigger words.';
+
+-- Why a job's words may not be drawn or learned, or NULL. It names the rule and never quotes.
+create or replace function worker.prompt_error(p_job jsonb) returns text
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select format('%s asks for %s (rule %s); change it and insert another job', said.what, rule.asks, rule.id)
+  from (
+    select 1 as place, 'the prompt' as what, worker.merged_prompt(p_job) as words, 'prompt' as screens where p_job ? 'prompt'
+    union all select 2, 'the trigger word', coalesce(p_job ->> 'trigger_word',
+      (select trigger_word from public.subjects where id = (p_job ->> 'subject_id')::uuid)), 'prompt' where p_job ? 'trigger_word'
+    union all select 3, 'the class name', p_job ->> 'class_name', 'prompt'
+    union all select 4, 'the negative prompt', concat_ws(', ', p_job ->> 'negative_prompt', p_job -> 'preset' ->> 'negative_prompt'), 'negative_prompt'
+  ) said
+  join worker.screening_rules rule on rule.id = worker.broken_rule(said.words, said.screens)
+  order by said.place limit 1
+$$;
+comment on function worker.prompt_error is 'Why a job''s words may not be drawn or learned, or NULL.';

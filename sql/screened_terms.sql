@@ -1,0 +1,898 @@
+-- What may not be asked for, from worker/guardrails.toml. Not edited: python -m worker.screening_sql writes it.
+
+delete from worker.prompt_folding;
+delete from worker.screened_terms;
+delete from worker.allowed_phrases;
+delete from worker.screening_rules;
+
+insert into worker.screening_rules (id, screens, asks) values
+  ('minors-1', 'prompt', 'a child'),
+  ('minors-2', 'prompt', 'a teenager or another minor'),
+  ('minors-3', 'prompt', 'sexual content about minors'),
+  ('sexual-1', 'prompt', 'nudity'),
+  ('sexual-2', 'prompt', 'sexual acts'),
+  ('sexual-3', 'prompt', 'intimate parts of the body'),
+  ('sexual-4', 'prompt', 'pornography or erotica'),
+  ('sexual-5', 'prompt', 'undressing somebody'),
+  ('sexual-6', 'prompt', 'sexual violence or abuse'),
+  ('negative-1', 'negative_prompt', 'a picture without clothes'),
+  ('negative-2', 'negative_prompt', 'a picture without adults'),
+  ('minors-4', 'prompt', 'somebody under 18');
+
+insert into worker.screened_terms (screens, letters, is_phrase, rule_id)
+select 'prompt', letters, false, 'minors-1' from regexp_split_to_table(
+'child childs children childrens kid kids kidz kiddo kiddos kiddie kiddies kiddy toddler toddlers baby babies
+babys infant infants newborn newborns preschooler preschoolers kindergartener kindergarteners kindergartner
+kindergartners boy boys boyz prepubescent prepuberty prepubertal youngling younglings youngster youngsters 👶 🧒
+👦 👧 dziecko dziecka dziecku dzieckiem dzieci dzieciom dzieciach dziecie dzieciecia dzieciat dzieciatko
+dzieciatka dzieciatku dziecmi dzieciak dzieciaka dzieciaki dzieciaku dzieciakow dzieciakowi dzieciakiem
+dzieciakom dzieciakami dzieciakach dzieciaczek dzieciaczka dzieciaczki dzieciaczkow dzieciaczkiem
+dzieciaczkami dzidzia dzidzie dzidzii dzidzius dzidziusia dzidziusiem bobas bobasa bobasy bobasow bobasem
+bobasowi bobasek bobaska bobaski bobaskiem niemowle niemowlecia niemowleciu niemowleciem niemowleta niemowlat
+niemowletom niemowletami niemowletach niemowlak niemowlaka niemowlaki niemowlakow niemowlakiem niemowlaczek
+noworodek noworodka noworodki noworodkiem noworodkow noworodkowi noworodkami brzdac brzdaca brzdace brzdacem
+szkrab szkraba szkraby szkrabem maluch malucha maluchy maluchow maluchem maluchowi maluchami maluszek maluszka
+maluszki maluszkiem maluszkow dziewczynka dziewczynki dziewczynce dziewczynke dziewczynko dziewczynek
+dziewczynkom dziewczynkami dziewczynkach dziewczyneczka dziewczyneczki dziewczyneczce dziewczyneczke
+dziewczyneczko dziewczyneczek dziewczyneczkom dziewczyneczkami dziewczyneczkach chlopiec chlopca chlopcu
+chlopcem chlopcy chlopcow chlopcom chlopcami chlopcach chlopcze chlopczyk chlopczyka chlopczyki chlopczykiem
+chlopczykow chlopaczek chlopaczka chlopaczki chlopaczkiem coreczka coreczki coreczce coreczke coreczko
+coreczek coreczkom coreczkami coreczkach synek synka synkiem synkowi syneczek syneczka synus synusia
+przedszkolak przedszkolaka przedszkolaki przedszkolakiem przedszkolakow przedszkolakom przedszkolakami
+przedszkolaczka przedszkolaczki przedszkolaczce przedszkolaczke przedszkolaczko przedszkolaczek
+przedszkolaczkom przedszkolaczkami przedszkolaczkach uczennica uczennicy uczennice uczennico uczennicom
+uczennicami uczennicach uczennic uczen ucznia uczniem uczniowie uczniow uczniowi pierwszak pierwszaka
+pierwszaki pierwszakiem pierwszoklasistka pierwszoklasistki pierwszoklasistce pierwszoklasistke
+pierwszoklasistko pierwszoklasistek pierwszoklasistkom pierwszoklasistkami pierwszoklasistkach', '\s+') letters;
+
+insert into worker.screened_terms (screens, letters, is_phrase, rule_id)
+select 'prompt', letters, true, 'minors-1' from regexp_split_to_table(
+'gradeschooler gradeschoolers flowergirl flowergirls firstgrader firstgraders secondgrader secondgraders
+thirdgrader thirdgraders fourthgrader fourthgraders fifthgrader fifthgraders sixthgrader sixthgraders
+seventhgrader seventhgraders eighthgrader eighthgraders ninthgrader ninthgraders littlegirl littlegirls
+littlegirly littlegirlie lilgirl lilgirls lilgirly lilgirlie smallgirl smallgirls smallgirly smallgirlie
+tinygirl tinygirls tinygirly tinygirlie weegirl weegirls weegirly weegirlie younggirl younggirls younggirly
+younggirlie littlesister littlesisters littlebrother littlebrothers littlesis littlesiss littlebro littlebros
+lilsister lilsisters lilbrother lilbrothers lilsis lilsiss lilbro lilbros kidsister kidsisters kidbrother
+kidbrothers kidsis kidsiss kidbro kidbros littledaughter littledaughters littleson littlesons youngdaughter
+youngdaughters youngson youngsons littlecutegirl littlecutegirls littlesweetgirl littlesweetgirls
+littleprettygirl littleprettygirls littlebeautifulgirl littlebeautifulgirls littleadorablegirl
+littleadorablegirls littlelovelygirl littlelovelygirls littleinnocentgirl littleinnocentgirls littleshygirl
+littleshygirls littlehappygirl littlehappygirls littlesmilinggirl littlesmilinggirls smallcutegirl
+smallcutegirls smallsweetgirl smallsweetgirls smallprettygirl smallprettygirls smallbeautifulgirl
+smallbeautifulgirls smalladorablegirl smalladorablegirls smalllovelygirl smalllovelygirls smallinnocentgirl
+smallinnocentgirls smallshygirl smallshygirls smallhappygirl smallhappygirls smallsmilinggirl
+smallsmilinggirls tinycutegirl tinycutegirls tinysweetgirl tinysweetgirls tinyprettygirl tinyprettygirls
+tinybeautifulgirl tinybeautifulgirls tinyadorablegirl tinyadorablegirls tinylovelygirl tinylovelygirls
+tinyinnocentgirl tinyinnocentgirls tinyshygirl tinyshygirls tinyhappygirl tinyhappygirls tinysmilinggirl
+tinysmilinggirls youngcutegirl youngcutegirls youngsweetgirl youngsweetgirls youngprettygirl youngprettygirls
+youngbeautifulgirl youngbeautifulgirls youngadorablegirl youngadorablegirls younglovelygirl younglovelygirls
+younginnocentgirl younginnocentgirls youngshygirl youngshygirls younghappygirl younghappygirls
+youngsmilinggirl youngsmilinggirls littleblondgirl littleblondgirls littleblondegirl littleblondegirls
+littleasiangirl littleasiangirls littlejapanesegirl littlejapanesegirls littlekoreangirl littlekoreangirls
+littleblackgirl littleblackgirls littlewhitegirl littlewhitegirls littlelatinagirl littlelatinagirls
+littlepolishgirl littlepolishgirls smallblondgirl smallblondgirls smallblondegirl smallblondegirls
+smallasiangirl smallasiangirls smalljapanesegirl smalljapanesegirls smallkoreangirl smallkoreangirls
+smallblackgirl smallblackgirls smallwhitegirl smallwhitegirls smalllatinagirl smalllatinagirls smallpolishgirl
+smallpolishgirls tinyblondgirl tinyblondgirls tinyblondegirl tinyblondegirls tinyasiangirl tinyasiangirls
+tinyjapanesegirl tinyjapanesegirls tinykoreangirl tinykoreangirls tinyblackgirl tinyblackgirls tinywhitegirl
+tinywhitegirls tinylatinagirl tinylatinagirls tinypolishgirl tinypolishgirls youngblondgirl youngblondgirls
+youngblondegirl youngblondegirls youngasiangirl youngasiangirls youngjapanesegirl youngjapanesegirls
+youngkoreangirl youngkoreangirls youngblackgirl youngblackgirls youngwhitegirl youngwhitegirls younglatinagirl
+younglatinagirls youngpolishgirl youngpolishgirls schoolgirl schoolgirls schoolboy schoolboys schoolkid
+schoolkids schoolchild schoolchildren girlscout girlscouts cubscout cubscouts malychlopak malychlopaka
+malychlopakowi malychlopakiem malegochlopak malegochlopaka malegochlopakowi malegochlopakiem malemuchlopak
+malemuchlopaka malemuchlopakowi malemuchlopakiem malymchlopak malymchlopaka malymchlopakowi malymchlopakiem
+maladziewczyna maladziewczyny maladziewczynie maladziewczyne malejdziewczyna malejdziewczyny malejdziewczynie
+malejdziewczyne maledziewczyna maledziewczyny maledziewczynie maledziewczyne malychdziewczyna malychdziewczyny
+malychdziewczynie malychdziewczyne malutkadziewczyna malutkadziewczyny malutkadziewczynie malutkadziewczyne
+malutkiejdziewczyna malutkiejdziewczyny malutkiejdziewczynie malutkiejdziewczyne malasiostra malasiostry
+malasiostre malasiostrzyczka malejsiostra malejsiostry malejsiostre malejsiostrzyczka dzieciecacialo
+dzieciecaciala dzieciecacialem dzieciecatwarz dzieciecatwarza dzieciecabuzia dzieciececialo dzieciececiala
+dzieciececialem dzieciecetwarz dzieciecetwarza dzieciecebuzia dzieciecegocialo dzieciecegociala
+dzieciecegocialem dzieciecegotwarz dzieciecegotwarza dzieciecegobuzia dzieciecymcialo dzieciecymciala
+dzieciecymcialem dzieciecymtwarz dzieciecymtwarza dzieciecymbuzia dzieciecejcialo dzieciecejciala
+dzieciecejcialem dzieciecejtwarz dzieciecejtwarza dzieciecejbuzia', '\s+') letters;
+
+insert into worker.screened_terms (screens, letters, is_phrase, rule_id)
+select 'prompt', letters, false, 'minors-2' from regexp_split_to_table(
+'teen teens teenz teeny teenie teenage teenager teenagers teenaged preteen preteens tween tweens adolescent
+adolescents juvenile juveniles minor minors underage underaged deaged nastolatka nastolatki nastolatce
+nastolatke nastolatko nastolatek nastolatkom nastolatkami nastolatkach nastolatkiem nastolatkow nastolatkowi
+nastoletni nastoletnia nastoletnie nastoletniego nastoletniej nastoletniemu nastoletnim nastoletnimi
+nastoletnich nieletni nieletnia nieletnie nieletniego nieletniej nieletniemu nieletnim nieletnimi nieletnich
+maloletni maloletnia maloletnie maloletniego maloletniej maloletniemu maloletnim maloletnimi maloletnich
+niepelnoletni niepelnoletnia niepelnoletnie niepelnoletniego niepelnoletniej niepelnoletniemu niepelnoletnim
+niepelnoletnimi niepelnoletnich malolata malolaty malolatie malolate malolato malolat malolatom malolatami
+malolatach malolatka malolatki malolatce malolatke malolatko malolatek malolatkom malolatkami malolatkach
+gimnazjalistka gimnazjalistki gimnazjalistce gimnazjalistke gimnazjalistko gimnazjalistek gimnazjalistkom
+gimnazjalistkami gimnazjalistkach gimnazjalista gimnazjaliste gimnazjalisty gimnazjalistow licealistka
+licealistki licealistce licealistke licealistko licealistek licealistkom licealistkami licealistkach
+licealista licealiste licealisty licealistow dwulatek dwulatka dwulatke dwulatki dwulatce dwulatkiem
+dwulatkowi dwulatkow trzylatek trzylatka trzylatke trzylatki trzylatce trzylatkiem trzylatkowi trzylatkow
+czterolatek czterolatka czterolatke czterolatki czterolatce czterolatkiem czterolatkowi czterolatkow
+pieciolatek pieciolatka pieciolatke pieciolatki pieciolatce pieciolatkiem pieciolatkowi pieciolatkow
+szesciolatek szesciolatka szesciolatke szesciolatki szesciolatce szesciolatkiem szesciolatkowi szesciolatkow
+siedmiolatek siedmiolatka siedmiolatke siedmiolatki siedmiolatce siedmiolatkiem siedmiolatkowi siedmiolatkow
+osmiolatek osmiolatka osmiolatke osmiolatki osmiolatce osmiolatkiem osmiolatkowi osmiolatkow dziewieciolatek
+dziewieciolatka dziewieciolatke dziewieciolatki dziewieciolatce dziewieciolatkiem dziewieciolatkowi
+dziewieciolatkow dziesieciolatek dziesieciolatka dziesieciolatke dziesieciolatki dziesieciolatce
+dziesieciolatkiem dziesieciolatkowi dziesieciolatkow jedenastolatek jedenastolatka jedenastolatke
+jedenastolatki jedenastolatce jedenastolatkiem jedenastolatkowi jedenastolatkow dwunastolatek dwunastolatka
+dwunastolatke dwunastolatki dwunastolatce dwunastolatkiem dwunastolatkowi dwunastolatkow dwunastolatkom
+dwunastolatkami trzynastolatek trzynastolatka trzynastolatke trzynastolatki trzynastolatce trzynastolatkiem
+trzynastolatkowi trzynastolatkow trzynastolatkom trzynastolatkami czternastolatek czternastolatka
+czternastolatke czternastolatki czternastolatce czternastolatkiem czternastolatkowi czternastolatkow
+czternastolatkom czternastolatkami pietnastolatek pietnastolatka pietnastolatke pietnastolatki pietnastolatce
+pietnastolatkiem pietnastolatkowi pietnastolatkow pietnastolatkom pietnastolatkami szesnastolatek
+szesnastolatka szesnastolatke szesnastolatki szesnastolatce szesnastolatkiem szesnastolatkowi szesnastolatkow
+szesnastolatkom szesnastolatkami siedemnastolatek siedemnastolatka siedemnastolatke siedemnastolatki
+siedemnastolatce siedemnastolatkiem siedemnastolatkowi siedemnastolatkow siedemnastolatkom siedemnastolatkami
+piecioletni piecioletnia piecioletnie piecioletniego piecioletniej piecioletniemu piecioletnim piecioletnimi
+piecioletnich szescioletni szescioletnia szescioletnie szescioletniego szescioletniej szescioletniemu
+szescioletnim szescioletnimi szescioletnich siedmioletni siedmioletnia siedmioletnie siedmioletniego
+siedmioletniej siedmioletniemu siedmioletnim siedmioletnimi siedmioletnich osmioletni osmioletnia osmioletnie
+osmioletniego osmioletniej osmioletniemu osmioletnim osmioletnimi osmioletnich dziewiecioletni
+dziewiecioletnia dziewiecioletnie dziewiecioletniego dziewiecioletniej dziewiecioletniemu dziewiecioletnim
+dziewiecioletnimi dziewiecioletnich dziesiecioletni dziesiecioletnia dziesiecioletnie dziesiecioletniego
+dziesiecioletniej dziesiecioletniemu dziesiecioletnim dziesiecioletnimi dziesiecioletnich jedenastoletni
+jedenastoletnia jedenastoletnie jedenastoletniego jedenastoletniej jedenastoletniemu jedenastoletnim
+jedenastoletnimi jedenastoletnich dwunastoletni dwunastoletnia dwunastoletnie dwunastoletniego dwunastoletniej
+dwunastoletniemu dwunastoletnim dwunastoletnimi dwunastoletnich trzynastoletni trzynastoletnia trzynastoletnie
+trzynastoletniego trzynastoletniej trzynastoletniemu trzynastoletnim trzynastoletnimi trzynastoletnich
+czternastoletni czternastoletnia czternastoletnie czternastoletniego czternastoletniej czternastoletniemu
+czternastoletnim czternastoletnimi czternastoletnich pietnastoletni pietnastoletnia pietnastoletnie
+pietnastoletniego pietnastoletniej pietnastoletniemu pietnastoletnim pietnastoletnimi pietnastoletnich
+szesnastoletni szesnastoletnia szesnastoletnie szesnastoletniego szesnastoletniej szesnastoletniemu
+szesnastoletnim szesnastoletnimi szesnastoletnich siedemnastoletni siedemnastoletnia siedemnastoletnie
+siedemnastoletniego siedemnastoletniej siedemnastoletniemu siedemnastoletnim siedemnastoletnimi
+siedemnastoletnich', '\s+') letters;
+
+insert into worker.screened_terms (screens, letters, is_phrase, rule_id)
+select 'prompt', letters, true, 'minors-2' from regexp_split_to_table(
+'middleschooler middleschoolers highschooler highschoolers juniorhighschooler juniorhighschoolers
+elementaryschoolgirl elementaryschoolgirls elementaryschoolboy elementaryschoolboys elementaryschoolstudent
+elementaryschoolstudents elementaryschoolpupil elementaryschoolpupils primaryschoolgirl primaryschoolgirls
+primaryschoolboy primaryschoolboys primaryschoolstudent primaryschoolstudents primaryschoolpupil
+primaryschoolpupils gradeschoolgirl gradeschoolgirls gradeschoolboy gradeschoolboys gradeschoolstudent
+gradeschoolstudents gradeschoolpupil gradeschoolpupils middleschoolgirl middleschoolgirls middleschoolboy
+middleschoolboys middleschoolstudent middleschoolstudents middleschoolpupil middleschoolpupils
+juniorhighschoolgirl juniorhighschoolgirls juniorhighschoolboy juniorhighschoolboys juniorhighschoolstudent
+juniorhighschoolstudents juniorhighschoolpupil juniorhighschoolpupils elementarystudent elementarystudents
+elementarypupil elementarypupils primarystudent primarystudents primarypupil primarypupils firstgradestudent
+firstgradestudents firstgradepupil firstgradepupils childlikebody childlikegirl highschoolgirl highschoolgirls
+highschoolstudent highschoolstudents highschoolcheerleader highschoolfreshman highschoolsophomore
+schooluniform schooluniforms schoolgirluniform schoolgirluniforms barelylegal ageregression ageregressed
+notyeteighteen undereighteen mundurekszkolny mundurekszkolnego mundurekszkolnym mundurekszkolne
+mundurekszkolnych mundurkaszkolny mundurkaszkolnego mundurkaszkolnym mundurkaszkolne mundurkaszkolnych
+mundurkuszkolny mundurkuszkolnego mundurkuszkolnym mundurkuszkolne mundurkuszkolnych mundurkiszkolny
+mundurkiszkolnego mundurkiszkolnym mundurkiszkolne mundurkiszkolnych mundurkiemszkolny mundurkiemszkolnego
+mundurkiemszkolnym mundurkiemszkolne mundurkiemszkolnych mundurkachszkolny mundurkachszkolnego
+mundurkachszkolnym mundurkachszkolne mundurkachszkolnych szkolnymundurek szkolnymundurka szkolnymundurku
+szkolnymundurkiem szkolnegomundurek szkolnegomundurka szkolnegomundurku szkolnegomundurkiem szkolnymmundurek
+szkolnymmundurka szkolnymmundurku szkolnymmundurkiem dojrzewajacadziewczyna dojrzewajacadziewczyne
+dojrzewajacadziewczyny dojrzewajacejdziewczyna dojrzewajacejdziewczyne dojrzewajacejdziewczyny', '\s+') letters;
+
+insert into worker.screened_terms (screens, letters, is_phrase, rule_id)
+select 'prompt', letters, false, 'minors-3' from regexp_split_to_table(
+'paedo paedos paedophile paedophiles paedophilia paedophilic paedobear pedo pedos pedophile pedophiles
+pedophilia pedophilic pedobear loli lolis lolicon lolicons lolicore lolita lolitas shota shotas shotacon
+shotacons jailbait toddlercon nymphet nymphets csam pthc pedofil pedofila pedofile pedofili pedofilem
+pedofilom pedofilow pedofilia pedofilii pedofilie pedofilski pedofilska pedofilskie lolity lolitie lolite
+lolito lolit lolitom lolitami lolitach lolitka lolitki lolitce lolitke lolitko lolitek lolitkom lolitkami
+lolitkach', '\s+') letters;
+
+insert into worker.screened_terms (screens, letters, is_phrase, rule_id)
+select 'prompt', letters, false, 'sexual-1' from regexp_split_to_table(
+'nude nudes nudity nudist nudists nudism nudify nudified nudifier nudifying naked nakedly nakedness nekkid
+nekid nakid topless toplessness bottomless unclad unclothe unclothes unclothed undressed naturist naturists
+naturism nood noods noodz braless pantyless sideboob sideboobs underboob underboobs upskirt upskirts
+downblouse cameltoe cameltoes nsfw uncensored 🔞 nagi naga nagia nagie nagiego nagiej nagiemu nagim nagich
+nagimi nago nagusienki nagusienka nagusienkia nagusienkie nagusienkiego nagusienkiej nagusienkiemu nagusienkim
+nagusienkich nagusienkimi nagusienko nagosc nagosci nagoscia golas golasa golasem golasy golasek golaska
+golaski golusienki golusienka golusienkia golusienkie golusienkiego golusienkiej golusienkiemu golusienkim
+golusienkich golusienkimi golusienko golutki golutka golutkia golutkie golutkiego golutkiej golutkiemu
+golutkim golutkich golutkimi golutko naguska naguski naguske golizna golizny golizne polnagi polnaga polnagia
+polnagie polnagiego polnagiej polnagiemu polnagim polnagich polnagimi polnago nudysta nudystka nudystki
+nudystow nudystke nudysty nudystyczny nudystyczna nudystyczne toples rozneglizowany rozneglizowana
+rozneglizowane rozneglizowanego rozneglizowanej rozneglizowanemu rozneglizowanym rozneglizowanych
+rozneglizowanymi rozneglizowano obnazony obnazona obnazone obnazonego obnazonej obnazonemu obnazonym
+obnazonych obnazonymi obnazono nieubrany nieubrana nieubrane nieubranego nieubranej nieubranemu nieubranym
+nieubranych nieubranymi nieubrano rozebrany rozebrana rozebrane rozebranego rozebranej rozebranemu rozebranym
+rozebranych rozebranymi rozebrano', '\s+') letters;
+
+insert into worker.screened_terms (screens, letters, is_phrase, rule_id)
+select 'prompt', letters, true, 'sexual-1' from regexp_split_to_table(
+'halfnaked skinnydip skinnydipping skinnydipped skinnydipper inthebuff inthealtogether birthdaysuit
+birthdaysuits fullfrontal hasnothingon withnothingon uncoveredbody uncoveredbreast uncoveredbreasts
+uncoveredchest barebreast barebreasts barebreasted bareass barearse barebutt barebuttocks barebottom barebum
+barebosom exposedbreast exposedbreasts exposedchest exposednipples breastsexposed bosomexposed chestexposed
+barechestedwoman barechestedwomen barechestedlady barechestedfemale dressedonlyinlight dressedonlyinshadows
+cladonlyinlight cladonlyinshadows apronandnothingelse bootsandnothingelse glovesandnothingelse
+hatandnothingelse heelsandnothingelse jewelryandnothingelse scarfandnothingelse smileandnothingelse
+socksandnothingelse stockingsandnothingelse thongandnothingelse tieandnothingelse towelandnothingelse
+withoutanyclothes withoutanyclothing withoutanypanties withoutanyunderwear withoutanybra withoutanygarments
+withoutherclothes withoutherclothing withoutherpanties withoutherunderwear withoutherbra withouthergarments
+withouthisclothes withouthisclothing withouthispanties withouthisunderwear withouthisbra withouthisgarments
+withouttheirclothes withouttheirclothing withouttheirpanties withouttheirunderwear withouttheirbra
+withouttheirgarments withoutaclothes withoutaclothing withoutapanties withoutaunderwear withoutabra
+withoutagarments withoutclothes withoutclothing withoutpanties withoutunderwear withoutbra withoutgarments
+noclothes noclothing nopanties nounderwear nobra sansclothes goingcommando wearingnothing wearingonlyasmile
+wearingonlysocks wearingonlyheels wearingonlyjewelry wearingonlyahat wearingonlyanapron wearingonlybodypaint
+wearsnothing wearsonlyasmile wearsonlysocks wearsonlyheels wearsonlyjewelry wearsonlyahat wearsonlyanapron
+wearsonlybodypaint nothingbutasmile nothingbutbodypaint nothingbutheels nothingbutjewelry nothingbutskin
+nothingbutsocks notwearinganything notwearingclothes notwearinganyclothes notwearingabra notwearingpanties
+notwearingunderwear notwearinganyunderwear seethroughclothes seethroughclothing seethroughdress seethroughtop
+seethroughshirt seethroughblouse seethroughbra seethroughlingerie seethroughbikini seethroughpanties
+seethroughskirt seethruclothes seethruclothing seethrudress seethrutop seethrushirt seethrublouse seethrubra
+seethrulingerie seethrubikini seethrupanties seethruskirt transparentclothes transparentclothing
+transparentdress transparenttop transparentshirt transparentblouse transparentbra transparentlingerie
+transparentbikini transparentpanties transparentskirt xrayclothes xrayclothing xraydress xraytop xrayshirt
+xrayblouse xraybra xraylingerie xraybikini xraypanties xrayskirt handbra nipslip nipslips notsafeforwork
+golydupa golydupe golypupa golypupe golyposladki golyposladkami golytylek golytylkiem golycycki golycyckami
+golybiust golybiustem golypiersi golycialo goladupa goladupe golapupa golapupe golaposladki golaposladkami
+golatylek golatylkiem golacycki golacyckami golabiust golabiustem golapiersi golacialo goledupa goledupe
+golepupa golepupe goleposladki goleposladkami goletylek goletylkiem golecycki golecyckami golebiust
+golebiustem golepiersi golecialo golegodupa golegodupe golegopupa golegopupe golegoposladki golegoposladkami
+golegotylek golegotylkiem golegocycki golegocyckami golegobiust golegobiustem golegopiersi golegocialo
+golejdupa golejdupe golejpupa golejpupe golejposladki golejposladkami golejtylek golejtylkiem golejcycki
+golejcyckami golejbiust golejbiustem golejpiersi golejcialo golemudupa golemudupe golemupupa golemupupe
+golemuposladki golemuposladkami golemutylek golemutylkiem golemucycki golemucyckami golemubiust golemubiustem
+golemupiersi golemucialo golymdupa golymdupe golympupa golympupe golymposladki golymposladkami golymtylek
+golymtylkiem golymcycki golymcyckami golymbiust golymbiustem golympiersi golymcialo golychdupa golychdupe
+golychpupa golychpupe golychposladki golychposladkami golychtylek golychtylkiem golychcycki golychcyckami
+golychbiust golychbiustem golychpiersi golychcialo golymidupa golymidupe golymipupa golymipupe golymiposladki
+golymiposladkami golymitylek golymitylkiem golymicycki golymicyckami golymibiust golymibiustem golymipiersi
+golymicialo golodupa golodupe golopupa golopupe goloposladki goloposladkami golotylek golotylkiem golocycki
+golocyckami golobiust golobiustem golopiersi golocialo golybaba golybaby golybabe golylaska golylaski
+golykobieta golykobiety golykobiete golydziewczyna golydziewczyny golydziewczyne golymodelka golyfacet
+golababa golababy golababe golalaska golalaski golakobieta golakobiety golakobiete goladziewczyna
+goladziewczyny goladziewczyne golamodelka golafacet golebaba golebaby golebabe golelaska golelaski golekobieta
+golekobiety golekobiete goledziewczyna goledziewczyny goledziewczyne golemodelka golefacet golegobaba
+golegobaby golegobabe golegolaska golegolaski golegokobieta golegokobiety golegokobiete golegodziewczyna
+golegodziewczyny golegodziewczyne golegomodelka golegofacet golejbaba golejbaby golejbabe golejlaska
+golejlaski golejkobieta golejkobiety golejkobiete golejdziewczyna golejdziewczyny golejdziewczyne golejmodelka
+golejfacet golemubaba golemubaby golemubabe golemulaska golemulaski golemukobieta golemukobiety golemukobiete
+golemudziewczyna golemudziewczyny golemudziewczyne golemumodelka golemufacet golymbaba golymbaby golymbabe
+golymlaska golymlaski golymkobieta golymkobiety golymkobiete golymdziewczyna golymdziewczyny golymdziewczyne
+golymmodelka golymfacet golychbaba golychbaby golychbabe golychlaska golychlaski golychkobieta golychkobiety
+golychkobiete golychdziewczyna golychdziewczyny golychdziewczyne golychmodelka golychfacet golymibaba
+golymibaby golymibabe golymilaska golymilaski golymikobieta golymikobiety golymikobiete golymidziewczyna
+golymidziewczyny golymidziewczyne golymimodelka golymifacet golobaba golobaby golobabe gololaska gololaski
+golokobieta golokobiety golokobiete golodziewczyna golodziewczyny golodziewczyne golomodelka golofacet
+babagoly babagola babagolej kobietagoly kobietagola kobietagolej kobietygoly kobietygola kobietygolej
+kobietegoly kobietegola kobietegolej dziewczynagoly dziewczynagola dziewczynagolej laskagoly laskagola
+laskagolej facetgoly facetgola facetgolej mezczyznagoly mezczyznagola mezczyznagolej modelkagoly modelkagola
+modelkagolej calkiemgoly calkiemgola calkiemgole calkiemgolego calkiemgolej calkiemgolemu calkiemgolym
+calkiemgolych calkiemgolymi calkiemgolo calkowiciegoly calkowiciegola calkowiciegole calkowiciegolego
+calkowiciegolej calkowiciegolemu calkowiciegolym calkowiciegolych calkowiciegolymi calkowiciegolo zupelniegoly
+zupelniegola zupelniegole zupelniegolego zupelniegolej zupelniegolemu zupelniegolym zupelniegolych
+zupelniegolymi zupelniegolo kompletniegoly kompletniegola kompletniegole kompletniegolego kompletniegolej
+kompletniegolemu kompletniegolym kompletniegolych kompletniegolymi kompletniegolo nicnasobie strojuadama
+strojuewy bezzadnychubrania bezzadnychubran bezzadnychciuchow bezzadnychodziezy bezzadnychbielizny
+bezzadnychmajtek bezzadnychmajteczek bezzadnychstanika bezzadnychstaniczka bezzadnychbiustonosza
+bezzadnychgaci bezzadnegoubrania bezzadnegoubran bezzadnegociuchow bezzadnegoodziezy bezzadnegobielizny
+bezzadnegomajtek bezzadnegomajteczek bezzadnegostanika bezzadnegostaniczka bezzadnegobiustonosza
+bezzadnegogaci bezubrania bezubran bezciuchow bezodziezy bezbielizny bezmajtek bezmajteczek bezstanika
+bezstaniczka bezbiustonosza bezgaci pokazpiersi pokazbiust pokazujepiersi pokazujebiust pokazujacapiersi
+pokazujacabiust piersinawierzchu odslonietepiersi odslonietepiersiami odslonietebiust odslonietebiustem
+odslonieteposladki odslonieteposladkami odslonietesutki odslonietymipiersi odslonietymipiersiami
+odslonietymibiust odslonietymibiustem odslonietymiposladki odslonietymiposladkami odslonietymisutki
+odslonietypiersi odslonietypiersiami odslonietybiust odslonietybiustem odslonietyposladki odslonietyposladkami
+odslonietysutki odslonietympiersi odslonietympiersiami odslonietymbiust odslonietymbiustem odslonietymposladki
+odslonietymposladkami odslonietymsutki przezroczystaubranie przezroczystaubrania przezroczystaubraniu
+przezroczystabluzka przezroczystabluzke przezroczystabluzce przezroczystasukienka przezroczystasukienke
+przezroczystasukience przezroczystastroj przezroczystastroju przezroczysteubranie przezroczysteubrania
+przezroczysteubraniu przezroczystebluzka przezroczystebluzke przezroczystebluzce przezroczystesukienka
+przezroczystesukienke przezroczystesukience przezroczystestroj przezroczystestroju przezroczystyubranie
+przezroczystyubrania przezroczystyubraniu przezroczystybluzka przezroczystybluzke przezroczystybluzce
+przezroczystysukienka przezroczystysukienke przezroczystysukience przezroczystystroj przezroczystystroju
+przezroczystymubranie przezroczystymubrania przezroczystymubraniu przezroczystymbluzka przezroczystymbluzke
+przezroczystymbluzce przezroczystymsukienka przezroczystymsukienke przezroczystymsukience przezroczystymstroj
+przezroczystymstroju przezroczystejubranie przezroczystejubrania przezroczystejubraniu przezroczystejbluzka
+przezroczystejbluzke przezroczystejbluzce przezroczystejsukienka przezroczystejsukienke przezroczystejsukience
+przezroczystejstroj przezroczystejstroju przezroczystakoszula przezroczystakoszule przezroczystakoszuli
+przezroczystabielizna przezroczystabielizne przezroczystabieliznie przezroczystastanik przezroczystastaniku
+przezroczystekoszula przezroczystekoszule przezroczystekoszuli przezroczystebielizna przezroczystebielizne
+przezroczystebieliznie przezroczystestanik przezroczystestaniku przezroczystykoszula przezroczystykoszule
+przezroczystykoszuli przezroczystybielizna przezroczystybielizne przezroczystybieliznie przezroczystystanik
+przezroczystystaniku przezroczystymkoszula przezroczystymkoszule przezroczystymkoszuli przezroczystymbielizna
+przezroczystymbielizne przezroczystymbieliznie przezroczystymstanik przezroczystymstaniku
+przezroczystejkoszula przezroczystejkoszule przezroczystejkoszuli przezroczystejbielizna
+przezroczystejbielizne przezroczystejbieliznie przezroczystejstanik przezroczystejstaniku aktkobiecy
+aktkobiece aktkobiecego aktkobiecych aktmeski aktmeskie aktmeskiego akterotyczny aktartystyczny
+aktartystycznego aktukobiecy aktukobiece aktukobiecego aktukobiecych aktumeski aktumeskie aktumeskiego
+aktuerotyczny aktuartystyczny aktuartystycznego aktykobiecy aktykobiece aktykobiecego aktykobiecych aktymeski
+aktymeskie aktymeskiego aktyerotyczny aktyartystyczny aktyartystycznego aktowkobiecy aktowkobiece
+aktowkobiecego aktowkobiecych aktowmeski aktowmeskie aktowmeskiego aktowerotyczny aktowartystyczny
+aktowartystycznego aktemkobiecy aktemkobiece aktemkobiecego aktemkobiecych aktemmeski aktemmeskie
+aktemmeskiego aktemerotyczny aktemartystyczny aktemartystycznego aktachkobiecy aktachkobiece aktachkobiecego
+aktachkobiecych aktachmeski aktachmeskie aktachmeskiego aktacherotyczny aktachartystyczny aktachartystycznego
+aktkobiety aktmezczyzny aktmodelki aktukobiety aktumezczyzny aktumodelki aktykobiety aktymezczyzny aktymodelki
+aktowkobiety aktowmezczyzny aktowmodelki fotografiaaktu fotografiaaktow fotografieaktu fotografieaktow
+sesjaaktu sesjaaktow sesjeaktu sesjeaktow wstyluaktu kobiecyakt kobiecyaktu kobiecyakty kobiecyaktow
+kobieceakt kobieceaktu kobieceakty kobieceaktow kobiecegoakt kobiecegoaktu kobiecegoakty kobiecegoaktow', '\s+') letters;
+
+insert into worker.screened_terms (screens, letters, is_phrase, rule_id)
+select 'prompt', letters, false, 'sexual-2' from regexp_split_to_table(
+'sex secks seggs sexual sexually intercourse cunnilingus fellatio anal anally orgasm orgasms orgasmic orgasming
+masturbate masturbates masturbated masturbating masturbation masturbator orgy orgies fisting threesome
+threesomes foursome foursomes creampie creampies bukkake cum cums cumming cumshot cumshots cumslut cumdump
+jizz jizzed semen sperm ejaculate ejaculates ejaculated ejaculating ejaculation fuck fucks fucked fucker
+fuckers fucking fuckable fuk fuks fuking wank wanking wanker horny dildo dildos strapon copulate copulates
+copulating copulation foreplay bdsm bondage dominatrix fetish fetishes fetishistic seks seksu seksem seksie
+seksowi seksualny seksualna seksualne seksualnego seksualnej seksualnemu seksualnym seksualnych seksualnymi
+seksualno seksualnie sexu sexem sexie rucha ruchac ruchanie ruchania ruchaja ruchajaca ruchana ruchany
+rzniecie rzniecia rznieta rzniety dymac dymanie dymaja jebac jebanie jebania jebana jebany wyjebany wyjebana
+wyjebane wyjebanego wyjebanej wyjebanemu wyjebanym wyjebanych wyjebanymi wyjebano pierdoli pierdolic
+pierdolenie obciaga obciagac obciaganie obciagania obciagajaca lodzik lodzika lodziki mineta minety minete
+minetka minetke masturbuje masturbacja masturbacji masturbacje masturbowac masturbujaca masturbujacy onanizm
+onanizmu onanizuje orgazm orgazmu orgazmem orgazmy orgazmie orgia orgii orgie wytrysk wytrysku wytryskiem
+wytryski sperma spermy sperme spermie napalony napalona napalone napalonego napalonej napalonemu napalonym
+napalonych napalonymi napalono fetysz fetysze fetyszem fetyszu fetyszy fetyszowy wibrator wibratora wibratorem
+wibratory', '\s+') letters;
+
+insert into worker.screened_terms (screens, letters, is_phrase, rule_id)
+select 'prompt', letters, true, 'sexual-2' from regexp_split_to_table(
+'blowjob blowjobs handjob handjobs footjob footjobs boobjob boobjobs rimjob rimjobs titjob titjobs deepthroat
+deepthroating fingeringherself fingeringhimself gangbang gangbangs gangbanged gangbanging doggystyle
+missionaryposition cowgirlposition sixtynineposition reversecowgirl jerkoff jerkingoff lapdance lapdances
+gloryhole gloryholes buttplug buttplugs goldenshower goldenshowers spreadherlegs spreadhislegs spreadlegs
+spreadingherlegs spreadinghislegs spreadinglegs legsspreadwide legsspreadopen legswideopen givinghead
+spreadeagle makelove makinglove uprawiacmilosc uprawiajamilosc uprawiajacamilosc uprawiajacymilosc
+uprawiamilosc stosunekplciowy stosunekplciowa stosunekplciowe stosunekplciowego stosunekplciowej
+stosunekplciowemu stosunekplciowym stosunekplciowych stosunekplciowymi stosunekplciowo stosunkuplciowy
+stosunkuplciowa stosunkuplciowe stosunkuplciowego stosunkuplciowej stosunkuplciowemu stosunkuplciowym
+stosunkuplciowych stosunkuplciowymi stosunkuplciowo stosunkiplciowy stosunkiplciowa stosunkiplciowe
+stosunkiplciowego stosunkiplciowej stosunkiplciowemu stosunkiplciowym stosunkiplciowych stosunkiplciowymi
+stosunkiplciowo pieprzysie pieprzasie pieprzeniesie robimuloda robijejloda robiloda robiacamuloda
+robiacajejloda robiacaloda robiacymuloda robiacyjejloda robiacyloda robicmuloda robicjejloda robicloda
+zrobicmuloda zrobicloda zrobimuloda zrobiloda rozlozonenogi rozlozonenogami rozlozonyminogi rozlozonyminogami
+rozkladanogi rozkladajacanogi napieska', '\s+') letters;
+
+insert into worker.screened_terms (screens, letters, is_phrase, rule_id)
+select 'prompt', letters, false, 'sexual-3' from regexp_split_to_table(
+'pussy pussies penis penises vagina vaginas vaginal vulva vulvas labia clit clits clitoris cock cocks dick
+dicks cunt cunts twat twats tit tits titz titty titties tiddy tiddies boob boobs boobz booby boobies boobie
+nipple nipples areola areolas areolae breasts busty genital genitals genitalia pubic pubes anus asshole
+assholes butthole buttholes buttock buttocks booty ass asses arse scrotum testicle testicles ballsack erection
+erections boner boners milf milfs slut sluts slutty whore whores hooker hookers prostitute prostitutes
+prostitution cipa cipy cipe cipie cipka cipki cipke cipce cipeczka pizda pizdy pizde pizdeczka piczka piczke
+piczki wagina waginy wagine waginie pochwa pochwy pochwe pochwie srom sromu sromem lechtaczka lechtaczki
+lechtaczce lechtaczke lechtaczko lechtaczek lechtaczkom lechtaczkami lechtaczkach penisa penisowi penisem
+penisie penisy penisow penisom penisami penisach penisu kutas kutasa kutasy kutasem kutasow chuj chuja chujem
+chuje chuju chujek fiut fiuta fiutem fiuty fiutek cycaty cycata cycate cycatego cycatej cycatemu cycatym
+cycatych cycatymi cycato cyc cyca cyce cycek cycki cyckow cyckami cyckach cycuszki cycuchy sutek sutka sutki
+sutkow sutkami sutkach sutkiem biusciasty biusciasta biusciaste biusciastego biusciastej biusciastemu
+biusciastym biusciastych biusciastymi biusciasto genitaliow genitaliami genitaliach dupa dupy dupe dupie dupo
+dupsko dupka dupke dupcia dupami dupeczka posladki posladkow posladkami posladkach posladek lonowy lonowa
+lonowe lonowego lonowej lonowemu lonowym lonowych lonowymi lonowo dziwka dziwki dziwke dziwko dziwek kurwa
+kurwy kurwe kurwo prostytutka prostytutki prostytutce prostytutke prostytutko prostytutek prostytutkom
+prostytutkami prostytutkach zdzira zdziry zdzire', '\s+') letters;
+
+insert into worker.screened_terms (screens, letters, is_phrase, rule_id)
+select 'prompt', letters, true, 'sexual-3' from regexp_split_to_table(
+'bigbreast hugebreast largebreast smallbreast giantbreast perkybreast privateparts intimateparts crotchshot
+crotchshots buttcheeks bubblebutt bigbutt hugebutt fatbutt thickbutt juicybutt duzepiersi duzepiersiami
+duzypiersi duzypiersiami duzympiersi duzympiersiami duzymipiersi duzymipiersiami duzychpiersi duzychpiersiami
+wielkiepiersi wielkiepiersiami wielkipiersi wielkipiersiami wielkimpiersi wielkimpiersiami wielkimipiersi
+wielkimipiersiami ogromnepiersi ogromnepiersiami ogromnypiersi ogromnypiersiami ogromnympiersi
+ogromnympiersiami ogromnymipiersi ogromnymipiersiami duzybiust duzybiustem duzymbiust duzymbiustem wielkibiust
+wielkibiustem wielkimbiust wielkimbiustem ogromnybiust ogromnybiustem ogromnymbiust ogromnymbiustem
+obfitybiust obfitybiustem obfitymbiust obfitymbiustem jedrnybiust jedrnybiustem jedrnymbiust jedrnymbiustem
+obfitepiersi obfitepiersiami obfitymipiersi obfitymipiersiami jedrnepiersi jedrnepiersiami jedrnymipiersi
+jedrnymipiersiami pelnepiersi pelnepiersiami kraglepiersi kraglepiersiami widocznepiersi widocznepiersiami
+intymneczesci intymnemiejsca intymnychczesci intymnychmiejsca duzapupa duzapupe duzapupy wielkapupa wielkapupe
+wielkapupy wypietapupa wypietapupe wypietapupy wypietejpupa wypietejpupe wypietejpupy jedrnapupa jedrnapupe
+jedrnapupy kraglapupa kraglapupe kraglapupy duzytylek duzytylkiem duzymtylek duzymtylkiem wielkitylek
+wielkitylkiem wielkimtylek wielkimtylkiem wypietytylek wypietytylkiem wypietymtylek wypietymtylkiem
+jedrnytylek jedrnytylkiem kraglytylek kraglytylkiem', '\s+') letters;
+
+insert into worker.screened_terms (screens, letters, is_phrase, rule_id)
+select 'prompt', letters, false, 'sexual-4' from regexp_split_to_table(
+'porn porno pornos pornography pornographic pornstar pornstars pornhub pron erotic erotica eroticism erotically
+xxx hentai ecchi ahegao onlyfans fansly xvideos xhamster brazzers chaturbate centerfold centerfolds softcore
+sextape sexting lewd lewds lewdness lascivious smut smutty obscene stripper strippers striptease stripteases
+deepnude deepnudes futa futanari yaoi femdom pornosy pornosa pornosow pornol pornole pornus pornusa pornuch
+pornografia pornografii pornografie pornograficzny pornograficzna pornograficzne pornograficznych
+pornograficznej erotyczny erotyczna erotyczne erotycznego erotycznej erotycznemu erotycznym erotycznych
+erotycznymi erotyczno erotycznie erotyk erotyka erotyki erotyke erotykow erotyku striptiz striptizu striptizem
+striptizerka striptizerki striptizerce striptizerke striptizerko striptizerek striptizerkom striptizerkami
+striptizerkach striptizer striptizera striptizerem striptizerzy striptizerow wyuzdany wyuzdana wyuzdane
+wyuzdanego wyuzdanej wyuzdanemu wyuzdanym wyuzdanych wyuzdanymi wyuzdano lubiezny lubiezna lubiezne lubieznego
+lubieznej lubieznemu lubieznym lubieznych lubieznymi lubiezno sprosny sprosna sprosne sprosnego sprosnej
+sprosnemu sprosnym sprosnych sprosnymi sprosno rozkladowka rozkladowki rozkladowce rozkladowke rozkladowko
+rozkladowek rozkladowkom rozkladowkami rozkladowkach', '\s+') letters;
+
+insert into worker.screened_terms (screens, letters, is_phrase, rule_id)
+select 'prompt', letters, true, 'sexual-4' from regexp_split_to_table(
+'xrated camgirl camgirls cammodel cammodels webcamgirl webcamgirls webcammodel webcammodels playboybunny
+playboymagazine playboycover playboycenterfold playboymodel playboyshoot playboystyle adultfilm adultfilms
+adultmovie adultmovies adultvideo adultvideos adultcontent adultmaterial explicitfilm explicitfilms
+explicitmovie explicitmovies explicitvideo explicitvideos explicitcontent explicitmaterial stripclub
+stripclubs peepshow filmdladoroslych filmudladoroslych filmydladoroslych trescidladoroslych', '\s+') letters;
+
+insert into worker.screened_terms (screens, letters, is_phrase, rule_id)
+select 'prompt', letters, false, 'sexual-5' from regexp_split_to_table(
+'undress undresses undressing disrobe disrobes disrobed disrobing rozbiera rozbierac rozbierajacy rozbierajaca
+rozbieranie rozbieraja rozbierz rozbierany rozbierana rozbierane rozbieranego rozbieranej rozbieranemu
+rozbieranym rozbieranych rozbieranymi rozbierano rozebrac rozebrala rozebral rozebrali rozebranie', '\s+') letters;
+
+insert into worker.screened_terms (screens, letters, is_phrase, rule_id)
+select 'prompt', letters, true, 'sexual-5' from regexp_split_to_table(
+'removeclothes removeclothing removedress removeshirt removebra removepanties removeunderwear removebikini
+removeherclothes removeherclothing removeherdress removehershirt removeherbra removeherpanties
+removeherunderwear removeherbikini removehisclothes removehisclothing removehisdress removehisshirt
+removehisbra removehispanties removehisunderwear removehisbikini removetheclothes removetheclothing
+removethedress removetheshirt removethebra removethepanties removetheunderwear removethebikini removesclothes
+removesclothing removesdress removesshirt removesbra removespanties removesunderwear removesbikini
+removesherclothes removesherclothing removesherdress removeshershirt removesherbra removesherpanties
+removesherunderwear removesherbikini removeshisclothes removeshisclothing removeshisdress removeshisshirt
+removeshisbra removeshispanties removeshisunderwear removeshisbikini removestheclothes removestheclothing
+removesthedress removestheshirt removesthebra removesthepanties removestheunderwear removesthebikini
+removingclothes removingclothing removingdress removingshirt removingbra removingpanties removingunderwear
+removingbikini removingherclothes removingherclothing removingherdress removinghershirt removingherbra
+removingherpanties removingherunderwear removingherbikini removinghisclothes removinghisclothing
+removinghisdress removinghisshirt removinghisbra removinghispanties removinghisunderwear removinghisbikini
+removingtheclothes removingtheclothing removingthedress removingtheshirt removingthebra removingthepanties
+removingtheunderwear removingthebikini takeoffclothes takeoffclothing takeoffdress takeoffshirt takeoffbra
+takeoffpanties takeoffunderwear takeoffbikini takeoffherclothes takeoffherclothing takeoffherdress
+takeoffhershirt takeoffherbra takeoffherpanties takeoffherunderwear takeoffherbikini takeoffhisclothes
+takeoffhisclothing takeoffhisdress takeoffhisshirt takeoffhisbra takeoffhispanties takeoffhisunderwear
+takeoffhisbikini takeofftheclothes takeofftheclothing takeoffthedress takeofftheshirt takeoffthebra
+takeoffthepanties takeofftheunderwear takeoffthebikini takingoffclothes takingoffclothing takingoffdress
+takingoffshirt takingoffbra takingoffpanties takingoffunderwear takingoffbikini takingoffherclothes
+takingoffherclothing takingoffherdress takingoffhershirt takingoffherbra takingoffherpanties
+takingoffherunderwear takingoffherbikini takingoffhisclothes takingoffhisclothing takingoffhisdress
+takingoffhisshirt takingoffhisbra takingoffhispanties takingoffhisunderwear takingoffhisbikini
+takingofftheclothes takingofftheclothing takingoffthedress takingofftheshirt takingoffthebra
+takingoffthepanties takingofftheunderwear takingoffthebikini takesoffclothes takesoffclothing takesoffdress
+takesoffshirt takesoffbra takesoffpanties takesoffunderwear takesoffbikini takesoffherclothes
+takesoffherclothing takesoffherdress takesoffhershirt takesoffherbra takesoffherpanties takesoffherunderwear
+takesoffherbikini takesoffhisclothes takesoffhisclothing takesoffhisdress takesoffhisshirt takesoffhisbra
+takesoffhispanties takesoffhisunderwear takesoffhisbikini takesofftheclothes takesofftheclothing
+takesoffthedress takesofftheshirt takesoffthebra takesoffthepanties takesofftheunderwear takesoffthebikini
+ripoffclothes ripoffclothing ripoffdress ripoffshirt ripoffbra ripoffpanties ripoffunderwear ripoffbikini
+ripoffherclothes ripoffherclothing ripoffherdress ripoffhershirt ripoffherbra ripoffherpanties
+ripoffherunderwear ripoffherbikini ripoffhisclothes ripoffhisclothing ripoffhisdress ripoffhisshirt
+ripoffhisbra ripoffhispanties ripoffhisunderwear ripoffhisbikini ripofftheclothes ripofftheclothing
+ripoffthedress ripofftheshirt ripoffthebra ripoffthepanties ripofftheunderwear ripoffthebikini pulloffclothes
+pulloffclothing pulloffdress pulloffshirt pulloffbra pulloffpanties pulloffunderwear pulloffbikini
+pulloffherclothes pulloffherclothing pulloffherdress pulloffhershirt pulloffherbra pulloffherpanties
+pulloffherunderwear pulloffherbikini pulloffhisclothes pulloffhisclothing pulloffhisdress pulloffhisshirt
+pulloffhisbra pulloffhispanties pulloffhisunderwear pulloffhisbikini pullofftheclothes pullofftheclothing
+pulloffthedress pullofftheshirt pulloffthebra pulloffthepanties pullofftheunderwear pulloffthebikini
+pulldownclothes pulldownclothing pulldowndress pulldownshirt pulldownbra pulldownpanties pulldownunderwear
+pulldownbikini pulldownherclothes pulldownherclothing pulldownherdress pulldownhershirt pulldownherbra
+pulldownherpanties pulldownherunderwear pulldownherbikini pulldownhisclothes pulldownhisclothing
+pulldownhisdress pulldownhisshirt pulldownhisbra pulldownhispanties pulldownhisunderwear pulldownhisbikini
+pulldowntheclothes pulldowntheclothing pulldownthedress pulldowntheshirt pulldownthebra pulldownthepanties
+pulldowntheunderwear pulldownthebikini removeallherclothes removeallhisclothes removeallclothes
+takeoffallherclothes takeoffallhisclothes takeoffallclothes takingoffallherclothes takingoffallhisclothes
+takingoffallclothes clothesremoved clothestakenoff clothesstrippedoff clothesrippedoff clothestornoff
+clothespulleddown clothingremoved clothingtakenoff clothingstrippedoff clothingrippedoff clothingtornoff
+clothingpulleddown dressremoved dresstakenoff dressstrippedoff dressrippedoff dresstornoff dresspulleddown
+shirtremoved shirttakenoff shirtstrippedoff shirtrippedoff shirttornoff shirtpulleddown braremoved bratakenoff
+brastrippedoff brarippedoff bratornoff brapulleddown pantiesremoved pantiestakenoff pantiesstrippedoff
+pantiesrippedoff pantiestornoff pantiespulleddown underwearremoved underweartakenoff underwearstrippedoff
+underwearrippedoff underweartornoff underwearpulleddown bikiniremoved bikinitakenoff bikinistrippedoff
+bikinirippedoff bikinitornoff bikinipulleddown clothesremover takeitalloff takeherclothesoff
+takeherclothingoff takeherdressoff takehershirtoff takeherbraoff takeherpantiesoff takeherunderwearoff
+takeherbikinioff takehisclothesoff takehisclothingoff takehisdressoff takehisshirtoff takehisbraoff
+takehispantiesoff takehisunderwearoff takehisbikinioff taketheclothesoff taketheclothingoff takethedressoff
+taketheshirtoff takethebraoff takethepantiesoff taketheunderwearoff takethebikinioff takeclothesoff
+takeclothingoff takedressoff takeshirtoff takebraoff takepantiesoff takeunderwearoff takebikinioff
+takesherclothesoff takesherclothingoff takesherdressoff takeshershirtoff takesherbraoff takesherpantiesoff
+takesherunderwearoff takesherbikinioff takeshisclothesoff takeshisclothingoff takeshisdressoff
+takeshisshirtoff takeshisbraoff takeshispantiesoff takeshisunderwearoff takeshisbikinioff takestheclothesoff
+takestheclothingoff takesthedressoff takestheshirtoff takesthebraoff takesthepantiesoff takestheunderwearoff
+takesthebikinioff takesclothesoff takesclothingoff takesdressoff takesshirtoff takesbraoff takespantiesoff
+takesunderwearoff takesbikinioff takingherclothesoff takingherclothingoff takingherdressoff takinghershirtoff
+takingherbraoff takingherpantiesoff takingherunderwearoff takingherbikinioff takinghisclothesoff
+takinghisclothingoff takinghisdressoff takinghisshirtoff takinghisbraoff takinghispantiesoff
+takinghisunderwearoff takinghisbikinioff takingtheclothesoff takingtheclothingoff takingthedressoff
+takingtheshirtoff takingthebraoff takingthepantiesoff takingtheunderwearoff takingthebikinioff
+takingclothesoff takingclothingoff takingdressoff takingshirtoff takingbraoff takingpantiesoff
+takingunderwearoff takingbikinioff pullupherskirt pullupherdress pulluphershirt pulluptheskirt pullupthedress
+pulluptheshirt pullupskirt pullupdress pullupshirt pullsupherskirt pullsupherdress pullsuphershirt
+pullsuptheskirt pullsupthedress pullsuptheshirt pullsupskirt pullsupdress pullsupshirt pullingupherskirt
+pullingupherdress pullinguphershirt pullinguptheskirt pullingupthedress pullinguptheshirt pullingupskirt
+pullingupdress pullingupshirt strippedof showingherpanties showingherunderwear showingpanties showingunderwear
+flashingherpanties flashingherunderwear flashingpanties flashingunderwear takehertopoff takeoffhertop
+takeshertopoff takesoffhertop takinghertopoff takingoffhertop stripher striphim stripthem stripnaked
+stripherself striphimself stripsher stripshim stripsthem stripsnaked stripsherself stripshimself strippingher
+strippinghim strippingthem strippingnaked strippingherself strippinghimself strippedher strippedhim
+strippedthem strippednaked strippedherself strippedhimself liftupherskirt liftupherskirtup liftupherdress
+liftupherdressup liftuphershirt liftuphershirtup liftuptheskirt liftuptheskirtup liftupthedress
+liftupthedressup liftuptheshirt liftuptheshirtup liftupskirt liftupskirtup liftupdress liftupdressup
+liftupshirt liftupshirtup liftherskirt liftherskirtup liftherdress liftherdressup lifthershirt lifthershirtup
+lifttheskirt lifttheskirtup liftthedress liftthedressup lifttheshirt lifttheshirtup liftskirt liftskirtup
+liftdress liftdressup liftshirt liftshirtup liftsupherskirt liftsupherskirtup liftsupherdress
+liftsupherdressup liftsuphershirt liftsuphershirtup liftsuptheskirt liftsuptheskirtup liftsupthedress
+liftsupthedressup liftsuptheshirt liftsuptheshirtup liftsupskirt liftsupskirtup liftsupdress liftsupdressup
+liftsupshirt liftsupshirtup liftsherskirt liftsherskirtup liftsherdress liftsherdressup liftshershirt
+liftshershirtup liftstheskirt liftstheskirtup liftsthedress liftsthedressup liftstheshirt liftstheshirtup
+liftsskirt liftsskirtup liftsdress liftsdressup liftsshirt liftsshirtup liftingupherskirt liftingupherskirtup
+liftingupherdress liftingupherdressup liftinguphershirt liftinguphershirtup liftinguptheskirt
+liftinguptheskirtup liftingupthedress liftingupthedressup liftinguptheshirt liftinguptheshirtup liftingupskirt
+liftingupskirtup liftingupdress liftingupdressup liftingupshirt liftingupshirtup liftingherskirt
+liftingherskirtup liftingherdress liftingherdressup liftinghershirt liftinghershirtup liftingtheskirt
+liftingtheskirtup liftingthedress liftingthedressup liftingtheshirt liftingtheshirtup liftingskirt
+liftingskirtup liftingdress liftingdressup liftingshirt liftingshirtup zdjeteubranie zdjeteubrania
+zdjetesukienke zdjetebluzke zdjetekoszulke zdjetestanik zdjetemajtki zdjetebielizne zdjeteciuchy zdjetyubranie
+zdjetyubrania zdjetysukienke zdjetybluzke zdjetykoszulke zdjetystanik zdjetymajtki zdjetybielizne zdjetyciuchy
+zdjetaubranie zdjetaubrania zdjetasukienke zdjetabluzke zdjetakoszulke zdjetastanik zdjetamajtki
+zdjetabielizne zdjetaciuchy sciagnieteubranie sciagnieteubrania sciagnietesukienke sciagnietebluzke
+sciagnietekoszulke sciagnietestanik sciagnietemajtki sciagnietebielizne sciagnieteciuchy sciagnietyubranie
+sciagnietyubrania sciagnietysukienke sciagnietybluzke sciagnietykoszulke sciagnietystanik sciagnietymajtki
+sciagnietybielizne sciagnietyciuchy sciagnietaubranie sciagnietaubrania sciagnietasukienke sciagnietabluzke
+sciagnietakoszulke sciagnietastanik sciagnietamajtki sciagnietabielizne sciagnietaciuchy zdejmijubranie
+zdejmijubrania zdejmijsukienke zdejmijbluzke zdejmijkoszulke zdejmijstanik zdejmijmajtki zdejmijbielizne
+zdejmijciuchy zdejmijjejubranie zdejmijjejubrania zdejmijjejsukienke zdejmijjejbluzke zdejmijjejkoszulke
+zdejmijjejstanik zdejmijjejmajtki zdejmijjejbielizne zdejmijjejciuchy zdejmijmuubranie zdejmijmuubrania
+zdejmijmusukienke zdejmijmubluzke zdejmijmukoszulke zdejmijmustanik zdejmijmumajtki zdejmijmubielizne
+zdejmijmuciuchy zdejmijswojeubranie zdejmijswojeubrania zdejmijswojesukienke zdejmijswojebluzke
+zdejmijswojekoszulke zdejmijswojestanik zdejmijswojemajtki zdejmijswojebielizne zdejmijswojeciuchy
+zdejmujeubranie zdejmujeubrania zdejmujesukienke zdejmujebluzke zdejmujekoszulke zdejmujestanik zdejmujemajtki
+zdejmujebielizne zdejmujeciuchy zdejmujejejubranie zdejmujejejubrania zdejmujejejsukienke zdejmujejejbluzke
+zdejmujejejkoszulke zdejmujejejstanik zdejmujejejmajtki zdejmujejejbielizne zdejmujejejciuchy
+zdejmujemuubranie zdejmujemuubrania zdejmujemusukienke zdejmujemubluzke zdejmujemukoszulke zdejmujemustanik
+zdejmujemumajtki zdejmujemubielizne zdejmujemuciuchy zdejmujeswojeubranie zdejmujeswojeubrania
+zdejmujeswojesukienke zdejmujeswojebluzke zdejmujeswojekoszulke zdejmujeswojestanik zdejmujeswojemajtki
+zdejmujeswojebielizne zdejmujeswojeciuchy zdejmujacaubranie zdejmujacaubrania zdejmujacasukienke
+zdejmujacabluzke zdejmujacakoszulke zdejmujacastanik zdejmujacamajtki zdejmujacabielizne zdejmujacaciuchy
+zdejmujacajejubranie zdejmujacajejubrania zdejmujacajejsukienke zdejmujacajejbluzke zdejmujacajejkoszulke
+zdejmujacajejstanik zdejmujacajejmajtki zdejmujacajejbielizne zdejmujacajejciuchy zdejmujacamuubranie
+zdejmujacamuubrania zdejmujacamusukienke zdejmujacamubluzke zdejmujacamukoszulke zdejmujacamustanik
+zdejmujacamumajtki zdejmujacamubielizne zdejmujacamuciuchy zdejmujacaswojeubranie zdejmujacaswojeubrania
+zdejmujacaswojesukienke zdejmujacaswojebluzke zdejmujacaswojekoszulke zdejmujacaswojestanik
+zdejmujacaswojemajtki zdejmujacaswojebielizne zdejmujacaswojeciuchy zdejmowacubranie zdejmowacubrania
+zdejmowacsukienke zdejmowacbluzke zdejmowackoszulke zdejmowacstanik zdejmowacmajtki zdejmowacbielizne
+zdejmowacciuchy zdejmowacjejubranie zdejmowacjejubrania zdejmowacjejsukienke zdejmowacjejbluzke
+zdejmowacjejkoszulke zdejmowacjejstanik zdejmowacjejmajtki zdejmowacjejbielizne zdejmowacjejciuchy
+zdejmowacmuubranie zdejmowacmuubrania zdejmowacmusukienke zdejmowacmubluzke zdejmowacmukoszulke
+zdejmowacmustanik zdejmowacmumajtki zdejmowacmubielizne zdejmowacmuciuchy zdejmowacswojeubranie
+zdejmowacswojeubrania zdejmowacswojesukienke zdejmowacswojebluzke zdejmowacswojekoszulke zdejmowacswojestanik
+zdejmowacswojemajtki zdejmowacswojebielizne zdejmowacswojeciuchy zdjacubranie zdjacubrania zdjacsukienke
+zdjacbluzke zdjackoszulke zdjacstanik zdjacmajtki zdjacbielizne zdjacciuchy zdjacjejubranie zdjacjejubrania
+zdjacjejsukienke zdjacjejbluzke zdjacjejkoszulke zdjacjejstanik zdjacjejmajtki zdjacjejbielizne zdjacjejciuchy
+zdjacmuubranie zdjacmuubrania zdjacmusukienke zdjacmubluzke zdjacmukoszulke zdjacmustanik zdjacmumajtki
+zdjacmubielizne zdjacmuciuchy zdjacswojeubranie zdjacswojeubrania zdjacswojesukienke zdjacswojebluzke
+zdjacswojekoszulke zdjacswojestanik zdjacswojemajtki zdjacswojebielizne zdjacswojeciuchy zdjelaubranie
+zdjelaubrania zdjelasukienke zdjelabluzke zdjelakoszulke zdjelastanik zdjelamajtki zdjelabielizne zdjelaciuchy
+zdjelajejubranie zdjelajejubrania zdjelajejsukienke zdjelajejbluzke zdjelajejkoszulke zdjelajejstanik
+zdjelajejmajtki zdjelajejbielizne zdjelajejciuchy zdjelamuubranie zdjelamuubrania zdjelamusukienke
+zdjelamubluzke zdjelamukoszulke zdjelamustanik zdjelamumajtki zdjelamubielizne zdjelamuciuchy
+zdjelaswojeubranie zdjelaswojeubrania zdjelaswojesukienke zdjelaswojebluzke zdjelaswojekoszulke
+zdjelaswojestanik zdjelaswojemajtki zdjelaswojebielizne zdjelaswojeciuchy sciagaubranie sciagaubrania
+sciagasukienke sciagabluzke sciagakoszulke sciagastanik sciagamajtki sciagabielizne sciagaciuchy
+sciagajejubranie sciagajejubrania sciagajejsukienke sciagajejbluzke sciagajejkoszulke sciagajejstanik
+sciagajejmajtki sciagajejbielizne sciagajejciuchy sciagamuubranie sciagamuubrania sciagamusukienke
+sciagamubluzke sciagamukoszulke sciagamustanik sciagamumajtki sciagamubielizne sciagamuciuchy
+sciagaswojeubranie sciagaswojeubrania sciagaswojesukienke sciagaswojebluzke sciagaswojekoszulke
+sciagaswojestanik sciagaswojemajtki sciagaswojebielizne sciagaswojeciuchy sciagnijubranie sciagnijubrania
+sciagnijsukienke sciagnijbluzke sciagnijkoszulke sciagnijstanik sciagnijmajtki sciagnijbielizne sciagnijciuchy
+sciagnijjejubranie sciagnijjejubrania sciagnijjejsukienke sciagnijjejbluzke sciagnijjejkoszulke
+sciagnijjejstanik sciagnijjejmajtki sciagnijjejbielizne sciagnijjejciuchy sciagnijmuubranie sciagnijmuubrania
+sciagnijmusukienke sciagnijmubluzke sciagnijmukoszulke sciagnijmustanik sciagnijmumajtki sciagnijmubielizne
+sciagnijmuciuchy sciagnijswojeubranie sciagnijswojeubrania sciagnijswojesukienke sciagnijswojebluzke
+sciagnijswojekoszulke sciagnijswojestanik sciagnijswojemajtki sciagnijswojebielizne sciagnijswojeciuchy
+usunubranie usunubrania usunsukienke usunbluzke usunkoszulke usunstanik usunmajtki usunbielizne usunciuchy
+usunjejubranie usunjejubrania usunjejsukienke usunjejbluzke usunjejkoszulke usunjejstanik usunjejmajtki
+usunjejbielizne usunjejciuchy usunmuubranie usunmuubrania usunmusukienke usunmubluzke usunmukoszulke
+usunmustanik usunmumajtki usunmubielizne usunmuciuchy usunswojeubranie usunswojeubrania usunswojesukienke
+usunswojebluzke usunswojekoszulke usunswojestanik usunswojemajtki usunswojebielizne usunswojeciuchy', '\s+') letters;
+
+insert into worker.screened_terms (screens, letters, is_phrase, rule_id)
+select 'prompt', letters, false, 'sexual-6' from regexp_split_to_table(
+'rape rapes raped raping rapist rapists rapey molest molests molested molesting molester molestation grope
+gropes groped groping incest incestuous bestiality zoophile zoophilia zoophiliac necrophile necrophilia
+necrophiliac voyeur voyeurs voyeurism voyeuristic creepshot creepshots gwalt gwaltu gwaltem gwalty gwaltow
+gwalci gwalcic gwalcona gwalcony gwalcac gwalcacy gwalcenie zgwalci zgwalcic zgwalcona zgwalcony zgwalcono
+zgwalcenie gwalciciel gwalciciela gwalcicielem gwalciciele molestuje molestowac molestowanie molestowania
+molestujaca molestujacy molestowany molestowana molestowane molestowanego molestowanej molestowanemu
+molestowanym molestowanych molestowanymi molestowano kazirodztwo kazirodztwa kazirodztwie kazirodzki
+kazirodzka zoofil zoofila zoofilia zoofilii zoofilie zoofilski nekrofil nekrofila nekrofilia nekrofilii
+nekrofilie', '\s+') letters;
+
+insert into worker.screened_terms (screens, letters, is_phrase, rule_id)
+select 'prompt', letters, true, 'sexual-6' from regexp_split_to_table(
+'nonconsensual hiddencamshower hiddencambathroom hiddencambedroom hiddencamtoilet hiddencamerashower
+hiddencamerabathroom hiddencamerabedroom hiddencameratoilet', '\s+') letters;
+
+insert into worker.screened_terms (screens, letters, is_phrase, rule_id)
+select 'negative_prompt', letters, false, 'negative-1' from regexp_split_to_table(
+'clothes clothing clothed dressed garment garments sfw censored censoring censorship ubranie ubrania ubraniu
+ubraniem ubraniach ubrany ubrana ubrane ubrani ubran odziez odziezy ciuchy ciuchow cenzura ocenzurowany
+ocenzurowana ocenzurowane ocenzurowanego ocenzurowanej ocenzurowanemu ocenzurowanym ocenzurowanych
+ocenzurowanymi ocenzurowano', '\s+') letters;
+
+insert into worker.screened_terms (screens, letters, is_phrase, rule_id)
+select 'negative_prompt', letters, true, 'negative-1' from regexp_split_to_table(
+'wearinganything coveredup coveredbody coveredbreasts coverednipples safeforwork censorbar censorbars
+zakrytepiersi zakrytepiersiami zakrytecialo zakrytecialem zakrytypiersi zakrytypiersiami zakrytycialo
+zakrytycialem zakrytymipiersi zakrytymipiersiami zakrytymicialo zakrytymicialem zakrytympiersi
+zakrytympiersiami zakrytymcialo zakrytymcialem', '\s+') letters;
+
+insert into worker.screened_terms (screens, letters, is_phrase, rule_id)
+select 'negative_prompt', letters, false, 'negative-2' from regexp_split_to_table(
+'adult adults adulthood grownup grownups mature dorosly dorosla dorosle doroslych doroslego doroslej doroslym
+dorosli pelnoletni pelnoletnia pelnoletnie pelnoletniego pelnoletniej pelnoletniemu pelnoletnim pelnoletnimi
+pelnoletnich', '\s+') letters;
+
+insert into worker.screened_terms (screens, letters, is_phrase, rule_id)
+select 'negative_prompt', letters, true, 'negative-2' from regexp_split_to_table(
+'grownman grownmen grownwoman grownwomen legalage ofage overeighteen aboveeighteen dojrzalakobieta
+dojrzalakobiety dojrzalamezczyzna dojrzalaosoba dojrzalekobieta dojrzalekobiety dojrzalemezczyzna
+dojrzaleosoba dojrzalykobieta dojrzalykobiety dojrzalymezczyzna dojrzalyosoba', '\s+') letters;
+
+insert into worker.allowed_phrases (screens, phrase)
+select 'prompt', replace(phrase, '_', ' ') from regexp_split_to_table(
+'1_boy 1boy a_flat_minor_ballad a_flat_minor_chord a_flat_minor_chords a_flat_minor_fugue a_flat_minor_key
+a_flat_minor_nocturne a_flat_minor_prelude a_flat_minor_scale a_flat_minor_scales a_flat_minor_sonata
+a_flat_minor_waltz a_minor_ballad a_minor_chord a_minor_chords a_minor_fugue a_minor_key a_minor_nocturne
+a_minor_prelude a_minor_scale a_minor_scales a_minor_sonata a_minor_waltz a_sharp_minor_ballad
+a_sharp_minor_chord a_sharp_minor_chords a_sharp_minor_fugue a_sharp_minor_key a_sharp_minor_nocturne
+a_sharp_minor_prelude a_sharp_minor_scale a_sharp_minor_scales a_sharp_minor_sonata a_sharp_minor_waltz a_ss
+an_al an_us annal as_s asia_minor assess b_flat_minor b_flat_minor_ballad b_flat_minor_chord
+b_flat_minor_chords b_flat_minor_fugue b_flat_minor_key b_flat_minor_nocturne b_flat_minor_prelude
+b_flat_minor_scale b_flat_minor_scales b_flat_minor_sonata b_flat_minor_waltz b_minor b_minor_ballad
+b_minor_chord b_minor_chords b_minor_fugue b_minor_key b_minor_nocturne b_minor_prelude b_minor_scale
+b_minor_scales b_minor_sonata b_minor_waltz b_sharp_minor b_sharp_minor_ballad b_sharp_minor_chord
+b_sharp_minor_chords b_sharp_minor_fugue b_sharp_minor_key b_sharp_minor_nocturne b_sharp_minor_prelude
+b_sharp_minor_scale b_sharp_minor_scales b_sharp_minor_sonata b_sharp_minor_waltz baby_bangs baby_blue
+baby_boomer baby_boomers baby_breath baby_bump baby_carrot baby_carrots baby_corn baby_doll baby_elephant
+baby_goat baby_grand baby_hair baby_hairs baby_jaga baby_jane baby_lavender baby_lilac baby_oil baby_pink
+baby_potatoes baby_powder baby_pruszkowskie baby_shower baby_spinach baby_steps baby_tee baby_tees baby_yellow
+baby_yoda babys_breath backstreet_boy backstreet_boys bad_ass bad_boy bad_boys beach_boy beach_boys
+bearded_tit bearded_tits beastie_boy beastie_boys bell_boy bell_boys billy_the_kid blue_footed_boobies
+blue_footed_booby blue_tit blue_tits bondage_pants bonner booby_prize booby_trap booby_traps booty_camp
+booty_shorts bottomless_brunch bottomless_pit bottomless_well boy_band boy_bands boy_brow boy_bun boy_cut
+boy_friend boy_friends boy_george boy_next_door boy_short boy_shorts boy_toy boys_band boys_night bus_boy
+bus_boys button_down_blouse button_up_skirt c_flat_minor c_flat_minor_ballad c_flat_minor_chord
+c_flat_minor_chords c_flat_minor_fugue c_flat_minor_key c_flat_minor_nocturne c_flat_minor_prelude
+c_flat_minor_scale c_flat_minor_scales c_flat_minor_sonata c_flat_minor_waltz c_minor c_minor_ballad
+c_minor_chord c_minor_chords c_minor_fugue c_minor_key c_minor_nocturne c_minor_prelude c_minor_scale
+c_minor_scales c_minor_sonata c_minor_waltz c_sharp_minor c_sharp_minor_ballad c_sharp_minor_chord
+c_sharp_minor_chords c_sharp_minor_fugue c_sharp_minor_key c_sharp_minor_nocturne c_sharp_minor_prelude
+c_sharp_minor_scale c_sharp_minor_scales c_sharp_minor_sonata c_sharp_minor_waltz cabana_boy cabana_boys
+canis_minor chicken_breasts child_free child_proof child_psychiatrist child_psychologist child_support
+child_therapist childrens_author childrens_book childrens_books childrens_hospital city_boy city_boys coal_tit
+coal_tits cock_comb cock_erel cock_feather cock_feathers cock_pit cock_tail cock_tails country_boy
+country_boys cow_boy cow_boys cream_pie cream_pies crested_tit crested_tits cum_laude d_flat_minor
+d_flat_minor_ballad d_flat_minor_chord d_flat_minor_chords d_flat_minor_fugue d_flat_minor_key
+d_flat_minor_nocturne d_flat_minor_prelude d_flat_minor_scale d_flat_minor_scales d_flat_minor_sonata
+d_flat_minor_waltz d_minor d_minor_ballad d_minor_chord d_minor_chords d_minor_fugue d_minor_key
+d_minor_nocturne d_minor_prelude d_minor_scale d_minor_scales d_minor_sonata d_minor_waltz d_sharp_minor
+d_sharp_minor_ballad d_sharp_minor_chord d_sharp_minor_chords d_sharp_minor_fugue d_sharp_minor_key
+d_sharp_minor_nocturne d_sharp_minor_prelude d_sharp_minor_scale d_sharp_minor_scales d_sharp_minor_sonata
+d_sharp_minor_waltz danny_boy danny_boys delivery_boy delivery_boys destinys_child dick_cheney dick_francis
+dick_grayson dick_tracy dick_turpin dick_van_dyke dick_whittington dress_removed_from duck_breasts dumb_ass
+dzieci_kwiaty dzieci_ulicy e_flat_minor e_flat_minor_ballad e_flat_minor_chord e_flat_minor_chords
+e_flat_minor_fugue e_flat_minor_key e_flat_minor_nocturne e_flat_minor_prelude e_flat_minor_scale
+e_flat_minor_scales e_flat_minor_sonata e_flat_minor_waltz e_minor e_minor_ballad e_minor_chord e_minor_chords
+e_minor_fugue e_minor_key e_minor_nocturne e_minor_prelude e_minor_scale e_minor_scales e_minor_sonata
+e_minor_waltz e_sharp_minor e_sharp_minor_ballad e_sharp_minor_chord e_sharp_minor_chords e_sharp_minor_fugue
+e_sharp_minor_key e_sharp_minor_nocturne e_sharp_minor_prelude e_sharp_minor_scale e_sharp_minor_scales
+e_sharp_minor_sonata e_sharp_minor_waltz erection_of_a_building erection_of_a_monument erection_of_a_scaffold
+erection_of_a_tent erection_of_a_tower erection_of_building erection_of_monument erection_of_scaffold
+erection_of_tent erection_of_the_building erection_of_the_monument erection_of_the_scaffold
+erection_of_the_tent erection_of_the_tower erection_of_tower f_flat_minor f_flat_minor_ballad
+f_flat_minor_chord f_flat_minor_chords f_flat_minor_fugue f_flat_minor_key f_flat_minor_nocturne
+f_flat_minor_prelude f_flat_minor_scale f_flat_minor_scales f_flat_minor_sonata f_flat_minor_waltz f_minor
+f_minor_ballad f_minor_chord f_minor_chords f_minor_fugue f_minor_key f_minor_nocturne f_minor_prelude
+f_minor_scale f_minor_scales f_minor_sonata f_minor_waltz f_sharp_minor f_sharp_minor_ballad
+f_sharp_minor_chord f_sharp_minor_chords f_sharp_minor_fugue f_sharp_minor_key f_sharp_minor_nocturne
+f_sharp_minor_prelude f_sharp_minor_scale f_sharp_minor_scales f_sharp_minor_sonata f_sharp_minor_waltz
+fair_sex fairer_sex fan_boy fan_boys fiat_126p_maluch fiat_126p_malucha fiat_126p_maluchem fiat_maluch
+fiat_malucha fiat_maluchem fiata_126p_maluch fiata_126p_malucha fiata_126p_maluchem fiata_maluch fiata_malucha
+fiata_maluchem fiatem_126p_maluch fiatem_126p_malucha fiatem_126p_maluchem fiatem_maluch fiatem_malucha
+fiatem_maluchem fly_boy fly_boys frat_boy frat_boys g_flat_minor g_flat_minor_ballad g_flat_minor_chord
+g_flat_minor_chords g_flat_minor_fugue g_flat_minor_key g_flat_minor_nocturne g_flat_minor_prelude
+g_flat_minor_scale g_flat_minor_scales g_flat_minor_sonata g_flat_minor_waltz g_minor g_minor_ballad
+g_minor_chord g_minor_chords g_minor_fugue g_minor_key g_minor_nocturne g_minor_prelude g_minor_scale
+g_minor_scales g_minor_sonata g_minor_waltz g_sharp_minor g_sharp_minor_ballad g_sharp_minor_chord
+g_sharp_minor_chords g_sharp_minor_fugue g_sharp_minor_key g_sharp_minor_nocturne g_sharp_minor_prelude
+g_sharp_minor_scale g_sharp_minor_scales g_sharp_minor_sonata g_sharp_minor_waltz game_boy game_boys
+golden_boy golden_boys goose_breasts gothic_lolita great_tit great_tits hard_ass harmonic_minor home_boy
+home_boys horn_y ice_ice_baby in_a_flat_minor in_a_minor in_a_sharp_minor in_b_flat_minor in_b_minor
+in_b_sharp_minor in_c_flat_minor in_c_minor in_c_sharp_minor in_d_flat_minor in_d_minor in_d_sharp_minor
+in_e_flat_minor in_e_minor in_e_sharp_minor in_f_flat_minor in_f_minor in_f_sharp_minor in_g_flat_minor
+in_g_minor in_g_sharp_minor inner_child jack_ass jak_dziecko julia_child karate_kid key_of_a_flat_minor
+key_of_a_minor key_of_a_sharp_minor key_of_b_flat_minor key_of_b_minor key_of_b_sharp_minor
+key_of_c_flat_minor key_of_c_minor key_of_c_sharp_minor key_of_d_flat_minor key_of_d_minor
+key_of_d_sharp_minor key_of_e_flat_minor key_of_e_minor key_of_e_sharp_minor key_of_f_flat_minor
+key_of_f_minor key_of_f_sharp_minor key_of_g_flat_minor key_of_g_minor key_of_g_sharp_minor kick_ass kid_cudi
+kid_glove kid_gloves kid_leather kid_mohair kid_rock kid_skin kid_suede kidd kids_size kids_sizes
+lace_up_skirt lee_child lee_hooker lolita_fashion lolita_lempicka lost_boy lost_boys lover_boy lover_boys
+magna_cum_laude malo_letni malo_letnia malo_letnich malo_letnie malo_letniego malo_letniej malo_letnim
+malo_letnimi maluch_126p marsh_tit marsh_tits melodic_minor miecz_w_pochwie million_dollar_baby min_or
+minor_accent minor_accents minor_adjustment minor_adjustments minor_arcana minor_blemish minor_blemishes
+minor_blur minor_celebrity minor_change minor_changes minor_character minor_characters minor_chord
+minor_chords minor_contrast minor_correction minor_corrections minor_damage minor_detail minor_details
+minor_difference minor_differences minor_distortion minor_edit minor_edits minor_flaw minor_flaws minor_glow
+minor_grain minor_haze minor_imperfection minor_imperfections minor_injuries minor_injury minor_key minor_keys
+minor_league minor_leagues minor_mode minor_noise minor_planet minor_planets minor_reflections minor_retouch
+minor_retouching minor_road minor_roads minor_role minor_roles minor_scale minor_scales minor_scar minor_scars
+minor_scratch minor_scratches minor_seventh minor_shadows minor_sixth minor_third minor_tone minor_tones
+minor_tweaks minor_variation minor_variations minor_wear minor_wrinkles moby_dick na_ga na_gi na_gie na_gim
+na_go naga_cegla naga_prawda naga_prawde naga_sciana naga_scianie naga_skala naga_skale naga_zarowka
+naga_ziemi naga_ziemia nagi_beton nagi_drzew nagi_drzewa nagi_drzewami nagi_galezi nagi_galeziami nagi_galezie
+nagi_instynkt nagi_kamien nagi_konarach nagi_konary nagi_miecz nagi_mur nagi_pnie nagi_skal nagi_skaly
+nagich_beton nagich_drzew nagich_drzewa nagich_drzewami nagich_galezi nagich_galeziami nagich_galezie
+nagich_kamien nagich_konarach nagich_konary nagich_mur nagich_pnie nagich_skal nagich_skaly nagie_beton
+nagie_drzew nagie_drzewa nagie_drzewami nagie_galezi nagie_galeziami nagie_galezie nagie_kamien nagie_konarach
+nagie_konary nagie_mur nagie_pnie nagie_skal nagie_skaly nagiej_cegla nagiej_prawda nagiej_prawde
+nagiej_sciana nagiej_scianie nagiej_skala nagiej_skale nagiej_zarowka nagiej_ziemi nagiej_ziemia nagim_mieczem
+nagim_okiem nagimi_beton nagimi_drzew nagimi_drzewa nagimi_drzewami nagimi_galezi nagimi_galeziami
+nagimi_galezie nagimi_kamien nagimi_konarach nagimi_konary nagimi_mur nagimi_pnie nagimi_skal nagimi_skaly
+naked_bike naked_branches naked_bulb naked_bulbs naked_cake naked_cakes naked_eye naked_eyes naked_flame
+naked_flames naked_gun naked_lunch naked_palette naked_tree naked_trees naked_truth nap_alone natural_minor
+noz_w_pochwie nude_backdrop nude_background nude_bag nude_beige nude_beige_dress nude_blazer nude_blush
+nude_boots nude_coat nude_color nude_colored nude_colors nude_colour nude_coloured nude_colours nude_dress
+nude_eye_shadow nude_eyeshadow nude_flats nude_foundation nude_gloss nude_gown nude_handbag nude_heels
+nude_high_heels nude_hosiery nude_hue nude_hues nude_knit nude_leather_heels nude_leather_pumps
+nude_leather_sandals nude_leather_shoes nude_lip nude_lip_gloss nude_lip_liner nude_lips nude_lipstick
+nude_lipsticks nude_make_up nude_makeup nude_manicure nude_matte_lipstick nude_mesh_heels nude_mesh_pumps
+nude_mesh_sandals nude_mesh_shoes nude_nail nude_nails nude_palette nude_pantyhose nude_patent_heels
+nude_patent_pumps nude_patent_sandals nude_patent_shoes nude_pink_lips nude_pink_lipstick nude_polish
+nude_pumps nude_sandals nude_satin_heels nude_satin_pumps nude_satin_sandals nude_satin_shoes nude_shade
+nude_shades nude_shoes nude_silk_dress nude_slip_dress nude_stilettos nude_stockings nude_suede_heels
+nude_suede_pumps nude_suede_sandals nude_suede_shoes nude_sweater nude_tights nude_tone nude_toned nude_tones
+nude_trench nude_turtleneck obscene_amount obscene_amounts oh_boy oh_boys oilseed_rape old_boy old_boys
+only_fans_of opposite_sex orgia_barw orgia_kolorow orgia_smakow pack_ass party_boy party_boys pen_is
+philip_k,_dick pirate_booty play_boy play_boys pochwa_lisciowa pochwa_miecza pochwa_na_miecz pochwa_na_noz
+pochwa_na_szable pochwa_noza pochwa_szabli pochwa_z_mieczem pochwe_lisciowa pochwe_miecza pochwe_na_miecz
+pochwe_na_noz pochwe_na_szable pochwe_noza pochwe_szabli pochwe_z_mieczem pochwie_lisciowa pochwie_miecza
+pochwie_na_miecz pochwie_na_noz pochwie_na_szable pochwie_noza pochwie_szabli pochwie_z_mieczem
+pochwy_lisciowa pochwy_miecza pochwy_na_miecz pochwy_na_noz pochwy_na_szable pochwy_noza pochwy_szabli
+pochwy_z_mieczem pool_boy pool_boys poster_boy poster_boys pretty_boy pretty_boys pussy_bow pussy_cat
+pussy_cats pussy_foot pussy_riot pussy_willow pussy_willows rap_e rape_field rape_flower rape_seed rape_seeds
+rapped rapping rozbiera_namiot rozbiera_silnik rozbiera_zegar rozebranego_motocykl rozebranego_motor
+rozebranego_namiot rozebranego_rower rozebranego_samochod rozebranego_silnik rozebranego_silnika
+rozebranego_zegar rozebrany_motocykl rozebrany_motor rozebrany_namiot rozebrany_rower rozebrany_samochod
+rozebrany_silnik rozebrany_silnika rozebrany_zegar ruch_a rude_boy rude_boys s_eggs s_ex s_lut s_mut s_perm
+same_sex seeks sex_and_the_city sex_education sex_pistols sex_symbol shirt_removed_from shot_a shot_as
+skorzana_pochwa skorzana_pochwe skorzana_pochwie skorzanej_pochwa skorzanej_pochwe skorzanej_pochwie smart_ass
+soft_boy soft_boys sperm_whale sperm_whales strap_on summa_cum_laude sundance_kid szabla_w_pochwie teen_spirit
+teen_titans teen_vogue teen_wolf teenage_mutant teenie_tiny teenie_weeny tit_bits tit_for_tat tom_boy tom_boys
+tom_dick_and_harry topples toy_boy toy_boys turkey_breasts uczen_czarnoksieznika undressed_stone ursa_minor
+wagi_na wagi_nie weather_cock whiz_kid who_re willow_tit willow_tits wise_ass wonder_boy wonder_boys
+wytrysk_fontanny wytrysk_gejzeru wytrysk_lawy wytrysk_wody zdobiona_pochwa zdobiona_pochwe zdobiona_pochwie
+zip_up_skirt', '\s+') phrase;
+
+insert into worker.allowed_phrases (screens, phrase)
+select 'negative_prompt', replace(phrase, '_', ' ') from regexp_split_to_table(
+'adult_audience adult_audiences adult_content adult_film adult_humor adult_material adult_movie adult_nudity
+adult_only adult_rating adult_scenes adult_theme adult_themes adult_video adults_only baby_clothed
+baby_clothes baby_clothing baby_dressed baby_garment baby_garments bad_clothed bad_clothes bad_clothing
+bad_dressed bad_garment bad_garments badly_clothed badly_clothes badly_clothing badly_dressed badly_garment
+badly_garments baggy_clothed baggy_clothes baggy_clothing baggy_dressed baggy_garment baggy_garments
+barely_clothed barely_clothes barely_clothing barely_dressed barely_garment barely_garments bez_ciuchow
+bez_odziezy bez_ubran bez_ubrania black_clothed black_clothes black_clothing black_dressed black_garment
+black_garments blue_clothed blue_clothes blue_clothing blue_dressed blue_garment blue_garments blurred_clothed
+blurred_clothes blurred_clothing blurred_dressed blurred_garment blurred_garments blurry_clothed
+blurry_clothes blurry_clothing blurry_dressed blurry_garment blurry_garments brak_ciuchow brak_odziezy
+brak_ubran brak_ubrania bright_clothed bright_clothes bright_clothing bright_dressed bright_garment
+bright_garments brudne_ciuchy brudne_ubrania brudne_ubranie brzydkie_ciuchy brzydkie_ubrania brzydkie_ubranie
+casual_clothed casual_clothes casual_clothing casual_dressed casual_garment casual_garments clothes_artifacts
+clothes_blending clothes_glitch clothes_hanger clothes_hangers clothes_label clothes_labels clothes_line
+clothes_logo clothes_logos clothes_pin clothes_rack clothes_tag clothes_tags clothes_wrinkles
+clothing_artifacts clothing_blending clothing_glitch clothing_hanger clothing_hangers clothing_label
+clothing_labels clothing_line clothing_logo clothing_logos clothing_pin clothing_rack clothing_tag
+clothing_tags clothing_wrinkles colorful_clothed colorful_clothes colorful_clothing colorful_dressed
+colorful_garment colorful_garments colourful_clothed colourful_clothes colourful_clothing colourful_dressed
+colourful_garment colourful_garments creased_clothed creased_clothes creased_clothing creased_dressed
+creased_garment creased_garments cross_clothed cross_clothes cross_clothing cross_dressed cross_garment
+cross_garments dark_clothed dark_clothes dark_clothing dark_dressed dark_garment dark_garments
+deformed_clothed deformed_clothes deformed_clothing deformed_dressed deformed_garment deformed_garments
+dirty_clothed dirty_clothes dirty_clothing dirty_dressed dirty_garment dirty_garments distorted_clothed
+distorted_clothes distorted_clothing distorted_dressed distorted_garment distorted_garments dla_doroslych
+doll_clothed doll_clothes doll_clothing doll_dressed doll_garment doll_garments duplicate_clothed
+duplicate_clothes duplicate_clothing duplicate_dressed duplicate_garment duplicate_garments dziwne_ciuchy
+dziwne_ubrania dziwne_ubranie extra_clothed extra_clothes extra_clothing extra_dressed extra_garment
+extra_garments floating_clothed floating_clothes floating_clothing floating_dressed floating_garment
+floating_garments formal_clothed formal_clothes formal_clothing formal_dressed formal_garment formal_garments
+fused_clothed fused_clothes fused_clothing fused_dressed fused_garment fused_garments garment_bag
+green_clothed green_clothes green_clothing green_dressed green_garment green_garments half_clothed
+half_clothes half_clothing half_dressed half_garment half_garments heavy_clothed heavy_clothes heavy_clothing
+heavy_dressed heavy_garment heavy_garments inconsistent_clothed inconsistent_clothes inconsistent_clothing
+inconsistent_dressed inconsistent_garment inconsistent_garments kids_clothed kids_clothes kids_clothing
+kids_dressed kids_garment kids_garments less_clothed less_clothes less_clothing less_dressed less_garment
+less_garments loose_clothed loose_clothes loose_clothing loose_dressed loose_garment loose_garments
+mature_audience mature_audiences mature_content mature_film mature_humor mature_material mature_movie
+mature_nudity mature_only mature_rating mature_scenes mature_theme mature_themes mature_video melted_clothed
+melted_clothes melted_clothing melted_dressed melted_garment melted_garments melting_clothed melting_clothes
+melting_clothing melting_dressed melting_garment melting_garments merged_clothed merged_clothes
+merged_clothing merged_dressed merged_garment merged_garments messy_clothed messy_clothes messy_clothing
+messy_dressed messy_garment messy_garments mismatched_clothed mismatched_clothes mismatched_clothing
+mismatched_dressed mismatched_garment mismatched_garments missing_clothed missing_clothes missing_clothing
+missing_dressed missing_garment missing_garments modern_clothed modern_clothes modern_clothing modern_dressed
+modern_garment modern_garments mokre_ciuchy mokre_ubrania mokre_ubranie nie_dorosla nie_dorosly nie_ubrana
+nie_ubrane nie_ubrany no_clothed no_clothes no_clothing no_dressed no_garment no_garments non_sfw not_clothed
+not_clothes not_clothing not_dressed not_garment not_garments not_safe_for_work not_sfw not_wearing_anything
+obcisle_ciuchy obcisle_ubrania obcisle_ubranie old_clothed old_clothes old_clothing old_dressed old_garment
+old_garments partially_clothed partially_clothes partially_clothing partially_dressed partially_garment
+partially_garments patterned_clothed patterned_clothes patterned_clothing patterned_dressed patterned_garment
+patterned_garments plain_clothed plain_clothes plain_clothing plain_dressed plain_garment plain_garments
+podarte_ciuchy podarte_ubrania podarte_ubranie pogniecione_ciuchy pogniecione_ubrania pogniecione_ubranie
+pol_ubrana pol_ubrane pol_ubrani pol_ubrany poorly_clothed poorly_clothes poorly_clothing poorly_drawn_clothed
+poorly_drawn_clothes poorly_drawn_clothing poorly_drawn_dressed poorly_drawn_garment poorly_drawn_garments
+poorly_dressed poorly_garment poorly_garments przezroczyste_ciuchy przezroczyste_ubrania przezroczyste_ubranie
+red_clothed red_clothes red_clothing red_dressed red_garment red_garments removed_clothed removed_clothes
+removed_clothing removed_dressed removed_garment removed_garments removing_clothed removing_clothes
+removing_clothing removing_dressed removing_garment removing_garments revealing_clothed revealing_clothes
+revealing_clothing revealing_dressed revealing_garment revealing_garments ripped_clothed ripped_clothes
+ripped_clothing ripped_dressed ripped_garment ripped_garments rozmazane_ciuchy rozmazane_ubrania
+rozmazane_ubranie scantily_clothed scantily_clothes scantily_clothing scantily_dressed scantily_garment
+scantily_garments school_clothed school_clothes school_clothing school_dressed school_garment school_garments
+see_through_clothed see_through_clothes see_through_clothing see_through_dressed see_through_garment
+see_through_garments sexy_clothed sexy_clothes sexy_clothing sexy_dressed sexy_garment sexy_garments
+sheer_clothed sheer_clothes sheer_clothing sheer_dressed sheer_garment sheer_garments skape_ciuchy
+skape_ubrania skape_ubranie skapo_ubrana skapo_ubrane skapo_ubrani skapo_ubrany skimpy_clothed skimpy_clothes
+skimpy_clothing skimpy_dressed skimpy_garment skimpy_garments stained_clothed stained_clothes stained_clothing
+stained_dressed stained_garment stained_garments strange_clothed strange_clothes strange_clothing
+strange_dressed strange_garment strange_garments striped_clothed striped_clothes striped_clothing
+striped_dressed striped_garment striped_garments summer_clothed summer_clothes summer_clothing summer_dressed
+summer_garment summer_garments tight_clothed tight_clothes tight_clothing tight_dressed tight_garment
+tight_garments torn_clothed torn_clothes torn_clothing torn_dressed torn_garment torn_garments
+transparent_clothed transparent_clothes transparent_clothing transparent_dressed transparent_garment
+transparent_garments tresci_dla_doroslych ugly_clothed ugly_clothes ugly_clothing ugly_dressed ugly_garment
+ugly_garments un_censored un_clothed un_clothes un_clothing un_dressed un_garment un_garments
+unnatural_clothed unnatural_clothes unnatural_clothing unnatural_dressed unnatural_garment unnatural_garments
+weird_clothed weird_clothes weird_clothing weird_dressed weird_garment weird_garments wet_clothed wet_clothes
+wet_clothing wet_dressed wet_garment wet_garments white_clothed white_clothes white_clothing white_dressed
+white_garment white_garments winter_clothed winter_clothes winter_clothing winter_dressed winter_garment
+winter_garments without_any_clothed without_any_clothes without_any_clothing without_any_dressed
+without_any_garment without_any_garments without_clothed without_clothes without_clothing without_dressed
+without_garment without_garments wrinkled_clothed wrinkled_clothes wrinkled_clothing wrinkled_dressed
+wrinkled_garment wrinkled_garments', '\s+') phrase;
+
+insert into worker.prompt_folding (longest_phrase, ignored, look_alikes, letters, symbols, signs, sign_letters, i_or_l, larger_numbers, numbers, innocent_ages, ages, age_rule_id) values
+  (5,
+   '[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe00-\ufe0f\ufe20-\ufe2f\u00ad\u061c\u115f'
+   '\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e0fff\u0027\u0060\'
+   'u2018\u2019\u201b\u02bc]',
+   ' etaoinsrhldcumfpgwybvkxjqz,.0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZÆæɐɑɒΑαАаᎪᗅᴀⱭⱯⱰꓮꭺ🅐🅰🇦ƀƄƅɃʙΒβБВЪЫЬбвъыьᏏᏴᏼᑲᖯᗷꓐꞴ'
+   'ꞵꮟ🅑🅱🇧ƆȻȼɔСсᏟᴄⲤⲥꓚꮯ𐐕𐐽🅒🅲🇨ÐðĐđƉƊɖɗΔδДдԀԁᎠᏧᑯᗞᗪᴅꓒꓓꭰꮷ🅓🅳🇩ƏƐɆɇəɛɜΕεЕЗЭезэҼҽᎬᴇꓰꞫꬲꭼ🅔🅴🇪ƑƒϜϝՔքᖴẝꓝꜰꞘꞙꬵ🅕🅵🇫ƍɡɢԌԍՑցᏀᏳᏻᶃꓖꞬꮐ🅖🅶🇬Ħħ'
+   'ɥʜΗНнҺһՀհᎻᏂᕼⲎⲏꓧꞍꮋꮒ🅗🅷🇭ıƗɨɩɪιіӏᎥꙆꙇꞮꭵ🅘🅸🇮ȷɈɉɟʝͿϳЈјᎫᒍᴊꓙꞲꭻ🅙🅹🇯ƘƙΚκКкᏦᴋⲔⲕꓗꝀꝁꮶ🅚🅺🇰ŁłƖǀɭʟΙΛλІӀᏞᒪᣳⲒⲓⳐⳑꓡꓲꮮ𐐛𐑃🅛🅻🇱ƜɯΜϺϻМмᎷᗰᴍⲘⲙ'
+   'ꓟꭑꮇ🅜🅼🇲ŊŋƝɲɳɴΝΠηπИПипՈՌոռⲚⲛꓠ🅝🅽🇳ØøŒœΘΟΣθοσОоՕօᴏᴑⲞⲟꓳꬽ𐐄𐐬🅞🅾🇴ÞþΡρРрᏢᑭᣖᴘⲢⲣꓑꮲ🅟🅿🇵ԚԛԳԶգզꞯ🅠🆀🇶ƦɌɍɹɽɾʀʁΓГЯгяᎡᎱᏒᖇᣴᴦⱤⲄⲅꓣꭇꭈꭱꮁꮢ'
+   '🅡🆁🇷ßƩƼƽʂʃςЅѕՏտᏕᏚᣵꓢꜱꟅꮥꮪ𐐠𐑈🅢🆂🇸ŦŧƫƮʇʈΤτТтᎢᴛⲦⲧꓔꞱꭲ🅣🆃🇹ɄʉμυЦцՍսᑌᴜꓴꞞꞟꭎꭒ🅤🆄🇺ƲɅʋʌνѴѵᏙᐯᴠꓦꮩ🅥🆅🇻ʍΩωШЩшщѠѡԜԝԱաᎳᏔᴡꓪꮃꮤ🅦🆆🇼ΧχХхᕁᕽⲬⲭ'
+   'ꓫꞳꭓ🅧🆇🇽ƔɎɏɣʎʏΥγУЧучҮүᎩᎽᶌỾỿⲨⲩꓬꭚꭹꮍ🅨🆈🇾ƵƶʐΖζᏃᙆᴢꓜꮓ𐋵🅩🆉🇿',
+   ' etaoinsrhldcumfpgwybvkxjqz,.0123456789abcdefghijklmnopqrstuvwxyzaaaaaaaaaaaaaaaaaaaabbbbbbbbbbbbbbbbbbbbbbbbb'
+   'bbbbbcccccccccccccccccdddddddddddddddddddddddddddeeeeeeeeeeeeeeeeeeeeeeeeeeffffffffffffffffggggggggggggggggghh'
+   'hhhhhhhhhhhhhhhhhhhhhiiiiiiiiiiiiiiiijjjjjjjjjjjjjjjjjjkkkkkkkkkkkkkkkkkllllllllllllllllllllllllllmmmmmmmmmmmm'
+   'mmmmmmnnnnnnnnnnnnnnnnnnnnnnnnooooooooooooooooooooooooopppppppppppppppppqqqqqqqqqqrrrrrrrrrrrrrrrrrrrrrrrrrrrr'
+   'rrrssssssssssssssssssssssssttttttttttttttttttttuuuuuuuuuuuuuuuuuuvvvvvvvvvvvvvvvwwwwwwwwwwwwwwwwwwwwwwxxxxxxxx'
+   'xxxxxxyyyyyyyyyyyyyyyyyyyyyyyyyyyyzzzzzzzzzzzzzz',
+   '!$+@|¡¢©®€👦👧👶🔞🧒',
+   '4@8¢©3€69¡0®5$7+2',
+   'aabcceeggiorssttz',
+   '1!|',
+   '(?:twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety|hundred|dwadziescia|trzydziesci|czterdziesci|piecdzie'
+   'siat|szescdziesiat|siedemdziesiat|osiemdziesiat|dziewiecdziesiat|dwudziestu|trzydziestu|czterdziestu|piecdzies'
+   'ieciu|szescdziesieciu|siedemdziesieciu|osiemdziesieciu|dziewiecdziesieciu) (?:0?[0-9]|1[0-7]|one|two|three|fou'
+   'r|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|seventeen|dwa|dwoch|trzy|trzec'
+   'h|cztery|czterech|piec|pieciu|szesc|szesciu|siedem|siedmiu|osiem|osmiu|dziewiec|dziewieciu|dziesiec|dziesieciu'
+   '|jedenascie|jedenastu|dwanascie|dwunastu|trzynascie|trzynastu|czternascie|czternastu|pietnascie|pietnastu|szes'
+   'nascie|szesnastu|siedemnascie|siedemnastu)',
+   '0?[0-9]|1[0-7]|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixtee'
+   'n|seventeen|dwa|dwoch|trzy|trzech|cztery|czterech|piec|pieciu|szesc|szesciu|siedem|siedmiu|osiem|osmiu|dziewie'
+   'c|dziewieciu|dziesiec|dziesieciu|jedenascie|jedenastu|dwanascie|dwunastu|trzynascie|trzynastu|czternascie|czte'
+   'rnastu|pietnascie|pietnastu|szesnascie|szesnastu|siedemnascie|siedemnastu',
+   '(?:ice|stone|iron|bronze|space) age N|N years? olds? (?:whisk(?:e?y|ies)|scotch|bourbon|rum|wines?|cheese|ched'
+   'dar|oak|trees?|houses?|buildings?|cars?|vans?)|N years? olds? (?:trucks?|motorcycles?|bikes?|laptops?|cameras?'
+   '|phones?|pairs?|jeans|jacket|coat|sofa|shoes|boots)|N years? olds? (?:dogs?|cats?|horses?|company|business|bra'
+   'nd|tradition|marriage)|aged N years|(?:od|przez|za|po|przed|sprzed|ponad) N lata?|N lata? (?:temu|pozniej|wcze'
+   'sniej|doswiadczenia|gwarancji|razem|pracy|malzenstwa|tradycji|istnienia)|N lata? (?:mlodszy|mlodsza|starszy|st'
+   'arsza|mlodziej|starzej|w branzy|w zawodzie)|lat N (?:xx|xix)|N letni(?:a|e|ej|ego)? (?:whisky|wino|wina|samoch'
+   'od|samochodu|auto|pies|psa|kot|kota|kon|konia|dom|domu|drzewo|firma)|N letni(?:a|e|ej|ego|m)? (?:doswiadczenie'
+   '|doswiadczeniem|gwarancja|tradycja|kredyt|program|kontrakt|zwiazek)',
+   'N (?:years?|yrs?|y) (?:olds?|o|of age)|N (?:yo|yos|yold|yearolds?)|aged? (?:of |is |about |around |only |just '
+   ')?N|(?:im|shes|hes|she is|he is|she was|he was|looks?|looking|looks? like|turns|turning|turned) (?:only |just '
+   '|barely )?N(?: (?:years?|yrs?|yo|and)|$)|(?:girls?|boys?|daughters?|sons?|student) (?:of )?N(?: (?:years?|yrs?'
+   '|yo|at|wearing|standing|sitting)|$)|(?:girl|boy|woman|man|person|someone|somebody|lady) of N|(?:under|below|yo'
+   'unger than|not yet) (?:18|N)(?: (?:years|yo|y o)|$)|(?:dziewczyna|dziewczyne|dziewczyny|corka|corke|syn|syna|k'
+   'obieta|chlopak|modelka) (?:lat )?N(?: (?:lata?|stoi|siedzi)|$)|N lata?|lat N|N letni(?:a|e|ej|ego|ch|m|mi|emu)'
+   '?|N lat(?:ek|ka|ki|ke|ce|kiem|kow)|w wieku (?:lat )?N|N roku? zycia',
+   'minors-4');

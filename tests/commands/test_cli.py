@@ -1,0 +1,70 @@
+"""What holds for every command: help with an example, fast; exit codes that say how it went."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from tests.commands.conftest import Operator
+from worker.cli import app
+
+HEAVY = {"torch", "diffusers", "boto3", "psycopg", "pydantic", "rich", "structlog", "numpy", "PIL"}
+
+
+def commands(group: Any, *words: str) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every command and group with the words that call it."""
+    for name, command in group.commands.items():
+        yield (*words, name), command
+        if hasattr(command, "commands"):
+            yield from commands(command, *words, name)
+
+
+EVERY = dict(commands(typer.main.get_command(app)))
+
+
+@pytest.mark.parametrize("words", EVERY, ids=" ".join)
+def test_every_command_has_help_and_an_example(words: tuple[str, ...]) -> None:
+    command = EVERY[words]
+    assert command.help
+    assert command.epilog is not None
+    assert command.epilog.startswith("Example: ")
+    assert all(parameter.help for parameter in command.params if parameter.name != "help")
+
+
+def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
+    code = (
+        "import sys, worker.cli\n"
+        "try: worker.cli.app(['--help'])\n"
+        f"except SystemExit: print('loaded', sorted({HEAVY!r} & set(sys.modules)))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert ran.stdout.splitlines()[-1] == "loaded []"
+
+
+@pytest.mark.parametrize("words", [("status",), ("storage", "init")])
+def test_a_missing_setting_is_named_with_exit_code_2(operator: Operator, words: tuple[str, ...]) -> None:
+    ran = operator.worker(*words, DATABASE_URL=None)
+    assert ran.code == 2
+    assert "DATABASE_URL is missing" in ran.stderr
+
+
+@pytest.mark.parametrize(("command", "code"), [("status", 2), ("migrate", 1)])
+def test_a_database_that_cannot_be_reached_is_refused_without_its_password(
+    operator: Operator, command: str, code: int
+) -> None:
+    ran = operator.worker(command, DATABASE_URL="postgresql://pod:secret-marker@127.0.0.1:1/postgres")
+    assert ran.code == code
+    assert "nothing listens there" in ran.stderr
+    assert "secret-marker" not in ran.stderr
+
+
+def test_a_database_without_the_schema_says_what_makes_it(operator: Operator) -> None:
+    ran = operator.worker("status", DATABASE_URL=operator.app.url.rpartition("/")[0] + "/template1")
+    assert ran.code == 1
+    assert "worker migrate" in ran.stderr

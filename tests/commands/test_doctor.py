@@ -1,0 +1,502 @@
+"""`worker doctor` with each thing broken in turn: it names it and the cure. With nothing broken, nothing is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from tests.app import App
+from tests.commands.conftest import Operator
+from tests.conftest import Databases
+from tests.proxy import PostgresProxy
+from tests.sql import rights
+from tests.sql.pod import Pod
+from worker.checks import database as database_checks
+from worker.checks.database import check_database, told_skew
+from worker.checks.gpu import GpuCheck
+from worker.checks.models import check_models
+from worker.checks.pods import check_pods
+from worker.checks.report import Finding, Report, State
+from worker.checks.role import FUNCTIONS, TABLES, check_role
+from worker.checks.storage import check_storage
+from worker.errors import SettingsError
+from worker.settings import Settings
+
+SECRETS = ("doctors-secret-marker",)
+
+
+@dataclass
+class Patient:
+    """An installation that a test breaks, and the parts of the doctor that look at it, as `examine` calls them."""
+
+    app: App
+    operator: Operator
+    monkeypatch: pytest.MonkeyPatch
+    folder: Path
+
+    def set(self, **variables: str | None) -> None:
+        """None takes a variable away; {closed} is a port where nobody listens."""
+        for name, value in variables.items():
+            if value is None:
+                self.monkeypatch.delenv(name, raising=False)
+            else:
+                self.monkeypatch.setenv(name, value.replace("{closed}", str(closed_port())))
+
+    async def found(self, part: str, deadline_s: float = 20) -> dict[str, Finding]:
+        """What one part of the checks says, by the name of the line."""
+        findings: dict[str, Finding] = {}
+        settings, _ = Settings.examine()
+        before = Report(lambda _: None)
+        report = Report(lambda finding: findings.update({finding.name: finding}), deadline_s)
+        async with AsyncExitStack() as stack:
+            database = await check_database(report if part == "database" else before, settings, stack)
+            if part == "role":
+                assert database is not None, before.findings
+                await check_role(report, database)
+            if part in ("storage", "models"):
+                store = await check_storage(report if part == "storage" else before, settings, database)
+                if store is not None:
+                    stack.push_async_callback(store.close)
+                if part == "models":
+                    gpu = GpuCheck()
+                    gpu.usable = True
+                    await check_models(report, settings, database, store, gpu)
+            if part == "pods":
+                await check_pods(report, database)
+        return findings
+
+
+@pytest.fixture
+def patient(operator: Operator, pod_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Patient:
+    monkeypatch.chdir(tmp_path)
+    made = Patient(operator.app, operator, monkeypatch, tmp_path)
+    made.set(**{**operator.environment, "DATABASE_URL": pod_url})
+    return made
+
+
+def closed_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def address(**parts: str) -> str:
+    """DATABASE_URL with some of its parts replaced."""
+    now = re.fullmatch(
+        r"postgresql://(?P<user>\w+):(?P<password>[\w-]+)@(?P<host>[\d.]+):(?P<port>\d+)/(?P<database>\w+)",
+        os.environ["DATABASE_URL"],
+    )
+    assert now is not None
+    form = "postgresql://{user}:{password}@{host}:{port}/{database}{options}"
+    return form.format_map({**now.groupdict(), "options": "", **parts})
+
+
+def repointed(**parts: str) -> Callable[[Patient], None]:
+    """DATABASE_URL with some of its words replaced."""
+
+    def break_it(patient: Patient) -> None:
+        patient.set(DATABASE_URL=address(**parts))
+
+    return break_it
+
+
+def sql(statement: str) -> Callable[[Patient], None]:
+    """Something the owner did to the database."""
+
+    def break_it(patient: Patient) -> None:
+        patient.app.run(statement)
+
+    return break_it
+
+
+def env(**variables: str | None) -> Callable[[Patient], None]:
+    return lambda patient: patient.set(**variables)
+
+
+def without_bucket(patient: Patient) -> None:
+    patient.app.s3.delete_bucket(Bucket=patient.app.uploads)
+
+
+def public_bucket(patient: Patient) -> None:
+    statement = {
+        "Effect": "Allow",
+        "Principal": "*",
+        "Action": "s3:GetObject",
+        "Resource": f"arn:aws:s3:::{patient.app.models}/*",
+    }
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+    patient.app.s3.put_bucket_policy(Bucket=patient.app.models, Policy=policy)
+
+
+def a_request(patient: Patient) -> None:
+    patient.app.request("generation", owner_id=patient.app.owner, model_ids=[], prompt="a garden")
+
+
+def as_owner(patient: Patient) -> None:
+    patient.set(DATABASE_URL=patient.app.url)
+
+
+def limited_uploads(patient: Patient) -> None:
+    as_owner(patient)
+    patient.app.run("alter table storage.buckets add column file_size_limit bigint")
+    patient.app.run(
+        "insert into storage.buckets (id, name, file_size_limit) values (%s, %s, 52428800)",
+        patient.app.uploads,
+        patient.app.uploads,
+    )
+
+
+def models_in_a_file(patient: Patient) -> None:
+    (patient.folder / "file").touch()
+    patient.set(MODELS_DIR=str(patient.folder / "file" / "models"), WORK_DIR=str(patient.folder / "file" / "work"))
+
+
+def no_models(patient: Patient) -> None:
+    patient.set(MODELS_DIR=str(patient.folder / "nothing"))
+
+
+def newer_here(patient: Patient) -> None:
+    patient.app.run("insert into worker.schema_versions (name, checksum) values ('0999_later', 'x')")
+
+
+@dataclass(frozen=True)
+class Broken:
+    """Break it; then this line of this part says what, and how it is mended."""
+
+    break_it: Callable[[Patient], None]
+    part: str
+    line: str
+    what: str
+    cure: str
+    state: State = State.WRONG
+
+
+NOTE = State.ATTENTION
+TABLE = {
+    # the connection
+    "host": Broken(repointed(host="no-such-host.invalid"), "database", "connection", "resolve host", "correct it"),
+    "port": Broken(repointed(port="{closed}"), "database", "connection", "refused", "nothing listens there"),
+    "password": Broken(
+        repointed(password="wrong"), "database", "connection", "password authentication failed", "--rotate"
+    ),
+    "database": Broken(
+        repointed(database="elsewhere"), "database", "connection", "does not exist", "Supabase's is postgres"
+    ),
+    "TLS": Broken(repointed(options="?sslmode=require"), "database", "connection", "SSL", "take sslmode=require out"),
+    "address": Broken(
+        env(DATABASE_URL="postgresql://pod:doctors-secret-marker%zz@127.0.0.1/postgres"),
+        "database",
+        "connection",
+        "cannot be read",
+        "percent-encode",
+    ),
+    "listening login": Broken(
+        env(DATABASE_LISTEN_URL="postgresql://pod:doctors-secret-marker@127.0.0.1:{closed}/postgres"),
+        "database",
+        "LISTEN",
+        "DATABASE_LISTEN_URL is refused",
+        "nothing listens there",
+    ),
+    # the schema
+    "schema major": Broken(
+        sql("create or replace function worker.schema_major() returns integer language sql as 'select 2'"),
+        "database",
+        "schema",
+        "is version 2",
+        "newer worker",
+    ),
+    "schema older": Broken(
+        sql("delete from worker.schema_versions where name = 'views'"), "database", "release", "views", "worker migrate"
+    ),
+    "schema newer": Broken(newer_here, "database", "release", "0999_later", "deploy that release", NOTE),
+    "schema edited": Broken(
+        sql("update worker.schema_versions set checksum = 'x' where name = '0002_tables'"),
+        "database",
+        "release",
+        "0002_tables",
+        "deploy the release",
+    ),
+    "schema out of reach": Broken(
+        sql("revoke likeness_worker from doctors_pod"), "database", "schema", "may not call", "grant likeness_worker to"
+    ),
+    # the login
+    "owner": Broken(as_owner, "role", "role", "owns the schema", "worker role", NOTE),
+    "a right is missing": Broken(
+        sql("revoke execute on function worker.tick from likeness_worker"),
+        "role",
+        "role",
+        "worker.tick",
+        "set the rights",
+    ),
+    "another role": Broken(
+        sql("grant service_role to doctors_pod"), "role", "role", "must not: public.cancel_job", "worker role"
+    ),
+    "a table too much": Broken(
+        sql("grant select on public.subjects to likeness_worker"), "role", "role", "public.subjects", "worker role"
+    ),
+    "powers": Broken(sql("alter role doctors_pod createrole"), "role", "role", "createrole", "worker role"),
+    "connections": Broken(
+        sql("alter role doctors_pod connection limit 4"), "role", "role", "4 connections", "connection limit 5"
+    ),
+    # storage
+    "no bucket": Broken(without_bucket, "storage", "bucket {uploads}", "no bucket", "worker storage init"),
+    "bucket's name": Broken(
+        sql("update worker.config set bucket_models = 'other'"),
+        "storage",
+        "bucket {models}",
+        "'other'",
+        "BUCKET_MODELS",
+    ),
+    "public bucket": Broken(public_bucket, "storage", "bucket {models}, use", "PUBLIC", "make it private"),
+    "store down": Broken(
+        env(S3_ENDPOINT_URL="http://127.0.0.1:{closed}"),
+        "storage",
+        "bucket {uploads}",
+        "be reached",
+        "S3_ENDPOINT",
+    ),
+    "upload limit": Broken(limited_uploads, "storage", "bucket {uploads}, limit", "52 MB", "no file size limit", NOTE),
+    # what this pod would take
+    "kinds": Broken(env(WORKER_KINDS="sculpture"), "models", "WORKER_KINDS", "sculpture", "WORKER_KINDS=generation"),
+    "models' folder": Broken(models_in_a_file, "models", "MODELS_DIR", "is a file", "set MODELS_DIR"),
+    "work folder": Broken(models_in_a_file, "models", "WORK_DIR", "is a file", "set WORK_DIR"),
+    "no upscalers": Broken(no_models, "models", "upscalers", "real-esrgan-x2", "worker models import real-esrgan-x2"),
+    "no default base": Broken(no_models, "models", "base tiny-flux", "neither on disk", "worker models pull"),
+    "too little memory": Broken(
+        sql("update worker.base_models set min_vram_gib = 99"), "models", "routes", "no GPU job", "more GPU memory"
+    ),
+    # now
+    "no pod": Broken(lambda _: None, "pods", "pods", "none is alive", "worker run", NOTE),
+    "silent pod": Broken(
+        sql(
+            """insert into worker.pods (id, name, routes, has_lock, version, last_heartbeat)
+               values (gen_random_uuid(), 'gone', '{}', false, '0', now() - interval '5 minutes')"""
+        ),
+        "pods",
+        "pods",
+        "silent: gone",
+        "worker run",
+        NOTE,
+    ),
+    "stranded jobs": Broken(
+        a_request,
+        "pods",
+        "waiting jobs",
+        "1 on generation/tiny-flux: no pod is running",
+        "worker models list",
+        NOTE,
+    ),
+}
+
+
+@pytest.mark.parametrize("broken", TABLE.values(), ids=TABLE.keys())
+async def test_what_is_broken_is_named_with_its_cure(patient: Patient, broken: Broken) -> None:
+    broken.break_it(patient)
+    findings = await patient.found(broken.part)
+    line = findings[broken.line.format(uploads=patient.app.uploads, models=patient.app.models)]
+    assert line.state == broken.state, line
+    assert broken.what in line.what
+    told = f"{line.what} {line.cure}"
+    assert broken.cure in told
+    assert not any(secret in told for secret in SECRETS)
+
+
+async def test_on_a_sound_installation_nothing_is_wrong(patient: Patient) -> None:
+    """The control of the table: the same parts, with nothing broken."""
+    for part in ("database", "role", "storage", "models"):
+        findings = await patient.found(part)
+        assert {line.state for line in findings.values()} <= {State.SOUND, State.ASIDE}, findings
+    assert findings["routes"].what == "this pod would take generation/tiny-flux, publish_lora, training/tiny-flux"
+    assert "NOT for commercial use" not in findings["base tiny-flux"].what
+
+
+async def test_no_trial_object_stays_in_a_bucket(patient: Patient) -> None:
+    await patient.found("storage")
+    assert patient.app.keys(patient.app.uploads) + patient.app.keys(patient.app.models) == []
+
+
+async def test_an_owner_is_shown_that_a_bucket_has_no_limit(patient: Patient) -> None:
+    limited_uploads(patient)
+    patient.app.run("update storage.buckets set file_size_limit = null")
+    line = (await patient.found("storage"))[f"bucket {patient.app.uploads}, limit"]
+    assert (line.state, "no upload limit of its own" in line.what) == (State.SOUND, True)
+
+
+async def test_a_pooler_in_transaction_mode_is_named_and_port_5432_is_the_cure(patient: Patient) -> None:
+    with PostgresProxy(address(), mute=True) as pooler:
+        repointed(port=str(pooler.port))(patient)
+        line = (await patient.found("database"))["LISTEN"]
+    assert line.state == State.WRONG
+    assert "transaction mode" in line.what
+    assert "port 5432" in line.cure
+
+
+async def test_a_server_that_is_too_old_is_named(patient: Patient) -> None:
+    patient.monkeypatch.setattr(database_checks, "OLDEST_POSTGRES", 99)
+    line = (await patient.found("database"))["connection"]
+    assert line.state == State.WRONG
+    assert "the oldest that serves is 99" in line.what
+
+
+async def test_a_database_without_the_schema_is_named(patient: Patient, guarded: Databases) -> None:
+    bare = guarded.create("template1")
+    repointed(database=bare)(patient)
+    try:
+        line = (await patient.found("database"))["schema"]
+    finally:
+        guarded.drop(bare)
+    assert line.state == State.WRONG
+    assert "worker migrate" in line.cure
+
+
+@contextmanager
+def silent_server() -> Iterator[int]:
+    """Takes connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+async def test_hosts_that_never_answer_end_their_own_checks_alone(patient: Patient) -> None:
+    with silent_server() as port:
+        sound = address()
+        repointed(port=str(port))(patient)
+        findings = await patient.found("database", deadline_s=1)
+        assert (findings["connection"].state, findings["connection"].what) == (State.WRONG, "no answer within 1 s")
+        assert findings["schema"].what == "not checked: no connection to the database"
+        patient.set(DATABASE_URL=sound, S3_ENDPOINT_URL=f"http://127.0.0.1:{port}")
+        findings = await patient.found("storage", deadline_s=1)
+        assert [line.what for line in findings.values() if line.state == State.WRONG] == ["no answer within 1 s"] * 2
+
+
+@contextmanager
+def refusing_store(refused: str) -> Iterator[str]:
+    """A store that answers this method with 403, and every other with nothing to complain about."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def reply(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_response(403 if self.command == refused else 200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = reply
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize(("refused", "line"), [("HEAD", "bucket {uploads}"), ("PUT", "bucket {uploads}, use")])
+async def test_keys_that_may_not_are_named(patient: Patient, refused: str, line: str) -> None:
+    """Wrong keys are refused everything; keys for reading alone, only the writing."""
+    with refusing_store(refused) as address:
+        patient.set(S3_ENDPOINT_URL=address)
+        found = (await patient.found("storage"))[line.format(uploads=patient.app.uploads)]
+    assert found.state == State.WRONG
+    assert "403" in found.what
+    assert "S3_ACCESS_KEY_ID" in f"{found.what} {found.cure}"
+
+
+def test_clocks_that_differ_are_named() -> None:
+    now = datetime.now(UTC)
+    assert told_skew(now, now - timedelta(seconds=2)) == "this machine's is 2.0 s ahead of the database's"
+    with pytest.raises(SettingsError, match=r"behind the database's.*timedatectl"):
+        told_skew(now, now + timedelta(minutes=1))
+
+
+def put_nvidia_smi(folder: Path, script: str) -> Path:
+    """An nvidia-smi of this machine's; returns where it lies."""
+    program = folder / "bin" / "nvidia-smi"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    return program.parent
+
+
+@pytest.mark.parametrize(
+    ("script", "what", "cure"),
+    [
+        ("exit 9", "nvidia-smi fails with exit code 9", "run nvidia-smi by hand"),
+        ("echo 'NVIDIA L4, 23034, 580.65.06'", "torch finds no GPU", "CUDA_VISIBLE_DEVICES"),
+    ],
+    ids=["broken driver", "torch without CUDA"],
+)
+async def test_a_gpu_that_cannot_be_used_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str, what: str, cure: str
+) -> None:
+    monkeypatch.setenv("PATH", str(put_nvidia_smi(tmp_path, script)), prepend=":")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    report = Report(lambda _: None)
+    await GpuCheck().make(report)
+    (line,) = report.findings
+    assert line.state == State.WRONG
+    assert what in line.what
+    assert cure in line.cure
+
+
+def test_a_sound_installation_ends_with_exit_code_0(
+    operator: Operator, pod_url: str, start_pod: Callable[..., Pod]
+) -> None:
+    """The whole command, with a pod's own login and a pod alive: no line is wrong."""
+    start_pod(name="pod-1")
+    operator.app.run("update worker.pods set last_heartbeat = now() + interval '1 hour'")  # it does not beat here
+    ran = operator.worker("doctor", DATABASE_URL=pod_url, S3_SECRET_ACCESS_KEY=SECRETS[0], CUDA_VISIBLE_DEVICES="")
+    assert ran.code == 0, ran.stdout
+    marks = {line.split(" ", 1)[1].split(":")[0]: line[0] for line in ran.stdout.splitlines() if line[0] != " "}
+    assert "✗" not in marks.values()
+    for name in ("settings", "connection", "LISTEN", "schema", "clock", "role", "upscalers", "routes", "pods"):
+        assert marks[name] == "✓", ran.stdout
+    assert "\x1b" not in ran.stdout
+    for secret in (*SECRETS, pod_url.split(":")[2].split("@")[0]):
+        assert secret not in ran.stdout + ran.stderr
+
+
+def test_one_failure_hides_no_other_and_the_exit_code_is_1(operator: Operator) -> None:
+    programs = put_nvidia_smi(operator.folder, "echo 'NVIDIA H100 80GB HBM3, 81559, 535.104.05'")
+    ran = operator.worker(
+        "doctor",
+        DATABASE_URL=None,
+        S3_ENDPOINT_URL="127.0.0.1:9000",
+        LOG_FORMAT="xml",
+        PATH=f"{programs}:{os.environ['PATH']}",
+        MODELS_DIR=str(operator.folder / "nothing"),
+        CUDA_VISIBLE_DEVICES="",
+    )
+    assert ran.code == 1
+    wrong = [line for line in ran.stdout.splitlines() if line.startswith("✗")]
+    for variable in ("DATABASE_URL", "S3_ENDPOINT_URL", "LOG_FORMAT"):
+        assert any(line.startswith(f"✗ settings: {variable}") for line in wrong), ran.stdout
+    assert any(line.startswith("✗ upscalers") for line in wrong)
+    assert " schema: not checked: DATABASE_URL is missing or malformed" in ran.stdout
+    assert " role: not checked" in ran.stdout
+    assert "535.104.05 is older than 580" in ran.stdout
+    assert "update the host's driver" in ran.stdout
+
+
+def test_what_a_pod_may_do_is_what_the_doctor_expects() -> None:
+    """Else it would call a sound login wrong, or a wrong one sound."""
+    calls = {name.removeprefix("worker.") for name, roles in rights.EXECUTE.items() if "likeness_worker" in roles}
+    reads = {
+        name.removeprefix("worker.")
+        for name, privileges in rights.TABLES.items()
+        if "likeness_worker" in privileges.get("SELECT", "")
+    }
+    assert set(FUNCTIONS.split()) == calls
+    assert set(TABLES.split()) == reads

@@ -1,0 +1,87 @@
+"""`worker status`: what waits, runs, lives, is stranded and failed; less of it to a pod's login."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+
+import pytest
+from rich.console import Console
+
+from tests.sql.pod import TRAINING, Claims, Pod, as_worker
+from tests.sql.tables import ABLE_BASE, AppTables
+from worker.owner import connect
+from worker.status import print_status
+
+
+@pytest.fixture
+def db(database_url: str) -> Iterator[AppTables]:
+    with AppTables.open(database_url) as tables:
+        yield tables
+
+
+@pytest.fixture
+def pod(database_url: str) -> Iterator[Pod]:
+    with Claims(database_url) as claims:
+        made = Pod(database_url, claims, name="pod-1")
+        yield made
+        made.close()
+
+
+def sections(url: str) -> dict[str, str]:
+    """What `worker status` prints, by the titles of its tables."""
+    out = io.StringIO()
+    with connect(url) as connection:
+        print_status(connection, Console(file=out, width=240, markup=False))
+    parts = [part.partition("\n") for part in out.getvalue().split("\n\n")]
+    return {title.split(" (")[0].split(",")[0]: body for title, _, body in parts}
+
+
+def drawing(db: AppTables, **columns: object) -> str:
+    return str(db.request("generation", owner_id=db.owner, model_ids=[], prompt="a garden", **columns))
+
+
+@pytest.fixture
+def at_work(db: AppTables, pod: Pod) -> dict[str, str]:
+    """A job that runs, one that waits, one that nobody can take, one that failed."""
+    failed, running = drawing(db), drawing(db)
+    attempt = pod.run("generation", db.one("select %s::uuid", failed))
+    attempt.fail("invalid_input", "it cannot be drawn")
+    pod.run("generation", db.one("select %s::uuid", running)).report(0.25, "drawing 1 of 4")
+    return {"failed": failed, "running": running, "waiting": drawing(db), "stranded": drawing(db, base=ABLE_BASE)}
+
+
+def test_an_owner_sees_all_of_it(db: AppTables, at_work: dict[str, str]) -> None:
+    shown = sections(db.url)
+    (queue,) = (line.split() for line in shown["Queue"].splitlines() if line.startswith("  generation/tiny-flux"))
+    assert (queue[1], queue[-2:]) == ("1", ["1", "1"])  # one waits, one runs, one pod
+    assert at_work["stranded"] in shown["No live pod can take"]
+    assert ABLE_BASE in shown["No live pod can take"]
+    assert at_work["waiting"] not in shown["No live pod can take"]
+    assert at_work["running"] in shown["Running"]
+    assert "drawing 1 of 4" in shown["Running"]
+    assert "25 %" in shown["Running"]
+    assert "pod-1" in shown["Running"]
+    assert TRAINING in shown["Pods"]
+    assert "invalid_input" in shown["Failed in the last 24 hours"]
+    assert at_work["failed"] in shown["Failed in the last 24 hours"]
+
+
+def test_a_pod_sees_the_queue_and_the_pods_and_is_told_what_not(db: AppTables, at_work: dict[str, str]) -> None:
+    shown = sections(as_worker(db.url))
+    assert "pod-1" in shown["Pods"]
+    assert at_work["running"] in shown["Running"]
+    assert "drawing 1 of 4" not in str(shown)
+    assert "invalid_input" not in str(shown)
+    assert "needs the owner's URL" in list(shown)[-1]
+
+
+def test_attempts_that_were_tried_again_are_counted(db: AppTables, pod: Pod) -> None:
+    pod.run("generation", db.one("select %s::uuid", drawing(db))).fail("storage_error", "503")
+    assert "storage_error" in sections(db.url)["Attempts that failed and were tried again"]
+
+
+def test_an_empty_installation_says_so(db: AppTables, database_url: str) -> None:
+    shown = sections(database_url)
+    assert "none is alive: start one with `worker run`" in shown["Pods"]
+    assert "nothing" in shown["Queue"]

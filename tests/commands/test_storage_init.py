@@ -1,0 +1,36 @@
+"""`worker storage init`: private buckets; one that anybody may read is told loudly."""
+
+from __future__ import annotations
+
+import json
+from uuid import uuid4
+
+from tests.commands.conftest import Operator
+
+
+def test_missing_buckets_are_made_and_it_is_safe_to_repeat(operator: Operator) -> None:
+    name = f"made-{uuid4().hex}"
+    first, second = (operator.worker("storage", "init", BUCKET_UPLOADS=name) for _ in range(2))
+    assert (first.code, second.code) == (0, 0)
+    assert f"bucket {name}: made, private" in first.stdout
+    assert f"bucket {name}: there already" in second.stdout
+    assert f"bucket {operator.app.models}: there already" in first.stdout
+
+
+def test_a_public_bucket_is_told_and_the_exit_code_is_1(operator: Operator) -> None:
+    everything = f"arn:aws:s3:::{operator.app.uploads}/*"
+    statement = {"Effect": "Allow", "Principal": "*", "Action": "s3:GetObject", "Resource": everything}
+    operator.app.s3.put_bucket_policy(  # type: ignore[attr-defined]
+        Bucket=operator.app.uploads, Policy=json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+    )
+    ran = operator.worker("storage", "init")
+    assert ran.code == 1
+    assert f"✗ bucket {operator.app.uploads}, use: {operator.app.uploads} is PUBLIC" in ran.stdout
+    assert f"✓ bucket {operator.app.models}, use" in ran.stdout
+
+
+def test_a_store_that_refuses_is_named_with_another_way(operator: Operator) -> None:
+    ran = operator.worker("storage", "init", S3_ENDPOINT_URL="http://127.0.0.1:9")
+    assert ran.code == 1
+    assert "cannot be reached" in ran.stdout
+    assert "make it by hand" in ran.stdout

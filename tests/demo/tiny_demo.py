@@ -1,0 +1,40 @@
+"""`worker demo` with the tiny random base: the same story in a fraction of the time. Run as a module."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from worker.demo.programme import Programme
+from worker.demo.run import main
+from worker.demo.tiny_models import REGISTER_TINY_BASE, TINY_BASE, cached_tiny_models
+
+
+def _link_tiny_models(folder: Path) -> None:
+    models, _ = cached_tiny_models()
+    folder.symlink_to(models)
+
+
+TINY = Programme(
+    base=TINY_BASE,
+    register=REGISTER_TINY_BASE,
+    provide_models=_link_tiny_models,
+    says="untrained: random weights in FLUX's layout",
+    # For an untrained base: FLUX's own 1e-4 would show next to nothing.
+    training={"steps": 300, "rank": 16, "learning_rate": 2e-3, "resolution": 96, "seed": 1},
+    picture_settings={"steps": 4, "guidance": 3.5, "width": 96, "height": 128},
+    prompts=("photo of {who}, in front of a plain wall", "photo of {who}, at the beach"),
+    pictures=2,
+    long_request={"num_images": 16, "steps": 100, "width": 96, "height": 128},
+)
+
+if __name__ == "__main__":
+    os.environ["OMP_NUM_THREADS"] = "1"  # tiny models gain nothing from threads, which would wait for each other
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--photos", type=Path)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--keep", action="store_true")
+    arguments = parser.parse_args()
+    sys.exit(main(arguments.output, arguments.photos, keep=arguments.keep, programme=TINY))

@@ -1,0 +1,126 @@
+"""Every code block of the documentation is executed or checked. A block in a language without a treatment fails."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import re
+import tomllib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+import yaml
+
+from tests.conftest import Databases
+from tests.docs.blocks import ROOT, Block, blocks
+from tests.docs.shell import calls, problems, sql_of
+from worker import consent, errors
+from worker.handlers.tools import Tools
+from worker.jobs import Lease
+from worker.settings import Settings, variable
+
+ELSEWHERE = {"examples/supabase-js.md": "tests/examples/test_supabase_js.py"}
+"""Pages whose SQL and JavaScript another test runs."""
+
+ONE_ID = "6a050000-0000-4000-8000-000000000000"
+"""Stands for every id that a page leaves open: there is a user, a subject, a LoRA and a job of each kind with it."""
+
+WORLD = f"""
+insert into auth.users (id) values ('{ONE_ID}');
+insert into public.subjects (id, owner_id, name, subject_is_adult) values ('{ONE_ID}', '{ONE_ID}', 'Ada', true);
+select public.grant_consent('{ONE_ID}');
+insert into public.subject_photos (subject_id, path)
+  select '{ONE_ID}', '{ONE_ID}/{ONE_ID}/photos/' || number || '.jpg' from generate_series(1, 4) number;
+insert into public.subjects_models (id, subject_id, version, base, family, path, sha256, rank, trigger_word)
+  values ('{ONE_ID}', '{ONE_ID}', 1, 'flux-dev', 'flux', 'nowhere', repeat('0', 64), 16, 'ohwx');
+insert into public.training_jobs (id, subject_id) values ('{ONE_ID}', '{ONE_ID}');
+select public.cancel_job('training', '{ONE_ID}');
+insert into public.generation_jobs (id, subject_id, prompt) values ('{ONE_ID}', '{ONE_ID}', 'in a garden');
+"""
+
+BLOCKS = blocks()
+PAGES_WITH_SQL = sorted({block.page for block in BLOCKS if block.language == "sql"} - set(ELSEWHERE))
+
+
+@pytest.fixture(scope="module")
+def world(databases: Databases) -> Iterator[psycopg.Connection[Any]]:
+    """A migrated database in which every id that a page leaves open means something."""
+    name = databases.create()
+    with psycopg.connect(databases.server.url(name)) as connection:
+        connection.execute(WORLD.encode())
+        connection.commit()
+        yield connection
+    databases.drop(name)
+
+
+@pytest.mark.parametrize("page", PAGES_WITH_SQL)
+def test_sql_runs(world: psycopg.Connection[Any], page: str) -> None:
+    """All of a page in order, as the owner, in a transaction that is rolled back."""
+    with world.transaction(force_rollback=True):
+        for block in BLOCKS:
+            if block.page == page and block.language in ("sql", "sh"):
+                for text in [block.text] if block.language == "sql" else sql_of(block.text):
+                    try:
+                        world.execute(re.sub(r"'[0-9a-f]*…'", f"'{ONE_ID}'", text).encode())
+                    except psycopg.Error as error:
+                        pytest.fail(f"{block}: {error}")
+
+
+def shell_is_known(block: Block) -> None:
+    """Programs, commands, options, targets, files and settings are there."""
+    assert [problem for call in calls(block.text) for problem in problems(call)] == []
+
+
+def python_compiles(block: Block) -> None:
+    """And what it imports from us, or takes from a lease or the tools, is there."""
+    tree = compile(block.text, str(block), "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT | ast.PyCF_ONLY_AST)
+    ours: dict[str, Any] = {"lease": Lease, "tools": Tools, "consent": consent, "errors": errors}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "worker":
+            exec(compile(ast.Module([node], []), str(block), "exec"), {})
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in ours:
+            of = ours[node.value.id]
+            assert node.attr in {*dir(of), *inspect.get_annotations(of), *_attributes(of)}, (
+                f"{node.value.id}.{node.attr}"
+            )
+
+
+def _attributes(of: Any) -> set[str]:
+    """What an instance of a class, or a module, has."""
+    return {*dir(of), *inspect.get_annotations(of), *re.findall(r"\bself\.(\w+)\b", inspect.getsource(of))}
+
+
+def dotenv_holds_settings(block: Block) -> None:
+    names = {line.partition("=")[0].lstrip("#") for line in block.text.splitlines() if "=" in line}
+    assert names <= {variable(name) for name in Settings.model_fields}
+
+
+def is_run_elsewhere(block: Block) -> None:
+    assert (ROOT / ELSEWHERE[block.page]).exists()
+
+
+def is_sql_that_runs(block: Block) -> None:
+    """`test_sql_runs` takes pages, because what a page makes is used further down."""
+    assert block.page in PAGES_WITH_SQL or block.page in ELSEWHERE
+
+
+TREATMENTS: dict[str, Callable[[Block], object]] = {
+    "sql": is_sql_that_runs,
+    "sh": shell_is_known,
+    "python": python_compiles,
+    "json": lambda block: json.loads(block.text),
+    "toml": lambda block: tomllib.loads(block.text),
+    "yaml": lambda block: yaml.safe_load(block.text),
+    "dotenv": dotenv_holds_settings,
+    "js": is_run_elsewhere,
+    "text": lambda block: None,  # trees and what programs print: nothing to run
+}
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=str)
+def test_a_block_is_what_it_says(block: Block) -> None:
+    assert block.language in TREATMENTS, f"{block}: give it one of {', '.join(TREATMENTS)}"
+    TREATMENTS[block.language](block)

@@ -1,0 +1,104 @@
+"""Tiny bases by the names of published single files: the way back from diffusers' names, for tests of the import.
+
+FLUX and the U-Net follow the tables in tests/data; what those do not hold is written out here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+DATA = Path(__file__).parent.parent / "data"
+Weights = dict[str, torch.Tensor]
+
+
+def shapes_of(table: str) -> dict[str, torch.Size]:
+    """A list of names and shapes from tests/data."""
+    lines = (DATA / table).read_text().splitlines()
+    rows = [line.split("\t") for line in lines if line and not line.startswith("#")]
+    return {name: torch.Size(int(size) for size in shape.strip("[]").split(",")) for name, shape in rows}
+
+
+def flux_transformer(weights: Weights) -> Weights:
+    """diffusers' names to Black Forest Labs'; the table has the parts of a fused layer in their order."""
+    fused: dict[str, list[torch.Tensor]] = {}
+    for published, own, note in _flux_modules():
+        for kind in ("weight", "bias"):
+            if f"{own}.{kind}" in weights:
+                tensor = weights[f"{own}.{kind}"]
+                scale, shift = tensor.chunk(2) if note.startswith("ROW HALVES") else (None, None)
+                tensor = tensor if scale is None or shift is None else torch.cat([shift, scale])
+                fused.setdefault(f"{published}.{'scale' if '.scale' in note else kind}", []).append(tensor)
+    return {name: torch.cat(parts) for name, parts in fused.items()}
+
+
+def _flux_modules(most_blocks: int = 4) -> Iterator[tuple[str, str, str]]:
+    for line in (DATA / "flux_module_map.tsv").read_text().splitlines():
+        if line.startswith("#"):
+            continue
+        published, _, _, own, note = [*line.split("\t"), "", ""][:5]
+        for index in range(most_blocks if "{i}" in own else 1):
+            yield published.replace("{i}", str(index)), own.replace("{i}", str(index)), note
+
+
+def sd15_unet_modules() -> dict[str, str]:
+    """Modules of the real U-Net: diffusers' names to the original's."""
+    lines = (DATA / "sd15_unet_name_map.tsv").read_text().splitlines()
+    return dict(line.split("\t")[:2] for line in lines if line and not line.startswith("#"))
+
+
+def autoencoder(weights: Weights, prefix: str = "") -> Weights:
+    """diffusers' names to those of the original autoencoder, whose attention layers are convolutions."""
+    blocks = 1 + max(int(found[1]) for name in weights if (found := re.search(r"down_blocks\.(\d+)", name)))
+    renamed = {}
+    for name, tensor in weights.items():
+        name = re.sub(r"down_blocks\.(\d+)\.resnets\.(\d+)", r"down.\1.block.\2", name)
+        name = re.sub(r"down_blocks\.(\d+)\.downsamplers\.0", r"down.\1.downsample", name)
+        name = re.sub(r"up_blocks\.(\d+)", lambda found: f"up.{blocks - 1 - int(found[1])}", name)
+        name = re.sub(r"resnets\.(\d+)", lambda found: f"block.{found[1]}", name)
+        name = re.sub(r"mid_block\.block\.(\d+)", lambda found: f"mid.block_{int(found[1]) + 1}", name)
+        name = name.replace("upsamplers.0", "upsample").replace("conv_shortcut", "nin_shortcut")
+        name = name.replace("conv_norm_out", "norm_out")
+        if "mid_block.attentions.0" in name:
+            name = name.replace("mid_block.attentions.0", "mid.attn_1").replace("group_norm", "norm")
+            name = re.sub(r"to_([qkv])", r"\1", name).replace("to_out.0", "proj_out")
+            tensor = tensor[:, :, None, None] if tensor.ndim == 2 else tensor
+        renamed[f"{prefix}{name}"] = tensor
+    return renamed
+
+
+def sd15_unet(weights: Weights, layers: int, blocks: int) -> Weights:
+    """diffusers' names of a U-Net with attention in its outer blocks to those of the original, below its prefix."""
+    inside = {
+        **{"norm1": "in_layers.0", "conv1": "in_layers.2", "norm2": "out_layers.0", "conv2": "out_layers.3"},
+        **{"time_emb_proj": "emb_layers.1", "conv_shortcut": "skip_connection"},
+    }
+    fixed = {
+        **{"conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2"},
+        **{"time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2"},
+        **{"mid_block.resnets.0": "middle_block.0", "mid_block.attentions.0": "middle_block.1"},
+        "mid_block.resnets.1": "middle_block.2",
+    }
+    for block in range(blocks):
+        for layer in range(layers + 1):
+            down, up = 1 + block * (layers + 1) + layer, block * (layers + 1) + layer
+            fixed[f"up_blocks.{block}.resnets.{layer}"] = f"output_blocks.{up}.0"
+            fixed[f"up_blocks.{block}.attentions.{layer}"] = f"output_blocks.{up}.1"
+            if layer < layers:
+                fixed[f"down_blocks.{block}.resnets.{layer}"] = f"input_blocks.{down}.0"
+                fixed[f"down_blocks.{block}.attentions.{layer}"] = f"input_blocks.{down}.1"
+        fixed[f"down_blocks.{block}.downsamplers.0.conv"] = f"input_blocks.{(block + 1) * (layers + 1)}.0.op"
+        place = 2 if any(name.startswith(f"up_blocks.{block}.attentions") for name in weights) else 1
+        fixed[f"up_blocks.{block}.upsamplers.0.conv"] = f"output_blocks.{up}.{place}.conv"
+    renamed = {}
+    for name, tensor in weights.items():
+        start = max((own for own in fixed if name.startswith(f"{own}.")), key=len)
+        rest = name.removeprefix(f"{start}.")
+        if "resnets" in start:
+            layer_name, _, kind = rest.rpartition(".")
+            rest = f"{inside[layer_name]}.{kind}"
+        renamed[f"model.diffusion_model.{fixed[start]}.{rest}"] = tensor
+    return renamed

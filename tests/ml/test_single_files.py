@@ -1,0 +1,221 @@
+"""`worker models import`: a tiny base taken apart into published single files, and put together again bit for bit."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.ml import published_names
+from worker.demo.tiny_models import TINY_BASE
+from worker.ml import base_models, upscale
+from worker.ml.errors import ModelUnreadable
+from worker.ml.generate import Picture, PictureRequest, generate
+from worker.ml.single_files import bases, flux_names
+from worker.ml.single_files.upscalers import import_upscaler
+from worker.models import BaseModels
+from worker.models.manifest import read_manifest
+
+PUBLISHED_SIZES = {
+    "flux-dev": {
+        "transformer": (bases._flux_shapes, 11_901_408_320),
+        "vae": (bases._autoencoder_shapes, 83_819_683),
+        "text_encoder": (bases._clip_shapes, 123_060_480),
+        "text_encoder_2": (bases._t5_shapes, 4_762_310_656),
+    },
+    "flux-schnell": {"transformer": (bases._flux_shapes, 11_891_178_560)},
+    "sd15": {
+        "unet": (bases._unet_shapes, 859_520_964),
+        "vae": (bases._autoencoder_shapes, 83_653_863),
+        "text_encoder": (bases._clip_shapes, 123_060_480),
+    },
+}
+
+
+def import_model(models_dir: Path, slug: str, **options: Path) -> subprocess.CompletedProcess[str]:
+    given = [word for name, path in options.items() for word in (f"--{name}", str(path))]
+    command = [sys.executable, "-m", "worker", "models", "import", slug, *given]
+    env = {**os.environ, "MODELS_DIR": str(models_dir)}
+    return subprocess.run(command, env=env, cwd=models_dir.parent, capture_output=True, text=True)
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    files = sorted(folder.glob("*/*.safetensors"))
+    return {f"{file.parent.name}.{name}": tensor for file in files for name, tensor in load_file(file).items()}
+
+
+def pictures_of(folder: Path) -> list[Any]:
+    request = PictureRequest("a photo", negative_prompt=None, width=48, height=32, steps=2, guidance=3.0, seed=0)
+    drawn = generate(base_models.load(folder, "cpu"), request)
+    return [event.pixels for event in drawn if isinstance(event, Picture)]
+
+
+def assert_is_the_same(imported: Path, original: Path) -> None:
+    own, theirs = weights_of(imported), weights_of(original)
+    own, theirs = ({name.replace("text_model.", ""): value for name, value in all.items()} for all in (own, theirs))
+    assert set(own) == set(theirs)
+    assert all(torch.equal(own[name], theirs[name]) for name in own)
+    assert np.array_equal(pictures_of(imported), pictures_of(original))
+
+
+@pytest.fixture(scope="module")
+def flux_files(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The tiny FLUX base as ComfyUI users have theirs."""
+    base, folder = tiny_models / TINY_BASE, tmp_path_factory.mktemp("published")
+
+    def part(name: str) -> dict[str, torch.Tensor]:
+        (file,) = (base / name).glob("*.safetensors")
+        return load_file(file)
+
+    clip = {f"text_model.{name.removeprefix('text_model.')}": tensor for name, tensor in part("text_encoder").items()}
+    clip["text_model.embeddings.position_ids"] = torch.arange(77)
+    clip["logit_scale"] = torch.tensor(4.6)
+    t5 = part("text_encoder_2")
+    t5["encoder.embed_tokens.weight"] = t5["shared.weight"].clone()
+    contents = {
+        "transformer": published_names.flux_transformer(part("transformer")),
+        "vae": published_names.autoencoder(part("vae")),
+        "clip": clip,
+        "t5": t5,
+    }
+    for name, content in contents.items():
+        save_file({key: tensor.contiguous() for key, tensor in content.items()}, folder / f"{name}.safetensors")
+    return {name: folder / f"{name}.safetensors" for name in contents}
+
+
+def test_flux_of_four_single_files_is_bit_for_bit_the_base(
+    tiny_models: Path, flux_files: dict[str, Path], tmp_path: Path
+) -> None:
+    original = tiny_models / TINY_BASE
+    done = import_model(tmp_path / "models", "mine", **flux_files, tokenizers=original, configs=original)
+    assert done.returncode == 0, done.stderr
+    assert_is_the_same(tmp_path / "models/mine", original)
+    assert BaseModels(tmp_path / "models", None, "bucket").present() == ["mine"]
+    manifest = read_manifest(tmp_path / "models/mine")
+    assert manifest is not None
+    assert manifest.origin is not None
+    assert manifest.origin.source == "transformer.safetensors, vae.safetensors, clip.safetensors, t5.safetensors"
+    # A second time it refuses to overwrite.
+    again = import_model(tmp_path / "models", "mine", **flux_files, tokenizers=original)
+    assert (again.returncode, "exists: remove it" in again.stderr) == (1, True)
+
+
+def test_sd15_of_one_checkpoint_is_bit_for_bit_the_base(tiny_models: Path, tmp_path: Path) -> None:
+    original = tiny_models / "tiny-sd15"
+    weights = weights_of(original)
+
+    def part(name: str) -> dict[str, torch.Tensor]:
+        return {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
+
+    checkpoint = published_names.sd15_unet(part("unet"), layers=1, blocks=2)
+    checkpoint |= published_names.autoencoder(part("vae"), "first_stage_model.")
+    for name, tensor in part("text_encoder").items():
+        checkpoint[f"cond_stage_model.transformer.text_model.{name.removeprefix('text_model.')}"] = tensor
+    save_file({name: tensor.contiguous() for name, tensor in checkpoint.items()}, tmp_path / "v1-5.safetensors")
+    models = tmp_path / "models"
+    given = {"checkpoint": tmp_path / "v1-5.safetensors", "tokenizers": original, "configs": original}
+    done = import_model(models, "mine", **given)
+    assert done.returncode == 0, done.stderr
+    assert_is_the_same(models / "mine", original)
+
+
+@pytest.mark.parametrize("variant", PUBLISHED_SIZES)
+def test_the_configurations_describe_models_of_the_published_sizes(variant: str) -> None:
+    plan = bases._configs(variant, None)
+    for part, (shapes, parameters) in PUBLISHED_SIZES[variant].items():
+        assert sum(shape.numel() for shape in shapes(plan).values()) == parameters, part
+
+
+def test_every_name_of_the_published_models_is_known() -> None:
+    """A tiny FLUX, and the real U-Net, whose tensors hold nothing here."""
+    shapes = published_names.shapes_of("flux_base_bfl_names.txt")
+    published = {name: torch.zeros(size) for name, size in shapes.items()}
+    converted = flux_names.to_diffusers(published)
+    expected = published_names.shapes_of("flux_base_diffusers_names.txt")
+    assert {name: tensor.shape for name, tensor in converted.items()} == expected
+    plan = bases._configs("sd15", None)
+    unet, modules = published_names.shapes_of("sd15_base_diffusers_names.txt"), published_names.sd15_unet_modules()
+    assert bases._unet_shapes(plan) == unet
+    original = {}
+    for name, shape in unet.items():
+        module, _, kind = name.rpartition(".")
+        original[f"model.diffusion_model.{modules[module]}.{kind}"] = torch.empty(shape, device="meta")
+    renamed = bases.convert_ldm_unet_checkpoint(original, plan["unet/config.json"])
+    assert {name: tensor.shape for name, tensor in renamed.items()} == unet
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"vae": "clip"}, "clip.safetensors is no vae of this family: it lacks"),
+        ({"t5": "clip"}, "clip.safetensors is no text_encoder_2 of this family: it lacks"),
+        ({"transformer": "vae"}, "vae.safetensors is no transformer of this family"),
+        ({"transformer": "fp8"}, r"fp8.safetensors is quantised \(float8_e4m3fn\): take the file in bf16"),
+        ({"transformer": "cut"}, "cut.safetensors cannot be read"),
+        ({"clip": "ckpt"}, "clip.ckpt is refused: only .safetensors files are read"),
+        ({"tokenizers": "nothing"}, "has no tokenizer: weights hold no tokenizer"),
+    ],
+)
+def test_a_file_that_is_not_what_it_should_be_is_named(
+    tiny_models: Path, flux_files: dict[str, Path], tmp_path: Path, changes: dict[str, str], expected: str
+) -> None:
+    save_file({"img_in.weight": torch.zeros(4, 4).to(torch.float8_e4m3fn)}, tmp_path / "fp8.safetensors")
+    (tmp_path / "cut.safetensors").write_bytes(flux_files["transformer"].read_bytes()[:1000])
+    (tmp_path / "clip.ckpt").write_bytes(b"0")
+    (tmp_path / "nothing").mkdir()
+    others = {"fp8": "fp8.safetensors", "cut": "cut.safetensors", "ckpt": "clip.ckpt", "nothing": "nothing"}
+    known = {**flux_files, **{name: tmp_path / file for name, file in others.items()}}
+    base = tiny_models / TINY_BASE
+    given = {**flux_files, "tokenizers": base, **{name: known[other] for name, other in changes.items()}}
+    with pytest.raises(ModelUnreadable, match=expected):
+        bases.import_flux(tmp_path / "target", given, given.pop("tokenizers"), base, lambda _: None)
+
+
+def test_what_is_refused_leaves_nothing_behind(tiny_models: Path, flux_files: dict[str, Path], tmp_path: Path) -> None:
+    base, models = tiny_models / TINY_BASE, tmp_path / "models"
+    wrong = {**flux_files, "t5": flux_files["clip"]}
+    without_t5 = {name: file for name, file in flux_files.items() if name != "t5"}
+    for files, options, expected in (
+        (wrong, {"tokenizers": base, "configs": base}, "clip.safetensors is no text_encoder_2 of this family"),
+        (without_t5, {"tokenizers": base}, "FLUX is made of --transformer, --vae, --clip and --t5"),
+        (flux_files, {}, "--tokenizers DIR is missing: weights hold no tokenizer"),
+    ):
+        done = import_model(models, "mine", **files, **options)
+        assert (done.returncode, expected in done.stderr, "Traceback" in done.stderr) == (1, True, False)
+        assert [path.name for path in models.glob("*") if path.name != ".locks"] == []
+
+
+class TestUpscalers:
+    def test_the_official_pickle_becomes_safetensors(self, tmp_path: Path) -> None:
+        upscale.build_tiny(tmp_path / "x4.safetensors", 4)
+        weights = load_file(tmp_path / "x4.safetensors")
+        torch.save({"params_ema": weights, "params": {}}, tmp_path / "RealESRGAN_x4plus.pth")
+        models = tmp_path / "models"
+        done = import_model(models, "real-esrgan-x4", upscaler=tmp_path / "RealESRGAN_x4plus.pth")
+        assert done.returncode == 0, done.stderr
+        written = load_file(models / "real-esrgan-x4/model.safetensors")
+        assert set(written) == set(weights)
+        assert all(torch.equal(written[name], weights[name]) for name in weights)
+        assert BaseModels(models, None, "bucket").present() == ["real-esrgan-x4"]
+        with pytest.raises(ModelUnreadable, match="enlarges by 4, not by 2"):
+            import_upscaler(tmp_path / "RealESRGAN_x4plus.pth", tmp_path / "x2" / "model.safetensors", 2)
+
+    def test_a_pickle_that_would_run_something_is_refused_and_runs_nothing(self, tmp_path: Path) -> None:
+        class Evil:
+            def __reduce__(self) -> Any:
+                return os.mkdir, (str(tmp_path / "owned"),)
+
+        torch.save({"params_ema": Evil()}, tmp_path / "evil.pth")
+        (tmp_path / "plain.pth").write_bytes(pickle.dumps(Evil()))
+        for name in ("evil.pth", "plain.pth"):
+            with pytest.raises(ModelUnreadable, match=f"{name} is no file of weights alone"):
+                import_upscaler(tmp_path / name, tmp_path / "x4" / "model.safetensors", 4)
+        assert not (tmp_path / "owned").exists()

@@ -1,0 +1,132 @@
+"""A Hugging Face hub as far as a pull needs it: one repository, its files by range, gates, and lines that break."""
+
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+REPO = "tiny-lab/tiny-flux"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+LARGE = 1000
+"""Files of more bytes are stored as LFS objects, with a SHA-256."""
+
+
+@dataclass
+class Hub:
+    """What it holds and how it behaves. Tests change it while it runs."""
+
+    files: dict[str, bytes]
+    card: dict[str, object] = field(default_factory=lambda: {"license": "apache-2.0"})
+    gate: str = ""
+    """`closed` to everybody, or `token-marker` to whoever does not send that token."""
+    hold_after: int | None = None
+    """A body stops after so many bytes, and `holding` says so."""
+    spoil: set[str] = field(default_factory=set)
+    """Files whose next answer has a wrong byte."""
+    asked: list[tuple[str, str, str]] = field(default_factory=list)
+    """Method, path and range of each request for a file."""
+    holding: threading.Event = field(default_factory=threading.Event)
+    address: str = ""
+
+    def info(self) -> bytes:
+        siblings = []
+        for name, content in self.files.items():
+            blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+            entry = {"rfilename": name, "size": len(content), "blobId": blob}
+            if len(content) > LARGE:
+                sha256 = hashlib.sha256(content).hexdigest()
+                entry["lfs"] = {"sha256": sha256, "size": len(content), "pointerSize": 130}
+            siblings.append(entry)
+        described = {"id": REPO, "modelId": REPO, "sha": COMMIT, "siblings": siblings, "cardData": self.card}
+        return json.dumps(described).encode()
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    hub: Hub
+
+    def do_HEAD(self) -> None:
+        self.reply()
+
+    def do_GET(self) -> None:
+        self.reply()
+
+    def reply(self) -> None:
+        path = self.path.split("?")[0]
+        if match := re.fullmatch(rf"/api/models/{REPO}(?:/revision/([^/]+))?", path):
+            known = match[1] in (None, "main", "v1", COMMIT)
+            return self.answer(200, self.hub.info()) if known else self.refuse(404, "RevisionNotFound")
+        if match := re.fullmatch(rf"/{REPO}/resolve/{COMMIT}/(.+)", path):
+            return self.file(match[1])
+        if match := re.fullmatch(r"/cdn/(.+)", path):
+            assert "Authorization" not in self.headers, "a signed address needs no token, and must not get it"
+            return self.content(match[1])
+        return self.refuse(401, "RepoNotFound")
+
+    def file(self, name: str) -> None:
+        self.hub.asked.append((self.command, name, self.headers.get("Range", "")))
+        token = self.headers.get("Authorization", "")
+        if self.hub.gate and token != f"Bearer {self.hub.gate}":
+            return self.refuse(403 if token else 401, "GatedRepo")
+        if name not in self.hub.files:
+            return self.refuse(404, "EntryNotFound")
+        if len(self.hub.files[name]) > LARGE:
+            address = self.hub.address.replace("127.0.0.1", "localhost")
+            return self.answer(302, b"", {"Location": f"{address}/cdn/{name}?X-Amz-Signature=signature-marker"})
+        return self.content(name)
+
+    def content(self, name: str) -> None:
+        content = self.hub.files[name]
+        if self.command == "GET" and name in self.hub.spoil:
+            self.hub.spoil.discard(name)
+            content = bytes([content[0] ^ 1]) + content[1:]
+        tag = hashlib.sha256(self.hub.files[name]).hexdigest()
+        headers = {"ETag": f'"{tag}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if asked and self.command == "GET":
+            start = int(asked[1])
+            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+            return self.answer(206, content[start:], headers)
+        return self.answer(200, content, headers)
+
+    def refuse(self, status: int, code: str) -> None:
+        self.answer(status, b"{}", {"X-Error-Code": code, "X-Error-Message": code})
+
+    def answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Type": "application/json", **(headers or {})}.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        if self.hub.hold_after is not None and len(body) > self.hub.hold_after:
+            self.wfile.write(body[: self.hub.hold_after])
+            self.wfile.flush()
+            self.hub.holding.set()
+            with suppress(OSError):
+                self.connection.recv(1)  # until the other side is gone
+            self.close_connection = True
+            return
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def running(hub: Hub) -> Iterator[Hub]:
+    handler = type("OfThisHub", (Handler,), {"hub": hub})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    hub.address = f"http://127.0.0.1:{server.server_port}"
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    try:
+        yield hub
+    finally:
+        server.shutdown()
+        server.server_close()

@@ -1,0 +1,71 @@
+"""`worker models push` and `list` as an operator types them, with and without a database and a bucket."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.app import App
+from tests.processes import worker_environment
+from tests.storage.bases import BIG, write_base
+from worker.models.manifest import Origin, describe, write_manifest
+
+ORIGIN = Origin(source="tiny-lab/tiny-flux", revision="0123456789abcdef", licence="tiny-licence")
+
+
+def run(models_dir: Path, *arguments: str, **environment: str) -> tuple[int, str, str]:
+    env = {**os.environ, "MODELS_DIR": str(models_dir), **environment}
+    command = [sys.executable, "-m", "worker", "models", *arguments]
+    done = subprocess.run(command, env=env, cwd=models_dir, capture_output=True, text=True)
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.returncode, done.stdout, done.stderr
+
+
+def row(table: str, slug: str) -> str:
+    """The line of a model, its columns one space apart."""
+    (line,) = (line for line in table.splitlines() if line.split()[:1] == [slug])
+    return " ".join(line.split())
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Path:
+    """A base as a pull leaves it, one put there by hand, and an upscaler."""
+    disk = tmp_path / "models"
+    write_manifest(write_base(disk / "tiny-flux"), describe(disk / "tiny-flux", ORIGIN))
+    write_base(disk / "by-hand", {"model_index.json": b"{}"})
+    write_base(disk / "real-esrgan-x4", {"model.safetensors": b"0"})
+    return disk
+
+
+def test_the_list_tells_of_disk_bucket_and_database(app: App, disk: Path) -> None:
+    environment = worker_environment(app, disk)
+    code, said, _ = run(disk, "push", "tiny-flux", **environment)
+    assert (code, "Pods notice it within half a minute" in said) == (0, True)
+    app.s3.put_object(Bucket=app.models, Key="models/base/half/vae.safetensors", Body=b"0")
+    code, table, _ = run(disk, "list", "--check", **environment)
+    assert code == 0
+    assert row(table, "tiny-flux") == (
+        "tiny-flux flux none: random weights yes 0.00 checksums right whole 0123456789ab "
+        "training/tiny-flux generation/tiny-flux"
+    )
+    assert row(table, "by-hand") == "by-hand 0.00 put there by hand - none: not in worker.base_models"
+    assert row(table, "half") == "half 0.00 - unfinished: push it again none: not in worker.base_models"
+    assert row(table, "real-esrgan-x4").endswith("put there by hand - generation/*, which needs both upscalers")
+    assert row(table, "flux-dev") == (
+        "flux-dev flux FLUX.1 [dev] Non-Commercial no - - training/flux-dev generation/flux-dev from 24 GiB"
+    )
+
+
+def test_without_database_and_bucket_it_lists_the_disk_and_damage_ends_it_with_an_error(disk: Path) -> None:
+    (disk / "tiny-flux" / BIG).write_bytes(os.urandom(400_000))
+    os.utime(disk / "tiny-flux" / BIG, (0, 0))  # a copy that kept the times
+    code, table, said = run(disk, "list", DATABASE_URL="", S3_ENDPOINT_URL="")
+    assert row(table, "tiny-flux") == "tiny-flux tiny-licence 0.00 whole - 0123456789ab"
+    assert "without DATABASE_URL: no family, licence and routes of registered bases" in table
+    assert "without the S3 settings: nothing of the bucket" in table
+    assert (code, said) == (0, "")
+    code, table, said = run(disk, "list", "--check", DATABASE_URL="", S3_ENDPOINT_URL="")
+    assert row(table, "tiny-flux").startswith(f"tiny-flux tiny-licence 0.00 damaged: {BIG} -")
+    assert (code, "damaged: tiny-flux" in said) == (1, True)

@@ -1,0 +1,186 @@
+"""`worker models pull` as an operator types it, against a hub on this machine."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.storage.bases import content_of
+from tests.storage.hub import COMMIT, REPO, Hub, running
+from tests.waiting import wait_until
+from worker.models import BaseModels
+from worker.models.manifest import read_manifest
+
+INDEX = {
+    "_class_name": "FluxPipeline",
+    "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "transformer": ["diffusers", "FluxTransformer2DModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+    "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
+    "image_encoder": [None, None],
+}
+WANTED = {
+    "model_index.json": json.dumps(INDEX).encode(),
+    "LICENSE.md": b"do as you like",
+    "scheduler/scheduler_config.json": b"{}",
+    "tokenizer/merges.txt": b"a b",
+    "tokenizer/vocab.json": b"{}",
+    "transformer/config.json": b"{}",
+    "transformer/diffusion_pytorch_model-00001-of-00002.safetensors": os.urandom(13_000_000),
+    "transformer/diffusion_pytorch_model-00002-of-00002.safetensors": os.urandom(2_000),
+    "transformer/diffusion_pytorch_model.safetensors.index.json": b"{}",
+    "vae/config.json": b"{}",
+    "vae/diffusion_pytorch_model.safetensors": os.urandom(5_000),
+}
+SHARD = "transformer/diffusion_pytorch_model-00001-of-00002.safetensors"
+UNWANTED = {
+    ".gitattributes": b"*",
+    "README.md": b"# a card",
+    "flux1-dev.safetensors": os.urandom(2_000),
+    "safety_checker/model.safetensors": os.urandom(2_000),
+    "tokenizer/.ipynb_checkpoints/vocab.json": b"{}",
+    "vae/.config.json": b"{}",
+    "vae/diffusion_pytorch_model.bin": os.urandom(2_000),
+    "vae/diffusion_pytorch_model.fp16.safetensors": os.urandom(2_000),
+    "transformer/diffusion_pytorch_model.fp16.safetensors.index.json": b"{}",
+    "transformer/flax_model.msgpack": os.urandom(2_000),
+}
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with running(Hub({**WANTED, **UNWANTED})) as hub:
+        yield hub
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Path:
+    return tmp_path / "models"
+
+
+def start_pull(hub: Hub, disk: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "worker", "models", "pull", *(arguments or (REPO, "--as", "flux-dev"))]
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
+    settings = {"HF_ENDPOINT": hub.address, "HF_HOME": str(disk.parent / "hf"), "MODELS_DIR": str(disk)}
+    pipe = subprocess.PIPE
+    env = {**kept, **settings, "HF_HUB_DOWNLOAD_TIMEOUT": "5", **environment}
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=env, cwd=disk.parent)
+
+
+def pull(hub: Hub, disk: Path, *arguments: str, **environment: str) -> tuple[int, str, str]:
+    process = start_pull(hub, disk, *arguments, **environment)
+    out, said = process.communicate(timeout=120)
+    return process.returncode, out, said
+
+
+def refused(hub: Hub, disk: Path, *arguments: str, **environment: str) -> str:
+    code, _, said = pull(hub, disk, *arguments, **environment)
+    assert (code, said.count("Traceback"), said.count("signature-marker")) == (1, 0, 0), said
+    assert not (disk / "flux-dev").exists()
+    return said
+
+
+def test_one_commit_of_a_repository_arrives_without_pickles_and_copies(hub: Hub, disk: Path) -> None:
+    link = "https://tiny.example/terms\x1b[2J"
+    hub.card = {"license": "other", "license_name": "tiny-licence", "license_link": link}
+    code, out, said = pull(hub, disk, REPO, "--as", "flux-dev", "--revision", "v1")
+    assert code == 0, said
+    assert content_of(disk / "flux-dev") == WANTED
+    assert "Licence: tiny-licence (https://tiny.example/terms [2J)" in out, "nothing that steers a terminal"
+    manifest = read_manifest(disk / "flux-dev")
+    assert manifest is not None
+    assert set(manifest.files) == set(WANTED)
+    assert manifest.origin is not None
+    assert (manifest.origin.source, manifest.origin.revision, manifest.origin.licence) == (REPO, COMMIT, "tiny-licence")
+    assert BaseModels(disk, None, "bucket").present() == ["flux-dev"]
+    asked = {name for _, name, _ in hub.asked}
+    assert asked == set(WANTED)
+    # It refuses to overwrite, and asks the hub nothing.
+    before = len(hub.asked)
+    code, _, said = pull(hub, disk)
+    assert (code, len(hub.asked)) == (1, before)
+    assert f"{disk / 'flux-dev'} exists: remove it, or take another name with --as" in said
+
+
+def test_a_pull_that_was_killed_goes_on_where_it_stopped(hub: Hub, disk: Path) -> None:
+    hub.hold_after = 12_000_000
+    hub.card = {"license": ["mit", "other"]}  # a card is what its author wrote
+    process = start_pull(hub, disk)
+    assert hub.holding.wait(60)
+    (part,) = (disk / ".arriving-flux-dev/transformer").glob("*.part")
+    wait_until(lambda: part.stat().st_size, "the first piece to be on the disk")  # the library writes 10 MB at a time
+    process.kill()
+    process.communicate()
+    assert not (disk / "flux-dev").exists()
+    hub.hold_after = None
+    before = len(hub.asked)
+    code, _, said = pull(hub, disk)
+    assert code == 0, said
+    assert content_of(disk / "flux-dev") == WANTED
+    again = [(name, part) for method, name, part in hub.asked[before:] if method == "GET"]
+    resumed = dict(again)[SHARD]
+    assert resumed.startswith("bytes=")
+    assert 0 < int(resumed.removeprefix("bytes=").rstrip("-")) <= 12_000_000
+    assert "tokenizer/vocab.json" not in dict(again), "what was here is not fetched again"
+
+
+def test_a_file_that_was_damaged_on_the_way_is_fetched_again(hub: Hub, disk: Path) -> None:
+    hub.spoil = {SHARD, "tokenizer/vocab.json"}
+    code, _, said = pull(hub, disk)
+    assert code == 0, said
+    assert content_of(disk / "flux-dev") == WANTED
+
+
+def test_a_gated_base_says_what_to_do(hub: Hub, disk: Path) -> None:
+    hub.gate = "token-marker"
+    page = f"https://huggingface.co/{REPO}"
+    said = refused(hub, disk)
+    assert f"{REPO} is gated: accept its terms on {page}" in said
+    assert "HF_TOKEN" in said
+    said = refused(hub, disk, HF_TOKEN="another-token")
+    assert f"the account of HF_TOKEN has no access yet: accept the terms on {page}" in said
+    assert "another-token" not in said
+    code, _, said = pull(hub, disk, HUGGING_FACE_HUB_TOKEN="token-marker")
+    assert code == 0, said
+    assert "token-marker" not in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("tiny-lab/typo", "--as", "flux-dev"), "there is no repository tiny-lab/typo, or it is private"),
+        ((REPO, "--as", "flux-dev", "--revision", "v9"), f"{REPO} has no revision v9"),
+        (("no/such/name", "--as", "flux-dev"), "'no/such/name' is no repository's name"),
+        ((REPO, "--as", "../flux-dev"), "'../flux-dev' cannot be the name of a base model"),
+        ((REPO, "--as", "real-esrgan-x4"), "worker models import real-esrgan-x4 --upscaler FILE"),
+    ],
+)
+def test_a_wrong_name_is_told(hub: Hub, disk: Path, arguments: tuple[str, ...], expected: str) -> None:
+    assert expected in refused(hub, disk, *arguments)
+
+
+def test_no_hub_is_told(hub: Hub, disk: Path) -> None:
+    assert "the hub cannot be reached" in refused(hub, disk, HF_ENDPOINT="http://127.0.0.1:9")
+    assert "HF_HUB_OFFLINE is set: unset it" in refused(hub, disk, HF_HUB_OFFLINE="1")
+
+
+@pytest.mark.parametrize(
+    ("lost", "added", "expected"),
+    [
+        ("model_index.json", {}, "is not in diffusers layout: it has no model_index.json"),
+        ("vae/diffusion_pytorch_model.safetensors", {}, "has no plain safetensors weights for vae"),
+        ("tokenizer/", {}, "names tokenizer, and there is no such folder"),
+        ("model_index.json", {"model_index.json": b"<html>"}, "the model_index.json of"),
+    ],
+)
+def test_a_repository_that_cannot_become_a_base_is_refused_before_its_weights_are_fetched(
+    hub: Hub, disk: Path, lost: str, added: dict[str, bytes], expected: str
+) -> None:
+    hub.files = {name: content for name, content in hub.files.items() if not name.startswith(lost)} | added
+    assert expected in refused(hub, disk)
+    assert not [name for _, name, _ in hub.asked if name.endswith(".safetensors")]

@@ -1,0 +1,188 @@
+"""What ships beside the code: lock file, image, compose file, workflow. What cannot be built here is linted."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from worker import migrate
+from worker.demo.servers import EmbeddedPostgres
+from worker.settings import Settings, variable
+
+ROOT = Path(__file__).parent.parent
+BIN = Path(sys.executable).parent
+LOCK = ROOT / "requirements.lock"
+PODS = [
+    {
+        "python_version": version,
+        "python_full_version": f"{version}.0",
+        "sys_platform": "linux",
+        "platform_machine": "x86_64",
+        "extra": "",
+    }
+    for version in ("3.11", "3.12")
+]
+"""Where the lock is installed: Linux on x86-64."""
+SETTINGS = {variable(name) for name in Settings.model_fields}
+
+
+# -- the lock file
+
+
+def locked(pod: dict[str, str]) -> dict[str, str]:
+    """Version by name of what the lock installs on a pod."""
+    pins = re.findall(r"^([a-z0-9][^\\\n]*?) *\\?$", LOCK.read_text(), re.MULTILINE)
+    entries = [Requirement(pin) for pin in pins]
+    here = [entry for entry in entries if entry.marker is None or entry.marker.evaluate(pod)]
+    return {canonicalize_name(entry.name): str(entry.specifier).removeprefix("==") for entry in here}
+
+
+def wanted(pod: dict[str, str]) -> Iterator[Requirement]:
+    """What pyproject.toml asks for on a pod, and what that asks for in turn, as far as it is installed here."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    waiting = [Requirement(text) for text in (*project["dependencies"], *extras["gpu"], *extras["build"])]
+    seen = set()
+    while waiting:
+        requirement = waiting.pop()
+        if str(requirement) in seen:
+            continue
+        seen.add(str(requirement))
+        yield requirement
+        try:
+            theirs = [Requirement(text) for text in importlib.metadata.requires(requirement.name) or []]
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        for child in theirs:
+            reasons = [pod | {"extra": extra} for extra in ("", *requirement.extras)]
+            if child.marker is None or any(child.marker.evaluate(reason) for reason in reasons):
+                waiting.append(child)
+
+
+@pytest.mark.parametrize("pod", PODS, ids=lambda pod: f"Python {pod['python_version']}")
+def test_the_lock_holds_what_pyproject_asks_for(pod: dict[str, str]) -> None:
+    versions = locked(pod)
+    for requirement in wanted(pod):
+        version = versions.get(canonicalize_name(requirement.name))
+        if requirement.marker is not None and not requirement.marker.evaluate(pod):
+            continue
+        assert version is not None, f"{requirement} is not in requirements.lock: run `make lock`"
+        assert requirement.specifier.contains(version, prereleases=True), f"{requirement}, but {version} is locked"
+
+
+def test_every_file_of_the_lock_is_hashed_and_no_index_is_named() -> None:
+    entries = re.split(r"\n(?=\S)", re.sub(r"^#.*\n", "", LOCK.read_text(), flags=re.MULTILINE).strip())
+    assert len(entries) > 50
+    for entry in entries:
+        pin, *hashes = entry.split(" \\\n")
+        assert re.fullmatch(r"[a-z0-9._-]+==[\w.]+( ; .+)?", pin), pin
+        assert hashes
+        assert all(re.fullmatch(r" +--hash=sha256:[0-9a-f]{64}", line) for line in hashes), pin
+    assert not re.search(r"https?:|--index|--find-links|file:", LOCK.read_text())
+
+
+# -- the image
+
+
+@pytest.mark.skipif(not (BIN / "hadolint").exists(), reason="hadolint has no package for this machine")
+def test_the_dockerfile_is_sound() -> None:
+    checked = subprocess.run([BIN / "hadolint", ROOT / "Dockerfile"], capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout
+
+
+def test_the_image_starts_the_worker_as_somebody_and_without_a_shell() -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    steps = dict(re.findall(r"^(USER|ENTRYPOINT|CMD|HEALTHCHECK) (.+)$", text, re.MULTILINE))
+    assert steps["USER"] not in ("0", "root")
+    assert steps["ENTRYPOINT"] == '["tini", "--", "worker"]'
+    assert steps["CMD"] == '["run"]'
+    assert steps["HEALTHCHECK"].endswith('CMD ["worker", "health"]')
+
+
+def test_what_reaches_the_image_is_enough_for_a_wheel(tmp_path: Path) -> None:
+    """The files that the Dockerfile copies, and nothing fetched."""
+    allowed = re.findall(r"^!(.+)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE)
+    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert sorted(" ".join(copied).split()) == sorted(allowed)
+    for name in allowed:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copyfile(ROOT / name, tmp_path / name)
+    building = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([*building, "--wheel-dir", "wheels", "."], cwd=tmp_path, check=True, capture_output=True)
+    assert list((tmp_path / "wheels").glob("likeness_worker-*.whl"))
+
+
+# -- compose and the workflow
+
+
+@pytest.fixture(scope="module")
+def compose() -> dict[str, Any]:
+    described: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
+    return described
+
+
+@pytest.mark.parametrize(
+    ("schema", "path"),
+    [("vendor.compose-spec", "compose.yaml"), ("vendor.github-workflows", ".github/workflows/ci.yml")],
+)
+def test_the_file_is_what_its_reader_expects(schema: str, path: str) -> None:
+    checking = [BIN / "check-jsonschema", "--builtin-schema", schema, ROOT / path]
+    checked = subprocess.run(checking, capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout
+
+
+def test_compose_publishes_to_this_machine_alone(compose: dict[str, Any]) -> None:
+    ports = [port for service in compose["services"].values() for port in service.get("ports", [])]
+    assert ports
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+
+
+def test_compose_names_what_it_holds(compose: dict[str, Any]) -> None:
+    """Files, settings, configs and volumes that are there; images of a stated version."""
+    for name, service in compose["services"].items():
+        assert "build" in service or re.search(r":\d", service["image"]), name
+        assert "build" not in service or service["environment"].keys() <= SETTINGS, name
+        assert all(config["source"] in compose["configs"] for config in service.get("configs", []))
+        for volume in service.get("volumes", []):
+            source = volume.split(":")[0]
+            assert (ROOT / source).exists() if source.startswith(".") else source in compose["volumes"], volume
+
+
+def test_compose_s_database_takes_migrations_and_then_a_pod(compose: dict[str, Any], tmp_path: Path) -> None:
+    """What its scripts do to a new cluster, in their order."""
+    pod_login = urlsplit(compose["services"]["worker"]["environment"]["DATABASE_URL"]).username
+    with EmbeddedPostgres(tmp_path / "postgres", fast=True) as server:
+        with psycopg.connect(server.url(), autocommit=True) as owner:
+            owner.execute((ROOT / "sql" / "stand_ins.sql").read_bytes())
+            owner.execute(compose["configs"]["pod_login"]["content"].encode())
+        migrate.migrate(server.url())
+        with psycopg.connect(server.url(user=pod_login), autocommit=True) as pod:
+            assert pod.execute("select default_base from worker.config").fetchall() == [("flux-dev",)]
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                pod.execute("select from public.subjects")
+
+
+def test_the_workflow_may_only_read_and_runs_pinned_actions() -> None:
+    workflow: dict[str, Any] = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    assert workflow["permissions"] == {"contents": "read"}
+    job = workflow["jobs"]["ci"]
+    assert job["strategy"]["matrix"]["python"] == ["3.11", "3.12"]
+    assert all(re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", step["uses"]) for step in job["steps"] if "uses" in step)
+    assert job["steps"][-1] == {"run": ".ci/run"}
+    assert (ROOT / ".ci" / "run").exists()

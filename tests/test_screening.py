@@ -1,0 +1,131 @@
+"""What is found in a prompt and what is not: whole words, in any disguise, of both languages."""
+
+from __future__ import annotations
+
+import random
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.prompts import DISGUISES, REPEATED, Example, examples
+from worker import screening
+
+
+def test_every_example_is_judged_as_its_list_says() -> None:
+    wrong = []
+    for example in examples():
+        rule = screening.find(example.text, example.kind)
+        if (rule and rule.category) != example.category:
+            wrong.append((example.text, example.category, rule and rule.id))
+    assert wrong == []
+    blocked = [example for example in examples() if example.category]
+    assert len(blocked) > 250
+    assert len(examples()) - len(blocked) > 250
+
+
+def test_every_term_is_found() -> None:
+    missed = [term.letters for term in screening.terms() if screening.find(term.letters, term.rule.screens) is None]
+    assert missed == []
+
+
+@pytest.mark.parametrize("disguise", [*DISGUISES, *REPEATED])
+def test_a_term_is_found_in_the_disguise(disguise: str) -> None:
+    put_on = {**DISGUISES, **REPEATED}[disguise]
+    missed = [
+        term.letters
+        for term in some_terms(disguise)
+        if screening.find(f"photo of {put_on(term.letters)} at dusk", term.rule.screens) is None
+    ]
+    assert missed == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["4 " * 500 + "5 " * 500, "@@ " * 330 + "5 " * 500, "$" * 2000, "4,@@," * 200 + "5," * 500, "il1" * 660],
+    ids=["digits", "signs, then digits", "one sign", "commas", "three that are one"],
+)
+def test_no_prompt_makes_the_screening_work_for_long(text: str) -> None:
+    """Counted in calls: the first of these took a quarter of a minute, and a training job has 200 captions."""
+    calls = 0
+
+    def count(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    screening.find("the tables are read")
+    sys.setprofile(count)
+    try:
+        screening.find(text)
+    finally:
+        sys.setprofile(None)
+    assert calls < 2000 * len(text)
+
+
+@pytest.mark.parametrize("disguise", ["as it is", "upper case", "accented", "look-alikes"])
+def test_no_term_is_found_inside_a_longer_word(disguise: str) -> None:
+    found = [
+        term.letters
+        for term in some_terms(disguise)
+        if screening.find(DISGUISES[disguise](f"qx{term.letters}xq"), term.rule.screens)
+    ]
+    assert found == []
+
+
+def some_terms(seed: str) -> list[screening.Term]:
+    """Others for each seed. An emoji has neither letters to replace nor edges to hide."""
+    words = [term for term in screening.terms() if term.letters.isascii()]
+    return random.Random(seed).sample(words, 300)
+
+
+@given(st.text())
+def test_folding_twice_is_folding_once(text: str) -> None:
+    assert screening.fold(screening.fold(text)) == screening.fold(text)
+
+
+@given(
+    st.sampled_from([example for example in examples() if example.category]),
+    st.sampled_from([example for example in examples() if example.category is None and example.kind == "prompt"]),
+)
+def test_an_innocent_prompt_in_front_hides_nothing(blocked: Example, innocent: Example) -> None:
+    assert screening.find(f"{innocent.text}, {blocked.text}", blocked.kind) is not None
+
+
+def test_an_allowed_phrase_is_listed_only_around_a_term() -> None:
+    """Else nobody could tell what it is for, and the list would grow for ever."""
+    needless = []
+    for kind in screening.screens():
+        terms = {screening.squeeze(term.letters) for term in screening.terms() if term.rule.screens == kind}
+        for phrase in screening.allowed_phrases(kind):
+            pieces = screening.folding().pieces.findall(phrase)
+            stretches = ["".join(pieces[i:j]) for i in range(len(pieces)) for j in range(i + 1, len(pieces) + 1)]
+            if terms.isdisjoint(screening.squeeze(stretch) for stretch in stretches):
+                needless.append(phrase)
+    assert needless == []
+
+
+@pytest.mark.parametrize("age", range(18))
+def test_no_age_below_18_passes(age: int) -> None:
+    for prompt in (
+        f"a {age} year old woman",
+        f"{age}yo",
+        f"woman aged {age}",
+        f"kobieta, {age} lat",
+        f"w wieku {age} lat",
+    ):
+        rule = screening.find(prompt)
+        assert rule is not None, prompt
+        assert rule.category == "minors"
+
+
+@pytest.mark.parametrize("age", [18, 19, 20, 21, 25, 30, 42, 70, 99, 100, 105, 117])
+def test_ages_from_18_on_pass(age: int) -> None:
+    for prompt in (
+        f"a {age} year old woman",
+        f"{age}yo",
+        f"woman aged {age}",
+        f"kobieta, {age} lat",
+        f"w wieku {age} lat",
+    ):
+        assert screening.find(prompt) is None, prompt

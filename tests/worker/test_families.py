@@ -1,0 +1,124 @@
+"""Stable Diffusion 1.5 through the same line, and LoRA files that must not be loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from uuid import UUID
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load, save
+
+from tests.ml import vanilla
+from tests.worker.conftest import Fleet, MakeFleet
+from worker.demo.tiny_models import TINY_BASE
+from worker.ml import lora_files
+
+BASE = "tiny-sd15"
+REGISTER = """
+insert into worker.base_models (slug, family, capabilities, sizes, defaults, min_vram_gib, licence, commercial_use)
+values ('tiny-sd15', 'sd15', '{train,lora}', '{64x64}',
+        '{"steps": 3, "guidance": 4, "width": 64, "height": 48,
+          "training": {"steps": 12, "rank": 5, "learning_rate": 0.02, "resolution": 64, "batch_size": 2}}',
+        0, 'none: random weights', true)
+"""
+
+
+@pytest.fixture(scope="module")
+def fleet(make_fleet: MakeFleet) -> Fleet:
+    fleet = make_fleet()
+    fleet.app.run(REGISTER)
+    fleet.ready()
+    return fleet
+
+
+@pytest.fixture(scope="module")
+def person(fleet: Fleet) -> UUID:
+    return fleet.person()
+
+
+@pytest.fixture(scope="module")
+def trained(fleet: Fleet, person: UUID) -> dict[str, object]:
+    """A LoRA of the person, as the base's own defaults train it."""
+    job = fleet.app.request("training", subject_id=person, base=BASE, seed=1)
+    result: dict[str, object] = fleet.completed("training", job)["result"]
+    return result
+
+
+def test_a_base_is_trained_and_draws_with_its_own_defaults_as_plain_diffusers_does(
+    fleet: Fleet, person: UUID, trained: dict[str, object], tiny_models: Path, tmp_path: Path
+) -> None:
+    lora = tmp_path / "lora.safetensors"
+    lora.write_bytes(fleet.app.read(fleet.app.models, trained["lora"]))
+    header = lora_files.read_header(lora)
+    assert (header.family, header.naming, header.rank) == ("sd15", "kohya", 5)
+    assert (header.metadata["ss_steps"], header.metadata["ss_total_batch_size"]) == ("12", "2")
+
+    job = fleet.app.request("generation", subject_id=person, prompt="in a garden", negative_prompt="blurred", seed=7)
+    drawn = fleet.completed("generation", job)["result"]
+    assert (drawn["base"], drawn["models"][0]["id"]) == (BASE, trained["model_id"])
+    settings = drawn["settings"]
+    assert (settings["width"], settings["height"], settings["steps"], settings["guidance"]) == (64, 48, 3, 4)
+    assert settings["negative_prompt_used"]
+    raw = np.asarray(Image.open(io.BytesIO(fleet.app.read(fleet.app.uploads, drawn["pictures"][0]["raw"]))))
+    theirs = vanilla.draw(
+        tiny_models / BASE,
+        f"{trained['trigger_word']}, in a garden",
+        negative_prompt="blurred",
+        seed=7,
+        loras=[(lora, 1)],
+        width=64,
+        height=48,
+        num_inference_steps=3,
+        guidance_scale=4,
+    )
+    assert np.abs(raw.astype(int) - theirs).max() <= 1
+
+
+def pickled(_: bytes) -> bytes:
+    return pickle.dumps({"lora": 1})
+
+
+def truncated(content: bytes) -> bytes:
+    return content[:-100]
+
+
+def not_a_number(content: bytes) -> bytes:
+    tensors = load(content)
+    return save({name: torch.full_like(tensor, float("nan")) for name, tensor in tensors.items()})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "base", "why"),
+    [
+        (pickled, BASE, "no safetensors file"),
+        (truncated, BASE, "damaged"),
+        (not_a_number, BASE, "not finite"),
+        (bytes, TINY_BASE, "is a LoRA for sd15, the base is flux"),
+    ],
+)
+def test_a_lora_that_cannot_be_loaded_fails_the_job_at_once_and_says_why(
+    fleet: Fleet, person: UUID, trained: dict[str, object], spoil: Callable[[bytes], bytes], base: str, why: str
+) -> None:
+    """A row by hand, as for a LoRA from elsewhere: what the database says of it need not be true."""
+    content = spoil(fleet.app.read(fleet.app.models, trained["lora"]))
+    model = fleet.app.add_lora(person, base=base)
+    fleet.app.s3.put_object(Bucket=fleet.app.models, Key=f"{model}/lora.safetensors", Body=content)
+    fleet.app.run(
+        """update public.subjects_models set path = %s, sha256 = %s,
+             family = (select family from worker.base_models where slug = %s) where id = %s""",
+        f"{model}/lora.safetensors",
+        hashlib.sha256(content).hexdigest(),
+        base,
+        model,
+    )
+    job = fleet.app.wait_for("generation", fleet.draw(subject_id=person, model_ids=[model], base=base))
+    assert (job["status"], job["error_code"], job["attempt"]) == ("failed", "invalid_input", 1)
+    assert job["error"].startswith(f"{model}.safetensors ")
+    assert why in job["error"]

@@ -1,0 +1,104 @@
+"""What reached the queue is screened again when it starts, for every kind of job, before anything is fetched."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.prompts import examples
+from tests.worker.conftest import Fleet, MakeFleet
+from worker import guardrails, screening
+from worker.errors import PromptBlocked
+from worker.jobs import StartedJob
+
+
+@pytest.fixture(scope="module")
+def fleet(make_fleet: MakeFleet) -> Fleet:
+    return make_fleet()
+
+
+def test_what_the_database_let_through_ends_before_anything_is_fetched(fleet: Fleet) -> None:
+    app = fleet.app
+    drawing = fleet.draw(prompt="a nuuuude on a sofa")
+    subject = fleet.person()
+    training = fleet.train(subject_id=subject)
+    app.run("update public.subject_photos set caption = 'n4ked, by a window' where subject_id = %s", subject)
+    refused = fleet.draw(prompt="nude")
+    assert app.job("generation", refused)["error_code"] == "prompt_blocked"
+    app.run("select public.retry_job('generation', %s)", refused)
+    assert {app.job("generation", job)["status"] for job in (drawing, refused)} == {"queued"}
+    fleet.ready()
+    for kind, job_id, error in [
+        ("generation", drawing, "the prompt asks for nudity (rule sexual-1); change it and insert another job"),
+        ("generation", refused, "the prompt asks for nudity (rule sexual-1); change it and insert another job"),
+        (
+            "training",
+            training,
+            "the caption of 0.jpg asks for nudity (rule sexual-1); change it and insert another job",
+        ),
+    ]:
+        job = app.wait_for(kind, job_id)
+        assert (job["status"], job["error_code"], job["error"]) == ("failed", "prompt_blocked", error)
+        assert (job["attempt"], job["failures"], job["gpu_seconds"]) == (1, 1, 0), "never tried again"
+        assert "phase" not in app.events(job_id), "nothing was fetched"
+        assert fleet.stored(job_id) == set()
+    log = fleet.workers[0].log_path.read_text()
+    assert "nuuuude" not in log
+    assert "n4ked" not in log
+    assert fleet.completed("generation", fleet.draw(prompt="a person in a public park"))
+
+
+def started(kind: str, row: dict[str, object], **more: object) -> StartedJob:
+    """A started job as the database describes it."""
+    return StartedJob.model_validate(
+        {
+            "kind": kind,
+            "id": "00000000-0000-0000-0000-000000000001",
+            "attempt": 1,
+            "purpose": "generation",
+            "subjects": [],
+            "subject": None,
+            "base": None,
+            "preset": None,
+            "photos": [],
+            "models": [],
+            "checkpoint": None,
+            "prefix": "",
+            "job": row,
+            **more,
+        }
+    )
+
+
+def test_words_are_screened_as_the_model_reads_them() -> None:
+    lora = {"id": "00000000-0000-0000-0000-000000000002", "subject_id": None, "version": 1, "path": "x", "sha256": "x"}
+    young = {**lora, "rank": 1, "trigger_word": "young", "scale": 1.0}
+    photo = {"path": "owner/subject/photos/7.jpg", "caption": "little ohwx on a beach"}
+    ada = {"id": "00000000-0000-0000-0000-000000000003", "trigger_word": "ohwx"}
+    training = {"trigger_word": None, "class_name": None}
+    nameless = {"subject": {**ada, "trigger_word": None}, "photos": [{**photo, "caption": "little subject on a beach"}]}
+    guardrails.require(started("training", training, **nameless))
+    with pytest.raises(PromptBlocked, match="a child"):  # the word that stands for it is the class's too
+        guardrails.require(started("training", {**training, "class_name": "girl"}, **nameless))
+    for what, job in {
+        "the prompt": started("generation", {"prompt": "girl at sea", "negative_prompt": None}, models=[young]),
+        "the negative prompt": started("generation", {"prompt": "", "negative_prompt": "adult"}),
+        "the trigger word": started("training", {**training, "trigger_word": "kid"}, subject=ada),
+        "the class name": started("training", {**training, "class_name": "a child"}, subject=ada),
+        "the caption of 7.jpg": started("training", {**training, "class_name": "girl"}, subject=ada, photos=[photo]),
+    }.items():
+        with pytest.raises(PromptBlocked, match=f"^{what} asks for "):
+            guardrails.require(job)
+    guardrails.require(started("training", training, subject=ada, photos=[photo]))
+    guardrails.require(started("publish_lora", {"payload": {}}, subject={**ada, "trigger_word": "kid"}))
+
+
+def test_the_message_is_one_of_a_few_and_quotes_nobody() -> None:
+    messages = set()
+    for example in examples():
+        if example.category:
+            with pytest.raises(PromptBlocked) as caught:
+                guardrails.require(
+                    started("generation", {"prompt": "", "negative_prompt": "", example.kind: example.text})
+                )
+            messages.add(caught.value.message)
+    assert len(messages) <= len(screening.rules())

@@ -1,0 +1,104 @@
+"""Photographs that cannot be used: named with the reason, and the training goes on while three are left."""
+
+from __future__ import annotations
+
+import io
+from uuid import UUID
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.app import small_jpeg
+from tests.worker.conftest import Fleet, MakeFleet
+
+
+@pytest.fixture(scope="module")
+def fleet(make_fleet: MakeFleet) -> Fleet:
+    fleet = make_fleet()
+    fleet.start()
+    return fleet
+
+
+def encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    return file.getvalue()
+
+
+GOOD = {
+    "fine.txt": small_jpeg(1),  # it is what it holds that counts
+    "print.jpg": encoded(Image.new("CMYK", (96, 80), (200, 40, 40, 0)), "JPEG"),
+    "scan.png": encoded(Image.fromarray(np.full((96, 80), 40_000, dtype=np.uint16)), "PNG"),
+}
+BAD = {
+    "bomb.png": (encoded(Image.new("1", (20_000, 20_000)), "PNG"), "too large (400 megapixels, at most 134)"),
+    "cut.jpg": (small_jpeg(2)[:900], "damaged or cut off"),
+    "empty.heic": (b"", "empty"),
+    "icon.png": (encoded(Image.new("RGB", (32, 32)), "PNG"), "too small (32 x 32, at least 64 pixels a side)"),
+    "lost.jpg": (None, "missing"),
+    "page.pdf": (b"%PDF-1.7", "no photo (JPEG, PNG, HEIC, WebP, TIFF or GIF)"),
+}
+
+
+def person_with(fleet: Fleet, photos: dict[str, bytes | None]) -> tuple[UUID, dict[str, str]]:
+    """A consenting subject with these photographs, and their keys; None is one that nobody uploaded."""
+    app, subject = fleet.app, fleet.app.add_subject()
+    keys = {name: f"{app.owner}/{subject}/photos/{name}" for name in photos}
+    for name, content in photos.items():
+        if content is not None:
+            app.s3.put_object(Bucket=app.uploads, Key=keys[name], Body=content)
+        app.run("insert into public.subject_photos (subject_id, path) values (%s, %s)", subject, keys[name])
+    return subject, keys
+
+
+def phases(fleet: Fleet, job_id: UUID) -> list[str]:
+    rows = fleet.app.run(
+        "select detail ->> 'phase' as phase from worker.job_events where job_id = %s and event = 'phase' order by id",
+        job_id,
+    )
+    return [row["phase"] for row in rows]
+
+
+def test_a_training_goes_on_without_them_and_names_each_with_its_reason(fleet: Fleet) -> None:
+    subject, keys = person_with(fleet, {**GOOD, **{name: content for name, (content, _) in BAD.items()}})
+    job_id = fleet.train(subject_id=subject)
+    job = fleet.completed("training", job_id)
+    assert job["result"]["skipped_photos"] == [
+        {"path": keys[name], "reason": reason} for name, (_, reason) in BAD.items()
+    ]
+    assert job["result"]["metrics"]["photos"] == len(GOOD)
+    told = next(phase for phase in phases(fleet, job_id) if "cannot be used" in phase)
+    assert told.startswith(
+        "6 of 9 photographs cannot be used: bomb.png is too large (400 megapixels, at most 134), cut"
+    )
+
+
+def test_with_two_left_the_job_fails_and_says_which_and_why(fleet: Fleet) -> None:
+    good = dict(list(GOOD.items())[:2])
+    subject, _ = person_with(fleet, {**good, "lost.jpg": None, "cut.jpg": BAD["cut.jpg"][0]})
+    job = fleet.app.wait_for("training", fleet.train(subject_id=subject))
+    assert (job["status"], job["error_code"], job["attempt"]) == ("failed", "invalid_input", 1)
+    assert job["error"] == (
+        "training needs at least 3 photographs that can be used, there are 2: "
+        "cut.jpg is damaged or cut off, lost.jpg is missing"
+    )
+
+
+def test_with_two_left_in_storage_the_rest_is_missing(fleet: Fleet) -> None:
+    subject, _ = person_with(fleet, {"a.jpg": small_jpeg(1), "b.jpg": small_jpeg(2), "c.jpg": None, "d.jpg": None})
+    job = fleet.app.wait_for("training", fleet.train(subject_id=subject))
+    assert (job["status"], job["error_code"], job["attempt"]) == ("failed", "input_missing", 1)
+    assert job["error"] == (
+        "training needs at least 3 photographs, and of 4 only 2 are in storage: upload c.jpg, d.jpg, or name others"
+    )
+
+
+def test_the_class_that_is_left_as_it_is_is_a_person_unless_the_request_says_what(fleet: Fleet) -> None:
+    subject = fleet.person()
+    lora = {
+        name: fleet.completed("training", fleet.train(subject_id=subject, steps=16, seed=1, class_name=name))["result"]
+        for name in (None, "a person", "a mug")
+    }
+    assert lora[None]["sha256"] == lora["a person"]["sha256"] != lora["a mug"]["sha256"]
+    assert lora[None]["skipped_photos"] == []

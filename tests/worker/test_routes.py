@@ -1,0 +1,93 @@
+"""Pods with different models: each takes only what it can do, and a job that nobody can take says why."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from tests.waiting import wait_until
+from tests.worker.conftest import Fleet, MakeFleet
+from worker.demo.tiny_models import TINY_BASE
+from worker.models import UPSCALERS
+from worker.models.push import Push
+from worker.storage import ObjectStore, StoreConfig
+
+LEFT, RIGHT, NOWHERE, LARGE = "tiny-left", "tiny-right", "tiny-nowhere", "tiny-large"
+
+
+@pytest.fixture(scope="module")
+def fleet(make_fleet: MakeFleet, tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Fleet:
+    """Two pods, each with a base that the other lacks."""
+    fleet = make_fleet()
+    for slug, needed_gib in ((LEFT, 0), (RIGHT, 0), (NOWHERE, 0), (LARGE, 24)):
+        fleet.app.run(
+            """insert into worker.base_models (slug, family, capabilities, defaults, min_vram_gib, licence,
+                 commercial_use)
+               select %s, family, capabilities, defaults, %s, licence, commercial_use
+               from worker.base_models where slug = %s""",
+            slug,
+            needed_gib,
+            TINY_BASE,
+        )
+    folder = tmp_path_factory.mktemp("disks")
+    for name, bases in (("left", (LEFT,)), ("right", (RIGHT, LARGE))):
+        disk = disk_with(tiny_models, folder / name, *bases)
+        fleet.start(ready=False, MODELS_DIR=str(disk), WORK_DIR=str(folder / f"work-{name}"), WORKER_NAME=name)
+    fleet.ready(2)
+    return fleet
+
+
+def disk_with(tiny_models: Path, disk: Path, *bases: str) -> Path:
+    """A MODELS_DIR with the upscalers and the tiny base under these names."""
+    disk.mkdir()
+    for slug in UPSCALERS.values():
+        (disk / slug).symlink_to(tiny_models / slug)
+    for base in bases:
+        (disk / base).symlink_to(tiny_models / TINY_BASE)
+    return disk
+
+
+def pods_of(fleet: Fleet, job: UUID) -> list[str]:
+    """The names of the pods that started a job."""
+    rows = fleet.app.run(
+        "select detail ->> 'pod' as name from worker.job_events where job_id = %s and event = 'started'", job
+    )
+    return [row["name"] for row in rows]
+
+
+def test_each_pod_gets_only_what_it_has_the_model_for(fleet: Fleet) -> None:
+    jobs = {(base, fleet.draw(base=base)) for base in (LEFT, RIGHT, LEFT, RIGHT)}
+    for base, job in jobs:
+        fleet.completed("generation", job)
+        assert pods_of(fleet, job) == [base.removeprefix("tiny-")]
+
+
+def test_a_base_that_needs_more_memory_than_any_pod_has_waits_and_says_so(fleet: Fleet) -> None:
+    job = fleet.draw(base=LARGE)
+    why = "tiny-large needs 24 GiB of GPU memory, no live pod has a GPU that is ready"
+    phase = f"waiting: no live pod can take this: {why}"
+    wait_until(lambda: fleet.app.job("generation", job)["phase"] == phase, "the job to say why it waits")
+    assert fleet.app.run("select id, route, why from worker.stranded_jobs") == [
+        {"id": job, "route": "generation/tiny-large", "why": why}
+    ]
+
+
+def test_a_model_that_is_pushed_while_pods_run_is_noticed(fleet: Fleet, tiny_models: Path, tmp_path: Path) -> None:
+    job = fleet.draw(base=NOWHERE)
+    why = f"no live pod has {NOWHERE}, nor has the bucket: worker models push {NOWHERE}"
+    phase = f"waiting: no live pod can take this: {why}"
+    wait_until(lambda: fleet.app.job("generation", job)["phase"] == phase, "the job to say why it waits")
+    asyncio.run(push(fleet, disk_with(tiny_models, tmp_path / "pusher", NOWHERE)))
+    fleet.completed("generation", job)
+    assert fleet.app.one("select count(*) from worker.stranded_jobs where id = %s", job) == 0
+
+
+async def push(fleet: Fleet, models_dir: Path) -> None:
+    server = fleet.app.s3_server
+    store = ObjectStore(StoreConfig(server.url(), server.region, server.access_key_id, server.secret_access_key))
+    pushing = Push(models_dir, NOWHERE, store, fleet.app.models)
+    await pushing.run(await pushing.describe(), lambda _: None)
+    await store.close()

@@ -1,0 +1,50 @@
+"""docs/reference/sources.md: every source file and what it says about itself."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+from tools.reference.markdown import code, page, table
+
+ROOT = Path(__file__).parents[2]
+
+INTRODUCTION = """
+One idea a file; the first line of each says which. Imports point one way, `cli` → `queue` → `handlers` → `consent` →
+`jobs` → `errors`, and a tool checks it. `ml` knows nothing of the rest, and only the GPU process loads it.
+"""
+
+FOLDERS = (
+    ("worker", "the queue process"),
+    ("worker/checks", "what `worker doctor` looks at"),
+    ("worker/models", "base models on disk and in the bucket"),
+    ("worker/handlers", "one file a kind of job"),
+    ("worker/ml", "training and drawing: paths and numbers in, paths and numbers out"),
+    ("worker/ml/architectures", "one file a model family"),
+    ("sql", "applied in the order of `worker/migrate.py`, again whenever one changes"),
+    ("sql/migrations", "applied once each, in order"),
+)
+"""The demo is left out: it is an app of its own, and no part of a pod."""
+
+
+def sources_page() -> str:
+    """A table a folder."""
+    return page("Source files", INTRODUCTION, *(_section(folder, what) for folder, what in FOLDERS))
+
+
+def _section(folder: str, what: str) -> str:
+    paths = [path for path in sorted((ROOT / folder).iterdir()) if path.suffix in (".py", ".sql")]
+    told = [(path, _first_sentence(path)) for path in paths]
+    rows = [[code(path.name), sentence] for path, sentence in told if sentence]
+    return f"## {folder}\n\n{what[0].upper()}{what[1:]}.\n\n{table(['File', 'Is'], rows)}"
+
+
+def _first_sentence(path: Path) -> str:
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".py":
+        about = ast.get_docstring(ast.parse(text)) or ""
+    else:
+        lines = text.splitlines()
+        end = next((place for place, line in enumerate(lines) if not line.startswith("-- ")), len(lines))
+        about = " ".join(line.removeprefix("-- ") for line in lines[:end])
+    return " ".join(about.partition("\n\n")[0].split())

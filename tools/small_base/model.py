@@ -1,0 +1,174 @@
+"""The networks of the base: a FLUX transformer of five million parameters and the two encoders that read for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import FluxTransformer2DModel
+from torch import nn
+from torch.nn import functional
+from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
+
+from tools.small_base.autoencoder import LATENT_CHANNELS
+from tools.small_base.text import CLIP_LENGTH, TEXT_LENGTH, clip_tokenizer, t5_tokenizer
+
+Grid = tuple[int, int]  # rows and columns of the picture's tokens
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Captions as numbers: (B, CLIP's longest) and (B, TEXT_LENGTH)."""
+
+    clip: torch.Tensor
+    t5: torch.Tensor
+
+
+class Reader:
+    """Turns captions into tokens."""
+
+    def __init__(self) -> None:
+        self.clip, self.t5 = clip_tokenizer(), t5_tokenizer()
+
+    def __call__(self, captions: Sequence[str]) -> Tokens:
+        texts = list(captions)
+        # What follows CLIP's last token changes nothing: it reads from left to right.
+        clip = self.clip(texts, padding="longest", truncation=True, max_length=CLIP_LENGTH, return_tensors="pt")
+        t5 = self.t5(texts, padding="max_length", truncation=True, max_length=TEXT_LENGTH, return_tensors="pt")
+        return Tokens(clip.input_ids, t5.input_ids)
+
+
+class Base(nn.Module):
+    """Everything but the autoencoder."""
+
+    def __init__(self, reader: Reader) -> None:
+        super().__init__()
+        self.transformer = FluxTransformer2DModel(
+            in_channels=4 * LATENT_CHANNELS,
+            num_layers=2,
+            num_single_layers=4,
+            attention_head_dim=32,
+            num_attention_heads=6,
+            joint_attention_dim=128,
+            pooled_projection_dim=96,
+            guidance_embeds=False,
+            axes_dims_rope=(8, 12, 12),
+        )
+        self.clip = CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=len(reader.clip),
+                hidden_size=96,
+                intermediate_size=192,
+                num_hidden_layers=2,
+                num_attention_heads=3,
+                max_position_embeddings=CLIP_LENGTH,
+                bos_token_id=reader.clip.bos_token_id,
+                eos_token_id=reader.clip.eos_token_id,
+                pad_token_id=reader.clip.pad_token_id,
+            )
+        )
+        self.t5 = T5EncoderModel(
+            T5Config(
+                vocab_size=len(reader.t5),
+                d_model=128,
+                d_kv=32,
+                d_ff=256,
+                num_layers=2,
+                num_heads=4,
+                feed_forward_proj="gated-gelu",
+                dropout_rate=0.0,
+                is_encoder_decoder=False,
+            )
+        )
+        with (
+            torch.no_grad()
+        ):  # CLIP's own are meant for a large vocabulary; the summary of such small ones never varies
+            self.clip.embeddings.token_embedding.weight.normal_()
+            self.clip.embeddings.position_embedding.weight.normal_(std=0.5)
+        self._begin_as_nothing()
+        self.transformer.set_attn_processor(Attention())
+
+    @torch.no_grad()
+    def _begin_as_nothing(self) -> None:
+        """Blocks that pass on their input at first, and an output of zero, train best (DiT, arXiv 2212.09748, 3.2)."""
+        transformer = self.transformer
+        gates = [transformer.norm_out.linear, transformer.proj_out]
+        gates += [
+            norm.linear for block in transformer.transformer_blocks for norm in (block.norm1, block.norm1_context)
+        ]
+        gates += [block.norm.linear for block in transformer.single_transformer_blocks]
+        for layer in gates:
+            layer.weight.zero_()
+            layer.bias.zero_()
+
+    def read(self, tokens: Tokens) -> tuple[torch.Tensor, torch.Tensor]:
+        """T5's states (B, TEXT_LENGTH, 128) and CLIP's summary (B, 96)."""
+        return self.t5(tokens.t5).last_hidden_state, self.clip(tokens.clip).pooler_output
+
+    def forward(self, latents: torch.Tensor, time: torch.Tensor, tokens: Tokens, grid: Grid) -> torch.Tensor:
+        """The velocity (B, N, C) at latents (B, N, C) and time (B,) in 0…1."""
+        return self.velocity(latents, time, *self.read(tokens), grid)
+
+    def velocity(
+        self, latents: torch.Tensor, time: torch.Tensor, text: torch.Tensor, pooled: torch.Tensor, grid: Grid
+    ) -> torch.Tensor:
+        predicted: torch.Tensor = self.transformer(
+            hidden_states=latents,
+            timestep=time,
+            pooled_projections=pooled,
+            encoder_hidden_states=text,
+            txt_ids=torch.zeros(text.shape[1], 3),
+            img_ids=places(grid),
+            return_dict=False,
+        )[0]
+        return predicted
+
+
+def places(grid: Grid) -> torch.Tensor:
+    """(N, 3): zero, row and column of each token, as `FluxPipeline` numbers them."""
+    rows, columns = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
+    return torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).reshape(-1, 3).float()
+
+
+class Attention:
+    """What FLUX's attention computes, spelt out: twice as fast on a CPU as the fused kernel, mostly on the way back."""
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None = None,
+        attention_mask: None = None,
+        image_rotary_emb: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        def heads(states: torch.Tensor) -> torch.Tensor:
+            return states.unflatten(-1, (-1, attn.head_dim))
+
+        query = attn.norm_q(heads(attn.to_q(hidden_states)))
+        key = attn.norm_k(heads(attn.to_k(hidden_states)))
+        value = heads(attn.to_v(hidden_states))
+        if encoder_hidden_states is not None:
+            query = torch.cat([attn.norm_added_q(heads(attn.add_q_proj(encoder_hidden_states))), query], dim=1)
+            key = torch.cat([attn.norm_added_k(heads(attn.add_k_proj(encoder_hidden_states))), key], dim=1)
+            value = torch.cat([heads(attn.add_v_proj(encoder_hidden_states)), value], dim=1)
+        query, key = _rotated(query, image_rotary_emb), _rotated(key, image_rotary_emb)
+        query, key, value = (states.transpose(1, 2) for states in (query, key, value))
+        scores = (query * attn.head_dim**-0.5) @ key.mT
+        states = (scores.softmax(-1) @ value).transpose(1, 2).flatten(2)
+        if encoder_hidden_states is None:
+            return states
+        text, picture = states.split_with_sizes([encoder_hidden_states.shape[1], hidden_states.shape[1]], dim=1)
+        return attn.to_out[0](picture), attn.to_add_out(text)
+
+
+def _rotated(states: torch.Tensor, rotation: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """States (B, S, heads, D), each pair of features turned by its place."""
+    cos, sin = (part[None, :, None].to(states.dtype) for part in rotation)
+    real, imaginary = states.unflatten(-1, (-1, 2)).unbind(-1)
+    return states * cos + torch.stack([-imaginary, real], dim=-1).flatten(-2) * sin
+
+
+def loss_of(predicted: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    return functional.mse_loss(predicted.float(), wanted)

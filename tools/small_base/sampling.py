@@ -1,0 +1,30 @@
+"""Draw with the base as it trains: Euler steps and true guidance, without a pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+
+from tools.small_base.latents import unpacked
+from tools.small_base.model import Base, Grid, Reader
+
+STEPS, GUIDANCE = 20, 3.0
+
+
+@torch.no_grad()
+def sampled(
+    base: Base, reader: Reader, prompts: Sequence[str], seed: int, grid: Grid = (9, 7), guidance: float = GUIDANCE
+) -> torch.Tensor:
+    """One picture's latents (C, H, W) for each prompt, all from their own noise: (B, C, H, W)."""
+    generator = torch.Generator().manual_seed(seed)
+    channels = base.transformer.config.in_channels
+    latents = torch.randn(len(prompts), grid[0] * grid[1], channels, generator=generator)
+    text, pooled = base.read(reader([*prompts, *[""] * len(prompts)]))
+    times = torch.linspace(1, 0, STEPS + 1)
+    for now, then in pairwise(times):
+        both = base.velocity(latents.repeat(2, 1, 1), now.expand(2 * len(prompts)), text, pooled, grid)
+        wanted, anything = both.chunk(2)
+        latents = latents + (then - now) * (anything + guidance * (wanted - anything))
+    return unpacked(latents, grid)

@@ -1,0 +1,87 @@
+"""People the base has never seen, as the product gets to know them: photographs, a trigger word, a LoRA."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from tools.small_base.people import FRAME_WORDS, HAIR_WORDS, SKIN_WORDS, somebody
+from worker.demo.canvas import Colour
+from worker.demo.person import Person, close_up, scenes
+from worker.demo.portrait import draw
+from worker.ml.base_models import Base
+from worker.ml.batches import Photo
+from worker.ml.train_lora import LoraConfig, TrainedLora, train
+
+PHOTOS = 12
+PHOTO_SIZE = (448, 576)
+SETTINGS = LoraConfig(steps=120, rank=8, learning_rate=1e-3, resolution=128, batch_size=8, caption_dropout=0.05)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A person, and the words for what stays the same from picture to picture (`Shown`'s names)."""
+
+    name: str
+    person: Person
+    trigger: str
+    traits: dict[str, str]
+
+
+def subjects() -> list[Subject]:
+    """The demo's two, and one at random."""
+    chance = random.Random("subjects")
+    person, _, _ = somebody(chance)
+    people = {"example": Person.example(), "other": Person.other(), "random": person}
+    return [
+        Subject(name, person, f"ohwx{chance.getrandbits(24):06x}", _traits(person)) for name, person in people.items()
+    ]
+
+
+def _traits(person: Person) -> dict[str, str]:
+    traits = {
+        "noun": "woman" if person.lashes else "man",
+        "skin": _nearest(person.skin, SKIN_WORDS),
+        "style": person.hair_style,
+        "glasses": person.glasses or "none",
+        "beard": person.beard or "none",
+    }
+    if person.hair_style != "bald":
+        traits["hair"] = _nearest(person.hair, HAIR_WORDS)
+    if person.glasses:
+        traits["frame"] = _nearest(person.frame, {word: (colour,) for word, colour in FRAME_WORDS.items()})
+    return traits
+
+
+def _nearest(colour: Colour, words: dict[str, tuple[Colour, ...]]) -> str:
+    def far(word: str) -> float:
+        return min(sum((a - b) ** 2 for a, b in zip(colour, other, strict=True)) for other in words[word])
+
+    return min(words, key=far)
+
+
+def photographed(subject: Subject, folder: Path) -> list[Photo]:
+    """Drawings of the subject with the captions that the product would train with."""
+    folder.mkdir(parents=True, exist_ok=True)
+    photos = []
+    for number, scene in enumerate(scenes(PHOTOS, seed=1), start=1):
+        path = folder / f"{number:02}.png"
+        draw(subject.person, close_up(subject.person, scene), PHOTO_SIZE).save(path)
+        photos.append(Photo(path, f"{subject.trigger}, {scene.caption}", f"a person, {scene.caption}"))
+    return photos
+
+
+def trained_lora(base: Base, subject: Subject, folder: Path, config: LoraConfig = SETTINGS) -> TrainedLora:
+    """The subject's LoRA, trained by the product's own loop."""
+    folder.mkdir(parents=True, exist_ok=True)
+    training = train(base, photographed(subject, folder / "photos"), config, workdir=folder, metadata={})
+    while True:
+        try:
+            next(training)
+        except StopIteration as end:
+            return end.value
+
+
+def settings_in_words(config: LoraConfig = SETTINGS) -> dict[str, object]:
+    return asdict(replace(config, seed=0)) | {"photos": PHOTOS}

@@ -1,0 +1,1 @@
+"""What `worker doctor` looks at, one file a part of the installation."""

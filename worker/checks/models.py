@@ -1,0 +1,140 @@
+"""What this pod would take, and what it has for that: base models and their licences, upscalers, disks."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from worker.checks.gpu import GpuCheck
+from worker.checks.report import Aside, Attention, Report
+from worker.db import Database
+from worker.errors import SettingsError
+from worker.handlers import HANDLERS
+from worker.models import UPSCALERS, BaseModels
+from worker.preflight import check_kinds
+from worker.routes import Routes
+from worker.settings import Settings
+from worker.storage import ObjectStore
+
+WORK_ROOM_GB = 5.0
+"""Photographs, LoRAs and finished pictures of the jobs at hand."""
+
+
+async def check_models(
+    report: Report, settings: Settings, database: Database | None, store: ObjectStore | None, gpu: GpuCheck
+) -> None:
+    """Kinds, disks, each base that the database knows, the upscalers, and the routes that follow."""
+    await report.check("WORKER_KINDS", _kinds(settings))
+    await report.check("MODELS_DIR", _models_dir(settings))
+    await report.check("WORK_DIR", _work_dir(settings))
+    models = BaseModels(settings.models_dir, store, settings.bucket_models, settings.models_max_gb)
+    places = Places()
+    await report.check("models at hand", places.look(models))
+    await report.check("upscalers", _upscalers(places))
+    if database is None:
+        report.skip("no usable database to ask which there are", "base models", "routes")
+        return
+    default_base = (await database.fetch("select default_base from worker.config"))[0]["default_base"]
+    for base in await database.fetch("select * from worker.base_models order by slug"):
+        await report.check(f"base {base['slug']}", _base(base, places, default_base))
+    await report.check("routes", _routes(settings, database, models, gpu))
+
+
+class Places:
+    """Where each model is: on this disk, in the bucket, or nowhere."""
+
+    def __init__(self) -> None:
+        self._on_disk: frozenset[str] = frozenset()
+        self._in_bucket: frozenset[str] = frozenset()
+
+    async def look(self, models: BaseModels) -> str:
+        self._on_disk = frozenset(await asyncio.to_thread(models.present))
+        self._in_bucket = frozenset(await models.in_bucket())
+        return f"{len(self._on_disk)} on disk, {len(self._in_bucket)} in the bucket"
+
+    def of(self, slug: str) -> str | None:
+        if slug in self._on_disk:
+            return "on disk"
+        return "in the bucket, fetched when first used" if slug in self._in_bucket else None
+
+
+async def _kinds(settings: Settings) -> str:
+    check_kinds(settings)
+    return "this pod does " + ", ".join(sorted(settings.worker_kinds or HANDLERS))
+
+
+async def _models_dir(settings: Settings) -> str:
+    folder = settings.models_dir
+    free_gb = _free_gb("MODELS_DIR", folder)
+    limit = "" if settings.models_max_gb is None else f", MODELS_MAX_GB={settings.models_max_gb:g}"
+    return f"{folder}, {free_gb:.0f} GB free{limit}"
+
+
+async def _work_dir(settings: Settings) -> str:
+    folder = settings.work_dir
+    free_gb = _free_gb("WORK_DIR", folder)
+    if free_gb < WORK_ROOM_GB:
+        raise Attention(
+            f"{folder}, {free_gb:.1f} GB free: jobs at hand need up to {WORK_ROOM_GB:g} GB",
+            "free some, or set WORK_DIR to a larger local disk",
+        )
+    return f"{folder}, {free_gb:.0f} GB free"
+
+
+def _free_gb(variable: str, folder: Path) -> float:
+    """Room where the folder is, or will be made. Raises SettingsError when it cannot be written."""
+    place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not place.is_dir():
+        raise SettingsError(f"{variable}={folder} cannot be made: {place} is a file", f"set {variable} to a folder")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise SettingsError(
+            f"{variable}={folder} cannot be written by this user (id {os.getuid()})",
+            f"chown {os.getuid()} {place}, or set {variable} to another folder",
+        )
+    return shutil.disk_usage(place).free / 1e9
+
+
+async def _upscalers(places: Places) -> str:
+    told = {slug: places.of(slug) for slug in UPSCALERS.values()}
+    missing = [slug for slug, place in told.items() if place is None]
+    if missing:
+        raise SettingsError(
+            f"neither on disk nor in the bucket: {', '.join(missing)}; every picture is upscaled at the end",
+            "; ".join(f"worker models import {slug} --upscaler FILE" for slug in missing),
+        )
+    return ", ".join(f"{slug} {place}" for slug, place in told.items())
+
+
+async def _base(base: dict[str, Any], places: Places, default_base: str) -> str:
+    slug, place = base["slug"], places.of(base["slug"])
+    use = "commercial use allowed" if base["commercial_use"] else "NOT for commercial use"
+    about = f"{base['licence']}, {use}, from {base['min_vram_gib']:g} GiB"
+    if place is not None:
+        return f"{place}; {about}"
+    cure = f"worker models pull REPO --as {slug}, then worker models push {slug}"
+    if slug == default_base:
+        raise SettingsError(
+            f"neither on disk nor in the bucket, and jobs that name no base take it; {about}",
+            f"{cure}; or, as the owner, set default_base in worker.config to a base that is there",
+        )
+    raise Aside("neither on disk nor in the bucket: this pod does not take it", cure)
+
+
+async def _routes(settings: Settings, database: Database, models: BaseModels, gpu: GpuCheck) -> str:
+    routes = Routes(database, models, settings.worker_kinds or frozenset(HANDLERS))
+    await routes.refresh(gpu=gpu.usable, vram_gib=gpu.vram_gib)
+    offered = sorted(routes.slot_of)
+    gpu_kinds = await database.fetch(
+        "select kind from worker.job_kinds where slot = 'gpu' and kind = any (%s)",
+        [sorted(settings.worker_kinds or HANDLERS)],
+    )
+    if not gpu_kinds or "gpu" in routes.slot_of.values():
+        return "this pod would take " + ", ".join(offered)
+    raise SettingsError(
+        f"this pod would take no GPU job, only {', '.join(offered) or 'nothing'}: "
+        "no base is at hand that fits its memory",
+        "bring one with `worker models pull`, look at WORKER_KINDS, or rent more GPU memory",
+    )

@@ -1,0 +1,74 @@
+"""LoRA on a denoiser, the same for every family that diffusers and PEFT know."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig
+
+from worker.ml.architectures.architecture import Parts
+from worker.ml.errors import ModelUnreadable
+from worker.ml.lora_files import Shape
+
+
+@contextmanager
+def fresh(
+    denoiser: Any, targets: Sequence[str], rank: int, generator: torch.Generator, file_name: Callable[[str], str]
+) -> Iterator[dict[str, torch.nn.Parameter]]:
+    """A new LoRA, taken off at the end: names to float32 parameters, in a fixed order.
+
+    A starts Gaussian with deviation 1/rank and B at zero (PEFT's "gaussian"), drawn from the generator. `file_name`
+    makes the name in a file of a parameter's, such as `block.to_q.lora_A.weight`.
+    """
+    denoiser.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets)), adapter_name="new")
+    try:
+        parameters = {
+            name.replace(".new.", "."): parameter
+            for name, parameter in sorted(denoiser.named_parameters())
+            if ".lora_" in name
+        }
+        for name, parameter in parameters.items():
+            parameter.data = torch.zeros(parameter.shape, device=parameter.device)
+            if ".lora_A." in name:
+                parameter.data += torch.randn(parameter.shape, generator=generator).to(parameter.device) / rank
+        yield {file_name(name): parameter for name, parameter in parameters.items()}
+    finally:
+        denoiser.unload_lora()
+        denoiser.disable_gradient_checkpointing()
+
+
+@contextmanager
+def loaded(parts: Parts, files: Sequence[tuple[Path, float]]) -> Iterator[None]:
+    """These files at these scales on a diffusers pipeline, for the time of the block. They were checked before."""
+    names = [f"lora_{i}" for i in range(len(files))]
+    try:
+        for name, (path, _) in zip(names, files, strict=True):
+            parts.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=name, use_safetensors=True)
+        if names:
+            parts.set_adapters(names, [scale for _, scale in files])
+        yield
+    finally:
+        parts.unload_lora_weights()
+
+
+def check_fits(denoiser: torch.nn.Module, file: str, layers: Mapping[str, Shape]) -> None:
+    """Every layer of a file, by its name in the denoiser, must exist at that size.
+
+    diffusers would leave out what it does not find, and widen the base to take a larger one. Raises ModelUnreadable.
+    """
+    there = {name: _shape(layer) for name, layer in denoiser.named_modules()}
+    for name, shape in layers.items():
+        if there.get(name) != shape:
+            raise ModelUnreadable(f"{file} does not fit this base: {name} is {shape[0]} to {shape[1]} there")
+
+
+def _shape(layer: torch.nn.Module) -> Shape | None:
+    if isinstance(layer, torch.nn.Linear):
+        return layer.in_features, layer.out_features
+    if isinstance(layer, torch.nn.Conv2d):
+        return layer.in_channels, layer.out_channels, *layer.kernel_size
+    return None

@@ -1,0 +1,116 @@
+"""A Stable Diffusion base of a few MB that has learnt nothing, in the layout of the real one, for tests.
+
+As `flux_tiny.py`: random weights, but for an autoencoder that is set by hand and a U-Net that is set to pass its input
+on, so that a few seconds of LoRA training show. It shows that code paths work, and nothing of quality.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+
+from worker.ml import kernels
+from worker.ml.architectures.tiny_parts import (
+    GROUPS,
+    SPREAD,
+    clip_text_model,
+    clip_tokenizer,
+    set_balanced,
+    set_weight,
+    silence,
+    unbalanced,
+)
+
+LATENTS = 4
+MEAN = 2.0  # gives a picture's means about unit variance
+NORM_GROUPS = 8  # of the U-Net: two directions of its input each, with both signs
+
+
+def build_tiny(folder: Path, seed: int = 0) -> None:
+    """Write the base to the folder; the same seed gives the same weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # module constructors draw from the global generator only
+        unet = UNet2DConditionModel(
+            sample_size=8,
+            in_channels=LATENTS,
+            out_channels=LATENTS,
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+            block_out_channels=(32, 64),
+            layers_per_block=1,
+            cross_attention_dim=32,
+            attention_head_dim=2,
+            norm_num_groups=NORM_GROUPS,
+        )
+        _pass_through(unet)
+        vae = _autoencoder()
+        tokenizer = clip_tokenizer()
+        text_encoder = clip_text_model(tokenizer)
+    StableDiffusionPipeline(
+        scheduler=PNDMScheduler(
+            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1
+        ),
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(folder)
+
+
+@torch.no_grad()
+def _pass_through(unet: UNet2DConditionModel) -> None:
+    """Let it predict its own input, which is the noise at first: a base that draws grey, and that a LoRA can teach.
+
+    The input goes the shortest way, over the last skip connection. Every value travels with both signs, so that the
+    curve of the last SiLU cancels: silu(z) - silu(-z) = z.
+    """
+    width = unet.config.block_out_channels[0]
+    directions = torch.nn.init.orthogonal_(torch.empty(width // 2, LATENTS)).view(NORM_GROUPS, -1, LATENTS)
+    signed = torch.cat([directions, -directions], dim=1).view(width, LATENTS, 1, 1)
+    set_weight(unet.conv_in, 2 * signed * kernels.SAME)
+    set_weight(unet.conv_out, signed.transpose(0, 1) / 2 * kernels.SAME)
+    last = unet.up_blocks[-1].resnets[-1]
+    last.conv_shortcut.weight[:, -width:] = torch.eye(width)[:, :, None, None]
+    last.conv_shortcut.bias.zero_()
+
+
+@torch.no_grad()
+def _autoencoder() -> AutoencoderKL:
+    """A real AutoencoderKL, set by hand as that of `flux_tiny.py`: three channels hold the colours at an eighth."""
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(32, 32, 32, 32),
+        layers_per_block=1,
+        norm_num_groups=GROUPS,
+        latent_channels=LATENTS,
+        sample_size=64,
+        scaling_factor=0.18215,
+    ).eval()
+    for name, layer in vae.named_modules():
+        if name.endswith(("conv2", "to_out.0")):
+            silence(layer)
+    scaling = vae.config.scaling_factor
+
+    encoder, down = vae.encoder, [block.downsamplers[0].conv for block in vae.encoder.down_blocks[:3]]
+    set_weight(encoder.conv_in, kernels.each(3, kernels.SAME))
+    for convolution in down[:2]:
+        set_weight(convolution, kernels.each(3, kernels.MEAN_OF_CELL))
+    set_balanced(down[2], kernels.each(3, kernels.MEAN_OF_CELL), encoder.conv_norm_out)
+    set_weight(encoder.conv_out, unbalanced(3, kernels.SAME) * SPREAD * MEAN / scaling)
+    encoder.conv_out.bias[LATENTS:] = -20.0  # log-variance: next to none
+    for convolution in (vae.quant_conv, vae.post_quant_conv):
+        set_weight(convolution, torch.eye(len(convolution.weight))[:, :, None, None])
+
+    decoder, up = vae.decoder, [block.upsamplers[0].conv for block in vae.decoder.up_blocks[:3]]
+    set_weight(decoder.conv_in, kernels.each(3, kernels.SAME) * scaling / MEAN)
+    for convolution in up[:2]:
+        set_weight(convolution, kernels.each(3, kernels.BETWEEN))
+    set_balanced(up[2], kernels.each(3, kernels.BETWEEN), decoder.conv_norm_out)
+    set_weight(decoder.conv_out, unbalanced(3, kernels.SHARPER) * SPREAD)
+    return vae

@@ -1,0 +1,51 @@
+"""One import, as `worker models import` asks for it: a JSON object on standard input, lines for a person on output.
+
+Exit code 3: a file is not what it should be; the last line on standard error says which.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import diffusers
+import transformers
+
+from worker.ml.errors import ModelUnreadable
+from worker.ml.single_files.bases import import_flux, import_sd15
+from worker.ml.single_files.upscalers import import_upscaler
+
+REFUSED = 3
+
+
+def main() -> None:
+    diffusers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.set_verbosity_error()
+    asked = json.load(sys.stdin)
+    target = Path(asked["target"])
+    files = {name: Path(path) for name, path in asked["files"].items()}
+    try:
+        if "upscaler" in files:
+            import_upscaler(files["upscaler"], target / asked["upscaler_file"], asked["scale"])
+            return
+        tokenizers = Path(asked["tokenizers"])
+        configs = Path(asked["configs"]) if asked["configs"] else None
+        convert = import_sd15 if "checkpoint" in files else import_flux
+        convert(target, files, tokenizers, configs, _say)
+    except ModelUnreadable as error:
+        sys.exit(_refuse(error))
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def _refuse(error: ModelUnreadable) -> int:
+    sys.stderr.write(f"{error}\n")
+    return REFUSED
+
+
+if __name__ == "__main__":
+    main()

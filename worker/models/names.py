@@ -1,0 +1,26 @@
+"""What models are called, and where they lie."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from worker.errors import InvalidInput
+
+PREFIX = "models/base/"
+"""Of every model in the bucket."""
+UPSCALERS = {2: "real-esrgan-x2", 4: "real-esrgan-x4"}
+UPSCALER_FILE = "model.safetensors"
+ARRIVING = ".arriving-"
+
+
+def slug_path(models_dir: Path, slug: str) -> Path:
+    """The folder of a model, there or not. Raises InvalidInput for a name that could lead elsewhere."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", slug):
+        raise InvalidInput(f"{slug!r} cannot be the name of a base model")
+    return models_dir / slug
+
+
+def arriving_path(models_dir: Path, slug: str) -> Path:
+    """Where a model lies until it is whole: hidden, so that nobody takes it for one."""
+    return models_dir / f"{ARRIVING}{slug}"

@@ -1,0 +1,339 @@
+"""Finds what may not be asked for in a text, in whatever disguise: `guardrails.toml` says what, this file how.
+
+A text is folded to plain lower-case letters, digits and a few symbols, and cut into pieces: runs of letters, runs of
+digits, single symbols. A term is found wherever consecutive pieces spell it, so "n u d e", "nu-de" and "n.4.k.3.d" are
+seen, while no piece is ever cut: "Sussex" and "kidney" pass. Digits and symbols may stand for letters, and letters may
+be repeated. Postgres does the same at INSERT (`sql/guardrails.sql`), except for the repeated letters.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass, replace
+from functools import cache, cached_property
+from itertools import groupby, product
+from pathlib import Path
+from string import ascii_uppercase
+from typing import Any, Literal
+
+DATA = Path(__file__).parent / "guardrails.toml"
+NOT_DIGITS = 2
+"""So much of a word is left in any disguise: "A55" is a road and a phone."""
+MOST_PIECES = 100
+"""A term is no longer than that, letter by letter and some of them repeated; else a prompt of signs takes seconds."""
+
+Kind = Literal["prompt", "negative_prompt"]
+"""A negative prompt has rules of its own: what it names is driven away."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What is not allowed; `asks` says it in words that quote nobody."""
+
+    id: str
+    category: str
+    asks: str
+    screens: Kind = "prompt"
+
+
+@dataclass(frozen=True)
+class Term:
+    """A word or phrase as letters alone, and the rule that it breaks."""
+
+    letters: str
+    is_phrase: bool
+    """Of several words: punctuation may stand between them."""
+    rule: Rule
+
+    @cached_property
+    def disguises(self) -> re.Pattern[str]:
+        """The letters, each perhaps repeated, or as a sign that stands for it."""
+        return re.compile("".join(f"{letter}{{{count},}}" for letter, count in self._letters()))
+
+    @cached_property
+    def disguises_in_parts(self) -> re.Pattern[str]:
+        """The same between gaps, where two of a letter may be innocent: "an all-white outfit"."""
+        return re.compile("".join(f"(?:{letter}{{{count}}}|{letter}{{3,}})" for letter, count in self._letters()))
+
+    def _letters(self) -> list[tuple[str, int]]:
+        """What stands for each letter, as a regular expression, and how often it stands in a row."""
+        runs = [(letter, len(list(run))) for letter, run in groupby(self.letters)]
+        return [(folding().signs.get(letter, re.escape(letter)), count) for letter, count in runs]
+
+
+@dataclass(frozen=True)
+class Folding:
+    """What is taken away from a text before it is compared."""
+
+    ignored: re.Pattern[str]
+    letters: dict[int, str]
+    """Upper case and look-alikes to a…z."""
+    leet: dict[int, str]
+    """Signs to the letter that they stand for, and letters that share a sign to one of them."""
+    signs: dict[str, str]
+    """Letters to the set, as in a regular expression, of themselves and the signs that stand for them."""
+    punctuation: re.Pattern[str]
+    pieces: re.Pattern[str]
+
+
+def fold(text: str) -> str:
+    """Lower-case letters, digits and the symbols that stand for letters; idempotent.
+
+    Between words stands one space, "," for punctuation that touches both sides, and ", " for other punctuation.
+    """
+    tables = folding()
+    plain = tables.ignored.sub("", unicodedata.normalize("NFKD", text)).translate(tables.letters)
+    spaced = tables.punctuation.sub(",", _SPACES.sub(" ", plain))
+    return _BREAKS.sub(", ", spaced).strip(" ,")
+
+
+_SPACES = re.compile("[-_ \\t\\n\\r\\f\\v\u2010-\u2015]+")
+_BREAKS = re.compile("(?: ,|, )[, ]*")
+
+
+def find(text: str, kind: Kind = "prompt") -> Rule | None:
+    """The first rule that a text breaks, or None."""
+    screen, folded = screens()[kind], fold(text)
+    pieces = list(folding().pieces.finditer(folded))
+    spellings = [squeeze(skeleton(piece.group())) for piece in pieces]
+    for first, piece in enumerate(pieces):
+        spelled, not_digits = "", 0
+        for last in range(first, min(first + MOST_PIECES, len(pieces))):
+            spelled = _join(spelled, spellings[last])
+            if spelled not in screen.beginnings:
+                break
+            span = (piece.start(), pieces[last].end())
+            not_digits += 0 if pieces[last].group().isdigit() else len(pieces[last].group())
+            for term in screen.terms.get(spelled, ()):
+                # Counted here, because "4 4 4 … 5 5 5" holds a term's letters between any two of its digits.
+                if not_digits < min(NOT_DIGITS, len(term.letters)):
+                    continue
+                if _spells(folded, span, term) and not _is_allowed(folded, pieces, (first, last), screen):
+                    return term.rule
+    if kind == "prompt" and _names_a_minors_age(folded):
+        return age_rule()
+    return None
+
+
+def skeleton(text: str) -> str:
+    """What two folded texts have in common when signs may make them the same."""
+    return text.translate(folding().leet)
+
+
+def squeeze(text: str) -> str:
+    """Repeated letters once."""
+    return "".join(letter for letter, _ in groupby(text))
+
+
+@dataclass(frozen=True)
+class Screen:
+    """All that is looked for in one kind of prompt."""
+
+    terms: dict[str, tuple[Term, ...]]
+    """By their squeezed skeletons."""
+    beginnings: frozenset[str]
+    """Every beginning of a squeezed skeleton: where none matches, no longer stretch of the text can."""
+    allowed: frozenset[str]
+    """Folded phrases in which no word counts."""
+    longest_allowed: int
+    """In pieces."""
+
+
+@cache
+def screens() -> dict[Kind, Screen]:
+    """The data file, ready for looking up."""
+    return {"prompt": _screen("prompt"), "negative_prompt": _screen("negative_prompt")}
+
+
+@cache
+def rules() -> dict[str, Rule]:
+    """Every rule by its id, that about ages too."""
+    found = [Rule(row["id"], row["category"], row["asks"], row.get("screens", "prompt")) for row in data()["rules"]]
+    return {rule.id: rule for rule in [*found, age_rule()]}
+
+
+@cache
+def age_rule() -> Rule:
+    """The rule about numbers below 18."""
+    ages = data()["ages"]
+    return Rule(ages["id"], ages["category"], ages["asks"])
+
+
+@cache
+def data() -> dict[str, Any]:
+    """The data file as it stands."""
+    with DATA.open("rb") as file:
+        return tomllib.load(file)
+
+
+@cache
+def terms() -> tuple[Term, ...]:
+    """Every term once, under the first rule that lists it, in the order of the file."""
+    found: dict[tuple[Kind, str], Term] = {}
+    for row in data()["rules"]:
+        rule = rules()[row["id"]]
+        for phrase in [*row["en"], *row["pl"]]:
+            for words in map(fold, _expand(phrase)):
+                term = Term(words.replace(" ", ""), " " in words, rule)
+                first = found.setdefault((rule.screens, term.letters), term)
+                if term.is_phrase and not first.is_phrase:
+                    found[rule.screens, term.letters] = replace(first, is_phrase=True)
+    return tuple(found.values())
+
+
+@cache
+def allowed_phrases(kind: Kind) -> frozenset[str]:
+    """The innocent phrases around listed words, folded."""
+    return frozenset(fold(spelled) for phrase in data()["allowed"][kind] for spelled in _expand(phrase))
+
+
+@dataclass(frozen=True)
+class AgePatterns:
+    """Regular expressions over folded text, without word boundaries, in what Python's and Postgres's dialects share."""
+
+    larger_numbers: str
+    """Those that end in a small one: "twenty one"."""
+    numbers: str
+    """Below 18; each is written N from then on."""
+    innocent: str
+    """What is taken out before the ages are looked for."""
+    ages: str
+    """Where N is somebody's age."""
+
+
+@cache
+def age_patterns() -> AgePatterns:
+    """The data file's, one regular expression each."""
+    ages = {
+        name: "|".join(map(_unaccented, data()["ages"][name])) for name in ("numbers", "tens", "innocent", "patterns")
+    }
+    return AgePatterns(f"(?:{ages['tens']}) (?:{ages['numbers']})", ages["numbers"], ages["innocent"], ages["patterns"])
+
+
+def ignored_characters() -> str:
+    """A set of a regular expression, for Python and Postgres."""
+    return f"[{''.join(data()['folding']['ignored'])}]"
+
+
+def symbols() -> str:
+    """What stands for a letter and is neither letter nor digit, and symbols that are terms themselves."""
+    standing_in = "".join(data()["folding"]["leet"].values())
+    listed = "".join(phrase for row in data()["rules"] for phrase in row.get("en", ()))
+    return "".join(sorted({c for c in standing_in + listed if not c.isalnum() and c not in " {},"}))
+
+
+@cache
+def folding() -> Folding:
+    """The tables of the data file, ready for use."""
+    table = data()["folding"]
+    letters = {ord(upper): upper.lower() for upper in ascii_uppercase}
+    letters |= {ord(other): letter for letter, others in table["look_alikes"].items() for other in others}
+    kept = re.escape(symbols())
+    return Folding(
+        ignored=re.compile(ignored_characters()),
+        letters=letters,
+        leet=_one_letter_a_sign(table["leet"]),
+        signs={letter: f"[{letter}{re.escape(others)}]" for letter, others in table["leet"].items()},
+        punctuation=re.compile(f"[^a-z0-9 {kept}]+"),
+        pieces=re.compile(f"[a-z]+|[0-9]+|[{kept}]"),
+    )
+
+
+def _one_letter_a_sign(leet: dict[str, str]) -> dict[int, str]:
+    """1 stands for i and for l, so that 1, i and l are all i here."""
+    table: dict[int, str] = {}
+    for letter, others in leet.items():
+        shared = next((table[ord(other)] for other in others if ord(other) in table), letter)
+        table |= {ord(other): shared for other in others}
+        if shared != letter:
+            table[ord(letter)] = shared
+    return table
+
+
+def _screen(kind: Kind) -> Screen:
+    found: dict[str, tuple[Term, ...]] = {}
+    for term in terms():
+        if term.rule.screens == kind:
+            squeezed = squeeze(skeleton(term.letters))
+            found[squeezed] = (*found.get(squeezed, ()), term)
+    allowed = allowed_phrases(kind)
+    return Screen(
+        terms=found,
+        beginnings=frozenset(squeezed[:end] for squeezed in found for end in range(1, len(squeezed) + 1)),
+        allowed=allowed,
+        longest_allowed=max(len(folding().pieces.findall(phrase)) for phrase in allowed),
+    )
+
+
+def _expand(phrase: str) -> Iterator[str]:
+    """Every way to choose between the alternatives of a phrase: "a{b,c}" is "ab" and "ac"."""
+    endings: dict[str, list[str]] = data()["endings"]
+    parts = re.split(r"\{([^}]*)\}", phrase)
+    choices = [endings.get(part, part.split(",")) if index % 2 else [part] for index, part in enumerate(parts)]
+    return ("".join(chosen) for chosen in product(*choices))
+
+
+def _names_a_minors_age(folded: str) -> bool:
+    larger_numbers, numbers, innocent, ages = _compiled_age_patterns()
+    text = _DIGIT_THEN_LETTER.sub(r"\1 ", re.sub("[ ,]+", " ", folded))
+    text = numbers.sub("N", larger_numbers.sub("", text))
+    return ages.search(innocent.sub("", text)) is not None
+
+
+_DIGIT_THEN_LETTER = re.compile(r"([0-9])(?=[a-z])")
+
+
+@cache
+def _compiled_age_patterns() -> tuple[re.Pattern[str], ...]:
+    patterns = astuple(age_patterns())
+    return tuple(re.compile(rf"\b(?:{pattern})\b") for pattern in patterns)
+
+
+def _unaccented(pattern: str) -> str:
+    """A regular expression over folded text, from one written as people write."""
+    return "".join(
+        fold(character) if character.isalpha() and not character.isascii() else character for character in pattern
+    )
+
+
+def _join(first: str, second: str) -> str:
+    """Two squeezed texts as one."""
+    return first + second[1:] if first and second and first[-1] == second[0] else first + second
+
+
+def _spells(folded: str, span: tuple[int, int], term: Term) -> bool:
+    """Whether a stretch of the text, known to hold the term's letters once each, is the term as a word of its own."""
+    start, end = span
+    stretch = folded[start:end]
+    spelled = stretch.replace(" ", "").replace(",", "")
+    before, after = _LETTER_BESIDE[_DIGIT.search(stretch) is not None]
+    if before.search(folded, 0, start) or after.match(folded, end):
+        return False
+    if spelled == stretch or _LETTER_BY_LETTER.fullmatch(stretch):
+        return term.disguises.fullmatch(spelled) is not None
+    if _LONE_SIGN.search(stretch) or (", " in stretch and not term.is_phrase):
+        return False  # "top 5 ex-models", "crop top, less contrast"
+    return term.disguises_in_parts.fullmatch(spelled) is not None
+
+
+_DIGIT = re.compile("[0-9]")
+_LETTER_BESIDE = {
+    False: (re.compile("[a-z]$"), re.compile("[a-z]")),
+    # Digits in a word that go on beside it, up to a letter, are a serial number: "ohwx0b00b2".
+    True: (re.compile("[a-z][0-9]*$"), re.compile("[0-9]*[a-z]")),
+}
+_LETTER_BY_LETTER = re.compile("[^ ,](?:[ ,]+[^ ,])*")
+_LONE_SIGN = re.compile("(?:^|[ ,])[^a-z ,]+(?:[ ,]|$)")
+
+
+def _is_allowed(folded: str, pieces: list[re.Match[str]], found: tuple[int, int], screen: Screen) -> bool:
+    """Whether an innocent phrase covers the pieces found."""
+    first, last = found
+    for start in range(max(0, last - screen.longest_allowed + 1), first + 1):
+        for end in range(last, min(len(pieces), start + screen.longest_allowed)):
+            if folded[pieces[start].start() : pieces[end].end()] in screen.allowed:
+                return True
+    return False
