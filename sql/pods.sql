@@ -287,12 +287,13 @@ begin
 end $$;
 comment on function worker.why_stranded is 'Why no live pod takes a route; NULL when one does.';
 
--- Say so where nobody can take a job; fail one that was given back and that no live pod lists any more. Some at a time:
--- each is locked until the tick commits, and a tick that ran into its pod's statement_timeout would begin anew for ever.
+-- Say so where nobody can take a job; fail one that was given back and that no live pod lists any more, but not while every
+-- pod restarts. Some at a time: each is locked until the tick commits, and a tick that ran into its pod's statement_timeout would begin anew for ever.
 create or replace function worker.explain_waiting(p_kind worker.job_kinds) returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
+  v_pods_live boolean := exists (select from worker.pods);
   v_route text;
   v_phase text;
   v_job_id uuid;
@@ -312,13 +313,13 @@ begin
     for v_job_id in execute format(
       'select job.id from worker.pgqueuer queue join %s job on job.id = split_part(queue.dedupe_key, '':'', 2)::uuid
        where queue.status = ''queued'' and queue.entrypoint = $1 and job.status = ''queued''
-         and (job.error_code in (''model_missing'', ''out_of_memory'') or job.phase is distinct from $2)
+         and ($3 and job.error_code in (''model_missing'', ''out_of_memory'') or job.phase is distinct from $2)
        order by job.id limit 500', p_kind.table_name)
-      using v_route, v_phase
+      using v_route, v_phase, v_pods_live
     loop
       v_job := worker.try_lock_job(p_kind.kind, v_job_id);
       continue when v_job is null or v_job ->> 'status' <> 'queued';
-      if v_job ->> 'error_code' in ('model_missing', 'out_of_memory') then
+      if v_pods_live and v_job ->> 'error_code' in ('model_missing', 'out_of_memory') then
         perform worker.settle(p_kind.kind, v_job, 'failed', v_job ->> 'error_code', v_job ->> 'error');
       else
         execute format('update %s set phase = $2 where id = $1', p_kind.table_name) using v_job_id, v_phase;

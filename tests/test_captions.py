@@ -29,6 +29,8 @@ def test_every_caption_names_the_trigger_word(given: str | None, trained_with: s
         ("ohwx, at the sea", "a person", "a person, at the sea"),
         ("ohwx beside a poster of ohwx", "a woman", "a woman beside a poster of a woman"),
         ("a photo of ohwx person, at the sea", "a person", "a photo of a person, at the sea"),
+        ("a photo of a ohwx person", "a person", "a photo of a person"),
+        ("a photo of a ohwx person", "person", "a photo of a person"),
         ("a photo of ohwx mug", "a blue mug", "a photo of a blue mug"),
         ("ohwx personally", "a person", "a person personally"),
         ("a photo of johwx and ohwxs by ohwx", "a person", "a photo of johwx and ohwxs by a person"),

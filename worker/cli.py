@@ -224,7 +224,7 @@ def init() -> None:
     from worker.doctor import show_on
     from worker.settings import Settings
 
-    settings = Settings.load()
+    settings = Settings.load(database=False)
     report = Report(show_on(console()))
 
     async def main() -> NoReturn:

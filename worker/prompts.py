@@ -39,9 +39,12 @@ def caption(photo: Photo, trigger_word: str) -> str:
 
 
 def name_class(text: str, trigger_word: str, class_name: str) -> str:
-    """The text about anybody: the class's name for the trigger word, and for the noun that may follow it.
+    """The text about anybody: the class's name for the trigger word, and for article and noun that may stand beside it.
 
-    "a photo of ohwx person" is "a photo of a person", and so is "a photo of ohwx".
+    "a photo of a ohwx person" is "a photo of a person", and so is "a photo of ohwx".
     """
-    noun = re.escape(class_name.split()[-1])
-    return re.sub(rf"\b{re.escape(trigger_word)}\b(?: {noun}\b)?", lambda _: class_name, text)
+    article, noun = r"(?:\b(?i:an?|the) )?" if _ARTICLE.match(class_name) else "", re.escape(class_name.split()[-1])
+    return re.sub(rf"{article}\b{re.escape(trigger_word)}\b(?: {noun}\b)?", lambda _: class_name, text)
+
+
+_ARTICLE = re.compile("(?:an?|the) ")

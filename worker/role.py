@@ -73,7 +73,9 @@ def make_login(name: str, owners_url: str, connection_limit: int | None, *, rota
 def apply_login(connection: Connection, login: Login, *, rotate: bool) -> None:
     """Run the statements. Raises CommandRefused when the role is there already, or is no pod's to rotate."""
     found = connection.execute(
-        """select rolcanlogin and not rolsuper and pg_has_role(oid, 'likeness_worker', 'member') as a_pods
+        # Whoever made likeness_worker is its member too, the schema's owner for one.
+        """select rolcanlogin and not rolsuper and not rolcreaterole and not rolcreatedb
+                  and pg_has_role(oid, 'likeness_worker', 'member') as a_pods
            from pg_roles where rolname = %s""",
         [login.name],
     ).fetchone()

@@ -47,7 +47,7 @@ def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
     assert ran.stdout.splitlines()[-1] == "loaded []"
 
 
-@pytest.mark.parametrize("words", [("status",), ("storage", "init")])
+@pytest.mark.parametrize("words", [("status",), ("role", "likeness_pod")])
 def test_a_missing_setting_is_named_with_exit_code_2(operator: Operator, words: tuple[str, ...]) -> None:
     ran = operator.worker(*words, DATABASE_URL=None)
     assert ran.code == 2

@@ -101,6 +101,7 @@ def test_printed_sql_leaves_a_role_alone_that_was_there(operator: Operator) -> N
         ("doctors_pod", False, "--rotate gives it a new password"),
         ("nobody_yet", True, "leave --rotate out"),
         ("accountant", True, "no pod's login"),
+        ("manager", True, "no pod's login"),
         ("postgres", True, "DATABASE_URL is postgres's own"),
         ("likeness_worker", False, "somebody else"),
         ("Pod-1", False, "letters a-z"),
@@ -110,6 +111,7 @@ def test_what_cannot_be_done_is_refused_with_what_to_do(
     operator: Operator, pod_url: str, name: str, rotate: bool, told: str
 ) -> None:
     operator.app.run("create role accountant login")
+    operator.app.run("create role manager login createrole in role likeness_worker")  # as who made that role is
     with connect(operator.app.url) as owner, pytest.raises(CommandRefused, match=told):
         apply_login(owner, make_login(name, operator.app.url, None, rotate=rotate), rotate=rotate)
     psycopg.connect(pod_url).close()  # it kept its password

@@ -10,7 +10,7 @@ from tests.commands.conftest import Operator
 
 def test_missing_buckets_are_made_and_it_is_safe_to_repeat(operator: Operator) -> None:
     name = f"made-{uuid4().hex}"
-    first, second = (operator.worker("storage", "init", BUCKET_UPLOADS=name) for _ in range(2))
+    first, second = (operator.worker("storage", "init", BUCKET_UPLOADS=name, DATABASE_URL=None) for _ in range(2))
     assert (first.code, second.code) == (0, 0)
     assert f"bucket {name}: made, private" in first.stdout
     assert f"bucket {name}: there already" in second.stdout

@@ -377,6 +377,18 @@ def test_a_job_given_back_for_its_base_fails_when_no_live_pod_lists_the_route(
     assert (row["status"], row["error_code"], row["error"], row["failures"]) == ("failed", code, "nor here", 0)
 
 
+def test_a_job_given_back_for_its_base_waits_while_no_pod_is_alive(db: AppTables, start_pod: StartPod) -> None:
+    pod = start_pod()
+    attempt = running(db, pod)
+    assert attempt.release("the base flux-x is not here", "model_missing") == "queued"
+    db.run("delete from worker.pods")
+    db.tick()
+    assert db.status("generation", attempt.id) == ("queued", "model_missing")
+    start_pod().register(TRAINING)
+    db.tick()
+    assert db.status("generation", attempt.id) == ("failed", "model_missing")
+
+
 def test_queue_and_jobs_are_reconciled(db: AppTables, pod: Pod) -> None:
     lost, young, ended = db.ask(), db.ask(), db.ask()
     with db.without_triggers():

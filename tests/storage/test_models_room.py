@@ -3,6 +3,7 @@
 import asyncio
 import os
 import resource
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from tests.storage.bases import push, start_fetch, write_base
 from worker.errors import ModelMissing
 from worker.models import BaseModels
+from worker.models.room import size_of
 
 SIZE = 1_000_000
 """Of each model, in bytes."""
@@ -161,3 +163,23 @@ async def test_a_disk_that_runs_full_midway_is_a_missing_model_and_is_left_as_it
     assert not (disk / ".arriving-a").exists()
     await pod.ensure("a")
     assert pod.present() == ["a"]
+
+
+def test_a_disk_is_measured_while_other_processes_name_and_remove_folders(tmp_path):
+    """It used to raise when a folder that was just listed had got another name: the job failed for it."""
+    write_base(tmp_path / "a", whole("a"))
+    over = threading.Event()
+
+    def rename() -> None:
+        while not over.is_set():
+            (tmp_path / "a").rename(tmp_path / ".arriving-a")
+            (tmp_path / ".arriving-a").rename(tmp_path / "a")
+
+    other = threading.Thread(target=rename)
+    other.start()
+    try:
+        sizes = {size_of(tmp_path) for _ in range(1000)}
+    finally:
+        over.set()
+        other.join()
+    assert max(sizes) >= SIZE
