@@ -17,9 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import pytest_asyncio
-import torch
 from PIL import Image
-from safetensors.torch import save_file
 
 from worker import errors
 from worker.gpu import GpuChild, Interrupted
@@ -32,6 +30,7 @@ from worker.gpu_tasks import (
     LoraSettings,
     Phase,
     PhotoFile,
+    PhotosSkipped,
     Progress,
     Task,
     TrainTask,
@@ -264,14 +263,15 @@ async def test_messages_larger_than_a_socket_buffer_arrive_both_ways(
     gpu: GpuChild, files: Files, tmp_path: Path
 ) -> None:
     title = "x" * 3_000_000
-    await events_of(gpu, training(files, tmp_path, steps=1, metadata={"title": title}))
-    assert title.encode() in (tmp_path / "lora.safetensors").read_bytes()
+    task = training(files, tmp_path, steps=1, metadata={"title": title})
+    nowhere = tmp_path / "/".join(["x" * 200] * 15)
+    missing = [PhotoFile(path=nowhere / f"{number}.jpg", caption="") for number in range(500)]
 
-    bad = tmp_path / "bad.safetensors"
-    save_file({title: torch.zeros(1)}, bad)
-    with pytest.raises(errors.InvalidInput) as raised:  # it names the tensor that has no place in a LoRA
-        await events_of(gpu, drawing(files, tmp_path, loras=[LoraFile(path=bad)]))
-    assert title in raised.value.message
+    events = await events_of(gpu, task.model_copy(update={"photos": [*task.photos, *missing]}))
+
+    assert title.encode() in (tmp_path / "lora.safetensors").read_bytes()
+    (skipped,) = (event for event in events if isinstance(event, PhotosSkipped))
+    assert [photo.path for photo in skipped.photos] == [photo.path for photo in missing]
 
 
 # -- interrupts

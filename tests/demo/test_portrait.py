@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageOps
 
-from worker.demo.person import LIGHTS, Beard, Clothes, Glasses, HairStyle, Setting
+from worker.demo.person import LIGHTS, Beard, Clothes, Glasses, HairStyle, Setting, close_up
 from worker.demo.portrait import Person, PhotoTaken, Scene, draw, scenes, write_photos
 
 SMALL = (120, 160)
@@ -43,7 +43,7 @@ def test_a_telephone_held_sideways_is_told_by_exif_alone(photos: list[PhotoTaken
             orientation = picture.getexif()[0x0112]
             stored[orientation] = picture.size
             upright = np.asarray(ImageOps.exif_transpose(picture).resize(SMALL), dtype=np.float64)
-        assert np.abs(upright - pixels(Person.example(), scene)).mean() < 6
+        assert np.abs(upright - pixels(Person.example(), close_up(Person.example(), scene))).mean() < 6
     assert stored == {1: (3024, 4032), 3: (3024, 4032), 6: (4032, 3024), 8: (4032, 3024)}
 
 
