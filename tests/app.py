@@ -19,9 +19,9 @@ from PIL import Image
 from psycopg import sql
 from psycopg.rows import dict_row
 
+from tests.tiny_models import REGISTER_TINY_BASE, TINY_BASE
 from tests.waiting import wait_until
 from worker.demo.servers import EmbeddedS3
-from worker.demo.tiny_models import REGISTER_TINY_BASE, TINY_BASE
 
 TABLES = {
     "training": "public.training_jobs",

@@ -91,7 +91,7 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / ".done").exists():
-            from worker.demo.tiny_models import build_tiny_models
+            from tests.tiny_models import build_tiny_models
             from worker.ml.architectures import sd15_tiny
 
             build_tiny_models(folder)

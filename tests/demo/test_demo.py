@@ -18,9 +18,9 @@ from PIL import Image
 from psycopg.rows import dict_row
 
 from tests.demo.running import DemoProcess, start_demo
+from tests.tiny_models import cached_tiny_models
 from tests.waiting import wait_until
 from worker.demo.servers import EmbeddedS3
-from worker.demo.tiny_models import cached_tiny_models
 from worker.ml import base_models
 from worker.ml.batches import Photo
 from worker.ml.train_lora import held_out_loss

@@ -7,9 +7,9 @@ import os
 import sys
 from pathlib import Path
 
+from tests.tiny_models import REGISTER_TINY_BASE, TINY_BASE, cached_tiny_models
 from worker.demo.programme import Programme
 from worker.demo.run import main
-from worker.demo.tiny_models import REGISTER_TINY_BASE, TINY_BASE, cached_tiny_models
 
 
 def _link_tiny_models(folder: Path) -> None:

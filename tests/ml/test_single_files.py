@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.ml import published_names
-from worker.demo.tiny_models import TINY_BASE
+from tests.tiny_models import TINY_BASE
 from worker.ml import base_models, upscale
 from worker.ml.errors import ModelUnreadable
 from worker.ml.generate import Picture, PictureRequest, generate

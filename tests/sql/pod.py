@@ -14,9 +14,9 @@ from psycopg import sql
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
+from tests.tiny_models import TINY_BASE
 from tests.waiting import wait_until
 from worker.db import ClaimQueue, Database
-from worker.demo.tiny_models import TINY_BASE
 
 TRAINING, GENERATION, PUBLISH = f"training/{TINY_BASE}", f"generation/{TINY_BASE}", "publish_lora"
 ROUTES = (TRAINING, GENERATION, PUBLISH)

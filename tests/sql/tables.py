@@ -13,7 +13,7 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from tests.app import TABLES, App
-from worker.demo.tiny_models import REGISTER_TINY_BASE, TINY_BASE
+from tests.tiny_models import REGISTER_TINY_BASE, TINY_BASE
 
 ABLE_BASE = "able-flux"
 """A base that takes references and poses too; no pod needs to offer it."""

@@ -11,7 +11,7 @@ import pytest
 
 from tests.sql.pod import GENERATION, PUBLISH, ROUTES, TRAINING, Attempt, Pod, as_worker
 from tests.sql.tables import AppTables
-from worker.demo.tiny_models import TINY_BASE
+from tests.tiny_models import TINY_BASE
 
 StartPod = Callable[..., Pod]
 

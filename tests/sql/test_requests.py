@@ -14,7 +14,7 @@ from psycopg.types.json import Jsonb
 from tests.app import TABLES
 from tests.sql.pod import Pod
 from tests.sql.tables import ABLE_BASE, AppTables
-from worker.demo.tiny_models import TINY_BASE
+from tests.tiny_models import TINY_BASE
 
 CLIENTS = ("authenticated", "service_role")
 

@@ -16,8 +16,8 @@ from PIL import Image
 from safetensors.torch import load, save
 
 from tests.ml import vanilla
+from tests.tiny_models import TINY_BASE
 from tests.worker.conftest import Fleet, MakeFleet
-from worker.demo.tiny_models import TINY_BASE
 from worker.ml import lora_files
 
 BASE = "tiny-sd15"

@@ -12,11 +12,11 @@ import pytest
 
 from tests.conftest import Databases
 from tests.proxy import PostgresProxy
+from tests.tiny_models import TINY_BASE
 from tests.waiting import wait_until
 from tests.worker.conftest import Fleet, MakeFleet, as_pod
 from worker import migrate
 from worker.demo.servers import EmbeddedPostgres
-from worker.demo.tiny_models import TINY_BASE
 
 SESSION = "likeness session"
 

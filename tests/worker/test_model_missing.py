@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.tiny_models import TINY_BASE
 from tests.waiting import wait_until
 from tests.worker.conftest import Fleet, MakeFleet
-from worker.demo.tiny_models import TINY_BASE
 
 
 @pytest.fixture(scope="module")

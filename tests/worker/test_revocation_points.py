@@ -20,10 +20,10 @@ import pytest
 from tests.app import App
 from tests.gates import INSTALL, Gate, wait_for_waiting
 from tests.s3_relay import S3Relay, When
+from tests.tiny_models import TINY_BASE
 from tests.waiting import wait_until
 from tests.worker.conftest import Fleet, MakeFleet
 from worker.demo.servers import EmbeddedS3
-from worker.demo.tiny_models import TINY_BASE
 
 LONG = {"training": {"steps": 100}, "generation": {"steps": 100, "num_images": 2}}
 """Long enough for a report from the middle."""

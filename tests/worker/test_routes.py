@@ -8,9 +8,9 @@ from uuid import UUID
 
 import pytest
 
+from tests.tiny_models import TINY_BASE
 from tests.waiting import wait_until
 from tests.worker.conftest import Fleet, MakeFleet
-from worker.demo.tiny_models import TINY_BASE
 from worker.models import UPSCALERS
 from worker.models.push import Push
 from worker.storage import ObjectStore, StoreConfig

@@ -1,4 +1,4 @@
-"""The tiny, untrained models of the demo and the tests: the real architectures with random weights."""
+"""The tiny, untrained models of the tests: the real architectures with random weights."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from pathlib import Path
 
 import platformdirs
 
+from worker import ml
+from worker.demo.torch_environment import TORCH_ENVIRONMENT
 from worker.models import UPSCALER_FILE, UPSCALERS
 
 TINY_BASE = "tiny-flux"
@@ -27,8 +29,8 @@ on conflict do nothing
 BUILDERS = ("architectures/flux_tiny.py", "architectures/tiny_parts.py", "kernels.py", "upscale.py")
 LIBRARIES = ("torch", "diffusers", "transformers")
 
-TORCH_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-"""For processes that compute with tiny models: threads would mostly wait for each other, and so would a GPU."""
+ONE_THREAD = TORCH_ENVIRONMENT | {"OMP_NUM_THREADS": "1"}
+"""For processes that compute with tiny models: threads would mostly wait for each other."""
 
 
 class ModelsNotBuilt(RuntimeError):
@@ -63,10 +65,10 @@ def cached_tiny_models() -> tuple[Path, bool]:
     try:
         # In a process of its own, so that Ctrl-C need not wait for an import of torch.
         built = subprocess.run(
-            [sys.executable, "-m", "worker.demo.tiny_models", str(unfinished)],
+            [sys.executable, "-m", "tests.tiny_models", str(unfinished)],
             capture_output=True,
             text=True,
-            env=os.environ | TORCH_ENVIRONMENT,
+            env=os.environ | ONE_THREAD,
             start_new_session=True,
         )
         if built.returncode != 0:
@@ -84,7 +86,7 @@ def cached_tiny_models() -> tuple[Path, bool]:
 def _fingerprint() -> str:
     digest = hashlib.sha256()
     for name in BUILDERS:
-        digest.update((Path(__file__).parent.parent / "ml" / name).read_bytes())
+        digest.update((Path(ml.__file__).parent / name).read_bytes())
     for library in LIBRARIES:
         digest.update(importlib.metadata.version(library).encode())
     return digest.hexdigest()[:16]
