@@ -177,11 +177,11 @@ class Reporter:
         self._send(event)
 
     def seconds(self) -> dict[str, float]:
-        """How long each phase has taken, a phase that came twice in sum."""
+        """How long each phase has taken, to the millisecond; a phase that came twice in sum."""
         now = time.monotonic()
         self._seconds[self.phase] = self._seconds.get(self.phase, 0.0) + now - self._phase_began
         self._phase_began = now
-        return self._seconds
+        return {phase: round(seconds, 3) for phase, seconds in self._seconds.items()}
 
 
 if __name__ == "__main__":

@@ -75,6 +75,14 @@ class TestFetching:
         with pytest.raises(ModelMissing):
             await pod.ensure(slug)
 
+    async def test_a_part_that_is_a_link_to_another_bases_is_pushed_with_it(self, pod, store, bucket, tmp_path):
+        folder = write_base(tmp_path / "sharing" / "b")
+        part = next(path for path in sorted(folder.iterdir()) if path.is_dir())
+        part.rename(tmp_path / "elsewhere")
+        part.symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+        await push(tmp_path / "sharing", "b", store, bucket)
+        assert content_of(await pod.ensure("b")) == FILES
+
     async def test_hidden_files_are_not_pushed(self, pod, store, bucket, tmp_path):
         write_base(tmp_path / "tidy" / "b", {**FILES, ".cache/huggingface/lock": b"x"})
         pushed = await push(tmp_path / "tidy", "b", store, bucket)

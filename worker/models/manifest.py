@@ -7,6 +7,7 @@ disk by hand may lack it.
 from __future__ import annotations
 
 import hashlib
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -90,8 +91,12 @@ def describe(folder: Path, origin: Origin | None = None) -> Manifest:
 
 
 def files_in(folder: Path) -> list[Path]:
-    """The files of a model: no manifest, and nothing hidden (download tools leave such things)."""
-    found = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    """The files of a model: no manifest, and nothing hidden (download tools leave such things).
+
+    A part that is a link to another base's (two bases may share an encoder) counts as a folder of its own.
+    """
+    walked = os.walk(folder, followlinks=True)
+    found = sorted(path for parent, _, names in walked for name in names if (path := Path(parent, name)).is_file())
     return [
         path
         for path in found
