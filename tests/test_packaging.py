@@ -52,7 +52,11 @@ def locked(pod: dict[str, str]) -> dict[str, str]:
 
 
 def wanted(pod: dict[str, str]) -> Iterator[Requirement]:
-    """What pyproject.toml asks for on a pod, and what that asks for in turn, as far as it is installed here."""
+    """What pyproject.toml asks for on a pod, and what that asks for in turn, as far as just that is installed here.
+
+    Of a package in another version than the locked one nothing is known: what a later one wants is its own affair.
+    """
+    versions = locked(pod)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     waiting = [Requirement(text) for text in (*project["dependencies"], *extras["gpu"], *extras["build"])]
@@ -64,9 +68,12 @@ def wanted(pod: dict[str, str]) -> Iterator[Requirement]:
         seen.add(str(requirement))
         yield requirement
         try:
-            theirs = [Requirement(text) for text in importlib.metadata.requires(requirement.name) or []]
+            installed = importlib.metadata.distribution(requirement.name)
         except importlib.metadata.PackageNotFoundError:
             continue
+        if installed.version != versions.get(canonicalize_name(requirement.name)):
+            continue
+        theirs = [Requirement(text) for text in installed.requires or []]
         for child in theirs:
             reasons = [pod | {"extra": extra} for extra in ("", *requirement.extras)]
             if child.marker is None or any(child.marker.evaluate(reason) for reason in reasons):

@@ -211,9 +211,10 @@ def test_s3_on_a_taken_port_says_so() -> None:
 
 
 STARTER = """
-import sys, threading
+import signal, sys, threading
 from pathlib import Path
 from worker.demo.servers import EmbeddedPostgres, EmbeddedS3
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background hands down that it is ignored
 postgres, s3 = EmbeddedPostgres(Path(sys.argv[1]), fast=True), EmbeddedS3()
 for server in (postgres, s3):
     # from a thread that ends: the servers belong to the process

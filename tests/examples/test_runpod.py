@@ -50,6 +50,7 @@ def test_the_notebook_starts_shows_and_stops_a_worker(
     try:
         assert "Started as process" in execute(start)
         kernel.pop("worker")  # as after a restart of the kernel
+        wait_until(kernel["is_running"], "the new process to have its command line")
         assert "It runs already." in execute(start)
         wait_until(
             lambda: "worker.ready" in execute(look) or not kernel["is_running"](),
