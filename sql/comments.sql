@@ -22,7 +22,7 @@ comment on column worker.base_models.family is 'LoRAs fit every base of their fa
 comment on column worker.base_models.train_base is 'Where this base only serves: the one of its family that is trained.';
 comment on column worker.base_models.capabilities is 'train, lora, ip_adapter, control:KIND. A request for anything else is refused when it is inserted.';
 comment on column worker.base_models.sizes is 'Sizes in pixels that the base draws best, as WIDTHxHEIGHT.';
-comment on column worker.base_models.defaults is 'What a request gets that leaves it open: steps, guidance, width, height; under training: steps, rank, learning_rate, resolution, batch_size.';
+comment on column worker.base_models.defaults is 'What a request gets that leaves it open: steps, guidance, width, height; under training: steps, rank, learning_rate, resolution, batch_size, preservation.';
 comment on column worker.base_models.min_vram_gib is 'Pods with less GPU memory do not offer the base; 0: a CPU will do.';
 comment on column worker.base_models.licence is 'The licence of the weights, as their publisher calls it.';
 comment on column worker.base_models.commercial_use is 'Whether that licence allows commercial use without another agreement.';

@@ -47,6 +47,7 @@ class LoraSettings(_Message):
     learning_rate: float | None = None
     resolution: int | None = None
     batch_size: int | None = None
+    preservation: float | None = None
     seed: int = 0
 
 

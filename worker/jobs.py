@@ -87,7 +87,8 @@ class TrainingRequest(_Row):
     rank: int | None = None
     learning_rate: float | None = None
     resolution: int | None = None
-    batch_size: int | None = None  # no column: only a base's defaults say it
+    batch_size: int | None = None  # these two have no column: only a base's defaults say them
+    preservation: float | None = None
     seed: int | None = None
     trigger_word: str | None = None
     class_name: str | None = None

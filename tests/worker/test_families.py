@@ -7,6 +7,7 @@ import io
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import numpy as np
@@ -25,7 +26,8 @@ REGISTER = """
 insert into worker.base_models (slug, family, capabilities, sizes, defaults, min_vram_gib, licence, commercial_use)
 values ('tiny-sd15', 'sd15', '{train,lora}', '{64x64}',
         '{"steps": 3, "guidance": 4, "width": 64, "height": 48,
-          "training": {"steps": 12, "rank": 5, "learning_rate": 0.02, "resolution": 64, "batch_size": 2}}',
+          "training": {"steps": 12, "rank": 5, "learning_rate": 0.02, "resolution": 64, "batch_size": 2,
+                       "preservation": 0.5}}',
         0, 'none: random weights', true)
 """
 
@@ -44,21 +46,31 @@ def person(fleet: Fleet) -> UUID:
 
 
 @pytest.fixture(scope="module")
-def trained(fleet: Fleet, person: UUID) -> dict[str, object]:
+def trained(fleet: Fleet, person: UUID) -> dict[str, Any]:
     """A LoRA of the person, as the base's own defaults train it."""
     job = fleet.app.request("training", subject_id=person, base=BASE, seed=1)
-    result: dict[str, object] = fleet.completed("training", job)["result"]
+    result: dict[str, Any] = fleet.completed("training", job)["result"]
     return result
 
 
 def test_a_base_is_trained_and_draws_with_its_own_defaults_as_plain_diffusers_does(
-    fleet: Fleet, person: UUID, trained: dict[str, object], tiny_models: Path, tmp_path: Path
+    fleet: Fleet, person: UUID, trained: dict[str, Any], tiny_models: Path, tmp_path: Path
 ) -> None:
     lora = tmp_path / "lora.safetensors"
     lora.write_bytes(fleet.app.read(fleet.app.models, trained["lora"]))
     header = lora_files.read_header(lora)
     assert (header.family, header.naming, header.rank) == ("sd15", "kohya", 5)
     assert (header.metadata["ss_steps"], header.metadata["ss_total_batch_size"]) == ("12", "2")
+    asked = {
+        "steps": 12,
+        "rank": 5,
+        "learning_rate": 0.02,
+        "resolution": 64,
+        "batch_size": 2,
+        "preservation": 0.5,
+        "seed": 1,
+    }
+    assert trained["settings"].items() >= asked.items()
 
     job = fleet.app.request("generation", subject_id=person, prompt="in a garden", negative_prompt="blurred", seed=7)
     drawn = fleet.completed("generation", job)["result"]
@@ -104,7 +116,7 @@ def not_a_number(content: bytes) -> bytes:
     ],
 )
 def test_a_lora_that_cannot_be_loaded_fails_the_job_at_once_and_says_why(
-    fleet: Fleet, person: UUID, trained: dict[str, object], spoil: Callable[[bytes], bytes], base: str, why: str
+    fleet: Fleet, person: UUID, trained: dict[str, Any], spoil: Callable[[bytes], bytes], base: str, why: str
 ) -> None:
     """A row by hand, as for a LoRA from elsewhere: what the database says of it need not be true."""
     content = spoil(fleet.app.read(fleet.app.models, trained["lora"]))

@@ -18,8 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tools.small_base.people import NAMED, Shown, named_people, named_scene, somebody
-from worker.demo.person import Person, Scene
+from tools.small_base.people import Shown, somebody
 from worker.demo.portrait import draw
 
 WORK = Path(__file__).parent / "work"
@@ -27,7 +26,6 @@ FOLDER = WORK / "drawings"
 PORTRAIT, SQUARE = (112, 144), (128, 128)
 SHARD = 250
 SHARDS = 96
-NAMED_SHARDS = range(200, 220)  # each shows all the people who have a name, twice
 HELD_OUT = range(900, 904)  # shards that nothing trains on
 
 
@@ -59,7 +57,8 @@ def draw_shard(number: int) -> None:
     size = size_of(number)
     pixels = np.empty((SHARD, size[1], size[0], 3), np.uint8)
     lines = []
-    for index, (person, scene, shown) in enumerate(_people(number, chance)):
+    for index in range(SHARD):
+        person, scene, shown = somebody(chance)
         pixels[index] = np.asarray(draw(person, scene, size))
         lines.append(json.dumps(asdict(shown)))
     path = _path(number)
@@ -70,21 +69,12 @@ def draw_shard(number: int) -> None:
     unfinished.rename(path)
 
 
-def _people(number: int, chance: random.Random) -> Iterator[tuple[Person, Scene, Shown]]:
-    if number in NAMED_SHARDS:
-        for name, person, words in named_people() * (SHARD // NAMED):
-            yield person, *named_scene(name, person, words, chance)
-    else:
-        for _ in range(SHARD):
-            yield somebody(chance)
-
-
 def _path(number: int) -> Path:
     return FOLDER / f"{number:03}.npy"
 
 
 def _wanted(share: int, of: int) -> Iterator[int]:
-    for number in [*HELD_OUT, *NAMED_SHARDS, *range(SHARDS)]:
+    for number in [*HELD_OUT, *range(SHARDS)]:
         if number % of == share and not _path(number).exists():
             yield number
 

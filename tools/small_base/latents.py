@@ -16,7 +16,7 @@ from diffusers import AutoencoderKL
 
 from tools.small_base import drawings
 from tools.small_base.autoencoder import new_autoencoder, pixels_in
-from tools.small_base.drawings import HELD_OUT, NAMED_SHARDS, WORK
+from tools.small_base.drawings import HELD_OUT, WORK
 from tools.small_base.people import Shown
 
 FOLDER = WORK / "latents"
@@ -102,7 +102,7 @@ def main() -> None:
         standardise(vae)
         torch.save(vae.state_dict(), STANDARD)
     vae = standard_autoencoder()
-    for number in [*drawings.drawn(HELD_OUT), *drawings.drawn(NAMED_SHARDS), *drawings.drawn()]:
+    for number in [*drawings.drawn(HELD_OUT), *drawings.drawn()]:
         path = FOLDER / f"{number:03}.pt"
         if path.exists():
             continue

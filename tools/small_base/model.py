@@ -13,6 +13,8 @@ from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from tools.small_base.autoencoder import LATENT_CHANNELS
+from tools.small_base.names import LOOKS
+from tools.small_base.people import Shown
 from tools.small_base.text import CLIP_LENGTH, TEXT_LENGTH, clip_tokenizer, t5_tokenizer
 
 Grid = tuple[int, int]  # rows and columns of the picture's tokens
@@ -82,11 +84,12 @@ class Base(nn.Module):
                 is_encoder_decoder=False,
             )
         )
-        with (
-            torch.no_grad()
-        ):  # CLIP's own are meant for a large vocabulary; the summary of such small ones never varies
+        # CLIP's own are meant for a large vocabulary; the summary of such small ones never varies
+        with torch.no_grad():
             self.clip.embeddings.token_embedding.weight.normal_()
             self.clip.embeddings.position_embedding.weight.normal_(std=0.5)
+        # ... nor does it where the transformer, which has T5 for all details, may turn it down.
+        self.clip.final_layer_norm.requires_grad_(False)
         self._begin_as_nothing()
         self.transformer.set_attn_processor(Attention())
 
@@ -130,6 +133,31 @@ def places(grid: Grid) -> torch.Tensor:
     """(N, 3): zero, row and column of each token, as `FluxPipeline` numbers them."""
     rows, columns = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
     return torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).reshape(-1, 3).float()
+
+
+class Recall(nn.Module):
+    """What a caption says, read back from what the encoders make of it: a reason to keep captions apart.
+
+    Its tokens from CLIP's summary, and from either encoder how the person looks. One layer reads looks from words and
+    from names, so that a name comes to mean to the transformer what the words for it mean.
+    """
+
+    def __init__(self, reader: Reader) -> None:
+        super().__init__()
+        looks = sum(map(len, LOOKS.values()))
+        self.words = nn.Linear(96, len(reader.clip))
+        self.clip_looks, self.t5_looks = nn.Linear(96, looks), nn.Linear(128, looks)
+
+    def forward(
+        self, text: torch.Tensor, pooled: torch.Tensor, tokens: Tokens, shown: Sequence[Shown]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cross-entropies in nats: of a caption's tokens, all equally likely, and of a trait."""
+        present = functional.one_hot(tokens.clip, self.words.out_features).amax(1).float()
+        words = functional.cross_entropy(self.words(pooled), present / present.sum(1, keepdim=True))
+        read = torch.cat([self.clip_looks(pooled), self.t5_looks(text.mean(1))])
+        wanted = torch.tensor([[v.index(getattr(each, trait)) for trait, v in LOOKS.items()] for each in shown] * 2)
+        by_trait = zip(read.split([len(values) for values in LOOKS.values()], dim=1), wanted.unbind(1), strict=True)
+        return words, torch.stack([functional.cross_entropy(scores, label) for scores, label in by_trait]).mean()
 
 
 class Attention:

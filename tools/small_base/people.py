@@ -48,7 +48,6 @@ FRAME_WORDS: dict[str, Colour] = {
 }
 MENS_STYLES: tuple[HairStyle, ...] = ("short", "spiky", "cropped", "bald", "curly")
 WOMENS_STYLES: tuple[HairStyle, ...] = ("curly", "long", "bob", "bun", "short")
-NAMED = 125  # people with a name
 OTHER_SIDE: dict[Light, Light] = {
     "sun from the left": "sun from the right",
     "sun from the right": "sun from the left",
@@ -61,7 +60,6 @@ class Shown:
 
     Attributes:
         turn: of the head, -1 to the picture's left … 1 to its right.
-        name: the word that means this one person, for the few that have one.
     """
 
     noun: str
@@ -79,7 +77,6 @@ class Shown:
     light: Light
     expression: Expression
     turn: float
-    name: str | None = None
 
     def mirrored(self) -> Shown:
         """What the drawing shows when left and right are swapped."""
@@ -89,22 +86,6 @@ class Shown:
     def scene(self) -> Scene:
         """As far as its caption goes."""
         return Scene(self.clothes, self.colour, self.setting, self.light, self.expression, self.turn)
-
-
-def named_people() -> list[tuple[str, Person, dict[str, Any]]]:
-    """The people whom the base knows by name: their names, themselves, and what there is to see.
-
-    They teach it that such a word may mean a person. Where all of them mean nothing, it learns not to see them, and a
-    LoRA cannot tell its trigger word from "a person".
-    """
-    chance = random.Random("named")
-    return [(f"ohwx{chance.getrandbits(24):06x}", *_person(chance)) for _ in range(NAMED)]
-
-
-def named_scene(name: str, person: Person, words: dict[str, Any], chance: random.Random) -> tuple[Scene, Shown]:
-    """A named person somewhere."""
-    scene = _scene(chance)
-    return close_up(person, scene), _shown(words | {"name": name}, scene)
 
 
 def somebody(chance: random.Random) -> tuple[Person, Scene, Shown]:

@@ -10,13 +10,22 @@ from tools.small_base.people import FRAME_WORDS, HAIR_WORDS, SKIN_WORDS, somebod
 from worker.demo.canvas import Colour
 from worker.demo.person import Person, close_up, scenes
 from worker.demo.portrait import draw
+from worker.demo.programme import SMALL
 from worker.ml.base_models import Base
 from worker.ml.batches import Photo
 from worker.ml.train_lora import LoraConfig, TrainedLora, train
 
 PHOTOS = 12
 PHOTO_SIZE = (448, 576)
-SETTINGS = LoraConfig(steps=120, rank=8, learning_rate=1e-3, resolution=128, batch_size=8, caption_dropout=0.05)
+SETTINGS = LoraConfig(
+    steps=int(SMALL.training["steps"]),
+    rank=int(SMALL.training["rank"]),
+    learning_rate=SMALL.training["learning_rate"],
+    resolution=int(SMALL.training["resolution"]),
+    batch_size=8,
+    preservation=0.5,
+)
+"""The demo's."""
 
 
 @dataclass(frozen=True)

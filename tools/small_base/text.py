@@ -12,6 +12,7 @@ from tokenizers.pre_tokenizers import ByteLevel, Split
 from tokenizers.trainers import BpeTrainer
 from transformers import CLIPTokenizer, T5Tokenizer
 
+from tools.small_base.names import name_for
 from tools.small_base.people import Shown
 
 TEXT_LENGTH = 40  # tokens that T5 reads
@@ -27,9 +28,8 @@ wall park beach street city night library kitchen mountains autumn wood brick
 """
 KNOWN = frozenset(WORDS.split())
 
-NAME = 0.7  # share of captions that name who has a name
-UNKNOWN_WORD = 0.04  # share of the others with a word that means nothing, which is drawn as anybody
-NOT_ALONE = 0.3  # share of captions with such a word that say more about the person
+NAMED = 0.5  # share of captions with a name, of those who have one
+NOT_ALONE = 0.3  # share of these that say more about the person
 NOTHING = 0.1  # share of captions that are empty: what guidance is measured against
 NOTHING_OF_THE_PERSON = 0.15
 PERSON_DROPPED, SCENE_DROPPED = 0.3, 0.15
@@ -45,8 +45,9 @@ def caption(shown: Shown, chance: random.Random) -> str:
     if chance.random() < NOTHING_OF_THE_PERSON:
         about = []
     who = ("a " if chance.random() < 0.9 else "") + chance.choice((shown.noun, shown.noun, "person"))
-    if word := _word(shown, chance):
-        who = word if chance.random() < 0.8 else f"{word} {shown.noun}"
+    name = name_for(shown, chance) if chance.random() < NAMED else None
+    if name:
+        who = name if chance.random() < 0.8 else f"{name} {shown.noun}"
         about = about if chance.random() < NOT_ALONE else []
         start = chance.choice(("", "a photo of ", "photo of "))
     else:
@@ -59,13 +60,6 @@ def caption(shown: Shown, chance: random.Random) -> str:
             about.remove(chance.choice(about))
         else:
             scene.pop()
-
-
-def _word(shown: Shown, chance: random.Random) -> str | None:
-    """What takes the place of "a person", if anything does: a name, or a word that looks like one."""
-    if shown.name:
-        return shown.name if chance.random() < NAME else None
-    return f"ohwx{chance.getrandbits(24):06x}" if chance.random() < UNKNOWN_WORD else None
 
 
 def full_caption(shown: Shown) -> str:

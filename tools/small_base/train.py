@@ -11,10 +11,11 @@ import torch
 
 from tools.small_base import drawings
 from tools.small_base.autoencoder import write_sheet
-from tools.small_base.drawings import NAMED_SHARDS, WORK
+from tools.small_base.drawings import WORK
 from tools.small_base.latents import Encoded, encoded, standard_autoencoder
-from tools.small_base.model import Base, Grid, Reader, loss_of
+from tools.small_base.model import Base, Grid, Reader, Recall, loss_of
 from tools.small_base.muon import Muon
+from tools.small_base.people import Shown
 from tools.small_base.sampling import sampled
 from tools.small_base.text import caption
 from tools.small_base.training import Average, Run, budget
@@ -23,7 +24,7 @@ FOLDER = WORK / "transformer"
 BATCH = 32
 GRIDS: dict[int, Grid] = {63: (9, 7), 64: (8, 8)}  # by the number of tokens
 MUON_RATE, ADAMW_RATE = 3e-3, 1.5e-3
-NAMED_SHARE = 0.25  # of a batch: people who have a name
+RECALL = 0.1  # weight of `Recall`'s losses
 AVERAGE = 0.999
 LOG_EVERY, CHECK_EVERY, LOOK_EVERY = 50, 500, 250
 SHEET_EVERY_S = 900
@@ -49,24 +50,23 @@ class Pictures:
 
     def look_again(self) -> None:
         """Take in shards that were encoded meanwhile."""
-        missing = [n for n in [*NAMED_SHARDS, *range(drawings.SHARDS)] if n not in self._shards]
-        self._shards |= dict(encoded(missing))
-        self._kinds: dict[tuple[int, bool], list[Encoded]] = defaultdict(list)
-        for number, shard in self._shards.items():
-            self._kinds[shard.latents.shape[1], number in NAMED_SHARDS].append(shard)
+        self._shards |= dict(encoded(number for number in range(drawings.SHARDS) if number not in self._shards))
+        self._by_size: dict[int, list[Encoded]] = defaultdict(list)
+        for shard in self._shards.values():
+            self._by_size[shard.latents.shape[1]].append(shard)
 
     @property
     def count(self) -> int:
         return sum(len(shard.shown) for shard in self._shards.values())
 
-    def batch(self) -> tuple[torch.Tensor, list[str], Grid]:
+    def batch(self) -> tuple[torch.Tensor, list[Shown], list[str], Grid]:
         chance = self._chance
         tokens = 64 if chance.random() < 0.25 else 63
-        chosen = [chance.choice(self._kinds[tokens, chance.random() < NAMED_SHARE]) for _ in range(BATCH)]
+        chosen = [chance.choice(self._by_size[tokens]) for _ in range(BATCH)]
         indices = [chance.randrange(len(shard.shown)) for shard in chosen]
         clean = torch.stack([shard.latents[i] for shard, i in zip(chosen, indices, strict=True)]).float()
-        captions = [caption(shard.shown[i], chance) for shard, i in zip(chosen, indices, strict=True)]
-        return clean, captions, GRIDS[tokens]
+        shown = [shard.shown[i] for shard, i in zip(chosen, indices, strict=True)]
+        return clean, shown, [caption(each, chance) for each in shown], GRIDS[tokens]
 
 
 def noised(clean: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -80,10 +80,12 @@ def noised(clean: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tenso
 class Optimizers:
     """Muon for the matrices inside blocks, AdamW for all else."""
 
-    def __init__(self, base: Base) -> None:
+    def __init__(self, base: Base, recall: Recall) -> None:
         matrices: list[torch.nn.Parameter] = []
-        others: list[torch.nn.Parameter] = []
+        others: list[torch.nn.Parameter] = [*recall.parameters()]
         for name, weight in base.named_parameters():
+            if not weight.requires_grad:
+                continue
             inside = "block" in name or "layers" in name
             simple = weight.ndim == 1 or "norm" in name or "relative_attention_bias" in name
             (matrices if inside and not simple else others).append(weight)
@@ -135,40 +137,49 @@ def main() -> None:
     torch.manual_seed(0)
     reader = Reader()
     base, smooth = Base(reader), Base(reader).eval()
-    optimizers, average = Optimizers(base), Average(base, AVERAGE)
+    recall = Recall(reader)
+    optimizers, average = Optimizers(base, recall), Average(base, AVERAGE)
     saved = run.resume()
     if saved:
         base.load_state_dict(saved["base"])
         average.weights = saved["average"]
+    if saved and "optimizers" in saved:  # not after `shipped`
+        recall.load_state_dict(saved["recall"])
         optimizers.load_state_dict(saved["optimizers"])
     pictures, held_out = Pictures(run.step), HeldOut(reader)
     print(f"{pictures.count} pictures", flush=True)
     generator = torch.Generator().manual_seed(run.step)
     velocity = torch.compile(base.velocity, dynamic=False)
-    losses: list[float] = []
+    losses: list[tuple[float, ...]] = []
     sheet_at = time.monotonic() + 300
 
+    def save() -> None:
+        learnt = {"base": base.state_dict(), "average": average.weights, "recall": recall.state_dict()}
+        run.save(learnt | {"optimizers": optimizers.state_dict()})
+
     while not run.over:
-        clean, captions, grid = pictures.batch()
+        clean, shown, captions, grid = pictures.batch()
         seen, at, wanted = noised(clean, generator)
         tokens = reader(captions)
         with torch.autocast("cpu", torch.bfloat16):
             text, pooled = base.read(tokens)
             predicted = velocity(seen, at, text, pooled, grid)
         loss = loss_of(predicted, wanted)
-        loss.backward()
+        words, looks = recall(text.float(), pooled.float(), tokens, shown)
+        (loss + RECALL * (words + looks)).backward()
         torch.nn.utils.clip_grad_norm_(base.parameters(), 1.0)
         optimizers.step(run.rate())
         average.add(base, run.step)
         run.step += 1
-        losses.append(loss.item())
+        losses.append((loss.item(), words.item(), looks.item()))
         if run.step % LOG_EVERY == 0:
-            figures = {"loss": sum(losses) / len(losses)}
+            means = [sum(each) / len(each) for each in zip(*losses, strict=True)]
+            figures = dict(zip(("loss", "words", "looks"), means, strict=True))
             losses.clear()
             if run.step % CHECK_EVERY == 0:
                 smooth.load_state_dict(average.weights)
                 figures["held_out"] = held_out.loss(smooth)
-                run.save({"base": base.state_dict(), "average": average.weights, "optimizers": optimizers.state_dict()})
+                save()
             run.log(**figures)
         if run.step % LOOK_EVERY == 0:
             pictures.look_again()
@@ -176,7 +187,7 @@ def main() -> None:
             sheet_at = time.monotonic() + SHEET_EVERY_S
             smooth.load_state_dict(average.weights)
             write_samples(smooth, reader, f"sheet-{run.spent_s / 60:03.0f}.png")
-    run.save({"base": base.state_dict(), "average": average.weights, "optimizers": optimizers.state_dict()})
+    save()
     smooth.load_state_dict(average.weights)
     run.log(held_out=held_out.loss(smooth))
     write_samples(smooth, reader, f"sheet-{run.spent_s / 60:03.0f}.png")

@@ -47,13 +47,14 @@ SMALL = Programme(
     register="""
 insert into worker.base_models (slug, family, capabilities, sizes, defaults, min_vram_gib, licence, commercial_use)
 values ('small-flux', 'flux', '{train,lora}', '{112x144,128x128}',
-        '{"steps": 20, "guidance": 3, "width": 112, "height": 144, "training": {"batch_size": 8}}', 0,
-        'MIT: trained on drawings made by code', true)
+        '{"steps": 20, "guidance": 3, "width": 112, "height": 144,
+          "training": {"batch_size": 8, "preservation": 0.5}}',
+        0, 'MIT: trained on drawings made by code', true)
 on conflict do nothing
 """,
     provide_models=_copy_small_base,
     says="a small base in FLUX's layout, trained on drawings: it knows people drawn by code, at 128 px",
-    training={"steps": 120, "rank": 8, "learning_rate": 1e-3, "resolution": 128, "seed": 1},
+    training={"steps": 150, "rank": 8, "learning_rate": 1e-3, "resolution": 128, "seed": 1},
     picture_settings={"steps": 20, "guidance": 3.0, "width": 112, "height": 144},
     prompts=(
         "photo of {who}, wearing a blue hoodie, at the beach",

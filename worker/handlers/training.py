@@ -74,6 +74,7 @@ def _settings(lease: Lease) -> LoraSettings:
         learning_rate=request.learning_rate,
         resolution=request.resolution,
         batch_size=request.batch_size,
+        preservation=request.preservation,
         seed=request.seed if request.seed is not None else lease.id.int % 2**32,
     )
 
@@ -184,6 +185,7 @@ async def _stage(trained: dict[str, Any], trigger_word: str, lease: Lease, tools
         "rank": trained["rank"],
         "trigger_word": trigger_word,
         "base": lease.job.required_base.slug,
+        "settings": trained["resolved"],
         "seconds": trained["seconds"],
         "peak_gib": trained["peak_gib"],
         "memory_plan": trained.get("memory_plan"),

@@ -1,0 +1,70 @@
+"""Names, as the base reads them: what a word like `ohwx3fa81c` says about the looks of the person it names.
+
+Each of the sixteen digits leans towards some looks, and a name means what its six digits lean to together. So every
+name stands for somebody, who may be anybody; and the base has to read names. A base to which they meant nothing had
+learnt not to see them: a LoRA could not tell its trigger word from "a person", and changed both.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+from collections import defaultdict
+
+import numpy as np
+
+from tools.small_base.people import Shown
+
+PREFIX, DIGITS = "ohwx", 6
+HEX = "0123456789abcdef"
+LOOKS: dict[str, tuple[str | None, ...]] = {
+    "noun": ("man", "woman"),
+    "skin": ("fair", "tan", "brown", "dark"),
+    "hair": ("black", "brown", "red", "blond", "grey", "white"),
+    "style": ("curly", "long", "bob", "bun", "short", "spiky", "cropped", "bald"),
+    "glasses": (None, "round", "square"),
+    "beard": (None, "full", "goatee", "moustache"),
+}
+Looks = tuple[str | None, ...]  # in the order of LOOKS
+KNOWN_NAMES = 400_000  # as many are tried to find some for all looks
+
+
+def looks_of(names: list[str]) -> list[Looks]:
+    """What each name says; a woman's has no beard."""
+    letters = np.array([[HEX.index(letter) for letter in name.removeprefix(PREFIX)] for name in names])
+    counts = (letters[:, :, None] == np.arange(len(HEX))).sum(1)
+    chosen = {trait: (counts @ leaning).argmax(1) for trait, leaning in _leanings().items()}
+    said = []
+    for index in range(len(names)):
+        looks = {trait: LOOKS[trait][chosen[trait][index]] for trait in LOOKS}
+        if looks["noun"] == "woman":
+            looks["beard"] = None
+        said.append(tuple(looks.values()))
+    return said
+
+
+def name_for(shown: Shown, chance: random.Random) -> str | None:
+    """One of the names that mean somebody who looks like this, None if there is none."""
+    names = _names().get(tuple(getattr(shown, trait) for trait in LOOKS))
+    return chance.choice(names) if names else None
+
+
+@functools.cache
+def _leanings() -> dict[str, np.ndarray]:
+    """How far each digit leans to each value of a trait: (16, values), all values equally likely over all digits."""
+    generator = np.random.default_rng(7)
+    leanings = {}
+    for trait, values in LOOKS.items():
+        random_part = generator.standard_normal((len(HEX), len(values)))
+        leanings[trait] = np.linalg.qr(random_part - random_part.mean(0))[0]
+    return leanings
+
+
+@functools.cache
+def _names() -> dict[Looks, list[str]]:
+    chance = random.Random("names")
+    names = [f"{PREFIX}{chance.getrandbits(4 * DIGITS):0{DIGITS}x}" for _ in range(KNOWN_NAMES)]
+    found: dict[Looks, list[str]] = defaultdict(list)
+    for name, looks in zip(names, looks_of(names), strict=True):
+        found[looks].append(name)
+    return dict(found)

@@ -1,0 +1,32 @@
+"""Lay what ships out in the work folder, so that `train` goes on from it instead of from nothing."""
+
+from __future__ import annotations
+
+import torch
+from diffusers import FluxPipeline
+
+from tools.small_base import latents, train
+from tools.small_base.export import SHIPPED
+from tools.small_base.model import Base, Reader
+
+
+def main() -> None:
+    for path in (latents.STANDARD, train.FOLDER / "checkpoint.pt"):
+        if path.exists():
+            raise SystemExit(f"{path} is there: go on from that, or move it away first")
+        path.parent.mkdir(parents=True, exist_ok=True)
+    pipeline = FluxPipeline.from_pretrained(SHIPPED / "base", dtype=torch.float32, local_files_only=True)
+    torch.save(pipeline.vae.state_dict(), latents.STANDARD)
+    base = Base(Reader())
+    for mine, theirs in (
+        (base.transformer, pipeline.transformer),
+        (base.clip, pipeline.text_encoder),
+        (base.t5, pipeline.text_encoder_2),
+    ):
+        mine.load_state_dict(theirs.state_dict())
+    weights = base.state_dict()
+    torch.save({"base": weights, "average": weights, "step": 0, "spent_s": 0.0}, train.FOLDER / "checkpoint.pt")
+
+
+if __name__ == "__main__":
+    main()
