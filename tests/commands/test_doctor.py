@@ -434,7 +434,7 @@ def put_nvidia_smi(folder: Path, script: str) -> Path:
     ("script", "what", "cure"),
     [
         ("exit 9", "nvidia-smi fails with exit code 9", "run nvidia-smi by hand"),
-        ("echo 'NVIDIA L4, 23034, 580.65.06'", "torch finds no GPU", "CUDA_VISIBLE_DEVICES"),
+        ("echo 'NVIDIA L4, 580.65.06'", "torch finds no GPU", "CUDA_VISIBLE_DEVICES"),
     ],
     ids=["broken driver", "torch without CUDA"],
 )
@@ -449,6 +449,20 @@ async def test_a_gpu_that_cannot_be_used_is_named(
     assert line.state == State.WRONG
     assert what in line.what
     assert cure in line.cure
+
+
+async def test_what_nobody_thought_of_is_a_finding_and_hides_no_other() -> None:
+    async def denied() -> str:
+        raise PermissionError(13, "Permission denied", "/root/models")
+
+    async def sound() -> str:
+        return "all well"
+
+    report = Report(lambda _: None)
+    assert not await report.check("MODELS_DIR", denied())
+    assert await report.check("upscalers", sound())
+    assert [finding.state for finding in report.findings] == [State.WRONG, State.SOUND]
+    assert "/root/models" in report.findings[0].what
 
 
 def test_a_sound_installation_ends_with_exit_code_0(
@@ -469,7 +483,7 @@ def test_a_sound_installation_ends_with_exit_code_0(
 
 
 def test_one_failure_hides_no_other_and_the_exit_code_is_1(operator: Operator) -> None:
-    programs = put_nvidia_smi(operator.folder, "echo 'NVIDIA H100 80GB HBM3, 81559, 535.104.05'")
+    programs = put_nvidia_smi(operator.folder, "echo 'NVIDIA H100 80GB HBM3, 535.104.05'")
     ran = operator.worker(
         "doctor",
         DATABASE_URL=None,

@@ -94,6 +94,17 @@ def test_other_kinds_are_turned_once(tmp_path: Path, extension: str) -> None:
     assert_upright(path)
 
 
+def test_a_tag_of_an_odd_type_does_not_stop_a_photo_and_it_is_turned(tmp_path: Path) -> None:
+    """A resolution in letters beside the orientation was a TypeError, which failed the whole training."""
+    path = tmp_path / "odd.jpg"
+    entries = struct.pack(">HHIHH", 0x0112, 3, 1, 6, 0) + struct.pack(">HHI4s", 0x011A, 2, 4, b"odd\0")
+    tags = b"MM\0*" + struct.pack(">IH", 8, 2) + entries + struct.pack(">I", 0)
+    corners().transpose(Image.Transpose.ROTATE_90).save(path, quality=95, exif=b"Exif\0\0" + tags)
+    with Image.open(path) as file, pytest.raises(TypeError):
+        ImageOps.exif_transpose(file)
+    assert_upright(path)
+
+
 def test_exif_that_cannot_be_read_does_not_stop_a_photo(tmp_path: Path) -> None:
     path = tmp_path / "photo.jpg"
     corners().save(path, quality=95, exif=b"Exif\0\0no tags at all")

@@ -208,6 +208,13 @@ class TestUpscalers:
         with pytest.raises(ModelUnreadable, match="enlarges by 4, not by 2"):
             import_upscaler(tmp_path / "RealESRGAN_x4plus.pth", tmp_path / "x2" / "model.safetensors", 2)
 
+    @pytest.mark.parametrize("content", [b"eversion https://example.org", b"\x80\x02", b"not weights", b""])
+    def test_a_file_that_is_no_pickle_is_refused(self, tmp_path: Path, content: bytes) -> None:
+        """Some of them were a KeyError from within torch."""
+        (tmp_path / "cut.pth").write_bytes(content)
+        with pytest.raises(ModelUnreadable, match="cut.pth is no file of weights alone"):
+            import_upscaler(tmp_path / "cut.pth", tmp_path / "x4" / "model.safetensors", 4)
+
     def test_a_pickle_that_would_run_something_is_refused_and_runs_nothing(self, tmp_path: Path) -> None:
         class Evil:
             def __reduce__(self) -> Any:

@@ -164,6 +164,14 @@ def test_a_wrong_name_is_told(hub: Hub, disk: Path, arguments: tuple[str, ...], 
     assert expected in refused(hub, disk, *arguments)
 
 
+def test_a_folder_that_cannot_be_used_is_told(hub: Hub, disk: Path) -> None:
+    """As a volume that root owns; a file in its place stands for it, since root may write everywhere."""
+    disk.write_text("no folder")
+    said = refused(hub, disk)
+    assert str(disk) in said
+    assert "set MODELS_DIR to a folder of your own" in said
+
+
 def test_no_hub_is_told(hub: Hub, disk: Path) -> None:
     assert "the hub cannot be reached" in refused(hub, disk, HF_ENDPOINT="http://127.0.0.1:9")
     assert "HF_HUB_OFFLINE is set: unset it" in refused(hub, disk, HF_HUB_OFFLINE="1")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+
 import torch
 from diffusers import FluxPipeline
 
 from tools.small_base import latents, train
 from tools.small_base.export import SHIPPED
 from tools.small_base.model import Base, Reader
+from tools.small_base.text import CLIP_TOKENIZER
 
 
 def main() -> None:
@@ -15,6 +18,7 @@ def main() -> None:
         if path.exists():
             raise SystemExit(f"{path} is there: go on from that, or move it away first")
         path.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(SHIPPED / "base" / "tokenizer", CLIP_TOKENIZER, dirs_exist_ok=True)
     pipeline = FluxPipeline.from_pretrained(SHIPPED / "base", dtype=torch.float32, local_files_only=True)
     torch.save(pipeline.vae.state_dict(), latents.STANDARD)
     base = Base(Reader())

@@ -12,9 +12,11 @@ from tokenizers.pre_tokenizers import ByteLevel, Split
 from tokenizers.trainers import BpeTrainer
 from transformers import CLIPTokenizer, T5Tokenizer
 
+from tools.small_base.drawings import WORK
 from tools.small_base.names import name_for
 from tools.small_base.people import Shown
 
+CLIP_TOKENIZER = WORK / "clip_tokenizer"
 TEXT_LENGTH = 40  # tokens that T5 reads
 CLIP_LENGTH = 64
 WORDS = """
@@ -103,7 +105,16 @@ def _tokens(word: str) -> int:
 
 
 def clip_tokenizer() -> CLIPTokenizer:
-    """Byte-level BPE, trained until it knows WORDS whole; it spells out the rest."""
+    """Byte-level BPE that knows WORDS whole and spells out the rest.
+
+    Made once and kept: its trainer numbers pieces that are equally frequent anew each time.
+    """
+    if not CLIP_TOKENIZER.exists():
+        _new_clip_tokenizer().save_pretrained(CLIP_TOKENIZER)
+    return CLIPTokenizer.from_pretrained(CLIP_TOKENIZER, local_files_only=True)
+
+
+def _new_clip_tokenizer() -> CLIPTokenizer:
     letters = sorted(ByteLevel.alphabet())
     learner = Tokenizer(BPE(end_of_word_suffix="</w>"))
     learner.pre_tokenizer = Split("-", "isolated")  # as CLIP splits words

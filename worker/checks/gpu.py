@@ -19,10 +19,9 @@ IMPORTS_DEADLINE_S = 180.0
 
 @dataclass(frozen=True)
 class Gpu:
-    """One line of nvidia-smi. Memory in GiB."""
+    """One line of nvidia-smi; its memory is "[N/A]" where the host's is shared, so that nobody asks for it."""
 
     name: str
-    memory_gib: float
     driver: str
 
 
@@ -56,8 +55,7 @@ class GpuCheck:
         gpu = gpus[0]
         if int(gpu.driver.split(".")[0]) < DRIVER_FLOOR:
             raise SettingsError(
-                f"{gpu.name}, {gpu.memory_gib:.0f} GiB: torch cannot use it, "
-                f"its driver {gpu.driver} is older than {DRIVER_FLOOR}",
+                f"{gpu.name}: torch cannot use it, its driver {gpu.driver} is older than {DRIVER_FLOOR}",
                 f"update the host's driver, or rent a pod with {DRIVER_FLOOR} or newer (CUDA 13)",
             )
         raise SettingsError(
@@ -73,7 +71,7 @@ async def _nvidia_smi() -> list[Gpu]:
         return []
     process = await asyncio.create_subprocess_exec(
         program,
-        "--query-gpu=name,memory.total,driver_version",
+        "--query-gpu=name,driver_version",
         "--format=csv,noheader,nounits",
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
@@ -85,4 +83,4 @@ async def _nvidia_smi() -> list[Gpu]:
             "run nvidia-smi by hand; restart the host or rent another pod",
         )
     rows = csv.reader(told.decode().splitlines(), skipinitialspace=True)
-    return [Gpu(name, float(memory_mib) / 1024, driver) for name, memory_mib, driver in rows]
+    return [Gpu(name, driver) for name, driver in rows]

@@ -54,7 +54,7 @@ on conflict do nothing
 """,
     provide_models=_copy_small_base,
     says="a small base in FLUX's layout, trained on drawings: it knows people drawn by code, at 128 px",
-    training={"steps": 150, "rank": 8, "learning_rate": 1e-3, "resolution": 128, "seed": 1},
+    training={"steps": 300, "rank": 8, "learning_rate": 1e-3, "resolution": 128, "seed": 1},
     picture_settings={"steps": 20, "guidance": 3.0, "width": 112, "height": 144},
     prompts=(
         "photo of {who}, wearing a blue hoodie, at the beach",

@@ -52,10 +52,10 @@ class Uploaded:
 class Drawn:
     """The pictures of each prompt, in the programme's order."""
 
+    anybody: list[list[Path]]
+    """Without the LoRA, and without a word for the person."""
     without: list[list[Path]]
     with_lora: list[list[Path]]
-    others: list[list[Path]]
-    """With the LoRA, but asked for somebody."""
 
 
 class Story:
@@ -91,9 +91,9 @@ class Story:
         lora, lora_file = self._train("Train a LoRA", "train", person, "lora.safetensors")
         word = person.subject.trigger_word
         drawn = Drawn(
+            anybody=self._draw("Draw anybody", "anybody", SOMEBODY, person, []),
             without=self._draw("Draw without the LoRA", "without", word, person, []),
             with_lora=self._draw("Draw with the LoRA", "with", word, person, [lora.id]),
-            others=self._draw("Draw somebody else", "others", SOMEBODY, person, [lora.id]),
         )
         other, other_file = self._train_other(others)
         self._measure(person, lora_file, other_file)
@@ -342,10 +342,12 @@ class Story:
                 ("Held out", [photo.path for photo in person.album.held_out[:8]]),
             ]
             for prompt, *groups in zip(
-                self._programme.prompts, drawn.without, drawn.with_lora, drawn.others, strict=True
+                self._programme.prompts, drawn.anybody, drawn.without, drawn.with_lora, strict=True
             ):
                 said = PRESET.format(prompt=prompt.format(who=person.subject.trigger_word))
-                label = f"“{said}”: without the LoRA, with it, and with it but asked for “{SOMEBODY}”; the same seeds"
+                label = (
+                    f"“{said}”: without the LoRA for “{SOMEBODY}” and for her word, then with the LoRA; the same seeds"
+                )
                 rows.append((label, [path for group in groups for path in group]))
             contact_sheet(rows, self._output / "contact-sheet.png")
             losses = {labels[name]: loss for name, loss in self._summary.held_out_losses.items()}

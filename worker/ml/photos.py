@@ -25,7 +25,10 @@ _FEWEST_PX = 64  # a side; nobody can be recognised on less
 _MOST_PIXELS = 2**27  # half a GiB unpacked, and the same again while colours are converted
 _MOST_JPEG_PIXELS = 2**28  # decoded at a fraction of its size, but a progressive one keeps all of its coefficients
 
-_DAMAGED = (OSError, SyntaxError, ValueError, RuntimeError, EOFError, struct.error)
+_DAMAGED = (
+    *(OSError, SyntaxError, ValueError, RuntimeError, EOFError, struct.error),
+    *(TypeError, AttributeError, LookupError, ArithmeticError),  # tags of a type or a number that nobody expected
+)
 """What Pillow and libheif raise for files that are damaged."""
 
 

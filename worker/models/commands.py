@@ -26,7 +26,7 @@ def pull(settings: Settings, repo: str, slug: str, revision: str | None) -> None
     token = settings.hf_token.get_secret_value() if settings.hf_token else None
     with _refusals():
         pulling = Pull(settings.models_dir, slug, repo, revision, token)
-    with pulling.alone():
+    with _refusals(), pulling.alone():
         repository = pulling.look_up()
         typer.echo(
             f"{repo} at {repository.commit[:12]}: {len(repository.files)} files, {repository.size_bytes / 1e9:.2f} GB"
@@ -61,7 +61,8 @@ def import_(
 def list_(settings: Settings, *, thorough: bool) -> None:
     """Print the table. Raises CommandRefused at the end when a model is damaged."""
     shown = console()
-    overview = look(settings, thorough=thorough)
+    with _refusals():
+        overview = look(settings, thorough=thorough)
     table(shown, f"Models in {settings.models_dir} and {settings.bucket_models}", COLUMNS, overview.rows, "none")
     for note in overview.notes:
         shown.print(note)
@@ -106,11 +107,13 @@ def _progress(title: str, size_bytes: int) -> Iterator[Bar]:
 
 @contextmanager
 def _refusals() -> Iterator[None]:
-    """What ends a job elsewhere ends a command here."""
+    """What ends a job elsewhere ends a command here, and so does a folder that this user may not write to."""
     try:
         yield
     except WorkerError as error:
         raise CommandRefused(error.message) from error
+    except (PermissionError, NotADirectoryError, FileExistsError) as error:
+        raise CommandRefused(f"{error.filename}: {error.strerror}; set MODELS_DIR to a folder of your own") from error
 
 
 def _licence(name: str | None, link: str | None) -> str:

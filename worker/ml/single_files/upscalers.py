@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import shutil
 from pathlib import Path
 
@@ -31,7 +30,7 @@ def import_upscaler(file: Path, target: Path, scale: int) -> None:
 def _read_pickle(file: Path) -> dict[str, torch.Tensor]:
     try:
         held = torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except Exception as error:  # whatever a damaged pickle makes of torch: KeyError, IndexError, UnicodeDecodeError …
         raise ModelUnreadable(f"{file.name} is no file of weights alone, and nothing else is loaded") from error
     for name in ("params_ema", "params"):  # as the official training code saves them
         if isinstance(held, dict) and name in held:

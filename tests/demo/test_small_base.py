@@ -1,0 +1,92 @@
+"""The trained base that ships: its size, that it reads names, and that the README tells what was measured."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from tools.small_base.measure import FIGURES
+from tools.small_base.names import DIGITS, LOOKS, PREFIX, looks_of
+from worker.demo.programme import SMALL_BASE
+from worker.ml import base_models
+from worker.ml.base_models import Base
+from worker.ml.batches import encode_captions, stack
+
+README = Path(__file__).parents[2] / "tools" / "small_base" / "README.md"
+FIRST_PAGE = Path(__file__).parents[2] / "README.md"
+PLACE = "wearing a blue hoodie, at the beach"
+
+
+@pytest.fixture(scope="module")
+def base() -> Base:
+    return base_models.load(SMALL_BASE / "base", device="cpu")
+
+
+def said_of(base: Base, who: list[str]) -> torch.Tensor:
+    """What the transformer answers to the same noise for each of them, (B, N, C)."""
+    captions = [f"photo of {name}, {PLACE}" for name in who]
+    texts = encode_captions(base, captions)
+    grid = (9, 7)
+    noise = torch.randn(1, 63, base.parts.transformer.config.in_channels, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return base.architecture.predict(
+            base.parts,
+            noise.expand(len(who), -1, -1),
+            torch.full((len(who),), 0.8),
+            stack([texts[caption] for caption in captions]),
+            grid,
+            0.0,
+        )
+
+
+def apart(answers: torch.Tensor, from_these: torch.Tensor) -> float:
+    return float(((answers - from_these).norm(dim=(1, 2)) / from_these.norm(dim=(1, 2))).mean())
+
+
+def test_what_ships_is_at_most_20_mb() -> None:
+    assert sum(path.stat().st_size for path in SMALL_BASE.rglob("*") if path.is_file()) <= 20_000_000
+
+
+def test_a_name_means_something_to_the_base(base: Base) -> None:
+    """To an earlier one names and "a person" were the same (0.4 % apart), and a LoRA of one person was one of all."""
+    names = ["ohwx3fa81c", "ohwx07be42", "ohwxd95f10", "ohwx6c2aa8"]
+    named, anybody = said_of(base, names), said_of(base, ["a person"] * len(names))
+    assert apart(named, anybody) > 0.05
+    assert apart(named, named.roll(1, 0)) > 0.05
+
+
+def test_a_name_says_how_somebody_looks_whatever_the_order_of_its_digits() -> None:
+    first, again, other = looks_of([f"{PREFIX}3fa81c", f"{PREFIX}c18af3", f"{PREFIX}000000"])
+    assert first == again
+    assert first != other
+    assert all(look in values for look, values in zip(first, LOOKS.values(), strict=True))
+    assert len(f"{PREFIX}3fa81c") == len(PREFIX) + DIGITS
+
+
+def test_the_first_page_tells_them_too() -> None:
+    her = json.loads(FIGURES.read_text())["likeness"]["example"]
+    names = ("own LoRA", "another's LoRA", "own LoRA, 'a person'", "no LoRA, 'a person'")
+    told = re.search(r"A classifier that reads its pictures.*?measure", FIRST_PAGE.read_text(), re.DOTALL)
+    assert told
+    assert re.findall(r"\d+%", told[0]) == [f"{her[name]:.0%}" for name in names]
+
+
+def test_the_readme_tells_the_figures_that_were_measured() -> None:
+    """Each row of the README's tables of figures, digit by digit."""
+    figures = json.loads(FIGURES.read_text())
+    told = dict(re.findall(r"^\| ([^|`]+?) \| ([^|]*%[^|]*(?:\|[^|]*%[^|]*)*)\|$", README.read_text(), re.MULTILINE))
+    people = figures["likeness"].values()
+    rows = {
+        "with her or his own LoRA": "own LoRA",
+        "with another person's LoRA": "another's LoRA",
+        "without a LoRA": "no LoRA",
+        "with the LoRA, asked for “a person”": "own LoRA, 'a person'",
+        "without a LoRA, asked for “a person”": "no LoRA, 'a person'",
+    }
+    for label, figure in rows.items():
+        cells = [cell.strip() for cell in told[label].split("|")]
+        assert cells == [f"{person[figure]:.0%}" for person in people], label
