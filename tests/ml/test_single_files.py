@@ -212,7 +212,7 @@ class TestUpscalers:
     def test_a_file_that_is_no_pickle_is_refused(self, tmp_path: Path, content: bytes) -> None:
         """Some of them were a KeyError from within torch."""
         (tmp_path / "cut.pth").write_bytes(content)
-        with pytest.raises(ModelUnreadable, match="cut.pth is no file of weights alone"):
+        with pytest.raises(ModelUnreadable, match=r"cut\.pth is no file of weights alone"):
             import_upscaler(tmp_path / "cut.pth", tmp_path / "x4" / "model.safetensors", 4)
 
     def test_a_pickle_that_would_run_something_is_refused_and_runs_nothing(self, tmp_path: Path) -> None:
