@@ -346,7 +346,7 @@ class Story:
             ):
                 said = PRESET.format(prompt=prompt.format(who=person.subject.trigger_word))
                 label = (
-                    f"“{said}”: without the LoRA for “{SOMEBODY}” and for her word, then with the LoRA; the same seeds"
+                    f"“{said}”: without the LoRA for “{SOMEBODY}” and for the trigger word, then with it; same seeds"
                 )
                 rows.append((label, [path for group in groups for path in group]))
             contact_sheet(rows, self._output / "contact-sheet.png")
