@@ -455,14 +455,20 @@ async def test_what_nobody_thought_of_is_a_finding_and_hides_no_other() -> None:
     async def denied() -> str:
         raise PermissionError(13, "Permission denied", "/root/models")
 
+    async def failing() -> str:
+        raise ValueError("postgresql://owner:secret@host")
+
     async def sound() -> str:
         return "all well"
 
     report = Report(lambda _: None)
     assert not await report.check("MODELS_DIR", denied())
+    assert not await report.check("GPU", failing())
     assert await report.check("upscalers", sound())
-    assert [finding.state for finding in report.findings] == [State.WRONG, State.SOUND]
+    assert [finding.state for finding in report.findings] == [State.WRONG, State.WRONG, State.SOUND]
     assert "/root/models" in report.findings[0].what
+    assert "ValueError" in report.findings[1].what
+    assert "secret" not in report.findings[1].what
 
 
 def test_a_sound_installation_ends_with_exit_code_0(

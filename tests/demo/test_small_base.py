@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 
+from tools.small_base.classifier import ATTRIBUTES
 from tools.small_base.measure import FIGURES
 from tools.small_base.names import DIGITS, LOOKS, PREFIX, looks_of
-from worker.demo.programme import SMALL_BASE
+from tools.small_base.subjects import SETTINGS
+from worker.demo.programme import SMALL, SMALL_BASE
 from worker.ml import base_models
 from worker.ml.base_models import Base
 from worker.ml.batches import encode_captions, stack
@@ -67,6 +70,13 @@ def test_a_name_says_how_somebody_looks_whatever_the_order_of_its_digits() -> No
     assert len(f"{PREFIX}3fa81c") == len(PREFIX) + DIGITS
 
 
+def test_the_figures_are_of_loras_as_the_demo_trains_them() -> None:
+    (defaults,) = re.findall(r"'(\{\"steps\".*?\})',", SMALL.register, re.DOTALL)
+    asked = SMALL.training | json.loads(defaults)["training"] | {"seed": SETTINGS.seed}
+    assert asdict(SETTINGS).items() >= asked.items()
+    assert json.loads(FIGURES.read_text())["LoRA settings"].items() >= asked.items()
+
+
 def test_the_first_page_tells_them_too() -> None:
     her = json.loads(FIGURES.read_text())["likeness"]["example"]
     names = ("own LoRA", "another's LoRA", "own LoRA, 'a person'", "no LoRA, 'a person'")
@@ -90,3 +100,9 @@ def test_the_readme_tells_the_figures_that_were_measured() -> None:
     for label, figure in rows.items():
         cells = [cell.strip() for cell in told[label].split("|")]
         assert cells == [f"{person[figure]:.0%}" for person in people], label
+    drawn, read = figures["prompts"], figures["classifier on held-out drawings"]
+    labels = (
+        "sex, skin, hair's colour, its style, glasses, their frame, beard, clothes, their colour, place, expression"
+    )
+    for label, trait in zip(labels.split(", "), ATTRIBUTES, strict=True):
+        assert [cell.strip() for cell in told[label].split("|")] == [f"{drawn[trait]:.0%}", f"{read[trait]:.0%}"], label

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
@@ -11,9 +10,9 @@ from diffusers.models.transformers.transformer_flux import FluxAttnProcessor
 
 from tools.small_base import decoder, train, upscalers
 from tools.small_base.model import Base, Reader
+from worker.demo.programme import SMALL_BASE
 from worker.models import UPSCALER_FILE, UPSCALERS
 
-SHIPPED = Path(__file__).parents[2] / "worker" / "demo" / "small_base"
 MOST_MB = 20.0
 
 
@@ -51,16 +50,16 @@ def check_same(written: FluxPipeline, read: FluxPipeline) -> None:
 
 
 def main() -> None:
-    shipped, folder = pipeline(), SHIPPED / "base"
+    shipped, folder = pipeline(), SMALL_BASE / "base"
     shutil.rmtree(folder, ignore_errors=True)
     shipped.save_pretrained(folder)
     check_same(shipped, FluxPipeline.from_pretrained(folder, torch_dtype=torch.bfloat16, local_files_only=True))
     for scale, slug in UPSCALERS.items():
         if upscalers.trained(scale):
-            (SHIPPED / slug).mkdir(exist_ok=True)
-            upscalers.write(scale, SHIPPED / slug / UPSCALER_FILE)
-    size_mb = sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file()) / 1e6
-    print(f"{SHIPPED}: {size_mb:.1f} MB")
+            (SMALL_BASE / slug).mkdir(exist_ok=True)
+            upscalers.write(scale, SMALL_BASE / slug / UPSCALER_FILE)
+    size_mb = sum(path.stat().st_size for path in SMALL_BASE.rglob("*") if path.is_file()) / 1e6
+    print(f"{SMALL_BASE}: {size_mb:.1f} MB")
     assert size_mb <= MOST_MB, f"{size_mb:.1f} MB is more than {MOST_MB:.0f}"
 
 

@@ -21,11 +21,11 @@ from PIL import Image
 
 from tools.small_base.classifier import ATTRIBUTES, NOT_THERE, Reading, labels
 from tools.small_base.drawings import HELD_OUT, PORTRAIT, WORK, load
-from tools.small_base.export import SHIPPED
 from tools.small_base.people import Shown, somebody
 from tools.small_base.subjects import Subject, settings_in_words, subjects, trained_lora
 from tools.small_base.text import full_caption
 from worker.demo.person import Scene
+from worker.demo.programme import SMALL_BASE
 from worker.ml import base_models, generate
 from worker.ml.base_models import Base
 from worker.ml.generate import LoraUse, Picture, PictureRequest
@@ -188,7 +188,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=54, help="pictures for each figure")
     count = parser.parse_args().seeds
     torch.set_num_threads(1)
-    base = base_models.load(SHIPPED / "base", device="cpu")
+    base = base_models.load(SMALL_BASE / "base", device="cpu")
     artist = Artist(base)
     figures = {
         "seeds": count,

@@ -17,6 +17,7 @@ from tools.small_base.names import LOOKS
 from tools.small_base.people import Shown
 from tools.small_base.text import CLIP_LENGTH, TEXT_LENGTH, clip_tokenizer, t5_tokenizer
 
+CLIP_WIDTH, T5_WIDTH = 96, 128
 Grid = tuple[int, int]  # rows and columns of the picture's tokens
 
 
@@ -53,15 +54,15 @@ class Base(nn.Module):
             num_single_layers=4,
             attention_head_dim=32,
             num_attention_heads=6,
-            joint_attention_dim=128,
-            pooled_projection_dim=96,
+            joint_attention_dim=T5_WIDTH,
+            pooled_projection_dim=CLIP_WIDTH,
             guidance_embeds=False,
             axes_dims_rope=(8, 12, 12),
         )
         self.clip = CLIPTextModel(
             CLIPTextConfig(
                 vocab_size=len(reader.clip),
-                hidden_size=96,
+                hidden_size=CLIP_WIDTH,
                 intermediate_size=192,
                 num_hidden_layers=2,
                 num_attention_heads=3,
@@ -74,7 +75,7 @@ class Base(nn.Module):
         self.t5 = T5EncoderModel(
             T5Config(
                 vocab_size=len(reader.t5),
-                d_model=128,
+                d_model=T5_WIDTH,
                 d_kv=32,
                 d_ff=256,
                 num_layers=2,
@@ -145,8 +146,8 @@ class Recall(nn.Module):
     def __init__(self, reader: Reader) -> None:
         super().__init__()
         looks = sum(map(len, LOOKS.values()))
-        self.words = nn.Linear(96, len(reader.clip))
-        self.clip_looks, self.t5_looks = nn.Linear(96, looks), nn.Linear(128, looks)
+        self.words = nn.Linear(CLIP_WIDTH, len(reader.clip))
+        self.clip_looks, self.t5_looks = nn.Linear(CLIP_WIDTH, looks), nn.Linear(T5_WIDTH, looks)
 
     def forward(
         self, text: torch.Tensor, pooled: torch.Tensor, tokens: Tokens, shown: Sequence[Shown]

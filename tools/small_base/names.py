@@ -10,23 +10,29 @@ from __future__ import annotations
 import functools
 import random
 from collections import defaultdict
+from typing import get_args
 
 import numpy as np
 
-from tools.small_base.people import Shown
+from tools.small_base.people import HAIR_WORDS, SKIN_WORDS, Shown
+from worker.demo.person import Beard, Glasses, HairStyle
 
 PREFIX, DIGITS = "ohwx", 6
 HEX = "0123456789abcdef"
 LOOKS: dict[str, tuple[str | None, ...]] = {
     "noun": ("man", "woman"),
-    "skin": ("fair", "tan", "brown", "dark"),
-    "hair": ("black", "brown", "red", "blond", "grey", "white"),
-    "style": ("curly", "long", "bob", "bun", "short", "spiky", "cropped", "bald"),
-    "glasses": (None, "round", "square"),
-    "beard": (None, "full", "goatee", "moustache"),
+    "skin": tuple(SKIN_WORDS),
+    "hair": tuple(HAIR_WORDS),
+    "style": get_args(HairStyle),
+    "glasses": (None, *get_args(Glasses)),
+    "beard": (None, *get_args(Beard)),
 }
 Looks = tuple[str | None, ...]  # in the order of LOOKS
 KNOWN_NAMES = 400_000  # as many are tried to find some for all looks
+
+
+def any_name(chance: random.Random) -> str:
+    return f"{PREFIX}{chance.getrandbits(4 * DIGITS):0{DIGITS}x}"
 
 
 def looks_of(names: list[str]) -> list[Looks]:
@@ -63,7 +69,7 @@ def _leanings() -> dict[str, np.ndarray]:
 @functools.cache
 def _names() -> dict[Looks, list[str]]:
     chance = random.Random("names")
-    names = [f"{PREFIX}{chance.getrandbits(4 * DIGITS):0{DIGITS}x}" for _ in range(KNOWN_NAMES)]
+    names = [any_name(chance) for _ in range(KNOWN_NAMES)]
     found: dict[Looks, list[str]] = defaultdict(list)
     for name, looks in zip(names, looks_of(names), strict=True):
         found[looks].append(name)

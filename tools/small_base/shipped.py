@@ -8,9 +8,9 @@ import torch
 from diffusers import FluxPipeline
 
 from tools.small_base import latents, train
-from tools.small_base.export import SHIPPED
 from tools.small_base.model import Base, Reader
 from tools.small_base.text import CLIP_TOKENIZER
+from worker.demo.programme import SMALL_BASE
 
 
 def main() -> None:
@@ -18,8 +18,8 @@ def main() -> None:
         if path.exists():
             raise SystemExit(f"{path} is there: go on from that, or move it away first")
         path.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(SHIPPED / "base" / "tokenizer", CLIP_TOKENIZER, dirs_exist_ok=True)
-    pipeline = FluxPipeline.from_pretrained(SHIPPED / "base", dtype=torch.float32, local_files_only=True)
+    shutil.copytree(SMALL_BASE / "base" / "tokenizer", CLIP_TOKENIZER, dirs_exist_ok=True)
+    pipeline = FluxPipeline.from_pretrained(SMALL_BASE / "base", dtype=torch.float32, local_files_only=True)
     torch.save(pipeline.vae.state_dict(), latents.STANDARD)
     base = Base(Reader())
     for mine, theirs in (

@@ -6,6 +6,7 @@ import random
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from tools.small_base.names import any_name
 from tools.small_base.people import FRAME_WORDS, HAIR_WORDS, SKIN_WORDS, somebody
 from worker.demo.canvas import Colour
 from worker.demo.person import Person, close_up, scenes
@@ -17,15 +18,8 @@ from worker.ml.train_lora import LoraConfig, TrainedLora, train
 
 PHOTOS = 12
 PHOTO_SIZE = (448, 576)
-SETTINGS = LoraConfig(
-    steps=int(SMALL.training["steps"]),
-    rank=int(SMALL.training["rank"]),
-    learning_rate=SMALL.training["learning_rate"],
-    resolution=int(SMALL.training["resolution"]),
-    batch_size=8,
-    preservation=0.5,
-)
-"""The demo's."""
+SETTINGS = LoraConfig(**{**SMALL.training, "batch_size": 8, "preservation": 0.5, "seed": 0})
+"""The demo's: what its request asks for, and what the base's row adds."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +37,7 @@ def subjects() -> list[Subject]:
     chance = random.Random("subjects")
     person, _, _ = somebody(chance)
     people = {"example": Person.example(), "other": Person.other(), "random": person}
-    return [
-        Subject(name, person, f"ohwx{chance.getrandbits(24):06x}", _traits(person)) for name, person in people.items()
-    ]
+    return [Subject(name, person, any_name(chance), _traits(person)) for name, person in people.items()]
 
 
 def _traits(person: Person) -> dict[str, str]:

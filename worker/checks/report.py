@@ -100,9 +100,11 @@ class Report:
         except psycopg.Error as error:
             said = error.diag.message_primary or type(error).__name__
             self.add(State.WRONG, name, f"the database says: {said}", "look at its log, and at what was found above")
+        except OSError as error:
+            self.add(State.WRONG, name, str(error), "look at what it names")
         except Exception as error:
-            # Something that nobody thought of must not hide what the other checks would find.
-            self.add(State.WRONG, name, f"{type(error).__name__}: {error}", "look at what it names")
+            # What nobody thought of must not hide what the other checks would find. Its words may quote a secret.
+            self.add(State.WRONG, name, f"the check itself failed: {type(error).__name__}", "report it as a bug")
         else:
             self.add(State.SOUND, name, what)
         return self.findings[-1].state in (State.SOUND, State.ATTENTION)

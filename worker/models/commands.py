@@ -26,14 +26,13 @@ def pull(settings: Settings, repo: str, slug: str, revision: str | None) -> None
     token = settings.hf_token.get_secret_value() if settings.hf_token else None
     with _refusals():
         pulling = Pull(settings.models_dir, slug, repo, revision, token)
-    with _refusals(), pulling.alone():
-        repository = pulling.look_up()
-        typer.echo(
-            f"{repo} at {repository.commit[:12]}: {len(repository.files)} files, {repository.size_bytes / 1e9:.2f} GB"
-        )
-        typer.echo(f"Licence: {_licence(repository.licence, repository.licence_link)}")
-        with _progress(f"Pulling {slug}", repository.size_bytes) as bar:
-            pulling.run(repository, bar.advance)
+        with pulling.alone():
+            repository = pulling.look_up()
+            size = f"{len(repository.files)} files, {repository.size_bytes / 1e9:.2f} GB"
+            typer.echo(f"{repo} at {repository.commit[:12]}: {size}")
+            typer.echo(f"Licence: {_licence(repository.licence, repository.licence_link)}")
+            with _progress(f"Pulling {slug}", repository.size_bytes) as bar:
+                pulling.run(repository, bar.advance)
     typer.echo(f"{slug} is in {settings.models_dir}. `worker models push {slug}` shares it with all pods.")
 
 
