@@ -48,6 +48,9 @@ def drawn(numbers: range = range(SHARDS)) -> list[int]:
 
 
 def load(number: int) -> Shard:
+    """A shard, drawn now if it is not there."""
+    if not _path(number).exists():
+        draw_shard(number)
     shown = [Shown(**json.loads(line)) for line in _path(number).with_suffix(".jsonl").read_text().splitlines()]
     return Shard(number, np.load(_path(number)), shown)
 
@@ -62,6 +65,7 @@ def draw_shard(number: int) -> None:
         pixels[index] = np.asarray(draw(person, scene, size))
         lines.append(json.dumps(asdict(shown)))
     path = _path(number)
+    FOLDER.mkdir(parents=True, exist_ok=True)
     path.with_suffix(".jsonl").write_text("\n".join(lines) + "\n")
     unfinished = path.with_suffix(".part")
     with unfinished.open("wb") as file:
@@ -84,7 +88,6 @@ def main() -> None:
     parser.add_argument("--share", default="0/1", help="k/n draws every n-th shard, beginning with the k-th")
     share, of = map(int, parser.parse_args().share.split("/"))
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # a shard half drawn is drawn again
-    FOLDER.mkdir(parents=True, exist_ok=True)
     for number in _wanted(share, of):
         draw_shard(number)
         print(f"shard {number} drawn", flush=True)
