@@ -48,6 +48,32 @@ def test_sigterm_between_the_servers_and_the_worker_leaves_nothing_running(own_p
     demo.assert_nothing_is_left()
 
 
+INTERRUPTED_IN_A_QUERY = """
+import pathlib, signal, sys
+import psycopg
+from tests.demo.tiny_demo import TINY
+from worker.demo.run import main
+from worker.demo.story import Story
+
+def tell(story, album):
+    try:
+        signal.raise_signal(signal.SIGTERM)
+    except KeyboardInterrupt:
+        raise psycopg.ProgrammingError("another command is already in progress")
+
+Story.tell = tell
+sys.exit(main(pathlib.Path(sys.argv[1]), None, keep=False, programme=TINY))
+"""
+
+
+def test_an_interrupt_that_comes_out_as_a_querys_error_is_an_interrupt(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", INTERRUPTED_IN_A_QUERY, str(tmp_path / "output")]
+    demo = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert demo.returncode == 143, demo.stdout + demo.stderr
+    assert "Interrupted by SIGTERM" in demo.stdout
+    assert "failed" not in demo.stdout
+
+
 def test_a_worker_that_dies_ends_the_demo_with_the_reason_and_its_log(own_photos: Path, tmp_path: Path) -> None:
     demo = start_demo(tmp_path, "--photos", str(own_photos))
     wait_until(lambda: demo.says("Consent") and demo.running("worker run"), "the worker process", 200)

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict
 
-from worker.demo.torch_environment import TORCH_ENVIRONMENT
+from worker.demo.torch_environment import torch_environment
 
 DRAWS = 16
 """Times of the noise schedule at which each photograph is measured."""
@@ -33,12 +33,13 @@ class NotMeasured(RuntimeError):
 
 
 def held_out_losses(
-    base: Path, photos: Sequence[tuple[Path, str]], resolution: int, loras: Mapping[str, Path | None]
+    base: Path, photos: Sequence[tuple[Path, str]], resolution: int, loras: Mapping[str, Path | None], scratch: Path
 ) -> dict[str, float]:
     """Loss by label, for each LoRA file (None: the base alone), everything else being equal.
 
     Args:
         photos: files and captions.
+        scratch: where the measuring process may leave files.
 
     Raises:
         NotMeasured: a file cannot be used.
@@ -54,7 +55,7 @@ def held_out_losses(
         input=json.dumps(question),
         capture_output=True,
         text=True,
-        env=os.environ | TORCH_ENVIRONMENT,
+        env=os.environ | torch_environment(scratch),
         start_new_session=True,  # Ctrl-C reaches the demo, which ends this at once
     )
     if answer.returncode != 0:

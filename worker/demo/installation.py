@@ -20,7 +20,7 @@ from worker.demo.app_client import Buckets
 from worker.demo.programme import Programme
 from worker.demo.servers import EmbeddedPostgres, EmbeddedS3
 from worker.demo.tied import spawn_tied, stop_tied
-from worker.demo.torch_environment import TORCH_ENVIRONMENT
+from worker.demo.torch_environment import torch_environment
 from worker.settings import env_example
 
 BUCKET_UPLOADS, BUCKET_MODELS = "uploads", "model_artifacts"
@@ -137,7 +137,7 @@ class Installation:
     def _worker_environment(self, models_dir: Path) -> dict[str, str]:
         settings_of_others = set(re.findall(r"^#?(\w+)=", env_example(), re.MULTILINE))
         inherited = {name: value for name, value in os.environ.items() if name not in settings_of_others}
-        return inherited | {
+        settings = {
             "DATABASE_URL": self._postgres.url(user="pod"),
             "S3_ENDPOINT_URL": self._s3.url(),
             "S3_REGION": self._s3.region,
@@ -149,5 +149,5 @@ class Installation:
             "WORK_DIR": str(self._folder / "work"),
             "WORKER_NAME": "demo",
             "LOG_FORMAT": "json",
-            **TORCH_ENVIRONMENT,
         }
+        return inherited | settings | torch_environment(self._folder)

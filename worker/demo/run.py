@@ -42,7 +42,7 @@ class StopSignals:
     NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def __init__(self) -> None:
-        self.received = signal.SIGINT
+        self.received: signal.Signals | None = None
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -106,15 +106,16 @@ def main(output: Path, photos: Path | None, *, keep: bool, programme: Programme 
                 finally:
                     signals.ignore()
                     console.print("[dim]Stopping the worker, S3 and Postgres …")
-        except KeyboardInterrupt:
-            if summary is not None and keep:
-                return 0
-            console.print(f"[yellow]Interrupted by {signals.received.name}.[/] Everything it started has ended.")
-            return 128 + signals.received
-        except FAILURES as error:
-            console.print(f"[red]The demo failed:[/] {escape(str(error))}\nThe worker's log: {worker_log}")
-            return 1
-        except Exception:
+        except (KeyboardInterrupt, Exception) as error:
+            # An interrupt may come out as an error of what it broke into: a connection in the middle of a query.
+            if signals.received:
+                if summary is not None and keep:
+                    return 0
+                console.print(f"[yellow]Interrupted by {signals.received.name}.[/] Everything it started has ended.")
+                return 128 + signals.received
+            if isinstance(error, FAILURES):
+                console.print(f"[red]The demo failed:[/] {escape(str(error))}\nThe worker's log: {worker_log}")
+                return 1
             console.print(f"[red]The demo crashed.[/] The worker's log: {worker_log}")
             raise
     return 0

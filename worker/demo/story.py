@@ -299,6 +299,7 @@ class Story:
                 photos,
                 int(self._programme.training["resolution"]),
                 {"own": lora, "none": None, "other": other},
+                self._scratch,
             )
             self._summary.held_out_losses = losses
             step.say(
