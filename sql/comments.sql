@@ -79,6 +79,7 @@ comment on column public.subject_photos.sha256 is 'Reserved for photo checks.';
 comment on column public.subject_photos.phash is 'Reserved for photo checks.';
 comment on column public.subject_photos.created_at is 'When the row was inserted.';
 
+comment on table public.subjects_models is 'Trained LoRAs. A request that names none takes the subject''s newest unretired one of its base, else of its base''s family.';
 comment on column public.subjects_models.id is 'What model_ids of a generation job names.';
 comment on column public.subjects_models.subject_id is 'The person or product; NULL only for a LoRA that shows nobody.';
 comment on column public.subjects_models.job_id is 'The training job that made it.';
@@ -91,7 +92,7 @@ comment on column public.subjects_models.rank is 'The LoRA''s rank.';
 comment on column public.subjects_models.trigger_word is 'The word that calls the person up.';
 comment on column public.subjects_models.metrics is 'steps, final_loss, photos and the like.';
 comment on column public.subjects_models.created_at is 'When it was published.';
-comment on column public.subjects_models.retired_at is 'Set to keep it from being the current one.';
+comment on column public.subjects_models.retired_at is 'Set to keep it from being taken by requests that name no LoRA.';
 
 comment on column public.presets.id is 'What preset_id of a job names.';
 comment on column public.presets.owner_id is 'The user it belongs to; NULL: everybody''s.';
@@ -154,7 +155,7 @@ comment on column public.generation_jobs.base is 'The base to draw with. Left op
 comment on column public.generation_jobs.preset_id is 'A preset of one''s own or everybody''s.';
 comment on column public.generation_jobs.prompt is 'What to draw. The trigger word is added where it is missing.';
 comment on column public.generation_jobs.negative_prompt is 'What not to draw, where the base can use it.';
-comment on column public.generation_jobs.model_ids is 'The LoRAs to use; NULL: the subject''s current one.';
+comment on column public.generation_jobs.model_ids is 'The LoRAs to use; NULL: the subject''s newest of the base, else the newest of its family.';
 comment on column public.generation_jobs.lora_scales is 'The strength of each of model_ids; left open, 1.';
 comment on column public.generation_jobs.reference_paths is 'Reserved: keys of pictures to go by.';
 comment on column public.generation_jobs.reference_scale is 'Reserved: the strength of the references.';

@@ -156,7 +156,7 @@ begin
     perform worker.check_open_jobs((v_job ->> 'owner_id')::uuid);
   end if;
   execute format(
-    'update %s job set status = ''queued'', failures = 0, run_after = null, progress = 0, phase = ''waiting'', error_code = null, error = null,
+    'update %s job set status = ''queued'', failures = 0, run_after = now(), progress = 0, phase = ''waiting'', error_code = null, error = null,
        cancel_requested_at = null, cancel_code = null, finished_at = null, pod_id = null where id = $1 returning to_jsonb(job)', worker.table_of(p_kind))
     into v_job using p_id;
   perform worker.log_event(p_kind, p_id, (v_job ->> 'attempt')::integer, 'retried', jsonb_build_object('actor', worker.actor()));

@@ -204,7 +204,7 @@ comment on function worker.requeue is 'Put a job back on the queue after an atte
 
 -- ----------------------------------------------------------------------------------------------------------------- start
 
--- The LoRAs of a generation job: those it names, else the subject's current one for the base's family.
+-- The LoRAs of a generation job: those it names, else the subject's newest of its base, else the newest of the base's family.
 create or replace function worker.models_of(p_job jsonb) returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -220,7 +220,7 @@ as $$
      join worker.base_models base on base.slug = p_job ->> 'base' and base.family = current_one.family
      where coalesce(jsonb_typeof(p_job -> 'model_ids'), 'null') = 'null'
        and current_one.subject_id = (p_job ->> 'subject_id')::uuid and current_one.retired_at is null
-     order by current_one.version desc limit 1)
+     order by current_one.base = p_job ->> 'base' desc, current_one.version desc limit 1)
   ) wanted join public.subjects_models models using (id)
 $$;
 comment on function worker.models_of is 'The LoRAs of a generation job, in order, with their scales.';

@@ -43,8 +43,8 @@ select
   count(queue.id) filter (where queue.status = 'queued') as waiting,
   date_trunc('second', clock_timestamp() - min(queue.created) filter (where queue.status = 'queued')) as oldest,
   count(queue.id) filter (where queue.status = 'picked') as running,
-  (select count(*) from worker.pods where routes.route = any (pods.routes)) as pods
-from (select entrypoint as route from worker.pgqueuer union select unnest(routes) from worker.pods) routes
+  (select count(*) from worker.pods where routes.route = any (pods.routes) and worker.is_alive(pods)) as pods
+from (select entrypoint as route from worker.pgqueuer union select unnest(routes) from worker.pods where worker.is_alive(pods)) routes
 left join worker.pgqueuer queue on queue.entrypoint = routes.route
 group by routes.route
 order by routes.route;

@@ -29,6 +29,7 @@ _RUNNING_AS_A_POD = """
 
 _PODS = """
     select name, version, vram_gib, array_to_string(routes, ', ') as routes,
+           case when worker.is_alive(pods) then 'yes' else 'no, held for dead' end as alive,
            clock_timestamp() - last_heartbeat as silent, clock_timestamp() - registered_at as since
     from worker.pods order by name, registered_at"""
 

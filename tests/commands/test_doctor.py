@@ -286,7 +286,7 @@ TABLE = {
         ),
         "pods",
         "pods",
-        "silent: gone",
+        "none is alive; silent and held for dead: gone for 30",
         "worker run",
         NOTE,
     ),

@@ -81,6 +81,12 @@ def test_attempts_that_were_tried_again_are_counted(db: AppTables, pod: Pod) -> 
     assert "storage_error" in sections(db.url)["Attempts that failed and were tried again"]
 
 
+def test_a_silent_pod_is_not_shown_as_alive(db: AppTables, pod: Pod) -> None:
+    for silent, alive in ((5, "yes"), (300, "no, held for dead")):
+        db.run("update worker.pods set last_heartbeat = clock_timestamp() - %s * interval '1 s'", silent)
+        assert f" {alive} " in sections(db.url)["Pods"]
+
+
 def test_an_empty_installation_says_so(db: AppTables, database_url: str) -> None:
     shown = sections(database_url)
     assert "none is alive: start one with `worker run`" in shown["Pods"]

@@ -35,6 +35,7 @@ EXECUTE = {
     "worker.consent_error": "likeness_worker",
     "worker.fail_job": "likeness_worker",
     "worker.fits_memory": "likeness_worker",
+    "worker.is_alive": "likeness_worker",
     "worker.garbage_gone": "likeness_worker",
     "worker.heartbeat": "likeness_worker",
     "worker.leave_pod": "likeness_worker",

@@ -154,9 +154,12 @@ def test_a_job_cancelled_between_claim_and_start_does_not_start(db: AppTables, p
 def test_retry_puts_an_ended_job_back_with_all_its_tries(db: AppTables, pod: Pod) -> None:
     attempt = running(db, pod, max_failures=1)
     attempt.fail("internal")
+    ended = db.job("generation", attempt.id)["finished_at"]
     assert retry(db, attempt.id) == "queued"
     row = db.job("generation", attempt.id)
     assert (row["failures"], row["error_code"], row["finished_at"], row["attempt"]) == (0, None, None, 1)
+    retried = db.one("select at from worker.job_events where job_id = %s and event = 'retried'", attempt.id)
+    assert ended < row["run_after"] < retried, "its waiting is counted from here"
     again = pod.run("generation", attempt.id)
     assert (again.number, attempt.report(), again.publish()) == (2, "lost", "ok")
 

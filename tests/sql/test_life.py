@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.sql.pod import PUBLISH, SHA256, TRAINING, Attempt, Pod
-from tests.sql.tables import AppTables
+from tests.sql.tables import ABLE_BASE, AppTables
+from tests.tiny_models import TINY_BASE
 
 
 def log(db: AppTables, kind: str, job: UUID) -> list[str]:
@@ -85,6 +86,16 @@ def test_the_newest_unretired_lora_is_used_unless_others_are_named(db: AppTables
     for wanted, named in ((current, {}), (old, {"model_ids": [old]})):
         attempt = pod.run("generation", db.request("generation", subject_id=subject, prompt="x", **named))
         assert [item["id"] for item in attempt.payload["models"]] == [str(wanted)]
+
+
+def test_a_lora_of_the_base_itself_goes_before_a_newer_one_of_its_family(db: AppTables, pod: Pod) -> None:
+    subject = db.add_subject()
+    of_the_family = db.add_lora(subject, base=ABLE_BASE)
+    drawn = {"subject_id": subject, "prompt": "x", "base": TINY_BASE}
+    assert pod.run("generation", db.request("generation", **drawn)).payload["models"][0]["id"] == str(of_the_family)
+    of_the_base = db.add_lora(subject, base=TINY_BASE)
+    db.add_lora(subject, base=ABLE_BASE)
+    assert pod.run("generation", db.request("generation", **drawn)).payload["models"][0]["id"] == str(of_the_base)
 
 
 def test_what_is_missing_at_the_start_ends_the_job_with_the_reason(db: AppTables, pod: Pod) -> None:

@@ -327,6 +327,16 @@ def test_a_job_that_no_pod_can_take_says_why_until_one_can(db: AppTables, start_
     assert stranded(db, large) == "no pod is running"
 
 
+def test_where_nobody_is_left_to_tick_a_silent_pod_does_not_count_as_one_that_could(db: AppTables, pod: Pod) -> None:
+    job = db.ask()
+    stranded = "select why from worker.stranded_jobs where id = %s"
+    depth = "select pods from worker.queue_depth where route = %s"
+    silent_for(db, pod, 29)
+    assert (db.run(stranded, job), db.one(depth, GENERATION)) == ([], 1)
+    silent_for(db, pod, 31)
+    assert (db.one(stranded, job), db.one(depth, GENERATION)) == ("no pod is running", 0)
+
+
 def test_thousands_of_jobs_that_nobody_can_take_are_told_so_some_at_a_time(db: AppTables) -> None:
     """A tick that tells all of them holds them all locked, and runs into its pod's statement_timeout."""
     db.run("update worker.config set open_jobs_per_owner = 10000")
@@ -375,6 +385,21 @@ def test_a_job_given_back_for_its_base_fails_when_no_live_pod_lists_the_route(
     db.tick()
     row = db.job("generation", attempt.id)
     assert (row["status"], row["error_code"], row["error"], row["failures"]) == ("failed", code, "nor here", 0)
+
+
+def test_a_job_given_back_for_its_base_outlives_an_outage_in_which_the_other_pod_is_silent(
+    db: AppTables, start_pod: StartPod
+) -> None:
+    one, two = start_pod(), start_pod()
+    attempt = running(db, one)
+    one.register(TRAINING)
+    attempt.release("the base flux-x is not here", "model_missing")
+    silent_for(db, two, 31)
+    db.run("update worker.clock set last_tick = last_tick - interval '1 minute'")
+    db.tick()
+    assert db.status("generation", attempt.id) == ("queued", "model_missing")
+    two.register(GENERATION)
+    assert two.run("generation", attempt.id).number == 2
 
 
 def test_a_job_given_back_for_its_base_waits_while_no_pod_is_alive(db: AppTables, start_pod: StartPod) -> None:

@@ -17,18 +17,21 @@ async def check_pods(report: Report, database: Database | None) -> None:
 
 async def _pods(database: Database) -> str:
     pods = await database.fetch(
-        """select name, extract(epoch from clock_timestamp() - last_heartbeat)::int as silent_s
+        """select name, worker.is_alive(pods) as alive,
+             extract(epoch from clock_timestamp() - last_heartbeat)::int as silent_s
            from worker.pods order by name"""
     )
-    if not pods:
-        raise Attention("none is alive", "start one: worker run")
-    silent = [f"{pod['name']} for {pod['silent_s']} s" for pod in pods if pod["silent_s"] > 30]
-    if silent:
+    alive = [pod["name"] for pod in pods if pod["alive"]]
+    found = f"{len(alive)} alive: {', '.join(alive)}" if alive else "none is alive"
+    dead = [f"{pod['name']} for {pod['silent_s']} s" for pod in pods if not pod["alive"]]
+    if dead:
         raise Attention(
-            f"{len(pods)} alive, silent: {', '.join(silent)}",
+            f"{found}; silent and held for dead: {', '.join(dead)}",
             "the next tick of a living pod takes over from them; start one: worker run",
         )
-    return f"{len(pods)} alive: {', '.join(pod['name'] for pod in pods)}"
+    if not alive:
+        raise Attention(found, "start one: worker run")
+    return found
 
 
 async def _waiting(database: Database) -> str:
@@ -41,4 +44,4 @@ async def _waiting(database: Database) -> str:
             "start a pod that can, or bring the base to one: worker models list",
         )
     (queue,) = await database.fetch("select coalesce(sum(waiting), 0)::int as jobs from worker.queue_depth")
-    return f"{queue['jobs']}, and a live pod takes each of them"
+    return f"{queue['jobs']}, and a live pod takes each of them" if queue["jobs"] else "none"

@@ -13,9 +13,9 @@ CONNECTIONS_A_POD = 5
 """Two in the pool, one session, and one for each of two convenience copies."""
 
 FUNCTIONS = """
-    complete_job consent_error fail_job fits_memory garbage_gone heartbeat leave_pod lora_to_copy peek pod_lock_key
-    reap register_pod release_job report_job save_checkpoint schema_major stage_objects start_job starved_routes
-    subject_lock_key take_garbage tick why_stranded
+    complete_job consent_error fail_job fits_memory garbage_gone heartbeat is_alive leave_pod lora_to_copy peek
+    pod_lock_key reap register_pod release_job report_job save_checkpoint schema_major stage_objects start_job
+    starved_routes subject_lock_key take_garbage tick why_stranded
 """
 """What a pod calls in schema worker. It calls nothing in public."""
 
