@@ -49,6 +49,7 @@ def run() -> None:
     import structlog
 
     from worker import logs
+    from worker.lossy_output import lose_what_cannot_be_written
     from worker.queue import Worker
     from worker.settings import Settings
 
@@ -67,6 +68,7 @@ def run() -> None:
         _leave(code)
 
     settings = Settings.load()
+    lose_what_cannot_be_written()
     logs.configure(settings.log_format)
     asyncio.run(main())
 

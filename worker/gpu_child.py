@@ -39,6 +39,7 @@ from worker.gpu_tasks import (
     frame,
     parse_to_child,
 )
+from worker.lossy_output import lose_what_cannot_be_written
 
 if TYPE_CHECKING:
     from worker.gpu_work import Models
@@ -50,6 +51,7 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def main() -> None:
+    lose_what_cannot_be_written()
     connection = socket.socket(fileno=int(sys.argv[1]))
     end_with_parent(int(sys.argv[2]))
     inbox = Inbox(connection)

@@ -1,0 +1,45 @@
+"""`worker run 2>&1 | head -1`: the reader of the log is gone, and the work goes on."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.processes import worker_environment
+from tests.tiny_models import TINY_BASE
+from tests.waiting import wait_until
+from tests.worker.conftest import MakeFleet
+
+
+def test_jobs_are_answered_and_sigterm_is_heard_when_nobody_reads_the_log(
+    make_fleet: MakeFleet, tiny_models: Path, tmp_path: Path
+) -> None:
+    models_dir = tmp_path / "models"
+    shutil.copytree(tiny_models, models_dir)
+    (weights,) = (models_dir / TINY_BASE / "transformer").glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:1000])  # so that the GPU process, too, has something to say
+    fleet = make_fleet()
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "worker", "run"],
+        env={**worker_environment(fleet.app, models_dir), **fleet.environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    try:
+        assert worker.stdout is not None
+        assert b"worker.ready" in worker.stdout.readline()
+        worker.stdout.close()
+        drawn = fleet.app.wait_for("generation", fleet.draw())
+        assert (drawn["status"], drawn["error_code"]) == ("failed", "model_missing")
+        assert TINY_BASE in drawn["error"]
+        running = fleet.train(steps=2000)
+        wait_until(lambda: fleet.app.job("training", running)["status"] == "running", "a training to run")
+        worker.terminate()
+        assert worker.wait(30) == 0
+    finally:
+        worker.kill()
+        worker.wait()
+    assert fleet.app.job("training", running)["status"] == "queued"
+    assert fleet.app.one("select count(*) from worker.pods") == 0
