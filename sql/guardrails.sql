@@ -1,6 +1,13 @@
 -- What may not be asked for, when a job is inserted. The words stand in screened_terms.sql. worker/screening.py finds them
 -- the same way and screens every job again when it starts; it sees repeated letters and photographs' captions too.
 
+create or replace function worker.fold_breaks(p_text text) returns text
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$
+  select btrim(regexp_replace(p_text, '(?: ,|, )[, ]*', ', ', 'g'), ' ,')
+$$;
+comment on function worker.fold_breaks is 'Punctuation that does not touch both sides as ", ", and none at the ends.';
+
 -- Not by lower(): what that does to ł and to I depends on the database's locale.
 create or replace function worker.fold_prompt(p_text text) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
@@ -12,11 +19,20 @@ begin
   select * into v_folding from worker.prompt_folding;
   v_text := translate(regexp_replace(normalize(p_text, NFKD), v_folding.ignored, '', 'g'), v_folding.look_alikes, v_folding.letters);
   v_text := regexp_replace(v_text, '[-_ \t\n\r\f\v\u2010-\u2015]+', ' ', 'g');
-  v_text := regexp_replace(v_text, '[^a-z0-9 ' || v_folding.symbols || ']+', ',', 'g');
-  return btrim(regexp_replace(v_text, '(?: ,|, )[, ]*', ', ', 'g'), ' ,');
+  return worker.fold_breaks(regexp_replace(v_text, '[^a-z0-9 ' || v_folding.symbols || ']+', ',', 'g'));
 end $$;
 comment on function worker.fold_prompt is
   'Lower-case letters, digits and the symbols that stand for letters. Between words stands one space, "," for punctuation that touches both sides, and ", " for other punctuation.';
+
+create or replace function worker.part_words(p_folded text) returns text
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$
+  select worker.fold_breaks(regexp_replace(
+    regexp_replace(p_folded, '[^a-z0-9 ]+', ',', 'g'),
+    '(?<![a-z])([a-z])[ ,]*[0-9]+[ ,]*(?=[a-z](?![a-z]))', '\1 ', 'g'))
+$$;
+comment on function worker.part_words is
+  'A folded text as if its signs, and digits between single letters, stood between words: "n|u|d|e" is "n,u,d,e".';
 
 -- Digits in a word that go on beside it, up to a letter, are a serial number ("ohwx0b00b2"), and a lone one belongs to no
 -- word ("top 5 ex-models"); punctuation parts letters, and words of a phrase, but no word ("crop top, less contrast").
@@ -106,10 +122,13 @@ language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_folded text := worker.fold_prompt(p_text);
+  v_parted text := nullif(worker.part_words(v_folded), v_folded);
 begin
   return coalesce(
     worker.broken_term(v_folded, p_screens),
-    case when p_screens = 'prompt' and worker.names_a_minors_age(v_folded) then (select age_rule_id from worker.prompt_folding) end);
+    worker.broken_term(v_parted, p_screens),
+    case when p_screens = 'prompt' and (worker.names_a_minors_age(v_folded) or worker.names_a_minors_age(v_parted))
+      then (select age_rule_id from worker.prompt_folding) end);
 end $$;
 comment on function worker.broken_rule is 'The first rule that a text breaks, or NULL.';
 

@@ -72,6 +72,13 @@ DISGUISES: dict[str, Callable[[str], str]] = {
     "look-alikes": as_look_alikes,
     "signs": as_signs,
     "spaced signs": lambda word: " ".join(as_signs(word)),
+    "bars": "|".join,
+    "exclamation marks": "!".join,
+    "pluses": "+".join,
+    "dollars": "$".join,
+    "spaced bars": " | ".join,
+    "ones": "1".join,
+    "a bar in the middle": lambda word: f"{word[:2]}|{word[2:]}",
     "in brackets": lambda word: f"(({word}:1.3))",
     "between digits": lambda word: f"1{word}2",
 }

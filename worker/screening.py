@@ -2,8 +2,9 @@
 
 A text is folded to plain lower-case letters, digits and a few symbols, and cut into pieces: runs of letters, runs of
 digits, single symbols. A term is found wherever consecutive pieces spell it, so "n u d e", "nu-de" and "n.4.k.3.d" are
-seen, while no piece is ever cut: "Sussex" and "kidney" pass. Digits and symbols may stand for letters, and letters may
-be repeated. Postgres does the same at INSERT (`sql/guardrails.sql`), except for the repeated letters.
+seen, while no piece is ever cut: "Sussex" and "kidney" pass. Digits and symbols may stand for letters, or between them,
+so that a text with any is read both ways, and letters may be repeated. Postgres does the same at INSERT
+(`sql/guardrails.sql`), except for the repeated letters.
 """
 
 from __future__ import annotations
@@ -86,17 +87,42 @@ def fold(text: str) -> str:
     """
     tables = folding()
     plain = tables.ignored.sub("", unicodedata.normalize("NFKD", text)).translate(tables.letters)
-    spaced = tables.punctuation.sub(",", _SPACES.sub(" ", plain))
-    return _BREAKS.sub(", ", spaced).strip(" ,")
+    return _break(tables.punctuation.sub(",", _SPACES.sub(" ", plain)))
 
 
-_SPACES = re.compile("[-_ \\t\\n\\r\\f\\v\u2010-\u2015]+")
+_SPACES = re.compile("[-_ \\t\\n\\r\\f\\v\\u2010-\\u2015]+")
+
+
+def part_words(folded: str) -> str:
+    """A folded text as if its signs, and digits between single letters, stood between words: "n|u|d|e" is "n,u,d,e"."""
+    return _break(_DIGITS_BETWEEN_LETTERS.sub(r"\1 ", _SIGNS.sub(",", folded)))
+
+
+_SIGNS = re.compile("[^a-z0-9 ]+")
+_DIGITS_BETWEEN_LETTERS = re.compile("(?<![a-z])([a-z])[ ,]*[0-9]+[ ,]*(?=[a-z](?![a-z]))")
+
+
+def _break(text: str) -> str:
+    return _BREAKS.sub(", ", text).strip(" ,")
+
+
 _BREAKS = re.compile("(?: ,|, )[, ]*")
 
 
 def find(text: str, kind: Kind = "prompt") -> Rule | None:
     """The first rule that a text breaks, or None."""
-    screen, folded = screens()[kind], fold(text)
+    folded = fold(text)
+    readings = dict.fromkeys((folded, part_words(folded)))
+    for reading in readings:
+        term = _find_term(reading, screens()[kind])
+        if term is not None:
+            return term.rule
+    if kind == "prompt" and any(map(_names_a_minors_age, readings)):
+        return age_rule()
+    return None
+
+
+def _find_term(folded: str, screen: Screen) -> Term | None:
     pieces = list(folding().pieces.finditer(folded))
     spellings = [squeeze(skeleton(piece.group())) for piece in pieces]
     for first, piece in enumerate(pieces):
@@ -112,9 +138,7 @@ def find(text: str, kind: Kind = "prompt") -> Rule | None:
                 if not_digits < min(NOT_DIGITS, len(term.letters)):
                     continue
                 if _spells(folded, span, term) and not _is_allowed(folded, pieces, (first, last), screen):
-                    return term.rule
-    if kind == "prompt" and _names_a_minors_age(folded):
-        return age_rule()
+                    return term
     return None
 
 

@@ -35,7 +35,7 @@ def test_the_terms_of_the_database_are_those_of_the_data_file() -> None:
 
 def test_postgres_judges_as_the_worker_does(db: AppTables) -> None:
     texts = [(example.text, example.kind) for example in examples()]
-    words = ("naked", "child", "dziewczynka", "young girl", "take off her dress", "14 year old girl", "kidney")
+    words = ("naked", "child", "dziewczynka", "young girl", "take off her dress", "kidney")
     texts += [(f"photo of {put_on(word)}, dusk", "prompt") for put_on in DISGUISES.values() for word in words]
     rows = db.run(
         """select worker.broken_rule(text, kind) as rule_id
