@@ -17,7 +17,9 @@ declare
   v_text text;
 begin
   select * into v_folding from worker.prompt_folding;
-  v_text := translate(regexp_replace(normalize(p_text, NFKD), v_folding.ignored, '', 'g'), v_folding.look_alikes, v_folding.letters);
+  -- Looks come first: NFKD makes a sigma of what looks like a c (U+03F2).
+  v_text := normalize(translate(p_text, v_folding.look_alikes, v_folding.letters), NFKD);
+  v_text := translate(regexp_replace(v_text, v_folding.ignored, '', 'g'), v_folding.look_alikes, v_folding.letters);
   v_text := regexp_replace(v_text, '[-_ \t\n\r\f\v\u2010-\u2015]+', ' ', 'g');
   return worker.fold_breaks(regexp_replace(v_text, '[^a-z0-9 ' || v_folding.symbols || ']+', ',', 'g'));
 end $$;

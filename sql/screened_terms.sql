@@ -853,21 +853,33 @@ insert into worker.prompt_folding (longest_phrase, ignored, look_alikes, letters
    '[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe00-\ufe0f\ufe20-\ufe2f\u00ad\u061c\u115f'
    '\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e0fff\u0027\u0060\'
    'u2018\u2019\u201b\u02bc]',
-   ' etaoinsrhldcumfpgwybvkxjqz,.0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZÆæɐɑɒΑαАаᎪᗅᴀⱭⱯⱰꓮꭺ🅐🅰🇦ƀƄƅɃʙΒβБВЪЫЬбвъыьᏏᏴᏼᑲᖯᗷꓐꞴ'
-   'ꞵꮟ🅑🅱🇧ƆȻȼɔСсᏟᴄⲤⲥꓚꮯ𐐕𐐽🅒🅲🇨ÐðĐđƉƊɖɗΔδДдԀԁᎠᏧᑯᗞᗪᴅꓒꓓꭰꮷ🅓🅳🇩ƏƐɆɇəɛɜΕεЕЗЭезэҼҽᎬᴇꓰꞫꬲꭼ🅔🅴🇪ƑƒϜϝՔքᖴẝꓝꜰꞘꞙꬵ🅕🅵🇫ƍɡɢԌԍՑցᏀᏳᏻᶃꓖꞬꮐ🅖🅶🇬Ħħ'
-   'ɥʜΗНнҺһՀհᎻᏂᕼⲎⲏꓧꞍꮋꮒ🅗🅷🇭ıƗɨɩɪιіӏᎥꙆꙇꞮꭵ🅘🅸🇮ȷɈɉɟʝͿϳЈјᎫᒍᴊꓙꞲꭻ🅙🅹🇯ƘƙΚκКкᏦᴋⲔⲕꓗꝀꝁꮶ🅚🅺🇰ŁłƖǀɭʟΙΛλІӀᏞᒪᣳⲒⲓⳐⳑꓡꓲꮮ𐐛𐑃🅛🅻🇱ƜɯΜϺϻМмᎷᗰᴍⲘⲙ'
-   'ꓟꭑꮇ🅜🅼🇲ŊŋƝɲɳɴΝΠηπИПипՈՌոռⲚⲛꓠ🅝🅽🇳ØøŒœΘΟΣθοσОоՕօᴏᴑⲞⲟꓳꬽ𐐄𐐬🅞🅾🇴ÞþΡρРрᏢᑭᣖᴘⲢⲣꓑꮲ🅟🅿🇵ԚԛԳԶգզꞯ🅠🆀🇶ƦɌɍɹɽɾʀʁΓГЯгяᎡᎱᏒᖇᣴᴦⱤⲄⲅꓣꭇꭈꭱꮁꮢ'
-   '🅡🆁🇷ßƩƼƽʂʃςЅѕՏտᏕᏚᣵꓢꜱꟅꮥꮪ𐐠𐑈🅢🆂🇸ŦŧƫƮʇʈΤτТтᎢᴛⲦⲧꓔꞱꭲ🅣🆃🇹ɄʉμυЦцՍսᑌᴜꓴꞞꞟꭎꭒ🅤🆄🇺ƲɅʋʌνѴѵᏙᐯᴠꓦꮩ🅥🆅🇻ʍΩωШЩшщѠѡԜԝԱաᎳᏔᴡꓪꮃꮤ🅦🆆🇼ΧχХхᕁᕽⲬⲭ'
-   'ꓫꞳꭓ🅧🆇🇽ƔɎɏɣʎʏΥγУЧучҮүᎩᎽᶌỾỿⲨⲩꓬꭚꭹꮍ🅨🆈🇾ƵƶʐΖζᏃᙆᴢꓜꮓ𐋵🅩🆉🇿',
-   ' etaoinsrhldcumfpgwybvkxjqz,.0123456789abcdefghijklmnopqrstuvwxyzaaaaaaaaaaaaaaaaaaaabbbbbbbbbbbbbbbbbbbbbbbbb'
-   'bbbbbcccccccccccccccccdddddddddddddddddddddddddddeeeeeeeeeeeeeeeeeeeeeeeeeeffffffffffffffffggggggggggggggggghh'
-   'hhhhhhhhhhhhhhhhhhhhhiiiiiiiiiiiiiiiijjjjjjjjjjjjjjjjjjkkkkkkkkkkkkkkkkkllllllllllllllllllllllllllmmmmmmmmmmmm'
-   'mmmmmmnnnnnnnnnnnnnnnnnnnnnnnnooooooooooooooooooooooooopppppppppppppppppqqqqqqqqqqrrrrrrrrrrrrrrrrrrrrrrrrrrrr'
-   'rrrssssssssssssssssssssssssttttttttttttttttttttuuuuuuuuuuuuuuuuuuvvvvvvvvvvvvvvvwwwwwwwwwwwwwwwwwwwwwwxxxxxxxx'
-   'xxxxxxyyyyyyyyyyyyyyyyyyyyyyyyyyyyzzzzzzzzzzzzzz',
-   '!$+@|¡¢©®€👦👧👶🔞🧒',
-   '4@8¢©3€69¡0®5$7+2',
-   'aabcceeggiorssttz',
+   ' etaoinsrhldcumfpgwybvkxjqz,.0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZʌɅΔΛÆæɐɑɒΑαАаᎪᗅᴀⱭⱯⱰꓮꭺ∆ᗩꬰꭤꞺꞻ🅐🅰🇦ƄƅʙΒβБВЪЫЬбвъыь'
+   'ᏏᏴᏼᑲᖯᗷꓐꞴꞵꮟᴃ🅑🅱🇧ƆɔСсᏟᴄⲤⲥꓚꮯ𐐕𐐽ↄᴐʗᑕϹϲ🅒🅲🇨ÐðƉδДдԀԁᎠᏧᑯᗞᗪᴅꓒꓓꭰꮷ∂ᴆẟꝹꝺ🅓🅳🇩ΞΣƏƐəɛɜΕεЕЗЭезэҼҽᎬᴇꓰꞫꬲꭼєЄƎǝɘʚɞⱻꬳᗴ🅔🅴🇪ϜϝՔքᖴẝꓝꜰꬵꝻꝼ🅕🅵'
+   '🇫ƍɡɢԌԍՑցᏀᏳᏻꓖꞬꮐᵷᵹᎶ🅖🅶🇬ɥʜΗНнҺһՀհᎻᏂᕼⲎⲏꓧꞍꮋꮒћЋђЂ🅗🅷🇭ıɩɪιіӏᎥꙆꙇꞮꭵᴉꞼꞽ🅘🅸🇮ȷͿϳЈјᎫᒍᴊꓙꭻ🅙🅹🇯ΚκКкᏦᴋⲔⲕꓗꮶĸʞꞰ🅚🅺🇰ƖǀʟΙλІӀᏞᒪᣳⲒⲓⳐⳑꓡꓲꮮ𐐛𐑃'
+   'ꞀꞁꝆꝇ🅛🅻🇱ƜɯΜϺϻМмᎷᗰᴍⲘⲙꓟꭑꮇ🅜🅼🇲ŊŋɴΝΠηπИПипՈՌոռⲚⲛꓠᴎᑎ∩🅝🅽🇳ŒœΘΟθοσОоՕօᴏᴑⲞⲟꓳꬽ𐐄𐐬өӨɵʘ🅞🅾🇴ÞþΡρРрᏢᑭᣖᴘⲢⲣꓑꮲƿ🅟🅿🇵ԚԛԳԶգզꞯᑫ🅠🆀🇶ƦɹʀʁΓГ'
+   'ЯгяᎡᎱᏒᖇᣴᴦⲄⲅꓣꭇꭈꭱꮁꮢᴙᴚꝚꝛꞂꞃ🅡🆁🇷ßƩƼƽʃςЅѕՏտᏕᏚᣵꓢꜱꮥꮪ𐐠𐑈ẞƧƨꞄꞅᔕ🅢🆂🇸ʇΤτТтᎢᴛⲦⲧꓔꞱꭲꞆꞇ🅣🆃🇹ɄʉμυЦцՍսᑌᴜꓴꞞꞟƱʊ∪Ꞿꞿ🅤🆄🇺νѴѵᏙᐯᴠꓦꮩ🅥🆅🇻ʍΩωШЩшщ'
+   'ѠѡԜԝԱաᎳᏔᴡꓪꮃꮤᗯ🅦🆆🇼ΧχХхᕁᕽⲬⲭꓫꞳꭓ᙭🅧🆇🇽ƔɣʎʏΥγУЧучҮүᎩᎽⲨⲩꓬꭹꮍ🅨🆈🇾ΖζᏃᙆᴢꓜꮓ𐋵Ʒʒᘔ🅩🆉🇿ØøĐđĦħŁłŦŧƀƁƂƃƇƈƊƋƌƑƒƓƗƘƙƚƝƞƟƤƥƫƬƭƮƲƳƴƵƶƺǤǥ'
+   'ȠȡȤȥȴȵȶȺȻȼȽȾȿɀɃɆɇɈɉɋɌɍɎɏɓɕɖɗɚɝɟɠɦɨɫɬɭɰɱɲɳɺɻɼɽɾʂʄʆʈʋʐʑʓʛʝʠʮʯѼѽҎҏҐґҒғҔҕҘҙҚқҜҝҞҟҢңҦҧҪҫҬҭҰұҲҳҶҷҸҹҾҿӃӄӇӈӉӊӍӎӶӷӺӻӼӽӾ'
+   'ӿԢԣԤԥԦԧԨԩ٠١٢٣٤٥٦٧٨٩۰۱۲۳۴۵۶۷۸۹߀߁߂߃߄߅߆߇߈߉०१२३४५६७८९০১২৩৪৫৬৭৮৯੦੧੨੩੪੫੬੭੮੯૦૧૨૩૪૫૬૭૮૯୦୧୨୩୪୫୬୭୮୯௦௧௨௩௪௫௬௭௮௯౦౧౨౩౪౫౬౭౮౯೦'
+   '೧೨೩೪೫೬೭೮೯൦൧൨൩൪൫൬൭൮൯෦෧෨෩෪෫෬෭෮෯๐๑๒๓๔๕๖๗๘๙໐໑໒໓໔໕໖໗໘໙༠༡༢༣༤༥༦༧༨༩၀၁၂၃၄၅၆၇၈၉႐႑႒႓႔႕႖႗႘႙០១២៣៤៥៦៧៨៩᠐᠑᠒᠓᠔᠕᠖᠗᠘᠙᥆᥇᥈᥉᥊᥋᥌᥍᥎᥏᧐'
+   '᧑᧒᧓᧔᧕᧖᧗᧘᧙᪀᪁᪂᪃᪄᪅᪆᪇᪈᪉᪐᪑᪒᪓᪔᪕᪖᪗᪘᪙᭐᭑᭒᭓᭔᭕᭖᭗᭘᭙᮰᮱᮲᮳᮴᮵᮶᮷᮸᮹᱀᱁᱂᱃᱄᱅᱆᱇᱈᱉᱐᱑᱒᱓᱔᱕᱖᱗᱘᱙ᴌᴓᵬᵭᵮᵯᵰᵱᵲᵳᵴᵵᵶᵼᵽᵿᶀᶁᶂᶃᶄᶅᶆᶇᶈᶉᶊᶋᶌᶍᶎᶏᶐᶑᶒᶓᶔᶕᶖᶗᶘ'
+   'ᶙᶚẜỾỿ⩀⩁⩂⩃⩄⩅ⱠⱡⱢⱣⱤⱥⱦⱧⱨⱩⱪⱫⱬⱮⱱⱲⱳⱴⱸⱹⱺⱾⱿ꘠꘡꘢꘣꘤꘥꘦꘧꘨꘩ꙐꙑꚊꚋꜿꝀꝁꝂꝃꝄꝅꝈꝉꝊꝋꝌꝍꝐꝑꝒꝓꝔꝕꝖꝗꝘꝙꝞꝟꝤꝥꝦꝧꞎꞐꞑꞒꞓꞔꞕꞖꞗꞘꞙꞠꞡꞢꞣꞤꞥꞦꞧꞨꞩꞪꞭꞲꞸꞹꟄꟅꟆꟇꟈꟉꟊ'
+   '꣐꣑꣒꣓꣔꣕꣖꣗꣘꣙꤀꤁꤂꤃꤄꤅꤆꤇꤈꤉꧐꧑꧒꧓꧔꧕꧖꧗꧘꧙꧰꧱꧲꧳꧴꧵꧶꧷꧸꧹꩐꩑꩒꩓꩔꩕꩖꩗꩘꩙ꬴꬶꬷꬸꬹꬺꬻꬼꬾꬿꭆꭉꭊꭎꭏꭒꭔꭕꭖꭗꭘꭙꭚꭨ꯰꯱꯲꯳꯴꯵꯶꯷꯸꯹',
+   ' etaoinsrhldcumfpgwybvkxjqz,.0123456789abcdefghijklmnopqrstuvwxyzaaaaaaaaaaaaaaaaaaaaaaaaaaaaaabbbbbbbbbbbbbbb'
+   'bbbbbbbbbbbbbbcccccccccccccccccccccddddddddddddddddddddddddddeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeefffffffffffff'
+   'fggggggggggggggggggghhhhhhhhhhhhhhhhhhhhhhhhhiiiiiiiiiiiiiiiiijjjjjjjjjjjjjkkkkkkkkkkkkkkkklllllllllllllllllll'
+   'lllllllmmmmmmmmmmmmmmmmmmnnnnnnnnnnnnnnnnnnnnnnnnooooooooooooooooooooooooooppppppppppppppppppqqqqqqqqqqqrrrrrr'
+   'rrrrrrrrrrrrrrrrrrrrrrrrrrsssssssssssssssssssssssssssstttttttttttttttttuuuuuuuuuuuuuuuuuuuuuvvvvvvvvvvvwwwwwww'
+   'wwwwwwwwwwwwwwwwxxxxxxxxxxxxxxxyyyyyyyyyyyyyyyyyyyyyyzzzzzzzzzzzzzzooddhhllttbbbbccdddffgikklnnoppttttvyyzzzgg'
+   'ndzzlntaccltszbeejjqrryybcddeejghilllmmnnrrrrrsjstvzzzgjqhhwwpprrrrrreekkkkkkhhnnccttyyxxyyyyeekkhhhhmmrrrrxxx'
+   'xhhnnhhhh01234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890'
+   '12345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890'
+   '123456789012345678901234567890123456789012345678901234567890123456789lobdfmnprrstzipubdfgklmnprssvxzaadeeeeics'
+   'uzsyynuunnulllprathhkkzzmvwwverosz0123456789bbttckkkkkkllooooppppppqqqqvvpppplnnccchbbffggkknnrrsshljuucszddss'
+   '01234567890123456789012345678901234567890123456789eglllmnnocrrruuuxxxxxxyr0123456789',
+   '!$+@|¡¢£¥©®฿₣₤₥₦₩₫€₭₮₱₲₳₴₵👦👧👶🔞🧒',
+   '4@₳8฿¢©₵₫3€£₤₣69₲¡₭₥₦0₱®5$₴7+₮₩¥2',
+   'aaabbcccdeeeefgggikmnoprssstttwyz',
    '1!|',
    '(?:twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety|hundred|dwadziescia|trzydziesci|czterdziesci|piecdzie'
    'siat|szescdziesiat|siedemdziesiat|osiemdziesiat|dziewiecdziesiat|dwudziestu|trzydziestu|czterdziestu|piecdzies'

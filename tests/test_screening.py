@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import re
 import sys
+import unicodedata
 
 import pytest
 from hypothesis import given
@@ -129,3 +131,41 @@ def test_ages_from_18_on_pass(age: int) -> None:
         f"w wieku {age} lat",
     ):
         assert screening.find(prompt) is None, prompt
+
+
+def test_every_latin_letter_with_a_stroke_or_a_tail_is_the_letter() -> None:
+    """As Unicode names them: all of the first plane."""
+    named = re.compile("LATIN (?:SMALL|CAPITAL) LETTER ([A-Z])(?: WITH (?!SMALL LETTER).*)?")
+    growing = range(0xA7CB, 0xA7F2)  # where each version of Unicode has others
+    names = {
+        chr(code): named.fullmatch(unicodedata.name(chr(code), "")) for code in range(0x10000) if code not in growing
+    }
+    letters = {character: name.group(1).lower() for character, name in names.items() if name}
+    assert len(letters) > 600
+    assert {character for character, letter in letters.items() if screening.fold(character) != letter} == set()
+
+
+def test_every_decimal_digit_is_the_digit() -> None:
+    digits = [chr(code) for code in range(0x10000) if unicodedata.category(chr(code)) == "Nd"]
+    assert len(digits) > 300
+    assert {c for c in digits if screening.fold(c) != str(unicodedata.digit(c))} == set()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "єЄҽ eee",
+        "ҫϲϹ ccc",
+        "өΘ oo",
+        "ӄҝ kk",
+        "ңћђ hhh",
+        "∂ d",
+        "ᑎ∩ nn",
+        "ΛΔ aa",
+        "ΞΣ ee",
+        "ᗩᗷᑕᗪᗴᖴᕼᒍᒪᗰᑎᑭᑫᖇᔕᑌᐯᗯᘔ abcdefhjlmnpqrsuvwz",
+    ],
+)
+def test_a_look_alike_is_read_as_the_letter_that_people_see(text: str) -> None:
+    disguised, _, plain = text.partition(" ")
+    assert screening.fold(disguised) == plain

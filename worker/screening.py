@@ -17,7 +17,7 @@ from dataclasses import astuple, dataclass, replace
 from functools import cache, cached_property
 from itertools import groupby, product
 from pathlib import Path
-from string import ascii_uppercase
+from string import ascii_lowercase, ascii_uppercase
 from typing import Any, Literal
 
 DATA = Path(__file__).parent / "guardrails.toml"
@@ -71,7 +71,7 @@ class Folding:
 
     ignored: re.Pattern[str]
     letters: dict[int, str]
-    """Upper case and look-alikes to a…z."""
+    """Upper case and look-alikes to a…z, digits of all scripts to 0…9."""
     leet: dict[int, str]
     """Signs to the letter that they stand for, and letters that share a sign to one of them."""
     signs: dict[str, str]
@@ -86,7 +86,9 @@ def fold(text: str) -> str:
     Between words stands one space, "," for punctuation that touches both sides, and ", " for other punctuation.
     """
     tables = folding()
-    plain = tables.ignored.sub("", unicodedata.normalize("NFKD", text)).translate(tables.letters)
+    # Looks come first: NFKD makes a sigma of what looks like a c (U+03F2).
+    decomposed = unicodedata.normalize("NFKD", text.translate(tables.letters))
+    plain = tables.ignored.sub("", decomposed).translate(tables.letters)
     return _break(tables.punctuation.sub(",", _SPACES.sub(" ", plain)))
 
 
@@ -255,6 +257,7 @@ def folding() -> Folding:
     table = data()["folding"]
     letters = {ord(upper): upper.lower() for upper in ascii_uppercase}
     letters |= {ord(other): letter for letter, others in table["look_alikes"].items() for other in others}
+    letters |= _named_after(letters)
     kept = re.escape(symbols())
     return Folding(
         ignored=re.compile(ignored_characters()),
@@ -264,6 +267,35 @@ def folding() -> Folding:
         punctuation=re.compile(f"[^a-z0-9 {kept}]+"),
         pieces=re.compile(f"[a-z]+|[0-9]+|[{kept}]"),
     )
+
+
+def _named_after(letters: dict[int, str]) -> dict[int, str]:
+    """What NFKD leaves alone: letters "WITH STROKE" and the like to those that they are named after, digits to 0…9."""
+    table: dict[int, str] = {}
+    for code in _NAMED:
+        character = chr(code)
+        if code in letters or unicodedata.normalize("NFKD", character) != character:
+            continue
+        if unicodedata.category(character) == "Nd":
+            table[code] = str(unicodedata.digit(character))
+        first_half, is_named_after, _ = unicodedata.name(character, "").partition(" WITH ")
+        letter = _letter_named(first_half, letters) if is_named_after else ""
+        if letter:
+            table[code] = letter
+    return table
+
+
+_NAMED = (*range(0x80, 0xA7CB), *range(0xA7F2, 0x10000))
+"""The first plane, but for where Unicode still gets new Latin letters: the table is the same in each Python."""
+
+
+def _letter_named(name: str, letters: dict[int, str]) -> str:
+    """Of a…z, or empty."""
+    try:
+        plain = unicodedata.normalize("NFKD", unicodedata.lookup(name)).translate(letters)
+    except KeyError:  # half of "APL FUNCTIONAL SYMBOL CIRCLE WITH ..." names nothing
+        return ""
+    return plain if plain in ascii_lowercase else ""
 
 
 def _one_letter_a_sign(leet: dict[str, str]) -> dict[int, str]:
