@@ -104,20 +104,52 @@ begin
 end $$;
 comment on function worker.broken_term is 'The rule of the first screened term in a folded text, or NULL.';
 
+comment on column worker.prompt_folding.larger_numbers is 'A regular expression: numbers that end in a small one, such as twenty one, and those that only count.';
+
+create or replace function worker.finds_age(p_reading text, p_edge text) returns boolean
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_folding worker.prompt_folding;
+  v_text text;
+begin
+  select * into v_folding from worker.prompt_folding;
+  v_text := regexp_replace(p_reading, p_edge || '(?:' || v_folding.larger_numbers || ')' || p_edge, '', 'g');
+  v_text := regexp_replace(v_text, '(?<![0-9])' || p_edge || '(?:' || v_folding.numbers || ')' || p_edge || '(?![0-9])', 'N', 'g');
+  return v_text ~ (p_edge || '(?:' || v_folding.ages || ')' || p_edge)
+    and regexp_replace(v_text, p_edge || '(?:' || v_folding.innocent_ages || ')' || p_edge, '', 'g') ~ (p_edge || '(?:' || v_folding.ages || ')' || p_edge);
+end $$;
+comment on function worker.finds_age is 'Whether the age patterns are found between two edges: of words, or anywhere.';
+
+-- "14yo" is "14 yo", "14 ye4rs 0ld" is "14 years old", "a 14 y e a r s o l d" is "14yearsold"; l is i in all of them, because
+-- which of the two 1 and | stand for is never known. Letters after a number are years, months, weeks, days or "lat", unless the
+-- number is one too: "5ixteen".
 create or replace function worker.names_a_minors_age(p_folded text) returns boolean
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_folding worker.prompt_folding;
-  v_text text := regexp_replace(regexp_replace(p_folded, '[ ,]+', ' ', 'g'), '([0-9])([a-z])', '\1 \2', 'g');
+  v_text text := regexp_replace(p_folded, '[ ,]+', ' ', 'g');
+  v_as_numbers text := replace(regexp_replace(v_text, '([0-9])(?=[a-z])', '\1 ', 'g'), 'l', 'i');
+  v_as_letters text;
+  v_spelled text;
 begin
   select * into v_folding from worker.prompt_folding;
-  v_text := regexp_replace(v_text, '\y(?:' || v_folding.larger_numbers || ')\y', '', 'g');
-  v_text := regexp_replace(v_text, '\y(?:' || v_folding.numbers || ')\y', 'N', 'g');
-  v_text := regexp_replace(v_text, '\y(?:' || v_folding.innocent_ages || ')\y', '', 'g');
-  return v_text ~ ('\y(?:' || v_folding.ages || ')\y');
+  select string_agg(
+    case when word ~ '^[0-9]+$' then word
+      else translate(word, v_folding.signs || v_folding.i_or_l || 'l', v_folding.sign_letters || repeat('i', length(v_folding.i_or_l) + 1))
+    end, ' ' order by place)
+  into v_as_letters
+  from regexp_split_to_table(regexp_replace(v_text, '(?<![^ ])([1-9][0-9]?)(?=[ymwdl])', '\1 ', 'g'), ' ') with ordinality as words (word, place);
+  select replace(string_agg(replace(run[1], ' ', ''), ' ' order by place), 'l', 'i')
+  into v_spelled
+  from regexp_matches(v_text, '(?<![^ ])(?:[^ ]+ )?(?:[0-9] ){0,2}(?:[^ 0-9] ){2,}[^ ]*', 'g') with ordinality as runs (run, place);
+  return worker.finds_age(v_as_numbers, '\y')
+    or (v_as_letters <> v_as_numbers and worker.finds_age(v_as_letters, '\y'))
+    or (v_spelled is not null and worker.finds_age(v_spelled, ''));
 end $$;
-comment on function worker.names_a_minors_age is 'Whether a folded text says that somebody is younger than 18.';
+comment on function worker.names_a_minors_age is
+  'Whether a folded text, with its digits as numbers, with those in words as letters, or spelled, says that somebody is younger than 18.';
 
 create or replace function worker.broken_rule(p_text text, p_screens text) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp

@@ -84,6 +84,9 @@ DISGUISES: dict[str, Callable[[str], str]] = {
 }
 """Seen by Postgres and the worker alike."""
 
+HIDE_AN_AGE = {"spaced signs", "ones", "a bar in the middle", "between digits"}
+"""Not seen where they are put on an age: two disguises at once, another number, a word in parts."""
+
 REPEATED: dict[str, Callable[[str], str]] = {
     "last letter repeated": lambda word: word + word[-1] * 3,
     "every letter repeated": lambda word: "".join(letter * 3 for letter in word),

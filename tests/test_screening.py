@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.prompts import DISGUISES, REPEATED, Example, examples
+from tests.prompts import DISGUISES, HIDE_AN_AGE, REPEATED, Example, examples
 from worker import screening
 
 
@@ -105,6 +105,14 @@ def test_an_allowed_phrase_is_listed_only_around_a_term() -> None:
             if terms.isdisjoint(screening.squeeze(stretch) for stretch in stretches):
                 needless.append(phrase)
     assert needless == []
+
+
+@pytest.mark.parametrize("disguise", sorted(DISGUISES.keys() - HIDE_AN_AGE))
+@pytest.mark.parametrize(
+    "age", ["14 year old", "fourteen years old", "18 months old", "12-latka", "younger than sixteen"]
+)
+def test_an_age_is_found_in_the_disguise(age: str, disguise: str) -> None:
+    assert screening.find(f"photo of a person, {DISGUISES[disguise](age)}") is not None
 
 
 @pytest.mark.parametrize("age", range(18))

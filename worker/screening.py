@@ -13,7 +13,7 @@ import re
 import tomllib
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from itertools import groupby, product
 from pathlib import Path
@@ -218,10 +218,10 @@ def allowed_phrases(kind: Kind) -> frozenset[str]:
 
 @dataclass(frozen=True)
 class AgePatterns:
-    """Regular expressions over folded text, without word boundaries, in what Python's and Postgres's dialects share."""
+    """Regular expressions over `age_readings` without word boundaries, in what Python and Postgres have in common."""
 
     larger_numbers: str
-    """Those that end in a small one: "twenty one"."""
+    """Those that end in a small one, "twenty one", and those that only count."""
     numbers: str
     """Below 18; each is written N from then on."""
     innocent: str
@@ -233,10 +233,21 @@ class AgePatterns:
 @cache
 def age_patterns() -> AgePatterns:
     """The data file's, one regular expression each."""
-    ages = {
-        name: "|".join(map(_unaccented, data()["ages"][name])) for name in ("numbers", "tens", "innocent", "patterns")
-    }
-    return AgePatterns(f"(?:{ages['tens']}) (?:{ages['numbers']})", ages["numbers"], ages["innocent"], ages["patterns"])
+    ages = data()["ages"]
+    # The longest first: "fourteen" is no "four" where no word ends.
+    numbers = "|".join(sorted(ages["numbers"], key=len, reverse=True))
+    larger = "|".join([f"(?:{'|'.join(ages['tens'])}) (?:{numbers})", *ages["counted"]])
+    things = "|".join(ages["things"])
+    innocent, patterns = ("|".join(ages[name]).replace("THING", things) for name in ("innocent", "patterns"))
+    return AgePatterns(*map(_as_read, (larger, numbers, innocent, patterns)))
+
+
+def _as_read(pattern: str) -> str:
+    """A regular expression over folded text, from one written as people write."""
+    folded = "".join(
+        fold(character) if character.isalpha() and not character.isascii() else character for character in pattern
+    )
+    return _one_of_i_and_l(folded.replace(" ", " ?"))
 
 
 def ignored_characters() -> str:
@@ -332,27 +343,60 @@ def _expand(phrase: str) -> Iterator[str]:
     return ("".join(chosen) for chosen in product(*choices))
 
 
+def age_readings(folded: str) -> tuple[str, str, str]:
+    """A folded text with its digits as numbers, with those in words as letters, and what is spelled as single words.
+
+    "14yo" is "14 yo", "14 ye4rs 0ld" is "14 years old", "a 14 y e a r s o l d" is "14yearsold"; l is i in all of them.
+    """
+    text = re.sub("[ ,]+", " ", folded)
+    words = _NUMBER_THEN_UNIT.sub(r"\1 ", text).split(" ")
+    return (
+        _one_of_i_and_l(_DIGIT_THEN_LETTER.sub(r"\1 ", text)),
+        _one_of_i_and_l(" ".join(word if word.isalpha() or word.isdigit() else skeleton(word) for word in words)),
+        _one_of_i_and_l(" ".join(run.replace(" ", "") for run in _SPELLED.findall(text))),
+    )
+
+
+_DIGIT_THEN_LETTER = re.compile("([0-9])(?=[a-z])")
+_NUMBER_THEN_UNIT = re.compile("(?<![^ ])([1-9][0-9]?)(?=[ymwdl])")
+"""Years, months, weeks, days or "lat": "5ixteen" begins with a letter."""
+_SPELLED = re.compile("(?<![^ ])(?:[^ ]+ )?(?:[0-9] ){0,2}(?:[^ 0-9] ){2,}[^ ]*")
+"""With the words around it, one of which may be the number."""
+
+
+def _one_of_i_and_l(text: str) -> str:
+    """Which of the two 1 and | stand for is never known."""
+    return text.replace("l", "i")
+
+
 def _names_a_minors_age(folded: str) -> bool:
-    larger_numbers, numbers, innocent, ages = _compiled_age_patterns()
-    text = _DIGIT_THEN_LETTER.sub(r"\1 ", re.sub("[ ,]+", " ", folded))
-    text = numbers.sub("N", larger_numbers.sub("", text))
-    return ages.search(innocent.sub("", text)) is not None
+    as_numbers, as_letters, spelled = age_readings(folded)
+    words, parts = _age_finders()
+    return (
+        words.finds_one(as_numbers)
+        or (as_letters != as_numbers and words.finds_one(as_letters))
+        or (spelled != "" and parts.finds_one(spelled))
+    )
 
 
-_DIGIT_THEN_LETTER = re.compile(r"([0-9])(?=[a-z])")
+class _AgeFinder:
+    """The age patterns between two edges: of whole words, or anywhere in what was spelled letter by letter."""
+
+    def __init__(self, edge: str) -> None:
+        patterns = age_patterns()
+        self._larger_numbers = re.compile(f"{edge}(?:{patterns.larger_numbers}){edge}")
+        self._numbers = re.compile(f"(?<![0-9]){edge}(?:{patterns.numbers}){edge}(?![0-9])")
+        self._innocent = re.compile(f"{edge}(?:{patterns.innocent}){edge}")
+        self._ages = re.compile(f"{edge}(?:{patterns.ages}){edge}")
+
+    def finds_one(self, reading: str) -> bool:
+        text = self._numbers.sub("N", self._larger_numbers.sub("", reading))
+        return self._ages.search(text) is not None and self._ages.search(self._innocent.sub("", text)) is not None
 
 
 @cache
-def _compiled_age_patterns() -> tuple[re.Pattern[str], ...]:
-    patterns = astuple(age_patterns())
-    return tuple(re.compile(rf"\b(?:{pattern})\b") for pattern in patterns)
-
-
-def _unaccented(pattern: str) -> str:
-    """A regular expression over folded text, from one written as people write."""
-    return "".join(
-        fold(character) if character.isalpha() and not character.isascii() else character for character in pattern
-    )
+def _age_finders() -> tuple[_AgeFinder, _AgeFinder]:
+    return _AgeFinder(r"\b"), _AgeFinder("")
 
 
 def _join(first: str, second: str) -> str:

