@@ -98,9 +98,8 @@ class Database:
         try:
             # The pool would try for long, and keep the reason to itself.
             await (await psycopg.AsyncConnection.connect(self._url, **self._options)).close()
-        except (psycopg.OperationalError, psycopg.ProgrammingError) as error:
-            # Not `from error`: the text of an address that cannot be read may show the password.
-            raise explain_connection(error, "DATABASE_URL") from None
+        except psycopg.OperationalError as error:
+            raise explain_connection(error, "DATABASE_URL") from error
         await self._pool.open(wait=True)
         return self
 

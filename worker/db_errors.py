@@ -61,13 +61,10 @@ _CURES = (
 
 
 def explain_connection(error: psycopg.Error, variable: str) -> SettingsError:
-    """The failure as a SettingsError that names `variable`; never with a password."""
-    if not isinstance(error, psycopg.OperationalError):
-        # Its text repeats the part that cannot be read, which may be the password.
-        return SettingsError(
-            f"{variable} is refused: it cannot be read as an address",
-            "percent-encode characters like % @ : / # in the password, and give only options of libpq after the ?",
-        )
+    """The failure as a SettingsError that names `variable`.
+
+    Never with a password: the settings refuse an address that libpq might take apart in the middle of one.
+    """
     reason = _reason(str(error))
     cures = [cure for pattern, cure in _CURES if re.search(pattern, reason, re.IGNORECASE)]
     example = f"for example {variable}=postgresql://likeness_pod.PROJECT_REF:PASSWORD@HOST:5432/postgres"

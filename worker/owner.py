@@ -27,8 +27,8 @@ def connect(url: str) -> Iterator[Connection]:
         connection = psycopg.connect(
             url, autocommit=True, row_factory=dict_row, application_name="likeness command", **KEEPALIVES
         )
-    except (psycopg.OperationalError, psycopg.ProgrammingError) as error:
-        raise explain_connection(error, "DATABASE_URL") from None
+    except psycopg.OperationalError as error:
+        raise explain_connection(error, "DATABASE_URL") from error
     with connection:
         try:
             yield connection

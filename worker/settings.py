@@ -356,12 +356,28 @@ def _check_postgres_url(value: str) -> None:
         raise ValueError("is no Postgres address, which starts with postgresql://")
     if "[YOUR-PASSWORD]" in value:
         raise ValueError("still holds the placeholder for the password")
+    if not _is_read_as_meant(value, parts):
+        raise ValueError(
+            "cannot be read: characters like % @ : / # in a password must be percent-encoded, "
+            "and only options of libpq may follow the ?"
+        )
+
+
+def _is_read_as_meant(value: str, parts: SplitResult) -> bool:
+    """Whether libpq can read an address, and takes no part of a password for a host, a port or a database."""
+    from psycopg import ProgrammingError  # here: most that reads settings for no database needs no libpq
+    from psycopg.conninfo import conninfo_to_dict
+
+    # It ends the password at the first @ or /, and its errors tell what it found behind.
+    if value.count("@") > ("@" in parts.netloc):
+        return False
     try:
-        _ = parts.port
-    except ValueError:
-        # Several hosts are one way to get here; libpq reads those, so only a lone host is held to it.
-        if "," not in parts.netloc:
-            raise ValueError("cannot be read: characters like @ : / # in a password must be percent-encoded") from None
+        # Several hosts are for libpq alone to read.
+        _ = "," in parts.netloc or parts.port
+        conninfo_to_dict(value)
+    except (ValueError, ProgrammingError):
+        return False
+    return True
 
 
 def _split(value: str) -> SplitResult:

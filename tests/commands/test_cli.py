@@ -64,6 +64,31 @@ def test_a_database_that_cannot_be_reached_is_refused_without_its_password(
     assert "secret-marker" not in ran.stderr
 
 
+CONNECTING = [
+    "run",
+    "migrate",
+    "migrate --stand-ins",
+    "doctor",
+    "status",
+    "job 6a05f1e2",
+    "job retry 6a05f1e2",
+    "job cancel 6a05f1e2",
+    "role likeness_pod",
+    "role likeness_pod --apply",
+    "lora export 6a05f1e2-0000-4000-8000-000000000000 --format kohya --output lora.safetensors",
+    "models list",
+]
+
+
+@pytest.mark.parametrize("command", CONNECTING)
+def test_no_command_shows_a_password_that_should_have_been_percent_encoded(operator: Operator, command: str) -> None:
+    for url in ("postgresql://pod:se@cret-marker@127.0.0.1:1/postgres", "postgresql://pod:1/cret-marker@127.0.0.1/db"):
+        ran = operator.worker(*command.split(), DATABASE_URL=url, DATABASE_LISTEN_URL=url, CUDA_VISIBLE_DEVICES="")
+        assert ran.code in (1, 2)
+        assert "in a password must be percent-encoded" in ran.stdout + ran.stderr
+        assert "cret-marker" not in ran.stdout + ran.stderr
+
+
 def test_a_database_without_the_schema_says_what_makes_it(operator: Operator) -> None:
     ran = operator.worker("status", DATABASE_URL=operator.app.url.rpartition("/")[0] + "/template1")
     assert ran.code == 1

@@ -195,13 +195,6 @@ TABLE = {
         repointed(database="elsewhere"), "database", "connection", "does not exist", "Supabase's is postgres"
     ),
     "TLS": Broken(repointed(options="?sslmode=require"), "database", "connection", "SSL", "take sslmode=require out"),
-    "address": Broken(
-        env(DATABASE_URL="postgresql://pod:doctors-secret-marker%zz@127.0.0.1/postgres"),
-        "database",
-        "connection",
-        "cannot be read",
-        "percent-encode",
-    ),
     "listening login": Broken(
         env(DATABASE_LISTEN_URL="postgresql://pod:doctors-secret-marker@127.0.0.1:{closed}/postgres"),
         "database",

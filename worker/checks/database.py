@@ -70,8 +70,8 @@ async def _listen(settings: Settings, database: Database) -> str:
             application_name="likeness doctor",
             **KEEPALIVES,
         )
-    except (psycopg.OperationalError, psycopg.ProgrammingError) as error:
-        raise explain_connection(error, variable) from None
+    except psycopg.OperationalError as error:
+        raise explain_connection(error, variable) from error
     async with connection:
         if await listen_works(connection, database):
             return f"a notification made the round trip through {variable}"
