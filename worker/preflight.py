@@ -5,6 +5,10 @@ Every check raises SettingsError, naming the setting, with what mends it.
 
 from __future__ import annotations
 
+import os
+import tempfile
+from pathlib import Path
+
 import psycopg
 
 from worker.db import Database
@@ -18,13 +22,38 @@ BUCKETS = {"bucket_uploads": "BUCKET_UPLOADS", "bucket_models": "BUCKET_MODELS"}
 
 
 async def check_installation(settings: Settings, database: Database, store: ObjectStore) -> None:
-    """Schema, kinds, buckets and store, in this order; the first that is wrong is raised."""
+    """Folders, schema, kinds, buckets and store, in this order; the first that is wrong is raised."""
+    check_folder("WORK_DIR", settings.work_dir)
+    check_models_dir(settings)
     await check_schema(database)
     for name in BUCKETS:
         await check_bucket_name(settings, database, name)
     check_kinds(settings)
     for name in BUCKETS:
         await check_bucket(settings, store, name)
+
+
+def check_models_dir(settings: Settings) -> None:
+    """MODELS_DIR takes files, or is there: a volume that may only be read serves the models that lie on it."""
+    if not (settings.models_dir.is_dir() and os.access(settings.models_dir, os.R_OK | os.X_OK)):
+        check_folder("MODELS_DIR", settings.models_dir)
+
+
+def check_folder(variable: str, folder: Path) -> Path:
+    """A folder takes files, or the nearest above it where it will be made, which is returned.
+
+    Tried, because rights do not tell: nobody makes a folder in /proc, or on a disk without room.
+    """
+    place = folder
+    try:
+        place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        os.rmdir(tempfile.mkdtemp(dir=place))
+    except OSError as error:
+        raise SettingsError(
+            f"{variable}={folder} cannot be written by this user (id {os.getuid()}): {place}: {error.strerror}",
+            f"set {variable} to a folder that takes files, or give this one to the user: chown {os.getuid()} {place}",
+        ) from error
+    return place
 
 
 async def check_schema(database: Database) -> None:

@@ -33,6 +33,8 @@ class Routes:
         """Slot by route; empty until the first `refresh`."""
         self.models_in_reach: list[str] = []
         """Models on this pod's disk or in the bucket, upscalers among them."""
+        self.why_no_gpu_job: str | None = None
+        """Why no GPU route is offered; None where one is, or none is wanted."""
 
     async def refresh(self, *, gpu: bool, vram_gib: float | None) -> bool:
         """Look again at kinds, bases, disk and bucket; True when the offer changed. No GPU routes while `gpu` is False.
@@ -43,12 +45,19 @@ class Routes:
             "select kind, slot from worker.job_kinds where kind = any(%s)", [list(self._kinds)]
         )
         offered = {row["kind"]: "light" for row in kinds if row["slot"] == "light"}
+        gpu_kinds = [row["kind"] for row in kinds if row["slot"] == "gpu"]
         in_reach = set(await asyncio.to_thread(self._models.present))
         if gpu:
             in_reach |= set(await self._models.in_bucket())
-            for kind in (row["kind"] for row in kinds if row["slot"] == "gpu"):
+            for kind in gpu_kinds:
                 for base in await self._usable_bases(kind, in_reach, vram_gib):
                     offered[f"{kind}/{base}"] = "gpu"
+        why = None
+        if gpu_kinds and "gpu" not in offered.values():
+            why = await self._why_no_gpu_job(in_reach, vram_gib) if gpu else "its GPU is not ready"
+        if gpu and why is not None and why != self.why_no_gpu_job:
+            log.warning("routes.no_gpu_job", why=why)
+        self.why_no_gpu_job = why
         offered = {route: slot for route, slot in offered.items() if not self._is_refused(route)}
         changed = (offered, sorted(in_reach)) != (self.slot_of, self.models_in_reach)
         self.slot_of, self.models_in_reach = offered, sorted(in_reach)
@@ -68,6 +77,18 @@ class Routes:
             [sorted(in_reach), vram_gib, kind],
         )
         return [row["slug"] for row in rows]
+
+    async def _why_no_gpu_job(self, in_reach: set[str], vram_gib: float | None) -> str:
+        fits = await self._database.fetch(
+            "select worker.fits_memory(min_vram_gib, %s) as fits from worker.base_models where slug = any(%s)",
+            [vram_gib, sorted(in_reach)],
+        )
+        if not fits:
+            return "no base of worker.base_models is on this disk or in the bucket"
+        if not any(row["fits"] for row in fits):
+            memory = "has no GPU memory" if vram_gib is None else f"has {vram_gib:g} GiB of GPU memory"
+            return f"this pod {memory}, and no base at hand fits it"
+        return "no base at hand can do its kinds, or the upscalers are missing"
 
     def refuse(self, route: str) -> None:
         """Stop offering a route for ten minutes: this pod cannot do it."""

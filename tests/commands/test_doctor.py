@@ -158,7 +158,7 @@ def limited_uploads(patient: Patient) -> None:
     )
 
 
-def models_in_a_file(patient: Patient) -> None:
+def folders_in_a_file(patient: Patient) -> None:
     (patient.folder / "file").touch()
     patient.set(MODELS_DIR=str(patient.folder / "file" / "models"), WORK_DIR=str(patient.folder / "file" / "work"))
 
@@ -263,8 +263,14 @@ TABLE = {
     "upload limit": Broken(limited_uploads, "storage", "bucket {uploads}, limit", "52 MB", "no file size limit", NOTE),
     # what this pod would take
     "kinds": Broken(env(WORKER_KINDS="sculpture"), "models", "WORKER_KINDS", "sculpture", "WORKER_KINDS=generation"),
-    "models' folder": Broken(models_in_a_file, "models", "MODELS_DIR", "is a file", "set MODELS_DIR"),
-    "work folder": Broken(models_in_a_file, "models", "WORK_DIR", "is a file", "set WORK_DIR"),
+    "models' folder": Broken(folders_in_a_file, "models", "MODELS_DIR", "Not a directory", "set MODELS_DIR"),
+    "models' folder may only be read": Broken(
+        env(MODELS_DIR="/proc"), "models", "MODELS_DIR", "fetches none", "set MODELS_DIR", NOTE
+    ),
+    "work folder": Broken(folders_in_a_file, "models", "WORK_DIR", "Not a directory", "set WORK_DIR"),
+    "work folder of the system": Broken(
+        env(WORK_DIR="/proc/likeness"), "models", "WORK_DIR", "cannot be written by this user", "set WORK_DIR"
+    ),
     "no upscalers": Broken(no_models, "models", "upscalers", "real-esrgan-x2", "worker models import real-esrgan-x2"),
     "no default base": Broken(no_models, "models", "base tiny-flux", "neither on disk", "worker models pull"),
     "too little memory": Broken(

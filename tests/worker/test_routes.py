@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from uuid import UUID
 
 import pytest
 
+from tests.app import App
+from tests.processes import WorkerProcess
 from tests.tiny_models import TINY_BASE
 from tests.waiting import wait_until
 from tests.worker.conftest import Fleet, MakeFleet
@@ -83,6 +86,16 @@ def test_a_model_that_is_pushed_while_pods_run_is_noticed(fleet: Fleet, tiny_mod
     asyncio.run(push(fleet, disk_with(tiny_models, tmp_path / "pusher", NOWHERE)))
     fleet.completed("generation", job)
     assert fleet.app.one("select count(*) from worker.stranded_jobs where id = %s", job) == 0
+
+
+def test_a_pod_that_takes_no_gpu_job_says_why(
+    app: App, tmp_path: Path, start_worker: Callable[..., WorkerProcess]
+) -> None:
+    app.run("update worker.base_models set min_vram_gib = 9000")
+    bare, small = start_worker(MODELS_DIR=str(tmp_path / "nothing")), start_worker()
+    for worker, why in ((bare, "is on this disk or in the bucket"), (small, "GPU memory")):
+        (told,) = worker.events("routes.no_gpu_job")
+        assert why in told["why"]
 
 
 async def push(fleet: Fleet, models_dir: Path) -> None:

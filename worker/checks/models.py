@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from worker.db import Database
 from worker.errors import SettingsError
 from worker.handlers import HANDLERS
 from worker.models import UPSCALERS, BaseModels
-from worker.preflight import check_kinds
+from worker.preflight import check_folder, check_kinds, check_models_dir
 from worker.routes import Routes
 from worker.settings import Settings
 from worker.storage import ObjectStore
@@ -68,7 +67,13 @@ async def _kinds(settings: Settings) -> str:
 
 async def _models_dir(settings: Settings) -> str:
     folder = settings.models_dir
-    free_gb = _free_gb("MODELS_DIR", folder)
+    check_models_dir(settings)
+    try:
+        free_gb = _free_gb("MODELS_DIR", folder)
+    except SettingsError as error:
+        raise Attention(
+            f"{error.what}; this pod takes the models that are there and fetches none", error.cure
+        ) from error
     limit = "" if settings.models_max_gb is None else f", MODELS_MAX_GB={settings.models_max_gb:g}"
     return f"{folder}, {free_gb:.0f} GB free{limit}"
 
@@ -86,15 +91,7 @@ async def _work_dir(settings: Settings) -> str:
 
 def _free_gb(variable: str, folder: Path) -> float:
     """Room where the folder is, or will be made. Raises SettingsError when it cannot be written."""
-    place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not place.is_dir():
-        raise SettingsError(f"{variable}={folder} cannot be made: {place} is a file", f"set {variable} to a folder")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise SettingsError(
-            f"{variable}={folder} cannot be written by this user (id {os.getuid()})",
-            f"chown {os.getuid()} {place}, or set {variable} to another folder",
-        )
-    return shutil.disk_usage(place).free / 1e9
+    return shutil.disk_usage(check_folder(variable, folder)).free / 1e9
 
 
 async def _upscalers(places: Places) -> str:
@@ -126,15 +123,10 @@ async def _base(base: dict[str, Any], places: Places, default_base: str) -> str:
 async def _routes(settings: Settings, database: Database, models: BaseModels, gpu: GpuCheck) -> str:
     routes = Routes(database, models, settings.worker_kinds or frozenset(HANDLERS))
     await routes.refresh(gpu=gpu.usable, vram_gib=gpu.vram_gib)
-    offered = sorted(routes.slot_of)
-    gpu_kinds = await database.fetch(
-        "select kind from worker.job_kinds where slot = 'gpu' and kind = any (%s)",
-        [sorted(settings.worker_kinds or HANDLERS)],
-    )
-    if not gpu_kinds or "gpu" in routes.slot_of.values():
-        return "this pod would take " + ", ".join(offered)
+    offered = ", ".join(sorted(routes.slot_of))
+    if routes.why_no_gpu_job is None:
+        return f"this pod would take {offered}"
     raise SettingsError(
-        f"this pod would take no GPU job, only {', '.join(offered) or 'nothing'}: "
-        "no base is at hand that fits its memory",
-        "bring one with `worker models pull`, look at WORKER_KINDS, or rent more GPU memory",
+        f"this pod would take no GPU job, only {offered or 'nothing'}: {routes.why_no_gpu_job}",
+        "bring a base with `worker models pull`, look at WORKER_KINDS, or rent more GPU memory",
     )
