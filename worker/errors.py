@@ -22,6 +22,7 @@ A message may be read by the app's user: what happened and what to do, never a p
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import ClassVar
 
@@ -106,6 +107,11 @@ class InternalError(WorkerError):
     """A fault of the worker's own."""
 
     code = "internal"
+
+
+def some(names: Sequence[str]) -> str:
+    """The first few of many names, for a message, and how many more there are."""
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 BY_CODE: dict[str, type[WorkerError]] = {cls.code: cls for cls in WorkerError.__subclasses__()}

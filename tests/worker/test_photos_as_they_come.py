@@ -86,11 +86,13 @@ def test_with_two_left_the_job_fails_and_says_which_and_why(fleet: Fleet) -> Non
 
 
 def test_with_two_left_in_storage_the_rest_is_missing(fleet: Fleet) -> None:
-    subject, _ = person_with(fleet, {"a.jpg": small_jpeg(1), "b.jpg": small_jpeg(2), "c.jpg": None, "d.jpg": None})
+    lost = {f"lost-{number}.jpg": None for number in range(7)}
+    subject, _ = person_with(fleet, {"a.jpg": small_jpeg(1), "b.jpg": small_jpeg(2), **lost})
     job = fleet.app.wait_for("training", fleet.train(subject_id=subject))
     assert (job["status"], job["error_code"], job["attempt"]) == ("failed", "input_missing", 1)
     assert job["error"] == (
-        "training needs at least 3 photographs, and of 4 only 2 are in storage: upload c.jpg, d.jpg, or name others"
+        "training needs at least 3 photographs, and of 9 only 2 are in storage: "
+        "upload lost-0.jpg, lost-1.jpg, lost-2.jpg, lost-3.jpg, lost-4.jpg and 2 more, or name others"
     )
 
 
@@ -102,3 +104,4 @@ def test_the_class_that_is_left_as_it_is_is_a_person_unless_the_request_says_wha
     }
     assert lora[None]["sha256"] == lora["a person"]["sha256"] != lora["a mug"]["sha256"]
     assert lora[None]["skipped_photos"] == []
+    assert [result["settings"]["class_name"] for result in lora.values()] == ["a person", "a person", "a mug"]

@@ -6,7 +6,7 @@ from typing import Any
 
 from worker.checks.report import Attention, Report
 from worker.db import Database
-from worker.errors import SettingsError
+from worker.errors import SettingsError, some
 from worker.migrate import numbered_files
 
 CONNECTIONS_A_POD = 5
@@ -70,14 +70,14 @@ async def _role(database: Database) -> str:
     lacks = [right["what"] for right in rights if right["needed"] and not right["may"]]
     if lacks:
         raise SettingsError(
-            f"{name} may not use {_some(lacks)}",
+            f"{name} may not use {some(lacks)}",
             "as the owner: worker migrate; where nothing is left to apply, set the rights again: "
             f'worker migrate --print --since {numbered_files()[-1].number} | psql -1 "$OWNERS_URL"',
         )
     excess = _powers(login) + [right["what"] for right in rights if right["may"] and not right["needed"]]
     if excess:
         raise SettingsError(
-            f"{name} may do what a pod must not: {_some(excess)}",
+            f"{name} may do what a pod must not: {some(excess)}",
             "give the pod a login in likeness_worker alone: worker role likeness_pod",
         )
     if 0 <= login["rolconnlimit"] < CONNECTIONS_A_POD:
@@ -91,7 +91,3 @@ async def _role(database: Database) -> str:
 def _powers(login: dict[str, Any]) -> list[str]:
     words = {"rolcreaterole": "createrole", "rolcreatedb": "createdb", "rolbypassrls": "bypassrls"}
     return [word for column, word in words.items() if login[column]]
-
-
-def _some(things: list[str]) -> str:
-    return ", ".join(things[:3]) + (f" and {len(things) - 3} more" if len(things) > 3 else "")

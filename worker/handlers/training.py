@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 
 from worker import consent
-from worker.errors import InputMissing, JobInterrupted
+from worker.errors import InputMissing, JobInterrupted, some
 from worker.gpu_tasks import (
     CheckpointSaved,
     Done,
@@ -61,7 +61,7 @@ async def train(lease: Lease, tools: Tools) -> dict[str, Any]:
     )
     trained, skipped = await _run(task, lease, tools)
     tools.computed(lease)
-    result = await _stage(trained, trigger_word, lease, tools)
+    result = await _stage(trained, trigger_word, class_name, lease, tools)
     return result | {"skipped_photos": [{"path": photos[photo.path].path, "reason": photo.reason} for photo in skipped]}
 
 
@@ -109,7 +109,7 @@ async def _fetch_photos(lease: Lease, tools: Tools) -> dict[Path, Photo]:
     if len(photos) - len(missing) < FEWEST_PHOTOS:
         raise InputMissing(
             f"training needs at least {FEWEST_PHOTOS} photographs, and of {len(photos)} only "
-            f"{len(photos) - len(missing)} are in storage: upload {', '.join(sorted(missing)[:5])}, or name others"
+            f"{len(photos) - len(missing)} are in storage: upload {some(sorted(missing))}, or name others"
         )
     return photos
 
@@ -171,7 +171,9 @@ async def _save_checkpoint(event: CheckpointSaved, lease: Lease, tools: Tools) -
         log.warning("checkpoint.skipped", step=event.step, reason=type(error).__name__)
 
 
-async def _stage(trained: dict[str, Any], trigger_word: str, lease: Lease, tools: Tools) -> dict[str, Any]:
+async def _stage(
+    trained: dict[str, Any], trigger_word: str, class_name: str, lease: Lease, tools: Tools
+) -> dict[str, Any]:
     lora_key, losses_key = f"{lease.job.prefix}lora.safetensors", f"{lease.job.prefix}losses.json"
     await lease.begin_phase("uploading")
     await lease.stage([(tools.bucket_models, lora_key), (tools.bucket_models, losses_key)])
@@ -185,7 +187,7 @@ async def _stage(trained: dict[str, Any], trigger_word: str, lease: Lease, tools
         "rank": trained["rank"],
         "trigger_word": trigger_word,
         "base": lease.job.required_base.slug,
-        "settings": trained["resolved"],
+        "settings": trained["resolved"] | {"class_name": class_name},
         "seconds": trained["seconds"],
         "peak_gib": trained["peak_gib"],
         "memory_plan": trained.get("memory_plan"),
