@@ -155,6 +155,20 @@ class TestRefusals:
         for name, line in zip(names, lines, strict=True):
             assert f"{name} is missing; for example {name}=" in line
 
+    @pytest.mark.parametrize(
+        ("text", "why"), [(b"WORKER_NAME=caf\xe9\n", "is not UTF-8"), (None, "cannot be read (Input/output error)")]
+    )
+    def test_a_file_that_cannot_be_read_is_named_and_the_environment_is_still_read(
+        self, monkeypatch, tmp_path, text, why
+    ):
+        if text is None:
+            (tmp_path / ".env").symlink_to("/proc/self/mem")  # of which nobody can read the beginning, root neither
+        else:
+            (tmp_path / ".env").write_bytes(text)
+        lines = refused(monkeypatch, DATABASE)
+        assert lines[0].startswith(f".env {why}: save it as UTF-8")
+        assert not any("DATABASE_URL" in line for line in lines)
+
     def test_supabase_needs_its_own_region(self, monkeypatch):
         """A request signed for another region is refused as SignatureDoesNotMatch."""
         (line,) = refused(monkeypatch, DATABASE | LEGACY | {"S3_REGION": ""})

@@ -31,7 +31,6 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         frozen=True,
-        env_file=".env",
         env_file_encoding="utf-8",
         env_ignore_empty=True,  # `NAME=` in a .env means the default
         extra="ignore",  # a .env is shared with the app
@@ -166,18 +165,29 @@ class Settings(BaseSettings):
     @classmethod
     def examine(cls, *, storage: bool = True, database: bool = True) -> tuple[Settings, list[str]]:
         """The settings, and a line for each that is missing or malformed; what is malformed has its default."""
-        malformed: dict[str, str] = {}
+        unread = []
         try:
-            settings = cls()
-        except ValidationError as error:
-            malformed = _problems(error)
-            settings = cls(**{_keyword(name): _default(name) for name in malformed})
+            settings, malformed = cls._read(".env")
+        except (OSError, UnicodeDecodeError) as error:
+            why = "is not UTF-8" if isinstance(error, UnicodeDecodeError) else f"cannot be read ({error.strerror})"
+            unread = [f".env {why}: save it as UTF-8, readable for user {os.getuid()}, or take it out of this folder"]
+            settings, malformed = cls._read(None)
         missing = {}
         if database and not settings.database_url.get_secret_value():
             missing["database_url"] = _problem("database_url", "is missing")
         if storage:
             missing |= settings._store_problems()
-        return settings, list((missing | malformed).values())
+        return settings, unread + list((missing | malformed).values())
+
+    @classmethod
+    def _read(cls, env_file: str | None) -> tuple[Settings, dict[str, str]]:
+        """The settings, and by field a line for each that is malformed, and has its default."""
+        source: dict[str, Any] = {"_env_file": env_file}
+        try:
+            return cls(**source), {}
+        except ValidationError as error:
+            malformed = _problems(error)
+            return cls(**source, **{_keyword(name): _default(name) for name in malformed}), malformed
 
     @property
     def listen_url(self) -> SecretStr:
@@ -293,8 +303,14 @@ HEADINGS = {
 }
 """The first field of each group, and what the group is called."""
 
-NEEDED = frozenset({"database_url", "s3_endpoint_url", "s3_region", "s3_access_key_id", "s3_secret_access_key"})
-"""Fields that an installation with S3 access keys cannot do without."""
+NEEDED = {
+    "database_url": "needed",
+    "s3_endpoint_url": "needed",
+    "s3_region": "needed on Supabase, else `us-east-1`",
+    "s3_access_key_id": "needed",
+    "s3_secret_access_key": "needed",
+}
+"""Fields that an installation with S3 access keys on Supabase cannot do without, and how far others can."""
 
 
 def env_example() -> str:

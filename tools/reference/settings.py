@@ -35,7 +35,7 @@ def _section(heading: str, rows: list[list[str]]) -> list[str]:
 
 def _default(name: str, setting: FieldInfo) -> str:
     if name in NEEDED:
-        return "needed"
+        return NEEDED[name]
     if setting.default_factory is not None:
         return "this machine's own"
     if setting.default in (None, frozenset()):
