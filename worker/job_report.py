@@ -95,7 +95,9 @@ def _head(job: dict[str, Any], attempts: list[Attempt], now: datetime) -> dict[s
         "ended": job["finished_at"],
         "GPU": span(timedelta(seconds=job["gpu_seconds"])) if job["gpu_seconds"] else None,
         "progress": f"{job['progress']:.0%}, {job['phase']}" if job["phase"] else f"{job['progress']:.0%}",
-        "failures": f"{job['failures']} of {job['max_failures']}",
+        "failures": f"{job['failures']}, and it is not tried again"
+        if job["status"] == "failed"
+        else f"{job['failures']} of {job['max_failures']}",
         "not before": job["run_after"] if job["status"] == "queued" else None,
         "error code": job["error_code"],
         "which means": meaning,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -118,6 +119,7 @@ def test_a_failure_is_told_with_its_meaning_and_its_cure(db: AppTables, told: Ca
     text = told(job_id)
     assert f"generation {job_id}: failed" in text
     assert "consent_denied" in text
+    assert re.search(r"^ *failures +\d, and it is not tried again$", text, re.MULTILINE)
     assert "A person in this job has not agreed" in text
     assert f"select public.grant_consent('{subject}')" in text.splitlines()[-1]
     assert NAME not in text
