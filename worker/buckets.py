@@ -8,6 +8,10 @@ from worker.errors import SettingsError, StorageError
 from worker.preflight import BUCKETS
 from worker.settings import Settings
 from worker.storage import ObjectStore
+from worker.storage_errors import was_answered
+
+UNREACHED = "correct S3_ENDPOINT_URL, or open the network to it"
+BY_HAND = "make it by hand, private (Supabase: Storage → New bucket), or take keys that may: S3_ACCESS_KEY_ID"
 
 
 async def make_buckets(settings: Settings, report: Report) -> None:
@@ -26,8 +30,5 @@ async def _make(store: ObjectStore, bucket: str) -> str:
     try:
         made = await store.ensure_bucket(bucket)
     except StorageError as error:
-        raise SettingsError(
-            error.message,
-            "make it by hand, private (Supabase: Storage → New bucket), or take keys that may: S3_ACCESS_KEY_ID",
-        ) from error
+        raise SettingsError(error.message, BY_HAND if was_answered(error) else UNREACHED) from error
     return "made, private" if made else "there already"

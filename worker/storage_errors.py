@@ -90,6 +90,11 @@ def _answer(error: ClientError) -> str:
     return f"the server answered {status} {code}".rstrip() + hints.get(status, "")
 
 
+def was_answered(error: StorageError) -> bool:
+    """Whether a server was reached, and refused."""
+    return isinstance(error.__cause__, Exception) and status_of(error.__cause__) > 0
+
+
 def status_of(error: Exception) -> int:
     """The HTTP status of a server's refusal; 0 for a failure that has none."""
     from botocore.exceptions import ClientError

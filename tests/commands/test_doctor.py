@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -148,14 +150,26 @@ def as_owner(patient: Patient) -> None:
     patient.set(DATABASE_URL=patient.app.url)
 
 
-def limited_uploads(patient: Patient) -> None:
-    as_owner(patient)
-    patient.app.run("alter table storage.buckets add column file_size_limit bigint")
-    patient.app.run(
-        "insert into storage.buckets (id, name, file_size_limit) values (%s, %s, 52428800)",
-        patient.app.uploads,
-        patient.app.uploads,
-    )
+def limited(to_bytes: int | None) -> Callable[[Patient], None]:
+    """Both buckets take files up to this size, as Supabase's table says."""
+
+    def break_it(patient: Patient) -> None:
+        as_owner(patient)
+        patient.app.run("alter table storage.buckets add column file_size_limit bigint")
+        for bucket in (patient.app.uploads, patient.app.models):
+            row = (bucket, bucket, to_bytes)
+            patient.app.run("insert into storage.buckets (id, name, file_size_limit) values (%s, %s, %s)", *row)
+
+    return break_it
+
+
+def unencrypted(patient: Patient) -> None:
+    """A host that is this machine, and is not called so."""
+    repointed(host="127.1")(patient)
+
+
+def little_room(patient: Patient) -> None:
+    patient.monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_500_000_000))
 
 
 def folders_in_a_file(patient: Patient) -> None:
@@ -195,6 +209,7 @@ TABLE = {
         repointed(database="elsewhere"), "database", "connection", "does not exist", "Supabase's is postgres"
     ),
     "TLS": Broken(repointed(options="?sslmode=require"), "database", "connection", "SSL", "take sslmode=require out"),
+    "no TLS": Broken(unencrypted, "database", "connection", "NOT encrypted", "sslmode=require", NOTE),
     "listening login": Broken(
         env(DATABASE_LISTEN_URL="postgresql://pod:doctors-secret-marker@127.0.0.1:{closed}/postgres"),
         "database",
@@ -252,6 +267,9 @@ TABLE = {
         "'other'",
         "BUCKET_MODELS",
     ),
+    "bucket of another name": Broken(
+        env(BUCKET_UPLOADS="elsewhere"), "storage", "bucket elsewhere", "in worker.config", "BUCKET_UPLOADS=uploads-"
+    ),
     "public bucket": Broken(public_bucket, "storage", "bucket {models}, use", "PUBLIC", "make it private"),
     "store down": Broken(
         env(S3_ENDPOINT_URL="http://127.0.0.1:{closed}"),
@@ -260,7 +278,10 @@ TABLE = {
         "be reached",
         "S3_ENDPOINT",
     ),
-    "upload limit": Broken(limited_uploads, "storage", "bucket {uploads}, limit", "52 MB", "no file size limit", NOTE),
+    "upload limit": Broken(limited(52_428_800), "storage", "bucket {uploads}, limit", "52 MB", "Edit", NOTE),
+    "models' upload limit": Broken(
+        limited(5_000_000_000), "storage", "bucket {models}, limit", "5000 MB", "pods' disks", NOTE
+    ),
     # what this pod would take
     "kinds": Broken(env(WORKER_KINDS="sculpture"), "models", "WORKER_KINDS", "sculpture", "WORKER_KINDS=generation"),
     "models' folder": Broken(folders_in_a_file, "models", "MODELS_DIR", "Not a directory", "set MODELS_DIR"),
@@ -271,6 +292,7 @@ TABLE = {
     "work folder of the system": Broken(
         env(WORK_DIR="/proc/likeness"), "models", "WORK_DIR", "cannot be written by this user", "set WORK_DIR"
     ),
+    "work folder's room": Broken(little_room, "models", "WORK_DIR", "1.5 GB free", "larger local disk", NOTE),
     "no upscalers": Broken(no_models, "models", "upscalers", "real-esrgan-x2", "worker models import real-esrgan-x2"),
     "no default base": Broken(no_models, "models", "base tiny-flux", "neither on disk", "worker models pull"),
     "too little memory": Broken(
@@ -326,11 +348,15 @@ async def test_no_trial_object_stays_in_a_bucket(patient: Patient) -> None:
     assert patient.app.keys(patient.app.uploads) + patient.app.keys(patient.app.models) == []
 
 
-async def test_an_owner_is_shown_that_a_bucket_has_no_limit(patient: Patient) -> None:
-    limited_uploads(patient)
-    patient.app.run("update storage.buckets set file_size_limit = null")
-    line = (await patient.found("storage"))[f"bucket {patient.app.uploads}, limit"]
-    assert (line.state, "no upload limit of its own" in line.what) == (State.SOUND, True)
+@pytest.mark.parametrize(
+    ("limit", "told"), [(None, "no upload limit of its own"), (20_000_000_000, "up to 20000 MB")], ids=["none", "high"]
+)
+async def test_an_owner_is_shown_a_limit_that_is_high_enough(patient: Patient, limit: int | None, told: str) -> None:
+    limited(limit)(patient)
+    findings = await patient.found("storage")
+    for bucket in (patient.app.uploads, patient.app.models):
+        line = findings[f"bucket {bucket}, limit"]
+        assert (line.state, told in line.what) == (State.SOUND, True), line
 
 
 async def test_a_pooler_in_transaction_mode_is_named_and_port_5432_is_the_cure(patient: Patient) -> None:

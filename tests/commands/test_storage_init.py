@@ -6,6 +6,7 @@ import json
 from uuid import uuid4
 
 from tests.commands.conftest import Operator
+from tests.commands.test_doctor import refusing_store
 
 
 def test_missing_buckets_are_made_and_it_is_safe_to_repeat(operator: Operator) -> None:
@@ -29,8 +30,17 @@ def test_a_public_bucket_is_told_and_the_exit_code_is_1(operator: Operator) -> N
     assert f"✓ bucket {operator.app.models}, use" in ran.stdout
 
 
-def test_a_store_that_refuses_is_named_with_another_way(operator: Operator) -> None:
+def test_a_store_that_cannot_be_reached_is_named_with_its_setting(operator: Operator) -> None:
     ran = operator.worker("storage", "init", S3_ENDPOINT_URL="http://127.0.0.1:9")
     assert ran.code == 1
     assert "cannot be reached" in ran.stdout
+    assert "correct S3_ENDPOINT_URL" in ran.stdout
+    assert "make it by hand" not in ran.stdout
+
+
+def test_a_store_that_may_not_make_buckets_is_named_with_another_way(operator: Operator) -> None:
+    with refusing_store("HEAD") as address:
+        ran = operator.worker("storage", "init", S3_ENDPOINT_URL=address)
+    assert ran.code == 1
+    assert "403" in ran.stdout
     assert "make it by hand" in ran.stdout

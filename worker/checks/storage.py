@@ -20,8 +20,13 @@ from worker.storage import ObjectStore
 TRIAL_PREFIX = "_doctor/"
 """No owner's, no subject's and no model's keys begin so: no policy shows it to anybody, no pod reads it."""
 
-LARGEST_PICTURE_BYTES = 100_000_000
-"""A 16-megapixel PNG, four times enlarged by an upscaler, and some room."""
+LARGEST_BYTES = {"bucket_uploads": 100_000_000, "bucket_models": 10_000_000_000}
+"""A 16-megapixel PNG, four times enlarged by an upscaler, and some room; the largest file of FLUX.1."""
+TOO_LITTLE = {
+    "bucket_uploads": ("too little for large pictures", ""),
+    "bucket_models": ("too little for the largest files of base models", ", or keep bases on the pods' disks"),
+}
+"""What a lower limit is too little for, and what else helps."""
 
 
 async def check_storage(report: Report, settings: Settings, database: Database | None) -> ObjectStore | None:
@@ -46,15 +51,17 @@ async def _check_bucket(
         report.skip("it cannot be reached", f"{label}, use", f"{label}, limit")
         return False
     await report.check(f"{label}, use", try_bucket(store, bucket))
-    await report.check(f"{label}, limit", _limit(database, bucket))
+    await report.check(f"{label}, limit", _limit(database, bucket, name))
     return True
 
 
 async def _found(settings: Settings, store: ObjectStore, database: Database | None, name: str) -> str:
-    await check_bucket(settings, store, name)
     if database is None:
+        await check_bucket(settings, store, name)
         return "there; its name in worker.config is not checked: no database"
+    # First, as a pod does: where the names differ, that is what is wrong, and not that there is no such bucket.
     await check_bucket_name(settings, database, name)
+    await check_bucket(settings, store, name)
     return "there, and called so in worker.config"
 
 
@@ -98,7 +105,7 @@ async def _round_trip(store: ObjectStore, bucket: str, key: str, content: bytes)
         await asyncio.to_thread(shutil.rmtree, folder)
 
 
-async def _limit(database: Database | None, bucket: str) -> str:
+async def _limit(database: Database | None, bucket: str, name: str) -> str:
     """Supabase keeps a limit for each bucket in its table; other servers tell none over S3."""
     look = "look at the store's own settings (Supabase: Storage → Settings has the project's limit)"
     if database is None:
@@ -119,9 +126,10 @@ async def _limit(database: Database | None, bucket: str) -> str:
         raise Aside("not checked: this store tells no upload limit", look)
     if rows[0]["bytes"] is None:
         return f"the bucket has no upload limit of its own; {look}"
-    if rows[0]["bytes"] < LARGEST_PICTURE_BYTES:
+    if rows[0]["bytes"] < LARGEST_BYTES[name]:
+        what, else_ = TOO_LITTLE[name]
         raise Attention(
-            f"takes files up to {rows[0]['bytes'] / 1e6:.0f} MB: too little for large pictures, and for base models",
-            f"on Supabase: Storage → {bucket} → Edit → no file size limit; {look}",
+            f"takes files up to {rows[0]['bytes'] / 1e6:.0f} MB: {what}",
+            f"on Supabase: Storage → {bucket} → Edit → no file size limit{else_}; {look}",
         )
     return f"takes files up to {rows[0]['bytes'] / 1e6:.0f} MB"
