@@ -79,54 +79,58 @@ grant select, insert, update, delete on public.presets to service_role;
 
 -- -------------------------------------------------------------------------------------------------------------- policies
 
-select worker.ensure_policy('users can view their own subjects', 'public.subjects', 'select', 'authenticated',
-  'owner_id = (select auth.uid())');
-select worker.ensure_policy('users can create subjects of their own', 'public.subjects', 'insert', 'authenticated',
-  null, 'owner_id = (select auth.uid())');
-select worker.ensure_policy('users can rename their own subjects', 'public.subjects', 'update', 'authenticated',
-  'owner_id = (select auth.uid())', 'owner_id = (select auth.uid())');
+-- In a block, because psql shows what a `select` returns. A policy whose text changes in any way is made again.
+do $policies$
+begin
+  perform worker.ensure_policy('users can view their own subjects', 'public.subjects', 'select', 'authenticated',
+    'owner_id = (select auth.uid())');
+  perform worker.ensure_policy('users can create subjects of their own', 'public.subjects', 'insert', 'authenticated',
+    null, 'owner_id = (select auth.uid())');
+  perform worker.ensure_policy('users can rename their own subjects', 'public.subjects', 'update', 'authenticated',
+    'owner_id = (select auth.uid())', 'owner_id = (select auth.uid())');
 
-select worker.ensure_policy('users can view photos of their own subjects', 'public.subject_photos', 'select', 'authenticated',
-  'subject_id in (select id from public.subjects where owner_id = (select auth.uid()))');
-select worker.ensure_policy('users can add photos to their own subjects', 'public.subject_photos', 'insert', 'authenticated',
-  null, 'subject_id in (select id from public.subjects where owner_id = (select auth.uid()))');
-select worker.ensure_policy('users can caption photos of their own subjects', 'public.subject_photos', 'update', 'authenticated',
-  'subject_id in (select id from public.subjects where owner_id = (select auth.uid()))',
-  'subject_id in (select id from public.subjects where owner_id = (select auth.uid()))');
-select worker.ensure_policy('users can remove photos of their own subjects', 'public.subject_photos', 'delete', 'authenticated',
-  'subject_id in (select id from public.subjects where owner_id = (select auth.uid()))');
+  perform worker.ensure_policy('users can view photos of their own subjects', 'public.subject_photos', 'select', 'authenticated',
+    'subject_id in (select id from public.subjects where owner_id = (select auth.uid()))');
+  perform worker.ensure_policy('users can add photos to their own subjects', 'public.subject_photos', 'insert', 'authenticated',
+    null, 'subject_id in (select id from public.subjects where owner_id = (select auth.uid()))');
+  perform worker.ensure_policy('users can caption photos of their own subjects', 'public.subject_photos', 'update', 'authenticated',
+    'subject_id in (select id from public.subjects where owner_id = (select auth.uid()))',
+    'subject_id in (select id from public.subjects where owner_id = (select auth.uid()))');
+  perform worker.ensure_policy('users can remove photos of their own subjects', 'public.subject_photos', 'delete', 'authenticated',
+    'subject_id in (select id from public.subjects where owner_id = (select auth.uid()))');
 
-select worker.ensure_policy('users can view LoRAs of their own subjects', 'public.subjects_models', 'select', 'authenticated',
-  'subject_id in (select id from public.subjects where owner_id = (select auth.uid()))');
+  perform worker.ensure_policy('users can view LoRAs of their own subjects', 'public.subjects_models', 'select', 'authenticated',
+    'subject_id in (select id from public.subjects where owner_id = (select auth.uid()))');
 
-select worker.ensure_policy('users can view their own presets and everybody''s', 'public.presets', 'select', 'authenticated',
-  'owner_id is null or owner_id = (select auth.uid())');
-select worker.ensure_policy('users can create presets of their own', 'public.presets', 'insert', 'authenticated',
-  null, 'owner_id = (select auth.uid())');
-select worker.ensure_policy('users can change their own presets', 'public.presets', 'update', 'authenticated',
-  'owner_id = (select auth.uid())', 'owner_id = (select auth.uid())');
-select worker.ensure_policy('users can delete their own presets', 'public.presets', 'delete', 'authenticated',
-  'owner_id = (select auth.uid())');
+  perform worker.ensure_policy('users can view their own presets and everybody''s', 'public.presets', 'select', 'authenticated',
+    'owner_id is null or owner_id = (select auth.uid())');
+  perform worker.ensure_policy('users can create presets of their own', 'public.presets', 'insert', 'authenticated',
+    null, 'owner_id = (select auth.uid())');
+  perform worker.ensure_policy('users can change their own presets', 'public.presets', 'update', 'authenticated',
+    'owner_id = (select auth.uid())', 'owner_id = (select auth.uid())');
+  perform worker.ensure_policy('users can delete their own presets', 'public.presets', 'delete', 'authenticated',
+    'owner_id = (select auth.uid())');
 
--- Policies never test status: a refused job arrives as failed, and its owner must be able to insert and read it.
-select worker.ensure_policy('users can view their own training jobs', 'public.training_jobs', 'select', 'authenticated',
-  'owner_id = (select auth.uid())');
-select worker.ensure_policy('users can request training of their own subjects', 'public.training_jobs', 'insert', 'authenticated',
-  null, 'owner_id = (select auth.uid())');
-select worker.ensure_policy('users can view their own generation jobs', 'public.generation_jobs', 'select', 'authenticated',
-  'owner_id = (select auth.uid())');
-select worker.ensure_policy('users can request pictures of their own subjects', 'public.generation_jobs', 'insert', 'authenticated',
-  null, 'owner_id = (select auth.uid())');
+  -- Policies never test status: a refused job arrives as failed, and its owner must be able to insert and read it.
+  perform worker.ensure_policy('users can view their own training jobs', 'public.training_jobs', 'select', 'authenticated',
+    'owner_id = (select auth.uid())');
+  perform worker.ensure_policy('users can request training of their own subjects', 'public.training_jobs', 'insert', 'authenticated',
+    null, 'owner_id = (select auth.uid())');
+  perform worker.ensure_policy('users can view their own generation jobs', 'public.generation_jobs', 'select', 'authenticated',
+    'owner_id = (select auth.uid())');
+  perform worker.ensure_policy('users can request pictures of their own subjects', 'public.generation_jobs', 'insert', 'authenticated',
+    null, 'owner_id = (select auth.uid())');
 
--- {owner_id}/{subject_id}/photos/… and {owner_id}/_/inputs/… in the uploads bucket are the app's own; all else only once published.
-select worker.ensure_policy('likeness: users can upload photos and inputs of their own', 'storage.objects', 'insert', 'authenticated',
-  null, $$bucket_id = (select worker.uploads_bucket())
+  -- {owner_id}/{subject_id}/photos/… and {owner_id}/_/inputs/… in the uploads bucket are the app's own; all else only once published.
+  perform worker.ensure_policy('likeness: users can upload photos and inputs of their own', 'storage.objects', 'insert', 'authenticated',
+    null, $$bucket_id = (select worker.uploads_bucket())
     and (storage.foldername(name))[1] = (select auth.uid())::text
     and (((storage.foldername(name))[2] in (select id::text from public.subjects where owner_id = (select auth.uid())) and (storage.foldername(name))[3] = 'photos')
          or ((storage.foldername(name))[2] = '_' and (storage.foldername(name))[3] = 'inputs'))$$);
-select worker.ensure_policy('likeness: users can view what is theirs', 'storage.objects', 'select', 'authenticated',
-  $$(bucket_id = (select worker.uploads_bucket())
+  perform worker.ensure_policy('likeness: users can view what is theirs', 'storage.objects', 'select', 'authenticated',
+    $$(bucket_id = (select worker.uploads_bucket())
      and (storage.foldername(name))[1] = (select auth.uid())::text
      and (((storage.foldername(name))[2] in (select id::text from public.subjects where owner_id = (select auth.uid())) and (storage.foldername(name))[3] = 'photos')
           or ((storage.foldername(name))[2] = '_' and (storage.foldername(name))[3] = 'inputs')))
     or (bucket_id, name) in (select bucket, key from worker.my_published_objects())$$);
+end $policies$;

@@ -17,9 +17,12 @@ create or replace trigger _100_never_emptied before truncate on worker.consent_e
   for each statement execute function worker.refuse_change();
 
 -- The kinds of job. A new kind is a table, a line here, policies in rls.sql and a handler.
-select worker.register_job_table('training', 'public.training_jobs', 'training', true, 'gpu', interval '4 hours');
-select worker.register_job_table('generation', 'public.generation_jobs', 'generation', false, 'gpu', interval '30 minutes');
-select worker.register_job_table('publish_lora', 'worker.internal_jobs', null, true, 'light', interval '15 minutes');
+do $$
+begin
+  perform worker.register_job_table('training', 'public.training_jobs', 'training', true, 'gpu', interval '4 hours');
+  perform worker.register_job_table('generation', 'public.generation_jobs', 'generation', false, 'gpu', interval '30 minutes');
+  perform worker.register_job_table('publish_lora', 'worker.internal_jobs', null, true, 'light', interval '15 minutes');
+end $$;
 
 -- Realtime: what a client may watch beside its jobs.
 do $$

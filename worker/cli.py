@@ -88,13 +88,15 @@ def migrate(
     from worker import migrate as migrations
     from worker.settings import Settings
 
-    if print_sql:
-        sys.stdout.write(migrations.render(since))
-        return
-    url = Settings.load(storage=False).database_url.get_secret_value()
+    if since and not print_sql:
+        raise CommandRefused("--since goes with --print: worker migrate knows itself what the database has")
     try:
-        if stand_ins:
-            migrations.install_stand_ins(url)
+        if print_sql:
+            sys.stdout.write(migrations.render(since))
+            return
+        url = Settings.load(storage=False).database_url.get_secret_value()
+        if stand_ins and not migrations.install_stand_ins(url):
+            typer.echo("No stand-ins are made: auth.users is there already.")
         names = migrations.migrate(url)
     except migrations.MigrationError as error:
         typer.echo(f"migrate: {error}", err=True)

@@ -64,6 +64,22 @@ def test_a_database_that_cannot_be_reached_is_refused_without_its_password(
     assert "secret-marker" not in ran.stderr
 
 
+def test_migrating_with_stand_ins_again_is_safe(operator: Operator) -> None:
+    ran = operator.worker("migrate", "--stand-ins")
+    assert (ran.code, ran.stderr) == (0, "")
+    assert "No stand-ins are made: auth.users is there already" in ran.stdout
+    assert "Up to date" in ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "why"), [("--since 2", "goes with --print"), ("--print --since 99", "there is no migration 99")]
+)
+def test_migrating_since_what_cannot_be_is_refused(operator: Operator, words: str, why: str) -> None:
+    ran = operator.worker("migrate", *words.split())
+    assert (ran.code, ran.stdout) == (1, "")
+    assert why in ran.stderr
+
+
 CONNECTING = [
     "run",
     "migrate",

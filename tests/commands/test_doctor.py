@@ -226,7 +226,18 @@ TABLE = {
         "newer worker",
     ),
     "schema older": Broken(
-        sql("delete from worker.schema_versions where name = 'views'"), "database", "release", "views", "worker migrate"
+        sql("delete from worker.schema_versions where name > '0002_tables'"),
+        "database",
+        "release",
+        "at 0002_tables, of an older release",
+        "worker migrate --print --since 2",
+    ),
+    "functions of another release": Broken(
+        sql("delete from worker.schema_versions where name = 'views'"),
+        "database",
+        "release",
+        "another release than this one: views",
+        "worker migrate",
     ),
     "schema newer": Broken(newer_here, "database", "release", "0999_later", "deploy that release", NOTE),
     "schema edited": Broken(

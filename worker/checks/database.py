@@ -10,7 +10,7 @@ import psycopg
 from worker.checks.report import Attention, Report
 from worker.db import KEEPALIVES, Database
 from worker.db_errors import explain_connection
-from worker.errors import SettingsError
+from worker.errors import SettingsError, some
 from worker.migrate import MigrationError, numbered_files, pending_files
 from worker.preflight import check_schema
 from worker.session import NO_LISTEN_CURE, listen_works
@@ -103,9 +103,12 @@ async def _release(database: Database) -> str:
         raise SettingsError(str(error), "deploy the release that migrated this database") from error
     differing = [file.name for file in pending if applied.get(file.name) != file.checksum]
     if differing:
+        at = max((name for name in applied if name[:4].isdigit()), default="0000")
+        release = "an older" if any(file.number for file in pending) else "another"
         raise SettingsError(
-            f"migrated by another release than this one: {', '.join(differing)} missing there, or other",
-            "as the owner: worker migrate, with the newer release of the two",
+            f"the database is at {at}, of {release} release than this one: {some(differing)} missing there, or other",
+            "as the owner, with the newer release of the two: worker migrate, or with supabase db push: "
+            f"worker migrate --print --since {int(at[:4])}",
         )
     return f"the database was migrated by this release, up to {numbered[-1].name}"
 

@@ -72,7 +72,7 @@ async def _role(database: Database) -> str:
         raise SettingsError(
             f"{name} may not use {some(lacks)}",
             "as the owner: worker migrate; where nothing is left to apply, set the rights again: "
-            f'worker migrate --print --since {numbered_files()[-1].number} | psql -1 "$OWNERS_URL"',
+            f'worker migrate --print --since {numbered_files()[-1].number} | psql -1 -v ON_ERROR_STOP=1 "$OWNERS_URL"',
         )
     excess = _powers(login) + [right["what"] for right in rights if right["may"] and not right["needed"]]
     if excess:
