@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from worker.console import plain
+from worker.models import how_to_bring
 
 AFTER_FAILURE = {
     "consent_denied": "ask the person. Once they agree, as the owner: select public.grant_consent('{subject}'); "
@@ -14,8 +15,7 @@ AFTER_FAILURE = {
     "output_blocked": "ask for something else in a new job; the picture that came out may not be shown",
     "invalid_input": "correct what the error names in a new job: a request never changes",
     "input_missing": "bring what the error names, then: worker job retry {id}",
-    "model_missing": "on a pod: worker models pull REPO --as {base}; for all pods: worker models push {base}; "
-    "then: worker job retry {id}",
+    "model_missing": "on a pod: {bring}; for all pods: worker models push {base}; then: worker job retry {id}",
     "out_of_memory": "start a pod with more GPU memory, or ask for less in a new job; then: worker job retry {id}",
     "storage_error": "see what the store refuses with `worker doctor` on a pod, then: worker job retry {id}",
     "worker_lost": "look at the end of its pods' own logs (out of memory, or the pod was reclaimed), "
@@ -48,7 +48,9 @@ def next_step(job: dict[str, Any], now: datetime, table: str, paused: bool, stra
         case "failed":
             advice = AFTER_FAILURE.get(job["error_code"], "look for this job's id in its pod's log")
             base = job["request"].get("base", "SLUG")
-            return advice.format(id=job["id"], subject=job["subject_id"] or "SUBJECT", base=base, table=table)
+            return advice.format(
+                id=job["id"], subject=job["subject_id"] or "SUBJECT", base=base, bring=how_to_bring(base), table=table
+            )
     if paused:
         return f"wait: an administrator paused {job['kind']} (paused in worker.job_kinds)"
     if stranded_why is not None:

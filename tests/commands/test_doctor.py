@@ -305,7 +305,15 @@ TABLE = {
     ),
     "work folder's room": Broken(little_room, "models", "WORK_DIR", "1.5 GB free", "larger local disk", NOTE),
     "no upscalers": Broken(no_models, "models", "upscalers", "real-esrgan-x2", "worker models import real-esrgan-x2"),
-    "no default base": Broken(no_models, "models", "base tiny-flux", "neither on disk", "worker models pull"),
+    "no default base": Broken(no_models, "models", "base tiny-flux", "neither on disk", "models import tiny-flux"),
+    "no other base": Broken(
+        no_models,
+        "models",
+        "base flux-schnell",
+        "neither on disk",
+        "worker models pull black-forest-labs/FLUX.1-schnell --as flux-schnell",
+        State.ASIDE,
+    ),
     "too little memory": Broken(
         sql("update worker.base_models set min_vram_gib = 99"), "models", "routes", "no GPU job", "more GPU memory"
     ),

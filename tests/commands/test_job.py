@@ -128,7 +128,7 @@ def test_a_failure_is_told_with_its_meaning_and_its_cure(db: AppTables, told: Ca
 def test_every_error_code_has_a_cure() -> None:
     assert set(AFTER_FAILURE) == set(BY_CODE)
     for cure in AFTER_FAILURE.values():
-        cure.format(id=1, subject=2, base=3, table=4)
+        cure.format(id=1, subject=2, base=3, bring=4, table=5)
 
 
 def test_what_happens_next_is_told_at_every_stage(

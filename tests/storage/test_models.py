@@ -53,7 +53,10 @@ class TestFetching:
 
     async def test_a_base_that_is_nowhere_is_named_with_the_command_that_mends_it(self, pod, bucket, tmp_path):
         for models in (pod, BaseModels(tmp_path / "none", None, bucket)):
-            with pytest.raises(ModelMissing, match=r"base model flux-dev .*worker models pull REPO --as flux-dev"):
+            with pytest.raises(
+                ModelMissing,
+                match=r"flux-dev .*models pull black-forest-labs/FLUX\.1-dev --as flux-dev",
+            ):
                 await models.ensure("flux-dev")
 
     async def test_a_folder_by_hand_that_is_unfinished_is_not_cleared_away(self, pod, slug, disk):

@@ -12,7 +12,7 @@ from worker.checks.report import Aside, Attention, Report
 from worker.db import Database
 from worker.errors import SettingsError
 from worker.handlers import HANDLERS
-from worker.models import UPSCALERS, BaseModels
+from worker.models import UPSCALERS, BaseModels, how_to_bring
 from worker.preflight import check_folder, check_kinds, check_models_dir
 from worker.routes import Routes
 from worker.settings import Settings
@@ -100,7 +100,7 @@ async def _upscalers(places: Places) -> str:
     if missing:
         raise SettingsError(
             f"neither on disk nor in the bucket: {', '.join(missing)}; every picture is upscaled at the end",
-            "; ".join(f"worker models import {slug} --upscaler FILE" for slug in missing),
+            "; ".join(map(how_to_bring, missing)),
         )
     return ", ".join(f"{slug} {place}" for slug, place in told.items())
 
@@ -111,7 +111,7 @@ async def _base(base: dict[str, Any], places: Places, default_base: str) -> str:
     about = f"{base['licence']}, {use}, from {base['min_vram_gib']:g} GiB"
     if place is not None:
         return f"{place}; {about}"
-    cure = f"worker models pull REPO --as {slug}, then worker models push {slug}"
+    cure = f"{how_to_bring(slug)}; then, for all pods: worker models push {slug}"
     if slug == default_base:
         raise SettingsError(
             f"neither on disk nor in the bucket, and jobs that name no base take it; {about}",

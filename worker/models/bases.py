@@ -23,7 +23,7 @@ from worker.models.manifest import (
     read_manifest,
     write_manifest,
 )
-from worker.models.names import PREFIX, UPSCALER_FILE, UPSCALERS, arriving_path, slug_path
+from worker.models.names import PREFIX, UPSCALER_FILE, UPSCALERS, arriving_path, how_to_bring, slug_path
 from worker.models.room import COMING, NoRoom, Room
 from worker.storage import ObjectStore
 
@@ -180,11 +180,7 @@ class JobModels:
 
 
 def missing(slug: str, why: str) -> ModelMissing:
-    if slug in UPSCALERS.values():
-        remedy = f"`worker models import {slug} --upscaler FILE` makes it of the official weights"
-    else:
-        remedy = f"`worker models pull REPO --as {slug}` brings it"
-    return ModelMissing(f"base model {slug} {why}; {remedy}, `worker models push {slug}` shares it")
+    return ModelMissing(f"base model {slug} {why}; {how_to_bring(slug)} brings it, worker models push {slug} shares it")
 
 
 def is_whole(folder: Path) -> bool:

@@ -12,6 +12,21 @@ PREFIX = "models/base/"
 UPSCALERS = {2: "real-esrgan-x2", 4: "real-esrgan-x4"}
 UPSCALER_FILE = "model.safetensors"
 ARRIVING = ".arriving-"
+REPOSITORIES = {
+    "flux-dev": "black-forest-labs/FLUX.1-dev",
+    "flux-schnell": "black-forest-labs/FLUX.1-schnell",
+    "sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+}
+"""Where a hub has the bases that the migrations register."""
+
+
+def how_to_bring(slug: str) -> str:
+    """The command that brings a model to MODELS_DIR."""
+    if slug in UPSCALERS.values():
+        return f"worker models import {slug} --upscaler FILE"
+    if slug in REPOSITORIES:
+        return f"worker models pull {REPOSITORIES[slug]} --as {slug}"
+    return f"worker models import {slug} with its files, or from a hub worker models pull OWNER/NAME --as {slug}"
 
 
 def slug_path(models_dir: Path, slug: str) -> Path:
