@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from worker import __version__
 from worker.errors import CommandRefused, SettingsError
 
 
@@ -38,6 +39,21 @@ models = typer.Typer(no_args_is_help=True, rich_markup_mode=None, epilog="Exampl
 app.add_typer(models, name="models", help="Base models and upscalers: bring them to this disk, share them.")
 lora = typer.Typer(no_args_is_help=True, rich_markup_mode=None, epilog="Example: worker lora export --help")
 app.add_typer(lora, name="lora", help="Trained LoRAs as files.")
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _every_command(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the release.")
+    ] = False,
+) -> None:
+    """What stands before a command."""
 
 
 @app.command(epilog="Example: DATABASE_URL=… S3_ENDPOINT_URL=… worker run")

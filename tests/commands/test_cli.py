@@ -12,6 +12,7 @@ import pytest
 import typer
 
 from tests.commands.conftest import Operator
+from worker import __version__
 from worker.cli import app
 
 HEAVY = {"torch", "diffusers", "boto3", "psycopg", "pydantic", "rich", "structlog", "numpy", "PIL"}
@@ -37,13 +38,15 @@ def test_every_command_has_help_and_an_example(words: tuple[str, ...]) -> None:
     assert all(parameter.help for parameter in command.params if parameter.name != "help")
 
 
-def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("option", "told"), [("--help", "Usage: "), ("--version", f"{__version__}\n")])
+def test_help_and_version_import_nothing_heavy(tmp_path: Path, option: str, told: str) -> None:
     code = (
         "import sys, worker.cli\n"
-        "try: worker.cli.app(['--help'])\n"
+        f"try: worker.cli.app(['{option}'])\n"
         f"except SystemExit: print('loaded', sorted({HEAVY!r} & set(sys.modules)))"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert told in ran.stdout
     assert ran.stdout.splitlines()[-1] == "loaded []"
 
 
