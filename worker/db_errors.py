@@ -14,6 +14,7 @@ from worker.errors import SettingsError
 
 _SESSION_POOLER = "on Supabase, the session pooler's address (Connect → Session pooler, port 5432)"
 
+_LOGIN_REFUSED = r"password authentication failed|no password supplied|SASL|SCRAM"
 _CURES = (
     (
         r"could not translate host name|failed to resolve host|Name or service not known|name resolution",
@@ -33,7 +34,7 @@ _CURES = (
         "the pooler knows no such user: it wants the project in the name, like likeness_pod.PROJECT_REF",
     ),
     (
-        r"password authentication failed|no password supplied|SASL|SCRAM",
+        _LOGIN_REFUSED,
         "wrong user or password: `worker role NAME --rotate` gives a new one "
         "(Supabase's pooler takes a minute to learn it)",
     ),
@@ -69,6 +70,11 @@ def explain_connection(error: psycopg.Error, variable: str) -> SettingsError:
     cures = [cure for pattern, cure in _CURES if re.search(pattern, reason, re.IGNORECASE)]
     example = f"for example {variable}=postgresql://likeness_pod.PROJECT_REF:PASSWORD@HOST:5432/postgres"
     return SettingsError(f"{variable} is refused: {reason}", f"{cures[0]}; {example}" if cures else example)
+
+
+def password_refused(error: psycopg.Error) -> bool:
+    """Whether the server would not take this login's password, which no reconnecting mends."""
+    return re.search(_LOGIN_REFUSED, str(error)) is not None
 
 
 def _reason(text: str) -> str:

@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 import psycopg
+import structlog
 
 from worker.db import Database
 from worker.errors import SettingsError, StorageError
@@ -17,6 +18,8 @@ from worker.handlers import HANDLERS
 from worker.migrate import SCHEMA_MAJOR
 from worker.settings import Settings
 from worker.storage import ObjectStore
+
+log = structlog.get_logger()
 
 BUCKETS = {"bucket_uploads": "BUCKET_UPLOADS", "bucket_models": "BUCKET_MODELS"}
 
@@ -31,6 +34,20 @@ async def check_installation(settings: Settings, database: Database, store: Obje
     check_kinds(settings)
     for name in BUCKETS:
         await check_bucket(settings, store, name)
+    await _warn_an_owner(database)
+
+
+async def _warn_an_owner(database: Database) -> None:
+    (login,) = await database.fetch(
+        """select current_user::text as name, pg_has_role(nspowner, 'usage') as owns
+           from pg_namespace where nspname = 'worker'"""
+    )
+    if login["owns"]:  # a superuser too
+        log.warning(
+            "pod.owners_login",
+            what=f"{login['name']} may do all in this database, which is too much for a pod",
+            remedy="give this pod the DATABASE_URL that worker role likeness_pod --apply prints",
+        )
 
 
 def check_models_dir(settings: Settings) -> None:

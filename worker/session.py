@@ -17,6 +17,7 @@ import structlog
 from psycopg import sql
 
 from worker.db import CANCEL_CHANNEL, KEEPALIVES, QUEUE_CHANNEL, Database, is_transient
+from worker.db_errors import password_refused
 
 log = structlog.get_logger()
 
@@ -58,7 +59,7 @@ class Session:
 
     async def run(self) -> None:
         """Connect, listen, reconnect; never returns."""
-        failures = 0
+        failures, told = 0, False
         while True:
             try:
                 async with await psycopg.AsyncConnection.connect(
@@ -69,13 +70,20 @@ class Session:
                     **KEEPALIVES,
                 ) as connection:
                     await self._set_up(connection)
-                    failures = 0
+                    failures, told = 0, False
                     await self._listen(connection)
             except psycopg.Error as error:
                 if not is_transient(error):
                     raise
                 reason = str(error).strip().splitlines() or [type(error).__name__]
                 log.warning("session.lost", reason=reason[0], failures=failures)
+                if password_refused(error) and not told:
+                    told = True
+                    log.error(
+                        "session.password_refused",
+                        what="the password was refused, most likely because it was changed",
+                        remedy="start it again with the new DATABASE_URL, which worker role NAME --rotate printed",
+                    )
             was_up, self.has_lock, self.listening = self.has_lock or self.listening, False, False
             if was_up:
                 await self.on_state()

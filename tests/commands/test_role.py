@@ -12,6 +12,7 @@ from tests.commands.conftest import Operator, address_in
 from tests.conftest import Databases
 from tests.processes import WorkerProcesses
 from tests.sql.supabase import VERSIONS, supabase_server
+from tests.waiting import wait_until
 from worker import migrate
 from worker.errors import CommandRefused
 from worker.owner import connect
@@ -57,6 +58,26 @@ def test_a_login_runs_a_pod_and_is_rotated_while_it_runs(
     server_log = (guarded.server.folder / "postgres.log").read_text()
     assert "SCRAM-SHA-256$" in server_log  # every statement is logged here
     assert not any(password_in(address) in server_log for address in (before, after))
+
+
+def test_a_pod_whose_password_was_changed_says_once_that_it_needs_the_new_one(
+    operator: Operator, tiny_models: Path, tmp_path: Path
+) -> None:
+    app = operator.app
+    with WorkerProcesses(app, tiny_models, tmp_path) as processes:
+        pod = processes.start(DATABASE_URL=operator.make_login("pod_b"))
+        operator.make_login("pod_b", "--rotate")
+        app.run("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'likeness session'")
+        wait_until(lambda: len(pod.events("session.lost")) > 4, "the pod to try again and again")
+        (told,) = pod.events("session.password_refused")
+        assert "new DATABASE_URL" in told["remedy"]
+        assert pod.events("pod.owners_login") == []
+
+
+def test_a_pod_with_the_owners_url_says_so(operator: Operator, tiny_models: Path, tmp_path: Path) -> None:
+    with WorkerProcesses(operator.app, tiny_models, tmp_path) as processes:
+        (told,) = processes.start().events("pod.owners_login")
+    assert "worker role" in told["remedy"]
 
 
 def test_a_login_cannot_do_what_a_pod_must_not(pod_url: str) -> None:
