@@ -106,6 +106,8 @@ def migrate(
 
     if since and not print_sql:
         raise CommandRefused("--since goes with --print: worker migrate knows itself what the database has")
+    if stand_ins and print_sql:
+        raise CommandRefused("--stand-ins makes them in the database at once: it does not go with --print")
     try:
         if print_sql:
             sys.stdout.write(migrations.render(since))

@@ -398,7 +398,9 @@ def _is_read_as_meant(value: str, parts: SplitResult) -> bool:
 
 def _split(value: str) -> SplitResult:
     try:
-        return urlsplit(value)
+        parts = urlsplit(value)
+        (parts.hostname or "").encode("idna")  # as a resolver will: no label is empty or has more than 63 letters
+        return parts
     except ValueError:
         # Not `from error`: its text repeats the address, password and all.
         raise ValueError("cannot be read as an address") from None

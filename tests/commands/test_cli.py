@@ -75,9 +75,14 @@ def test_migrating_with_stand_ins_again_is_safe(operator: Operator) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "why"), [("--since 2", "goes with --print"), ("--print --since 99", "there is no migration 99")]
+    ("words", "why"),
+    [
+        ("--since 2", "goes with --print"),
+        ("--print --since 99", "there is no migration 99"),
+        ("--print --stand-ins", "does not go with --print"),
+    ],
 )
-def test_migrating_since_what_cannot_be_is_refused(operator: Operator, words: str, why: str) -> None:
+def test_migrating_with_options_that_do_not_go_together_is_refused(operator: Operator, words: str, why: str) -> None:
     ran = operator.worker("migrate", *words.split())
     assert (ran.code, ran.stdout) == (1, "")
     assert why in ran.stderr
