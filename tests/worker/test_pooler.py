@@ -29,7 +29,8 @@ def test_a_pod_that_cannot_listen_says_so_once_takes_no_lock_and_still_works(
     fleet: Fleet, pooler: PostgresProxy
 ) -> None:
     (worker,) = fleet.ready(1)
-    # The GPU process may be ready before the round trip has failed, which takes five seconds; then the pod registers.
+    # The GPU process may be ready before the round trip has failed, which takes five seconds.
+    wait_until(lambda: worker.events("session.no_listen"), "the round trip to fail")
     wait_until(lambda: fleet.app.run("select id from worker.pods"), "the pod to register")
     (told,) = worker.events("session.no_listen")
     assert told["level"] == "error"
