@@ -132,6 +132,14 @@ class ObjectStore:
         check_key(key)
         return await self._call(f"looking up {bucket}/{key}", lambda s3: _head(s3, bucket, key))
 
+    async def read(self, bucket: str, key: str) -> bytes:
+        """The content of a small object."""
+        check_key(key)
+        content = await self._call(f"reading {bucket}/{key}", lambda s3: _read(s3, bucket, key))
+        if content is None:
+            raise await self._missing(bucket, key)
+        return content
+
     async def list(self, bucket: str, prefix: str = "") -> list[ObjectInfo]:
         """All objects whose key starts with `prefix`, in the order of their keys."""
 
@@ -381,6 +389,11 @@ def _head(s3: S3Client, bucket: str, key: str) -> ObjectInfo | None:
     if answer is None:
         return None
     return ObjectInfo(key, answer["ContentLength"], answer.get("ETag", "").strip('"'), answer["LastModified"])
+
+
+def _read(s3: S3Client, bucket: str, key: str) -> bytes | None:
+    answer = found(s3.get_object, Bucket=bucket, Key=key)
+    return None if answer is None else answer["Body"].read()
 
 
 def _delete_batch(s3: S3Client, bucket: str, keys: list[str]) -> None:

@@ -3,12 +3,14 @@
 import os
 import subprocess
 import sys
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 
 from tests.app import App
 from tests.processes import worker_environment
+from tests.s3_relay import S3Relay
 from tests.storage.bases import BIG, write_base
 from worker.models.manifest import Origin, describe, write_manifest
 
@@ -69,3 +71,31 @@ def test_without_database_and_bucket_it_lists_the_disk_and_damage_ends_it_with_a
     code, table, said = run(disk, "list", "--check", DATABASE_URL="", S3_ENDPOINT_URL="")
     assert row(table, "tiny-flux").startswith(f"tiny-flux tiny-licence 0.00 damaged: {BIG} -")
     assert (code, "damaged: tiny-flux" in said) == (1, True)
+
+
+@pytest.mark.skipif(not Path("/sys").is_dir(), reason="needs a folder that not even root may write to")
+def test_a_disk_that_may_only_be_read_says_nothing_against_what_is_in_the_bucket(app: App, disk: Path) -> None:
+    environment = worker_environment(app, disk)
+    assert run(disk, "push", "tiny-flux", **environment)[0] == 0
+    code, table, said = run(disk, "list", **{**environment, "MODELS_DIR": "/sys/likeness-models"})
+    assert (code, said) == (0, "")
+    assert " - whole 0123456789ab " in row(table, "tiny-flux")
+
+
+class ManifestsRefused(S3Relay):
+    """A store that lists its objects and does not give the manifests away, as keys of too few rights have it."""
+
+    def pass_on(self, request: BaseHTTPRequestHandler) -> None:
+        if request.command == "GET" and "manifest.json" in request.path:
+            request.send_error(403)
+        else:
+            super().pass_on(request)
+
+
+def test_a_store_that_refuses_is_noted_and_nothing_is_held_for_damaged(app: App, disk: Path) -> None:
+    environment = worker_environment(app, disk)
+    assert run(disk, "push", "tiny-flux", **environment)[0] == 0
+    with ManifestsRefused(app.s3_server.url()) as store:
+        code, table, said = run(disk, "list", **{**environment, "S3_ENDPOINT_URL": store.url})
+    assert (code, said) == (0, "")
+    assert f"without the bucket: reading {app.models}/models/base/tiny-flux/manifest.json failed: " in table

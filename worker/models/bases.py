@@ -104,7 +104,7 @@ class BaseModels:
         """Bring a model from the bucket. Whole files of an earlier, interrupted or damaged fetch are kept."""
         if self._store is None:
             raise missing(slug, "is not whole on this pod's disk, and there is no model bucket")
-        manifest = await read_bucket_manifest(slug, self._store, self._bucket, self._folder)
+        manifest = await read_bucket_manifest(slug, self._store, self._bucket)
         if manifest is None:
             raise missing(slug, "is neither whole on this pod's disk nor in the model bucket")
         arriving = arriving_path(self._folder, slug)
@@ -217,18 +217,14 @@ def is_sound(folder: Path, *, thorough: bool) -> bool:
     return True
 
 
-async def read_bucket_manifest(slug: str, store: ObjectStore, bucket: str, models_dir: Path) -> Manifest | None:
+async def read_bucket_manifest(slug: str, store: ObjectStore, bucket: str) -> Manifest | None:
     """The manifest of a model in the bucket; None when it is not there. Raises ModelMissing when it is damaged."""
-    arriving = models_dir / f".manifest-{slug}-{os.getpid()}.json"
     try:
-        await store.download(bucket, f"{PREFIX}{slug}/{MANIFEST}", arriving)
-        return Manifest.model_validate_json(await asyncio.to_thread(arriving.read_bytes))
+        return Manifest.model_validate_json(await store.read(bucket, f"{PREFIX}{slug}/{MANIFEST}"))
     except InputMissing:
         return None
     except ValidationError as error:
         raise missing(slug, f"has a damaged {MANIFEST} in the model bucket") from error
-    finally:
-        await asyncio.to_thread(arriving.unlink, missing_ok=True)
 
 
 def finish(arriving: Path, path: Path, manifest: Manifest) -> None:

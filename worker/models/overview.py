@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
-from worker.errors import SettingsError, StorageError, WorkerError
+from worker.errors import ModelMissing, SettingsError, StorageError
 from worker.models.bases import is_sound, is_whole, read_bucket_manifest
 from worker.models.manifest import MANIFEST, Manifest, damaged, has_size, read_manifest
 from worker.models.names import PREFIX, UPSCALERS
@@ -98,13 +98,13 @@ async def _in_bucket(settings: Settings, notes: list[str]) -> dict[str, Place]:
     except SettingsError:
         notes.append("without the S3 settings: nothing of the bucket")
         return {}
+    bucket = settings.bucket_models
     try:
         sizes: dict[str, dict[str, int]] = {}
-        for info in await store.list(settings.bucket_models, PREFIX):
+        for info in await store.list(bucket, PREFIX):
             slug, _, name = info.key.removeprefix(PREFIX).partition("/")
             sizes.setdefault(slug, {})[name] = info.size
-        settings.models_dir.mkdir(parents=True, exist_ok=True)
-        return {slug: await _place_in_bucket(slug, files, store, settings) for slug, files in sizes.items()}
+        return {slug: await _place_in_bucket(slug, files, store, bucket) for slug, files in sizes.items()}
     except StorageError as error:
         notes.append(f"without the bucket: {error.message}")
         return {}
@@ -112,13 +112,13 @@ async def _in_bucket(settings: Settings, notes: list[str]) -> dict[str, Place]:
         await store.close()
 
 
-async def _place_in_bucket(slug: str, sizes: Mapping[str, int], store: ObjectStore, settings: Settings) -> Place:
+async def _place_in_bucket(slug: str, sizes: Mapping[str, int], store: ObjectStore, bucket: str) -> Place:
     size_bytes = sum(sizes.values())
     if MANIFEST not in sizes:
         return Place("unfinished: push it again", size_bytes, None)
     try:
-        manifest = await read_bucket_manifest(slug, store, settings.bucket_models, settings.models_dir)
-    except WorkerError:
+        manifest = await read_bucket_manifest(slug, store, bucket)
+    except ModelMissing:
         return Place(f"damaged: {MANIFEST}", size_bytes, None, damaged=True)
     if manifest is None:
         return Place("gone just now", size_bytes, None)

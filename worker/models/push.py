@@ -88,7 +88,7 @@ class Push:
 
     async def _take_old_manifest_away(self, manifest: Manifest) -> None:
         """While other contents replace the old ones, what is there is neither."""
-        old = await read_bucket_manifest(self._slug, self._store, self._bucket, self._models_dir)
+        old = await read_bucket_manifest(self._slug, self._store, self._bucket)
         if old is not None and old.files != manifest.files:
             await self._store.delete(self._bucket, [self._key(MANIFEST)])
 
