@@ -185,6 +185,28 @@ class TestDamage:
         assert content_of(await pod.ensure(slug)) == FILES
         assert len(relay.asked("GET", "safetensors")) == before
 
+    async def test_a_damaged_folder_that_is_a_link_is_left_to_whoever_put_it_there(self, pod, slug, disk, tmp_path):
+        await pod.ensure(slug)
+        (disk / slug).rename(tmp_path / "elsewhere")
+        (disk / slug).symlink_to(tmp_path / "elsewhere")
+        (tmp_path / "elsewhere" / BIG).write_bytes(b"damaged")
+        with pytest.raises(ModelMissing, match=f"{slug} is damaged, and its folder in MODELS_DIR is a link"):
+            await pod.ensure(slug)
+        assert content_of(tmp_path / "elsewhere") == {**FILES, BIG: b"damaged"}
+        assert (disk / slug).is_symlink()
+
+    async def test_a_damaged_part_that_is_a_link_is_replaced_and_what_it_led_to_stays_as_it_is(
+        self, pod, slug, tmp_path
+    ):
+        """It may be another model's: a fetch must not write there."""
+        path = await pod.ensure(slug)
+        (path / "transformer").rename(tmp_path / "elsewhere")
+        (path / "transformer").symlink_to(tmp_path / "elsewhere")
+        (path / BIG).write_bytes(b"another's")
+        others = content_of(tmp_path / "elsewhere")
+        assert content_of(await pod.ensure(slug)) == FILES
+        assert content_of(tmp_path / "elsewhere") == others
+
     async def test_an_interrupted_fetch_goes_on_where_it_stopped(self, pod, slug, relay, disk):
         relay.hold_answers()
         task = asyncio.create_task(pod.ensure(slug))

@@ -114,6 +114,24 @@ async def test_what_somebody_put_there_by_hand_and_what_is_only_here_stays(pod, 
     assert pod.present() == ["a", "by-hand"]
 
 
+async def test_a_folder_that_is_a_link_stays_and_so_does_what_it_leads_to(pod, disk, tmp_path):
+    """Somebody put it there, and without it the disk is as full as before."""
+    await pod.ensure("a")
+    (disk / "a").rename(tmp_path / "elsewhere")
+    (disk / "a").symlink_to(tmp_path / "elsewhere")
+    await pod.ensure("b")
+    write_base(disk / "by-hand", whole("h"))
+    await pod.ensure("c")
+    assert pod.present() == ["a", "by-hand", "c"]
+
+
+async def test_a_file_that_is_a_link_takes_no_room(tmp_path):
+    write_base(tmp_path / "elsewhere", whole("a"))
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "weights.safetensors").symlink_to(tmp_path / "elsewhere" / "weights.safetensors")
+    assert size_of(tmp_path / "a") < 1000
+
+
 async def test_a_guess_evicts_nothing(pod):
     await pod.ensure("a")
     await pod.ensure("b")

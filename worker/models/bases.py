@@ -241,9 +241,13 @@ def _take_over(slug: str, path: Path, arriving: Path, manifest: Manifest) -> Non
         if not (path / MANIFEST).exists():
             # Not ours to clear away.
             raise missing(slug, "lies unfinished in MODELS_DIR, put there by hand: finish or remove it")
+        if path.is_symlink():
+            raise missing(slug, "is damaged, and its folder in MODELS_DIR is a link: mend its target, or remove it")
         shutil.rmtree(arriving, ignore_errors=True)
         path.rename(arriving)
     arriving.mkdir(parents=True, exist_ok=True)
+    for link in [found for found in arriving.rglob("*") if found.is_symlink()]:
+        link.unlink()  # a fetch would write through it, into another model perhaps
     _remove_others(arriving, manifest)
 
 

@@ -1,8 +1,8 @@
 """Room for a model that comes: what was used longest ago goes, and never what somebody needs.
 
 What may go: leftovers of fetches whose process died, and models that nobody uses and that the bucket gives back.
-What never goes: a folder that somebody put there by hand, a model that any process of this disk uses, and one that
-is only here.
+What never goes: a folder, or a link to one, that somebody put there by hand, a model that any process of this disk
+uses, and one that is only here.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Room:
             slug = folder.name.removeprefix(EVICTING).removeprefix(ARRIVING)
             alone = held.enter_context(exclusive(bringing_file(self.models_dir, slug)))
             return None if alone else "on its way"
-        if read_manifest(folder) is None:
+        if folder.is_symlink() or read_manifest(folder) is None:
             return "put there by hand"
         if folder.name not in in_bucket:
             return "not in the bucket"
@@ -127,12 +127,12 @@ class Room:
 
 
 def size_of(folder: Path) -> int:
-    """Bytes under a folder, in which other processes may be at work."""
+    """Bytes under a folder, in which other processes may be at work. What a link leads to lies elsewhere."""
     total = 0
     for parent, _, names in os.walk(folder):  # goes on where rglob raises: a folder below gets its name, or is evicted
         for name in names:
             with suppress(FileNotFoundError):
-                total += Path(parent, name).stat().st_size
+                total += Path(parent, name).lstat().st_size
     return total
 
 
