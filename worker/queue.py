@@ -314,6 +314,10 @@ class Worker:
     async def _refresh_routes(self) -> None:
         try:
             changed = await self._routes.refresh(gpu=self._gpu_ready, vram_gib=self._vram_gib)
+        except OSError as error:
+            # A shared volume may come back. A job that needs a model of it meanwhile goes to another pod.
+            log.warning("routes.refresh_failed", reason=str(error))
+            return
         except Exception as error:
             if not (is_transient(error) or isinstance(error, StorageError)):
                 raise

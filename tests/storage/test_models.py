@@ -1,4 +1,5 @@
 import asyncio
+import errno
 import os
 import uuid
 from pathlib import Path
@@ -221,6 +222,35 @@ class TestDamage:
         assert len(relay.asked("GET", "config.json")) == first == 1
 
 
+class TestAVolumeThatFails:
+    """A model that cannot be read or written here is the pod's fault: another pod gets the job, uncharged."""
+
+    async def test_a_lock_that_cannot_be_had_is_a_missing_model(self, pod, slug, disk):
+        (disk / ".in-use").mkdir(parents=True)
+        (disk / ".in-use" / slug).symlink_to(slug)  # to itself: the kernel refuses, root too
+        with pytest.raises(ModelMissing, match=f"{slug} cannot be read from MODELS_DIR.*Too many levels of symbolic"):
+            await pod.ensure(slug)
+
+    async def test_a_folder_that_cannot_be_read_is_a_missing_model_and_hides_no_other(self, pod, slug, disk):
+        await pod.ensure(slug)
+        (disk / "loop").symlink_to("loop")
+        assert pod.present() == [slug]
+        with pytest.raises(ModelMissing, match="loop cannot be read from MODELS_DIR"):
+            await pod.ensure("loop")
+
+    async def test_a_download_that_the_disk_ends_is_a_missing_model_and_one_that_the_store_ends_is_none(
+        self, pod, slug, relayed, monkeypatch
+    ):
+        for error, seen in ((OSError(errno.EIO, "Input/output error"), ModelMissing), (TimeoutError(), StorageError)):
+
+            async def fail(*_: object, error: OSError = error) -> None:
+                raise StorageError("downloading failed") from error
+
+            monkeypatch.setattr(relayed, "download", fail)
+            with pytest.raises(seen):
+                await pod.ensure(slug)
+
+
 class TestTwoProcesses:
     async def test_they_fetch_the_same_base_once(self, slug, relay, disk, bucket):
         relay.hold_answers()
@@ -350,5 +380,5 @@ class TestPushing:
 @pytest.mark.skipif(not Path("/sys").is_dir(), reason="needs a folder that not even root may write to")
 async def test_a_disk_that_may_only_be_read_is_the_pods_fault_and_not_the_jobs() -> None:
     """It used to end as an internal error, which is charged to every job that the pod takes."""
-    with pytest.raises(ModelMissing, match="flux-dev is not whole on this pod's disk, which may only be read"):
+    with pytest.raises(ModelMissing, match="flux-dev cannot be read from MODELS_DIR, or not be written there"):
         await BaseModels(Path("/sys/likeness-models"), None, "bucket").ensure("flux-dev")

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from uuid import UUID
 
 import pytest
+import structlog.testing
 
 from tests.app import App
 from tests.processes import WorkerProcess
 from tests.tiny_models import TINY_BASE
 from tests.waiting import wait_until
 from tests.worker.conftest import Fleet, MakeFleet
-from worker.models import UPSCALERS
+from worker.models import UPSCALERS, BaseModels
 from worker.models.push import Push
+from worker.queue import Worker
+from worker.settings import Settings
 from worker.storage import ObjectStore, StoreConfig
 
 LEFT, RIGHT, NOWHERE, LARGE = "tiny-left", "tiny-right", "tiny-nowhere", "tiny-large"
@@ -96,6 +100,36 @@ def test_a_pod_that_takes_no_gpu_job_says_why(
     for worker, why in ((bare, "is on this disk or in the bucket"), (small, "GPU memory")):
         (told,) = worker.events("routes.no_gpu_job")
         assert why in told["why"]
+
+
+async def test_a_models_volume_that_fails_leaves_the_routes_as_they_were(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shared volume that is away for a moment used to end the process, with every job that it ran."""
+    settings = Settings(
+        _env_file=None,
+        database_url=database_url,
+        s3_endpoint_url="http://127.0.0.1:9",
+        s3_region="nowhere",
+        s3_access_key_id="none",
+        s3_secret_access_key="none",
+        models_dir=tmp_path,
+    )
+    worker = Worker(settings)
+
+    def fail(_: BaseModels) -> list[str]:
+        raise OSError(errno.ESTALE, "Stale file handle", str(tmp_path))
+
+    async with worker._database:
+        await worker._refresh_routes()
+        before = dict(worker._routes.slot_of)
+        monkeypatch.setattr(BaseModels, "present", fail)
+        with structlog.testing.capture_logs() as logged:
+            await worker._refresh_routes()
+    assert worker._routes.slot_of == before == {"publish_lora": "light"}
+    assert [(line["event"], "Stale file handle" in line["reason"]) for line in logged] == [
+        ("routes.refresh_failed", True)
+    ]
 
 
 async def push(fleet: Fleet, models_dir: Path) -> None:

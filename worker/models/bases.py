@@ -9,10 +9,11 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
+import structlog
 from pydantic import ValidationError
 
 from worker.errors import InputMissing, InvalidInput, ModelMissing, StorageError
-from worker.models.locks import READ_ONLY, Uses, bringing
+from worker.models.locks import Uses, bringing
 from worker.models.manifest import (
     MANIFEST,
     Manifest,
@@ -26,6 +27,8 @@ from worker.models.manifest import (
 from worker.models.names import PREFIX, UPSCALER_FILE, UPSCALERS, arriving_path, how_to_bring, slug_path
 from worker.models.room import COMING, NoRoom, Room
 from worker.storage import ObjectStore
+
+log = structlog.get_logger()
 
 _DISK_IS_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -43,11 +46,14 @@ class BaseModels:
         """Models whose every byte this process has compared with its checksum."""
 
     def present(self) -> list[str]:
-        """The models on this pod's disk, by what their folders list (contents are checked by `ensure`)."""
+        """The models on this pod's disk, by what their folders list (contents are checked by `ensure`).
+
+        Raises OSError when the disk cannot be read at all.
+        """
         if not self._folder.is_dir():
             return []
         folders = (folder for folder in sorted(self._folder.iterdir()) if not folder.name.startswith("."))
-        return [folder.name for folder in folders if is_whole(folder)]
+        return [folder.name for folder in folders if _is_at_hand(folder)]
 
     async def in_bucket(self) -> list[str]:
         """The models in the model bucket."""
@@ -61,7 +67,8 @@ class BaseModels:
 
         The first time in a process all of it is compared with its checksums; afterwards a file that was changed
         since it was last checked. What is damaged is fetched anew, and for that models that were used long ago are
-        evicted. Raises ModelMissing when the model is nowhere, damaged in the bucket, or does not fit.
+        evicted. Raises ModelMissing when the model is nowhere, damaged in the bucket, does not fit, or this pod's disk
+        fails.
         """
         await self.begin_use(slug, may_evict=may_evict)
         self.end_use(slug)
@@ -70,14 +77,21 @@ class BaseModels:
     async def begin_use(self, slug: str, *, may_evict: bool = True) -> Path:
         """`ensure`, and from now on nobody evicts the model until `end_use`."""
         path = slug_path(self._folder, slug)
-        await self._uses.begin(slug)
         try:
-            if not await self._is_sound(slug, path):
-                await self._bring(slug, path, may_evict)
-            self._checked.add(slug)
-        except BaseException:
-            self._uses.end(slug)
-            raise
+            await self._uses.begin(slug)
+            try:
+                if not await self._is_sound(slug, path):
+                    await self._bring(slug, path, may_evict)
+                self._checked.add(slug)
+            except BaseException:
+                self._uses.end(slug)
+                raise
+        except (OSError, StorageError) as error:
+            failed = _disk_error(error)
+            if failed is None:
+                raise
+            why = f"cannot be read from MODELS_DIR, or not be written there ({failed.strerror})"
+            raise missing(slug, why) from error
         return path
 
     def end_use(self, slug: str) -> None:
@@ -85,17 +99,10 @@ class BaseModels:
         self._uses.end(slug)
 
     async def _bring(self, slug: str, path: Path, may_evict: bool) -> None:
-        try:
-            async with bringing(self._folder, slug):
-                # Another process may have brought it meanwhile.
-                if not await self._is_sound(slug, path):
-                    await self._fetch(slug, path, may_evict)
-        except OSError as error:
-            if error.errno not in READ_ONLY:
-                raise
-            raise missing(
-                slug, f"is not whole on this pod's disk, which may only be read ({error.strerror})"
-            ) from error
+        async with bringing(self._folder, slug):
+            # Another process may have brought it meanwhile.
+            if not await self._is_sound(slug, path):
+                await self._fetch(slug, path, may_evict)
 
     async def _is_sound(self, slug: str, path: Path) -> bool:
         return await asyncio.to_thread(is_sound, path, thorough=slug not in self._checked)
@@ -115,7 +122,8 @@ class BaseModels:
                 await self._fetch_file(slug, name, file, arriving / name, self._store)
             await asyncio.to_thread(finish, arriving, path, manifest)
         except (OSError, StorageError) as error:
-            if _disk_is_full(error):
+            failed = _disk_error(error)
+            if failed is not None and failed.errno in _DISK_IS_FULL:
                 # Kept, it would keep the disk full for everybody.
                 await asyncio.to_thread(shutil.rmtree, arriving, ignore_errors=True)
                 size_gb = manifest.size_bytes / 1e9
@@ -259,10 +267,19 @@ def _remove_others(arriving: Path, manifest: Manifest) -> None:
             left.unlink()
 
 
-def _disk_is_full(error: BaseException | None) -> bool:
-    """Whether an error, or what caused it, is the disk's."""
+def _is_at_hand(folder: Path) -> bool:
+    """`is_whole`, and one that cannot be read, which is none, hides no other."""
+    try:
+        return is_whole(folder)
+    except OSError as error:
+        log.warning("model.unreadable", model=folder.name, reason=error.strerror)
+        return False
+
+
+def _disk_error(error: BaseException | None) -> OSError | None:
+    """The disk's error in what was raised, or in what caused that; None where it is the store's."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno in _DISK_IS_FULL:
-            return True
+        if isinstance(error, OSError) and error.errno is not None:  # a deadline's TimeoutError has no number
+            return error
         error = error.__cause__
-    return False
+    return None

@@ -21,7 +21,7 @@ from pathlib import Path
 LOCK_POLL_S = 0.2
 KEPT_LOADED = 4
 """Models nobody uses at the moment that stay locked: the GPU process keeps two bases and both upscalers loaded."""
-READ_ONLY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+_READ_ONLY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 
 
 class Uses:
@@ -164,7 +164,7 @@ def _open(path: Path) -> int | None:
     try:
         return os.open(_made(path), os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
-        if error.errno in READ_ONLY:
+        if error.errno in _READ_ONLY:
             return None
         raise
 
