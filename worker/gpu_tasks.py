@@ -37,6 +37,8 @@ class PhotoFile(_Message):
     caption: str
     class_caption: str | None = None
     """The caption with anybody in the person's place."""
+    refused: str | None = None
+    """What is wrong with it, where the worker did not fetch it: "too large (…)"."""
 
 
 class LoraSettings(_Message):

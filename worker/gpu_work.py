@@ -87,7 +87,7 @@ def train(task: TrainTask, models: Models) -> Work:
     config = train_lora.LoraConfig(**settings | task.config.model_dump(exclude_none=True))
     training = train_lora.train(
         base,
-        [Photo(photo.path, photo.caption, photo.class_caption) for photo in task.photos],
+        [Photo(photo.path, photo.caption, photo.class_caption, photo.refused) for photo in task.photos],
         config,
         workdir=task.workdir,
         metadata=task.metadata,

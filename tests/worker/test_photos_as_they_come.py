@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
 from uuid import UUID
 
 import numpy as np
@@ -10,12 +12,36 @@ import pytest
 from PIL import Image
 
 from tests.app import small_jpeg
+from tests.s3_relay import S3Relay
 from tests.worker.conftest import Fleet, MakeFleet
+from worker.demo.servers import EmbeddedS3
+
+
+class HugePhotos(S3Relay):
+    """A store where `huge.jpg` has 312 MB, which nobody may ask for."""
+
+    asked = 0
+
+    def pass_on(self, request: BaseHTTPRequestHandler) -> None:
+        if "huge.jpg" not in request.path:
+            super().pass_on(request)
+            return
+        self.asked += request.command == "GET"
+        request.send_response(200)
+        request.send_header("Last-Modified", "Wed, 21 Oct 2015 07:28:00 GMT")
+        request.send_header("Content-Length", "312000000" if request.command == "HEAD" else "0")
+        request.end_headers()
 
 
 @pytest.fixture(scope="module")
-def fleet(make_fleet: MakeFleet) -> Fleet:
-    fleet = make_fleet()
+def store(s3_server: EmbeddedS3) -> Iterator[HugePhotos]:
+    with HugePhotos(s3_server.url()) as store:
+        yield store
+
+
+@pytest.fixture(scope="module")
+def fleet(make_fleet: MakeFleet, store: HugePhotos) -> Fleet:
+    fleet = make_fleet(S3_ENDPOINT_URL=store.url)
     fleet.start()
     return fleet
 
@@ -35,6 +61,7 @@ BAD = {
     "bomb.png": (encoded(Image.new("1", (20_000, 20_000)), "PNG"), "too large (400 megapixels, at most 134)"),
     "cut.jpg": (small_jpeg(2)[:900], "damaged or cut off"),
     "empty.heic": (b"", "empty"),
+    "huge.jpg": (small_jpeg(3), "too large (312 MB, at most 200)"),
     "icon.png": (encoded(Image.new("RGB", (32, 32)), "PNG"), "too small (32 x 32, at least 64 pixels a side)"),
     "lost.jpg": (None, "missing"),
     "page.pdf": (b"%PDF-1.7", "no photo (JPEG, PNG, HEIC, WebP, TIFF or GIF)"),
@@ -60,7 +87,7 @@ def phases(fleet: Fleet, job_id: UUID) -> list[str]:
     return [row["phase"] for row in rows]
 
 
-def test_a_training_goes_on_without_them_and_names_each_with_its_reason(fleet: Fleet) -> None:
+def test_a_training_goes_on_without_them_and_names_each_with_its_reason(fleet: Fleet, store: HugePhotos) -> None:
     subject, keys = person_with(fleet, {**GOOD, **{name: content for name, (content, _) in BAD.items()}})
     job_id = fleet.train(subject_id=subject)
     job = fleet.completed("training", job_id)
@@ -68,20 +95,22 @@ def test_a_training_goes_on_without_them_and_names_each_with_its_reason(fleet: F
         {"path": keys[name], "reason": reason} for name, (_, reason) in BAD.items()
     ]
     assert job["result"]["metrics"]["photos"] == len(GOOD)
+    assert store.asked == 0
     told = next(phase for phase in phases(fleet, job_id) if "cannot be used" in phase)
     assert told.startswith(
-        "6 of 9 photographs cannot be used: bomb.png is too large (400 megapixels, at most 134), cut"
+        "7 of 10 photographs cannot be used: bomb.png is too large (400 megapixels, at most 134), cut"
     )
 
 
 def test_with_two_left_the_job_fails_and_says_which_and_why(fleet: Fleet) -> None:
     good = dict(list(GOOD.items())[:2])
-    subject, _ = person_with(fleet, {**good, "lost.jpg": None, "cut.jpg": BAD["cut.jpg"][0]})
+    bad = {name: BAD[name][0] for name in ("cut.jpg", "huge.jpg", "lost.jpg")}
+    subject, _ = person_with(fleet, {**good, **bad})
     job = fleet.app.wait_for("training", fleet.train(subject_id=subject))
     assert (job["status"], job["error_code"], job["attempt"]) == ("failed", "invalid_input", 1)
     assert job["error"] == (
         "training needs at least 3 photographs that can be used, there are 2: "
-        "cut.jpg is damaged or cut off, lost.jpg is missing"
+        "cut.jpg is damaged or cut off, huge.jpg is too large (312 MB, at most 200), lost.jpg is missing"
     )
 
 

@@ -31,6 +31,8 @@ log = structlog.get_logger()
 
 PARALLEL_DOWNLOADS = 8
 FEWEST_PHOTOS = 3  # as many as worker.photos_error asks for
+MOST_MB_A_PHOTO = 200
+"""More than any camera writes; a film would fill the pod's disk."""
 
 
 async def train(lease: Lease, tools: Tools) -> dict[str, Any]:
@@ -41,7 +43,7 @@ async def train(lease: Lease, tools: Tools) -> dict[str, Any]:
     await lease.begin_phase("fetching the base model")
     base_folder = await tools.models.ensure(base.slug)
     await lease.begin_phase(f"fetching {len(job.photos)} photographs")
-    photos = await _fetch_photos(lease, tools)
+    photos, refused = await _fetch_photos(lease, tools)
     resume_from = await _fetch_checkpoint(lease, tools)
     trigger_word = job.training.trigger_word or (job.subject.trigger_word if job.subject else None) or TRIGGER_WORD
     class_name = job.training.class_name or CLASS_NAME
@@ -49,7 +51,12 @@ async def train(lease: Lease, tools: Tools) -> dict[str, Any]:
     task = TrainTask(
         base=base_folder,
         photos=[
-            PhotoFile(path=path, caption=text, class_caption=name_class(text, trigger_word, class_name))
+            PhotoFile(
+                path=path,
+                caption=text,
+                class_caption=name_class(text, trigger_word, class_name),
+                refused=refused.get(path),
+            )
             for path, text in captions.items()
         ],
         fewest_photos=FEWEST_PHOTOS,
@@ -79,10 +86,11 @@ def _settings(lease: Lease) -> LoraSettings:
     )
 
 
-async def _fetch_photos(lease: Lease, tools: Tools) -> dict[Path, Photo]:
-    """The photographs by their place on disk, where those that storage does not have are missing.
+async def _fetch_photos(lease: Lease, tools: Tools) -> tuple[dict[Path, Photo], dict[Path, str]]:
+    """All photographs by their place on disk, and what is wrong with those that were refused.
 
-    Raises InputMissing when fewer than FEWEST_PHOTOS are there.
+    Nothing lies in the place of one that was refused or that storage does not have. Raises InputMissing when storage
+    has fewer than FEWEST_PHOTOS.
     """
     # The name stays, because it is what an error about the picture says; keys hold nothing a disk minds.
     photos = {
@@ -90,12 +98,17 @@ async def _fetch_photos(lease: Lease, tools: Tools) -> dict[Path, Photo]:
         for index, photo in enumerate(lease.job.photos)
     }
     missing: list[str] = []
+    refused: dict[Path, str] = {}
     limit = asyncio.Semaphore(PARALLEL_DOWNLOADS)
 
     async def fetch(path: Path, photo: Photo) -> None:
         async with limit:
             try:
-                await tools.download(tools.bucket_uploads, photo.path, path)
+                found = await tools.store.head(tools.bucket_uploads, photo.path)
+                if found is not None and found.size > MOST_MB_A_PHOTO * 1e6:
+                    refused[path] = f"too large ({found.size / 1e6:.0f} MB, at most {MOST_MB_A_PHOTO})"
+                else:
+                    await tools.download(tools.bucket_uploads, photo.path, path)
             except InputMissing:
                 missing.append(path.name)
 
@@ -111,7 +124,7 @@ async def _fetch_photos(lease: Lease, tools: Tools) -> dict[Path, Photo]:
             f"training needs at least {FEWEST_PHOTOS} photographs, and of {len(photos)} only "
             f"{len(photos) - len(missing)} are in storage: upload {some(sorted(missing))}, or name others"
         )
-    return photos
+    return photos, refused
 
 
 async def _fetch_checkpoint(lease: Lease, tools: Tools) -> Path | None:

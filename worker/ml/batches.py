@@ -24,6 +24,8 @@ class Photo:
     caption: str
     class_caption: str | None = None
     """The caption with anybody in the person's place; None: never preserved."""
+    refused: str | None = None
+    """What is wrong with it, if that is known before it is read."""
 
     @property
     def captions(self) -> list[str]:
@@ -63,6 +65,8 @@ def encode_photos(base: Base, pictures: Sequence[Photo], resolution: int) -> tup
     samples, unusable = [], []
     for picture in pictures:
         try:
+            if picture.refused is not None:
+                raise UnusablePhoto(picture.path, picture.refused)
             pixels = photos.read_fitted(picture.path, sizes)
         except UnusablePhoto as error:
             unusable.append(error)
