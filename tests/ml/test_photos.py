@@ -179,6 +179,31 @@ def test_sixteen_bits_a_channel_keep_their_tones(tmp_path: Path, extension: str)
     assert (pixels[20, 60].tolist(), pixels[60, 60].tolist()) == ([180] * 3, [99] * 3)
 
 
+def grey_tiff(bits: int, row: bytes, *, photometric: int) -> bytes:
+    """120 x 80 in one strip, as TIFF 6.0 describes greyscale (section 4)."""
+    tags = {256: 120, 257: 80, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: 80, 279: len(row) * 80}
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    strip = row * 80
+    return b"II*\0" + struct.pack("<I", 8 + len(strip)) + strip + struct.pack("<H", len(tags)) + directory + bytes(4)
+
+
+@pytest.mark.parametrize(
+    ("bits", "row", "photometric", "grey"),
+    [
+        (16, struct.pack("<H", 180 << 8) * 120, 1, 180),
+        (16, struct.pack("<H", 180 << 8) * 120, 0, 75),
+        (12, bytes([0xB4, 0x0B, 0x40]) * 60, 1, 180),  # two of 0xB40
+    ],
+    ids=["black is zero", "white is zero", "12 bits"],
+)
+def test_a_grey_scan_is_read_by_what_its_tags_call_white(
+    tmp_path: Path, bits: int, row: bytes, photometric: int, grey: int
+) -> None:
+    path = tmp_path / "scan.tiff"
+    path.write_bytes(grey_tiff(bits, row, photometric=photometric))
+    assert read(path)[40, 60].tolist() == [grey] * 3
+
+
 def test_transparent_parts_are_white_in_every_mode(tmp_path: Path) -> None:
     """A cut-out whose left half is there and whose right half is not."""
     shape = Image.new("L", (120, 80))

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from diffusers.training_utils import generate_aspect_ratio_buckets
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffImageFile
 from pillow_heif import register_heif_opener
 
 from worker.ml.errors import BadInput
@@ -104,13 +105,24 @@ def _check_size(path: Path, file: Image.Image) -> None:
 
 def _mixable(path: Path, photo: Image.Image) -> Image.Image:
     """In a mode that can be resized and converted: L, RGB, CMYK, or RGBA where there are transparent parts."""
-    if photo.mode.startswith("I;16"):  # Pillow would make white of all but the darkest 1/256
-        return Image.fromarray((np.asarray(photo) >> 8).astype(np.uint8))
+    if photo.mode.startswith("I;16"):
+        return _eight_bits(photo)
     if photo.mode in ("I", "F"):
         raise UnusablePhoto(path, "no photo: 32 bits a channel have no white of their own")
     if photo.has_transparency_data:
         return photo.convert("RGBA")
     return photo if photo.mode in ("L", "RGB", "CMYK") else photo.convert("RGB")
+
+
+def _eight_bits(photo: Image.Image) -> Image.Image:
+    """Grey of 16 bits as L. Pillow would make white of all but the darkest 1/256.
+
+    Of a TIFF, Pillow leaves two things to the reader: 12 bits a pixel, and that zero is white.
+    """
+    tags = photo.tag_v2 if isinstance(photo, TiffImageFile) else {}
+    (bits,) = tags.get(BITSPERSAMPLE, (16,))
+    grey = (np.asarray(photo) >> (bits - 8)).astype(np.uint8)
+    return Image.fromarray(255 - grey if tags.get(PHOTOMETRIC_INTERPRETATION) == 0 else grey)
 
 
 def _on_white(photo: Image.Image) -> Image.Image:
