@@ -32,16 +32,21 @@ RUN pip wheel --no-deps --no-build-isolation --no-index --wheel-dir /wheels .
 
 # --- models to bake in: --build-arg BAKE_MODELS="flux-schnell=black-forest-labs/FLUX.1-schnell@COMMIT …"
 # For gated ones: --secret id=hf_token,env=HF_TOKEN. Each file is verified; nothing of the token stays in a layer.
+# The code is a layer before this, so the models come from a cache of the builder: a change of it only copies them.
 FROM dependencies AS models
 COPY --from=code /wheels /wheels
 RUN pip install --no-deps --no-index /wheels/*.whl
 USER 10001
 ARG BAKE_MODELS=""
 RUN --mount=type=secret,id=hf_token,env=HF_TOKEN,uid=10001 \
+    --mount=type=cache,target=/pulled,uid=10001,sharing=locked \
     for model in $BAKE_MODELS; do \
       case "$model" in *=*@*) ;; *) echo "BAKE_MODELS: $model is not SLUG=REPOSITORY@REVISION" >&2; exit 2 ;; esac; \
-      source="${model#*=}"; \
-      MODELS_DIR=/models/bases worker models pull "${source%@*}" --as "${model%%=*}" --revision "${source##*@}" || exit 1; \
+      slug="${model%%=*}"; source="${model#*=}"; \
+      [ -d "/pulled/$source/$slug" ] \
+        || MODELS_DIR="/pulled/$source" worker models pull "${source%@*}" --as "$slug" --revision "${source##*@}" \
+        || exit 1; \
+      cp --archive "/pulled/$source/$slug" /models/bases/ || exit 1; \
     done
 
 # --- the pod: the large layers first, the code last

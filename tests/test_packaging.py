@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import re
 import shutil
 import subprocess
@@ -133,6 +134,34 @@ def test_what_reaches_the_image_is_enough_for_a_wheel(tmp_path: Path) -> None:
     building = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index"]
     subprocess.run([*building, "--wheel-dir", "wheels", "."], cwd=tmp_path, check=True, capture_output=True)
     assert list((tmp_path / "wheels").glob("likeness_worker-*.whl"))
+
+
+def bake(tmp_path: Path, models: str) -> list[str]:
+    """Run the step that bakes models, of a build after a change of the code; what it asks `worker` for."""
+    text = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
+    (step,) = re.findall(r"^RUN (?:--mount=\S+ +)+(for model in .+)$", text, re.MULTILINE)
+    bases, worker, asked = tmp_path / "bases", tmp_path / "bin" / "worker", tmp_path / "asked"
+    shutil.rmtree(bases, ignore_errors=True)
+    for folder in (bases, worker.parent):
+        folder.mkdir(exist_ok=True)
+    worker.write_text(f'#!/bin/sh\necho "$@" >> {asked}\nmkdir -p "$MODELS_DIR/$5"\n')
+    worker.chmod(0o755)
+    asked.write_text("")
+    step = step.replace("/models/bases", str(bases)).replace("/pulled", str(tmp_path / "pulled"))
+    environment = {**os.environ, "PATH": f"{worker.parent}:{os.environ['PATH']}", "BAKE_MODELS": models}
+    subprocess.run(["sh", "-c", step], env=environment, check=True)
+    return asked.read_text().splitlines()
+
+
+def test_a_baked_model_is_pulled_once_for_each_revision_and_not_again_when_the_code_changes(tmp_path: Path) -> None:
+    models = "a=lab/one@v1 b=lab/two@v1"
+    assert bake(tmp_path, models) == [
+        "models pull lab/one --as a --revision v1",
+        "models pull lab/two --as b --revision v1",
+    ]
+    assert bake(tmp_path, models) == []
+    assert sorted(path.name for path in (tmp_path / "bases").iterdir()) == ["a", "b"]
+    assert bake(tmp_path, "a=lab/one@v2 b=lab/two@v1") == ["models pull lab/one --as a --revision v2"]
 
 
 # -- compose and the workflow
