@@ -21,6 +21,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from worker import migrate
+from worker.checks.gpu import DRIVER_FLOOR
 from worker.demo.servers import EmbeddedPostgres
 from worker.settings import Settings, variable
 
@@ -134,6 +135,14 @@ def test_what_reaches_the_image_is_enough_for_a_wheel(tmp_path: Path) -> None:
     building = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index"]
     subprocess.run([*building, "--wheel-dir", "wheels", "."], cwd=tmp_path, check=True, capture_output=True)
     assert list((tmp_path / "wheels").glob("likeness_worker-*.whl"))
+
+
+@pytest.mark.parametrize("page", ["Dockerfile", "docs/deploying.md", "examples/runpod/README.md"])
+def test_wherever_a_pod_is_started_the_driver_it_needs_is_named(page: str) -> None:
+    sections = re.split(r"^## ", (ROOT / page).read_text(), flags=re.MULTILINE)
+    starts = [section for section in sections if re.search("driver|requirements.lock", section, re.IGNORECASE)]
+    assert starts
+    assert all(str(DRIVER_FLOOR) in section for section in starts)
 
 
 def bake(tmp_path: Path, models: str) -> list[str]:
