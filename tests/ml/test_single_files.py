@@ -182,11 +182,15 @@ def test_a_file_that_is_not_what_it_should_be_is_named(
 def test_what_is_refused_leaves_nothing_behind(tiny_models: Path, flux_files: dict[str, Path], tmp_path: Path) -> None:
     base, models = tiny_models / TINY_BASE, tmp_path / "models"
     wrong = {**flux_files, "t5": flux_files["clip"]}
+    unreadable = tmp_path / "unreadable"
+    (unreadable / "tokenizer").mkdir(parents=True)
+    (unreadable / "tokenizer" / "tokenizer.json").symlink_to("/proc/self/mem")
     without_t5 = {name: file for name, file in flux_files.items() if name != "t5"}
     for files, options, expected in (
         (wrong, {"tokenizers": base, "configs": base}, "clip.safetensors is no text_encoder_2 of this family"),
         (without_t5, {"tokenizers": base}, "FLUX is made of --transformer, --vae, --clip and --t5"),
         (flux_files, {}, "--tokenizers DIR is missing: weights hold no tokenizer"),
+        (flux_files, {"tokenizers": unreadable, "configs": base}, "Input/output error"),
     ):
         done = import_model(models, "mine", **files, **options)
         assert (done.returncode, expected in done.stderr, "Traceback" in done.stderr) == (1, True, False)
@@ -214,6 +218,14 @@ class TestUpscalers:
         (tmp_path / "cut.pth").write_bytes(content)
         with pytest.raises(ModelUnreadable, match=r"cut\.pth is no file of weights alone"):
             import_upscaler(tmp_path / "cut.pth", tmp_path / "x4" / "model.safetensors", 4)
+
+    @pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+    def test_a_file_that_the_disk_does_not_give_is_named_with_the_reason(self, tmp_path: Path, suffix: str) -> None:
+        given = tmp_path / f"RealESRGAN.{suffix}"
+        given.symlink_to("/proc/self/mem")  # its beginning cannot be read, not even by root
+        done = import_model(tmp_path / "models", "real-esrgan-x4", upscaler=given)
+        assert (done.returncode, "Traceback" in done.stderr, "MODELS_DIR" in done.stderr) == (1, False, False)
+        assert f"{given.name} cannot be copied (Input/output error)" in done.stderr
 
     def test_a_pickle_that_would_run_something_is_refused_and_runs_nothing(self, tmp_path: Path) -> None:
         class Evil:

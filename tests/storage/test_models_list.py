@@ -82,6 +82,12 @@ def test_a_disk_that_may_only_be_read_says_nothing_against_what_is_in_the_bucket
     assert " - whole 0123456789ab " in row(table, "tiny-flux")
 
 
+def test_a_disk_that_fails_is_named_with_what_it_says(disk: Path) -> None:
+    (disk / "by-hand" / "manifest.json").symlink_to("/proc/self/mem")  # its beginning cannot be read
+    code, _, said = run(disk, "list", DATABASE_URL="", S3_ENDPOINT_URL="")
+    assert (code, f"{disk}: Input/output error" in said) == (1, True)
+
+
 class ManifestsRefused(S3Relay):
     """A store that lists its objects and does not give the manifests away, as keys of too few rights have it."""
 

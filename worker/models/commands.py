@@ -24,7 +24,7 @@ from worker.storage import ObjectStore
 def pull(settings: Settings, repo: str, slug: str, revision: str | None) -> None:
     """Bring a base from a hub to MODELS_DIR. Raises CommandRefused."""
     token = settings.hf_token.get_secret_value() if settings.hf_token else None
-    with _refusals():
+    with _refusals(settings.models_dir):
         pulling = Pull(settings.models_dir, slug, repo, revision, token)
         with pulling.alone():
             repository = pulling.look_up()
@@ -38,7 +38,7 @@ def pull(settings: Settings, repo: str, slug: str, revision: str | None) -> None
 
 def push(settings: Settings, slug: str) -> None:
     """Share a model through the bucket. Raises CommandRefused."""
-    with _refusals():
+    with _refusals(settings.models_dir):
         pushed = asyncio.run(_push(settings, slug))
     already = pushed.size_bytes - pushed.sent_bytes
     typer.echo(
@@ -51,7 +51,7 @@ def import_(
     settings: Settings, slug: str, files: Mapping[str, Path], tokenizers: Path | None, configs: Path | None
 ) -> None:
     """Make a model of single files in MODELS_DIR. Raises CommandRefused."""
-    with _refusals():
+    with _refusals(settings.models_dir):
         manifest = import_files(settings.models_dir, slug, files, tokenizers, configs)
     typer.echo(f"{slug} is in {settings.models_dir}: {len(manifest.files)} files, {manifest.size_bytes / 1e9:.2f} GB.")
     typer.echo(f"Single files do not name their licence: find out. `worker models push {slug}` shares it.")
@@ -60,7 +60,7 @@ def import_(
 def list_(settings: Settings, *, thorough: bool) -> None:
     """Print the table. Raises CommandRefused at the end when a model is damaged."""
     shown = console()
-    with _refusals():
+    with _refusals(settings.models_dir):
         overview = look(settings, thorough=thorough)
     table(shown, f"Models in {settings.models_dir} and {settings.bucket_models}", COLUMNS, overview.rows, "none")
     for note in overview.notes:
@@ -105,14 +105,16 @@ def _progress(title: str, size_bytes: int) -> Iterator[Bar]:
 
 
 @contextmanager
-def _refusals() -> Iterator[None]:
-    """What ends a job elsewhere ends a command here, and so does a folder that this user may not write to."""
+def _refusals(models_dir: Path) -> Iterator[None]:
+    """What ends a job elsewhere ends a command here, and so does a disk that fails or may not be written."""
     try:
         yield
     except WorkerError as error:
         raise CommandRefused(error.message) from error
-    except (PermissionError, NotADirectoryError, FileExistsError) as error:
-        raise CommandRefused(f"{error.filename}: {error.strerror}; set MODELS_DIR to a folder of your own") from error
+    except OSError as error:
+        not_ours = isinstance(error, PermissionError | NotADirectoryError | FileExistsError)
+        cure = "; set MODELS_DIR to a folder of your own" if not_ours else ""
+        raise CommandRefused(f"{error.filename or models_dir}: {error.strerror}{cure}") from error
 
 
 def _licence(name: str | None, link: str | None) -> str:

@@ -1,6 +1,6 @@
 """One import, as `worker models import` asks for it: a JSON object on standard input, lines for a person on output.
 
-Exit code 3: a file is not what it should be; the last line on standard error says which.
+Exit code 3: a file is not what it should be, or the disk fails; the last line on standard error says which.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def main() -> None:
         configs = Path(asked["configs"]) if asked["configs"] else None
         convert = import_sd15 if "checkpoint" in files else import_flux
         convert(target, files, tokenizers, configs, _say)
-    except ModelUnreadable as error:
+    except (ModelUnreadable, OSError) as error:
         sys.exit(_refuse(error))
 
 
@@ -42,7 +42,7 @@ def _say(line: str) -> None:
     sys.stdout.flush()
 
 
-def _refuse(error: ModelUnreadable) -> int:
+def _refuse(error: Exception) -> int:
     sys.stderr.write(f"{error}\n")
     return REFUSED
 

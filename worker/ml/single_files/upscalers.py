@@ -18,10 +18,13 @@ def import_upscaler(file: Path, target: Path, scale: int) -> None:
     Raises ModelUnreadable: damaged, a pickle that holds more than tensors, or no upscaler by that scale.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    if file.suffix == ".safetensors":
-        shutil.copyfile(file, target)
-    else:
-        save_file(_read_pickle(file), target)
+    try:
+        if file.suffix == ".safetensors":
+            shutil.copyfile(file, target)
+        else:
+            save_file(_read_pickle(file), target)
+    except OSError as error:
+        raise ModelUnreadable(f"{file.name} cannot be copied ({error.strerror})") from error
     upscaler = upscale.load(target, "cpu")
     if upscaler.scale != scale:
         raise ModelUnreadable(f"{file.name} enlarges by {upscaler.scale}, not by {scale}")
@@ -30,6 +33,8 @@ def import_upscaler(file: Path, target: Path, scale: int) -> None:
 def _read_pickle(file: Path) -> dict[str, torch.Tensor]:
     try:
         held = torch.load(file, map_location="cpu", weights_only=True)
+    except OSError:  # the disk's fault
+        raise
     except Exception as error:  # whatever a damaged pickle makes of torch: KeyError, IndexError, UnicodeDecodeError …
         raise ModelUnreadable(f"{file.name} is no file of weights alone, and nothing else is loaded") from error
     for name in ("params_ema", "params"):  # as the official training code saves them
