@@ -121,10 +121,7 @@ def _artefacts(connection: Connection, job: dict[str, Any], settings: Settings) 
     ).fetchall()
     keys = [(item["bucket"], item["key"]) for item in objects]
     sizes = asyncio.run(_sizes(settings, keys)) if keys else {}
-    return [
-        (item["bucket"], item["key"], item["state"], sizes.get((item["bucket"], item["key"]), "not known"))
-        for item in objects
-    ]
+    return [(item["bucket"], item["key"], item["state"], sizes.get((item["bucket"], item["key"]))) for item in objects]
 
 
 async def _sizes(settings: Settings, keys: list[tuple[str, str]]) -> dict[tuple[str, str], object]:

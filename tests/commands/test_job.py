@@ -65,7 +65,12 @@ def told(
     def tell(given: object) -> str:
         out = io.StringIO()
         with connect(db.url) as connection:
-            print_job(connection, str(given), Settings.load(), Console(file=out, width=240, markup=False, emoji=False))
+            print_job(
+                connection,
+                str(given),
+                Settings.load(storage=False),
+                Console(file=out, width=240, markup=False, emoji=False),
+            )
         return out.getvalue()
 
     return tell
@@ -111,6 +116,20 @@ def test_a_job_is_told_from_its_request_to_its_artefacts(
     assert lines[-1] == "Next: nothing: its result is published"
     assert NAME not in text
     assert "X-Amz" not in text
+
+
+def test_without_a_store_artefacts_are_told_and_their_sizes_are_left_out(
+    db: AppTables,
+    pods: Callable[[str], Pod],
+    told: Callable[[object], str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    job_id = a_drawing(db)
+    attempt = pods("pod-1").run("generation", job_id)
+    assert attempt.publish() == "ok"
+    monkeypatch.delenv("S3_ENDPOINT_URL")
+    (artefact,) = (line for line in told(job_id).splitlines() if attempt.key("0.png") in line and "uploads" in line)
+    assert artefact.split()[-1] == "published"
 
 
 def test_a_failure_is_told_with_its_meaning_and_its_cure(db: AppTables, told: Callable[[object], str]) -> None:
