@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,9 @@ from PIL import Image
 
 from worker.demo.report import contact_sheet, loss_curve
 
+ODD_TAGS = b"Exif\0\0MM\0*" + struct.pack(">IH", 8, 2) + struct.pack(">HHIHH", 0x0112, 3, 1, 6, 0)
+ODD_TAGS += struct.pack(">HHI4s", 0x011A, 2, 4, b"odd\0") + struct.pack(">I", 0)
+"""An orientation beside a resolution in letters, which is a TypeError in Pillow."""
 RED, GREEN, BLUE = (220, 20, 20), (20, 220, 20), (20, 20, 220)
 
 
@@ -86,3 +90,9 @@ def test_held_out_losses_are_lines_in_the_curve(tmp_path: Path) -> None:
 def test_a_curve_without_steps_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="step"):
         loss_curve([], tmp_path / "loss.png", {})
+
+
+def test_a_photo_whose_tags_cannot_be_read_is_shown_all_the_same(tmp_path: Path) -> None:
+    Image.new("RGB", (90, 120), RED).save(tmp_path / "odd.jpg", exif=ODD_TAGS)
+    contact_sheet([("photos", [tmp_path / "odd.jpg"])], tmp_path / "sheet.png")
+    assert (np.abs(colours(tmp_path / "sheet.png") - RED).max(axis=2) < 40).any()

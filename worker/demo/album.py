@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import struct
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
-from pillow_heif import register_heif_opener
 
 from worker.demo.person import Person
 from worker.demo.portrait import write_photos
-
-register_heif_opener()
+from worker.photo_files import DAMAGED
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".heic", ".heif", ".webp")
 FORMATS = ("JPEG", "PNG", "HEIF", "WEBP")
-BROKEN = (OSError, SyntaxError, ValueError, RuntimeError, EOFError, struct.error, Image.DecompressionBombError)
-"""What Pillow and libheif raise for files that are damaged, or no pictures, or absurdly large."""
 FEWEST, MOST = 6, 40
 DRAWN = 15
 HOLD_OUT_EVERY = 4
@@ -85,5 +80,5 @@ def _check(path: Path) -> None:
         with warnings.catch_warnings(), Image.open(path, formats=FORMATS) as picture:
             warnings.simplefilter("ignore")  # a photograph of 100 megapixels is no attack
             picture.load()
-    except BROKEN as error:
+    except (*DAMAGED, Image.DecompressionBombError) as error:
         raise PhotosUnusable(f"{path} is not a picture that can be read: remove it, or save it again") from error

@@ -13,6 +13,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from worker.photo_files import turn_upright
+
 CELL = 256
 GAP = 12
 MARGIN = 32
@@ -71,7 +73,8 @@ def _thumbnail(path: Path) -> Image.Image:
     """RGB, upright, fitting a cell; smaller pictures are enlarged."""
     with Image.open(path) as picture:
         picture.draft("RGB", (2 * CELL, 2 * CELL))  # a JPEG is decoded at no more than it needs
-        upright = ImageOps.exif_transpose(picture).convert("RGB")
+        turn_upright(picture)
+        upright = picture.convert("RGB")
     return ImageOps.contain(upright, (CELL, CELL), Image.Resampling.LANCZOS)
 
 

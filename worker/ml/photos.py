@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,23 +13,16 @@ import numpy.typing as npt
 from diffusers.training_utils import generate_aspect_ratio_buckets
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffImageFile
-from pillow_heif import register_heif_opener
 
 from worker.ml.errors import BadInput
+from worker.photo_files import DAMAGED, turn_upright
 
-register_heif_opener()
 Image.MAX_IMAGE_PIXELS = None  # `_check_size` has limits of its own, which a phone's 200 megapixels pass
 
 _FORMATS = ("JPEG", "PNG", "HEIF", "WEBP", "TIFF", "GIF")  # least of all what starts another program (EPS)
 _FEWEST_PX = 64  # a side; nobody can be recognised on less
 _MOST_PIXELS = 2**27  # half a GiB unpacked, and the same again while colours are converted
 _MOST_JPEG_PIXELS = 2**28  # decoded at a fraction of its size, but a progressive one keeps all of its coefficients
-
-_DAMAGED = (
-    *(OSError, SyntaxError, ValueError, RuntimeError, EOFError, struct.error),
-    *(TypeError, AttributeError, LookupError, ArithmeticError),  # tags of a type or a number that nobody expected
-)
-"""What Pillow and libheif raise for files that are damaged."""
 
 
 class UnusablePhoto(BadInput):
@@ -61,8 +53,7 @@ def read_fitted(path: Path, sizes: Sequence[tuple[int, int]]) -> npt.NDArray[np.
         enough = 2 * max(max(size) for size in sizes)
         file.draft(None, (enough, enough))
         file.load()
-        with suppress(*_DAMAGED):  # EXIF that cannot be read says nothing about the picture
-            ImageOps.exif_transpose(file, in_place=True)
+        turn_upright(file)
         profile = file.info.get("icc_profile")
         photo = _mixable(path, file)
         ratio = photo.height / photo.width
@@ -89,7 +80,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     except UnidentifiedImageError as error:
         empty = path.stat().st_size == 0
         raise UnusablePhoto(path, "empty" if empty else "no photo (JPEG, PNG, HEIC, WebP, TIFF or GIF)") from error
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise UnusablePhoto(path, "damaged or cut off") from error
 
 
