@@ -241,7 +241,9 @@ class TestAVolumeThatFails:
     async def test_a_download_that_the_disk_ends_is_a_missing_model_and_one_that_the_store_ends_is_none(
         self, pod, slug, relayed, monkeypatch
     ):
-        for error, seen in ((OSError(errno.EIO, "Input/output error"), ModelMissing), (TimeoutError(), StorageError)):
+        reset = ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+        broken = OSError(errno.EIO, "Input/output error")
+        for error, seen in ((broken, ModelMissing), (TimeoutError(), StorageError), (reset, StorageError)):
 
             async def fail(*_: object, error: OSError = error) -> None:
                 raise StorageError("downloading failed") from error

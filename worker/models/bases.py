@@ -279,7 +279,8 @@ def _is_at_hand(folder: Path) -> bool:
 def _disk_error(error: BaseException | None) -> OSError | None:
     """The disk's error in what was raised, or in what caused that; None where it is the store's."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno is not None:  # a deadline's TimeoutError has no number
+        # A deadline's TimeoutError has no number; a connection's errors have one, and are the store's.
+        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
             return error
         error = error.__cause__
     return None
