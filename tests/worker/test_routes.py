@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from uuid import UUID
@@ -87,7 +88,8 @@ def test_a_model_that_is_pushed_while_pods_run_is_noticed(fleet: Fleet, tiny_mod
     why = f"no live pod has {NOWHERE}, nor has the bucket: worker models push {NOWHERE}"
     phase = f"waiting: no live pod can take this: {why}"
     wait_until(lambda: fleet.app.job("generation", job)["phase"] == phase, "the job to say why it waits")
-    asyncio.run(push(fleet, disk_with(tiny_models, tmp_path / "pusher", NOWHERE)))
+    shutil.copytree(tiny_models / TINY_BASE, tmp_path / NOWHERE)  # no link: a push writes a manifest beside the files
+    asyncio.run(push(fleet, tmp_path))
     fleet.completed("generation", job)
     assert fleet.app.one("select count(*) from worker.stranded_jobs where id = %s", job) == 0
 
