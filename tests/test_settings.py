@@ -190,9 +190,9 @@ class TestRefusals:
             ("DATABASE_URL", "mysql://u:pass-marker@h/db", "is no Postgres address"),
             ("DATABASE_URL", "postgresql+asyncpg://u:pass-marker@h/db", "is no Postgres address"),
             ("DATABASE_URL", "postgresql://postgres:[YOUR-PASSWORD]@h/db", "cannot be read as an address"),
-            ("DATABASE_URL", f"postgresql://u:pass-marker@{'h' * 64}.com/db", "cannot be read as an address"),
+            ("DATABASE_URL", f"postgresql://u:pass-marker@{'h' * 64}.com/db", "names a host that cannot exist"),
             ("DATABASE_LISTEN_URL", "h:5432", "is no Postgres address"),
-            ("S3_ENDPOINT_URL", "http://h..com", "cannot be read as an address"),
+            ("S3_ENDPOINT_URL", "http://h..com", "names a host that cannot exist"),
             ("S3_ENDPOINT_URL", "127.0.0.1:9000", "is no http or https address"),
             ("S3_ENDPOINT_URL", "http://id:secret-marker@h", "must hold no credentials"),
             ("SUPABASE_URL", "abcdefgh.supabase.co", "is no http or https address"),
@@ -233,6 +233,10 @@ class TestRefusals:
             "postgresql:///db?host=/tmp/socket",
             "postgresql://u@[::1]:5432/db",
             "postgresql://u:a:b&c=d+e,f;g!$*(h)@h/db",
+            "postgresql://u@%2Fcloudsql%2Fa-project-with-a-long-name-in-a-region%3Aeurope-central2%3Adatabase/db",
+            f"postgresql://u:p@{'a' * 40},{'b' * 40}/db",
+            "postgresql://u:p@h/db?sslrootcert=/etc/ca@prod.crt",
+            "postgresql:///db?host=h&user=u@tenant",
         ],
     )
     def test_what_libpq_reads_is_taken(self, monkeypatch, address):

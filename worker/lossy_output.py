@@ -1,10 +1,12 @@
-"""Output that nobody may be reading any more: `worker run | head`, a log on a full disk."""
+"""Output that may have nowhere to go: `worker run | head`, a log on a full disk, a service without stdout."""
 
 from __future__ import annotations
 
 import io
+import os
 import sys
 from contextlib import suppress
+from typing import TextIO
 
 
 class LossyStream(io.TextIOWrapper):
@@ -22,8 +24,11 @@ class LossyStream(io.TextIOWrapper):
 
 
 def lose_what_cannot_be_written() -> None:
-    """From here on, for this process's stdout and stderr."""
-    sys.stdout, sys.stderr = (
-        LossyStream(stream.buffer, stream.encoding, "backslashreplace", line_buffering=True)
-        for stream in (sys.stdout, sys.stderr)
-    )
+    """From here on, for this process's stdout and stderr. Only a reader that lives and does not read makes it wait."""
+    sys.stdout, sys.stderr = map(_lossy, (sys.stdout, sys.stderr))
+
+
+def _lossy(stream: TextIO | None) -> LossyStream:
+    if stream is None:  # closed when the process began
+        return LossyStream(open(os.devnull, "wb"), "utf-8")
+    return LossyStream(stream.buffer, stream.encoding, "backslashreplace", line_buffering=True)

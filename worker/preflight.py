@@ -52,7 +52,7 @@ async def _warn_an_owner(database: Database) -> None:
 
 def check_models_dir(settings: Settings) -> None:
     """MODELS_DIR takes files, or is there: a volume that may only be read serves the models that lie on it."""
-    if not (settings.models_dir.is_dir() and os.access(settings.models_dir, os.R_OK | os.X_OK)):
+    if not (os.path.isdir(settings.models_dir) and os.access(settings.models_dir, os.R_OK | os.X_OK)):
         check_folder("MODELS_DIR", settings.models_dir)
 
 
@@ -61,14 +61,15 @@ def check_folder(variable: str, folder: Path) -> Path:
 
     Tried, because rights do not tell: nobody makes a folder in /proc, or on a disk without room.
     """
-    place = folder
+    # A link that leads nowhere counts as there. With os.path: Path.exists raises where a folder may not be searched.
+    place = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     try:
-        place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
         os.rmdir(tempfile.mkdtemp(dir=place))
     except OSError as error:
         raise SettingsError(
             f"{variable}={folder} cannot be written by this user (id {os.getuid()}): {place}: {error.strerror}",
-            f"set {variable} to a folder that takes files, or give this one to the user: chown {os.getuid()} {place}",
+            f"set {variable} to a folder that takes files, or make this one for the user: "
+            f"mkdir -p {folder} && chown {os.getuid()} {folder}",
         ) from error
     return place
 

@@ -272,6 +272,7 @@ class Settings(BaseSettings):
         parts = _split(value)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("is no http or https address")
+        _check_host(parts.hostname)
         if parts.username or parts.password or parts.query:
             raise ValueError("must hold no credentials and no query")
         return value.rstrip("/")
@@ -372,35 +373,46 @@ def _check_postgres_url(value: str) -> None:
         raise ValueError("is no Postgres address, which starts with postgresql://")
     if "[YOUR-PASSWORD]" in value:
         raise ValueError("still holds the placeholder for the password")
-    if not _is_read_as_meant(value, parts):
+    read = _read_as_meant(value, parts)
+    if read is None:
         raise ValueError(
             "cannot be read: characters like % @ : / # in a password must be percent-encoded, "
             "and only options of libpq may follow the ?"
         )
+    for host in str(read.get("host") or "").split(","):
+        if not host.startswith(("/", "@")):  # folders of sockets
+            _check_host(host)
 
 
-def _is_read_as_meant(value: str, parts: SplitResult) -> bool:
-    """Whether libpq can read an address, and takes no part of a password for a host, a port or a database."""
+def _read_as_meant(value: str, parts: SplitResult) -> dict[str, Any] | None:
+    """An address as libpq reads it; None where it cannot, or takes part of a password for something else."""
     from psycopg import ProgrammingError  # here: most that reads settings for no database needs no libpq
     from psycopg.conninfo import conninfo_to_dict
 
-    # It ends the password at the first @ or /, and its errors tell what it found behind.
-    if value.count("@") > ("@" in parts.netloc):
-        return False
+    # It ends the password at the first @ or /, and its errors tell what it found behind. After a ? that ends an address
+    # with its host, options may hold an @.
+    credentials_end = "@" in parts.netloc
+    before_options = value.partition("?")[0] if credentials_end or not parts.netloc else value
+    if before_options.count("@") > credentials_end:
+        return None
     try:
         # Several hosts are for libpq alone to read.
         _ = "," in parts.netloc or parts.port
-        conninfo_to_dict(value)
+        return conninfo_to_dict(value)
     except (ValueError, ProgrammingError):
-        return False
-    return True
+        return None
+
+
+def _check_host(host: str) -> None:
+    try:
+        host.encode("idna")  # as a resolver will: no label is empty or has more than 63 letters
+    except UnicodeError:
+        raise ValueError("names a host that cannot exist") from None
 
 
 def _split(value: str) -> SplitResult:
     try:
-        parts = urlsplit(value)
-        (parts.hostname or "").encode("idna")  # as a resolver will: no label is empty or has more than 63 letters
-        return parts
+        return urlsplit(value)
     except ValueError:
         # Not `from error`: its text repeats the address, password and all.
         raise ValueError("cannot be read as an address") from None

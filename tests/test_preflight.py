@@ -1,0 +1,47 @@
+"""What `worker run` and `worker doctor` ask of a pod's folders, as a user who may not do everything."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from worker.errors import SettingsError
+from worker.preflight import check_folder, check_models_dir
+from worker.settings import Settings
+
+
+@pytest.fixture
+def private(tmp_path: Path) -> Iterator[Path]:
+    """A folder that this process may not search. Root may do everything, so it becomes nobody for a while."""
+    folder = tmp_path / "private"
+    folder.mkdir()
+    folder.chmod(0)
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    yield folder
+    os.seteuid(user)
+    folder.chmod(0o700)
+
+
+def test_a_folder_below_one_that_may_not_be_searched_is_refused_with_the_cure(private: Path) -> None:
+    folder = private / "models"
+    settings = Settings.model_construct(models_dir=folder)
+    for check in (lambda: check_models_dir(settings), lambda: check_folder("MODELS_DIR", folder)):
+        with pytest.raises(SettingsError, match=rf"MODELS_DIR={folder} cannot be written by this user") as refused:
+            check()
+        assert f"mkdir -p {folder} && chown" in refused.value.cure
+
+
+def test_a_link_that_leads_nowhere_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "work").symlink_to(tmp_path / "unplugged")
+    with pytest.raises(SettingsError, match=r"WORK_DIR=.* cannot be written"):
+        check_folder("WORK_DIR", tmp_path / "work")
+
+
+def test_a_folder_that_is_yet_to_be_made_is_tried_where_it_will_be(tmp_path: Path) -> None:
+    assert check_folder("WORK_DIR", tmp_path / "a" / "b") == tmp_path
+    assert list(tmp_path.iterdir()) == []
