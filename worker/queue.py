@@ -46,6 +46,8 @@ ROUTES_REFRESH_S = 20.0
 """How long a pod takes to notice a model that was put on its disk or into the bucket."""
 TOUCH_S = 5.0
 LEAVE_WITHIN_S = 2.0
+STOP_WITHOUT_DATABASE_S = 20.0
+"""Since the last heartbeat that was answered. What stops a pod waits longer: `--stop-timeout 30`."""
 FORGET_AFTER_S = 45.0
 """A heartbeat tells whose consent ended in the last minute; after a longer silence, everybody's cache goes."""
 WARM_EVERY_S = 15.0
@@ -143,11 +145,17 @@ class Worker:
             # No claim may begin behind the back of what follows; one whose reply is cut off here goes back at leaving.
             await _cancel(taking)
             self._attempts.shut_down()
-            await _until(_first_of(self._abort.wait(), self._attempts.drain()), living)
+            await _until(_first_of(self._abort.wait(), self._attempts.drain(), self._database_gone()), living)
         finally:
             self._attempts.cancel_all()
             await _cancel(taking + living)
             await self._attempts.drain()
+
+    async def _database_gone(self) -> None:
+        """Until nobody can be told what the attempts come to. Whoever reaps this pod gives their jobs to others."""
+        while (left_s := self._answered_at + STOP_WITHOUT_DATABASE_S - time.monotonic()) > 0:  # noqa: ASYNC110
+            await asyncio.sleep(left_s)  # an answer meanwhile only makes it longer
+        log.warning("worker.stopping_without_database", running=len(self._attempts.leases))
 
     # -- claiming
 

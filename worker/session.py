@@ -26,6 +26,9 @@ IDLE_PROBE_S = 30.0
 """A listening connection that a middle box cut says nothing: ask it something now and then."""
 NO_LISTEN_CURE = "set DATABASE_LISTEN_URL to a direct or session-mode address (on Supabase port 5432)"
 BACKOFF_S = (0.0, 0.1, 0.2, 0.4, 0.8, 1.0)
+TOLD_EVERY = 60
+"""Failures, of which there is then one a second: a long outage is told once a minute."""
+TELL_WITHIN_S = 5.0
 
 
 async def listen_works(connection: psycopg.AsyncConnection, database: Database) -> bool:
@@ -76,7 +79,8 @@ class Session:
                 if not is_transient(error):
                     raise
                 reason = str(error).strip().splitlines() or [type(error).__name__]
-                log.warning("session.lost", reason=reason[0], failures=failures)
+                if failures < len(BACKOFF_S) or failures % TOLD_EVERY == 0:
+                    log.warning("session.lost", reason=reason[0], failures=failures)
                 if password_refused(error) and not told:
                     told = True
                     log.error(
@@ -86,7 +90,8 @@ class Session:
                     )
             was_up, self.has_lock, self.listening = self.has_lock or self.listening, False, False
             if was_up:
-                await self.on_state()
+                with suppress(TimeoutError):  # where the database is gone; the next session tells its own state
+                    await asyncio.wait_for(self.on_state(), TELL_WITHIN_S)
             await self._know_first_time()
             await asyncio.sleep(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
             failures += 1

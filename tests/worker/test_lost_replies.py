@@ -145,6 +145,20 @@ def test_a_training_survives_the_loss_of_every_connection(fleet: Fleet, proxy: P
     assert_done_once(fleet, job_id, "training")
 
 
+def test_sigterm_ends_a_worker_whose_database_is_gone_while_it_trains(make_fleet: MakeFleet, tmp_path: Path) -> None:
+    """It cannot give the job back, and does not wait for ever to."""
+    with EmbeddedPostgres(tmp_path / "postgres", fast=True) as server:
+        migrate.install_stand_ins(server.url())
+        migrate.migrate(server.url())
+        fleet = make_fleet(server.url())
+        (worker,) = fleet.ready(1)
+        fleet.wait_for_phase("training", fleet.train(steps=10_000), "training")
+        fleet.app.database.close()
+    assert worker.terminate(timeout_s=60) == 0
+    assert worker.events("worker.stopping_without_database")
+    assert worker.gpu_pids() == []
+
+
 def test_a_training_survives_a_restart_of_postgres(make_fleet: MakeFleet, tmp_path: Path) -> None:
     with EmbeddedPostgres(tmp_path / "postgres", fast=True) as server:
         migrate.install_stand_ins(server.url())
