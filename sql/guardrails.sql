@@ -116,8 +116,9 @@ begin
   select * into v_folding from worker.prompt_folding;
   v_text := regexp_replace(p_reading, p_edge || '(?:' || v_folding.larger_numbers || ')' || p_edge, '', 'g');
   v_text := regexp_replace(v_text, '(?<![0-9])' || p_edge || '(?:' || v_folding.numbers || ')' || p_edge || '(?![0-9])', 'N', 'g');
+  -- Spelled words have lost their punctuation, where what is innocent ends.
   return v_text ~ (p_edge || '(?:' || v_folding.ages || ')' || p_edge)
-    and regexp_replace(v_text, p_edge || '(?:' || v_folding.innocent_ages || ')' || p_edge, '', 'g') ~ (p_edge || '(?:' || v_folding.ages || ')' || p_edge);
+    and (p_edge = '' or regexp_replace(v_text, p_edge || '(?:' || v_folding.innocent_ages || ')' || p_edge, '', 'g') ~ (p_edge || '(?:' || v_folding.ages || ')' || p_edge));
 end $$;
 comment on function worker.finds_age is 'Whether the age patterns are found between two edges: of words, or anywhere.';
 
@@ -129,21 +130,20 @@ language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_folding worker.prompt_folding;
-  v_text text := regexp_replace(p_folded, '[ ,]+', ' ', 'g');
-  v_as_numbers text := replace(regexp_replace(v_text, '([0-9])(?=[a-z])', '\1 ', 'g'), 'l', 'i');
+  v_as_numbers text := replace(regexp_replace(p_folded, '([0-9])(?=[a-z])', '\1 ', 'g'), 'l', 'i');
   v_as_letters text;
   v_spelled text;
 begin
   select * into v_folding from worker.prompt_folding;
   select string_agg(
-    case when word ~ '^[0-9]+$' then word
-      else translate(word, v_folding.signs || v_folding.i_or_l || 'l', v_folding.sign_letters || repeat('i', length(v_folding.i_or_l) + 1))
-    end, ' ' order by place)
+    case when part[1] ~ '^[0-9]+$' then part[1]
+      else translate(part[1], v_folding.signs || v_folding.i_or_l || 'l', v_folding.sign_letters || repeat('i', length(v_folding.i_or_l) + 1))
+    end || part[2], '' order by place)
   into v_as_letters
-  from regexp_split_to_table(regexp_replace(v_text, '(?<![^ ])([1-9][0-9]?)(?=[ymwdl])', '\1 ', 'g'), ' ') with ordinality as words (word, place);
+  from regexp_matches(regexp_replace(p_folded, '(?<![^ ,])([1-9][0-9]?)(?=[ymwdl])', '\1 ', 'g'), '([^ ,]+)([ ,]*)', 'g') with ordinality as words (part, place);
   select replace(string_agg(replace(run[1], ' ', ''), ' ' order by place), 'l', 'i')
   into v_spelled
-  from regexp_matches(v_text, '(?<![^ ])(?:[^ ]+ )?(?:[0-9] ){0,2}(?:[^ 0-9] ){2,}[^ ]*', 'g') with ordinality as runs (run, place);
+  from regexp_matches(regexp_replace(p_folded, '[ ,]+', ' ', 'g'), '(?<![^ ])(?:[^ ]+ )?(?:[0-9] ){0,2}(?:[^ 0-9] ){2,}[^ ]*', 'g') with ordinality as runs (run, place);
   return worker.finds_age(v_as_numbers, '\y')
     or (v_as_letters <> v_as_numbers and worker.finds_age(v_as_letters, '\y'))
     or (v_spelled is not null and worker.finds_age(v_spelled, ''));

@@ -221,7 +221,7 @@ class AgePatterns:
     """Regular expressions over `age_readings` without word boundaries, in what Python and Postgres have in common."""
 
     larger_numbers: str
-    """Those that end in a small one, "twenty one", and those that only count."""
+    """In words, those that end in a small one, "twenty one"; and those that only count."""
     numbers: str
     """Below 18; each is written N from then on."""
     innocent: str
@@ -234,20 +234,27 @@ class AgePatterns:
 def age_patterns() -> AgePatterns:
     """The data file's, one regular expression each."""
     ages = data()["ages"]
+    units, teens = "|".join(ages["units"]), "|".join(ages["teens"])
+    tens, hundreds = "|".join(ages["tens"]), "|".join(ages["hundreds"])
     # The longest first: "fourteen" is no "four" where no word ends.
-    numbers = "|".join(sorted(ages["numbers"], key=len, reverse=True))
-    larger = "|".join([f"(?:{'|'.join(ages['tens'])}) (?:{numbers})", *ages["counted"]])
-    things = "|".join(ages["things"])
-    innocent, patterns = ("|".join(ages[name]).replace("THING", things) for name in ("innocent", "patterns"))
-    return AgePatterns(*map(_as_read, (larger, numbers, innocent, patterns)))
+    numbers = "|".join(sorted([*ages["units"], *ages["teens"], *ages["digits"]], key=len, reverse=True))
+    larger = "|".join([f"(?:{tens}) (?:{units})", f"(?:{hundreds}) (?:{units}|{teens})", *ages["counted"]])
+    return AgePatterns(
+        larger_numbers=_as_read(larger, " ?"),
+        numbers=_as_read(numbers, " ?"),
+        innocent=_as_read("|".join(ages["innocent"]), " ?"),
+        ages=_as_read("|".join(ages["patterns"]), ",? ?"),
+    )
 
 
-def _as_read(pattern: str) -> str:
-    """A regular expression over folded text, from one written as people write."""
+def _as_read(pattern: str, space: str) -> str:
+    """A regular expression over folded text, from one written as people write; `space` is what may part its words."""
+    for name, meanings in data()["ages"]["parts"].items():
+        pattern = pattern.replace(name, "|".join(meanings))
     folded = "".join(
         fold(character) if character.isalpha() and not character.isascii() else character for character in pattern
     )
-    return _one_of_i_and_l(folded.replace(" ", " ?"))
+    return _one_of_i_and_l(folded.replace(" ", space))
 
 
 def ignored_characters() -> str:
@@ -348,20 +355,25 @@ def age_readings(folded: str) -> tuple[str, str, str]:
 
     "14yo" is "14 yo", "14 ye4rs 0ld" is "14 years old", "a 14 y e a r s o l d" is "14yearsold"; l is i in all of them.
     """
-    text = re.sub("[ ,]+", " ", folded)
-    words = _NUMBER_THEN_UNIT.sub(r"\1 ", text).split(" ")
+    words = _NUMBER_THEN_UNIT.sub(r"\1 ", folded)
+    spelled = _SPELLED.findall(re.sub("[ ,]+", " ", folded))
     return (
-        _one_of_i_and_l(_DIGIT_THEN_LETTER.sub(r"\1 ", text)),
-        _one_of_i_and_l(" ".join(word if word.isalpha() or word.isdigit() else skeleton(word) for word in words)),
-        _one_of_i_and_l(" ".join(run.replace(" ", "") for run in _SPELLED.findall(text))),
+        _one_of_i_and_l(_DIGIT_THEN_LETTER.sub(r"\1 ", folded)),
+        _one_of_i_and_l(_WORD.sub(lambda word: _in_letters(word.group()), words)),
+        _one_of_i_and_l(" ".join(run.replace(" ", "") for run in spelled)),
     )
 
 
 _DIGIT_THEN_LETTER = re.compile("([0-9])(?=[a-z])")
-_NUMBER_THEN_UNIT = re.compile("(?<![^ ])([1-9][0-9]?)(?=[ymwdl])")
+_NUMBER_THEN_UNIT = re.compile("(?<![^ ,])([1-9][0-9]?)(?=[ymwdl])")
 """Years, months, weeks, days or "lat": "5ixteen" begins with a letter."""
+_WORD = re.compile("[^ ,]+")
 _SPELLED = re.compile("(?<![^ ])(?:[^ ]+ )?(?:[0-9] ){0,2}(?:[^ 0-9] ){2,}[^ ]*")
 """With the words around it, one of which may be the number."""
+
+
+def _in_letters(word: str) -> str:
+    return word if word.isdigit() else skeleton(word)
 
 
 def _one_of_i_and_l(text: str) -> str:
@@ -386,12 +398,16 @@ class _AgeFinder:
         patterns = age_patterns()
         self._larger_numbers = re.compile(f"{edge}(?:{patterns.larger_numbers}){edge}")
         self._numbers = re.compile(f"(?<![0-9]){edge}(?:{patterns.numbers}){edge}(?![0-9])")
-        self._innocent = re.compile(f"{edge}(?:{patterns.innocent}){edge}")
+        # Spelled words have lost their punctuation, where what is innocent ends.
+        self._innocent = re.compile(f"{edge}(?:{patterns.innocent}){edge}") if edge else _NOTHING
         self._ages = re.compile(f"{edge}(?:{patterns.ages}){edge}")
 
     def finds_one(self, reading: str) -> bool:
         text = self._numbers.sub("N", self._larger_numbers.sub("", reading))
         return self._ages.search(text) is not None and self._ages.search(self._innocent.sub("", text)) is not None
+
+
+_NOTHING = re.compile("(?!)")
 
 
 @cache
