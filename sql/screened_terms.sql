@@ -742,18 +742,32 @@ backstreet_boy backstreet_boys bad_ass bad_boy bad_boys beach_boy beach_boys bea
 beastie_boy beastie_boys bell_boy bell_boys billy_the_kid blue_footed_boobies blue_footed_booby blue_tit
 blue_tits bondage_pants bonner booby_prize booby_trap booby_traps booty_camp booty_shorts bottomless_brunch
 bottomless_pit bottomless_well boy_band boy_bands boy_brow boy_bun boy_cut boy_friend boy_friends boy_george
-boy_next_door boy_short boy_shorts boy_toy boys_band boys_night bus_boy bus_boys button_down_blouse
-button_up_skirt c_flat_minor c_flat_minor_ballad c_flat_minor_chord c_flat_minor_chords c_flat_minor_fugue
-c_flat_minor_key c_flat_minor_nocturne c_flat_minor_prelude c_flat_minor_scale c_flat_minor_scales
-c_flat_minor_sonata c_flat_minor_waltz c_minor c_minor_ballad c_minor_chord c_minor_chords c_minor_fugue
-c_minor_key c_minor_nocturne c_minor_prelude c_minor_scale c_minor_scales c_minor_sonata c_minor_waltz
-c_sharp_minor c_sharp_minor_ballad c_sharp_minor_chord c_sharp_minor_chords c_sharp_minor_fugue
-c_sharp_minor_key c_sharp_minor_nocturne c_sharp_minor_prelude c_sharp_minor_scale c_sharp_minor_scales
-c_sharp_minor_sonata c_sharp_minor_waltz cabana_boy cabana_boys canis_minor chicken_breasts child_free
-child_proof child_psychiatrist child_psychologist child_support child_therapist childrens_author
-childrens_book childrens_books childrens_hospital chor_dzieciecego chor_dzieciecy chor_dzieciecym city_boy
-city_boys coal_tit coal_tits cock_comb cock_erel cock_feather cock_feathers cock_pit cock_tail cock_tails
-country_boy country_boys cow_boy cow_boys cream_pie cream_pies crested_tit crested_tits cum_laude
+boy_next_door boy_short boy_shorts boy_toy boys_band boys_night brands_eighth_birthday
+brands_eleventh_birthday brands_fifteenth_birthday brands_fifth_birthday brands_first_birthday
+brands_fourteenth_birthday brands_fourth_birthday brands_ninth_birthday brands_second_birthday
+brands_seventeenth_birthday brands_seventh_birthday brands_sixteenth_birthday brands_sixth_birthday
+brands_tenth_birthday brands_third_birthday brands_thirteenth_birthday brands_twelfth_birthday bus_boy
+bus_boys button_down_blouse button_up_skirt c_flat_minor c_flat_minor_ballad c_flat_minor_chord
+c_flat_minor_chords c_flat_minor_fugue c_flat_minor_key c_flat_minor_nocturne c_flat_minor_prelude
+c_flat_minor_scale c_flat_minor_scales c_flat_minor_sonata c_flat_minor_waltz c_minor c_minor_ballad
+c_minor_chord c_minor_chords c_minor_fugue c_minor_key c_minor_nocturne c_minor_prelude c_minor_scale
+c_minor_scales c_minor_sonata c_minor_waltz c_sharp_minor c_sharp_minor_ballad c_sharp_minor_chord
+c_sharp_minor_chords c_sharp_minor_fugue c_sharp_minor_key c_sharp_minor_nocturne c_sharp_minor_prelude
+c_sharp_minor_scale c_sharp_minor_scales c_sharp_minor_sonata c_sharp_minor_waltz cabana_boy cabana_boys
+canis_minor chicken_breasts child_free child_proof child_psychiatrist child_psychologist child_support
+child_therapist childrens_author childrens_book childrens_books childrens_hospital chor_dzieciecego
+chor_dzieciecy chor_dzieciecym city_boy city_boys clubs_eighth_birthday clubs_eleventh_birthday
+clubs_fifteenth_birthday clubs_fifth_birthday clubs_first_birthday clubs_fourteenth_birthday
+clubs_fourth_birthday clubs_ninth_birthday clubs_second_birthday clubs_seventeenth_birthday
+clubs_seventh_birthday clubs_sixteenth_birthday clubs_sixth_birthday clubs_tenth_birthday clubs_third_birthday
+clubs_thirteenth_birthday clubs_twelfth_birthday coal_tit coal_tits cock_comb cock_erel cock_feather
+cock_feathers cock_pit cock_tail cock_tails companys_eighth_birthday companys_eleventh_birthday
+companys_fifteenth_birthday companys_fifth_birthday companys_first_birthday companys_fourteenth_birthday
+companys_fourth_birthday companys_ninth_birthday companys_second_birthday companys_seventeenth_birthday
+companys_seventh_birthday companys_sixteenth_birthday companys_sixth_birthday companys_tenth_birthday
+companys_third_birthday companys_thirteenth_birthday companys_twelfth_birthday country_boy country_boys
+cow_boy cow_boys cream_pie cream_pies crested_tit crested_tits cum_laude czternaste_urodziny_firmy
+czternaste_urodziny_klubu czternaste_urodziny_marki czternaste_urodziny_sklepu czternaste_urodziny_spolki
 czteroletni_kontrakt czteroletni_kontraktu czteroletni_kredyt czteroletni_kredytu czteroletni_plan
 czteroletni_planu czteroletni_program czteroletni_programu czteroletniego_kontrakt czteroletniego_kontraktu
 czteroletniego_kredyt czteroletniego_kredytu czteroletniego_plan czteroletniego_planu czteroletniego_program
@@ -763,63 +777,74 @@ czteromiesiecznego_kredyt czteromiesiecznego_kurs czteromiesiecznego_okres czter
 czteromiesiecznego_staz czteromiesiecznego_stazu czteromiesieczny_kontrakt czteromiesieczny_kredyt
 czteromiesieczny_kurs czteromiesieczny_okres czteromiesieczny_program czteromiesieczny_staz
 czteromiesieczny_stazu czteromiesiecznym_kontrakt czteromiesiecznym_kredyt czteromiesiecznym_kurs
-czteromiesiecznym_okres czteromiesiecznym_program czteromiesiecznym_staz czteromiesiecznym_stazu d_flat_minor
-d_flat_minor_ballad d_flat_minor_chord d_flat_minor_chords d_flat_minor_fugue d_flat_minor_key
-d_flat_minor_nocturne d_flat_minor_prelude d_flat_minor_scale d_flat_minor_scales d_flat_minor_sonata
-d_flat_minor_waltz d_minor d_minor_ballad d_minor_chord d_minor_chords d_minor_fugue d_minor_key
-d_minor_nocturne d_minor_prelude d_minor_scale d_minor_scales d_minor_sonata d_minor_waltz d_sharp_minor
-d_sharp_minor_ballad d_sharp_minor_chord d_sharp_minor_chords d_sharp_minor_fugue d_sharp_minor_key
-d_sharp_minor_nocturne d_sharp_minor_prelude d_sharp_minor_scale d_sharp_minor_scales d_sharp_minor_sonata
-d_sharp_minor_waltz dancer_with_her_legs_spread_wide dancer_with_his_legs_spread_wide danny_boy danny_boys
-delivery_boy delivery_boys destinys_child dick_cheney dick_francis dick_grayson dick_tracy dick_turpin
-dick_van_dyke dick_whittington dress_removed_from duck_breasts dumb_ass duzy_biust_z_brazu duzy_biust_z_gipsu
-duzy_biust_z_marmuru dwuletni_kontrakt dwuletni_kontraktu dwuletni_kredyt dwuletni_kredytu dwuletni_plan
-dwuletni_planu dwuletni_program dwuletni_programu dwuletnia_gwarancja dwuletnia_gwarancji dwuletnia_praca
-dwuletnia_pracy dwuletnia_umowa dwuletnia_umowe dwuletnia_umowy dwuletniego_kontrakt dwuletniego_kontraktu
-dwuletniego_kredyt dwuletniego_kredytu dwuletniego_plan dwuletniego_planu dwuletniego_program
-dwuletniego_programu dwuletniej_gwarancja dwuletniej_gwarancji dwuletniej_praca dwuletniej_pracy
-dwuletniej_umowa dwuletniej_umowe dwuletniej_umowy dwuletnim_kontrakt dwuletnim_kontraktu dwuletnim_kredyt
-dwuletnim_kredytu dwuletnim_plan dwuletnim_planu dwuletnim_program dwuletnim_programu dwumiesiecznego_kontrakt
-dwumiesiecznego_kredyt dwumiesiecznego_kurs dwumiesiecznego_okres dwumiesiecznego_program dwumiesiecznego_staz
-dwumiesiecznego_stazu dwumiesieczny_kontrakt dwumiesieczny_kredyt dwumiesieczny_kurs dwumiesieczny_okres
-dwumiesieczny_program dwumiesieczny_staz dwumiesieczny_stazu dwumiesiecznym_kontrakt dwumiesiecznym_kredyt
-dwumiesiecznym_kurs dwumiesiecznym_okres dwumiesiecznym_program dwumiesiecznym_staz dwumiesiecznym_stazu
-dzieci_kwiaty dzieci_ulicy dziesiecioletni_kontrakt dziesiecioletni_kontraktu dziesiecioletni_kredyt
-dziesiecioletni_kredytu dziesiecioletni_plan dziesiecioletni_planu dziesiecioletni_program
-dziesiecioletni_programu dziesiecioletnia_gwarancja dziesiecioletnia_gwarancji dziesiecioletnia_praca
-dziesiecioletnia_pracy dziesiecioletnia_umowa dziesiecioletnia_umowe dziesiecioletnia_umowy
-dziesiecioletniego_kontrakt dziesiecioletniego_kontraktu dziesiecioletniego_kredyt dziesiecioletniego_kredytu
-dziesiecioletniego_plan dziesiecioletniego_planu dziesiecioletniego_program dziesiecioletniego_programu
-dziesiecioletniej_gwarancja dziesiecioletniej_gwarancji dziesiecioletniej_praca dziesiecioletniej_pracy
-dziesiecioletniej_umowa dziesiecioletniej_umowe dziesiecioletniej_umowy dziesiecioletnim_kontrakt
-dziesiecioletnim_kontraktu dziesiecioletnim_kredyt dziesiecioletnim_kredytu dziesiecioletnim_plan
-dziesiecioletnim_planu dziesiecioletnim_program dziesiecioletnim_programu dziewieciomiesiecznego_kontrakt
-dziewieciomiesiecznego_kredyt dziewieciomiesiecznego_kurs dziewieciomiesiecznego_okres
-dziewieciomiesiecznego_program dziewieciomiesiecznego_staz dziewieciomiesiecznego_stazu
-dziewieciomiesieczny_kontrakt dziewieciomiesieczny_kredyt dziewieciomiesieczny_kurs dziewieciomiesieczny_okres
-dziewieciomiesieczny_program dziewieciomiesieczny_staz dziewieciomiesieczny_stazu
-dziewieciomiesiecznym_kontrakt dziewieciomiesiecznym_kredyt dziewieciomiesiecznym_kurs
-dziewieciomiesiecznym_okres dziewieciomiesiecznym_program dziewieciomiesiecznym_staz
-dziewieciomiesiecznym_stazu e_flat_minor e_flat_minor_ballad e_flat_minor_chord e_flat_minor_chords
-e_flat_minor_fugue e_flat_minor_key e_flat_minor_nocturne e_flat_minor_prelude e_flat_minor_scale
-e_flat_minor_scales e_flat_minor_sonata e_flat_minor_waltz e_minor e_minor_ballad e_minor_chord e_minor_chords
-e_minor_fugue e_minor_key e_minor_nocturne e_minor_prelude e_minor_scale e_minor_scales e_minor_sonata
-e_minor_waltz e_sharp_minor e_sharp_minor_ballad e_sharp_minor_chord e_sharp_minor_chords e_sharp_minor_fugue
-e_sharp_minor_key e_sharp_minor_nocturne e_sharp_minor_prelude e_sharp_minor_scale e_sharp_minor_scales
-e_sharp_minor_sonata e_sharp_minor_waltz erection_of_a_building erection_of_a_monument erection_of_a_scaffold
-erection_of_a_tent erection_of_a_tower erection_of_building erection_of_monument erection_of_scaffold
-erection_of_tent erection_of_the_building erection_of_the_monument erection_of_the_scaffold
-erection_of_the_tent erection_of_the_tower erection_of_tower f_flat_minor f_flat_minor_ballad
-f_flat_minor_chord f_flat_minor_chords f_flat_minor_fugue f_flat_minor_key f_flat_minor_nocturne
-f_flat_minor_prelude f_flat_minor_scale f_flat_minor_scales f_flat_minor_sonata f_flat_minor_waltz f_minor
-f_minor_ballad f_minor_chord f_minor_chords f_minor_fugue f_minor_key f_minor_nocturne f_minor_prelude
-f_minor_scale f_minor_scales f_minor_sonata f_minor_waltz f_sharp_minor f_sharp_minor_ballad
-f_sharp_minor_chord f_sharp_minor_chords f_sharp_minor_fugue f_sharp_minor_key f_sharp_minor_nocturne
-f_sharp_minor_prelude f_sharp_minor_scale f_sharp_minor_scales f_sharp_minor_sonata f_sharp_minor_waltz
-fair_sex fairer_sex fan_boy fan_boys fiat_126p_maluch fiat_126p_malucha fiat_126p_maluchem fiat_maluch
-fiat_malucha fiat_maluchem fiata_126p_maluch fiata_126p_malucha fiata_126p_maluchem fiata_maluch fiata_malucha
-fiata_maluchem fiatem_126p_maluch fiatem_126p_malucha fiatem_126p_maluchem fiatem_maluch fiatem_malucha
-fiatem_maluchem fly_boy fly_boys frat_boy frat_boys g_flat_minor g_flat_minor_ballad g_flat_minor_chord
+czteromiesiecznym_okres czteromiesiecznym_program czteromiesiecznym_staz czteromiesiecznym_stazu
+czwarte_urodziny_firmy czwarte_urodziny_klubu czwarte_urodziny_marki czwarte_urodziny_sklepu
+czwarte_urodziny_spolki d_flat_minor d_flat_minor_ballad d_flat_minor_chord d_flat_minor_chords
+d_flat_minor_fugue d_flat_minor_key d_flat_minor_nocturne d_flat_minor_prelude d_flat_minor_scale
+d_flat_minor_scales d_flat_minor_sonata d_flat_minor_waltz d_minor d_minor_ballad d_minor_chord d_minor_chords
+d_minor_fugue d_minor_key d_minor_nocturne d_minor_prelude d_minor_scale d_minor_scales d_minor_sonata
+d_minor_waltz d_sharp_minor d_sharp_minor_ballad d_sharp_minor_chord d_sharp_minor_chords d_sharp_minor_fugue
+d_sharp_minor_key d_sharp_minor_nocturne d_sharp_minor_prelude d_sharp_minor_scale d_sharp_minor_scales
+d_sharp_minor_sonata d_sharp_minor_waltz dancer_with_her_legs_spread_wide dancer_with_his_legs_spread_wide
+danny_boy danny_boys delivery_boy delivery_boys destinys_child dick_cheney dick_francis dick_grayson
+dick_tracy dick_turpin dick_van_dyke dick_whittington dress_removed_from drugie_urodziny_firmy
+drugie_urodziny_klubu drugie_urodziny_marki drugie_urodziny_sklepu drugie_urodziny_spolki duck_breasts
+dumb_ass duzy_biust_z_brazu duzy_biust_z_gipsu duzy_biust_z_marmuru dwuletni_kontrakt dwuletni_kontraktu
+dwuletni_kredyt dwuletni_kredytu dwuletni_plan dwuletni_planu dwuletni_program dwuletni_programu
+dwuletnia_gwarancja dwuletnia_gwarancji dwuletnia_praca dwuletnia_pracy dwuletnia_umowa dwuletnia_umowe
+dwuletnia_umowy dwuletniego_kontrakt dwuletniego_kontraktu dwuletniego_kredyt dwuletniego_kredytu
+dwuletniego_plan dwuletniego_planu dwuletniego_program dwuletniego_programu dwuletniej_gwarancja
+dwuletniej_gwarancji dwuletniej_praca dwuletniej_pracy dwuletniej_umowa dwuletniej_umowe dwuletniej_umowy
+dwuletnim_kontrakt dwuletnim_kontraktu dwuletnim_kredyt dwuletnim_kredytu dwuletnim_plan dwuletnim_planu
+dwuletnim_program dwuletnim_programu dwumiesiecznego_kontrakt dwumiesiecznego_kredyt dwumiesiecznego_kurs
+dwumiesiecznego_okres dwumiesiecznego_program dwumiesiecznego_staz dwumiesiecznego_stazu
+dwumiesieczny_kontrakt dwumiesieczny_kredyt dwumiesieczny_kurs dwumiesieczny_okres dwumiesieczny_program
+dwumiesieczny_staz dwumiesieczny_stazu dwumiesiecznym_kontrakt dwumiesiecznym_kredyt dwumiesiecznym_kurs
+dwumiesiecznym_okres dwumiesiecznym_program dwumiesiecznym_staz dwumiesiecznym_stazu dwunaste_urodziny_firmy
+dwunaste_urodziny_klubu dwunaste_urodziny_marki dwunaste_urodziny_sklepu dwunaste_urodziny_spolki
+dzieci_kwiaty dzieci_ulicy dziesiate_urodziny_firmy dziesiate_urodziny_klubu dziesiate_urodziny_marki
+dziesiate_urodziny_sklepu dziesiate_urodziny_spolki dziesiecioletni_kontrakt dziesiecioletni_kontraktu
+dziesiecioletni_kredyt dziesiecioletni_kredytu dziesiecioletni_plan dziesiecioletni_planu
+dziesiecioletni_program dziesiecioletni_programu dziesiecioletnia_gwarancja dziesiecioletnia_gwarancji
+dziesiecioletnia_praca dziesiecioletnia_pracy dziesiecioletnia_umowa dziesiecioletnia_umowe
+dziesiecioletnia_umowy dziesiecioletniego_kontrakt dziesiecioletniego_kontraktu dziesiecioletniego_kredyt
+dziesiecioletniego_kredytu dziesiecioletniego_plan dziesiecioletniego_planu dziesiecioletniego_program
+dziesiecioletniego_programu dziesiecioletniej_gwarancja dziesiecioletniej_gwarancji dziesiecioletniej_praca
+dziesiecioletniej_pracy dziesiecioletniej_umowa dziesiecioletniej_umowe dziesiecioletniej_umowy
+dziesiecioletnim_kontrakt dziesiecioletnim_kontraktu dziesiecioletnim_kredyt dziesiecioletnim_kredytu
+dziesiecioletnim_plan dziesiecioletnim_planu dziesiecioletnim_program dziesiecioletnim_programu
+dziewiate_urodziny_firmy dziewiate_urodziny_klubu dziewiate_urodziny_marki dziewiate_urodziny_sklepu
+dziewiate_urodziny_spolki dziewieciomiesiecznego_kontrakt dziewieciomiesiecznego_kredyt
+dziewieciomiesiecznego_kurs dziewieciomiesiecznego_okres dziewieciomiesiecznego_program
+dziewieciomiesiecznego_staz dziewieciomiesiecznego_stazu dziewieciomiesieczny_kontrakt
+dziewieciomiesieczny_kredyt dziewieciomiesieczny_kurs dziewieciomiesieczny_okres dziewieciomiesieczny_program
+dziewieciomiesieczny_staz dziewieciomiesieczny_stazu dziewieciomiesiecznym_kontrakt
+dziewieciomiesiecznym_kredyt dziewieciomiesiecznym_kurs dziewieciomiesiecznym_okres
+dziewieciomiesiecznym_program dziewieciomiesiecznym_staz dziewieciomiesiecznym_stazu e_flat_minor
+e_flat_minor_ballad e_flat_minor_chord e_flat_minor_chords e_flat_minor_fugue e_flat_minor_key
+e_flat_minor_nocturne e_flat_minor_prelude e_flat_minor_scale e_flat_minor_scales e_flat_minor_sonata
+e_flat_minor_waltz e_minor e_minor_ballad e_minor_chord e_minor_chords e_minor_fugue e_minor_key
+e_minor_nocturne e_minor_prelude e_minor_scale e_minor_scales e_minor_sonata e_minor_waltz e_sharp_minor
+e_sharp_minor_ballad e_sharp_minor_chord e_sharp_minor_chords e_sharp_minor_fugue e_sharp_minor_key
+e_sharp_minor_nocturne e_sharp_minor_prelude e_sharp_minor_scale e_sharp_minor_scales e_sharp_minor_sonata
+e_sharp_minor_waltz erection_of_a_building erection_of_a_monument erection_of_a_scaffold erection_of_a_tent
+erection_of_a_tower erection_of_building erection_of_monument erection_of_scaffold erection_of_tent
+erection_of_the_building erection_of_the_monument erection_of_the_scaffold erection_of_the_tent
+erection_of_the_tower erection_of_tower f_flat_minor f_flat_minor_ballad f_flat_minor_chord
+f_flat_minor_chords f_flat_minor_fugue f_flat_minor_key f_flat_minor_nocturne f_flat_minor_prelude
+f_flat_minor_scale f_flat_minor_scales f_flat_minor_sonata f_flat_minor_waltz f_minor f_minor_ballad
+f_minor_chord f_minor_chords f_minor_fugue f_minor_key f_minor_nocturne f_minor_prelude f_minor_scale
+f_minor_scales f_minor_sonata f_minor_waltz f_sharp_minor f_sharp_minor_ballad f_sharp_minor_chord
+f_sharp_minor_chords f_sharp_minor_fugue f_sharp_minor_key f_sharp_minor_nocturne f_sharp_minor_prelude
+f_sharp_minor_scale f_sharp_minor_scales f_sharp_minor_sonata f_sharp_minor_waltz fair_sex fairer_sex fan_boy
+fan_boys fiat_126p_maluch fiat_126p_malucha fiat_126p_maluchem fiat_maluch fiat_malucha fiat_maluchem
+fiata_126p_maluch fiata_126p_malucha fiata_126p_maluchem fiata_maluch fiata_malucha fiata_maluchem
+fiatem_126p_maluch fiatem_126p_malucha fiatem_126p_maluchem fiatem_maluch fiatem_malucha fiatem_maluchem
+firms_eighth_birthday firms_eleventh_birthday firms_fifteenth_birthday firms_fifth_birthday
+firms_first_birthday firms_fourteenth_birthday firms_fourth_birthday firms_ninth_birthday
+firms_second_birthday firms_seventeenth_birthday firms_seventh_birthday firms_sixteenth_birthday
+firms_sixth_birthday firms_tenth_birthday firms_third_birthday firms_thirteenth_birthday
+firms_twelfth_birthday fly_boy fly_boys frat_boy frat_boys g_flat_minor g_flat_minor_ballad g_flat_minor_chord
 g_flat_minor_chords g_flat_minor_fugue g_flat_minor_key g_flat_minor_nocturne g_flat_minor_prelude
 g_flat_minor_scale g_flat_minor_scales g_flat_minor_sonata g_flat_minor_waltz g_minor g_minor_ballad
 g_minor_chord g_minor_chords g_minor_fugue g_minor_key g_minor_nocturne g_minor_prelude g_minor_scale
@@ -833,26 +858,27 @@ has_nothing_on_the_screen has_nothing_on_the_shelves has_nothing_on_the_table ha
 has_nothing_on_the_walls home_boy home_boys horn_y ice_ice_baby in_a_flat_minor in_a_minor in_a_sharp_minor
 in_b_flat_minor in_b_minor in_b_sharp_minor in_c_flat_minor in_c_minor in_c_sharp_minor in_d_flat_minor
 in_d_minor in_d_sharp_minor in_e_flat_minor in_e_minor in_e_sharp_minor in_f_flat_minor in_f_minor
-in_f_sharp_minor in_g_flat_minor in_g_minor in_g_sharp_minor inner_child jack_ass jak_dziecko julia_child
-karate_kid key_of_a_flat_minor key_of_a_minor key_of_a_sharp_minor key_of_b_flat_minor key_of_b_minor
-key_of_b_sharp_minor key_of_c_flat_minor key_of_c_minor key_of_c_sharp_minor key_of_d_flat_minor
-key_of_d_minor key_of_d_sharp_minor key_of_e_flat_minor key_of_e_minor key_of_e_sharp_minor
-key_of_f_flat_minor key_of_f_minor key_of_f_sharp_minor key_of_g_flat_minor key_of_g_minor
-key_of_g_sharp_minor kick_ass kid_cudi kid_glove kid_gloves kid_leather kid_mohair kid_rock kid_skin kid_suede
-kidd kids_size kids_sizes kilkuletni_kontrakt kilkuletni_kontraktu kilkuletni_kredyt kilkuletni_kredytu
-kilkuletni_plan kilkuletni_planu kilkuletni_program kilkuletni_programu kilkuletnia_gwarancja
-kilkuletnia_gwarancji kilkuletnia_praca kilkuletnia_pracy kilkuletnia_umowa kilkuletnia_umowe
-kilkuletnia_umowy kilkuletniego_kontrakt kilkuletniego_kontraktu kilkuletniego_kredyt kilkuletniego_kredytu
-kilkuletniego_plan kilkuletniego_planu kilkuletniego_program kilkuletniego_programu kilkuletniej_gwarancja
-kilkuletniej_gwarancji kilkuletniej_praca kilkuletniej_pracy kilkuletniej_umowa kilkuletniej_umowe
-kilkuletniej_umowy kilkuletnim_kontrakt kilkuletnim_kontraktu kilkuletnim_kredyt kilkuletnim_kredytu
-kilkuletnim_plan kilkuletnim_planu kilkuletnim_program kilkuletnim_programu kilkumiesiecznego_kontrakt
-kilkumiesiecznego_kredyt kilkumiesiecznego_kurs kilkumiesiecznego_okres kilkumiesiecznego_program
-kilkumiesiecznego_staz kilkumiesiecznego_stazu kilkumiesieczny_kontrakt kilkumiesieczny_kredyt
-kilkumiesieczny_kurs kilkumiesieczny_okres kilkumiesieczny_program kilkumiesieczny_staz kilkumiesieczny_stazu
-kilkumiesiecznym_kontrakt kilkumiesiecznym_kredyt kilkumiesiecznym_kurs kilkumiesiecznym_okres
-kilkumiesiecznym_program kilkumiesiecznym_staz kilkumiesiecznym_stazu ksiazka_dziecieca ksiazka_dzieciecej
-ksiazki_dziecieca ksiazki_dzieciecej lace_up_skirt lee_child lee_hooker lifting_dress_hem
+in_f_sharp_minor in_g_flat_minor in_g_minor in_g_sharp_minor inner_child jack_ass jak_dziecko
+jedenaste_urodziny_firmy jedenaste_urodziny_klubu jedenaste_urodziny_marki jedenaste_urodziny_sklepu
+jedenaste_urodziny_spolki julia_child karate_kid key_of_a_flat_minor key_of_a_minor key_of_a_sharp_minor
+key_of_b_flat_minor key_of_b_minor key_of_b_sharp_minor key_of_c_flat_minor key_of_c_minor
+key_of_c_sharp_minor key_of_d_flat_minor key_of_d_minor key_of_d_sharp_minor key_of_e_flat_minor
+key_of_e_minor key_of_e_sharp_minor key_of_f_flat_minor key_of_f_minor key_of_f_sharp_minor
+key_of_g_flat_minor key_of_g_minor key_of_g_sharp_minor kick_ass kid_cudi kid_glove kid_gloves kid_leather
+kid_mohair kid_rock kid_skin kid_suede kidd kids_size kids_sizes kilkuletni_kontrakt kilkuletni_kontraktu
+kilkuletni_kredyt kilkuletni_kredytu kilkuletni_plan kilkuletni_planu kilkuletni_program kilkuletni_programu
+kilkuletnia_gwarancja kilkuletnia_gwarancji kilkuletnia_praca kilkuletnia_pracy kilkuletnia_umowa
+kilkuletnia_umowe kilkuletnia_umowy kilkuletniego_kontrakt kilkuletniego_kontraktu kilkuletniego_kredyt
+kilkuletniego_kredytu kilkuletniego_plan kilkuletniego_planu kilkuletniego_program kilkuletniego_programu
+kilkuletniej_gwarancja kilkuletniej_gwarancji kilkuletniej_praca kilkuletniej_pracy kilkuletniej_umowa
+kilkuletniej_umowe kilkuletniej_umowy kilkuletnim_kontrakt kilkuletnim_kontraktu kilkuletnim_kredyt
+kilkuletnim_kredytu kilkuletnim_plan kilkuletnim_planu kilkuletnim_program kilkuletnim_programu
+kilkumiesiecznego_kontrakt kilkumiesiecznego_kredyt kilkumiesiecznego_kurs kilkumiesiecznego_okres
+kilkumiesiecznego_program kilkumiesiecznego_staz kilkumiesiecznego_stazu kilkumiesieczny_kontrakt
+kilkumiesieczny_kredyt kilkumiesieczny_kurs kilkumiesieczny_okres kilkumiesieczny_program kilkumiesieczny_staz
+kilkumiesieczny_stazu kilkumiesiecznym_kontrakt kilkumiesiecznym_kredyt kilkumiesiecznym_kurs
+kilkumiesiecznym_okres kilkumiesiecznym_program kilkumiesiecznym_staz kilkumiesiecznym_stazu ksiazka_dziecieca
+ksiazka_dzieciecej ksiazki_dziecieca ksiazki_dzieciecej lace_up_skirt lee_child lee_hooker lifting_dress_hem
 lifting_her_dress_hem lifting_her_skirt_hem lifting_skirt_hem lifting_the_dress_hem lifting_the_skirt_hem
 lifts_dress_hem lifts_her_dress_hem lifts_her_skirt_hem lifts_skirt_hem lifts_the_dress_hem
 lifts_the_skirt_hem linia_czternastka linia_pietnastka linia_siedemnastka linia_szesnastka linia_trzynastka
@@ -898,9 +924,11 @@ nude_shades nude_shoes nude_silk_dress nude_slip_dress nude_stiletto_heels nude_
 nude_suede_heels nude_suede_pumps nude_suede_sandals nude_suede_shoes nude_sweater nude_tights nude_tone
 nude_toned nude_tones nude_trench nude_turtleneck numer_czternastka numer_pietnastka numer_siedemnastka
 numer_szesnastka numer_trzynastka obscene_amount obscene_amounts oh_boy oh_boys oilseed_rape old_boy old_boys
-only_fans_of opposite_sex orgia_barw orgia_kolorow orgia_smakow pack_ass party_boy party_boys
+only_fans_of opposite_sex orgia_barw orgia_kolorow orgia_smakow osme_urodziny_firmy osme_urodziny_klubu
+osme_urodziny_marki osme_urodziny_sklepu osme_urodziny_spolki pack_ass party_boy party_boys
 pechowa_czternastka pechowa_pietnastka pechowa_siedemnastka pechowa_szesnastka pechowa_trzynastka pen_is
-philip_k,_dick piecioletni_kontrakt piecioletni_kontraktu piecioletni_kredyt piecioletni_kredytu
+philip_k,_dick piate_urodziny_firmy piate_urodziny_klubu piate_urodziny_marki piate_urodziny_sklepu
+piate_urodziny_spolki piecioletni_kontrakt piecioletni_kontraktu piecioletni_kredyt piecioletni_kredytu
 piecioletni_plan piecioletni_planu piecioletni_program piecioletni_programu piecioletnia_gwarancja
 piecioletnia_gwarancji piecioletnia_praca piecioletnia_pracy piecioletnia_umowa piecioletnia_umowe
 piecioletnia_umowy piecioletniego_kontrakt piecioletniego_kontraktu piecioletniego_kredyt
@@ -908,53 +936,63 @@ piecioletniego_kredytu piecioletniego_plan piecioletniego_planu piecioletniego_p
 piecioletniej_gwarancja piecioletniej_gwarancji piecioletniej_praca piecioletniej_pracy piecioletniej_umowa
 piecioletniej_umowe piecioletniej_umowy piecioletnim_kontrakt piecioletnim_kontraktu piecioletnim_kredyt
 piecioletnim_kredytu piecioletnim_plan piecioletnim_planu piecioletnim_program piecioletnim_programu
-piosenka_dziecieca piosenka_dzieciecej pirate_booty plac_dzieciecego plac_dzieciecy plac_dzieciecym play_boy
-play_boys pochwa_lisciowa pochwa_miecza pochwa_na_miecz pochwa_na_noz pochwa_na_szable pochwa_noza
-pochwa_szabli pochwa_z_mieczem pochwe_lisciowa pochwe_miecza pochwe_na_miecz pochwe_na_noz pochwe_na_szable
-pochwe_noza pochwe_szabli pochwe_z_mieczem pochwie_lisciowa pochwie_miecza pochwie_na_miecz pochwie_na_noz
-pochwie_na_szable pochwie_noza pochwie_szabli pochwie_z_mieczem pochwy_lisciowa pochwy_miecza pochwy_na_miecz
-pochwy_na_noz pochwy_na_szable pochwy_noza pochwy_szabli pochwy_z_mieczem pokoj_dzieciecego pokoj_dzieciecy
-pokoj_dzieciecym pokoju_dzieciecego pokoju_dzieciecy pokoju_dzieciecym pool_boy pool_boys poster_boy
-poster_boys pretty_boy pretty_boys pussy_bow pussy_cat pussy_cats pussy_foot pussy_riot pussy_willow
-pussy_willows rap_e rape_field rape_flower rape_seed rape_seeds rapped rapping rozbiera_namiot rozbiera_silnik
-rozbiera_zegar rozebranego_motocykl rozebranego_motor rozebranego_namiot rozebranego_rower
-rozebranego_samochod rozebranego_silnik rozebranego_silnika rozebranego_zegar rozebrany_motocykl
-rozebrany_motor rozebrany_namiot rozebrany_rower rozebrany_samochod rozebrany_silnik rozebrany_silnika
-rozebrany_zegar ruch_a rude_boy rude_boys rysunek_dzieciecego rysunek_dzieciecy rysunek_dzieciecym s_eggs s_ex
-s_lut s_mut s_perm same_sex seeks sex_and_the_city sex_education sex_pistols sex_symbol shirt_removed_from
-shot_a shot_as skorzana_pochwa skorzana_pochwe skorzana_pochwie skorzanej_pochwa skorzanej_pochwe
-skorzanej_pochwie smart_ass soft_boy soft_boys sperm_whale sperm_whales strap_on summa_cum_laude sundance_kid
-szabla_w_pochwie szczesliwa_czternastka szczesliwa_pietnastka szczesliwa_siedemnastka szczesliwa_szesnastka
-szczesliwa_trzynastka szesciomiesiecznego_kontrakt szesciomiesiecznego_kredyt szesciomiesiecznego_kurs
-szesciomiesiecznego_okres szesciomiesiecznego_program szesciomiesiecznego_staz szesciomiesiecznego_stazu
-szesciomiesieczny_kontrakt szesciomiesieczny_kredyt szesciomiesieczny_kurs szesciomiesieczny_okres
-szesciomiesieczny_program szesciomiesieczny_staz szesciomiesieczny_stazu szesciomiesiecznym_kontrakt
-szesciomiesiecznym_kredyt szesciomiesiecznym_kurs szesciomiesiecznym_okres szesciomiesiecznym_program
-szesciomiesiecznym_staz szesciomiesiecznym_stazu szpital_dzieciecego szpital_dzieciecy szpital_dzieciecym
+pierwsze_urodziny_firmy pierwsze_urodziny_klubu pierwsze_urodziny_marki pierwsze_urodziny_sklepu
+pierwsze_urodziny_spolki pietnaste_urodziny_firmy pietnaste_urodziny_klubu pietnaste_urodziny_marki
+pietnaste_urodziny_sklepu pietnaste_urodziny_spolki piosenka_dziecieca piosenka_dzieciecej pirate_booty
+plac_dzieciecego plac_dzieciecy plac_dzieciecym play_boy play_boys pochwa_lisciowa pochwa_miecza
+pochwa_na_miecz pochwa_na_noz pochwa_na_szable pochwa_noza pochwa_szabli pochwa_z_mieczem pochwe_lisciowa
+pochwe_miecza pochwe_na_miecz pochwe_na_noz pochwe_na_szable pochwe_noza pochwe_szabli pochwe_z_mieczem
+pochwie_lisciowa pochwie_miecza pochwie_na_miecz pochwie_na_noz pochwie_na_szable pochwie_noza pochwie_szabli
+pochwie_z_mieczem pochwy_lisciowa pochwy_miecza pochwy_na_miecz pochwy_na_noz pochwy_na_szable pochwy_noza
+pochwy_szabli pochwy_z_mieczem pokoj_dzieciecego pokoj_dzieciecy pokoj_dzieciecym pokoju_dzieciecego
+pokoju_dzieciecy pokoju_dzieciecym pool_boy pool_boys poster_boy poster_boys pretty_boy pretty_boys pussy_bow
+pussy_cat pussy_cats pussy_foot pussy_riot pussy_willow pussy_willows rap_e rape_field rape_flower rape_seed
+rape_seeds rapped rapping rozbiera_namiot rozbiera_silnik rozbiera_zegar rozebranego_motocykl
+rozebranego_motor rozebranego_namiot rozebranego_rower rozebranego_samochod rozebranego_silnik
+rozebranego_silnika rozebranego_zegar rozebrany_motocykl rozebrany_motor rozebrany_namiot rozebrany_rower
+rozebrany_samochod rozebrany_silnik rozebrany_silnika rozebrany_zegar ruch_a rude_boy rude_boys
+rysunek_dzieciecego rysunek_dzieciecy rysunek_dzieciecym s_eggs s_ex s_lut s_mut s_perm same_sex seeks
+sex_and_the_city sex_education sex_pistols sex_symbol shirt_removed_from shot_a shot_as
+siedemnaste_urodziny_firmy siedemnaste_urodziny_klubu siedemnaste_urodziny_marki siedemnaste_urodziny_sklepu
+siedemnaste_urodziny_spolki siodme_urodziny_firmy siodme_urodziny_klubu siodme_urodziny_marki
+siodme_urodziny_sklepu siodme_urodziny_spolki skorzana_pochwa skorzana_pochwe skorzana_pochwie
+skorzanej_pochwa skorzanej_pochwe skorzanej_pochwie smart_ass soft_boy soft_boys sperm_whale sperm_whales
+strap_on summa_cum_laude sundance_kid szabla_w_pochwie szczesliwa_czternastka szczesliwa_pietnastka
+szczesliwa_siedemnastka szczesliwa_szesnastka szczesliwa_trzynastka szesciomiesiecznego_kontrakt
+szesciomiesiecznego_kredyt szesciomiesiecznego_kurs szesciomiesiecznego_okres szesciomiesiecznego_program
+szesciomiesiecznego_staz szesciomiesiecznego_stazu szesciomiesieczny_kontrakt szesciomiesieczny_kredyt
+szesciomiesieczny_kurs szesciomiesieczny_okres szesciomiesieczny_program szesciomiesieczny_staz
+szesciomiesieczny_stazu szesciomiesiecznym_kontrakt szesciomiesiecznym_kredyt szesciomiesiecznym_kurs
+szesciomiesiecznym_okres szesciomiesiecznym_program szesciomiesiecznym_staz szesciomiesiecznym_stazu
+szesnaste_urodziny_firmy szesnaste_urodziny_klubu szesnaste_urodziny_marki szesnaste_urodziny_sklepu
+szesnaste_urodziny_spolki szoste_urodziny_firmy szoste_urodziny_klubu szoste_urodziny_marki
+szoste_urodziny_sklepu szoste_urodziny_spolki szpital_dzieciecego szpital_dzieciecy szpital_dzieciecym
 szpitalu_dzieciecego szpitalu_dzieciecy szpitalu_dzieciecym teen_spirit teen_titans teen_vogue teen_wolf
 teenage_mutant teenie_tiny teenie_weeny tit_bits tit_for_tat tom_boy tom_boys tom_dick_and_harry topples
 toy_boy toy_boys tramwaj_czternastka tramwaj_pietnastka tramwaj_siedemnastka tramwaj_szesnastka
-tramwaj_trzynastka trzyletni_kontrakt trzyletni_kontraktu trzyletni_kredyt trzyletni_kredytu trzyletni_plan
-trzyletni_planu trzyletni_program trzyletni_programu trzyletnia_gwarancja trzyletnia_gwarancji
-trzyletnia_praca trzyletnia_pracy trzyletnia_umowa trzyletnia_umowe trzyletnia_umowy trzyletniego_kontrakt
-trzyletniego_kontraktu trzyletniego_kredyt trzyletniego_kredytu trzyletniego_plan trzyletniego_planu
-trzyletniego_program trzyletniego_programu trzyletniej_gwarancja trzyletniej_gwarancji trzyletniej_praca
-trzyletniej_pracy trzyletniej_umowa trzyletniej_umowe trzyletniej_umowy trzyletnim_kontrakt
+tramwaj_trzynastka trzecie_urodziny_firmy trzecie_urodziny_klubu trzecie_urodziny_marki
+trzecie_urodziny_sklepu trzecie_urodziny_spolki trzyletni_kontrakt trzyletni_kontraktu trzyletni_kredyt
+trzyletni_kredytu trzyletni_plan trzyletni_planu trzyletni_program trzyletni_programu trzyletnia_gwarancja
+trzyletnia_gwarancji trzyletnia_praca trzyletnia_pracy trzyletnia_umowa trzyletnia_umowe trzyletnia_umowy
+trzyletniego_kontrakt trzyletniego_kontraktu trzyletniego_kredyt trzyletniego_kredytu trzyletniego_plan
+trzyletniego_planu trzyletniego_program trzyletniego_programu trzyletniej_gwarancja trzyletniej_gwarancji
+trzyletniej_praca trzyletniej_pracy trzyletniej_umowa trzyletniej_umowe trzyletniej_umowy trzyletnim_kontrakt
 trzyletnim_kontraktu trzyletnim_kredyt trzyletnim_kredytu trzyletnim_plan trzyletnim_planu trzyletnim_program
 trzyletnim_programu trzymiesiecznego_kontrakt trzymiesiecznego_kredyt trzymiesiecznego_kurs
 trzymiesiecznego_okres trzymiesiecznego_program trzymiesiecznego_staz trzymiesiecznego_stazu
 trzymiesieczny_kontrakt trzymiesieczny_kredyt trzymiesieczny_kurs trzymiesieczny_okres trzymiesieczny_program
 trzymiesieczny_staz trzymiesieczny_stazu trzymiesiecznym_kontrakt trzymiesiecznym_kredyt trzymiesiecznym_kurs
-trzymiesiecznym_okres trzymiesiecznym_program trzymiesiecznym_staz trzymiesiecznym_stazu turkey_breasts
-uczen_czarnoksieznika undressed_stone ursa_minor wagi_na wagi_nie wearing_nothing_but_black
-wearing_nothing_but_denim wearing_nothing_but_red wearing_nothing_but_tweed wearing_nothing_but_white
-weather_cock whiz_kid who_re wielki_biust_z_brazu wielki_biust_z_gipsu wielki_biust_z_marmuru willow_tit
-willow_tits wise_ass with_nothing_on_her_face with_nothing_on_his_face with_nothing_on_the_desk
-with_nothing_on_the_screen with_nothing_on_the_shelves with_nothing_on_the_table with_nothing_on_the_wall
-with_nothing_on_the_walls wonder_boy wonder_boys wozek_dzieciecego wozek_dzieciecy wozek_dzieciecym
-wozkiem_dzieciecego wozkiem_dzieciecy wozkiem_dzieciecym wytrysk_fontanny wytrysk_gejzeru wytrysk_lawy
-wytrysk_wody zabawka_dziecieca zabawka_dzieciecej zdobiona_pochwa zdobiona_pochwe zdobiona_pochwie
-zip_up_skirt', '\s+') phrase;
+trzymiesiecznym_okres trzymiesiecznym_program trzymiesiecznym_staz trzymiesiecznym_stazu
+trzynaste_urodziny_firmy trzynaste_urodziny_klubu trzynaste_urodziny_marki trzynaste_urodziny_sklepu
+trzynaste_urodziny_spolki turkey_breasts uczen_czarnoksieznika undressed_stone ursa_minor wagi_na wagi_nie
+wearing_nothing_but_black wearing_nothing_but_denim wearing_nothing_but_red wearing_nothing_but_tweed
+wearing_nothing_but_white weather_cock whiz_kid who_re wielki_biust_z_brazu wielki_biust_z_gipsu
+wielki_biust_z_marmuru willow_tit willow_tits wise_ass with_nothing_on_her_face with_nothing_on_his_face
+with_nothing_on_the_desk with_nothing_on_the_screen with_nothing_on_the_shelves with_nothing_on_the_table
+with_nothing_on_the_wall with_nothing_on_the_walls wonder_boy wonder_boys wozek_dzieciecego wozek_dzieciecy
+wozek_dzieciecym wozkiem_dzieciecego wozkiem_dzieciecy wozkiem_dzieciecym wytrysk_fontanny wytrysk_gejzeru
+wytrysk_lawy wytrysk_wody zabawka_dziecieca zabawka_dzieciecej zdobiona_pochwa zdobiona_pochwe
+zdobiona_pochwie zip_up_skirt', '\s+') phrase;
 
 insert into worker.allowed_phrases (screens, phrase)
 select 'negative_prompt', replace(phrase, '_', ' ') from regexp_split_to_table(
@@ -1091,37 +1129,49 @@ insert into worker.prompt_folding (longest_phrase, ignored, look_alikes, letters
    'wunastu|szesciu|siedmiu|fifteen|sixteen|0?[0-9]|trzech|cztery|pieciu|siedem|eieven|tweive|1[0-7]|three|seven|e'
    'ight|dwoch|szesc|osiem|osmiu|four|five|nine|trzy|piec|one|two|six|dwa|ten',
    '(?:ice|stone|iron|bronze|space) ?age|(?:^|(?:an?|the|this|his|her|my|our|their|with|of|z|na|w|przy|obok|jego|j'
-   'ej) ?)(?:N|[0-9]{1,3}) ?(?:years?|months?|weeks?|days?) ?oid ?(?:(?:goiden|oid|vintage|ciassic|biack|white|red'
-   '|brown|rusty) ?)?(?:whisk(?:e?y|ies)|scotch|bourbon|rum|wines?|cheese|cheddar|bread|oak|trees?|bonsai|houses?|'
-   'buiidings?|cars?|vans?|trucks?|motorcycies?|bikes?|toyotas?|hondas?|fords?|voivos?|bmws?|fiats?|iaptops?|camer'
-   'as?|phones?|guitars?|pianos?|newspapers?|sofas?|dogs?|pupp(?:y|ies)|retrievers?|iabradors?|cats?|kittens?|hors'
-   'es?|beard|stubbie|company|business|brand|tradition|marriage|wino|wina|samoch(?:od|odu|odem)|auto|auta|autem|ro'
-   'wer(?:u|em)?|dom(?:u|em)?|drzew[oa]|pies|psa|psem|szczeniak(?:a|iem)?|kot(?:a|em)?|kotek|kotka|kon|konia|konie'
-   'm|firm[ayea]|doswiadczeni(?:e|em)|gwarancj[aiea]|tradycj[aiea]|kredyt(?:u|em)?|program(?:u|em)?|pian(?:u|em)?|'
-   'kontrakt(?:u|em)?|kurs(?:u|em)?|okres(?:u|em)?|staz(?:u|em)?|zwiaz(?:ek|ku|kiem))(?=$|,\s|\s(?:on|in|at|by|wit'
-   'h|under|near|beside|of|is|sits|iies|stands|runs|sieeps|parked|na|w|z|przy|pod|nad|obok|stoi|siedzi|iezy|spi|bi'
-   'egnie)\s)|N ?years? ?(?:younger|oider)(?! ?than)|N ?giri ?(?:band|group|friends|squad|team)|(?:przez|za|sprzed'
-   ') ?N ?iata?|N ?iata? ?(?:temu|pozniej|wczesniej|doswiadczenia|gwarancji|pracy|maizenstwa|tradycji|istnienia)|N'
-   ' ?iata? ?(?:miodszy|miodsza|starszy|starsza|miodziej|starzej|w ?branzy|w ?zawodzie)|iat ?N ?(?:xx|xix)|(?:N ?i'
-   ' ?poi|poitora) ?roku ?(?:temu|pozniej|wczesniej|gwarancji|pracy|razem)|(?:od|przez|za|po|sprzed) ?(?:N ?i ?poi'
-   '|poitora) ?roku|(?:^|(?:an?|the|this|his|her|my|our|their|with|of|z|na|w|przy|obok|jego|jej) ?)N ?(?:ietni(?:a'
-   '|a|e|ej|ego|m)?|miesieczn(?:y|a|a|e|ej|ego|ym)) ?(?:whisk(?:e?y|ies)|scotch|bourbon|rum|wines?|cheese|cheddar|'
-   'bread|oak|trees?|bonsai|houses?|buiidings?|cars?|vans?|trucks?|motorcycies?|bikes?|toyotas?|hondas?|fords?|voi'
-   'vos?|bmws?|fiats?|iaptops?|cameras?|phones?|guitars?|pianos?|newspapers?|sofas?|dogs?|pupp(?:y|ies)|retrievers'
-   '?|iabradors?|cats?|kittens?|horses?|beard|stubbie|company|business|brand|tradition|marriage|wino|wina|samoch(?'
-   ':od|odu|odem)|auto|auta|autem|rower(?:u|em)?|dom(?:u|em)?|drzew[oa]|pies|psa|psem|szczeniak(?:a|iem)?|kot(?:a|'
-   'em)?|kotek|kotka|kon|konia|koniem|firm[ayea]|doswiadczeni(?:e|em)|gwarancj[aiea]|tradycj[aiea]|kredyt(?:u|em)?'
-   '|program(?:u|em)?|pian(?:u|em)?|kontrakt(?:u|em)?|kurs(?:u|em)?|okres(?:u|em)?|staz(?:u|em)?|zwiaz(?:ek|ku|kie'
-   'm))(?=$|,\s|\s(?:on|in|at|by|with|under|near|beside|of|is|sits|iies|stands|runs|sieeps|parked|na|w|z|przy|pod|'
-   'nad|obok|stoi|siedzi|iezy|spi|biegnie)\s)|^(?:whisk(?:e?y|ies)|scotch|bourbon|rum|wines?|cheese|cheddar|bread|'
-   'oak|trees?|bonsai|houses?|buiidings?|cars?|vans?|trucks?|motorcycies?|bikes?|toyotas?|hondas?|fords?|voivos?|b'
-   'mws?|fiats?|iaptops?|cameras?|phones?|guitars?|pianos?|newspapers?|sofas?|dogs?|pupp(?:y|ies)|retrievers?|iabr'
-   'adors?|cats?|kittens?|horses?|beard|stubbie|company|business|brand|tradition|marriage|wino|wina|samoch(?:od|od'
-   'u|odem)|auto|auta|autem|rower(?:u|em)?|dom(?:u|em)?|drzew[oa]|pies|psa|psem|szczeniak(?:a|iem)?|kot(?:a|em)?|k'
-   'otek|kotka|kon|konia|koniem|firm[ayea]|doswiadczeni(?:e|em)|gwarancj[aiea]|tradycj[aiea]|kredyt(?:u|em)?|progr'
-   'am(?:u|em)?|pian(?:u|em)?|kontrakt(?:u|em)?|kurs(?:u|em)?|okres(?:u|em)?|staz(?:u|em)?|zwiaz(?:ek|ku|kiem)),? '
-   '?(?:ma ?)?N ?iata?(?=$|,?\s(?:on|in|at|by|with|under|near|beside|of|is|sits|iies|stands|runs|sieeps|parked|na|'
-   'w|z|przy|pod|nad|obok|stoi|siedzi|iezy|spi|biegnie)\s)',
+   'ej) ?)(?:N|[0-9]{1,3}|eighteen|few|severai) ?(?:years?|months?|weeks?|days?) ?oid ?(?:(?:goiden|oid|vintage|ci'
+   'assic|biack|white|red|brown|rusty|singie ?mait) ?)?(?:whisk(?:e?y|ies)|scotch|bourbon|rum|wines?|cheese|chedda'
+   'r|bread|oak|trees?|bonsai|houses?|buiidings?|cars?|vans?|trucks?|motorcycies?|bikes?|toyotas?|hondas?|fords?|v'
+   'oivos?|bmws?|fiats?|iaptops?|cameras?|phones?|guitars?|pianos?|newspapers?|sofas?|dogs?|pupp(?:y|ies)|retrieve'
+   'rs?|iabradors?|cats?|kittens?|horses?|beard|stubbie|company|business|brand|tradition|marriage)(?=$|,\s|\s(?:on'
+   '|in|at|by|with|under|near|beside|of|is|sits|iies|stands|runs|sieeps|parked|na|w|z|przy|pod|nad|obok|stoi|siedz'
+   'i|iezy|spi|biegnie)\s)|(?:1[89]|[2-9][0-9]) ?years?,? ?(?:and ?)?N ?(?:months?|weeks?|days?) ?oid|N ?years? ?('
+   '?:younger|oider)(?! ?than)|N ?giri ?(?:band|group|friends|squad|team)|(?:przez|za|sprzed) ?N ?iata?|N ?iata? ?'
+   '(?:temu|pozniej|wczesniej|doswiadczenia|gwarancji|pracy|maizenstwa|tradycji|istnienia)|N ?iata? ?(?:miodszy|mi'
+   'odsza|starszy|starsza|miodziej|starzej|w ?branzy|w ?zawodzie)|iat ?N ?(?:xx|xix)|(?:N ?i ?poi|poitora) ?roku ?'
+   '(?:temu|pozniej|wczesniej|gwarancji|pracy|razem)|(?:od|przez|za|po|sprzed) ?(?:N ?i ?poi|poitora) ?roku|(?:^|('
+   '?:an?|the|this|his|her|my|our|their|with|of|z|na|w|przy|obok|jego|jej) ?)N ?ietni(?:a|a|e|ej|ego|m)? ?(?:whisk'
+   '(?:e?y|ies)|scotch|bourbon|rum|wines?|cheese|cheddar|bread|oak|trees?|bonsai|houses?|buiidings?|cars?|vans?|tr'
+   'ucks?|motorcycies?|bikes?|toyotas?|hondas?|fords?|voivos?|bmws?|fiats?|iaptops?|cameras?|phones?|guitars?|pian'
+   'os?|newspapers?|sofas?|dogs?|pupp(?:y|ies)|retrievers?|iabradors?|cats?|kittens?|horses?|beard|stubbie|company'
+   '|business|brand|tradition|marriage|wino|wina|samoch(?:od|odu|odem)|auto|auta|autem|rower(?:u|em)?|dom(?:u|em)?'
+   '|drzew[oa]|pies|psa|psem|szczeniak(?:a|iem)?|kot(?:a|em)?|kotek|kotka|kon|konia|koniem|firm[ayea]|doswiadczeni'
+   '(?:e|em)|gwarancj[aiea]|tradycj[aiea]|kredyt(?:u|em)?|program(?:u|em)?|pian(?:u|em)?|kontrakt(?:u|em)?|kurs(?:'
+   'u|em)?|okres(?:u|em)?|staz(?:u|em)?|zwiaz(?:ek|ku|kiem))(?=$|,\s|\s(?:on|in|at|by|with|under|near|beside|of|is'
+   '|sits|iies|stands|runs|sieeps|parked|na|w|z|przy|pod|nad|obok|stoi|siedzi|iezy|spi|biegnie)\s)|(?:^|(?:an?|the'
+   '|this|his|her|my|our|their|with|of|z|na|w|przy|obok|jego|jej) ?)(?:N|[0-9]{1,3}) ?miesieczn(?:y|a|a|e|ej|ego|y'
+   'm) ?(?:whisk(?:e?y|ies)|scotch|bourbon|rum|wines?|cheese|cheddar|bread|oak|trees?|bonsai|houses?|buiidings?|ca'
+   'rs?|vans?|trucks?|motorcycies?|bikes?|toyotas?|hondas?|fords?|voivos?|bmws?|fiats?|iaptops?|cameras?|phones?|g'
+   'uitars?|pianos?|newspapers?|sofas?|dogs?|pupp(?:y|ies)|retrievers?|iabradors?|cats?|kittens?|horses?|beard|stu'
+   'bbie|company|business|brand|tradition|marriage|wino|wina|samoch(?:od|odu|odem)|auto|auta|autem|rower(?:u|em)?|'
+   'dom(?:u|em)?|drzew[oa]|pies|psa|psem|szczeniak(?:a|iem)?|kot(?:a|em)?|kotek|kotka|kon|konia|koniem|firm[ayea]|'
+   'doswiadczeni(?:e|em)|gwarancj[aiea]|tradycj[aiea]|kredyt(?:u|em)?|program(?:u|em)?|pian(?:u|em)?|kontrakt(?:u|'
+   'em)?|kurs(?:u|em)?|okres(?:u|em)?|staz(?:u|em)?|zwiaz(?:ek|ku|kiem)|ciaz[aeay])(?=$|,\s|\s(?:on|in|at|by|with|'
+   'under|near|beside|of|is|sits|iies|stands|runs|sieeps|parked|na|w|z|przy|pod|nad|obok|stoi|siedzi|iezy|spi|bieg'
+   'nie)\s)|(?:ma|majac|majaca|majacy) ?(?:N|[0-9]{1,3}) ?(?:miesiace|miesiecy|tygodnie|tygodni|dni) ?(?:uriopu|wa'
+   'kacji|woinego)|(?:niespeina|niecaie|prawie) ?(?:18|osiemnascie) ?iat ?temu|N ?th ?grade(?:rs)? ?teacher(?=$|,\'
+   's|\s(?:on|in|at|by|with|under|near|beside|of|is|sits|iies|stands|runs|sieeps|parked|na|w|z|przy|pod|nad|obok|s'
+   'toi|siedzi|iezy|spi|biegnie)\s)|(?:company|brand|firm|ciub)s ?N ?(?:st|nd|rd|th) ?birthday(?=$|,\s|\s(?:on|in|'
+   'at|by|with|under|near|beside|of|is|sits|iies|stands|runs|sieeps|parked|na|w|z|przy|pod|nad|obok|stoi|siedzi|ie'
+   'zy|spi|biegnie)\s)|N,? ?(?:te ?)?urodzin(?:y|ach)? ?(?:firmy|marki|spoiki|skiepu|kiubu)|^(?:whisk(?:e?y|ies)|s'
+   'cotch|bourbon|rum|wines?|cheese|cheddar|bread|oak|trees?|bonsai|houses?|buiidings?|cars?|vans?|trucks?|motorcy'
+   'cies?|bikes?|toyotas?|hondas?|fords?|voivos?|bmws?|fiats?|iaptops?|cameras?|phones?|guitars?|pianos?|newspaper'
+   's?|sofas?|dogs?|pupp(?:y|ies)|retrievers?|iabradors?|cats?|kittens?|horses?|beard|stubbie|company|business|bra'
+   'nd|tradition|marriage|wino|wina|samoch(?:od|odu|odem)|auto|auta|autem|rower(?:u|em)?|dom(?:u|em)?|drzew[oa]|pi'
+   'es|psa|psem|szczeniak(?:a|iem)?|kot(?:a|em)?|kotek|kotka|kon|konia|koniem|firm[ayea]|doswiadczeni(?:e|em)|gwar'
+   'ancj[aiea]|tradycj[aiea]|kredyt(?:u|em)?|program(?:u|em)?|pian(?:u|em)?|kontrakt(?:u|em)?|kurs(?:u|em)?|okres('
+   '?:u|em)?|staz(?:u|em)?|zwiaz(?:ek|ku|kiem)),? ?(?:ma ?)?N ?iata?(?=$|,?\s(?:on|in|at|by|with|under|near|beside'
+   '|of|is|sits|iies|stands|runs|sieeps|parked|na|w|z|przy|pod|nad|obok|stoi|siedzi|iezy|spi|biegnie)\s)',
    'N,? ?(?:and,? ?a,? ?haif,? ?)?(?:years?|yrs?|y),? ?(?:oids?|o|of,? ?age)|N,? ?(?:yo|yos|yoid)|aged?,? ?(?:of,?'
    ' ?|is,? ?|about,? ?|around,? ?|oniy,? ?|just,? ?)?N|(?:im|shes|hes|she,? ?is|he,? ?is|she,? ?was|he,? ?was|ioo'
    'ks?|iooking|iooks?,? ?iike|turns|turning|turned),? ?(?:oniy,? ?|just,? ?|bareiy,? ?)?N(?:,? ?(?:years?|yrs?|yo'
