@@ -18,7 +18,8 @@ declare
 begin
   select * into v_folding from worker.prompt_folding;
   -- Looks come first: NFKD makes a sigma of what looks like a c (U+03F2).
-  v_text := normalize(translate(p_text, v_folding.look_alikes, v_folding.letters), NFKD);
+  v_text := regexp_replace(p_text, '(?<=[a-z])I|(?<=[A-Z])l(?=[A-Z])', '|', 'g');  -- "chiId", "CHlLD"
+  v_text := normalize(translate(v_text, v_folding.look_alikes, v_folding.letters), NFKD);
   v_text := translate(regexp_replace(v_text, v_folding.ignored, '', 'g'), v_folding.look_alikes, v_folding.letters);
   v_text := regexp_replace(v_text, '[-_ \t\n\r\f\v\u2010-\u2015]+', ' ', 'g');
   return worker.fold_breaks(regexp_replace(v_text, '[^a-z0-9 ' || v_folding.symbols || ']+', ',', 'g'));
@@ -125,7 +126,7 @@ begin
 end $$;
 comment on function worker.finds_age is 'Whether the age patterns are found between two edges: of words, or anywhere.';
 
--- "14yo" is "14 yo", "14 ye4rs 0ld" is "14 years old", "a 14 y e a r s o l d" is "14yearsold"; l is i in all of them, because
+-- "14yo" is "14 yo", "l4 ye4rs 0ld" is "14 years old", "a 14 y e a r s o l d" is "14yearsold"; l is i in all of them, because
 -- which of the two 1 and | stand for is never known. Letters after a number are years, months, weeks, days or "lat", unless the
 -- number is one too: "5ixteen".
 create or replace function worker.names_a_minors_age(p_folded text) returns boolean
@@ -133,17 +134,18 @@ language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_folding worker.prompt_folding;
-  v_as_numbers text := replace(regexp_replace(p_folded, '([0-9])(?=[a-z])', '\1 ', 'g'), 'l', 'i');
+  v_as_numbers text := replace(regexp_replace(p_folded, '([0-9](?=[a-z])|(?<![^ ,])(?:aged?(?=[0-9])|a(?=[0-9]{1,2} ?y)))', '\1 ', 'g'), 'l', 'i');
   v_as_letters text;
   v_spelled text;
 begin
   select * into v_folding from worker.prompt_folding;
   select string_agg(
     case when part[1] ~ '^[0-9]+$' then part[1]
+      when part[1] ~ '^([lio][0-9]|1[lio])$' then translate(part[1], 'lio', '110')
       else translate(part[1], v_folding.signs || v_folding.i_or_l || 'l', v_folding.sign_letters || repeat('i', length(v_folding.i_or_l) + 1))
     end || part[2], '' order by place)
   into v_as_letters
-  from regexp_matches(regexp_replace(p_folded, '(?<![^ ,])([1-9][0-9]?)(?=[ymwdl])', '\1 ', 'g'), '([^ ,]+)([ ,]*)', 'g') with ordinality as words (part, place);
+  from regexp_matches(regexp_replace(p_folded, '(?<![^ ,])((?:[lio][0-9]|1[lio])(?=y)|[1-9][0-9]?(?=[ymwd]|l[^ ,]))', '\1 ', 'g'), '([^ ,]+)([ ,]*)', 'g') with ordinality as words (part, place);
   select replace(string_agg(replace(run[1], ' ', ''), ' ' order by place), 'l', 'i')
   into v_spelled
   from regexp_matches(regexp_replace(p_folded, '[ ,]+', ' ', 'g'), '(?<![^ ])(?:[^ ]+ )?(?:[0-9] ){0,2}(?:[^ 0-9] ){2,}[^ ]*', 'g') with ordinality as runs (run, place);

@@ -87,11 +87,13 @@ def fold(text: str) -> str:
     """
     tables = folding()
     # Looks come first: NFKD makes a sigma of what looks like a c (U+03F2).
-    decomposed = unicodedata.normalize("NFKD", text.translate(tables.letters))
+    decomposed = unicodedata.normalize("NFKD", _I_OR_L.sub("|", text).translate(tables.letters))
     plain = tables.ignored.sub("", decomposed).translate(tables.letters)
     return _break(tables.punctuation.sub(",", _SPACES.sub(" ", plain)))
 
 
+_I_OR_L = re.compile("(?<=[a-z])I|(?<=[A-Z])l(?=[A-Z])")
+"""Of the other case, one is written for the other: "chiId", "CHlLD"."""
 _SPACES = re.compile("[-_ \\t\\n\\r\\f\\v\\u2010-\\u2015]+")
 
 
@@ -353,27 +355,33 @@ def _expand(phrase: str) -> Iterator[str]:
 def age_readings(folded: str) -> tuple[str, str, str]:
     """A folded text with its digits as numbers, with those in words as letters, and what is spelled as single words.
 
-    "14yo" is "14 yo", "14 ye4rs 0ld" is "14 years old", "a 14 y e a r s o l d" is "14yearsold"; l is i in all of them.
+    "14yo" is "14 yo", "l4 ye4rs 0ld" is "14 years old", "a 14 y e a r s o l d" is "14yearsold"; l is i in all of them.
     """
     words = _NUMBER_THEN_UNIT.sub(r"\1 ", folded)
     spelled = _SPELLED.findall(re.sub("[ ,]+", " ", folded))
     return (
-        _one_of_i_and_l(_DIGIT_THEN_LETTER.sub(r"\1 ", folded)),
+        _one_of_i_and_l(_NUMBER_EDGE.sub(r"\1 ", folded)),
         _one_of_i_and_l(_WORD.sub(lambda word: _in_letters(word.group()), words)),
         _one_of_i_and_l(" ".join(run.replace(" ", "") for run in spelled)),
     )
 
 
-_DIGIT_THEN_LETTER = re.compile("([0-9])(?=[a-z])")
-_NUMBER_THEN_UNIT = re.compile("(?<![^ ,])([1-9][0-9]?)(?=[ymwdl])")
+_NUMBER_EDGE = re.compile("([0-9](?=[a-z])|(?<![^ ,])(?:aged?(?=[0-9])|a(?=[0-9]{1,2} ?y)))")
+_NUMBER_THEN_UNIT = re.compile("(?<![^ ,])((?:[lio][0-9]|1[lio])(?=y)|[1-9][0-9]?(?=[ymwd]|l[^ ,]))")
 """Years, months, weeks, days or "lat": "5ixteen" begins with a letter."""
+_LETTERS_FOR_DIGITS = re.compile("[lio][0-9]|1[lio]")
 _WORD = re.compile("[^ ,]+")
 _SPELLED = re.compile("(?<![^ ])(?:[^ ]+ )?(?:[0-9] ){0,2}(?:[^ 0-9] ){2,}[^ ]*")
 """With the words around it, one of which may be the number."""
 
 
 def _in_letters(word: str) -> str:
+    if _LETTERS_FOR_DIGITS.fullmatch(word):
+        return word.translate(_DIGITS)
     return word if word.isdigit() else skeleton(word)
+
+
+_DIGITS = str.maketrans("lio", "110")
 
 
 def _one_of_i_and_l(text: str) -> str:
