@@ -134,7 +134,7 @@ language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_folding worker.prompt_folding;
-  v_as_numbers text := replace(regexp_replace(p_folded, '([0-9](?=[a-z])|(?<![^ ,])(?:aged?(?=[0-9])|a(?=[0-9]{1,2} ?y)))', '\1 ', 'g'), 'l', 'i');
+  v_as_numbers text := replace(regexp_replace(p_folded, '([0-9](?=[a-z])|[a-z](?=[0-9]{2} ?y)|(?<![^ ,])aged?(?=[0-9]))', '\1 ', 'g'), 'l', 'i');
   v_as_letters text;
   v_spelled text;
 begin
@@ -148,7 +148,7 @@ begin
   from regexp_matches(regexp_replace(p_folded, '(?<![^ ,])((?:[lio][0-9]|1[lio])(?=y)|[1-9][0-9]?(?=[ymwd]|l[^ ,]))', '\1 ', 'g'), '([^ ,]+)([ ,]*)', 'g') with ordinality as words (part, place);
   select replace(string_agg(replace(run[1], ' ', ''), ' ' order by place), 'l', 'i')
   into v_spelled
-  from regexp_matches(regexp_replace(p_folded, '[ ,]+', ' ', 'g'), '(?<![^ ])(?:[^ ]+ )?(?:[0-9] ){0,2}(?:[^ 0-9] ){2,}[^ ]*', 'g') with ordinality as runs (run, place);
+  from regexp_matches(regexp_replace(p_folded, '[ ,]+', ' ', 'g'), '(?<![^ ])(?:[^ ]+ |(?:[0-9] ){0,2})(?:[^ 0-9] ){2,}[^ ]*', 'g') with ordinality as runs (run, place);
   return worker.finds_age(v_as_numbers, '\y')
     or (v_as_letters <> v_as_numbers and worker.finds_age(v_as_letters, '\y'))
     or (v_spelled is not null and worker.finds_age(v_spelled, ''));

@@ -90,8 +90,9 @@ def test_folding_twice_is_folding_once(text: str) -> None:
     st.sampled_from([example for example in examples() if example.category]),
     st.sampled_from([example for example in examples() if example.category is None and example.kind == "prompt"]),
 )
-def test_an_innocent_prompt_in_front_hides_nothing(blocked: Example, innocent: Example) -> None:
+def test_an_innocent_prompt_beside_it_hides_nothing(blocked: Example, innocent: Example) -> None:
     assert screening.find(f"{innocent.text}, {blocked.text}", blocked.kind) is not None
+    assert screening.find(f"{blocked.text}, {innocent.text}", blocked.kind) is not None
 
 
 def test_an_allowed_phrase_is_listed_only_around_a_term() -> None:

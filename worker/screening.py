@@ -366,13 +366,13 @@ def age_readings(folded: str) -> tuple[str, str, str]:
     )
 
 
-_NUMBER_EDGE = re.compile("([0-9](?=[a-z])|(?<![^ ,])(?:aged?(?=[0-9])|a(?=[0-9]{1,2} ?y)))")
+_NUMBER_EDGE = re.compile("([0-9](?=[a-z])|[a-z](?=[0-9]{2} ?y)|(?<![^ ,])aged?(?=[0-9]))")
 _NUMBER_THEN_UNIT = re.compile("(?<![^ ,])((?:[lio][0-9]|1[lio])(?=y)|[1-9][0-9]?(?=[ymwd]|l[^ ,]))")
 """Years, months, weeks, days or "lat": "5ixteen" begins with a letter."""
 _LETTERS_FOR_DIGITS = re.compile("[lio][0-9]|1[lio]")
 _WORD = re.compile("[^ ,]+")
-_SPELLED = re.compile("(?<![^ ])(?:[^ ]+ )?(?:[0-9] ){0,2}(?:[^ 0-9] ){2,}[^ ]*")
-"""With the words around it, one of which may be the number."""
+_SPELLED = re.compile("(?<![^ ])(?:[^ ]+ |(?:[0-9] ){0,2})(?:[^ 0-9] ){2,}[^ ]*")
+"""With the word behind it and the one before, unless single digits are the number: "aged 42, 1 4 y e a r s"."""
 
 
 def _in_letters(word: str) -> str:
