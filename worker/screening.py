@@ -367,8 +367,9 @@ def age_readings(folded: str) -> tuple[str, str, str]:
 
 
 _NUMBER_EDGE = re.compile("([0-9](?=[a-z])|[a-z](?=[0-9]{2} ?y)|(?<![^ ,])aged?(?=[0-9]))")
+"""As in "14yo", "woman14yo" and "aged14"."""
 _NUMBER_THEN_UNIT = re.compile("(?<![^ ,])((?:[lio][0-9]|1[lio])(?=y)|[1-9][0-9]?(?=[ymwd]|l[^ ,]))")
-"""Years, months, weeks, days or "lat": "5ixteen" begins with a letter."""
+"""Years, months, weeks, days or "lat", and years alone behind "l4": "5ixteen" and "o1d" are words."""
 _LETTERS_FOR_DIGITS = re.compile("[lio][0-9]|1[lio]")
 _WORD = re.compile("[^ ,]+")
 _SPELLED = re.compile("(?<![^ ])(?:[^ ]+ |(?:[0-9] ){0,2})(?:[^ 0-9] ){2,}[^ ]*")
