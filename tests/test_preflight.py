@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from worker.errors import SettingsError
-from worker.preflight import check_folder, check_models_dir
+from worker.folders import check_folder
+from worker.preflight import check_models_dir
 from worker.settings import Settings
 
 

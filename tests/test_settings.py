@@ -189,7 +189,7 @@ class TestRefusals:
         [
             ("DATABASE_URL", "mysql://u:pass-marker@h/db", "is no Postgres address"),
             ("DATABASE_URL", "postgresql+asyncpg://u:pass-marker@h/db", "is no Postgres address"),
-            ("DATABASE_URL", "postgresql://postgres:[YOUR-PASSWORD]@h/db", "cannot be read as an address"),
+            ("DATABASE_URL", "postgresql://postgres:[YOUR-PASSWORD]@h/db", "still holds [YOUR-PASSWORD]"),
             ("DATABASE_URL", f"postgresql://u:pass-marker@{'h' * 64}.com/db", "names a host that cannot exist"),
             ("DATABASE_LISTEN_URL", "h:5432", "is no Postgres address"),
             ("S3_ENDPOINT_URL", "http://h..com", "names a host that cannot exist"),

@@ -231,6 +231,7 @@ def role(
         typer.echo(f"{name} has a new password." if rotate else f"{name} is made.", err=True)
     else:
         typer.echo(login.script, nl=False)
+        typer.echo("# Nothing is made yet: run the SQL above as the owner. Then, for the pod:", err=True)
     for way, address in login.addresses.items():
         typer.echo(f"# {way}\nDATABASE_URL={address}", err=True)
 

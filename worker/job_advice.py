@@ -34,7 +34,7 @@ def next_step(job: dict[str, Any], now: datetime, table: str, paused: bool, stra
         job: a row of worker.job_details.
         table: where jobs of its kind are inserted.
         paused: nothing of its kind is started.
-        stranded_why: why no live pod can take it; None when one can.
+        stranded_why: why no live pod can take it, or take it over; None when one can.
     """
     match job["status"]:
         case "completed":
@@ -43,6 +43,8 @@ def next_step(job: dict[str, Any], now: datetime, table: str, paused: bool, stra
             return f"worker job retry {job['id']} puts it back, if it should be done after all"
         case "running" if job["cancel_requested_at"] is not None:
             return "wait: its pod was told to stop, and is held for dead if it does not answer for 30 s"
+        case "running" if stranded_why is not None:
+            return f"{stranded_why}, its own neither: the next one that starts gives it back to the queue: worker run"
         case "running":
             return f"wait; worker job cancel {job['id']} stops it"
         case "failed":
@@ -54,7 +56,7 @@ def next_step(job: dict[str, Any], now: datetime, table: str, paused: bool, stra
     if paused:
         return f"wait: an administrator paused {job['kind']} (paused in worker.job_kinds)"
     if stranded_why is not None:
-        return f"{stranded_why}; start such a pod, or bring the base to one: worker models list"
+        return f"{stranded_why}; start a pod that can, or bring the base to one: worker models list"
     if job["run_after"] is not None and job["run_after"] > now:
         return f"wait: it is tried again at {plain(job['run_after'].astimezone(UTC))} UTC"
     return "wait for a free pod; worker status shows what is before it"

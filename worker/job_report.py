@@ -39,7 +39,10 @@ def print_job(connection: Connection, given: str, settings: Settings, to: Consol
     job = find_job(connection, given)
     facts = connection.execute(
         """select clock_timestamp() as now, kinds.table_name, kinds.paused,
-                  (select why from worker.stranded_jobs where kind = %(kind)s and id = %(id)s) as stranded_why
+                  case when %(status)s = 'queued'
+                    then (select why from worker.stranded_jobs where kind = %(kind)s and id = %(id)s)
+                    when not exists (select from worker.pods where worker.is_alive(pods)) then 'no pod is running'
+                  end as stranded_why
            from worker.job_kinds kinds where kinds.kind = %(kind)s""",
         job,
     ).fetchone()

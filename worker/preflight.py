@@ -6,14 +6,13 @@ Every check raises SettingsError, naming the setting, with what mends it.
 from __future__ import annotations
 
 import os
-import tempfile
-from pathlib import Path
 
 import psycopg
 import structlog
 
 from worker.db import Database
 from worker.errors import SettingsError, StorageError
+from worker.folders import check_folder
 from worker.handlers import HANDLERS
 from worker.migrate import SCHEMA_MAJOR
 from worker.settings import Settings
@@ -54,24 +53,6 @@ def check_models_dir(settings: Settings) -> None:
     """MODELS_DIR takes files, or is there: a volume that may only be read serves the models that lie on it."""
     if not (os.path.isdir(settings.models_dir) and os.access(settings.models_dir, os.R_OK | os.X_OK)):
         check_folder("MODELS_DIR", settings.models_dir)
-
-
-def check_folder(variable: str, folder: Path) -> Path:
-    """A folder takes files, or the nearest above it where it will be made, which is returned.
-
-    Tried, because rights do not tell: nobody makes a folder in /proc, or on a disk without room.
-    """
-    # A link that leads nowhere counts as there. With os.path: Path.exists raises where a folder may not be searched.
-    place = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
-    try:
-        os.rmdir(tempfile.mkdtemp(dir=place))
-    except OSError as error:
-        raise SettingsError(
-            f"{variable}={folder} cannot be written by this user (id {os.getuid()}): {place}: {error.strerror}",
-            f"set {variable} to a folder that takes files, or make this one for the user: "
-            f"mkdir -p {folder} && chown {os.getuid()} {folder}",
-        ) from error
-    return place
 
 
 async def check_schema(database: Database) -> None:

@@ -48,7 +48,8 @@ class Routes:
         gpu_kinds = [row["kind"] for row in kinds if row["slot"] == "gpu"]
         in_reach = set(await asyncio.to_thread(self._models.present))
         if gpu:
-            in_reach |= set(await self._models.in_bucket())
+            if await self._models.can_fetch():
+                in_reach |= set(await self._models.in_bucket())
             for kind in gpu_kinds:
                 for base in await self._usable_bases(kind, in_reach, vram_gib):
                     offered[f"{kind}/{base}"] = "gpu"
@@ -84,7 +85,7 @@ class Routes:
             [vram_gib, sorted(in_reach)],
         )
         if not fits:
-            return "no base of worker.base_models is on this disk or in the bucket"
+            return "no base of worker.base_models is on this disk, or in the bucket and can be fetched"
         if not any(row["fits"] for row in fits):
             memory = "has no GPU memory" if vram_gib is None else f"has {vram_gib:g} GiB of GPU memory"
             return f"this pod {memory}, and no base at hand fits it"

@@ -368,11 +368,11 @@ def _problems(error: ValidationError) -> dict[str, str]:
 
 
 def _check_postgres_url(value: str) -> None:
+    if "[YOUR-PASSWORD]" in value:
+        raise ValueError("still holds [YOUR-PASSWORD], brackets and all, in the password's place")
     parts = _split(value)
     if parts.scheme not in ("postgres", "postgresql"):
         raise ValueError("is no Postgres address, which starts with postgresql://")
-    if "[YOUR-PASSWORD]" in value:
-        raise ValueError("still holds the placeholder for the password")
     read = _read_as_meant(value, parts)
     if read is None:
         raise ValueError(

@@ -34,7 +34,9 @@ _PODS = """
     from worker.pods order by name, registered_at"""
 
 _STRANDED = """
-    select kind, id, route, clock_timestamp() - since as waiting, why from worker.stranded_jobs order by since"""
+    select route, count(*) as jobs, clock_timestamp() - min(since) as oldest,
+           (array_agg(id order by since))[1] as id, why
+    from worker.stranded_jobs group by route, why order by oldest desc"""
 
 _FAILED = """
     select job.kind, job.error_code, count(*) as jobs, max(job.finished_at) as last,

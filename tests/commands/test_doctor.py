@@ -24,6 +24,7 @@ from tests.conftest import Databases
 from tests.proxy import PostgresProxy
 from tests.sql import rights
 from tests.sql.pod import Pod
+from tests.tiny_models import TINY_BASE
 from worker.checks import database as database_checks
 from worker.checks.database import check_database, told_skew
 from worker.checks.gpu import GpuCheck
@@ -33,6 +34,7 @@ from worker.checks.report import Finding, Report, State
 from worker.checks.role import FUNCTIONS, TABLES, check_role
 from worker.checks.storage import check_storage
 from worker.errors import SettingsError
+from worker.models import UPSCALERS
 from worker.settings import Settings
 
 SECRETS = ("doctors-secret-marker",)
@@ -181,6 +183,17 @@ def no_models(patient: Patient) -> None:
     patient.set(MODELS_DIR=str(patient.folder / "nothing"))
 
 
+def only_in_the_bucket(patient: Patient) -> None:
+    for slug in (TINY_BASE, *UPSCALERS.values()):
+        key = f"models/base/{slug}/manifest.json"
+        patient.app.s3.put_object(Bucket=patient.app.models, Key=key, Body=b"{}")
+
+
+def in_the_bucket_with_a_disk_to_read_only(patient: Patient) -> None:
+    only_in_the_bucket(patient)
+    patient.set(MODELS_DIR="/proc")  # as a volume that may only be read: not even root writes there
+
+
 def newer_here(patient: Patient) -> None:
     patient.app.run("insert into worker.schema_versions (name, checksum) values ('0999_later', 'x')")
 
@@ -314,6 +327,20 @@ TABLE = {
         "worker models pull black-forest-labs/FLUX.1-schnell --as flux-schnell",
         State.ASIDE,
     ),
+    "bucket of no use": Broken(
+        in_the_bucket_with_a_disk_to_read_only,
+        "models",
+        "base tiny-flux",
+        "MODELS_DIR takes none from the bucket",
+        "worker models",
+    ),
+    "routes of no use": Broken(
+        in_the_bucket_with_a_disk_to_read_only,
+        "models",
+        "routes",
+        "no base of worker.base_models",
+        "worker models pull",
+    ),
     "too little memory": Broken(
         sql("update worker.base_models set min_vram_gib = 99"), "models", "routes", "no GPU job", "more GPU memory"
     ),
@@ -360,6 +387,15 @@ async def test_on_a_sound_installation_nothing_is_wrong(patient: Patient) -> Non
         assert {line.state for line in findings.values()} <= {State.SOUND, State.ASIDE}, findings
     assert findings["routes"].what == "this pod would take generation/tiny-flux, publish_lora, training/tiny-flux"
     assert "NOT for commercial use" not in findings["base tiny-flux"].what
+
+
+async def test_a_model_in_the_bucket_is_as_good_as_one_on_the_disk(patient: Patient) -> None:
+    """The control of the read-only folder: where one may be written, the same bucket is of use."""
+    only_in_the_bucket(patient)
+    patient.set(MODELS_DIR=str(patient.folder / "nothing"))
+    findings = await patient.found("models")
+    assert findings["base tiny-flux"].what.startswith("in the bucket, fetched when first used")
+    assert findings["routes"].what == "this pod would take generation/tiny-flux, publish_lora, training/tiny-flux"
 
 
 async def test_no_trial_object_stays_in_a_bucket(patient: Patient) -> None:

@@ -165,6 +165,9 @@ def test_what_happens_next_is_told_at_every_stage(
     db.run("update worker.job_kinds set paused = false")
     attempt = pod.run("generation", job_id)
     assert f"worker job cancel {job_id}" in following(job_id)
+    db.run("update worker.pods set last_heartbeat = last_heartbeat - interval '1 minute'")
+    assert "no pod is running, its own neither" in following(job_id)
+    db.run("update worker.pods set last_heartbeat = clock_timestamp()")
     attempt.fail("internal", "it broke", timedelta(hours=1))
     assert "it is tried again at" in following(job_id)
     with connect(db.url) as owner:

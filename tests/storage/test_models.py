@@ -228,14 +228,16 @@ class TestAVolumeThatFails:
     async def test_a_lock_that_cannot_be_had_is_a_missing_model(self, pod, slug, disk):
         (disk / ".in-use").mkdir(parents=True)
         (disk / ".in-use" / slug).symlink_to(slug)  # to itself: the kernel refuses, root too
-        with pytest.raises(ModelMissing, match=f"{slug} cannot be read from MODELS_DIR.*Too many levels of symbolic"):
+        with pytest.raises(
+            ModelMissing, match=f"{slug} can be neither read from MODELS_DIR.*Too many levels of symbolic"
+        ):
             await pod.ensure(slug)
 
     async def test_a_folder_that_cannot_be_read_is_a_missing_model_and_hides_no_other(self, pod, slug, disk):
         await pod.ensure(slug)
         (disk / "loop").symlink_to("loop")
         assert pod.present() == [slug]
-        with pytest.raises(ModelMissing, match="loop cannot be read from MODELS_DIR"):
+        with pytest.raises(ModelMissing, match="loop can be neither read from MODELS_DIR"):
             await pod.ensure("loop")
 
     async def test_a_download_that_the_disk_ends_is_a_missing_model_and_one_that_the_store_ends_is_none(
@@ -382,5 +384,5 @@ class TestPushing:
 @pytest.mark.skipif(not Path("/sys").is_dir(), reason="needs a folder that not even root may write to")
 async def test_a_disk_that_may_only_be_read_is_the_pods_fault_and_not_the_jobs() -> None:
     """It used to end as an internal error, which is charged to every job that the pod takes."""
-    with pytest.raises(ModelMissing, match="flux-dev cannot be read from MODELS_DIR, or not be written there"):
+    with pytest.raises(ModelMissing, match="flux-dev can be neither read from MODELS_DIR nor brought there"):
         await BaseModels(Path("/sys/likeness-models"), None, "bucket").ensure("flux-dev")

@@ -11,9 +11,10 @@ from worker.checks.gpu import GpuCheck
 from worker.checks.report import Aside, Attention, Report
 from worker.db import Database
 from worker.errors import SettingsError
+from worker.folders import check_folder
 from worker.handlers import HANDLERS
 from worker.models import UPSCALERS, BaseModels, how_to_bring
-from worker.preflight import check_folder, check_kinds, check_models_dir
+from worker.preflight import check_kinds, check_models_dir
 from worker.routes import Routes
 from worker.settings import Settings
 from worker.storage import ObjectStore
@@ -48,11 +49,20 @@ class Places:
     def __init__(self) -> None:
         self._on_disk: frozenset[str] = frozenset()
         self._in_bucket: frozenset[str] = frozenset()
+        self.nowhere = "not on disk, and the bucket could not be asked"
+        """What is said of a model that this pod does not have."""
 
     async def look(self, models: BaseModels) -> str:
         self._on_disk = frozenset(await asyncio.to_thread(models.present))
-        self._in_bucket = frozenset(await models.in_bucket())
-        return f"{len(self._on_disk)} on disk, {len(self._in_bucket)} in the bucket"
+        if not models.has_bucket:
+            return f"{len(self._on_disk)} on disk; the bucket could not be asked"
+        in_bucket = await models.in_bucket()
+        self.nowhere = "neither on disk nor in the bucket"
+        if await models.can_fetch():
+            self._in_bucket = frozenset(in_bucket)
+            return f"{len(self._on_disk)} on disk, {len(in_bucket)} in the bucket"
+        self.nowhere = "not on disk, and MODELS_DIR takes none from the bucket"
+        return f"{len(self._on_disk)} on disk; MODELS_DIR takes none of the {len(in_bucket)} in the bucket"
 
     def of(self, slug: str) -> str | None:
         if slug in self._on_disk:
@@ -99,7 +109,7 @@ async def _upscalers(places: Places) -> str:
     missing = [slug for slug, place in told.items() if place is None]
     if missing:
         raise SettingsError(
-            f"neither on disk nor in the bucket: {', '.join(missing)}; every picture is upscaled at the end",
+            f"{places.nowhere}: {', '.join(missing)}; every picture is upscaled at the end",
             "; ".join(map(how_to_bring, missing)),
         )
     return ", ".join(f"{slug} {place}" for slug, place in told.items())
@@ -114,10 +124,10 @@ async def _base(base: dict[str, Any], places: Places, default_base: str) -> str:
     cure = f"{how_to_bring(slug)}; then, for all pods: worker models push {slug}"
     if slug == default_base:
         raise SettingsError(
-            f"neither on disk nor in the bucket, and jobs that name no base take it; {about}",
+            f"{places.nowhere}, and jobs that name no base take it; {about}",
             f"{cure}; or, as the owner, set default_base in worker.config to a base that is there",
         )
-    raise Aside("neither on disk nor in the bucket: this pod does not take it", cure)
+    raise Aside(f"{places.nowhere}: this pod does not take it", cure)
 
 
 async def _routes(settings: Settings, database: Database, models: BaseModels, gpu: GpuCheck) -> str:

@@ -12,7 +12,8 @@ from pathlib import Path
 import structlog
 from pydantic import ValidationError
 
-from worker.errors import InputMissing, InvalidInput, ModelMissing, StorageError
+from worker.errors import InputMissing, InvalidInput, ModelMissing, SettingsError, StorageError
+from worker.folders import check_folder
 from worker.models.locks import Uses, bringing
 from worker.models.manifest import (
     MANIFEST,
@@ -55,6 +56,19 @@ class BaseModels:
         folders = (folder for folder in sorted(self._folder.iterdir()) if not folder.name.startswith("."))
         return [folder.name for folder in folders if _is_at_hand(folder)]
 
+    @property
+    def has_bucket(self) -> bool:
+        """Whether there is a model bucket to ask."""
+        return self._store is not None
+
+    async def can_fetch(self) -> bool:
+        """Whether MODELS_DIR takes models that come; a volume that may only be read serves those that lie on it."""
+        try:
+            await asyncio.to_thread(check_folder, "MODELS_DIR", self._folder)
+        except SettingsError:
+            return False
+        return True
+
     async def in_bucket(self) -> list[str]:
         """The models in the model bucket."""
         if self._store is None:
@@ -90,7 +104,7 @@ class BaseModels:
             failed = _disk_error(error)
             if failed is None:
                 raise
-            why = f"cannot be read from MODELS_DIR, or not be written there ({failed.strerror})"
+            why = f"can be neither read from MODELS_DIR nor brought there ({failed.strerror})"
             raise missing(slug, why) from error
         return path
 
