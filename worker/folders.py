@@ -20,7 +20,7 @@ def check_folder(variable: str, folder: Path) -> Path:
     # A link that leads nowhere counts as there. With os.path: Path.exists raises where a folder may not be searched.
     place = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     try:
-        os.rmdir(tempfile.mkdtemp(dir=place))
+        os.rmdir(tempfile.mkdtemp(prefix=".tried-", dir=place))  # hidden: what lies in MODELS_DIR is listed
     except OSError as error:
         cure = f"set {variable} to a folder that takes files"
         if error.errno in _MAY_NOT:
