@@ -110,19 +110,17 @@ comment on function worker.broken_term is 'The rule of the first screened term i
 
 comment on column worker.prompt_folding.larger_numbers is 'A regular expression: numbers that end in a small one, such as twenty one, and those that only count.';
 
-create or replace function worker.finds_age(p_reading text, p_edge text) returns boolean
-language plpgsql stable set search_path = pg_catalog, pg_temp
+create or replace function worker.finds_age(p_reading text, p_edge text, p_folding worker.prompt_folding) returns boolean
+language plpgsql immutable set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_folding worker.prompt_folding;
   v_text text;
 begin
-  select * into v_folding from worker.prompt_folding;
-  v_text := regexp_replace(p_reading, p_edge || '(?:' || v_folding.larger_numbers || ')' || p_edge, '', 'g');
-  v_text := regexp_replace(v_text, '(?<![0-9])' || p_edge || '(?:' || v_folding.numbers || ')' || p_edge || '(?![0-9])', 'N', 'g');
+  v_text := regexp_replace(p_reading, p_edge || '(?:' || p_folding.larger_numbers || ')' || p_edge, '', 'g');
+  v_text := regexp_replace(v_text, '(?<![0-9])' || p_edge || '(?:' || p_folding.numbers || ')' || p_edge || '(?![0-9])', 'N', 'g');
   -- Spelled words have lost their punctuation, where what is innocent ends.
-  return v_text ~ (p_edge || '(?:' || v_folding.ages || ')' || p_edge)
-    and (p_edge = '' or regexp_replace(v_text, p_edge || '(?:' || v_folding.innocent_ages || ')' || p_edge, '', 'g') ~ (p_edge || '(?:' || v_folding.ages || ')' || p_edge));
+  return v_text ~ (p_edge || '(?:' || p_folding.ages || ')' || p_edge)
+    and (p_edge = '' or regexp_replace(v_text, p_edge || '(?:' || p_folding.innocent_ages || ')' || p_edge, '', 'g') ~ (p_edge || '(?:' || p_folding.ages || ')' || p_edge));
 end $$;
 comment on function worker.finds_age is 'Whether the age patterns are found between two edges: of words, or anywhere.';
 
@@ -149,9 +147,9 @@ begin
   select replace(string_agg(replace(run[1], ' ', ''), ' ' order by place), 'l', 'i')
   into v_spelled
   from regexp_matches(regexp_replace(p_folded, '[ ,]+', ' ', 'g'), '(?<![^ ])(?:[^ ]+ |(?:[0-9] ){0,2})(?:[^ 0-9] ){2,}[^ ]*', 'g') with ordinality as runs (run, place);
-  return worker.finds_age(v_as_numbers, '\y')
-    or (v_as_letters <> v_as_numbers and worker.finds_age(v_as_letters, '\y'))
-    or (v_spelled is not null and worker.finds_age(v_spelled, ''));
+  return worker.finds_age(v_as_numbers, '\y', v_folding)
+    or (v_as_letters <> v_as_numbers and worker.finds_age(v_as_letters, '\y', v_folding))
+    or (v_spelled is not null and worker.finds_age(v_spelled, '', v_folding));
 end $$;
 comment on function worker.names_a_minors_age is
   'Whether a folded text, with its digits as numbers, with those in words as letters, or spelled, says that somebody is younger than 18.';

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ import pytest
 from tests.app import App
 from tests.conftest import Databases
 from tests.processes import WorkerProcess, WorkerProcesses
+from tests.tiny_models import TINY_BASE
 from tests.waiting import wait_until
 from worker.demo.servers import EmbeddedS3
 
@@ -172,6 +174,14 @@ def make_fleet(
             return Fleet(app, processes, environment)
 
         yield make
+
+
+def copy_with_a_damaged_base(tiny_models: Path, folder: Path) -> Path:
+    """The tiny models of one pod, in `folder`: the FLUX base looks whole and cannot be loaded."""
+    shutil.copytree(tiny_models, folder)
+    (weights,) = (folder / TINY_BASE / "transformer").glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:1000])
+    return folder
 
 
 @pytest.hookimpl(wrapper=True)

@@ -9,23 +9,18 @@ import pytest
 
 from tests.tiny_models import TINY_BASE
 from tests.waiting import wait_until
-from tests.worker.conftest import Fleet, MakeFleet
+from tests.worker.conftest import Fleet, MakeFleet, copy_with_a_damaged_base
 
 
 @pytest.fixture(scope="module")
 def models_dir(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny models of one pod, to be damaged."""
-    folder = tmp_path_factory.mktemp("damaged") / "models"
-    shutil.copytree(tiny_models, folder)
-    return folder
+    return copy_with_a_damaged_base(tiny_models, tmp_path_factory.mktemp("damaged") / "models")
 
 
 @pytest.fixture(scope="module")
 def fleet(make_fleet: MakeFleet, models_dir: Path) -> Fleet:
     """With one pod whose base cannot be loaded; its folder looks whole."""
     fleet = make_fleet()
-    (weights,) = (models_dir / TINY_BASE / "transformer").glob("*.safetensors")
-    weights.write_bytes(weights.read_bytes()[:1000])
     fleet.start(MODELS_DIR=str(models_dir), WORKER_NAME="damaged")
     return fleet
 

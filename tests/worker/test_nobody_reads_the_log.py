@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,16 +9,14 @@ from pathlib import Path
 from tests.processes import worker_environment
 from tests.tiny_models import TINY_BASE
 from tests.waiting import wait_until
-from tests.worker.conftest import MakeFleet
+from tests.worker.conftest import MakeFleet, copy_with_a_damaged_base
 
 
 def test_jobs_are_answered_and_sigterm_is_heard_when_nobody_reads_the_log(
     make_fleet: MakeFleet, tiny_models: Path, tmp_path: Path
 ) -> None:
-    models_dir = tmp_path / "models"
-    shutil.copytree(tiny_models, models_dir)
-    (weights,) = (models_dir / TINY_BASE / "transformer").glob("*.safetensors")
-    weights.write_bytes(weights.read_bytes()[:1000])  # so that the GPU process, too, has something to say
+    # Damaged, so that the GPU process, too, has something to say.
+    models_dir = copy_with_a_damaged_base(tiny_models, tmp_path / "models")
     fleet = make_fleet()
     worker = subprocess.Popen(
         [sys.executable, "-m", "worker", "run"],

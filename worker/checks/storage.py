@@ -56,12 +56,12 @@ async def _check_bucket(
 
 
 async def _found(settings: Settings, store: ObjectStore, database: Database | None, name: str) -> str:
-    if database is None:
-        await check_bucket(settings, store, name)
-        return "there; its name in worker.config is not checked: no database"
-    # First, as a pod does: where the names differ, that is what is wrong, and not that there is no such bucket.
-    await check_bucket_name(settings, database, name)
+    if database is not None:
+        # First, as a pod does: where the names differ, that is what is wrong, and not that there is no such bucket.
+        await check_bucket_name(settings, database, name)
     await check_bucket(settings, store, name)
+    if database is None:
+        return "there; its name in worker.config is not checked: no database"
     return "there, and called so in worker.config"
 
 
