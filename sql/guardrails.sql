@@ -1,4 +1,4 @@
--- What may not be asked for, when a job is inserted. The words stand in screened_terms.sql. worker/screening.py finds them
+-- What may not be asked for, when a job is inserted. The words stand in screened_terms.sql. worker/guard/screening.py finds them
 -- the same way and screens every job again when it starts; it sees repeated letters and photographs' captions too.
 
 create or replace function worker.fold_breaks(p_text text) returns text

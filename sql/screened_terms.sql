@@ -1,4 +1,5 @@
--- What may not be asked for, from worker/guardrails.toml. Not edited: python -m worker.screening_sql writes it.
+-- What may not be asked for, from worker/guard/guardrails.toml.
+-- Not edited: python -m worker.guard.screening_sql writes it.
 
 delete from worker.prompt_folding;
 delete from worker.screened_terms;

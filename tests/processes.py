@@ -116,4 +116,4 @@ def _is_gpu_child_of(pid: int, worker_pid: int) -> bool:
         state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
     except OSError:
         return False
-    return b"worker.gpu_child" in words and str(worker_pid).encode() in words and state != "Z"
+    return b"worker.gpu.child" in words and str(worker_pid).encode() in words and state != "Z"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from worker import screening
+from worker.guard import screening
 
 DATA = Path(__file__).parent / "data"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from worker.jobs import Photo
-from worker.prompts import caption, name_class
+from worker.jobs.lease import Photo
+from worker.jobs.wording import caption, name_class
 
 
 @pytest.mark.parametrize(

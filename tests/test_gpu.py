@@ -20,8 +20,7 @@ import pytest_asyncio
 from PIL import Image
 
 from worker import errors
-from worker.gpu import GpuChild, Interrupted
-from worker.gpu_tasks import (
+from worker.gpu.messages import (
     CheckpointSaved,
     Done,
     Event,
@@ -35,6 +34,7 @@ from worker.gpu_tasks import (
     Task,
     TrainTask,
 )
+from worker.gpu.process import GpuChild, Interrupted
 from worker.ml import upscale
 from worker.ml.architectures.flux_tiny import build_tiny
 
@@ -425,8 +425,8 @@ async def test_stopping_ends_a_process_that_still_starts() -> None:
 WORKER = """
     import asyncio, signal, sys
     from contextlib import aclosing
-    from worker.gpu import GpuChild
-    from worker.gpu_tasks import Progress, TrainTask
+    from worker.gpu.process import GpuChild
+    from worker.gpu.messages import Progress, TrainTask
 
     async def main():
         gpu = GpuChild()

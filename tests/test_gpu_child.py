@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from worker import errors
-from worker.gpu_child import Reporter, drain
-from worker.gpu_tasks import FromChild, Phase, Progress, Work
-from worker.gpu_work import failure
+from worker.gpu.child import Reporter, drain
+from worker.gpu.messages import FromChild, Phase, Progress, Work
+from worker.gpu.work import failure
 from worker.ml import errors as ml_errors
 
 

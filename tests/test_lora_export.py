@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from tests.app import App
 from tests.ml.keys import listed_keys
 from tests.processes import worker_environment
+from worker.commands.lora_export import export
 from worker.errors import CommandRefused
-from worker.lora_export import export
 from worker.ml import lora_files
 
 RANK = 4

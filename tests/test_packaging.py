@@ -20,8 +20,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from worker import migrate
-from worker.checks.gpu import DRIVER_FLOOR
+from worker.commands.checks.gpu import DRIVER_FLOOR
+from worker.database import migrate
 from worker.demo.servers import EmbeddedPostgres
 from worker.settings import Settings, variable
 

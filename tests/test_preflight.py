@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from worker.errors import SettingsError
-from worker.folders import check_folder
-from worker.preflight import check_models_dir
+from worker.pod.preflight import check_models_dir
 from worker.settings import Settings
+from worker.storage.writable_dirs import check_folder
 
 
 @pytest.fixture

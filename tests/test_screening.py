@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.prompts import DISGUISES, HIDE_AN_AGE, REPEATED, Example, examples
-from worker import screening
+from worker.guard import screening
 
 
 def test_every_example_is_judged_as_its_list_says() -> None:

@@ -17,7 +17,7 @@ from tests.app import App
 from tests.conftest import Databases
 from tests.processes import worker_environment
 from tests.worker.conftest import MAKE_POD_ROLE, as_pod
-from worker import migrate
+from worker.database import migrate
 
 ROOT = Path(__file__).parent.parent
 

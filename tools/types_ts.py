@@ -14,7 +14,7 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg.rows import dict_row
 
-from worker import migrate
+from worker.database import migrate
 from worker.demo.servers import EmbeddedPostgres
 
 TARGET = Path(__file__).parent.parent / "examples" / "types.ts"

@@ -101,7 +101,7 @@ def migrate(
     ] = False,
 ) -> None:
     """Bring the database up to date, as its owner. Safe to repeat."""
-    from worker import migrate as migrations
+    from worker.database import migrate as migrations
     from worker.settings import Settings
 
     if since and not print_sql:
@@ -125,7 +125,7 @@ def migrate(
 @app.command(epilog="Example: worker health")
 def health() -> None:
     """Whether the workers of this machine turn, for a container's health check. Asks neither database nor store."""
-    from worker.health import health_error
+    from worker.commands.health import health_error
     from worker.settings import Settings
 
     error = health_error(Settings.load(storage=False, database=False).work_dir)
@@ -146,8 +146,8 @@ def doctor() -> None:
 
     import structlog
 
+    from worker.commands.doctor import examine, show_on
     from worker.console import console
-    from worker.doctor import examine, show_on
 
     # Its lines say it all: a pod's own warnings would repeat them in other words.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
@@ -161,10 +161,10 @@ def doctor() -> None:
 @app.command(epilog="Example: worker status")
 def status() -> None:
     """What waits and runs, which pods live, what none of them can take, what failed. More with the owner's URL."""
+    from worker.commands.status import print_status
     from worker.console import console
-    from worker.owner import connect
+    from worker.database.owner import connect
     from worker.settings import Settings
-    from worker.status import print_status
 
     with connect(Settings.load(storage=False).database_url.get_secret_value()) as connection:
         print_status(connection, console())
@@ -173,9 +173,9 @@ def status() -> None:
 @job.command(epilog="Example: worker job 6a05f1e2")
 def show(given: Annotated[str, typer.Argument(metavar="ID", help="A job's id, or its beginning.")]) -> None:
     """Print all there is to know about one job, and what to do next. Needs the URL of the database's owner."""
+    from worker.commands.job_report import print_job
     from worker.console import console
-    from worker.job_report import print_job
-    from worker.owner import connect
+    from worker.database.owner import connect
     from worker.settings import Settings
 
     settings = Settings.load(storage=False)
@@ -187,8 +187,8 @@ def show(given: Annotated[str, typer.Argument(metavar="ID", help="A job's id, or
 @job.command(epilog="Example: worker job retry 6a05f1e2")
 def retry(given: Annotated[str, typer.Argument(metavar="ID", help="A job's id, or its beginning.")]) -> None:
     """Put a failed or cancelled job back on the queue. Needs the URL of the database's owner."""
-    from worker.job_lookup import retry_job
-    from worker.owner import connect
+    from worker.commands.job_lookup import retry_job
+    from worker.database.owner import connect
     from worker.settings import Settings
 
     with connect(Settings.load(storage=False).database_url.get_secret_value()) as connection:
@@ -198,8 +198,8 @@ def retry(given: Annotated[str, typer.Argument(metavar="ID", help="A job's id, o
 @job.command(epilog="Example: worker job cancel 6a05f1e2")
 def cancel(given: Annotated[str, typer.Argument(metavar="ID", help="A job's id, or its beginning.")]) -> None:
     """Stop a job that waits or runs. Needs the URL of the database's owner."""
-    from worker.job_lookup import cancel_job
-    from worker.owner import connect
+    from worker.commands.job_lookup import cancel_job
+    from worker.database.owner import connect
     from worker.settings import Settings
 
     with connect(Settings.load(storage=False).database_url.get_secret_value()) as connection:
@@ -219,8 +219,8 @@ def role(
 
     Reads the database's address from DATABASE_URL, which must be the owner's. The SQL holds no password.
     """
-    from worker.owner import connect
-    from worker.role import apply_login, make_login
+    from worker.database.owner import connect
+    from worker.database.role import apply_login, make_login
     from worker.settings import Settings
 
     url = Settings.load(storage=False).database_url.get_secret_value()
@@ -241,10 +241,10 @@ def init() -> None:
     """Make the buckets that the settings name, private, and try to write, read and delete in each."""
     import asyncio
 
-    from worker.buckets import make_buckets
-    from worker.checks.report import Report
+    from worker.commands.checks.report import Report
+    from worker.commands.doctor import show_on
+    from worker.commands.storage_init import make_buckets
     from worker.console import console
-    from worker.doctor import show_on
     from worker.settings import Settings
 
     settings = Settings.load(database=False)
@@ -269,7 +269,7 @@ def export(
     output: Annotated[Path, typer.Option(help="The file to write; one that exists is not overwritten.")],
 ) -> None:
     """Write a LoRA in the names that another program reads. With an id, needs the URL of the database's owner."""
-    from worker.lora_export import export
+    from worker.commands.lora_export import export
 
     made = export(source, naming, output)
     typer.echo(f"{made.path}: a LoRA for {made.family}, {made.layers} layers in {naming} names, SHA-256 {made.sha256}")
@@ -314,19 +314,19 @@ def pull(
 
     An interrupted pull goes on where it stopped. A gated base needs HF_TOKEN.
     """
-    from worker.models import commands
+    from worker.commands import models as actions
     from worker.settings import Settings
 
-    commands.pull(Settings.load(storage=False, database=False), repo, slug, revision)
+    actions.pull(Settings.load(storage=False, database=False), repo, slug, revision)
 
 
 @models.command(epilog="Example: worker models push flux-dev")
 def push(slug: Annotated[str, typer.Argument(metavar="SLUG", help="A folder of MODELS_DIR.")]) -> None:
     """Upload a model from MODELS_DIR to the model bucket, for all pods. What is there already is not sent again."""
-    from worker.models import commands
+    from worker.commands import models as actions
     from worker.settings import Settings
 
-    commands.push(Settings.load(database=False), slug)
+    actions.push(Settings.load(database=False), slug)
 
 
 @models.command("list", epilog="Example: worker models list --check")
@@ -339,10 +339,10 @@ def list_(
 
     Works without a database and without a bucket, and then says less. Exit code 1 when something is damaged.
     """
-    from worker.models import commands
+    from worker.commands import models as actions
     from worker.settings import Settings
 
-    commands.list_(Settings.load(storage=False, database=False), thorough=check)
+    actions.list_(Settings.load(storage=False, database=False), thorough=check)
 
 
 @models.command(
@@ -382,7 +382,7 @@ def import_(
     ] = None,
 ) -> None:
     """Make a model in MODELS_DIR out of the single files that ComfyUI and the publishers use. Needs no network."""
-    from worker.models import commands
+    from worker.commands import models as actions
     from worker.settings import Settings
 
     given = {
@@ -394,7 +394,7 @@ def import_(
         "upscaler": upscaler,
     }
     files = {name: file for name, file in given.items() if file is not None}
-    commands.import_(Settings.load(storage=False, database=False), slug, files, tokenizers, configs)
+    actions.import_(Settings.load(storage=False, database=False), slug, files, tokenizers, configs)
 
 
 def main() -> None:

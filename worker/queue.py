@@ -19,20 +19,20 @@ import structlog
 from psycopg.types.json import Jsonb
 
 from worker import __version__
-from worker.attempts import Attempts, Parts
-from worker.db import ClaimQueue, Database, is_transient
+from worker.database.pool import ClaimQueue, Database, is_transient
 from worker.errors import StorageError
-from worker.gpu import GpuChild
+from worker.gpu.process import GpuChild
 from worker.handlers import HANDLERS
-from worker.lora_cache import LoraCache
 from worker.models import BaseModels
-from worker.preflight import check_installation
-from worker.routes import Routes
-from worker.session import Session
+from worker.pod.job_runner import Attempts, Parts
+from worker.pod.prefetch import warm
+from worker.pod.preflight import check_installation
+from worker.pod.routes import Routes
+from worker.pod.session import Session
 from worker.settings import Settings
-from worker.storage import ObjectStore
-from worker.warming import warm
-from worker.workspace import Workspace
+from worker.storage.lora_cache import LoraCache
+from worker.storage.object_store import ObjectStore
+from worker.storage.workspace import Workspace
 
 log = structlog.get_logger()
 

@@ -16,10 +16,10 @@ from tests.app import App
 from tests.conftest import TEMPLATE, Databases
 from tests.processes import worker_environment
 from tests.sql.pod import Claims, Pod
-from worker import migrate
+from worker.database import migrate
+from worker.database.owner import connect
+from worker.database.role import apply_login, make_login
 from worker.demo.servers import EmbeddedPostgres, EmbeddedS3
-from worker.owner import connect
-from worker.role import apply_login, make_login
 
 ACCESS_RULES = "host all postgres 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n"
 

@@ -25,14 +25,14 @@ from tests.proxy import PostgresProxy
 from tests.sql import rights
 from tests.sql.pod import Pod
 from tests.tiny_models import TINY_BASE
-from worker.checks import database as database_checks
-from worker.checks.database import check_database, told_skew
-from worker.checks.gpu import GpuCheck
-from worker.checks.models import check_models
-from worker.checks.pods import check_pods
-from worker.checks.report import Finding, Report, State
-from worker.checks.role import FUNCTIONS, TABLES, check_role
-from worker.checks.storage import check_storage
+from worker.commands.checks import database as database_checks
+from worker.commands.checks.database import check_database, told_skew
+from worker.commands.checks.gpu import GpuCheck
+from worker.commands.checks.models import check_models
+from worker.commands.checks.pods import check_pods
+from worker.commands.checks.report import Finding, Report, State
+from worker.commands.checks.role import FUNCTIONS, TABLES, check_role
+from worker.commands.checks.storage import check_storage
 from worker.errors import SettingsError
 from worker.models import UPSCALERS
 from worker.settings import Settings

@@ -17,12 +17,12 @@ from tests.app import App
 from tests.commands.conftest import Operator
 from tests.sql.pod import GENERATION, Claims, Pod
 from tests.sql.tables import AppTables
+from worker.commands.job_advice import AFTER_FAILURE
+from worker.commands.job_lookup import cancel_job, find_job, retry_job
+from worker.commands.job_report import print_job
+from worker.database.owner import connect
 from worker.demo.servers import EmbeddedS3
 from worker.errors import BY_CODE, CommandRefused
-from worker.job_advice import AFTER_FAILURE
-from worker.job_lookup import cancel_job, find_job, retry_job
-from worker.job_report import print_job
-from worker.owner import connect
 from worker.settings import Settings
 
 NAME = "Marigold Marker"

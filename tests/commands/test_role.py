@@ -13,10 +13,10 @@ from tests.conftest import Databases
 from tests.processes import WorkerProcesses
 from tests.sql.supabase import VERSIONS, supabase_server
 from tests.waiting import wait_until
-from worker import migrate
+from worker.database import migrate
+from worker.database.owner import connect
+from worker.database.role import apply_login, make_login
 from worker.errors import CommandRefused
-from worker.owner import connect
-from worker.role import apply_login, make_login
 
 FORBIDDEN = (
     "select from public.subjects",

@@ -10,8 +10,8 @@ from rich.console import Console
 
 from tests.sql.pod import TRAINING, Claims, Pod, as_worker
 from tests.sql.tables import ABLE_BASE, AppTables
-from worker.owner import connect
-from worker.status import print_status
+from worker.commands.status import print_status
+from worker.database.owner import connect
 
 
 @pytest.fixture

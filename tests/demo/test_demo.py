@@ -268,7 +268,7 @@ def test_the_worker_is_a_pod_with_a_pods_login(kept: Kept) -> None:
 
 def test_ctrl_c_ends_a_kept_demo_well_and_leaves_nothing_running(kept: Kept) -> None:
     kept.database.close()
-    assert kept.demo.running("worker.gpu_child")
+    assert kept.demo.running("worker.gpu.child")
     assert kept.demo.running("worker.demo.servers")
     assert kept.demo.end(signal.SIGINT) == 0, kept.demo.screen.read_text()
     kept.demo.assert_nothing_is_left()

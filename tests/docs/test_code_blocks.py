@@ -17,9 +17,10 @@ import yaml
 from tests.conftest import Databases
 from tests.docs.blocks import ROOT, Block, blocks
 from tests.docs.shell import calls, problems, sql_of
-from worker import consent, errors
-from worker.handlers.tools import Tools
-from worker.jobs import Lease
+from worker import errors
+from worker.guard import consent
+from worker.handlers.context import Tools
+from worker.jobs.lease import Lease
 from worker.settings import Settings, variable
 
 ELSEWHERE = {"examples/supabase-js.md": "tests/examples/test_supabase_js.py"}

@@ -13,12 +13,12 @@ import torch
 
 from tests.ml.conftest import TRIGGER
 from tests.ml.runs import finish
+from worker.jobs.wording import name_class
 from worker.ml.architectures import ARCHITECTURES
 from worker.ml.base_models import Base
 from worker.ml.batches import Batch, Photo, draw_batch, encode_captions, encode_photos
 from worker.ml.errors import BadInput
 from worker.ml.train_lora import LoraConfig, Step, TrainedLora, held_out_loss, sample_losses, train, training_loss
-from worker.prompts import name_class
 
 CLASS_CAPTION = "a photo of a person"
 

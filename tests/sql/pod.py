@@ -16,7 +16,7 @@ from psycopg.types.json import Jsonb
 
 from tests.tiny_models import TINY_BASE
 from tests.waiting import wait_until
-from worker.db import ClaimQueue, Database
+from worker.database.pool import ClaimQueue, Database
 
 TRAINING, GENERATION, PUBLISH = f"training/{TINY_BASE}", f"generation/{TINY_BASE}", "publish_lora"
 ROUTES = (TRAINING, GENERATION, PUBLISH)

@@ -17,7 +17,7 @@ from pgqueuer.adapters.persistence.qb import QueryBuilderEnvironment
 from pgqueuer.domain.settings import DBSettings
 
 from tests.conftest import Databases
-from worker.migrate import numbered_files, repeatable_files
+from worker.database.migrate import numbered_files, repeatable_files
 
 # What the rules below ask about: the schemas of this project, and policies wherever they are.
 VIEWS = """

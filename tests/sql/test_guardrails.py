@@ -16,8 +16,8 @@ from tests.prompts import DISGUISES, REPEATED, examples
 from tests.sql.pod import Pod
 from tests.sql.supabase import Supabase
 from tests.sql.tables import AppTables
-from worker import screening, screening_sql
-from worker.migrate import migrate, sql_folder
+from worker.database.migrate import migrate, sql_folder
+from worker.guard import screening, screening_sql
 
 NOT_SHOWN_TO_A_MODEL = """
     base status phase error_code error cancel_code control_path control_kind output_format
@@ -30,7 +30,7 @@ NOT_SHOWN_TO_A_MODEL = """
 
 def test_the_terms_of_the_database_are_those_of_the_data_file() -> None:
     assert (sql_folder() / "screened_terms.sql").read_text() == screening_sql.render(), (
-        "python -m worker.screening_sql > sql/screened_terms.sql"
+        "python -m worker.guard.screening_sql > sql/screened_terms.sql"
     )
 
 
@@ -176,7 +176,7 @@ def test_refused_prompts_have_a_limit_so_that_nobody_feels_a_way_around_the_word
 
 
 def test_every_text_column_of_a_job_is_screened_or_known_to_reach_no_model(db: AppTables) -> None:
-    """A new column fails here until `worker.prompt_error` and `worker.guardrails` know it, or the list above does."""
+    """A new column fails here until `worker.prompt_error` and `guard.guardrails` know it, or the list above does."""
     columns = db.run(
         """select distinct attname as name from pg_attribute join worker.job_kinds on attrelid = table_name::regclass
            where atttypid in ('text'::regtype, 'text[]'::regtype, 'varchar'::regtype) and not attisdropped"""

@@ -12,8 +12,8 @@ from tests.sql.files import next_release
 from tests.sql.pod import Claims, Pod
 from tests.sql.supabase import Supabase
 from tests.sql.tables import AppTables
-from worker import migrate
-from worker.migrate import sql_folder
+from worker.database import migrate
+from worker.database.migrate import sql_folder
 
 WATCHED = {"subjects", "subjects_models", "training_jobs", "generation_jobs"}
 

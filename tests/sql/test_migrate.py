@@ -15,9 +15,9 @@ from tests.sql.files import next_release, psql
 from tests.sql.pod import as_worker
 from tests.sql.supabase import Supabase
 from tests.waiting import wait_until
-from worker import migrate
+from worker.database import migrate
+from worker.database.migrate import MigrationError, render
 from worker.demo.servers import EmbeddedPostgres
-from worker.migrate import MigrationError, render
 
 NUMBERED = [file.name for file in migrate.numbered_files()]
 NEWEST = int(NUMBERED[-1][:4])

@@ -15,8 +15,8 @@ from psycopg.types.json import Jsonb
 from tests.sql.pod import GENERATION, PUBLISH, ROUTES, SHA256, TRAINING
 from tests.sql.supabase import Supabase
 from tests.sql.tables import AppTables
-from worker import migrate
-from worker.db import ClaimQueue, Database
+from worker.database import migrate
+from worker.database.pool import ClaimQueue, Database
 
 
 @contextmanager

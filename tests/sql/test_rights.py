@@ -14,7 +14,7 @@ from psycopg.rows import dict_row
 
 from tests.sql import rights
 from tests.sql.supabase import Supabase
-from worker import migrate
+from worker.database import migrate
 
 OURS = "('public', 'worker')"
 

@@ -14,7 +14,7 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from worker.storage import ObjectStore, StoreConfig
+from worker.storage.object_store import ObjectStore, StoreConfig
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

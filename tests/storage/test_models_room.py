@@ -14,7 +14,7 @@ import pytest
 from tests.storage.bases import push, start_fetch, write_base
 from worker.errors import ModelMissing
 from worker.models import BaseModels
-from worker.models.room import size_of
+from worker.models.eviction import size_of
 
 SIZE = 1_000_000
 """Of each model, in bytes."""

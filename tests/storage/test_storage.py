@@ -14,11 +14,11 @@ import botocore.exceptions
 import pytest
 import s3transfer.exceptions
 
-import worker.storage
+import worker.storage.object_store
 from worker.errors import InputMissing, InvalidInput, StorageError, WorkerError
 from worker.logs import redacted_text
-from worker.storage import ObjectStore, StoreConfig, check_key
-from worker.storage_errors import explain, failures
+from worker.storage.errors import explain, failures
+from worker.storage.object_store import ObjectStore, StoreConfig, check_key
 
 SECRETS = ("AKIDMARKER", "secret-key-marker", "session-token-marker", "X-Amz-Signature", "Signature=")
 OLD = timedelta(0)
@@ -221,7 +221,7 @@ class TestServersThatFail:
             await silent.upload("b", "k", source, "text/plain", deadline_s=0.2)
 
     async def test_a_request_ends_at_its_deadline(self, silent, monkeypatch):
-        monkeypatch.setattr(worker.storage, "CALL_DEADLINE_S", 0.2)
+        monkeypatch.setattr(worker.storage.object_store, "CALL_DEADLINE_S", 0.2)
         with pytest.raises(StorageError, match=r"looking up b/k failed: no answer within 0.2 s"):
             await silent.head("b", "k")
 
@@ -320,7 +320,7 @@ class TestDelete:
         assert {"content-type", "content-md5"} <= set(signed)
 
     async def test_more_keys_than_a_request_takes_go_in_several(self, relayed, relay, bucket, monkeypatch, tmp_path):
-        monkeypatch.setattr(worker.storage, "MAX_KEYS_A_DELETE", 2)
+        monkeypatch.setattr(worker.storage.object_store, "MAX_KEYS_A_DELETE", 2)
         for key in ("a", "b", "c", "d", "e"):
             await relayed.upload(bucket, key, file_of(tmp_path / "f", 5), "text/plain")
         await relayed.delete(bucket, iter(["a", "b", "c", "d", "e"]))
@@ -352,6 +352,7 @@ def test_a_config_does_not_show_its_secrets():
 
 
 def test_importing_the_store_does_not_import_boto3():
-    code = "import sys, worker.storage, worker.models; print({'boto3', 'botocore', 'torch'} & set(sys.modules))"
+    imports = "import sys, worker.storage.object_store, worker.models"
+    code = f"{imports}; print({{'boto3', 'botocore', 'torch'}} & set(sys.modules))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "set()"

@@ -6,9 +6,9 @@ import pytest
 
 from tests.prompts import examples
 from tests.worker.conftest import Fleet, MakeFleet
-from worker import guardrails, screening
 from worker.errors import PromptBlocked
-from worker.jobs import StartedJob
+from worker.guard import guardrails, screening
+from worker.jobs.lease import StartedJob
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import re
 
 from tools.reference.markdown import code, page, table
 from worker import errors
-from worker.job_advice import AFTER_FAILURE
+from worker.commands.job_advice import AFTER_FAILURE
 from worker.models import how_to_bring
 
 INTRODUCTION = """

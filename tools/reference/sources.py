@@ -10,18 +10,26 @@ from tools.reference.markdown import code, page, table
 ROOT = Path(__file__).parents[2]
 
 INTRODUCTION = """
-One idea a file; the first line of each says which. Imports point one way, `cli` → `queue` → `handlers` → `consent` →
-`jobs` → `errors`, and a tool checks it. `ml` knows nothing of the rest, and only the GPU process loads it.
+One idea a file; the first line of each says which. Imports point one way, `cli` → `commands` → `queue` → `pod` →
+`handlers` → (`guard`, `gpu`, `models`, `storage`, `jobs`) → `database` → `errors`, and a tool checks it. `ml` knows nothing
+of the rest, and only the GPU process loads it.
 """
 
 FOLDERS = (
-    ("worker", "the queue process"),
-    ("worker/checks", "what `worker doctor` looks at"),
-    ("worker/models", "base models on disk and in the bucket"),
+    ("worker", "the door, the settings, what every wing uses, and the claim loop"),
+    ("worker/pod", "what a pod does around the claim loop"),
+    ("worker/jobs", "a started job, its lease, its wording"),
     ("worker/handlers", "one file a kind of job"),
+    ("worker/guard", "consent, and the screening of prompts"),
+    ("worker/gpu", "the GPU process, seen from both sides"),
     ("worker/ml", "training and drawing: paths and numbers in, paths and numbers out"),
     ("worker/ml/architectures", "one file a model family"),
-    ("sql", "applied in the order of `worker/migrate.py`, again whenever one changes"),
+    ("worker/models", "base models on disk and in the bucket"),
+    ("worker/storage", "the object store, and the pod's own disk"),
+    ("worker/database", "the database as a pod and as its owner reach it"),
+    ("worker/commands", "one file a command"),
+    ("worker/commands/checks", "what `worker doctor` looks at"),
+    ("sql", "applied in the order of `worker/database/migrate.py`, again whenever one changes"),
     ("sql/migrations", "applied once each, in order"),
 )
 """The demo is left out: it is an app of its own, and no part of a pod."""

@@ -10,7 +10,7 @@ from PIL import Image
 
 from worker.demo.person import Person
 from worker.demo.portrait import write_photos
-from worker.photo_files import DAMAGED
+from worker.ml.photo_files import DAMAGED
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".heic", ".heif", ".webp")
 FORMATS = ("JPEG", "PNG", "HEIF", "WEBP")

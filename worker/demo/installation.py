@@ -15,7 +15,7 @@ from uuid import UUID
 
 import psycopg
 
-from worker import migrate
+from worker.database import migrate
 from worker.demo.app_client import Buckets
 from worker.demo.programme import Programme
 from worker.demo.servers import EmbeddedPostgres, EmbeddedS3

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
 
+from worker.database.migrate import MigrationError
 from worker.demo.album import PhotosUnusable, read_album
 from worker.demo.held_out import NotMeasured
 from worker.demo.installation import Installation, WorkerEnded
@@ -23,7 +24,6 @@ from worker.demo.servers import ServerFailed
 from worker.demo.steps import Steps
 from worker.demo.story import DemoFailed, Story
 from worker.demo.summary import Summary
-from worker.migrate import MigrationError
 
 FAILURES = (
     *(DemoFailed, WorkerEnded, ServerFailed, NotMeasured, MigrationError),

@@ -22,8 +22,8 @@ from worker.demo.progress import POLL_S, at_step, rows_of
 from worker.demo.report import contact_sheet, loss_curve
 from worker.demo.steps import Step, Steps
 from worker.demo.summary import EndedJob, Revocation, SavedFile, SubjectUsed, Summary, TrainedLora
-from worker.jobs import Photo as PhotoRow
-from worker.prompts import caption
+from worker.jobs.lease import Photo as PhotoRow
+from worker.jobs.wording import caption
 
 SEED = 7
 PRESET = "{prompt}, soft light"

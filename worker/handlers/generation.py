@@ -8,12 +8,12 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
-from worker import consent
-from worker.gpu_tasks import Done, GenerateTask, LoraFile, Phase, Progress
-from worker.handlers.tools import Tools
-from worker.jobs import Lease, TrainedModel
-from worker.pictures import CONTENT_TYPE, SUFFIX, EncodedPicture, encode
-from worker.prompts import merged_negative_prompt, merged_prompt
+from worker.gpu.messages import Done, GenerateTask, LoraFile, Phase, Progress
+from worker.guard import consent
+from worker.handlers.context import Tools
+from worker.jobs.lease import Lease, TrainedModel
+from worker.jobs.wording import merged_negative_prompt, merged_prompt
+from worker.storage.image_encoding import CONTENT_TYPE, SUFFIX, EncodedPicture, encode
 
 
 async def generate(lease: Lease, tools: Tools) -> dict[str, Any]:

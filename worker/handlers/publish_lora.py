@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from worker.errors import InternalError, Interruption, JobInterrupted
-from worker.handlers.tools import Tools
-from worker.jobs import Lease
+from worker.handlers.context import Tools
+from worker.jobs.lease import Lease
 
 
 async def publish_lora(lease: Lease, tools: Tools) -> dict[str, Any]:

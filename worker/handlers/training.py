@@ -10,9 +10,8 @@ from typing import Any
 
 import structlog
 
-from worker import consent
 from worker.errors import InputMissing, JobInterrupted, some
-from worker.gpu_tasks import (
+from worker.gpu.messages import (
     CheckpointSaved,
     Done,
     LoraSettings,
@@ -23,9 +22,10 @@ from worker.gpu_tasks import (
     SkippedPhoto,
     TrainTask,
 )
-from worker.handlers.tools import Tools
-from worker.jobs import Lease, Photo
-from worker.prompts import CLASS_NAME, TRIGGER_WORD, caption, name_class
+from worker.guard import consent
+from worker.handlers.context import Tools
+from worker.jobs.lease import Lease, Photo
+from worker.jobs.wording import CLASS_NAME, TRIGGER_WORD, caption, name_class
 
 log = structlog.get_logger()
 

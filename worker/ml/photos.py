@@ -15,7 +15,7 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
 from worker.ml.errors import BadInput
-from worker.photo_files import DAMAGED, turn_upright
+from worker.ml.photo_files import DAMAGED, turn_upright
 
 Image.MAX_IMAGE_PIXELS = None  # `_check_size` has limits of its own, which a phone's 200 megapixels pass
 

@@ -4,10 +4,10 @@ A model is a folder `MODELS_DIR/{slug}`, in the bucket `models/base/{slug}/`. Up
 
     names.py      slugs and where they lie          manifest.py   files, sizes, checksums, origin
     bases.py      what a pod has, and fetching      locks.py      who uses and who brings a model
-    room.py       what is evicted for one that comes
+    eviction.py   what is evicted for one that comes
     pull.py       from a hub to the disk            hub_files.py  which files of a repository
     push.py       from the disk to the bucket       importing.py  from single files to the disk
-    overview.py   what is where                     commands.py   what the commands say meanwhile
+    overview.py   what is where
 
 Fetching needs what `worker run` needs; the modules of the commands are imported by them alone.
 """

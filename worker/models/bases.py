@@ -13,7 +13,7 @@ import structlog
 from pydantic import ValidationError
 
 from worker.errors import InputMissing, InvalidInput, ModelMissing, SettingsError, StorageError
-from worker.folders import check_folder
+from worker.models.eviction import COMING, NoRoom, Room
 from worker.models.locks import Uses, bringing
 from worker.models.manifest import (
     MANIFEST,
@@ -26,8 +26,8 @@ from worker.models.manifest import (
     write_manifest,
 )
 from worker.models.names import PREFIX, UPSCALER_FILE, UPSCALERS, arriving_path, how_to_bring, slug_path
-from worker.models.room import COMING, NoRoom, Room
-from worker.storage import ObjectStore
+from worker.storage.object_store import ObjectStore
+from worker.storage.writable_dirs import check_folder
 
 log = structlog.get_logger()
 

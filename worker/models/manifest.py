@@ -14,7 +14,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from worker.errors import InvalidInput
-from worker.storage import check_key
+from worker.storage.object_store import check_key
 
 MANIFEST = "manifest.json"
 HASHING_THREADS = 4

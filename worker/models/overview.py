@@ -13,11 +13,11 @@ from psycopg.rows import dict_row
 
 from worker.errors import ModelMissing, SettingsError, StorageError
 from worker.models.bases import is_sound, is_whole, read_bucket_manifest
+from worker.models.eviction import size_of
 from worker.models.manifest import MANIFEST, Manifest, damaged, has_size, read_manifest
 from worker.models.names import PREFIX, UPSCALERS
-from worker.models.room import size_of
 from worker.settings import Settings
-from worker.storage import ObjectStore
+from worker.storage.object_store import ObjectStore
 
 COLUMNS = ("model", "family", "licence", "commercial use", "GB", "on this disk", "in the bucket", "revision", "routes")
 CONNECT_TIMEOUT_S = 10

@@ -22,7 +22,7 @@ from worker.models.hub_files import INDEX, wanted_files
 from worker.models.locks import bringing_file, exclusive
 from worker.models.manifest import Manifest, Origin, describe
 from worker.models.names import UPSCALERS, arriving_path, slug_path
-from worker.storage import check_key
+from worker.storage.object_store import check_key
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

@@ -13,7 +13,7 @@ from worker.errors import CommandRefused, InvalidInput
 from worker.models.bases import is_whole, read_bucket_manifest
 from worker.models.manifest import MANIFEST, Manifest, damaged, describe, read_manifest, write_manifest
 from worker.models.names import PREFIX, slug_path
-from worker.storage import PART_BYTES, ObjectStore
+from worker.storage.object_store import PART_BYTES, ObjectStore
 
 PARALLEL_UPLOADS = 3
 SLOWEST_LINE = 1e6

@@ -1,0 +1,131 @@
+"""The database as this pod reaches it: the connection, LISTEN, the schema, the clocks."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
+
+import psycopg
+
+from worker.commands.checks.report import Attention, Report
+from worker.database.errors import explain_connection
+from worker.database.migrate import MigrationError, numbered_files, pending_files
+from worker.database.pool import KEEPALIVES, Database
+from worker.errors import SettingsError, some
+from worker.pod.preflight import check_schema
+from worker.pod.session import NO_LISTEN_CURE, listen_works
+from worker.settings import Settings
+
+OLDEST_POSTGRES = 15
+SKEW_LIMIT = timedelta(seconds=30)
+"""Well below the 15 minutes at which an object store refuses signatures."""
+CONNECTION, LISTEN, CLOCK, SCHEMA, RELEASE = "connection", "LISTEN", "clock", "schema", "release"
+
+
+async def check_database(report: Report, settings: Settings, stack: AsyncExitStack) -> Database | None:
+    """All of it. Returns the database, open until `stack` ends; None when it or its schema cannot be used."""
+    if not settings.database_url.get_secret_value():
+        report.skip("DATABASE_URL is missing or malformed", CONNECTION, LISTEN, CLOCK, SCHEMA, RELEASE)
+        return None
+    database = Database(settings.database_url.get_secret_value(), "doctor")
+    if not await report.check(CONNECTION, _connect(database, stack)):
+        report.skip("no connection to the database", LISTEN, CLOCK, SCHEMA, RELEASE)
+        return None
+    await report.check(LISTEN, _listen(settings, database))
+    await report.check(CLOCK, _clock(database))
+    if not await report.check(SCHEMA, _schema(database)):
+        report.skip("no schema that can be used", RELEASE)
+        return None
+    await report.check(RELEASE, _release(database))
+    return database
+
+
+async def _connect(database: Database, stack: AsyncExitStack) -> str:
+    await stack.enter_async_context(database)
+    async with database.pooled() as connection:
+        encrypted, host, port = connection.pgconn.ssl_in_use, connection.info.host, connection.info.port
+    (row,) = await database.fetch(
+        """select current_user::text as login, current_database()::text as name,
+                  current_setting('server_version_num')::int / 10000 as major"""
+    )
+    where = f"{host}:{port}/{row['name']} as {row['login']}, PostgreSQL {row['major']}"
+    if row["major"] < OLDEST_POSTGRES:
+        raise SettingsError(
+            f"{where}; the oldest that serves is {OLDEST_POSTGRES}", "upgrade the server: Supabase has 15 and 17"
+        )
+    if encrypted:
+        return f"{where}, encrypted"
+    if host.startswith("/") or host in ("localhost", "127.0.0.1", "::1"):
+        return f"{where}, on this machine"
+    raise Attention(f"{where}, NOT encrypted", "add ?sslmode=require to DATABASE_URL, unless the network is private")
+
+
+async def _listen(settings: Settings, database: Database) -> str:
+    variable = "DATABASE_URL" if settings.database_listen_url is None else "DATABASE_LISTEN_URL"
+    try:
+        connection = await psycopg.AsyncConnection.connect(
+            settings.listen_url.get_secret_value(),
+            autocommit=True,
+            prepare_threshold=None,
+            application_name="likeness doctor",
+            **KEEPALIVES,
+        )
+    except psycopg.OperationalError as error:
+        raise explain_connection(error, variable) from error
+    async with connection:
+        if await listen_works(connection, database):
+            return f"a notification made the round trip through {variable}"
+    raise SettingsError(
+        f"no notification arrives through {variable}: it leads to a pooler in transaction mode, or to another "
+        "database; a pod would poll every 2 s",
+        NO_LISTEN_CURE,
+    )
+
+
+async def _schema(database: Database) -> str:
+    await check_schema(database)
+    return "there, and this login may use it"
+
+
+async def _release(database: Database) -> str:
+    rows = await database.fetch("select name, checksum from worker.schema_versions")
+    applied = {row["name"]: row["checksum"] for row in rows}
+    numbered = numbered_files()
+    newer = sorted({name for name in applied if name[:4].isdigit()} - {file.name for file in numbered})
+    if newer:
+        raise Attention(
+            f"migrated by a newer release than this one, which does not know {', '.join(newer)}",
+            "deploy that release here too; until then this pod works",
+        )
+    try:
+        pending = pending_files(applied)
+    except MigrationError as error:
+        raise SettingsError(str(error), "deploy the release that migrated this database") from error
+    differing = [file.name for file in pending if applied.get(file.name) != file.checksum]
+    if differing:
+        at = max((name for name in applied if name[:4].isdigit()), default="0000")
+        release = "an older" if any(file.number for file in pending) else "another"
+        raise SettingsError(
+            f"the database is at {at}, of {release} release than this one: {some(differing)} missing there, or other",
+            "as the owner, with the newer release of the two: worker migrate, or with supabase db push: "
+            f"worker migrate --print --since {int(at[:4])}",
+        )
+    return f"the database was migrated by this release, up to {numbered[-1].name}"
+
+
+async def _clock(database: Database) -> str:
+    before = datetime.now(UTC)
+    (row,) = await database.fetch("select clock_timestamp() as now")
+    return told_skew(before + (datetime.now(UTC) - before) / 2, row["now"])
+
+
+def told_skew(here: datetime, there: datetime) -> str:
+    """The difference between two clocks. Raises SettingsError when it is too much."""
+    skew = here - there
+    told = f"{abs(skew.total_seconds()):.1f} s {'ahead of' if skew > timedelta(0) else 'behind'} the database's"
+    if abs(skew) > SKEW_LIMIT:
+        raise SettingsError(
+            f"this machine's clock is {told}; stores refuse signatures of another time",
+            "set the clock: timedatectl set-ntp true",
+        )
+    return f"this machine's is {told}"

@@ -1,0 +1,93 @@
+"""What the login of DATABASE_URL may do: all that a pod needs, and no more."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from worker.commands.checks.report import Attention, Report
+from worker.database.migrate import numbered_files
+from worker.database.pool import Database
+from worker.errors import SettingsError, some
+
+CONNECTIONS_A_POD = 5
+"""Two in the pool, one session, and one for each of two convenience copies."""
+
+FUNCTIONS = """
+    complete_job consent_error fail_job fits_memory garbage_gone heartbeat is_alive leave_pod lora_to_copy peek
+    pod_lock_key reap register_pod release_job report_job save_checkpoint schema_major stage_objects start_job
+    starved_routes subject_lock_key take_garbage tick why_stranded
+"""
+"""What a pod calls in schema worker. It calls nothing in public."""
+
+TABLES = """
+    base_models config job_kinds pgqueuer pgqueuer_log pgqueuer_schedules pgqueuer_statistics pods queue_depth
+    schema_versions stranded_jobs
+"""
+"""What a pod reads in schema worker. It reads nothing in public."""
+
+_LOGIN = """
+    select current_user::text as login, rolsuper, rolcreaterole, rolcreatedb, rolbypassrls, rolconnlimit,
+           pg_has_role(current_user, (select nspowner from pg_namespace where nspname = 'worker'), 'usage') as owner,
+           pg_has_role(current_user, 'likeness_worker', 'usage') as member
+    from pg_roles where rolname = current_user"""
+
+_MAY_CALL = """
+    select n.nspname || '.' || p.proname as what, n.nspname = 'worker' and p.proname = any (%s) as needed,
+           has_function_privilege(p.oid, 'execute') as may
+    from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+    where n.nspname = 'worker'
+       or n.nspname = 'public' and p.proname in (
+            'cancel_job', 'retry_job', 'grant_consent', 'revoke_consent', 'reject_consent')
+    order by 1"""
+
+_MAY_READ = """
+    select n.nspname || '.' || c.relname as what, n.nspname = 'worker' and c.relname = any (%s) as needed,
+           has_any_column_privilege(c.oid, 'select') as may
+    from pg_class c join pg_namespace n on n.oid = c.relnamespace
+    where c.relkind in ('r', 'p', 'v') and (n.nspname = 'worker' or n.nspname || '.' || c.relname in (
+            'public.subjects', 'public.subject_photos', 'public.subjects_models', 'public.presets', 'auth.users',
+            'storage.objects')
+       or n.nspname || '.' || c.relname in (select table_name from worker.job_kinds))
+    order by 1"""
+
+
+async def check_role(report: Report, database: Database) -> None:
+    """One line: whether this login is a pod's."""
+    await report.check("role", _role(database))
+
+
+async def _role(database: Database) -> str:
+    (login,) = await database.fetch(_LOGIN)
+    name = login["login"]
+    if login["owner"] or login["rolsuper"]:
+        raise Attention(
+            f"{name} owns the schema or is a superuser: right for `worker migrate`, too much for a pod",
+            "give each pod a login of its own: worker role likeness_pod",
+        )
+    if not login["member"]:
+        raise SettingsError(f"{name} is not in likeness_worker", f"as the owner: grant likeness_worker to {name}")
+    rights = await database.fetch(_MAY_CALL, [FUNCTIONS.split()]) + await database.fetch(_MAY_READ, [TABLES.split()])
+    lacks = [right["what"] for right in rights if right["needed"] and not right["may"]]
+    if lacks:
+        raise SettingsError(
+            f"{name} may not use {some(lacks)}",
+            "as the owner: worker migrate; where nothing is left to apply, set the rights again: "
+            f'worker migrate --print --since {numbered_files()[-1].number} | psql -1 -v ON_ERROR_STOP=1 "$OWNERS_URL"',
+        )
+    excess = _powers(login) + [right["what"] for right in rights if right["may"] and not right["needed"]]
+    if excess:
+        raise SettingsError(
+            f"{name} may do what a pod must not: {some(excess)}",
+            "give the pod a login in likeness_worker alone: worker role likeness_pod",
+        )
+    if 0 <= login["rolconnlimit"] < CONNECTIONS_A_POD:
+        raise SettingsError(
+            f"{name} may open {login['rolconnlimit']} connections, and a pod needs {CONNECTIONS_A_POD}",
+            f"as the owner: alter role {name} connection limit {CONNECTIONS_A_POD}",
+        )
+    return f"{name} is in likeness_worker, and may do what a pod does and no more"
+
+
+def _powers(login: dict[str, Any]) -> list[str]:
+    words = {"rolcreaterole": "createrole", "rolcreatedb": "createdb", "rolbypassrls": "bypassrls"}
+    return [word for column, word in words.items() if login[column]]

@@ -1,0 +1,76 @@
+"""`worker status`: what waits, what runs, who is alive, what nobody can take, what failed.
+
+A pod's login sees the queue and the pods; people's jobs are the owner's to see.
+"""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from worker.console import table
+from worker.database.owner import Connection
+
+_QUEUE = """
+    select route, waiting, oldest, running, pods from worker.queue_depth
+    where waiting > 0 or running > 0 order by oldest desc nulls last, route"""
+
+_RUNNING = """
+    select job.kind, job.id, job.request ->> 'base' as base, job.attempt, pods.name as pod, job.phase,
+           round(job.progress * 100) || ' %' as progress,
+           clock_timestamp() - job.started_at as since
+    from worker.job_details job left join worker.pods on pods.id = job.pod_id
+    where job.status = 'running' order by job.started_at"""
+
+_RUNNING_AS_A_POD = """
+    select queue.entrypoint as route, split_part(queue.dedupe_key, ':', 2) as id, pods.name as pod,
+           clock_timestamp() - queue.updated as since
+    from worker.pgqueuer queue left join worker.pods on pods.id = queue.queue_manager_id
+    where queue.status = 'picked' order by queue.updated"""
+
+_PODS = """
+    select name, version, vram_gib, array_to_string(routes, ', ') as routes,
+           case when worker.is_alive(pods) then 'yes' else 'no, held for dead' end as alive,
+           clock_timestamp() - last_heartbeat as silent, clock_timestamp() - registered_at as since
+    from worker.pods order by name, registered_at"""
+
+_STRANDED = """
+    select route, count(*) as jobs, clock_timestamp() - min(since) as oldest,
+           (array_agg(id order by since))[1] as id, why
+    from worker.stranded_jobs group by route, why order by oldest desc"""
+
+_FAILED = """
+    select job.kind, job.error_code, count(*) as jobs, max(job.finished_at) as last,
+           (array_agg(job.id order by job.finished_at desc))[1] as id
+    from worker.job_details job
+    where job.status = 'failed' and job.finished_at > clock_timestamp() - interval '24 hours'
+    group by job.kind, job.error_code order by jobs desc, job.kind"""
+
+_TRIED_AGAIN = """
+    select kind, detail ->> 'code' as code, count(*) as attempts, max(at) as last
+    from worker.job_events
+    where at > clock_timestamp() - interval '24 hours' and event = 'requeued' and detail ->> 'code' is not null
+    group by kind, code order by attempts desc, kind"""
+
+_MAY_SEE_JOBS = "select has_table_privilege('worker.job_details', 'select') as may"
+
+
+def print_status(connection: Connection, to: Console) -> None:
+    """Print it all, or as much as this login may see."""
+    _print_rows(connection, to, "Queue", _QUEUE, "nothing waits and nothing runs")
+    _print_rows(connection, to, "No live pod can take", _STRANDED, "nothing: every open job has a pod that can")
+    _print_rows(connection, to, "Pods", _PODS, "none is alive: start one with `worker run`")
+    allowed = connection.execute(_MAY_SEE_JOBS).fetchone()
+    if allowed is None or not allowed["may"]:
+        _print_rows(connection, to, "Running", _RUNNING_AS_A_POD, "nothing")
+        to.print("A pod's login may not see phases and failures: that needs the owner's URL.")
+        return
+    _print_rows(connection, to, "Running", _RUNNING, "nothing")
+    _print_rows(connection, to, "Failed in the last 24 hours (times in UTC)", _FAILED, "nothing")
+    _print_rows(connection, to, "Attempts that failed and were tried again, last 24 hours", _TRIED_AGAIN, "none")
+    to.print("One job in full: worker job ID")
+
+
+def _print_rows(connection: Connection, to: Console, title: str, query: str, empty: str) -> None:
+    cursor = connection.execute(query.encode())  # as bytes: constants of this file
+    columns = [column.name.replace("_", " ") for column in cursor.description or ()]
+    table(to, title, columns, (list(row.values()) for row in cursor), empty)

@@ -1,0 +1,1 @@
+"""The database as a pod and as its owner reach it: pool, errors, migrations, logins."""

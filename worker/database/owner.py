@@ -1,0 +1,46 @@
+"""The database as its owner sees it: for commands that look at people's jobs or change what pods may not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from psycopg.rows import dict_row
+
+from worker.database.errors import explain_connection
+from worker.database.pool import KEEPALIVES
+from worker.errors import CommandRefused
+
+Connection = psycopg.Connection[dict[str, Any]]
+
+
+@contextmanager
+def connect(url: str) -> Iterator[Connection]:
+    """An autocommit connection; rows are dicts.
+
+    Raises SettingsError when nobody answers. Inside it, a right that this login lacks, a schema that is not there and
+    a connection that breaks become CommandRefused.
+    """
+    try:
+        connection = psycopg.connect(
+            url, autocommit=True, row_factory=dict_row, application_name="likeness command", **KEEPALIVES
+        )
+    except psycopg.OperationalError as error:
+        raise explain_connection(error, "DATABASE_URL") from error
+    with connection:
+        try:
+            yield connection
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise CommandRefused(
+                f"{connection.info.user} may not do this ({error.diag.message_primary}): "
+                "set DATABASE_URL to the URL of the database's owner (postgres, on Supabase), not of a pod"
+            ) from error
+        except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedFunction) as error:
+            raise CommandRefused(
+                "this database has no Likeness schema, or one of an older release: as the owner, worker migrate"
+            ) from error
+        except psycopg.OperationalError as error:
+            said = error.diag.message_primary or "the connection broke"
+            raise CommandRefused(f"the database says: {said}; try again, and look at it with worker doctor") from error

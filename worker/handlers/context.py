@@ -1,0 +1,89 @@
+"""What a handler may use."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import stamina
+
+from worker.database.pool import Database
+from worker.errors import StorageError
+from worker.gpu.messages import Event, Task
+from worker.gpu.process import GpuChild
+from worker.jobs.lease import Lease
+from worker.models import JobModels
+from worker.storage.lora_cache import LoraCache
+from worker.storage.object_store import ObjectStore
+
+
+@dataclass
+class Traffic:
+    """Bytes moved for one attempt, for its log line."""
+
+    bytes_in: int = 0
+    bytes_out: int = 0
+
+
+@dataclass(frozen=True)
+class Tools:
+    """The worker's parts as one attempt sees them."""
+
+    database: Database
+    store: ObjectStore
+    models: JobModels
+    gpu: GpuChild
+    loras: LoraCache
+    bucket_uploads: str
+    bucket_models: str
+    checkpoint_every_s: float
+    upload_deadline_s: float
+    workdir: Path
+    free_slot: Callable[[], None]
+    """The GPU is free: the slot may be claimed for again while this attempt encodes and publishes."""
+    traffic: Traffic = field(default_factory=Traffic)
+
+    async def compute(self, task: Task, lease: Lease) -> AsyncGenerator[Event, None]:
+        """Run a task on the GPU and count its seconds. Consume it inside `aclosing`."""
+        started = time.monotonic()
+        before = lease.gpu_seconds
+        try:
+            async with aclosing(self.gpu.run(task)) as events:
+                async for event in events:
+                    lease.gpu_seconds = before + time.monotonic() - started
+                    yield event
+        finally:
+            lease.gpu_seconds = before + time.monotonic() - started
+
+    def computed(self, lease: Lease) -> None:
+        """The GPU's part is done: a shutdown lets the attempt publish, and another job may begin."""
+        lease.computed = True
+        self.free_slot()
+
+    async def download(self, bucket: str, key: str, path: Path) -> Path:
+        """Fetch one object; InputMissing when it is not there."""
+        await self.store.download(bucket, key, path)
+        self.traffic.bytes_in += (await asyncio.to_thread(path.stat)).st_size
+        return path
+
+    async def upload(self, bucket: str, key: str, path: Path, content_type: str) -> None:
+        """Upload one object that was staged before; a store that fails is asked again until the deadline.
+
+        Computing it again would cost more than waiting.
+        """
+        deadline = time.monotonic() + self.upload_deadline_s
+        async for attempt in stamina.retry_context(
+            on=StorageError, attempts=None, timeout=self.upload_deadline_s, wait_initial=1, wait_max=20
+        ):
+            with attempt:
+                await self.store.upload(bucket, key, path, content_type, max(1.0, deadline - time.monotonic()))
+        self.traffic.bytes_out += (await asyncio.to_thread(path.stat)).st_size
+
+
+Handler = Callable[[Lease, Tools], Coroutine[Any, Any, dict[str, Any]]]
+"""From a started attempt to the result that `complete_job` publishes. Running it twice is harmless."""

@@ -1,0 +1,1 @@
+"""A started job as a handler sees it: its row, its lease, and the wording of its prompts and captions."""

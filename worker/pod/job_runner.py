@@ -1,0 +1,291 @@
+"""Attempts of this pod from their claim to their end. Every outcome passes through one place."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Protocol
+from uuid import UUID
+
+import structlog
+from pydantic import ValidationError
+
+from worker import errors
+from worker.database.pool import Database
+from worker.errors import Interruption, JobInterrupted
+from worker.gpu.process import GpuChild, Interrupted
+from worker.guard import guardrails
+from worker.handlers import HANDLERS
+from worker.handlers.context import Tools, Traffic
+from worker.jobs.lease import Lease, StartedJob
+from worker.models import BaseModels, JobModels
+from worker.settings import Settings
+from worker.storage.lora_cache import LoraCache
+from worker.storage.object_store import ObjectStore
+from worker.storage.workspace import Workspace
+
+log = structlog.get_logger()
+
+STOP_GRACE_S = 5.0
+SHUTDOWN_GRACE_S = 1.0
+UPLOAD_DEADLINE_S = 600.0
+"""`worker.garbage_gone` waits longer than this before it offers a deleted object again."""
+
+
+class Pod(Protocol):
+    """The pod as its attempts see it."""
+
+    pod_id: UUID
+
+    async def refuse_route(self, route: str) -> None:
+        """This pod cannot do a route after all."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a pod is made of, as far as its attempts need it."""
+
+    settings: Settings
+    database: Database
+    store: ObjectStore
+    models: BaseModels
+    gpu: GpuChild
+    loras: LoraCache
+    workspace: Workspace
+
+
+class Attempts:
+    """The attempts that run on this pod."""
+
+    def __init__(self, parts: Parts, pod: Pod) -> None:
+        self._parts = parts
+        self._pod = pod
+        self._claims: set[tuple[str, UUID]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._shutting_down = False
+        self.leases: dict[str, Lease] = {}
+        """By kind:id."""
+        self.loaded_base: str | None = None
+        """What the GPU process holds, as far as the parent knows."""
+
+    def begin(self, kind: str, job_id: UUID, free_slot: Callable[[], None]) -> None:
+        """Run a claimed job in a task of its own."""
+        self._claims.add((kind, job_id))
+        task = asyncio.create_task(self._run(kind, job_id, free_slot), name=f"{kind}:{job_id}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def named(self) -> list[dict[str, Any]]:
+        """Every lease and every claim not yet started, as a heartbeat names them."""
+        claims = [{"kind": kind, "id": str(job_id), "attempt": None} for kind, job_id in self._claims]
+        return [lease.named() for lease in self.leases.values()] + claims
+
+    def obey(self, state: dict[str, Any]) -> None:
+        """What a heartbeat says about one lease."""
+        lease = self.leases.get(f"{state['kind']}:{state['id']}")
+        if lease is not None and lease.attempt == state["attempt"] and state["state"] != "ok":
+            lease.interrupt(Interruption(state["state"]))
+
+    def shut_down(self) -> None:
+        """Tell every attempt to stop that is not publishing yet, also those that are just being started."""
+        self._shutting_down = True
+        for lease in self.leases.values():
+            if not lease.computed:
+                lease.interrupt(Interruption.SHUTDOWN)
+
+    async def drain(self) -> None:
+        """Wait until no attempt runs."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def cancel_all(self) -> None:
+        """Stop at once; the database takes the jobs back when the pod leaves."""
+        for task in self._tasks:
+            task.cancel()
+
+    async def _run(self, kind: str, job_id: UUID, free_slot: Callable[[], None]) -> None:
+        lease: Lease | None = None
+        try:
+            lease = await self._start(kind, job_id)
+            if lease is not None:
+                with structlog.contextvars.bound_contextvars(kind=kind, job_id=str(job_id), attempt=lease.attempt):
+                    await self._run_lease(lease, free_slot)
+        except Exception:
+            # Not even settled: nobody names the job from now on, so the database gives it back.
+            log.exception("job.abandoned", kind=kind, job_id=str(job_id))
+        finally:
+            self._claims.discard((kind, job_id))
+            # Only its own: a pod that was held for dead may have claimed the job again meanwhile.
+            if lease is not None and self.leases.get(lease.key) is lease:
+                del self.leases[lease.key]
+            free_slot()
+
+    async def _start(self, kind: str, job_id: UUID) -> Lease | None:
+        database = self._parts.database
+        payload = await database.call("start_job", kind, job_id, self._pod.pod_id)
+        if payload is None:
+            what = "it ended, was refused or is another's"
+            log.info("job.not_started", kind=kind, job_id=str(job_id), what=what)
+            return None
+        try:
+            job = StartedJob.model_validate(payload)
+        except ValidationError:
+            why = "this worker cannot read what the database says about the job"
+            await database.call("fail_job", kind, job_id, payload["attempt"], "internal", why)
+            raise
+        lease = Lease(database, job)
+        self.leases[lease.key] = lease
+        self._claims.discard((kind, job_id))
+        if self._shutting_down:
+            lease.interrupt(Interruption.SHUTDOWN)
+        return lease
+
+    async def _run_lease(self, lease: Lease, free_slot: Callable[[], None]) -> None:
+        log.info("job.started")
+        started = time.monotonic()
+        try:
+            workdir = await asyncio.to_thread(self._parts.workspace.attempt, f"{lease.kind}-{lease.id}-{lease.attempt}")
+        except OSError as error:
+            # Else this pod would run through the whole queue, a job a moment.
+            log.error("pod.disk_failed", reason=error.strerror)
+            await self._pod.refuse_route(_route(lease.job))
+            await lease.release(f"given back: its pod's disk failed, {error.strerror}")
+            return
+        tools = self._tools(workdir, self._slot_freer(lease, free_slot))
+        try:
+            outcome, detail = await self._outcome(lease, tools)
+        finally:
+            tools.models.end()
+            await asyncio.to_thread(self._parts.workspace.end_attempt, workdir)
+        log.info(
+            "job.finished",
+            outcome=outcome,
+            **detail,
+            duration_s=round(time.monotonic() - started, 3),
+            queue_wait_s=_queue_wait_s(lease.job),
+            gpu_s=round(lease.gpu_seconds, 3),
+            bytes_in=tools.traffic.bytes_in,
+            bytes_out=tools.traffic.bytes_out,
+        )
+
+    def _slot_freer(self, lease: Lease, free_slot: Callable[[], None]) -> Callable[[], None]:
+        """Before the slot is claimed for again, the claim must know what the GPU holds."""
+
+        def freed() -> None:
+            if lease.job.base is not None:
+                self.loaded_base = lease.job.base.slug
+            free_slot()
+
+        return freed
+
+    def _tools(self, workdir: Path, free_slot: Callable[[], None]) -> Tools:
+        return Tools(
+            database=self._parts.database,
+            store=self._parts.store,
+            models=JobModels(self._parts.models),
+            gpu=self._parts.gpu,
+            loras=self._parts.loras,
+            bucket_uploads=self._parts.settings.bucket_uploads,
+            bucket_models=self._parts.settings.bucket_models,
+            checkpoint_every_s=self._parts.settings.checkpoint_every_s,
+            upload_deadline_s=UPLOAD_DEADLINE_S,
+            workdir=workdir,
+            free_slot=free_slot,
+            traffic=Traffic(),
+        )
+
+    async def _outcome(self, lease: Lease, tools: Tools) -> tuple[str, dict[str, Any]]:
+        """Run the handler and settle the attempt: how it ended, and what to log about it."""
+        try:
+            # Here and not in the handlers, so that none can forget it.
+            await asyncio.to_thread(guardrails.require, lease.job)
+            result = await self._run_handler(lease, tools)
+            outcome = await lease.complete(result)
+            if outcome == "invalid":
+                outcome = await lease.fail(errors.InternalError("the worker's result was malformed"))
+            return outcome, {"gpu_peak_gib": result.get("peak_gib")}
+        except JobInterrupted as interruption:
+            return await self._settle_interrupted(lease, interruption.reason), {"reason": interruption.reason.value}
+        except (errors.ModelMissing, errors.OutOfMemory) as error:
+            self.loaded_base = None
+            await self._pod.refuse_route(_route(lease.job))
+            return await lease.release(error.message, error.code), {
+                "code": error.code,
+                "error": error.message,
+            }
+        except errors.WorkerError as error:
+            retry_after = None
+            if isinstance(error, errors.WorkerLost):
+                self.loaded_base = None
+                # A GPU process that died once is as good as new; one that dies again and again waits longer.
+                retry_after = timedelta(0) if lease.job.row["failures"] == 0 else None
+            return await lease.fail(error, retry_after), {"code": error.code, "error": error.message}
+        except Exception as error:
+            log.exception("job.crashed")
+            fault = errors.InternalError(f"{type(error).__name__} in the worker; its log says more")
+            return await lease.fail(fault), {"code": fault.code, "error": fault.message}
+
+    async def _run_handler(self, lease: Lease, tools: Tools) -> dict[str, Any]:
+        """The handler's result; raises JobInterrupted when the attempt was told to stop meanwhile."""
+        handler = asyncio.create_task(HANDLERS[lease.kind](lease, tools), name=f"handler {lease.key}")
+        watch = asyncio.create_task(lease.interrupted.wait())
+        try:
+            await asyncio.wait({handler, watch}, return_when=asyncio.FIRST_COMPLETED)
+            if lease.interruption is not None and not handler.done():
+                await self._stop_handler(lease, handler)
+            if lease.interruption is not None and not (
+                handler.done() and not handler.cancelled() and handler.exception() is None
+            ):
+                raise JobInterrupted(lease.interruption)
+            return await handler
+        except Interrupted as error:
+            raise JobInterrupted(lease.interruption or Interruption.SHUTDOWN) from error
+        finally:
+            watch.cancel()
+            if not handler.done():
+                handler.cancel()
+                await asyncio.gather(handler, return_exceptions=True)
+
+    async def _stop_handler(self, lease: Lease, handler: asyncio.Task[dict[str, Any]]) -> None:
+        uses_gpu = lease.job.base is not None and not lease.computed
+        shutdown = lease.interruption is Interruption.SHUTDOWN
+        stopping = [self._parts.gpu.interrupt(SHUTDOWN_GRACE_S if shutdown else STOP_GRACE_S)] if uses_gpu else []
+        if shutdown:
+            # Given back at once: the fence keeps this attempt from publishing, and nobody need wait for our child.
+            await asyncio.gather(self._give_back(lease), *stopping)
+        else:
+            await asyncio.gather(*stopping)
+        handler.cancel()
+        await asyncio.gather(handler, return_exceptions=True)
+
+    async def _give_back(self, lease: Lease) -> str:
+        if lease.given_back is None:
+            lease.given_back = await lease.release("given back: its pod is stopping")
+        return lease.given_back
+
+    async def _settle_interrupted(self, lease: Lease, reason: Interruption) -> str:
+        match reason:
+            case Interruption.LEASE_LOST:
+                log.warning("lease.lost", what="another attempt owns the job; nothing was written")
+                return "lost"
+            case Interruption.TIMEOUT:
+                limit = lease.job.row["max_runtime"]
+                return await lease.fail(errors.JobTimeout(f"the attempt ran longer than max_runtime, {limit}"))
+            case Interruption.SHUTDOWN:
+                return await self._give_back(lease)
+            case Interruption.CANCELLED:
+                return await lease.release("stopped")
+
+
+def _route(job: StartedJob) -> str:
+    return f"{job.kind}/{job.base.slug}" if job.base else job.kind
+
+
+def _queue_wait_s(job: StartedJob) -> float:
+    """Seconds from when the job could have been started until it was."""
+    could = [datetime.fromisoformat(job.row[name]) for name in ("created_at", "run_after") if job.row[name]]
+    return round((datetime.fromisoformat(job.row["started_at"]) - max(could)).total_seconds(), 3)

@@ -1,0 +1,100 @@
+"""Which routes a pod takes: a pod takes only what it can do.
+
+A route is `{kind}/{base}`, or the kind alone. A GPU route is offered when its base is on disk or in the model bucket,
+can do the kind, and fits the device; pictures also need both upscalers. A route that failed here for the pod's own
+reasons is not offered for a while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Collection
+
+import structlog
+
+from worker.database.pool import Database
+from worker.models import UPSCALERS, BaseModels
+
+log = structlog.get_logger()
+
+REFUSE_FOR_S = 600.0
+
+
+class Routes:
+    """The routes of this pod, and the slot (`gpu` or `light`) that each needs."""
+
+    def __init__(self, database: Database, models: BaseModels, kinds: Collection[str]) -> None:
+        self._database = database
+        self._models = models
+        self._kinds = kinds
+        self._refused_until: dict[str, float] = {}
+        self.slot_of: dict[str, str] = {}
+        """Slot by route; empty until the first `refresh`."""
+        self.models_in_reach: list[str] = []
+        """Models on this pod's disk or in the bucket, upscalers among them."""
+        self.why_no_gpu_job: str | None = None
+        """Why no GPU route is offered; None where one is, or none is wanted."""
+
+    async def refresh(self, *, gpu: bool, vram_gib: float | None) -> bool:
+        """Look again at kinds, bases, disk and bucket; True when the offer changed. No GPU routes while `gpu` is False.
+
+        `vram_gib` is None on a CPU, which takes only bases that need no GPU memory.
+        """
+        kinds = await self._database.fetch(
+            "select kind, slot from worker.job_kinds where kind = any(%s)", [list(self._kinds)]
+        )
+        offered = {row["kind"]: "light" for row in kinds if row["slot"] == "light"}
+        gpu_kinds = [row["kind"] for row in kinds if row["slot"] == "gpu"]
+        in_reach = set(await asyncio.to_thread(self._models.present))
+        if gpu:
+            if await self._models.can_fetch():
+                in_reach |= set(await self._models.in_bucket())
+            for kind in gpu_kinds:
+                for base in await self._usable_bases(kind, in_reach, vram_gib):
+                    offered[f"{kind}/{base}"] = "gpu"
+        why = None
+        if gpu_kinds and "gpu" not in offered.values():
+            why = await self._why_no_gpu_job(in_reach, vram_gib) if gpu else "its GPU is not ready"
+        if gpu and why is not None and why != self.why_no_gpu_job:
+            log.warning("routes.no_gpu_job", why=why)
+        self.why_no_gpu_job = why
+        offered = {route: slot for route, slot in offered.items() if not self._is_refused(route)}
+        changed = (offered, sorted(in_reach)) != (self.slot_of, self.models_in_reach)
+        self.slot_of, self.models_in_reach = offered, sorted(in_reach)
+        lacking = sorted(set(UPSCALERS.values()) - in_reach)
+        if changed and gpu and lacking and "generation" in self._kinds:
+            log.warning("routes.no_upscaler", missing=lacking, what="this pod takes no pictures: see docs/models.md")
+        return changed
+
+    async def _usable_bases(self, kind: str, in_reach: set[str], vram_gib: float | None) -> list[str]:
+        """The bases in reach that fit this device and can do the kind."""
+        if kind == "generation" and not in_reach >= set(UPSCALERS.values()):
+            return []
+        rows = await self._database.fetch(
+            """select slug from worker.base_models
+               where slug = any(%s) and worker.fits_memory(min_vram_gib, %s)
+                 and (%s <> 'training' or 'train' = any(capabilities))""",
+            [sorted(in_reach), vram_gib, kind],
+        )
+        return [row["slug"] for row in rows]
+
+    async def _why_no_gpu_job(self, in_reach: set[str], vram_gib: float | None) -> str:
+        fits = await self._database.fetch(
+            "select worker.fits_memory(min_vram_gib, %s) as fits from worker.base_models where slug = any(%s)",
+            [vram_gib, sorted(in_reach)],
+        )
+        if not fits:
+            return "no base of worker.base_models is on this disk, or in the bucket and can be fetched"
+        if not any(row["fits"] for row in fits):
+            memory = "has no GPU memory" if vram_gib is None else f"has {vram_gib:g} GiB of GPU memory"
+            return f"this pod {memory}, and no base at hand fits it"
+        return "no base at hand can do its kinds, or the upscalers are missing"
+
+    def refuse(self, route: str) -> None:
+        """Stop offering a route for ten minutes: this pod cannot do it."""
+        self._refused_until[route] = time.monotonic() + REFUSE_FOR_S
+        self.slot_of.pop(route, None)
+
+    def _is_refused(self, route: str) -> bool:
+        return self._refused_until.get(route, 0) > time.monotonic()
