@@ -12,7 +12,7 @@ begin
   ) needed;
   if v_missing is not null then
     raise exception 'this database lacks what Supabase provides: %', v_missing
-      using hint = 'On plain Postgres, `worker migrate --stand-ins` makes stand-ins for them first.';
+      using hint = 'On plain Postgres, `worker migrate --supabase-stubs` creates stubs for them first.';
   end if;
   if to_regclass('worker.config') is null then
     foreach v_table in array array['subjects', 'subject_photos', 'subjects_models', 'presets', 'training_jobs', 'generation_jobs'] loop

@@ -63,7 +63,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostg
 def databases(postgres: EmbeddedPostgres) -> Databases:
     with psycopg.connect(postgres.url(), autocommit=True) as connection:
         connection.execute(sql.SQL("create database {}").format(sql.Identifier(TEMPLATE)))
-    migrate.install_stand_ins(postgres.url(TEMPLATE))
+    migrate.install_supabase_stubs(postgres.url(TEMPLATE))
     migrate.migrate(postgres.url(TEMPLATE))
     return Databases(postgres)
 

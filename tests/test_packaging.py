@@ -214,7 +214,7 @@ def test_compose_s_database_takes_migrations_and_then_a_pod(compose: dict[str, A
     pod_login = urlsplit(compose["services"]["worker"]["environment"]["DATABASE_URL"]).username
     with EmbeddedPostgres(tmp_path / "postgres", fast=True) as server:
         with psycopg.connect(server.url(), autocommit=True) as owner:
-            owner.execute((ROOT / "sql" / "stand_ins.sql").read_bytes())
+            owner.execute((ROOT / "sql" / "supabase_stubs.sql").read_bytes())
             owner.execute(compose["configs"]["pod_login"]["content"].encode())
         migrate.migrate(server.url())
         with psycopg.connect(server.url(user=pod_login), autocommit=True) as pod:

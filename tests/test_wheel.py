@@ -92,7 +92,7 @@ def test_it_migrates_as_the_checkout_does(installed: Installed, databases: Datab
     name = databases.create("template0")
     try:
         url = databases.server.url(name)
-        first = installed.run("migrate", "--stand-ins", DATABASE_URL=url)
+        first = installed.run("migrate", "--supabase-stubs", DATABASE_URL=url)
         assert first.returncode == 0, first.stderr
         assert first.stdout.startswith("Applied: 0001_pgqueuer, ")
         assert migrate.migrate(url) == []

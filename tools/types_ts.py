@@ -210,7 +210,7 @@ def _strings(names: list[str]) -> str:
 def main() -> None:
     """Migrate an embedded database and write the file."""
     with tempfile.TemporaryDirectory() as folder, EmbeddedPostgres(Path(folder) / "postgres", fast=True) as server:
-        migrate.install_stand_ins(server.url())
+        migrate.install_supabase_stubs(server.url())
         migrate.migrate(server.url())
         TARGET.write_text(types_ts(server.url()))
 

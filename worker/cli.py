@@ -48,7 +48,7 @@ def _tell_version(wanted: bool) -> None:
 
 
 @app.callback()
-def _every_command(
+def _root_callback(
     version: Annotated[
         bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the release.")
     ] = False,
@@ -65,7 +65,7 @@ def run() -> None:
     import structlog
 
     from worker import logs
-    from worker.lossy_output import lose_what_cannot_be_written
+    from worker.lossy_output import ignore_write_errors
     from worker.queue import Worker
     from worker.settings import Settings
 
@@ -84,7 +84,7 @@ def run() -> None:
         _leave(code)
 
     settings = Settings.load()
-    lose_what_cannot_be_written()
+    ignore_write_errors()
     logs.configure(settings.log_format)
     asyncio.run(main())
 
@@ -95,9 +95,12 @@ def migrate(
         bool, typer.Option("--print", help="Print one plain SQL file instead of applying it.")
     ] = False,
     since: Annotated[int, typer.Option(help="With --print: only numbered migrations after this one.", min=0)] = 0,
-    stand_ins: Annotated[
+    supabase_stubs: Annotated[
         bool,
-        typer.Option("--stand-ins", help="Plain Postgres only: first make stand-ins for what Supabase provides."),
+        typer.Option("--supabase-stubs", help="Plain Postgres only: first create stubs for what Supabase provides."),
+    ] = False,
+    stand_ins: Annotated[
+        bool, typer.Option("--stand-ins", hidden=True, help="The old name of --supabase-stubs.")
     ] = False,
 ) -> None:
     """Bring the database up to date, as its owner. Safe to repeat."""
@@ -106,15 +109,18 @@ def migrate(
 
     if since and not print_sql:
         raise CommandRefused("--since goes with --print: worker migrate knows itself what the database has")
-    if stand_ins and print_sql:
-        raise CommandRefused("--stand-ins makes them in the database at once: it does not go with --print")
+    if stand_ins:
+        typer.echo("migrate: --stand-ins is now --supabase-stubs; the old name goes in the next release", err=True)
+        supabase_stubs = True
+    if supabase_stubs and print_sql:
+        raise CommandRefused("--supabase-stubs creates them in the database at once: it does not go with --print")
     try:
         if print_sql:
             sys.stdout.write(migrations.render(since))
             return
         url = Settings.load(storage=False).database_url.get_secret_value()
-        if stand_ins and not migrations.install_stand_ins(url):
-            typer.echo("No stand-ins are made: auth.users is there already.")
+        if supabase_stubs and not migrations.install_supabase_stubs(url):
+            typer.echo("No stubs are created: auth.users exists already.")
         names = migrations.migrate(url)
     except migrations.MigrationError as error:
         typer.echo(f"migrate: {error}", err=True)
@@ -422,6 +428,6 @@ def _refuse(error: SettingsError) -> int:
 
 def _say_error(text: str) -> None:
     """Without what could steer the terminal: it may repeat a name out of somebody's file."""
-    from worker.console import plain
+    from worker.console import sanitize_line
 
-    typer.echo("\n".join(map(plain, text.splitlines())), err=True)
+    typer.echo("\n".join(map(sanitize_line, text.splitlines())), err=True)

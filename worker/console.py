@@ -29,7 +29,7 @@ def table(to: Console, title: str, columns: Sequence[str], rows: Iterable[Sequen
     for column in columns:
         shown.add_column(column, overflow="fold")  # ids and keys are to be copied: whole
     for row in rows:
-        shown.add_row(*(plain(value) for value in row))
+        shown.add_row(*(sanitize_line(value) for value in row))
     to.print(shown if shown.rows else Text(f"  {empty}"))
     to.print()
 
@@ -39,11 +39,11 @@ def listing(to: Console, title: str, values: Mapping[str, object]) -> None:
     to.print(Text(title, style="bold"))
     for name, value in values.items():
         if value is not None:
-            to.print(Text(f"  {name:<14} {plain(value)}"))
+            to.print(Text(f"  {name:<14} {sanitize_line(value)}"))
     to.print()
 
 
-def plain(value: object) -> str:
+def sanitize_line(value: object) -> str:
     """A value as one line of text. Control characters, which could steer a terminal, are shown as spaces."""
     match value:
         case None:

@@ -109,7 +109,7 @@ class InternalError(WorkerError):
     code = "internal"
 
 
-def some(names: Sequence[str]) -> str:
+def truncate_list(names: Sequence[str]) -> str:
     """The first few of many names, for a message, and how many more there are."""
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 

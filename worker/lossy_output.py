@@ -23,7 +23,7 @@ class LossyStream(io.TextIOWrapper):
             super().flush()
 
 
-def lose_what_cannot_be_written() -> None:
+def ignore_write_errors() -> None:
     """From here on, for this process's stdout and stderr. Only a reader that lives and does not read makes it wait."""
     sys.stdout, sys.stderr = map(_lossy, (sys.stdout, sys.stderr))
 

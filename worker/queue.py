@@ -24,7 +24,7 @@ from worker.errors import StorageError
 from worker.gpu.process import GpuChild
 from worker.handlers import HANDLERS
 from worker.models import BaseModels
-from worker.pod.job_runner import Attempts, Parts
+from worker.pod.job_runner import JobRunner, PodServices
 from worker.pod.prefetch import warm
 from worker.pod.preflight import check_installation
 from worker.pod.routes import Routes
@@ -53,7 +53,7 @@ FORGET_AFTER_S = 45.0
 WARM_EVERY_S = 15.0
 SWEEP_LIMIT = 100
 UNFINISHED_UPLOAD_AGE = timedelta(0)
-"""Parts under a garbage key belong to an attempt that has ended, whatever their age."""
+"""PodServices under a garbage key belong to an attempt that has ended, whatever their age."""
 
 
 class Worker:
@@ -78,8 +78,10 @@ class Worker:
             on_state=self._on_session,
         )
         self._loras = LoraCache(self._store, settings.bucket_models, self._workspace)
-        parts = Parts(settings, self._database, self._store, self._models, self._gpu, self._loras, self._workspace)
-        self._attempts = Attempts(parts, self)
+        services = PodServices(
+            settings, self._database, self._store, self._models, self._gpu, self._loras, self._workspace
+        )
+        self._attempts = JobRunner(services, self)
         self._free = {"gpu": 1, "light": LIGHT_SLOTS}
         self._vram_gib: float | None = None
         self._gpu_ready = False
@@ -245,14 +247,14 @@ class Worker:
 
     async def _beat(self) -> bool:
         try:
-            reply = await self._database.call_once("heartbeat", self.pod_id, Jsonb(self._attempts.named()))
+            reply = await self._database.call_once("heartbeat", self.pod_id, Jsonb(self._attempts.heartbeat_payload()))
         except Exception as error:
             if not is_transient(error):
                 raise
             log.warning("heartbeat.failed", reason=type(error).__name__)
             return False
         for state in reply["leases"]:
-            self._attempts.obey(state)
+            self._attempts.apply_lease_state(state)
         if time.monotonic() - self._answered_at > FORGET_AFTER_S:
             await asyncio.to_thread(self._loras.forget_all)
         self._answered_at = time.monotonic()

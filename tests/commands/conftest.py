@@ -33,7 +33,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Databases]:
             connection.execute("alter system set log_statement = 'all'")
             connection.execute("select pg_reload_conf()")
             connection.execute(f"create database {TEMPLATE}")
-        migrate.install_stand_ins(server.url(TEMPLATE))
+        migrate.install_supabase_stubs(server.url(TEMPLATE))
         migrate.migrate(server.url(TEMPLATE))
         yield Databases(server)
 

@@ -67,10 +67,10 @@ def test_a_database_that_cannot_be_reached_is_refused_without_its_password(
     assert "secret-marker" not in ran.stderr
 
 
-def test_migrating_with_stand_ins_again_is_safe(operator: Operator) -> None:
-    ran = operator.worker("migrate", "--stand-ins")
+def test_migrating_with_supabase_stubs_again_is_safe(operator: Operator) -> None:
+    ran = operator.worker("migrate", "--supabase-stubs")
     assert (ran.code, ran.stderr) == (0, "")
-    assert "No stand-ins are made: auth.users is there already" in ran.stdout
+    assert "No stubs are created: auth.users exists already" in ran.stdout
     assert "Up to date" in ran.stdout
 
 
@@ -79,7 +79,7 @@ def test_migrating_with_stand_ins_again_is_safe(operator: Operator) -> None:
     [
         ("--since 2", "goes with --print"),
         ("--print --since 99", "there is no migration 99"),
-        ("--print --stand-ins", "does not go with --print"),
+        ("--print --supabase-stubs", "does not go with --print"),
     ],
 )
 def test_migrating_with_options_that_do_not_go_together_is_refused(operator: Operator, words: str, why: str) -> None:
@@ -91,7 +91,7 @@ def test_migrating_with_options_that_do_not_go_together_is_refused(operator: Ope
 CONNECTING = [
     "run",
     "migrate",
-    "migrate --stand-ins",
+    "migrate --supabase-stubs",
     "doctor",
     "status",
     "job 6a05f1e2",

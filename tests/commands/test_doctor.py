@@ -26,7 +26,7 @@ from tests.sql import rights
 from tests.sql.pod import Pod
 from tests.tiny_models import TINY_BASE
 from worker.commands.checks import database as database_checks
-from worker.commands.checks.database import check_database, told_skew
+from worker.commands.checks.database import check_database, format_clock_skew
 from worker.commands.checks.gpu import GpuCheck
 from worker.commands.checks.models import check_models
 from worker.commands.checks.pods import check_pods
@@ -496,9 +496,9 @@ async def test_keys_that_may_not_are_named(patient: Patient, refused: str, line:
 
 def test_clocks_that_differ_are_named() -> None:
     now = datetime.now(UTC)
-    assert told_skew(now, now - timedelta(seconds=2)) == "this machine's is 2.0 s ahead of the database's"
+    assert format_clock_skew(now, now - timedelta(seconds=2)) == "this machine's is 2.0 s ahead of the database's"
     with pytest.raises(SettingsError, match=r"behind the database's.*timedatectl"):
-        told_skew(now, now + timedelta(minutes=1))
+        format_clock_skew(now, now + timedelta(minutes=1))
 
 
 def put_nvidia_smi(folder: Path, script: str) -> Path:

@@ -80,7 +80,7 @@ def test_a_pod_sees_the_queue_and_the_pods_and_is_told_what_not(db: AppTables, a
 
 def test_attempts_that_were_tried_again_are_counted(db: AppTables, pod: Pod) -> None:
     pod.run("generation", db.one("select %s::uuid", drawing(db))).fail("storage_error", "503")
-    assert "storage_error" in sections(db.url)["Attempts that failed and were tried again"]
+    assert "storage_error" in sections(db.url)["JobRunner that failed and were tried again"]
 
 
 def test_a_silent_pod_is_not_shown_as_alive(db: AppTables, pod: Pod) -> None:

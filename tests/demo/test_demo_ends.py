@@ -53,7 +53,7 @@ import pathlib, signal, sys
 import psycopg
 from tests.demo.tiny_demo import TINY
 from worker.demo.run import main
-from worker.demo.story import Story
+from worker.demo.demo import Demo
 
 def tell(story, album):
     try:
@@ -61,8 +61,8 @@ def tell(story, album):
     except KeyboardInterrupt:
         raise psycopg.ProgrammingError("another command is already in progress")
 
-Story.tell = tell
-sys.exit(main(pathlib.Path(sys.argv[1]), None, keep=False, programme=TINY))
+Demo.run = tell
+sys.exit(main(pathlib.Path(sys.argv[1]), None, keep=False, config=TINY))
 """
 
 

@@ -14,7 +14,7 @@ from tools.small_base.classifier import ATTRIBUTES
 from tools.small_base.measure import FIGURES
 from tools.small_base.names import DIGITS, LOOKS, PREFIX, looks_of
 from tools.small_base.subjects import SETTINGS
-from worker.demo.programme import SMALL, SMALL_BASE
+from worker.demo.config import SMALL, SMALL_BASE
 from worker.ml import base_models
 from worker.ml.base_models import Base
 from worker.ml.batches import encode_captions, stack

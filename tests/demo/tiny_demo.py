@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from tests.tiny_models import REGISTER_TINY_BASE, TINY_BASE, cached_tiny_models
-from worker.demo.programme import Programme
+from worker.demo.config import DemoConfig
 from worker.demo.run import main
 
 
@@ -17,7 +17,7 @@ def _link_tiny_models(folder: Path) -> None:
     folder.symlink_to(models)
 
 
-TINY = Programme(
+TINY = DemoConfig(
     base=TINY_BASE,
     register=REGISTER_TINY_BASE,
     provide_models=_link_tiny_models,
@@ -37,4 +37,4 @@ if __name__ == "__main__":
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--keep", action="store_true")
     arguments = parser.parse_args()
-    sys.exit(main(arguments.output, arguments.photos, keep=arguments.keep, programme=TINY))
+    sys.exit(main(arguments.output, arguments.photos, keep=arguments.keep, config=TINY))

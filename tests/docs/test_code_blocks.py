@@ -19,7 +19,7 @@ from tests.docs.blocks import ROOT, Block, blocks
 from tests.docs.shell import calls, problems, sql_of
 from worker import errors
 from worker.guard import consent
-from worker.handlers.context import Tools
+from worker.handlers.context import JobContext
 from worker.jobs.lease import Lease
 from worker.settings import Settings, variable
 
@@ -78,7 +78,7 @@ def shell_is_known(block: Block) -> None:
 def python_compiles(block: Block) -> None:
     """And what it imports from us, or takes from a lease or the tools, is there."""
     tree = compile(block.text, str(block), "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT | ast.PyCF_ONLY_AST)
-    ours: dict[str, Any] = {"lease": Lease, "tools": Tools, "consent": consent, "errors": errors}
+    ours: dict[str, Any] = {"lease": Lease, "tools": JobContext, "consent": consent, "errors": errors}
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "worker":
             exec(compile(ast.Module([node], []), str(block), "exec"), {})

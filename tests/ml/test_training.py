@@ -120,7 +120,7 @@ def test_a_preserved_sample_is_to_be_what_the_base_alone_says_of_it(base: Base, 
     kept = batch.preserved
     assert 0 < kept.sum() < len(kept)
     as_photos = replace(batch, preserved=torch.zeros_like(kept))
-    seen, _ = base.architecture.training_pair(base.parts, batch.latents, batch.noise, batch.time)
+    seen, _ = base.architecture.noised_input_and_target(base.parts, batch.latents, batch.noise, batch.time)
 
     def said() -> torch.Tensor:
         guidance = base.architecture.training_guidance
@@ -197,7 +197,7 @@ def class_drift(base: Base, photos: list[Photo], lora: Path) -> float:
         said = []
         for i, sample in enumerate(samples):
             noise = torch.randn(sample.latents.shape, generator=torch.Generator().manual_seed(i))
-            seen, _ = architecture.training_pair(base.parts, sample.latents, noise, times[i : i + 1])
+            seen, _ = architecture.noised_input_and_target(base.parts, sample.latents, noise, times[i : i + 1])
             text = texts[sample.photo.class_caption or ""]
             guidance = architecture.training_guidance
             said.append(architecture.predict(base.parts, seen, times[i : i + 1], text, sample.grid, guidance))

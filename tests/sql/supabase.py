@@ -83,7 +83,7 @@ def supabase_server(folder: Path, version: str) -> Iterator[Supabase]:
                 sql.SQL("create role {} login createrole createdb bypassrls").format(sql.Identifier(OWNER))
             )
             connection.execute(sql.SQL("create database {}").format(sql.Identifier(TEMPLATE)))
-        migrate.install_stand_ins(server.url(TEMPLATE))
+        migrate.install_supabase_stubs(server.url(TEMPLATE))
         with psycopg.connect(server.url(TEMPLATE), autocommit=True) as connection:
             connection.execute(_OTHERS_OWN_AUTH_AND_STORAGE)
         yield Supabase(server)

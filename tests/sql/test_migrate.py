@@ -173,7 +173,7 @@ def test_an_older_release_never_puts_its_functions_back(supabase: Supabase, tmp_
     assert differences(before, snapshot(url)) == {}
 
 
-@pytest.mark.parametrize("command", [migrate.migrate, migrate.install_stand_ins])
+@pytest.mark.parametrize("command", [migrate.migrate, migrate.install_supabase_stubs])
 def test_a_database_that_does_not_answer_is_named_and_no_password_is_shown(
     command: Callable[[str], object], unused_tcp_port: int
 ) -> None:
@@ -231,7 +231,7 @@ def test_every_table_and_function_of_public_is_guarded_against_overwriting(supab
     assert [name for name in made if f"'{name}'" not in preflight] == []
 
 
-def test_a_bare_postgres_is_told_what_is_missing_and_takes_the_stand_ins_once(tmp_path: Path) -> None:
+def test_a_bare_postgres_is_told_what_is_missing_and_takes_the_stubs_once(tmp_path: Path) -> None:
     with EmbeddedPostgres(tmp_path / "postgres", fast=True) as server:
         url = server.url()
         before = snapshot(url)
@@ -245,20 +245,20 @@ def test_a_bare_postgres_is_told_what_is_missing_and_takes_the_stand_ins_once(tm
             "table storage.objects",
             "function auth.uid()",
             "function storage.foldername(text)",
-            "--stand-ins",
+            "--supabase-stubs",
         ):
             assert missing in str(refused.value)
         assert differences(before, snapshot(url)) == {}
-        assert migrate.install_stand_ins(url)
-        assert not migrate.install_stand_ins(url)
+        assert migrate.install_supabase_stubs(url)
+        assert not migrate.install_supabase_stubs(url)
         assert migrate.migrate(url) == [*NUMBERED, *migrate.REPEATABLE]
 
 
-def test_stand_ins_never_touch_a_supabase_project(supabase: Supabase) -> None:
+def test_supabase_stubs_never_touch_a_supabase_project(supabase: Supabase) -> None:
     url = supabase.create()
     before = snapshot(url)
     for user in (url, supabase.superuser_url(url)):
-        assert not migrate.install_stand_ins(user)
+        assert not migrate.install_supabase_stubs(user)
     assert differences(before, snapshot(url)) == {}
 
 

@@ -148,7 +148,7 @@ def test_a_training_survives_the_loss_of_every_connection(fleet: Fleet, proxy: P
 def test_sigterm_ends_a_worker_whose_database_is_gone_while_it_trains(make_fleet: MakeFleet, tmp_path: Path) -> None:
     """It cannot give the job back, and does not wait for ever to."""
     with EmbeddedPostgres(tmp_path / "postgres", fast=True) as server:
-        migrate.install_stand_ins(server.url())
+        migrate.install_supabase_stubs(server.url())
         migrate.migrate(server.url())
         fleet = make_fleet(server.url())
         (worker,) = fleet.ready(1)
@@ -161,7 +161,7 @@ def test_sigterm_ends_a_worker_whose_database_is_gone_while_it_trains(make_fleet
 
 def test_a_training_survives_a_restart_of_postgres(make_fleet: MakeFleet, tmp_path: Path) -> None:
     with EmbeddedPostgres(tmp_path / "postgres", fast=True) as server:
-        migrate.install_stand_ins(server.url())
+        migrate.install_supabase_stubs(server.url())
         migrate.migrate(server.url())
         with PostgresProxy(server.url()) as proxy:
             fleet = make_fleet(server.url(), DATABASE_URL=as_pod(proxy.url))

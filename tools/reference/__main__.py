@@ -14,7 +14,7 @@ FOLDER = Path(__file__).parents[2] / "docs" / "reference"
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder, EmbeddedPostgres(Path(folder), fast=True) as server:
-        migrate.install_stand_ins(server.url())
+        migrate.install_supabase_stubs(server.url())
         migrate.migrate(server.url())
         pages = render(server.url())
     FOLDER.mkdir(exist_ok=True)

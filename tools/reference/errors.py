@@ -8,7 +8,7 @@ import re
 from tools.reference.markdown import code, page, table
 from worker import errors
 from worker.commands.job_advice import AFTER_FAILURE
-from worker.models import how_to_bring
+from worker.models import install_command
 
 INTRODUCTION = """
 A job that ends badly carries one of these in `error_code`, and in `error` a sentence that its owner may read: what
@@ -35,7 +35,7 @@ A person without consent, or a prompt that is blocked, is no error of this kind:
 """
 
 
-PLACES = {"id": "ID", "subject": "SUBJECT", "base": "SLUG", "bring": how_to_bring("SLUG"), "table": "TABLE"}
+PLACES = {"id": "ID", "subject": "SUBJECT", "base": "SLUG", "bring": install_command("SLUG"), "table": "TABLE"}
 """What `worker job` fills in for the job at hand."""
 
 

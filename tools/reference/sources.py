@@ -11,8 +11,8 @@ ROOT = Path(__file__).parents[2]
 
 INTRODUCTION = """
 One idea a file; the first line of each says which. Imports point one way, `cli` → `commands` → `queue` → `pod` →
-`handlers` → (`guard`, `gpu`, `models`, `storage`, `jobs`) → `database` → `errors`, and a tool checks it. `ml` knows nothing
-of the rest, and only the GPU process loads it.
+`handlers` → (`guard`, `gpu`, `models`, `storage`, `jobs`) → `database` → `errors`, and a tool checks it. `ml` knows
+nothing of the rest, and only the GPU process loads it.
 """
 
 FOLDERS = (

@@ -10,10 +10,10 @@ from diffusers.models.transformers.transformer_flux import FluxAttnProcessor
 
 from tools.small_base import decoder, train, upscalers
 from tools.small_base.model import Base, Reader
-from worker.demo.programme import SMALL_BASE
+from worker.demo.config import SMALL_BASE
 from worker.models import UPSCALER_FILE, UPSCALERS
 
-MOST_MB = 20.0
+MAX_MB = 20.0
 
 
 def pipeline() -> FluxPipeline:
@@ -60,7 +60,7 @@ def main() -> None:
             upscalers.write(scale, SMALL_BASE / slug / UPSCALER_FILE)
     size_mb = sum(path.stat().st_size for path in SMALL_BASE.rglob("*") if path.is_file()) / 1e6
     print(f"{SMALL_BASE}: {size_mb:.1f} MB")
-    assert size_mb <= MOST_MB, f"{size_mb:.1f} MB is more than {MOST_MB:.0f}"
+    assert size_mb <= MAX_MB, f"{size_mb:.1f} MB is more than {MAX_MB:.0f}"
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from diffusers import FluxPipeline
 from tools.small_base import latents, train
 from tools.small_base.model import Base, Reader
 from tools.small_base.text import CLIP_TOKENIZER
-from worker.demo.programme import SMALL_BASE
+from worker.demo.config import SMALL_BASE
 
 
 def main() -> None:

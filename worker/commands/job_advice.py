@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from worker.console import plain
-from worker.models import how_to_bring
+from worker.console import sanitize_line
+from worker.models import install_command
 
 AFTER_FAILURE = {
     "consent_denied": "ask the person. Once they agree, as the owner: select public.grant_consent('{subject}'); "
@@ -51,12 +51,16 @@ def next_step(job: dict[str, Any], now: datetime, table: str, paused: bool, stra
             advice = AFTER_FAILURE.get(job["error_code"], "look for this job's id in its pod's log")
             base = job["request"].get("base", "SLUG")
             return advice.format(
-                id=job["id"], subject=job["subject_id"] or "SUBJECT", base=base, bring=how_to_bring(base), table=table
+                id=job["id"],
+                subject=job["subject_id"] or "SUBJECT",
+                base=base,
+                bring=install_command(base),
+                table=table,
             )
     if paused:
         return f"wait: an administrator paused {job['kind']} (paused in worker.job_kinds)"
     if stranded_why is not None:
         return f"{stranded_why}; start a pod that can, or bring the base to one: worker models list"
     if job["run_after"] is not None and job["run_after"] > now:
-        return f"wait: it is tried again at {plain(job['run_after'].astimezone(UTC))} UTC"
+        return f"wait: it is tried again at {sanitize_line(job['run_after'].astimezone(UTC))} UTC"
     return "wait for a free pod; worker status shows what is before it"

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from worker.commands.job_advice import next_step
 from worker.commands.job_lookup import find_job
-from worker.console import listing, plain, span, table
+from worker.console import listing, sanitize_line, span, table
 from worker.database.owner import Connection
 from worker.errors import BY_CODE, SettingsError, WorkerError
 from worker.settings import Settings
@@ -59,7 +59,7 @@ def print_job(connection: Connection, given: str, settings: Settings, to: Consol
         (one.number, one.pod, one.started_at, span((one.ended_at or facts["now"]) - one.started_at), one.outcome)
         for one in attempts
     ]
-    table(to, "Attempts (times in UTC)", ("#", "pod", "started", "took", "outcome"), rows, "none has begun")
+    table(to, "JobRunner (times in UTC)", ("#", "pod", "started", "took", "outcome"), rows, "none has begun")
     shown = [(event["at"], event["attempt"], event["event"], _detail(event["detail"])) for event in events]
     title = "Events" if len(shown) <= SHOWN_EVENTS else f"Events, the last {SHOWN_EVENTS} of {len(shown)}"
     table(to, title, ("at", "#", "event", "detail"), shown[-SHOWN_EVENTS:], "none")
@@ -67,7 +67,7 @@ def print_job(connection: Connection, given: str, settings: Settings, to: Consol
     if job["result"]:
         listing(to, "Result", _without_nulls(job["result"]))
     advice = next_step(job, facts["now"], facts["table_name"], facts["paused"], facts["stranded_why"])
-    to.print(f"Next: {plain(advice)}")
+    to.print(f"Next: {sanitize_line(advice)}")
 
 
 def attempts_of(events: list[dict[str, Any]]) -> list[Attempt]:
@@ -113,7 +113,7 @@ def _without_nulls(values: Mapping[str, object]) -> dict[str, object]:
 
 
 def _detail(detail: dict[str, Any]) -> str:
-    return ", ".join(f"{name}: {plain(value)}" for name, value in detail.items() if name != "pod_id")
+    return ", ".join(f"{name}: {sanitize_line(value)}" for name, value in detail.items() if name != "pod_id")
 
 
 def _artefacts(connection: Connection, job: dict[str, Any], settings: Settings) -> list[tuple[object, ...]]:

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from worker.console import console, table
 from worker.errors import CommandRefused, StorageError, WorkerError
 from worker.models.importing import import_files
-from worker.models.overview import COLUMNS, look
+from worker.models.overview import COLUMNS, collect_inventory
 from worker.models.pull import Pull
 from worker.models.push import Push, Pushed
 from worker.settings import Settings
@@ -61,7 +61,7 @@ def list_(settings: Settings, *, thorough: bool) -> None:
     """Print the table. Raises CommandRefused at the end when a model is damaged."""
     shown = console()
     with _refusals(settings.models_dir):
-        overview = look(settings, thorough=thorough)
+        overview = collect_inventory(settings, thorough=thorough)
     table(shown, f"Models in {settings.models_dir} and {settings.bucket_models}", COLUMNS, overview.rows, "none")
     for note in overview.notes:
         shown.print(note)

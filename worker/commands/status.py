@@ -66,7 +66,7 @@ def print_status(connection: Connection, to: Console) -> None:
         return
     _print_rows(connection, to, "Running", _RUNNING, "nothing")
     _print_rows(connection, to, "Failed in the last 24 hours (times in UTC)", _FAILED, "nothing")
-    _print_rows(connection, to, "Attempts that failed and were tried again, last 24 hours", _TRIED_AGAIN, "none")
+    _print_rows(connection, to, "JobRunner that failed and were tried again, last 24 hours", _TRIED_AGAIN, "none")
     to.print("One job in full: worker job ID")
 
 

@@ -22,7 +22,7 @@ REPEATABLE = (
     "functions",
     "guardrails",
     "screened_terms",
-    "endings",
+    "failures_and_cancel",
     "pods",
     "kinds",
     "rights",
@@ -217,7 +217,7 @@ def _record(file: SqlFile) -> str:
     )
 
 
-def install_stand_ins(database_url: str) -> bool:
+def install_supabase_stubs(database_url: str) -> bool:
     """Supabase's roles, `auth` and `storage`, as far as this project uses them, for plain Postgres.
 
     False where auth.users is there already, made so before or by Supabase: then nothing is touched. Raises
@@ -228,7 +228,7 @@ def install_stand_ins(database_url: str) -> bool:
             found = connection.execute("select to_regclass('auth.users') is not null").fetchone()
             if found and found[0]:
                 return False
-            _run(connection, (sql_folder() / "stand_ins.sql").read_text())
+            _run(connection, (sql_folder() / "supabase_stubs.sql").read_text())
             return True
     except psycopg.Error as error:
-        raise MigrationError(f"stand_ins.sql: {_explain(error)}") from error
+        raise MigrationError(f"supabase_stubs.sql: {_explain(error)}") from error

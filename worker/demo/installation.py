@@ -17,7 +17,7 @@ import psycopg
 
 from worker.database import migrate
 from worker.demo.app_client import Buckets
-from worker.demo.programme import Programme
+from worker.demo.config import DemoConfig
 from worker.demo.servers import EmbeddedPostgres, EmbeddedS3
 from worker.demo.tied import spawn_tied, stop_tied
 from worker.demo.torch_environment import torch_environment
@@ -62,13 +62,13 @@ class Installation:
             self._stack.callback(server.stop)
             server.start()
 
-    def install(self, programme: Programme) -> list[str]:
+    def install(self, config: DemoConfig) -> list[str]:
         """Migrate, name the base, make logins and buckets; returns the migrations that ran."""
-        migrate.install_stand_ins(self.owner_url)
+        migrate.install_supabase_stubs(self.owner_url)
         applied = migrate.migrate(self.owner_url)
         with psycopg.connect(self.owner_url) as connection:
-            connection.execute(programme.register)
-            connection.execute("update worker.config set default_base = %s", [programme.base])
+            connection.execute(config.register)
+            connection.execute("update worker.config set default_base = %s", [config.base])
             # As on Supabase: what PostgREST logs in as may only become somebody; a pod may only do a pod's work.
             connection.execute("create role authenticator login noinherit in role authenticated, service_role")
             connection.execute("create role pod login in role likeness_worker")

@@ -17,12 +17,12 @@ from rich.panel import Panel
 
 from worker.database.migrate import MigrationError
 from worker.demo.album import PhotosUnusable, read_album
+from worker.demo.config import SMALL, DemoConfig
+from worker.demo.demo import Demo, DemoFailed
 from worker.demo.held_out import NotMeasured
 from worker.demo.installation import Installation, WorkerEnded
-from worker.demo.programme import SMALL, Programme
 from worker.demo.servers import ServerFailed
 from worker.demo.steps import Steps
-from worker.demo.story import DemoFailed, Story
 from worker.demo.summary import Summary
 
 FAILURES = (
@@ -65,7 +65,7 @@ class StopSignals:
         raise KeyboardInterrupt
 
 
-def main(output: Path, photos: Path | None, *, keep: bool, programme: Programme = SMALL) -> int:
+def main(output: Path, photos: Path | None, *, keep: bool, config: DemoConfig = SMALL) -> int:
     """Run the demo; returns the exit code.
 
     0; 1 when something failed; 2 for photographs or an output folder that cannot be used; 130 after Ctrl-C and 143
@@ -98,8 +98,8 @@ def main(output: Path, photos: Path | None, *, keep: bool, programme: Programme 
         try:
             with Installation(scratch, worker_log) as installation:
                 try:
-                    with Story(programme, steps, installation, scratch, output) as story:
-                        summary = story.tell(album)
+                    with Demo(config, steps, installation, scratch, output) as story:
+                        summary = story.run(album)
                     _leave(summary, steps, installation, output, console, keep=keep)
                     if keep:
                         signal.pause()

@@ -39,7 +39,7 @@ from worker.gpu.messages import (
     frame,
     parse_to_child,
 )
-from worker.lossy_output import lose_what_cannot_be_written
+from worker.lossy_output import ignore_write_errors
 
 if TYPE_CHECKING:
     from worker.gpu.work import Models
@@ -51,7 +51,7 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def main() -> None:
-    lose_what_cannot_be_written()
+    ignore_write_errors()
     connection = socket.socket(fileno=int(sys.argv[1]))
     end_with_parent(int(sys.argv[2]))
     inbox = Inbox(connection)

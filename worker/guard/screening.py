@@ -23,7 +23,7 @@ from typing import Any, Literal
 DATA = Path(__file__).parent / "guardrails.toml"
 NOT_DIGITS = 2
 """So much of a word is left in any disguise: "A55" is a road and a phone."""
-MOST_PIECES = 100
+MAX_PIECES = 100
 """A term is no longer than that, letter by letter and some of them repeated; else a prompt of signs takes seconds."""
 
 Kind = Literal["prompt", "negative_prompt"]
@@ -131,7 +131,7 @@ def _find_term(folded: str, screen: Screen) -> Term | None:
     spellings = [squeeze(skeleton(piece.group())) for piece in pieces]
     for first, piece in enumerate(pieces):
         spelled, not_digits = "", 0
-        for last in range(first, min(first + MOST_PIECES, len(pieces))):
+        for last in range(first, min(first + MAX_PIECES, len(pieces))):
             spelled = _join(spelled, spellings[last])
             if spelled not in screen.beginnings:
                 break

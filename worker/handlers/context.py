@@ -31,7 +31,7 @@ class Traffic:
 
 
 @dataclass(frozen=True)
-class Tools:
+class JobContext:
     """The worker's parts as one attempt sees them."""
 
     database: Database
@@ -85,5 +85,5 @@ class Tools:
         self.traffic.bytes_out += (await asyncio.to_thread(path.stat)).st_size
 
 
-Handler = Callable[[Lease, Tools], Coroutine[Any, Any, dict[str, Any]]]
+Handler = Callable[[Lease, JobContext], Coroutine[Any, Any, dict[str, Any]]]
 """From a started attempt to the result that `complete_job` publishes. Running it twice is harmless."""

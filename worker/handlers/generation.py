@@ -10,21 +10,21 @@ from typing import Any
 
 from worker.gpu.messages import Done, GenerateTask, LoraFile, Phase, Progress
 from worker.guard import consent
-from worker.handlers.context import Tools
+from worker.handlers.context import JobContext
 from worker.jobs.lease import Lease, TrainedModel
 from worker.jobs.wording import merged_negative_prompt, merged_prompt
 from worker.storage.image_encoding import CONTENT_TYPE, SUFFIX, EncodedPicture, encode
 
 
-async def generate(lease: Lease, tools: Tools) -> dict[str, Any]:
+async def generate(lease: Lease, context: JobContext) -> dict[str, Any]:
     """Draw and upscale the pictures a job asks for, and stage them under this attempt."""
     job = lease.job
     base, request = job.required_base, job.generation
-    await consent.require(tools.database, job)
+    await consent.require(context.database, job)
     await lease.begin_phase("fetching the base model")
-    base_folder = await tools.models.ensure(base.slug)
-    upscaler = await tools.models.ensure_upscaler(request.upscale)
-    loras = [await _fetch_lora(model, tools) for model in job.models]
+    base_folder = await context.models.ensure(base.slug)
+    upscaler = await context.models.ensure_upscaler(request.upscale)
+    loras = [await _fetch_lora(model, context) for model in job.models]
     task = GenerateTask(
         base=base_folder,
         prompt=merged_prompt(request.prompt, job.preset, job.models),
@@ -33,29 +33,29 @@ async def generate(lease: Lease, tools: Tools) -> dict[str, Any]:
         num_images=request.num_images,
         loras=loras,
         upscaler=upscaler,
-        workdir=tools.workdir,
+        workdir=context.workdir,
         width=request.width,
         height=request.height,
         steps=request.steps,
         guidance=request.guidance,
     )
-    drawn = await _run(task, lease, tools)
-    tools.computed(lease)
-    return await _stage(drawn, lease, tools)
+    drawn = await _run(task, lease, context)
+    context.computed(lease)
+    return await _stage(drawn, lease, context)
 
 
-async def _fetch_lora(model: TrainedModel, tools: Tools) -> LoraFile:
-    cached, fetched = await tools.loras.get(model, tools.workdir)
-    tools.traffic.bytes_in += fetched
-    path = tools.workdir / f"{model.id}.safetensors"  # what an error about the file calls it
+async def _fetch_lora(model: TrainedModel, context: JobContext) -> LoraFile:
+    cached, fetched = await context.loras.get(model, context.workdir)
+    context.traffic.bytes_in += fetched
+    path = context.workdir / f"{model.id}.safetensors"  # what an error about the file calls it
     if not path.exists():
         await asyncio.to_thread(os.link, cached, path)
     return LoraFile(path=path, scale=model.scale)
 
 
-async def _run(task: GenerateTask, lease: Lease, tools: Tools) -> dict[str, Any]:
+async def _run(task: GenerateTask, lease: Lease, context: JobContext) -> dict[str, Any]:
     result: dict[str, Any] = {}
-    async with aclosing(tools.compute(task, lease)) as events:
+    async with aclosing(context.compute(task, lease)) as events:
         async for event in events:
             match event:
                 case Phase(name=name):
@@ -67,7 +67,7 @@ async def _run(task: GenerateTask, lease: Lease, tools: Tools) -> dict[str, Any]
     return result
 
 
-async def _stage(drawn: dict[str, Any], lease: Lease, tools: Tools) -> dict[str, Any]:
+async def _stage(drawn: dict[str, Any], lease: Lease, context: JobContext) -> dict[str, Any]:
     """Encode in threads, register the keys, upload; the raw picture is kept beside the upscaled one."""
     request = lease.job.generation
     suffix = SUFFIX[request.output_format]
@@ -83,7 +83,7 @@ async def _stage(drawn: dict[str, Any], lease: Lease, tools: Tools) -> dict[str,
         upscaled = await asyncio.to_thread(
             encode,
             Path(picture["upscaled"]),
-            tools.workdir / f"{picture['index']}.{suffix}",
+            context.workdir / f"{picture['index']}.{suffix}",
             request.output_format,
             request.quality,
             metadata,
@@ -91,7 +91,7 @@ async def _stage(drawn: dict[str, Any], lease: Lease, tools: Tools) -> dict[str,
         raw = await asyncio.to_thread(
             encode,
             Path(picture["raw"]),
-            tools.workdir / f"{picture['index']}.raw.png",
+            context.workdir / f"{picture['index']}.raw.png",
             "png",
             request.quality,
             metadata,
@@ -109,13 +109,13 @@ async def _stage(drawn: dict[str, Any], lease: Lease, tools: Tools) -> dict[str,
                 "size_bytes": upscaled.size_bytes,
             }
         )
-    await lease.stage([(tools.bucket_uploads, key) for key, _ in files])
+    await lease.stage([(context.bucket_uploads, key) for key, _ in files])
     await lease.begin_phase("uploading")
     for key, file in files:
         content_type = CONTENT_TYPE["png"] if key.endswith(".png") else CONTENT_TYPE[request.output_format]
-        await tools.upload(tools.bucket_uploads, key, file.path, content_type)
+        await context.upload(context.bucket_uploads, key, file.path, content_type)
     return {
-        "bucket": tools.bucket_uploads,
+        "bucket": context.bucket_uploads,
         "pictures": pictures,
         "base": lease.job.required_base.slug,
         "models": [{"id": str(model.id), "version": model.version, "scale": model.scale} for model in lease.job.models],

@@ -5,26 +5,26 @@ from __future__ import annotations
 from typing import Any
 
 from worker.errors import InternalError, Interruption, JobInterrupted
-from worker.handlers.context import Tools
+from worker.handlers.context import JobContext
 from worker.jobs.lease import Lease
 
 
-async def publish_lora(lease: Lease, tools: Tools) -> dict[str, Any]:
+async def publish_lora(lease: Lease, context: JobContext) -> dict[str, Any]:
     """Copy the newest LoRA of a subject on the store's side; undone when consent ended or a newer one came meanwhile.
 
     The transaction holds a per-subject advisory lock, never the row: a copy must not make a revocation wait.
     """
     if lease.job.subject is None:
         raise InternalError("a convenience copy needs a subject")
-    async with tools.database.transaction() as connection:
+    async with context.database.transaction() as connection:
         await connection.execute("select pg_advisory_xact_lock(worker.subject_lock_key(%s))", [lease.job.subject.id])
         copy = await _lora_to_copy(connection, lease)
         if copy["consented"] and copy["newest"]:
-            await tools.store.copy(tools.bucket_models, copy["source"], copy["target"])
+            await context.store.copy(context.bucket_models, copy["source"], copy["target"])
             copy = await _lora_to_copy(connection, lease)
         if not copy["consented"]:
             # Also what an earlier attempt may have copied before it died.
-            await tools.store.delete(tools.bucket_models, [copy["target"]])
+            await context.store.delete(context.bucket_models, [copy["target"]])
     return {"copied": copy["target"] if copy["consented"] and copy["newest"] else None}
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import structlog
 
-from worker.errors import InputMissing, JobInterrupted, some
+from worker.errors import InputMissing, JobInterrupted, truncate_list
 from worker.gpu.messages import (
     CheckpointSaved,
     Done,
@@ -23,28 +23,28 @@ from worker.gpu.messages import (
     TrainTask,
 )
 from worker.guard import consent
-from worker.handlers.context import Tools
+from worker.handlers.context import JobContext
 from worker.jobs.lease import Lease, Photo
 from worker.jobs.wording import CLASS_NAME, TRIGGER_WORD, caption, name_class
 
 log = structlog.get_logger()
 
 PARALLEL_DOWNLOADS = 8
-FEWEST_PHOTOS = 3  # as many as worker.photos_error asks for
-MOST_MB_A_PHOTO = 200
+MIN_PHOTOS = 3  # as many as worker.photos_error asks for
+MAX_MB_A_PHOTO = 200
 """More than any camera writes; a film would fill the pod's disk."""
 
 
-async def train(lease: Lease, tools: Tools) -> dict[str, Any]:
+async def train(lease: Lease, context: JobContext) -> dict[str, Any]:
     """Train one LoRA on the subject's photographs and stage it under this attempt."""
     job = lease.job
     base = job.required_base
-    await consent.require(tools.database, job)
+    await consent.require(context.database, job)
     await lease.begin_phase("fetching the base model")
-    base_folder = await tools.models.ensure(base.slug)
+    base_folder = await context.models.ensure(base.slug)
     await lease.begin_phase(f"fetching {len(job.photos)} photographs")
-    photos, refused = await _fetch_photos(lease, tools)
-    resume_from = await _fetch_checkpoint(lease, tools)
+    photos, refused = await _fetch_photos(lease, context)
+    resume_from = await _fetch_checkpoint(lease, context)
     trigger_word = job.training.trigger_word or (job.subject.trigger_word if job.subject else None) or TRIGGER_WORD
     class_name = job.training.class_name or CLASS_NAME
     captions = {path: caption(photo, trigger_word) for path, photo in photos.items()}
@@ -59,16 +59,16 @@ async def train(lease: Lease, tools: Tools) -> dict[str, Any]:
             )
             for path, text in captions.items()
         ],
-        fewest_photos=FEWEST_PHOTOS,
+        fewest_photos=MIN_PHOTOS,
         config=_settings(lease),
-        workdir=tools.workdir,
+        workdir=context.workdir,
         metadata={"base": base.slug, "trigger_word": trigger_word},
         resume_from=resume_from,
-        checkpoint_every_s=tools.checkpoint_every_s,
+        checkpoint_every_s=context.checkpoint_every_s,
     )
-    trained, skipped = await _run(task, lease, tools)
-    tools.computed(lease)
-    result = await _stage(trained, trigger_word, class_name, lease, tools)
+    trained, skipped = await _run(task, lease, context)
+    context.computed(lease)
+    result = await _stage(trained, trigger_word, class_name, lease, context)
     return result | {"skipped_photos": [{"path": photos[photo.path].path, "reason": photo.reason} for photo in skipped]}
 
 
@@ -86,15 +86,15 @@ def _settings(lease: Lease) -> LoraSettings:
     )
 
 
-async def _fetch_photos(lease: Lease, tools: Tools) -> tuple[dict[Path, Photo], dict[Path, str]]:
+async def _fetch_photos(lease: Lease, context: JobContext) -> tuple[dict[Path, Photo], dict[Path, str]]:
     """All photographs by their place on disk, and what is wrong with those that were refused.
 
     Nothing lies in the place of one that was refused or that storage does not have. Raises InputMissing when storage
-    has fewer than FEWEST_PHOTOS.
+    has fewer than MIN_PHOTOS.
     """
     # The name stays, because it is what an error about the picture says; keys hold nothing a disk minds.
     photos = {
-        tools.workdir / "photos" / f"{index:04d}" / PurePosixPath(photo.path).name[-100:]: photo
+        context.workdir / "photos" / f"{index:04d}" / PurePosixPath(photo.path).name[-100:]: photo
         for index, photo in enumerate(lease.job.photos)
     }
     missing: list[str] = []
@@ -104,11 +104,11 @@ async def _fetch_photos(lease: Lease, tools: Tools) -> tuple[dict[Path, Photo], 
     async def fetch(path: Path, photo: Photo) -> None:
         async with limit:
             try:
-                found = await tools.store.head(tools.bucket_uploads, photo.path)
-                if found is not None and found.size > MOST_MB_A_PHOTO * 1e6:
-                    refused[path] = f"too large ({found.size / 1e6:.0f} MB, at most {MOST_MB_A_PHOTO})"
+                found = await context.store.head(context.bucket_uploads, photo.path)
+                if found is not None and found.size > MAX_MB_A_PHOTO * 1e6:
+                    refused[path] = f"too large ({found.size / 1e6:.0f} MB, at most {MAX_MB_A_PHOTO})"
                 else:
-                    await tools.download(tools.bucket_uploads, photo.path, path)
+                    await context.download(context.bucket_uploads, photo.path, path)
             except InputMissing:
                 missing.append(path.name)
 
@@ -119,24 +119,24 @@ async def _fetch_photos(lease: Lease, tools: Tools) -> tuple[dict[Path, Photo], 
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-    if len(photos) - len(missing) < FEWEST_PHOTOS:
+    if len(photos) - len(missing) < MIN_PHOTOS:
         raise InputMissing(
-            f"training needs at least {FEWEST_PHOTOS} photographs, and of {len(photos)} only "
-            f"{len(photos) - len(missing)} are in storage: upload {some(sorted(missing))}, or name others"
+            f"training needs at least {MIN_PHOTOS} photographs, and of {len(photos)} only "
+            f"{len(photos) - len(missing)} are in storage: upload {truncate_list(sorted(missing))}, or name others"
         )
     return photos, refused
 
 
-async def _fetch_checkpoint(lease: Lease, tools: Tools) -> Path | None:
+async def _fetch_checkpoint(lease: Lease, context: JobContext) -> Path | None:
     checkpoint = lease.job.checkpoint
     if checkpoint is None:
         return None
     with suppress(InputMissing):  # swept meanwhile: training starts again
-        return await tools.download(checkpoint.bucket, checkpoint.key, tools.workdir / "resume.safetensors")
+        return await context.download(checkpoint.bucket, checkpoint.key, context.workdir / "resume.safetensors")
     return None
 
 
-async def _run(task: TrainTask, lease: Lease, tools: Tools) -> tuple[dict[str, Any], list[SkippedPhoto]]:
+async def _run(task: TrainTask, lease: Lease, context: JobContext) -> tuple[dict[str, Any], list[SkippedPhoto]]:
     """Drain the GPU's events: report progress, upload checkpoints in the background, one at a time.
 
     Returns the task's result and the photographs it did without.
@@ -145,7 +145,7 @@ async def _run(task: TrainTask, lease: Lease, tools: Tools) -> tuple[dict[str, A
     skipped: list[SkippedPhoto] = []
     saving: asyncio.Task[None] | None = None
     try:
-        async with aclosing(tools.compute(task, lease)) as events:
+        async with aclosing(context.compute(task, lease)) as events:
             async for event in events:
                 match event:
                     case Phase(name=name):
@@ -155,7 +155,7 @@ async def _run(task: TrainTask, lease: Lease, tools: Tools) -> tuple[dict[str, A
                     case Progress(fraction=fraction, phase=phase, metrics=metrics):
                         await lease.report(fraction, phase, {**metrics, "seconds": round(lease.gpu_seconds, 1)})
                     case CheckpointSaved() if saving is None or saving.done():
-                        saving = asyncio.create_task(_save_checkpoint(event, lease, tools))
+                        saving = asyncio.create_task(_save_checkpoint(event, lease, context))
                     case CheckpointSaved():
                         pass  # the upload before it is still under way: the next checkpoint is soon enough
                     case Done():
@@ -167,15 +167,15 @@ async def _run(task: TrainTask, lease: Lease, tools: Tools) -> tuple[dict[str, A
     return result, skipped
 
 
-async def _save_checkpoint(event: CheckpointSaved, lease: Lease, tools: Tools) -> None:
+async def _save_checkpoint(event: CheckpointSaved, lease: Lease, context: JobContext) -> None:
     # A name of our own, because the GPU process deletes older ones.
-    path = tools.workdir / f"upload-checkpoint-{event.step}.safetensors"
+    path = context.workdir / f"upload-checkpoint-{event.step}.safetensors"
     key = f"{lease.job.prefix}checkpoint-{event.step}.safetensors"
     try:
         await asyncio.to_thread(os.link, event.path, path)
-        await lease.stage([(tools.bucket_models, key)])
-        await tools.upload(tools.bucket_models, key, path, "application/octet-stream")
-        await lease.save_checkpoint(event.step, tools.bucket_models, key)
+        await lease.stage([(context.bucket_models, key)])
+        await context.upload(context.bucket_models, key, path, "application/octet-stream")
+        await lease.save_checkpoint(event.step, context.bucket_models, key)
         await asyncio.to_thread(path.unlink)
     except JobInterrupted:
         pass  # the handler is being stopped
@@ -185,15 +185,15 @@ async def _save_checkpoint(event: CheckpointSaved, lease: Lease, tools: Tools) -
 
 
 async def _stage(
-    trained: dict[str, Any], trigger_word: str, class_name: str, lease: Lease, tools: Tools
+    trained: dict[str, Any], trigger_word: str, class_name: str, lease: Lease, context: JobContext
 ) -> dict[str, Any]:
     lora_key, losses_key = f"{lease.job.prefix}lora.safetensors", f"{lease.job.prefix}losses.json"
     await lease.begin_phase("uploading")
-    await lease.stage([(tools.bucket_models, lora_key), (tools.bucket_models, losses_key)])
-    await tools.upload(tools.bucket_models, lora_key, Path(trained["path"]), "application/octet-stream")
-    await tools.upload(tools.bucket_models, losses_key, Path(trained["losses"]), "application/json")
+    await lease.stage([(context.bucket_models, lora_key), (context.bucket_models, losses_key)])
+    await context.upload(context.bucket_models, lora_key, Path(trained["path"]), "application/octet-stream")
+    await context.upload(context.bucket_models, losses_key, Path(trained["losses"]), "application/json")
     return {
-        "bucket": tools.bucket_models,
+        "bucket": context.bucket_models,
         "lora": lora_key,
         "losses": losses_key,
         "sha256": trained["sha256"],

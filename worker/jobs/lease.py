@@ -182,7 +182,7 @@ class Lease:
         """kind:id, as in notifications."""
         return f"{self.kind}:{self.id}"
 
-    def named(self) -> dict[str, Any]:
+    def heartbeat_payload(self) -> dict[str, Any]:
         """As a heartbeat names it."""
         return {"kind": self.kind, "id": str(self.id), "attempt": self.attempt}
 
@@ -224,19 +224,21 @@ class Lease:
             self._reported_at = time.monotonic()
             log.warning("job.report_skipped", reason=type(error).__name__)
             return
-        self._obey(state)
+        self._apply_lease_state(state)
 
     async def stage(self, objects: list[tuple[str, str]]) -> None:
         """Register (bucket, key) pairs before they are uploaded. Raises JobInterrupted when the attempt must stop."""
         listed = [{"bucket": bucket, "key": key} for bucket, key in objects]
-        self._obey(
+        self._apply_lease_state(
             await self._database.call_until_answered("stage_objects", self.kind, self.id, self.attempt, Jsonb(listed))
         )
         self.check()
 
     async def save_checkpoint(self, step: int, bucket: str, key: str) -> None:
         """An uploaded checkpoint becomes the one that the next attempt resumes from."""
-        self._obey(await self._database.call("save_checkpoint", self.kind, self.id, self.attempt, step, bucket, key))
+        self._apply_lease_state(
+            await self._database.call("save_checkpoint", self.kind, self.id, self.attempt, step, bucket, key)
+        )
 
     async def complete(self, result: dict[str, Any]) -> str:
         """Publish: ok, lost, cancelled, consent_denied or invalid."""
@@ -269,6 +271,6 @@ class Lease:
             )
         )
 
-    def _obey(self, state: str) -> None:
+    def _apply_lease_state(self, state: str) -> None:
         if state != "ok":
             self.interrupt(Interruption(state))

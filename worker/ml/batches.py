@@ -109,7 +109,7 @@ def draw_batch(
     for place, sample in enumerate(members):
         generator = seeded("sample", seed, step, place)
         dropped = float(torch.rand((), generator=generator)) < caption_dropout
-        times.append(base.architecture.draw_time(base.parts, grid, generator))
+        times.append(base.architecture.sample_timestep(base.parts, grid, generator))
         noise.append(torch.randn(sample.latents.shape, generator=generator))
         keep = float(torch.rand((), generator=generator)) < preservation and step > 0
         class_caption = sample.photo.class_caption if keep else None
@@ -128,7 +128,7 @@ def draw_batch(
     )
 
 
-def take(batch: Batch, places: torch.Tensor) -> Batch:
+def select_samples(batch: Batch, places: torch.Tensor) -> Batch:
     """The samples at these places: (B,) bool, on the CPU."""
     return Batch(
         latents=batch.latents[places],

@@ -35,7 +35,7 @@ class UnusablePhoto(BadInput):
         """What it is: "empty", "damaged or cut off"."""
 
 
-def tell(unusable: Sequence[UnusablePhoto]) -> str:
+def summarize_unusable(unusable: Sequence[UnusablePhoto]) -> str:
     """The first few with their reasons, and how many more."""
     named = [str(photo) for photo in unusable[:5]]
     more = [f"{len(unusable) - len(named)} more"] if len(unusable) > len(named) else []

@@ -28,11 +28,21 @@ import torch.nn.functional as F
 
 from worker.ml import lora_files
 from worker.ml.base_models import Base
-from worker.ml.batches import Batch, Photo, Sample, draw_batch, encode_captions, encode_photos, seeded, stack, take
+from worker.ml.batches import (
+    Batch,
+    Photo,
+    Sample,
+    draw_batch,
+    encode_captions,
+    encode_photos,
+    seeded,
+    select_samples,
+    stack,
+)
 from worker.ml.checkpoints import read_checkpoint, write_checkpoint
 from worker.ml.errors import BadInput, ModelUnreadable
 from worker.ml.phases import Phase
-from worker.ml.photos import UnusablePhoto, tell
+from worker.ml.photos import UnusablePhoto, summarize_unusable
 
 WEIGHT_DECAY = 1e-4  # diffusers' dreambooth scripts
 MAX_GRAD_NORM = 1.0  # the same
@@ -125,10 +135,10 @@ def train(
     if len(samples) < fewest_photos:
         raise BadInput(
             f"training needs at least {fewest_photos} photographs that can be used, there are {len(samples)}: "
-            f"{tell(unusable)}"
+            f"{summarize_unusable(unusable)}"
         )
     if unusable:
-        summary = f"{len(unusable)} of {len(photos)} photographs cannot be used: {tell(unusable)}"
+        summary = f"{len(unusable)} of {len(photos)} photographs cannot be used: {summarize_unusable(unusable)}"
         yield PhotosSkipped(tuple(unusable), summary)
     photos = [sample.photo for sample in samples]
     steps = config.steps or architecture.training_defaults.steps(len(photos))
@@ -205,11 +215,11 @@ def training_loss(base: Base, batch: Batch) -> torch.Tensor:
 def sample_losses(base: Base, batch: Batch) -> torch.Tensor:
     """Mean squared error of each sample's prediction (B,), weighted as the family does, in float32 on the device."""
     architecture = base.architecture
-    seen, target = architecture.training_pair(base.parts, batch.latents, batch.noise, batch.time)
+    seen, target = architecture.noised_input_and_target(base.parts, batch.latents, batch.noise, batch.time)
     if batch.preserved.any():
         target = target.clone()
         with torch.no_grad(), _lora_off(base):
-            target[batch.preserved] = _predict(base, seen[batch.preserved], take(batch, batch.preserved))
+            target[batch.preserved] = _predict(base, seen[batch.preserved], select_samples(batch, batch.preserved))
     errors = F.mse_loss(_predict(base, seen, batch), target, reduction="none").flatten(1).mean(1)
     return architecture.loss_weights(base.parts, batch.time) * errors
 

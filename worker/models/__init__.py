@@ -13,6 +13,6 @@ Fetching needs what `worker run` needs; the modules of the commands are imported
 """
 
 from worker.models.bases import BaseModels, JobModels
-from worker.models.names import UPSCALER_FILE, UPSCALERS, how_to_bring
+from worker.models.names import UPSCALER_FILE, UPSCALERS, install_command
 
-__all__ = ["UPSCALERS", "UPSCALER_FILE", "BaseModels", "JobModels", "how_to_bring"]
+__all__ = ["UPSCALERS", "UPSCALER_FILE", "BaseModels", "JobModels", "install_command"]

@@ -1,4 +1,4 @@
-"""The models of one pod: what is on its disk, what the bucket has, and bringing one from there to here."""
+"""The models of one pod: what is on its disk, what the bucket has, and fetch_lock one from there to here."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import structlog
 from pydantic import ValidationError
 
 from worker.errors import InputMissing, InvalidInput, ModelMissing, SettingsError, StorageError
-from worker.models.eviction import COMING, NoRoom, Room
-from worker.models.locks import Uses, bringing
+from worker.models.eviction import COMING, InsufficientDiskSpace, Room
+from worker.models.locks import ModelLeases, fetch_lock
 from worker.models.manifest import (
     MANIFEST,
     Manifest,
@@ -25,7 +25,7 @@ from worker.models.manifest import (
     read_manifest,
     write_manifest,
 )
-from worker.models.names import PREFIX, UPSCALER_FILE, UPSCALERS, arriving_path, how_to_bring, slug_path
+from worker.models.names import PREFIX, UPSCALER_FILE, UPSCALERS, arriving_path, install_command, slug_path
 from worker.storage.object_store import ObjectStore
 from worker.storage.writable_dirs import check_folder
 
@@ -41,7 +41,7 @@ class BaseModels:
         self._folder = folder
         self._store = store
         self._bucket = bucket
-        self._uses = Uses(folder)
+        self._uses = ModelLeases(folder)
         self._room = Room(folder, max_gb, self._uses)
         self._checked: set[str] = set()
         """Models whose every byte this process has compared with its checksum."""
@@ -95,7 +95,7 @@ class BaseModels:
             await self._uses.begin(slug)
             try:
                 if not await self._is_sound(slug, path):
-                    await self._bring(slug, path, may_evict)
+                    await self._fetch_verified(slug, path, may_evict)
                 self._checked.add(slug)
             except BaseException:
                 self._uses.end(slug)
@@ -112,8 +112,8 @@ class BaseModels:
         """A user of `begin_use` is done; until other models were used, it still counts as loaded."""
         self._uses.end(slug)
 
-    async def _bring(self, slug: str, path: Path, may_evict: bool) -> None:
-        async with bringing(self._folder, slug):
+    async def _fetch_verified(self, slug: str, path: Path, may_evict: bool) -> None:
+        async with fetch_lock(self._folder, slug):
             # Another process may have brought it meanwhile.
             if not await self._is_sound(slug, path):
                 await self._fetch(slug, path, may_evict)
@@ -150,12 +150,12 @@ class BaseModels:
         """Refuse what does not fit before hours go into fetching it. Asks the bucket only when something must go."""
         try:
             await asyncio.to_thread(self._room.reserve, slug, manifest.size_bytes, ())
-        except NoRoom as error:
+        except InsufficientDiskSpace as error:
             if not may_evict:
                 raise missing(slug, str(error)) from error
             try:
                 await asyncio.to_thread(self._room.reserve, slug, manifest.size_bytes, await self.in_bucket())
-            except NoRoom as still:
+            except InsufficientDiskSpace as still:
                 raise missing(slug, str(still)) from still
 
     async def _fetch_file(self, slug: str, name: str, file: ModelFile, target: Path, store: ObjectStore) -> None:
@@ -202,7 +202,9 @@ class JobModels:
 
 
 def missing(slug: str, why: str) -> ModelMissing:
-    return ModelMissing(f"base model {slug} {why}; {how_to_bring(slug)} brings it, worker models push {slug} shares it")
+    return ModelMissing(
+        f"base model {slug} {why}; {install_command(slug)} brings it, worker models push {slug} shares it"
+    )
 
 
 def is_whole(folder: Path) -> bool:

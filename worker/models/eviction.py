@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from worker.models.locks import Uses, bringing_file, exclusive, last_used, locked
+from worker.models.locks import ModelLeases, exclusive, fetch_lock_file, last_used, locked
 from worker.models.manifest import read_manifest
 from worker.models.names import ARRIVING, arriving_path
 
@@ -23,7 +23,7 @@ COMING = ".coming"
 EVICTING = ".evicting-"
 
 
-class NoRoom(Exception):
+class InsufficientDiskSpace(Exception):
     """A model does not fit; the message says by how much, and what is in the way."""
 
 
@@ -33,12 +33,12 @@ class Room:
 
     models_dir: Path
     max_gb: float | None
-    uses: Uses
+    uses: ModelLeases
 
     def reserve(self, slug: str, size_bytes: int, in_bucket: Collection[str]) -> None:
         """Make room for a model of that size, whose folder for arriving exists and whose lock the caller holds.
 
-        Models named in `in_bucket` may be evicted. Raises NoRoom, and then nothing was.
+        Models named in `in_bucket` may be evicted. Raises InsufficientDiskSpace, and then nothing was.
         """
         with self._deciding():
             (arriving_path(self.models_dir, slug) / COMING).write_text(str(size_bytes))
@@ -47,9 +47,9 @@ class Room:
                 return
             try:
                 self._evict(lacking, slug, in_bucket)
-            except NoRoom as error:
+            except InsufficientDiskSpace as error:
                 (arriving_path(self.models_dir, slug) / COMING).unlink()
-                raise NoRoom(f"needs {size_bytes / 1e9:.1f} GB: {error}") from None
+                raise InsufficientDiskSpace(f"needs {size_bytes / 1e9:.1f} GB: {error}") from None
 
     def _evict(self, lacking: float, slug: str, in_bucket: Collection[str]) -> None:
         with ExitStack() as held:
@@ -67,7 +67,7 @@ class Room:
                     break
             else:
                 stays = f"; what stays: {', '.join(staying)}" if staying else ""
-                raise NoRoom(f"{lacking / 1e9:.1f} GB too much for {self._limit()}{stays}")
+                raise InsufficientDiskSpace(f"{lacking / 1e9:.1f} GB too much for {self._limit()}{stays}")
             for folder in going:
                 # Under its name it would look damaged while it goes.
                 gone = self.models_dir / f"{EVICTING}{folder.name.removeprefix(EVICTING)}"
@@ -79,7 +79,7 @@ class Room:
         """None for a folder that may go; then its locks are held."""
         if _is_leftover(folder):
             slug = folder.name.removeprefix(EVICTING).removeprefix(ARRIVING)
-            alone = held.enter_context(exclusive(bringing_file(self.models_dir, slug)))
+            alone = held.enter_context(exclusive(fetch_lock_file(self.models_dir, slug)))
             return None if alone else "on its way"
         if folder.is_symlink() or read_manifest(folder) is None:
             return "put there by hand"
@@ -105,7 +105,7 @@ class Room:
     def _promised(self, arriving: Path) -> int:
         """What is still to come into a folder; nothing when the process that filled it is dead."""
         slug = arriving.name.removeprefix(ARRIVING)
-        with exclusive(bringing_file(self.models_dir, slug)) as abandoned:
+        with exclusive(fetch_lock_file(self.models_dir, slug)) as abandoned:
             if abandoned:
                 return 0
         with suppress(FileNotFoundError, ValueError):

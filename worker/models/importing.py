@@ -12,7 +12,7 @@ from pathlib import Path
 
 from worker.errors import CommandRefused
 from worker.models.bases import finish
-from worker.models.locks import bringing_file, exclusive
+from worker.models.locks import exclusive, fetch_lock_file
 from worker.models.manifest import Manifest, Origin, describe
 from worker.models.names import UPSCALER_FILE, UPSCALERS, arriving_path, slug_path
 
@@ -31,9 +31,9 @@ def import_files(
     _check_request(slug, files, tokenizers, scales)
     if path.exists():
         raise CommandRefused(f"{path} exists: remove it, or take another name")
-    with exclusive(bringing_file(models_dir, slug)) as alone:
+    with exclusive(fetch_lock_file(models_dir, slug)) as alone:
         if not alone:
-            raise CommandRefused(f"another process is bringing {slug} just now")
+            raise CommandRefused(f"another process is fetch_lock {slug} just now")
         arriving = arriving_path(models_dir, slug)
         shutil.rmtree(arriving, ignore_errors=True)
         arriving.mkdir(parents=True)

@@ -24,7 +24,7 @@ KEPT_LOADED = 4
 _READ_ONLY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 
 
-class Uses:
+class ModelLeases:
     """The models that this process uses, and those it has used last."""
 
     def __init__(self, models_dir: Path) -> None:
@@ -116,9 +116,9 @@ def last_used(models_dir: Path, slug: str) -> float:
 
 
 @asynccontextmanager
-async def bringing(models_dir: Path, slug: str) -> AsyncIterator[None]:
+async def fetch_lock(models_dir: Path, slug: str) -> AsyncIterator[None]:
     """Only one process of this machine, and one task of it, brings a model at a time."""
-    lock = os.open(_made(bringing_file(models_dir, slug)), os.O_RDWR | os.O_CREAT, 0o644)
+    lock = os.open(_made(fetch_lock_file(models_dir, slug)), os.O_RDWR | os.O_CREAT, 0o644)
     try:
         await _wait_for(lock, fcntl.LOCK_EX)
         yield
@@ -126,7 +126,7 @@ async def bringing(models_dir: Path, slug: str) -> AsyncIterator[None]:
         os.close(lock)
 
 
-def bringing_file(models_dir: Path, slug: str) -> Path:
+def fetch_lock_file(models_dir: Path, slug: str) -> Path:
     return models_dir / ".locks" / slug
 
 

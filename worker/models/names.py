@@ -20,7 +20,7 @@ REPOSITORIES = {
 """Where a hub has the bases that the migrations register."""
 
 
-def how_to_bring(slug: str) -> str:
+def install_command(slug: str) -> str:
     """The command that brings a model to MODELS_DIR."""
     if slug in UPSCALERS.values():
         return f"worker models import {slug} --upscaler FILE"

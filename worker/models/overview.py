@@ -42,7 +42,7 @@ class Overview:
     damaged: list[str]
 
 
-def look(settings: Settings, *, thorough: bool) -> Overview:
+def collect_inventory(settings: Settings, *, thorough: bool) -> Overview:
     """Look everywhere. What cannot be reached is noted and left out. `thorough` reads every file of this disk."""
     notes: list[str] = []
     registered = _registered(settings, notes)

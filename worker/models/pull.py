@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from worker.console import plain
+from worker.console import sanitize_line
 from worker.errors import CommandRefused
 from worker.models.bases import finish
 from worker.models.hub_files import INDEX, wanted_files
-from worker.models.locks import bringing_file, exclusive
+from worker.models.locks import exclusive, fetch_lock_file
 from worker.models.manifest import Manifest, Origin, describe
 from worker.models.names import UPSCALERS, arriving_path, slug_path
 from worker.storage.object_store import check_key
@@ -68,14 +68,14 @@ class Pull:
             )
         if self._path.exists():
             raise CommandRefused(f"{self._path} exists: remove it, or take another name with --as")
-        with exclusive(bringing_file(self._models_dir, self._slug)) as alone:
+        with exclusive(fetch_lock_file(self._models_dir, self._slug)) as alone:
             if not alone:
-                raise CommandRefused(f"another process is bringing {self._slug} just now")
+                raise CommandRefused(f"another process is fetch_lock {self._slug} just now")
             yield
 
     def look_up(self) -> Repository:
         """What the hub has. Raises CommandRefused."""
-        with self._told():
+        with self._translate_hub_errors():
             api = self._api()
             found: ModelInfo = api.model_info(self._repo, revision=self._revision, files_metadata=True)
             siblings = {file.rfilename: file for file in found.siblings or []}
@@ -85,14 +85,14 @@ class Pull:
                     f"{self._repo} is not in diffusers layout: it has no {INDEX}. Single files (ComfyUI, Civitai) are "
                     "brought by `worker models import`"
                 )
-            index = self._bring(api, INDEX, siblings[INDEX], commit, lambda _: None).read_bytes()
+            index = self._fetch_verified(api, INDEX, siblings[INDEX], commit, lambda _: None).read_bytes()
             card: dict[str, Any] = vars(found.card_data) if found.card_data else {}
             names = wanted_files(siblings, index, self._repo)
             return Repository(
                 name=self._repo,
                 commit=commit,
-                licence=_said(card.get("license_name") or card.get("license")),
-                licence_link=_said(card.get("license_link")),
+                licence=_text_or_none(card.get("license_name") or card.get("license")),
+                licence_link=_text_or_none(card.get("license_link")),
                 files={name: siblings[name] for name in names},
             )
 
@@ -104,17 +104,19 @@ class Pull:
                 f"{self._repo} needs {repository.size_bytes / 1e9:.1f} GB, and {self._models_dir} has "
                 f"{free / 1e9:.1f} GB free"
             )
-        with self._told():
+        with self._translate_hub_errors():
             api = self._api()
             for name, file in repository.files.items():
-                self._bring(api, name, file, repository.commit, on_bytes)
+                self._fetch_verified(api, name, file, repository.commit, on_bytes)
         origin = Origin(source=repository.name, revision=repository.commit, licence=repository.licence)
         described = describe(self._arriving, origin)
         manifest = described.model_copy(update={"files": {name: described.files[name] for name in repository.files}})
         finish(self._arriving, self._path, manifest)
         return manifest
 
-    def _bring(self, api: HfApi, name: str, file: RepoSibling, commit: str, on_bytes: Callable[[int], None]) -> Path:
+    def _fetch_verified(
+        self, api: HfApi, name: str, file: RepoSibling, commit: str, on_bytes: Callable[[int], None]
+    ) -> Path:
         path = self._arriving / check_key(name)
         if path.is_file() and _is_as_on_hub(path, file):
             on_bytes(path.stat().st_size)
@@ -158,7 +160,7 @@ class Pull:
         return HfApi(token=self._token)
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _translate_hub_errors(self) -> Iterator[None]:
         """The hub's failures in our words: its own hold addresses, and those may be signed."""
         from huggingface_hub import errors
 
@@ -202,9 +204,9 @@ class Pull:
             raise CommandRefused(f"{self._models_dir} cannot be written: {why}; what has arrived is kept") from None
 
 
-def _said(value: object) -> str | None:
+def _text_or_none(value: object) -> str | None:
     """What a card says, as text: its author wrote whatever they liked there, a list perhaps."""
-    return None if value is None else plain(value)
+    return None if value is None else sanitize_line(value)
 
 
 def _progress(on_bytes: Callable[[int], None]) -> type:

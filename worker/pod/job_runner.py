@@ -1,4 +1,4 @@
-"""Attempts of this pod from their claim to their end. Every outcome passes through one place."""
+"""JobRunner of this pod from their claim to their end. Every outcome passes through one place."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from worker.errors import Interruption, JobInterrupted
 from worker.gpu.process import GpuChild, Interrupted
 from worker.guard import guardrails
 from worker.handlers import HANDLERS
-from worker.handlers.context import Tools, Traffic
+from worker.handlers.context import JobContext, Traffic
 from worker.jobs.lease import Lease, StartedJob
 from worker.models import BaseModels, JobModels
 from worker.settings import Settings
@@ -46,7 +46,7 @@ class Pod(Protocol):
 
 
 @dataclass(frozen=True)
-class Parts:
+class PodServices:
     """What a pod is made of, as far as its attempts need it."""
 
     settings: Settings
@@ -58,11 +58,11 @@ class Parts:
     workspace: Workspace
 
 
-class Attempts:
+class JobRunner:
     """The attempts that run on this pod."""
 
-    def __init__(self, parts: Parts, pod: Pod) -> None:
-        self._parts = parts
+    def __init__(self, services: PodServices, pod: Pod) -> None:
+        self._services = services
         self._pod = pod
         self._claims: set[tuple[str, UUID]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -79,12 +79,12 @@ class Attempts:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def named(self) -> list[dict[str, Any]]:
+    def heartbeat_payload(self) -> list[dict[str, Any]]:
         """Every lease and every claim not yet started, as a heartbeat names them."""
         claims = [{"kind": kind, "id": str(job_id), "attempt": None} for kind, job_id in self._claims]
-        return [lease.named() for lease in self.leases.values()] + claims
+        return [lease.heartbeat_payload() for lease in self.leases.values()] + claims
 
-    def obey(self, state: dict[str, Any]) -> None:
+    def apply_lease_state(self, state: dict[str, Any]) -> None:
         """What a heartbeat says about one lease."""
         lease = self.leases.get(f"{state['kind']}:{state['id']}")
         if lease is not None and lease.attempt == state["attempt"] and state["state"] != "ok":
@@ -125,7 +125,7 @@ class Attempts:
             free_slot()
 
     async def _start(self, kind: str, job_id: UUID) -> Lease | None:
-        database = self._parts.database
+        database = self._services.database
         payload = await database.call("start_job", kind, job_id, self._pod.pod_id)
         if payload is None:
             what = "it ended, was refused or is another's"
@@ -148,19 +148,21 @@ class Attempts:
         log.info("job.started")
         started = time.monotonic()
         try:
-            workdir = await asyncio.to_thread(self._parts.workspace.attempt, f"{lease.kind}-{lease.id}-{lease.attempt}")
+            workdir = await asyncio.to_thread(
+                self._services.workspace.attempt, f"{lease.kind}-{lease.id}-{lease.attempt}"
+            )
         except OSError as error:
             # Else this pod would run through the whole queue, a job a moment.
             log.error("pod.disk_failed", reason=error.strerror)
             await self._pod.refuse_route(_route(lease.job))
             await lease.release(f"given back: its pod's disk failed, {error.strerror}")
             return
-        tools = self._tools(workdir, self._slot_freer(lease, free_slot))
+        context = self._context(workdir, self._make_slot_release(lease, free_slot))
         try:
-            outcome, detail = await self._outcome(lease, tools)
+            outcome, detail = await self._outcome(lease, context)
         finally:
-            tools.models.end()
-            await asyncio.to_thread(self._parts.workspace.end_attempt, workdir)
+            context.models.end()
+            await asyncio.to_thread(self._services.workspace.end_attempt, workdir)
         log.info(
             "job.finished",
             outcome=outcome,
@@ -168,11 +170,11 @@ class Attempts:
             duration_s=round(time.monotonic() - started, 3),
             queue_wait_s=_queue_wait_s(lease.job),
             gpu_s=round(lease.gpu_seconds, 3),
-            bytes_in=tools.traffic.bytes_in,
-            bytes_out=tools.traffic.bytes_out,
+            bytes_in=context.traffic.bytes_in,
+            bytes_out=context.traffic.bytes_out,
         )
 
-    def _slot_freer(self, lease: Lease, free_slot: Callable[[], None]) -> Callable[[], None]:
+    def _make_slot_release(self, lease: Lease, free_slot: Callable[[], None]) -> Callable[[], None]:
         """Before the slot is claimed for again, the claim must know what the GPU holds."""
 
         def freed() -> None:
@@ -182,28 +184,28 @@ class Attempts:
 
         return freed
 
-    def _tools(self, workdir: Path, free_slot: Callable[[], None]) -> Tools:
-        return Tools(
-            database=self._parts.database,
-            store=self._parts.store,
-            models=JobModels(self._parts.models),
-            gpu=self._parts.gpu,
-            loras=self._parts.loras,
-            bucket_uploads=self._parts.settings.bucket_uploads,
-            bucket_models=self._parts.settings.bucket_models,
-            checkpoint_every_s=self._parts.settings.checkpoint_every_s,
+    def _context(self, workdir: Path, free_slot: Callable[[], None]) -> JobContext:
+        return JobContext(
+            database=self._services.database,
+            store=self._services.store,
+            models=JobModels(self._services.models),
+            gpu=self._services.gpu,
+            loras=self._services.loras,
+            bucket_uploads=self._services.settings.bucket_uploads,
+            bucket_models=self._services.settings.bucket_models,
+            checkpoint_every_s=self._services.settings.checkpoint_every_s,
             upload_deadline_s=UPLOAD_DEADLINE_S,
             workdir=workdir,
             free_slot=free_slot,
             traffic=Traffic(),
         )
 
-    async def _outcome(self, lease: Lease, tools: Tools) -> tuple[str, dict[str, Any]]:
+    async def _outcome(self, lease: Lease, context: JobContext) -> tuple[str, dict[str, Any]]:
         """Run the handler and settle the attempt: how it ended, and what to log about it."""
         try:
             # Here and not in the handlers, so that none can forget it.
             await asyncio.to_thread(guardrails.require, lease.job)
-            result = await self._run_handler(lease, tools)
+            result = await self._run_handler(lease, context)
             outcome = await lease.complete(result)
             if outcome == "invalid":
                 outcome = await lease.fail(errors.InternalError("the worker's result was malformed"))
@@ -229,9 +231,9 @@ class Attempts:
             fault = errors.InternalError(f"{type(error).__name__} in the worker; its log says more")
             return await lease.fail(fault), {"code": fault.code, "error": fault.message}
 
-    async def _run_handler(self, lease: Lease, tools: Tools) -> dict[str, Any]:
+    async def _run_handler(self, lease: Lease, context: JobContext) -> dict[str, Any]:
         """The handler's result; raises JobInterrupted when the attempt was told to stop meanwhile."""
-        handler = asyncio.create_task(HANDLERS[lease.kind](lease, tools), name=f"handler {lease.key}")
+        handler = asyncio.create_task(HANDLERS[lease.kind](lease, context), name=f"handler {lease.key}")
         watch = asyncio.create_task(lease.interrupted.wait())
         try:
             await asyncio.wait({handler, watch}, return_when=asyncio.FIRST_COMPLETED)
@@ -253,7 +255,7 @@ class Attempts:
     async def _stop_handler(self, lease: Lease, handler: asyncio.Task[dict[str, Any]]) -> None:
         uses_gpu = lease.job.base is not None and not lease.computed
         shutdown = lease.interruption is Interruption.SHUTDOWN
-        stopping = [self._parts.gpu.interrupt(SHUTDOWN_GRACE_S if shutdown else STOP_GRACE_S)] if uses_gpu else []
+        stopping = [self._services.gpu.interrupt(SHUTDOWN_GRACE_S if shutdown else STOP_GRACE_S)] if uses_gpu else []
         if shutdown:
             # Given back at once: the fence keeps this attempt from publishing, and nobody need wait for our child.
             await asyncio.gather(self._give_back(lease), *stopping)

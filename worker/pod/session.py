@@ -26,7 +26,7 @@ IDLE_PROBE_S = 30.0
 """A listening connection that a middle box cut says nothing: ask it something now and then."""
 NO_LISTEN_CURE = "set DATABASE_LISTEN_URL to a direct or session-mode address (on Supabase port 5432)"
 BACKOFF_S = (0.0, 0.1, 0.2, 0.4, 0.8, 1.0)
-TOLD_EVERY = 60
+LOG_EVERY_N_FAILURES = 60
 """Failures, of which there is then one a second: a long outage is told once a minute."""
 TELL_WITHIN_S = 5.0
 
@@ -79,7 +79,7 @@ class Session:
                 if not is_transient(error):
                     raise
                 reason = str(error).strip().splitlines() or [type(error).__name__]
-                if failures < len(BACKOFF_S) or failures % TOLD_EVERY == 0:
+                if failures < len(BACKOFF_S) or failures % LOG_EVERY_N_FAILURES == 0:
                     log.warning("session.lost", reason=reason[0], failures=failures)
                 if password_refused(error) and not told:
                     told = True
@@ -92,7 +92,7 @@ class Session:
             if was_up:
                 with suppress(TimeoutError):  # where the database is gone; the next session tells its own state
                     await asyncio.wait_for(self.on_state(), TELL_WITHIN_S)
-            await self._know_first_time()
+            await self._publish_initial_state()
             await asyncio.sleep(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
             failures += 1
 
@@ -105,7 +105,7 @@ class Session:
                     remedy=NO_LISTEN_CURE,
                 )
                 self._warned = True
-            await self._know_first_time()
+            await self._publish_initial_state()
             return
         # Seen from the server too, so that a vanished pod's lock goes within seconds. No effect on a Unix socket.
         await connection.execute("set tcp_keepalives_idle = 5")
@@ -120,7 +120,7 @@ class Session:
         self.first_try.set()
         self.on_queue()  # whatever came while nobody listened
 
-    async def _know_first_time(self) -> None:
+    async def _publish_initial_state(self) -> None:
         if not self.first_try.is_set():
             await self.on_state()
             self.first_try.set()

@@ -162,7 +162,7 @@ class ObjectStore:
         check_key(key)
         doing = f"downloading {bucket}/{key}"
         await self._call(doing, lambda _: path.parent.mkdir(parents=True, exist_ok=True))
-        ended = _Ended()
+        ended = _TransferWaiter()
         running = self._open()[1].download(bucket, key, str(path), subscribers=[ended])  # type: ignore[list-item]
         try:
             await ended.of(running)
@@ -195,7 +195,7 @@ class ObjectStore:
         try:
             async with asyncio.timeout(deadline_s):
                 await self._call(doing, lambda _: None)  # opens the client, in a thread
-                ended = _Ended(on_bytes)
+                ended = _TransferWaiter(on_bytes)
                 running = self._open()[1].upload(
                     str(path),
                     bucket,
@@ -296,7 +296,7 @@ class ObjectStore:
             return self._client, self._transfers
 
 
-class _Ended:
+class _TransferWaiter:
     """Subscribes to a transfer, which runs in threads, to wait for its end in the event loop."""
 
     def __init__(self, on_bytes: Callable[[int], None] | None = None) -> None:
@@ -349,12 +349,12 @@ def _connect(config: StoreConfig) -> tuple[S3Client, TransferManager]:
             max_pool_connections=32,
         ),
     )
-    client.meta.events.register("before-sign.s3.DeleteObjects", _mend_delete_objects)
+    client.meta.events.register("before-sign.s3.DeleteObjects", _patch_delete_objects_headers)
     parts = TransferConfig(multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES)
     return client, TransferManager(client, parts)
 
 
-def _mend_delete_objects(request: Any, **_: object) -> None:
+def _patch_delete_objects_headers(request: Any, **_: object) -> None:
     """Send DeleteObjects as it was sent for years, before it is signed.
 
     Supabase refuses it without a Content-Type. MinIO wants Content-MD5, and Backblaze refuses the CRC32

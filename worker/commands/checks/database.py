@@ -7,11 +7,11 @@ from datetime import UTC, datetime, timedelta
 
 import psycopg
 
-from worker.commands.checks.report import Attention, Report
+from worker.commands.checks.report import CheckWarning, Report
 from worker.database.errors import explain_connection
 from worker.database.migrate import MigrationError, numbered_files, pending_files
 from worker.database.pool import KEEPALIVES, Database
-from worker.errors import SettingsError, some
+from worker.errors import SettingsError, truncate_list
 from worker.pod.preflight import check_schema
 from worker.pod.session import NO_LISTEN_CURE, listen_works
 from worker.settings import Settings
@@ -57,7 +57,7 @@ async def _connect(database: Database, stack: AsyncExitStack) -> str:
         return f"{where}, encrypted"
     if host.startswith("/") or host in ("localhost", "127.0.0.1", "::1"):
         return f"{where}, on this machine"
-    raise Attention(f"{where}, NOT encrypted", "add ?sslmode=require to DATABASE_URL, unless the network is private")
+    raise CheckWarning(f"{where}, NOT encrypted", "add ?sslmode=require to DATABASE_URL, unless the network is private")
 
 
 async def _listen(settings: Settings, database: Database) -> str:
@@ -93,7 +93,7 @@ async def _release(database: Database) -> str:
     numbered = numbered_files()
     newer = sorted({name for name in applied if name[:4].isdigit()} - {file.name for file in numbered})
     if newer:
-        raise Attention(
+        raise CheckWarning(
             f"migrated by a newer release than this one, which does not know {', '.join(newer)}",
             "deploy that release here too; until then this pod works",
         )
@@ -106,7 +106,8 @@ async def _release(database: Database) -> str:
         at = max((name for name in applied if name[:4].isdigit()), default="0000")
         release = "an older" if any(file.number for file in pending) else "another"
         raise SettingsError(
-            f"the database is at {at}, of {release} release than this one: {some(differing)} missing there, or other",
+            f"the database is at {at}, of {release} release than this one: "
+            f"{truncate_list(differing)} missing there, or other",
             "as the owner, with the newer release of the two: worker migrate, or with supabase db push: "
             f"worker migrate --print --since {int(at[:4])}",
         )
@@ -116,10 +117,10 @@ async def _release(database: Database) -> str:
 async def _clock(database: Database) -> str:
     before = datetime.now(UTC)
     (row,) = await database.fetch("select clock_timestamp() as now")
-    return told_skew(before + (datetime.now(UTC) - before) / 2, row["now"])
+    return format_clock_skew(before + (datetime.now(UTC) - before) / 2, row["now"])
 
 
-def told_skew(here: datetime, there: datetime) -> str:
+def format_clock_skew(here: datetime, there: datetime) -> str:
     """The difference between two clocks. Raises SettingsError when it is too much."""
     skew = here - there
     told = f"{abs(skew.total_seconds()):.1f} s {'ahead of' if skew > timedelta(0) else 'behind'} the database's"

@@ -7,7 +7,7 @@ import csv
 import shutil
 from dataclasses import dataclass
 
-from worker.commands.checks.report import Attention, Report
+from worker.commands.checks.report import CheckWarning, Report
 from worker.errors import SettingsError
 from worker.gpu.process import GpuChild
 
@@ -48,7 +48,7 @@ class GpuCheck:
             driver = f", driver {gpus[0].driver}" if gpus else ""
             return f"{ready.device}, {ready.vram_gib:.0f} GiB{driver}"
         if not gpus:
-            raise Attention(
+            raise CheckWarning(
                 "none: this machine takes only bases that need no GPU memory",
                 "on a GPU pod, start the container with --gpus all and the NVIDIA container toolkit",
             )

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from worker.commands.checks.gpu import GpuCheck
-from worker.commands.checks.report import Aside, Attention, Report
+from worker.commands.checks.report import CheckSkipped, CheckWarning, Report
 from worker.database.pool import Database
 from worker.errors import SettingsError
 from worker.handlers import HANDLERS
-from worker.models import UPSCALERS, BaseModels, how_to_bring
+from worker.models import UPSCALERS, BaseModels, install_command
 from worker.pod.preflight import check_kinds, check_models_dir
 from worker.pod.routes import Routes
 from worker.settings import Settings
@@ -81,7 +81,7 @@ async def _models_dir(settings: Settings) -> str:
     try:
         free_gb = _free_gb("MODELS_DIR", folder)
     except SettingsError as error:
-        raise Attention(
+        raise CheckWarning(
             f"{error.what}; this pod takes the models that are there and fetches none", error.cure
         ) from error
     limit = "" if settings.models_max_gb is None else f", MODELS_MAX_GB={settings.models_max_gb:g}"
@@ -92,7 +92,7 @@ async def _work_dir(settings: Settings) -> str:
     folder = settings.work_dir
     free_gb = _free_gb("WORK_DIR", folder)
     if free_gb < WORK_ROOM_GB:
-        raise Attention(
+        raise CheckWarning(
             f"{folder}, {free_gb:.1f} GB free: jobs at hand need up to {WORK_ROOM_GB:g} GB",
             "free some, or set WORK_DIR to a larger local disk",
         )
@@ -110,7 +110,7 @@ async def _upscalers(places: Places) -> str:
     if missing:
         raise SettingsError(
             f"{places.nowhere}: {', '.join(missing)}; every picture is upscaled at the end",
-            "; ".join(map(how_to_bring, missing)),
+            "; ".join(map(install_command, missing)),
         )
     return ", ".join(f"{slug} {place}" for slug, place in told.items())
 
@@ -121,13 +121,13 @@ async def _base(base: dict[str, Any], places: Places, default_base: str) -> str:
     about = f"{base['licence']}, {use}, from {base['min_vram_gib']:g} GiB"
     if place is not None:
         return f"{place}; {about}"
-    cure = f"{how_to_bring(slug)}; then, for all pods: worker models push {slug}"
+    cure = f"{install_command(slug)}; then, for all pods: worker models push {slug}"
     if slug == default_base:
         raise SettingsError(
             f"{places.nowhere}, and jobs that name no base take it; {about}",
             f"{cure}; or, as the owner, set default_base in worker.config to a base that is there",
         )
-    raise Aside(f"{places.nowhere}: this pod does not take it", cure)
+    raise CheckSkipped(f"{places.nowhere}: this pod does not take it", cure)
 
 
 async def _routes(settings: Settings, database: Database, models: BaseModels, gpu: GpuCheck) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from worker.commands.checks.report import Attention, Report
+from worker.commands.checks.report import CheckWarning, Report
 from worker.database.pool import Database
 
 
@@ -25,12 +25,12 @@ async def _pods(database: Database) -> str:
     found = f"{len(alive)} alive: {', '.join(alive)}" if alive else "none is alive"
     dead = [f"{pod['name']} for {pod['silent_s']} s" for pod in pods if not pod["alive"]]
     if dead:
-        raise Attention(
+        raise CheckWarning(
             f"{found}; silent and held for dead: {', '.join(dead)}",
             "the next tick of a living pod takes over from them; start one: worker run",
         )
     if not alive:
-        raise Attention(found, "start one: worker run")
+        raise CheckWarning(found, "start one: worker run")
     return found
 
 
@@ -39,7 +39,7 @@ async def _waiting(database: Database) -> str:
         "select route, why, count(*) as jobs from worker.stranded_jobs group by route, why order by route"
     )
     if stranded:
-        raise Attention(
+        raise CheckWarning(
             "; ".join(f"{row['jobs']} on {row['route']}: {row['why']}" for row in stranded),
             "start a pod that can, or bring the base to one: worker models list",
         )

@@ -1,8 +1,8 @@
 """What the checks found, told one line a check as each is done.
 
-A check is a coroutine. It returns what it found, or raises: SettingsError for what is wrong, Attention for what works
-and should still be looked at, Aside for what this pod may not see or does not need. None hides another: what it raises,
-and a host that never answers, end this one check.
+A check is a coroutine. It returns what it found, or raises: SettingsError for a fault, CheckWarning for something that
+works and still deserves a look, CheckSkipped for something this pod may not see or does not need. No check hides
+another: an exception, or a host that never answers, ends this one check.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Finding:
     cure: str = ""
 
 
-class Attention(Exception):
+class CheckWarning(Exception):
     """It works, and somebody should know."""
 
     def __init__(self, what: str, cure: str) -> None:
@@ -48,7 +48,7 @@ class Attention(Exception):
         self.cure = cure
 
 
-class Aside(Exception):
+class CheckSkipped(Exception):
     """Neither right nor wrong: it cannot be seen from here, or this pod does without it."""
 
     def __init__(self, what: str, cure: str = "") -> None:
@@ -85,9 +85,9 @@ class Report:
         try:
             async with asyncio.timeout(deadline_s):
                 what = await work
-        except Attention as found:
+        except CheckWarning as found:
             self.add(State.ATTENTION, name, found.what, found.cure)
-        except Aside as found:
+        except CheckSkipped as found:
             self.add(State.ASIDE, name, found.what, found.cure)
         except SettingsError as error:
             self.add(State.WRONG, name, error.what, error.cure)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from worker.commands.checks.report import Attention, Report
+from worker.commands.checks.report import CheckWarning, Report
 from worker.database.migrate import numbered_files
 from worker.database.pool import Database
-from worker.errors import SettingsError, some
+from worker.errors import SettingsError, truncate_list
 
 CONNECTIONS_A_POD = 5
 """Two in the pool, one session, and one for each of two convenience copies."""
@@ -60,7 +60,7 @@ async def _role(database: Database) -> str:
     (login,) = await database.fetch(_LOGIN)
     name = login["login"]
     if login["owner"] or login["rolsuper"]:
-        raise Attention(
+        raise CheckWarning(
             f"{name} owns the schema or is a superuser: right for `worker migrate`, too much for a pod",
             "give each pod a login of its own: worker role likeness_pod",
         )
@@ -70,14 +70,14 @@ async def _role(database: Database) -> str:
     lacks = [right["what"] for right in rights if right["needed"] and not right["may"]]
     if lacks:
         raise SettingsError(
-            f"{name} may not use {some(lacks)}",
+            f"{name} may not use {truncate_list(lacks)}",
             "as the owner: worker migrate; where nothing is left to apply, set the rights again: "
             f'worker migrate --print --since {numbered_files()[-1].number} | psql -1 -v ON_ERROR_STOP=1 "$OWNERS_URL"',
         )
     excess = _powers(login) + [right["what"] for right in rights if right["may"] and not right["needed"]]
     if excess:
         raise SettingsError(
-            f"{name} may do what a pod must not: {some(excess)}",
+            f"{name} may do what a pod must not: {truncate_list(excess)}",
             "give the pod a login in likeness_worker alone: worker role likeness_pod",
         )
     if 0 <= login["rolconnlimit"] < CONNECTIONS_A_POD:

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import psycopg
 
-from worker.commands.checks.report import Aside, Attention, Report
+from worker.commands.checks.report import CheckSkipped, CheckWarning, Report
 from worker.database.pool import Database
 from worker.errors import SettingsError, StorageError
 from worker.pod.preflight import BUCKETS, check_bucket, check_bucket_name
@@ -109,7 +109,7 @@ async def _limit(database: Database | None, bucket: str, name: str) -> str:
     """Supabase keeps a limit for each bucket in its table; other servers tell none over S3."""
     look = "look at the store's own settings (Supabase: Storage → Settings has the project's limit)"
     if database is None:
-        raise Aside("not checked: no usable database")
+        raise CheckSkipped("not checked: no usable database")
     try:
         # As JSON, because the column is Supabase's alone: a stand-in has none.
         rows = await database.fetch(
@@ -119,16 +119,18 @@ async def _limit(database: Database | None, bucket: str, name: str) -> str:
             [bucket],
         )
     except psycopg.errors.InsufficientPrivilege:
-        raise Aside("not checked: only the database's owner sees upload limits; run this once with that URL") from None
+        raise CheckSkipped(
+            "not checked: only the database's owner sees upload limits; run this with that URL"
+        ) from None
     except psycopg.errors.UndefinedTable:
         rows = []
     if not rows or not rows[0]["kept"]:
-        raise Aside("not checked: this store tells no upload limit", look)
+        raise CheckSkipped("not checked: this store tells no upload limit", look)
     if rows[0]["bytes"] is None:
         return f"the bucket has no upload limit of its own; {look}"
     if rows[0]["bytes"] < LARGEST_BYTES[name]:
         what, else_ = TOO_LITTLE[name]
-        raise Attention(
+        raise CheckWarning(
             f"takes files up to {rows[0]['bytes'] / 1e6:.0f} MB: {what}",
             f"on Supabase: Storage → {bucket} → Edit → no file size limit{else_}; {look}",
         )

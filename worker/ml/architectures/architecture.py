@@ -134,11 +134,11 @@ class Architecture(Protocol):
     # training
     training_guidance: float
 
-    def draw_time(self, parts: Parts, grid: Grid, generator: torch.Generator) -> torch.Tensor: ...
+    def sample_timestep(self, parts: Parts, grid: Grid, generator: torch.Generator) -> torch.Tensor: ...
 
     def even_times(self, parts: Parts, count: int) -> torch.Tensor: ...
 
-    def training_pair(
+    def noised_input_and_target(
         self, parts: Parts, latents: torch.Tensor, noise: torch.Tensor, time: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]: ...
 

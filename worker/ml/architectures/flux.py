@@ -169,7 +169,7 @@ class Flux:
 
     # --- training
 
-    def draw_time(self, parts: Parts, grid: Grid, generator: torch.Generator) -> torch.Tensor:
+    def sample_timestep(self, parts: Parts, grid: Grid, generator: torch.Generator) -> torch.Tensor:
         """One time (1,) in 0..1: logit-normal (arXiv 2403.03206, 3.1), shifted as for drawing at this size (5.3.2)."""
         time = compute_density_for_timestep_sampling(
             "logit_normal", batch_size=1, logit_mean=0.0, logit_std=1.0, generator=generator
@@ -183,7 +183,7 @@ class Flux:
         """Times (count,) over the whole of 0..1."""
         return (torch.arange(count) + 0.5) / count
 
-    def training_pair(
+    def noised_input_and_target(
         self, parts: Parts, latents: torch.Tensor, noise: torch.Tensor, time: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """What the transformer sees and what it should say; latents and noise (B, N, C), time (B,)."""

@@ -157,7 +157,7 @@ class StableDiffusion15:
 
     # --- training
 
-    def draw_time(self, parts: Parts, grid: Grid, generator: torch.Generator) -> torch.Tensor:
+    def sample_timestep(self, parts: Parts, grid: Grid, generator: torch.Generator) -> torch.Tensor:
         """One time (1,): 0..999, each as likely."""
         count: int = parts.scheduler.config.num_train_timesteps
         return torch.randint(0, count, (1,), generator=generator)
@@ -167,7 +167,7 @@ class StableDiffusion15:
         last: int = parts.scheduler.config.num_train_timesteps
         return ((torch.arange(count) + 0.5) / count * last).long()
 
-    def training_pair(
+    def noised_input_and_target(
         self, parts: Parts, latents: torch.Tensor, noise: torch.Tensor, time: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """What the U-Net sees and what it should say; latents and noise (B, C, h, w), time (B,)."""

@@ -14,10 +14,10 @@ from uuid import UUID
 
 from worker.demo.album import Album, draw_album
 from worker.demo.app_client import Admin, App, Subject, connected_as, keys_in
+from worker.demo.config import DemoConfig
 from worker.demo.held_out import held_out_losses
 from worker.demo.installation import Installation
 from worker.demo.person import Person
-from worker.demo.programme import Programme
 from worker.demo.progress import POLL_S, at_step, rows_of
 from worker.demo.report import contact_sheet, loss_curve
 from worker.demo.steps import Step, Steps
@@ -50,7 +50,7 @@ class Uploaded:
 
 @dataclass(frozen=True)
 class Drawn:
-    """The pictures of each prompt, in the programme's order."""
+    """The pictures of each prompt, in the config's order."""
 
     anybody: list[list[Path]]
     """Without the LoRA, and without a word for the person."""
@@ -58,13 +58,13 @@ class Drawn:
     with_lora: list[list[Path]]
 
 
-class Story:
+class Demo:
     """One run. `installation` is entered; `scratch` is a folder that goes with it; `output` is there."""
 
     def __init__(
-        self, programme: Programme, steps: Steps, installation: Installation, scratch: Path, output: Path
+        self, config: DemoConfig, steps: Steps, installation: Installation, scratch: Path, output: Path
     ) -> None:
-        self._programme, self._steps, self._installation = programme, steps, installation
+        self._config, self._steps, self._installation = config, steps, installation
         self._scratch, self._output = scratch, output
         self._connections = ExitStack()
         self._app: App
@@ -80,7 +80,7 @@ class Story:
     ) -> None:
         self._connections.close()
 
-    def tell(self, own_album: Album | None) -> Summary:
+    def run(self, own_album: Album | None) -> Summary:
         """All of it. `own_album`: the user's pictures, instead of the drawn person's."""
         self._prepare()
         album, others = self._photographs(own_album)
@@ -107,15 +107,15 @@ class Story:
 
     def _prepare(self) -> None:
         with self._steps.step("Models") as step:
-            self._programme.provide_models(self._models)
-            step.say(self._programme.says)
-            step.show(base=self._programme.base, folder=self._models)
+            self._config.provide_models(self._models)
+            step.say(self._config.says)
+            step.show(base=self._config.base, folder=self._models)
         with self._steps.step("Postgres and S3") as step:
             self._installation.start_servers()
             step.say("two servers on loopback, for this run only")
             step.show(Postgres=self._installation.owner_url, S3=self._installation.s3_url)
         with self._steps.step("Migrate, make buckets") as step:
-            applied = self._installation.install(self._programme)
+            applied = self._installation.install(self._config)
             step.say(f"{len(applied)} files of SQL in one transaction")
             step.show(migrations=", ".join(applied))
         user = self._installation.add_user()
@@ -124,8 +124,8 @@ class Story:
         as_service = connect(connected_as(self._installation.app_url, "service_role"))
         self._app = App(as_user, user, self._installation.buckets())
         self._admin = Admin(as_service)
-        self._preset = self._app.create_preset("demo", PRESET, self._programme.picture_settings)
-        self._summary = Summary(user, self._programme.base, self._programme.training)
+        self._preset = self._app.create_preset("demo", PRESET, self._config.picture_settings)
+        self._summary = Summary(user, self._config.base, self._config.training)
 
     @property
     def _models(self) -> Path:
@@ -169,7 +169,7 @@ class Story:
             step.update(0, "loading torch in its GPU process")
             self._installation.start_worker(self._models)
             self._wait_until(
-                lambda: f"training/{self._programme.base}" in self._admin.routes(), "the worker offers training"
+                lambda: f"training/{self._config.base}" in self._admin.routes(), "the worker offers training"
             )
             step.say("a process of its own; it offers " + ", ".join(self._admin.routes()))
             step.show(log=self._installation.worker_log)
@@ -186,7 +186,7 @@ class Story:
     # -- requests
 
     def _request_training(self, person: Uploaded) -> UUID:
-        return self._app.request_training(person.subject, person.training, self._programme.training)
+        return self._app.request_training(person.subject, person.training, self._config.training)
 
     def _be_refused(self, name: str, what: str, person: Uploaded) -> None:
         with self._steps.step(name) as step:
@@ -220,7 +220,7 @@ class Story:
             lambda: copy in self._app.buckets.keys(models, copy), f"{models}/{copy} is a copy of the newest"
         )
         self._summary.loras.append(lora)
-        steps = self._programme.training["steps"]
+        steps = self._config.training["steps"]
         step.say(f"{steps:.0f} steps on {len(person.training)} photographs, published as version 1")
         step.show(LoRA=lora.id)
         return lora, path
@@ -229,20 +229,20 @@ class Story:
         """Pictures of `who` for every prompt. Words and seeds are the same with a LoRA and without."""
         with self._steps.step(name) as step:
             drawn, size = [], ""
-            for place, prompt in enumerate(self._programme.prompts, start=1):
+            for place, prompt in enumerate(self._config.prompts, start=1):
                 job_id = self._app.request_pictures(
                     person.subject,
                     prompt.format(who=who),
                     preset_id=self._preset,
                     model_ids=loras,
                     seed=SEED,
-                    num_images=self._programme.pictures,
+                    num_images=self._config.pictures,
                 )
                 row = self._finished(f"draw {what}, prompt {place}", "generation", job_id, step)
                 drawn.append(self._saved(row["result"], f"{what}-{place}"))
                 first = row["result"]["pictures"][0]
                 size = f"{first['raw_width']}x{first['raw_height']} upscaled to {first['width']}x{first['height']}"
-            step.say(f"{len(drawn)} prompts, {self._programme.pictures} pictures each, {size}, seeds from {SEED}")
+            step.say(f"{len(drawn)} prompts, {self._config.pictures} pictures each, {size}, seeds from {SEED}")
         return drawn
 
     def _saved(self, result: dict[str, Any], name: str) -> list[Path]:
@@ -295,9 +295,9 @@ class Story:
                 for photo in person.album.held_out
             ]
             losses = held_out_losses(
-                self._models / self._programme.base,
+                self._models / self._config.base,
                 photos,
-                int(self._programme.training["resolution"]),
+                int(self._config.training["resolution"]),
                 {"own": lora, "none": None, "other": other},
                 self._scratch,
             )
@@ -312,7 +312,7 @@ class Story:
         with self._steps.step("Revoke while drawing") as step:
             before = self._objects()
             job_id = self._app.request_pictures(
-                person.subject, "a portrait", model_ids=[lora.id], seed=SEED, **self._programme.long_request
+                person.subject, "a portrait", model_ids=[lora.id], seed=SEED, **self._config.long_request
             )
             revoked, row = False, {}
             for row in rows_of(self._app, "generation", job_id, step, self._installation.check_worker):
@@ -343,7 +343,7 @@ class Story:
                 ("Held out", [photo.path for photo in person.album.held_out[:8]]),
             ]
             for prompt, *groups in zip(
-                self._programme.prompts, drawn.anybody, drawn.without, drawn.with_lora, strict=True
+                self._config.prompts, drawn.anybody, drawn.without, drawn.with_lora, strict=True
             ):
                 said = PRESET.format(prompt=prompt.format(who=person.subject.trigger_word))
                 label = (

@@ -11,7 +11,7 @@ SMALL_BASE = Path(__file__).parent / "small_base"
 
 
 @dataclass(frozen=True)
-class Programme:
+class DemoConfig:
     """One base and what is asked of it.
 
     Attributes:
@@ -42,7 +42,7 @@ def _copy_small_base(folder: Path) -> None:
     (folder / "base").rename(folder / SMALL.base)
 
 
-SMALL = Programme(
+SMALL = DemoConfig(
     base="small-flux",
     register="""
 insert into worker.base_models (slug, family, capabilities, sizes, defaults, min_vram_gib, licence, commercial_use)
