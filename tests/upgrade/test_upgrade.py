@@ -1,0 +1,424 @@
+"""A database of an earlier release migrates to this one and goes on: nothing is lost, its pods finish their jobs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.sql.catalog import differences, policy_oids, snapshot
+from tests.sql.pod import Claims, Pod
+from tests.sql.supabase import Supabase
+from tests.upgrade.installation import RELEASES, WRITTEN_BY_MIGRATIONS, Installation, OldPod, job, named
+from tests.waiting import wait_until
+from worker import migrate
+from worker.jobs import StartedJob
+
+TRAINING, PICTURE = job("training", "running: training"), job("generation", "running: picture")
+CLAIMED = job("generation", "claimed")
+TO_BE_CANCELLED, REVOKED = job("training", "running: to be cancelled"), job("generation", "running: revoked")
+QUEUED_TRAINING = job("training", "queued: every column")
+COPY_ROUTE = ["publish_lora"]
+
+
+def test_there_is_a_release_to_come_from() -> None:
+    assert [folder.name for folder in RELEASES][:1] == ["0.1.0"]
+
+
+def test_the_dump_holds_every_state(installation: Installation) -> None:
+    for table in ("public.training_jobs", "public.generation_jobs"):
+        assert installation.values(f"select status from {table}") >= {
+            "queued",
+            "running",
+            "completed",
+            "failed",
+            "cancelled",
+        }, table
+    assert installation.values("select status from worker.internal_jobs") >= {"queued", "completed"}
+    assert installation.values("select error_code from public.generation_jobs where status = 'failed'") >= {
+        "consent_denied",
+        "prompt_blocked",
+        "output_blocked",
+        "invalid_input",
+        "input_missing",
+        "model_missing",
+        "out_of_memory",
+        "storage_error",
+        "worker_lost",
+        "timeout",
+        "internal",
+    }
+    assert installation.values("select consent_status from public.subjects") >= {
+        "pending",
+        "approved",
+        "rejected",
+        "revoked",
+    }
+    assert installation.values("select event from worker.consent_events") >= {
+        "grant",
+        "reject",
+        "revoke",
+        "expiry",
+        "refusal",
+    }
+    assert installation.values("select state from worker.staged_objects") >= {
+        "staged",
+        "checkpoint",
+        "published",
+        "deleting",
+    }
+    assert installation.values("select status::text from worker.pgqueuer") >= {"queued", "picked"}
+    assert installation.values("select status from public.subject_photos") >= {"new", "accepted", "rejected"}
+    assert installation.values("select cancel_code from public.training_jobs where status = 'running'") >= {"cancelled"}
+    empty = {"worker.life_cycle", "worker.pgqueuer_schedules", "worker.pgqueuer_statistics"} | WRITTEN_BY_MIGRATIONS
+    assert {name for name, rows in installation.rows().items() if not rows} <= empty
+
+
+# ------------------------------------------------------------------------------------------------------- the migration
+
+
+@pytest.mark.parametrize("as_superuser", [False, True], ids=["as the owner", "as a superuser"])
+def test_no_row_is_lost_or_changed(release: Path, any_supabase: Supabase, as_superuser: bool) -> None:
+    with Installation.restored(release, any_supabase, as_superuser=as_superuser) as installation:
+        before = installation.rows()
+        assert sum(map(len, before.values())) > 400, "a nearly empty dump proves nothing"
+        migrate.migrate(installation.url)
+        after = installation.rows()
+        for table, rows in before.items():
+            if table not in WRITTEN_BY_MIGRATIONS:
+                assert missing(rows, after.get(table, [])) == [], table
+        # A migration may add bases and kinds, but no rows of people or jobs.
+        more = {table for table, rows in after.items() if len(rows) > len(before.get(table, []))}
+        assert more <= WRITTEN_BY_MIGRATIONS | {"worker.base_models", "worker.job_kinds"}
+        names = {row["name"] for row in before["worker.schema_versions"] if row["name"][:4].isdigit()}
+        assert names <= {row["name"] for row in after["worker.schema_versions"]}
+
+
+def missing(rows: list[dict[str, Any]], after: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows that are gone or whose values changed; added columns do not count."""
+    columns = rows[0].keys() if rows else ()
+    left = [{name: row[name] for name in columns if name in row} for row in after]
+    lost = []
+    for row in rows:
+        if row in left:
+            left.remove(row)
+        else:
+            lost.append(row)
+    return lost
+
+
+def test_migrating_again_changes_nothing(release: Path, any_supabase: Supabase) -> None:
+    with Installation.restored(release, any_supabase) as installation:
+        assert migrate.migrate(installation.url) != []
+        rows, catalog, policies = installation.rows(), snapshot(installation.url), policy_oids(installation.url)
+        assert migrate.migrate(installation.url) == []
+        assert differences(catalog, snapshot(installation.url)) == {}
+        assert installation.rows() == rows
+        assert policy_oids(installation.url) == policies
+
+
+def test_the_printed_sql_makes_the_same_database(release: Path, any_supabase: Supabase) -> None:
+    with (
+        Installation.restored(release, any_supabase) as applied,
+        Installation.restored(release, any_supabase) as printed,
+    ):
+        migrate.migrate(applied.url)
+        with psycopg.connect(printed.url) as connection:
+            connection.execute(migrate.render(printed.applied).encode())
+        assert differences(snapshot(applied.url), snapshot(printed.url)) == {}
+        assert migrate.migrate(printed.url) == []
+        rows, others = applied.rows(), printed.rows()
+        for versions in (rows, others):
+            for row in versions["worker.schema_versions"]:
+                del row["applied_at"]
+        assert rows == others
+
+
+def test_a_migrated_database_is_like_a_new_one(release: Path, any_supabase: Supabase) -> None:
+    new = any_supabase.create()
+    migrate.migrate(new)
+    with Installation.restored(release, any_supabase) as installation:
+        migrate.migrate(installation.url)
+        differing = differences(comparable(snapshot(new)), comparable(snapshot(installation.url)))
+    assert differing == {}
+
+
+def comparable(catalog: dict[str, str]) -> dict[str, str]:
+    """Drop what a dump does not preserve: parentheses, and the names that PostgreSQL 18 gives NOT NULL constraints."""
+    return {
+        name: text.replace("(", "").replace(")", "") if name.startswith("constraint ") else text
+        for name, text in catalog.items()
+        if not text.startswith("NOT NULL ") and name != "row of worker.config config"
+    }
+
+
+def test_prompts_are_screened_after_the_migration(installation: Installation) -> None:
+    migrate.migrate(installation.url)
+    with installation.acting_as("anna") as app:
+        row = app.execute(
+            "insert into public.generation_jobs (subject_id, prompt) values (%s, 'a naked woman') returning error_code",
+            [named("Ada")],
+        ).fetchone()
+    assert row == {"error_code": "prompt_blocked"}
+
+
+def test_consent_is_the_same_as_before(installation: Installation) -> None:
+    asked = """
+        select name, purpose, worker.consent_error(id, purpose) as error
+        from public.subjects, unnest(array['training', 'generation']) purpose order by name, purpose"""
+    before = installation.run(asked)
+    migrate.migrate(installation.url)
+    assert installation.run(asked) == before
+    assert {row["name"] for row in before if row["error"] is None} == {"A mug", "Ada", "Hal", "Ivy"}
+
+
+# ------------------------------------------------------------------------------------------ a pod of the release before
+
+
+def test_the_old_pod_finishes_its_running_jobs(installation: Installation, pod: OldPod) -> None:
+    assert pod.do("claim", routes=["training/flux-dev"]) == QUEUED_TRAINING
+    assert pod.do("start", job=QUEUED_TRAINING)["attempt"] == 1
+
+    migrate.migrate(installation.url)
+
+    for training in (TRAINING, QUEUED_TRAINING):
+        assert pod.do("report", job=training, progress=0.9, phase="training", metrics={"loss": 0.2}) == "ok"
+        assert pod.do("save_checkpoint", job=training, step=180) == "ok"
+        assert pod.do("consent_error", job=training) is None
+        assert pod.do("finish", job=training) == "ok"
+        assert installation.status(training) == ("completed", None)
+        staged = installation.staged(training)
+        assert (staged["lora.safetensors"], staged["losses.json"]) == ("published", "published")
+        assert staged["checkpoint-180.safetensors"] == "deleting"
+        job_id = training.partition(":")[2]
+        (model,) = installation.run("select * from public.subjects_models where job_id = %s", job_id)
+        assert model["subject_id"] == named("Ada")
+        assert installation.job(training)["result"]["model_id"] == str(model["id"])
+        assert installation.run(
+            "select status from worker.internal_jobs where payload ->> 'model_id' = %s", str(model["id"])
+        ) == [{"status": "queued"}]
+    assert installation.values(f"select version from public.subjects_models where subject_id = '{named('Ada')}'") == {
+        *range(1, 6)
+    }
+
+    assert pod.do("finish", job=PICTURE) == "ok"
+    assert installation.status(PICTURE) == ("completed", None)
+    assert set(installation.staged(PICTURE).values()) == {"published"}
+
+
+def test_the_old_pod_starts_a_job_that_it_claimed_before(installation: Installation, pod: OldPod) -> None:
+    migrate.migrate(installation.url)
+    assert pod.do("heartbeat")["leases"]
+    payload = pod.do("start", job=CLAIMED)
+    assert [model["version"] for model in payload["models"]] == [3]
+    assert pod.do("finish", job=CLAIMED) == "ok"
+    assert installation.status(CLAIMED) == ("completed", None)
+
+
+def test_the_old_pod_runs_the_queued_jobs(installation: Installation, pod: OldPod) -> None:
+    migrate.migrate(installation.url)
+    due = due_jobs(installation)
+    routes = sorted(installation.values("select entrypoint from worker.pgqueuer where status = 'queued'"))
+    done = set()
+    while (claimed := pod.do("claim", routes=routes)) is not None:
+        assert pod.do("start", job=claimed) is not None, claimed
+        assert pod.do("finish", job=claimed) == "ok", claimed
+        done.add(claimed)
+    assert due <= done, "and copies of the new LoRAs"
+    assert {installation.status(key) for key in due} == {("completed", None)}
+
+
+def due_jobs(installation: Installation) -> set[str]:
+    """Return the queued jobs that may start now, as kind:id."""
+    return installation.values(
+        "select dedupe_key from worker.pgqueuer where status = 'queued' and execute_after <= now()"
+    )
+
+
+def test_the_old_pod_copies_only_the_newest_lora(installation: Installation, pod: OldPod) -> None:
+    migrate.migrate(installation.url)
+    made = {}
+    while (claimed := pod.do("claim", routes=COPY_ROUTE)) is not None:
+        payload = pod.do("start", job=claimed)
+        assert pod.do("finish", job=claimed) == "ok"
+        made[payload["subject"]["id"]] = installation.job(claimed)["result"]["copied"]
+    assert made == {
+        str(named("Ada")): f"{named('Ada')}/lora.safetensors",
+        str(named("Ivy")): f"{named('Ivy')}/lora.safetensors",
+        str(named("Dee")): None,
+    }
+
+
+def test_heartbeats_keep_the_old_pods_jobs_and_a_silent_pod_loses_its_own(
+    installation: Installation, pod: OldPod
+) -> None:
+    migrate.migrate(installation.url)
+    installation.run("update worker.pods set last_heartbeat = now() - interval '29 seconds' where id = %s", pod.id)
+    installation.run(
+        "update worker.pgqueuer set heartbeat = now() - interval '1 minute' where queue_manager_id = %s", pod.id
+    )
+    reply = pod.do("heartbeat")
+    assert (reply["known"], reply["tick"]) == (True, True)
+    assert {f"{lease['kind']}:{lease['id']}": lease["state"] for lease in reply["leases"]} == {
+        TRAINING: "ok",
+        PICTURE: "ok",
+        CLAIMED: "ok",
+        TO_BE_CANCELLED: "cancel",
+        REVOKED: "cancel",
+    }
+    for _ in range(2):
+        assert installation.one("select worker.tick()") is not None
+    held = f"select dedupe_key from worker.pgqueuer where status = 'picked' and queue_manager_id = '{pod.id}'"
+    assert installation.values(held) == {TRAINING, PICTURE, CLAIMED, TO_BE_CANCELLED, REVOKED}
+    assert installation.run("select name, lock_free_since from worker.pods") == [
+        {"name": "alive", "lock_free_since": None}
+    ]
+
+    lost, never_begun = job("training", "running: silent"), job("generation", "claimed: silent")
+    assert (installation.status(lost), installation.job(lost)["failures"]) == (("queued", "worker_lost"), 2)
+    assert installation.staged(lost)["checkpoint-90.safetensors"] == "checkpoint"
+    assert (installation.status(never_begun), installation.job(never_begun)["failures"]) == (("queued", None), 0)
+    assert installation.one("select consent_status from public.subjects where name = 'Fay'") == "revoked"
+
+    assert pod.do("release", job=TO_BE_CANCELLED, reason="stopped") == "cancelled"
+    assert pod.do("release", job=REVOKED, reason="stopped") == "consent_denied"
+    assert pod.do("finish", job=TRAINING) == "ok"
+
+
+def test_a_killed_old_pod_is_detected_by_its_lock(installation: Installation, pod: OldPod) -> None:
+    migrate.migrate(installation.url)
+    pod.kill()
+
+    def taken_over() -> bool:
+        installation.run("select worker.tick()")
+        return installation.status(TRAINING) == ("queued", "worker_lost")
+
+    wait_until(taken_over, "the jobs of the killed pod to go back", 10)
+    assert installation.job(CLAIMED)["failures"] == 0
+    assert installation.status(TO_BE_CANCELLED) == ("cancelled", None)
+    assert installation.status(REVOKED) == ("failed", "consent_denied")
+
+
+def test_a_revocation_stops_the_old_pod(installation: Installation, pod: OldPod) -> None:
+    migrate.migrate(installation.url)
+    with installation.acting_as("anna") as app:
+        app.execute("select public.revoke_consent(%s)", [named("Ada")])
+    pod.do("hear", channel="likeness_cancel", payload=TRAINING)
+    reply = pod.do("heartbeat")
+    states = {f"{lease['kind']}:{lease['id']}": lease["state"] for lease in reply["leases"]}
+    assert (states[TRAINING], states[CLAIMED]) == ("cancel", "lost")
+    assert str(named("Ada")) in reply["ended_subjects"]
+    assert pod.do("consent_error", job=TRAINING) == "the person took consent back: it was revoked"
+    assert pod.do("stage", job=TRAINING, names=["sample.png"]) == "cancel"
+    assert pod.do("finish", job=TRAINING) == "consent_denied"
+    assert installation.status(TRAINING) == ("failed", "consent_denied")
+    assert "published" not in installation.staged(TRAINING).values()
+    assert pod.do("start", job=CLAIMED) is None
+    waiting = [installation.job(key) for key in due_jobs(installation) if not key.startswith("publish_lora")]
+    assert waiting != []
+    assert named("Ada") not in {row["subject_id"] for row in waiting}
+
+
+def test_a_users_insert_wakes_the_old_pod(installation: Installation, pod: OldPod) -> None:
+    migrate.migrate(installation.url)
+    with installation.acting_as("anna") as app:
+        app.execute(
+            "insert into public.training_jobs (subject_id, base, steps) values (%s, 'sd15', 20)", [named("Ivy")]
+        )
+    pod.do("hear", channel="likeness_queue", payload="")
+    claimed = pod.do("claim", routes=["training/sd15"])
+    assert pod.do("start", job=claimed)["job"]["steps"] == 20
+    assert pod.do("finish", job=claimed) == "ok"
+
+
+def test_the_old_pod_registers_again(installation: Installation, pod: OldPod) -> None:
+    migrate.migrate(installation.url)
+    offer = {"vram_gib": 80.0, "models": ["flux-dev"]}
+    registered = "select routes, has_lock, version from worker.pods where name = 'alive'"
+    row = {"has_lock": True, "version": installation.release.name}
+    pod.do("register", routes=["training/flux-dev"], **offer)
+    assert installation.run(registered) == [{"routes": ["training/flux-dev"], **row}]
+    installation.run("delete from worker.pods where id = %s", pod.id)
+    assert pod.do("heartbeat")["known"] is False
+    pod.do("register", routes=["publish_lora"], **offer)
+    assert installation.run(registered) == [{"routes": ["publish_lora"], **row}]
+    assert pod.do("heartbeat")["known"] is True
+
+
+def test_the_old_pod_sweeps_garbage(installation: Installation, pod: OldPod) -> None:
+    migrate.migrate(installation.url)
+    counts = {row["id"]: row["deletions"] for row in installation.run(DELETING)}
+    assert set(counts.values()) == {0, 1}
+    waiting = pod.do("tick")
+    assert waiting == len(counts)
+    garbage = pod.do("take_garbage")
+    assert {item["id"] for item in garbage} == set(counts)
+    assert pod.do("take_garbage") == []
+    pod.do("garbage_gone", ids=list(counts))
+    assert {row["id"]: row["deletions"] for row in installation.run(DELETING)} == {
+        object_id: count + 1 for object_id, count in counts.items()
+    }
+
+
+DELETING = "select id, deletions from worker.staged_objects where state = 'deleting'"
+
+
+def test_the_old_pod_fails_and_releases_jobs(installation: Installation, pod: OldPod) -> None:
+    migrate.migrate(installation.url)
+    assert pod.do("fail", job=TRAINING, code="storage_error", error="the store did not answer") == "queued"
+    assert (installation.status(TRAINING), installation.job(TRAINING)["failures"]) == (("queued", "storage_error"), 1)
+    assert pod.do("release", job=PICTURE, reason="flux-dev is missing here", code="model_missing") == "queued"
+    assert (installation.status(PICTURE), installation.job(PICTURE)["failures"]) == (("queued", "model_missing"), 0)
+
+
+def test_the_old_pod_leaves_and_its_jobs_go_back(installation: Installation, pod: OldPod) -> None:
+    migrate.migrate(installation.url)
+    pod.do("leave")
+    assert installation.values("select name from worker.pods") == {"silent"}
+    assert {installation.status(key) for key in (TRAINING, PICTURE, CLAIMED)} == {("queued", None)}
+    assert {installation.job(key)["failures"] for key in (TRAINING, PICTURE, CLAIMED)} == {0}
+    assert installation.status(TO_BE_CANCELLED) == ("cancelled", None)
+
+
+def test_the_old_pods_questions_get_the_same_answers(installation: Installation, pod: OldPod) -> None:
+    models = ["flux-dev", "sd15", "upscaler-x2", "upscaler-x4"]
+    routes = ["generation/flux-dev", "training/flux-dev"]
+    questions: list[tuple[str, dict[str, Any]]] = [
+        ("check", {}),
+        ("offered", {"kinds": ["training", "generation", "publish_lora"], "in_reach": models, "vram_gib": 24.0}),
+        ("offered", {"kinds": ["training", "generation"], "in_reach": models, "vram_gib": None}),
+        ("starved_routes", {"routes": routes, "wait_s": 60.0}),
+        ("peek", {"routes": routes}),
+    ]
+    before = [pod.do(call, **arguments) for call, arguments in questions]
+    migrate.migrate(installation.url)
+    assert [pod.do(call, **arguments) for call, arguments in questions] == before
+    assert before[1] == {f"{kind}/{base}": "gpu" for kind in ("training", "generation") for base in models[:2]} | {
+        "publish_lora": "light"
+    }
+    assert pod.do("next_due_s", routes=routes) > 0
+    assert [row["why"] for row in pod.do("look", at="stranded")] != []
+    assert [row["name"] for row in pod.do("look", at="pods")] == ["alive", "silent"]
+    assert all(pod.do("look", at=what) for what in ("queue", "running", "release"))
+
+
+# --------------------------------------------------------------------------------------------------- a pod of this one
+
+
+def test_a_pod_of_this_release_runs_the_queued_jobs(installation: Installation) -> None:
+    migrate.migrate(installation.url)
+    due = due_jobs(installation)
+    routes = tuple(sorted(installation.values("select entrypoint from worker.pgqueuer where status = 'queued'")))
+    with Claims(installation.url) as claims:
+        new = Pod(installation.url, claims, routes=routes)
+        done = set()
+        while (claim := new.claim(*routes)) is not None:
+            attempt = new.start(*claim)
+            assert attempt is not None, claim
+            StartedJob.model_validate(attempt.payload)
+            assert attempt.publish() == "ok", claim
+            done.add(f"{claim[0]}:{claim[1]}")
+        new.close()
+    assert due <= done
