@@ -16,6 +16,27 @@ comment on column worker.job_kinds.subject_required is 'Whether a request withou
 comment on column worker.job_kinds.slot is 'gpu: one at a time on a pod; light: beside the GPU''s work.';
 comment on column worker.job_kinds.max_runtime is 'The limit of an attempt whose request names none.';
 comment on column worker.job_kinds.paused is 'Nothing of the kind is started; what runs goes on.';
+comment on column worker.job_kinds.package is 'The package that brings the kind; NULL: it is one of the core''s.';
+comment on column worker.job_kinds.hooks is 'The hooks it has, worker.{kind}__{hook}, as the catalog had them when it was registered.';
+comment on column worker.job_kinds.table_missing_since is 'Since when its table is gone; the kind is skipped meanwhile.';
+
+comment on column worker.kind_policies.kind is 'The kind of job.';
+comment on column worker.kind_policies.policy_name is 'The policy''s name, a sentence.';
+comment on column worker.kind_policies.command is 'select or insert, for authenticated.';
+comment on column worker.kind_policies.condition is 'Which rows.';
+
+comment on column worker.kind_grants.kind is 'The kind of job.';
+comment on column worker.kind_grants.privilege is 'execute or select.';
+comment on column worker.kind_grants.object is 'The function with its argument types, or the table or view.';
+comment on column worker.kind_grants.grantee is 'authenticated, service_role or likeness_worker.';
+
+comment on column worker.kind_versions.package is 'The installed package.';
+comment on column worker.kind_versions.name is 'The file''s name without .sql.';
+comment on column worker.kind_versions.checksum is 'SHA-256 of its text when it was applied.';
+comment on column worker.kind_versions.applied_at is 'When it was last applied.';
+
+comment on column worker.package_objects.package is 'The installed package.';
+comment on column worker.package_objects.object is 'What it created, as worker.catalog_objects() names it.';
 
 comment on column worker.base_models.slug is 'The folder under MODELS_DIR and under models/base/ in the model bucket.';
 comment on column worker.base_models.family is 'LoRAs fit every base of their family.';
@@ -35,8 +56,8 @@ comment on column worker.pods.models_present is 'Models within its reach: on its
 comment on column worker.pods.has_lock is 'Whether its session connection holds the advisory lock that says it lives.';
 comment on column worker.pods.version is 'The release of the worker.';
 comment on column worker.pods.registered_at is 'When it came.';
-comment on column worker.pods.last_heartbeat is 'A pod that is silent for 30 s is held for dead.';
-comment on column worker.pods.lock_free_since is 'Since when nobody holds its lock; 1.5 s later it is held for dead, unless a heartbeat came.';
+comment on column worker.pods.last_heartbeat is 'A pod that is silent for 30 s is considered dead.';
+comment on column worker.pods.lock_free_since is 'Since when its lock is free; 1.5 s later it is considered dead, unless a heartbeat came.';
 
 comment on column worker.clock.singleton is 'There is one row.';
 comment on column worker.clock.last_tick is 'When housekeeping last ran.';
@@ -97,7 +118,7 @@ comment on column public.subjects_models.retired_at is 'Set to keep it from bein
 comment on column public.presets.id is 'What preset_id of a job names.';
 comment on column public.presets.owner_id is 'The user it belongs to; NULL: everybody''s.';
 comment on column public.presets.name is 'For the app''s own use.';
-comment on column public.presets.kind is 'training or generation.';
+comment on column public.presets.kind is 'The kind of job it is for.';
 comment on column public.presets.prompt is '{prompt} stands for the request''s prompt, {trigger} for the trigger word.';
 comment on column public.presets.negative_prompt is 'Joined with the request''s own.';
 comment on column public.presets.settings is 'Columns to fill where the request leaves them open: width, height, steps, guidance, rank, learning_rate, resolution, class_name.';
@@ -130,7 +151,7 @@ declare
 begin
   for v_column in
     select kinds.table_name, template.attname, col_description(template.attrelid, template.attnum) as meaning
-    from (select table_name from worker.job_kinds union select 'worker.job_details') kinds
+    from (select table_name from worker.live_kinds() union select 'worker.job_details') kinds
     join pg_catalog.pg_attribute template on template.attrelid = 'worker.life_cycle'::regclass and template.attnum > 0
     join pg_catalog.pg_attribute own on own.attrelid = kinds.table_name::regclass and own.attname = template.attname
     where not template.attisdropped and not own.attisdropped
@@ -183,10 +204,11 @@ comment on column worker.job_events.kind is 'The job''s kind.';
 comment on column worker.job_events.job_id is 'The job.';
 comment on column worker.job_events.attempt is 'The attempt it happened to; 0 before the first.';
 comment on column worker.job_events.at is 'When.';
-comment on column worker.job_events.event is 'started, phase, checkpoint, requeued, stop requested, retried, refused, or how the job ended.';
+comment on column worker.job_events.event is
+  'refused: at INSERT, for lack of consent or for its words. started: an attempt began. phase: what it does now. checkpoint: training can go on from here. requeued: back on the queue, code says why. cancel_requested: the running attempt was told to stop. retried: put back by retry_job. completed, failed, cancelled: the job ended.';
 comment on column worker.job_events.detail is 'pod, phase, step, code, error: what goes with the event.';
 
-comment on column worker.staged_objects.id is 'What garbage_gone names.';
+comment on column worker.staged_objects.id is 'What mark_objects_deleted names.';
 comment on column worker.staged_objects.bucket is 'The bucket.';
 comment on column worker.staged_objects.key is 'The object''s key; it names the attempt.';
 comment on column worker.staged_objects.kind is 'The job''s kind.';

@@ -232,7 +232,7 @@ declare
   v_kind worker.job_kinds;
   v_job record;
 begin
-  for v_kind in select * from worker.job_kinds where purpose is not null order by kind loop
+  for v_kind in select * from worker.live_kinds() where purpose is not null order by kind loop
     for v_job in execute format(
       'select job.id, min(worker.consent_error(touched.subject_id, $2)) as error
        from %s job join worker.job_subjects touched on touched.kind = $1 and touched.job_id = job.id

@@ -1,15 +1,9 @@
--- How a job ends other than well: failures, giving back, cancelling, trying again. Locks as in functions.sql.
+-- How a job ends other than well: failures, releasing, cancelling, trying again. Locks as in functions.sql; what is tried
+-- again is in retry_policy.sql.
 
 -- ---------------------------------------------------------------------------------------------------- fail, release, stop
 
--- 10 s, 40 s, 160 s … up to 10 minutes, with jitter.
-create or replace function worker.backoff(p_failures integer) returns interval
-language sql volatile set search_path = pg_catalog, pg_temp
-as $$ select least(interval '10 minutes', interval '10 seconds' * power(4, least(p_failures, 8) - 1)) * (0.8 + 0.4 * random()) $$;
-comment on function worker.backoff is 'How long to wait after the n-th failure.';
-
--- Charge one failure: queued again, or failed when that was the last try or trying again cannot help.
-create or replace function worker.charge_failure(
+create or replace function worker.count_failure(
   p_kind text, p_job jsonb, p_code text, p_error text, p_delay interval, p_gpu_seconds double precision
 ) returns text
 language plpgsql volatile set search_path = pg_catalog, pg_temp
@@ -18,17 +12,17 @@ declare
   v_failures integer := (p_job ->> 'failures')::integer + 1;
 begin
   if p_job ->> 'cancel_requested_at' is not null then
-    return worker.settle_stopped(p_kind, p_job, p_gpu_seconds);
-  elsif p_code in ('consent_denied', 'prompt_blocked', 'output_blocked', 'invalid_input', 'input_missing')
+    return worker.finish_stopped_job(p_kind, p_job, p_gpu_seconds);
+  elsif not worker.is_retried(p_code)
         or v_failures >= (p_job ->> 'max_failures')::integer then
     execute format('update %s set failures = failures + 1 where id = $1', worker.table_of(p_kind)) using (p_job ->> 'id')::uuid;
-    perform worker.settle(p_kind, p_job, 'failed', p_code, p_error, p_gpu_seconds);
+    perform worker.finish_job(p_kind, p_job, 'failed', p_code, p_error, p_gpu_seconds);
     return 'failed';
   end if;
   perform worker.requeue(p_kind, p_job, 1, p_delay, p_code, p_error, 'waiting to try again', p_gpu_seconds);
   return 'queued';
 end $$;
-comment on function worker.charge_failure is 'Charge one failure: queued again, or failed for good.';
+comment on function worker.count_failure is 'Count one failure: queued again, or failed when that was the last try or trying again cannot help.';
 
 create or replace function worker.fail_job(
   p_kind text, p_id uuid, p_attempt integer, p_code text, p_error text, p_retry_after interval default null, p_gpu_seconds double precision default 0
@@ -41,13 +35,13 @@ begin
   if v_job is null then
     return 'lost';
   end if;
-  return worker.charge_failure(p_kind, v_job, p_code, left(p_error, 2000),
+  return worker.count_failure(p_kind, v_job, p_code, left(p_error, 2000),
     coalesce(p_retry_after, worker.backoff((v_job ->> 'failures')::integer + 1)), p_gpu_seconds);
 end $$;
 comment on function worker.fail_job is 'An attempt ended badly: queued again after a while, or failed. Answers queued, failed, cancelled, consent_denied or lost.';
 
--- Back to the queue, uncharged: a shutdown, or a pod that cannot do this job. p_code (model_missing, out_of_memory) says why,
--- and lets the tick fail the job when no live pod lists its route.
+-- A shutdown, or a pod that cannot do this job. A p_code that is the pod's fault lets the tick fail the job when no live pod
+-- lists its route.
 create or replace function worker.release_job(
   p_kind text, p_id uuid, p_attempt integer, p_reason text, p_code text default null, p_gpu_seconds double precision default 0
 ) returns text
@@ -59,12 +53,12 @@ begin
   if v_job is null then
     return 'lost';
   elsif v_job ->> 'cancel_requested_at' is not null then
-    return worker.settle_stopped(p_kind, v_job, p_gpu_seconds);
+    return worker.finish_stopped_job(p_kind, v_job, p_gpu_seconds);
   end if;
   perform worker.requeue(p_kind, v_job, 0, interval '0', p_code, case when p_code is not null then p_reason end, left(p_reason, 200), p_gpu_seconds);
   return 'queued';
 end $$;
-comment on function worker.release_job is 'Give a job back, uncharged.';
+comment on function worker.release_job is 'Put a job back on the queue; no failure is counted.';
 
 -- Stop a job: a queued one ends now, a running one is told to stop and ends when its pod has stopped.
 create or replace function worker.request_stop(p_kind text, p_id uuid, p_code text, p_error text) returns text
@@ -75,17 +69,17 @@ declare
 begin
   if v_job ->> 'status' = 'queued' then
     if p_code = 'consent_denied' then
-      perform worker.settle(p_kind, v_job, 'failed', p_code, p_error);
+      perform worker.finish_job(p_kind, v_job, 'failed', p_code, p_error);
       return 'failed';
     end if;
-    perform worker.settle(p_kind, v_job, 'cancelled', null, null);
+    perform worker.finish_job(p_kind, v_job, 'cancelled', null, null);
     return 'cancelled';
   elsif v_job ->> 'status' = 'running' then
     -- A revocation outranks a cancellation that came first: the reason must not be lost.
     execute format('update %s set cancel_requested_at = coalesce(cancel_requested_at, clock_timestamp()),
         cancel_code = case when cancel_code = ''consent_denied'' then cancel_code else $2 end where id = $1', worker.table_of(p_kind))
       using p_id, p_code;
-    perform worker.log_event(p_kind, p_id, (v_job ->> 'attempt')::integer, 'stop requested', jsonb_build_object('code', p_code));
+    perform worker.log_event(p_kind, p_id, (v_job ->> 'attempt')::integer, 'cancel_requested', jsonb_build_object('code', p_code));
     perform pg_notify('likeness_cancel', p_kind || ':' || p_id);
     return 'stopping';
   end if;

@@ -168,34 +168,3 @@ begin
       then (select age_rule_id from worker.prompt_folding) end);
 end $$;
 comment on function worker.broken_rule is 'The first rule that a text breaks, or NULL.';
-
--- The request's prompt in its preset, with the trigger words, as the worker merges them.
-create or replace function worker.merged_prompt(p_job jsonb) returns text
-language sql stable set search_path = pg_catalog, pg_temp
-as $$
-  select concat_ws(', ', triggers, replace(
-    case when template like '%{prompt}%' then replace(template, '{prompt}', prompt) else concat_ws(', ', prompt, template) end,
-    '{trigger}', coalesce(triggers, '')))
-  from (
-    select coalesce(p_job ->> 'prompt', '') as prompt, coalesce(nullif(p_job -> 'preset' ->> 'prompt', ''), '{prompt}') as template,
-      (select string_agg(model ->> 'trigger_word', ' and ') from jsonb_array_elements(worker.models_of(p_job - 'lora_scales')) model) as triggers
-  ) parts
-$$;
-comment on function worker.merged_prompt is 'The request''s prompt in its preset, with the trigger words.';
-
--- Why a job's words may not be drawn or learned, or NULL. It names the rule and never quotes.
-create or replace function worker.prompt_error(p_job jsonb) returns text
-language sql stable set search_path = pg_catalog, pg_temp
-as $$
-  select format('%s asks for %s (rule %s); change it and insert another job', said.what, rule.asks, rule.id)
-  from (
-    select 1 as place, 'the prompt' as what, worker.merged_prompt(p_job) as words, 'prompt' as screens where p_job ? 'prompt'
-    union all select 2, 'the trigger word', coalesce(p_job ->> 'trigger_word',
-      (select trigger_word from public.subjects where id = (p_job ->> 'subject_id')::uuid)), 'prompt' where p_job ? 'trigger_word'
-    union all select 3, 'the class name', p_job ->> 'class_name', 'prompt'
-    union all select 4, 'the negative prompt', concat_ws(', ', p_job ->> 'negative_prompt', p_job -> 'preset' ->> 'negative_prompt'), 'negative_prompt'
-  ) said
-  join worker.screening_rules rule on rule.id = worker.broken_rule(said.words, said.screens)
-  order by said.place limit 1
-$$;
-comment on function worker.prompt_error is 'Why a job''s words may not be drawn or learned, or NULL.';

@@ -1,27 +1,43 @@
--- What makes a table a job table.
+-- What makes a table a job table, and what a kind of job must have before it is one. sql/kinds/ holds the kinds.
 
--- A life-cycle column on every job table: LIKE copies once. '%s' stands for the table.
+-- A kind whose table was dropped by hand must not stop the housekeeping, nor a revocation.
+create or replace function worker.live_kinds() returns setof worker.job_kinds
+language sql stable set search_path = pg_catalog, pg_temp
+as $$ select * from worker.job_kinds where to_regclass(table_name) is not null order by kind $$;
+comment on function worker.live_kinds is 'The kinds of job whose table exists.';
+
+-- LIKE copies the columns once; '%s' stands for the table.
 create or replace function worker.alter_job_tables(p_ddl text) returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_table text;
 begin
-  for v_table in select 'worker.life_cycle' union select distinct table_name from worker.job_kinds order by 1 loop
+  for v_table in select 'worker.life_cycle' union select distinct table_name from worker.live_kinds() order by 1 loop
     execute format(p_ddl, v_table);
   end loop;
 end $$;
 comment on function worker.alter_job_tables is 'Apply DDL (with %s for the table) to every job table and their template.';
 
+-- The columns that a kind adds to the life cycle: what was asked for.
+create or replace function worker.request_columns(p_table text) returns table (column_name text, type_name text, is_array boolean)
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select own.attname::text, format_type(own.atttypid, own.atttypmod), own.attndims > 0 or types.typcategory = 'A'
+  from pg_catalog.pg_attribute own join pg_catalog.pg_type types on types.oid = own.atttypid
+  where own.attrelid = p_table::regclass and own.attnum > 0 and not own.attisdropped
+    and own.attname not in (
+      select attname from pg_catalog.pg_attribute where attrelid = 'worker.life_cycle'::regclass and attnum > 0 and not attisdropped)
+$$;
+comment on function worker.request_columns is 'The columns of a job table that are its kind''s own.';
+
 create or replace function worker.grant_job_table(p_table text) returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_request text;
+  v_request text := (select string_agg(quote_ident(name), ', ') from (
+    select unnest('{id,owner_id,subject_id}'::text[]) as name union all select column_name from worker.request_columns(p_table)) names);
 begin
-  select string_agg(quote_ident(attname), ', ') into v_request from pg_catalog.pg_attribute
-  where attrelid = p_table::regclass and attnum > 0 and not attisdropped
-    and (attname in ('id', 'owner_id', 'subject_id') or attname not in (select attname from pg_catalog.pg_attribute where attrelid = 'worker.life_cycle'::regclass and attnum > 0));
   execute format('revoke all on %s from public, anon, authenticated, service_role, likeness_worker', p_table);
   if p_table like 'public.%' then
     execute format('grant select, insert (%s) on %s to authenticated', v_request, p_table);
@@ -31,7 +47,125 @@ begin
 end $$;
 comment on function worker.grant_job_table is 'Clients insert requests; the life cycle is the functions'' alone.';
 
--- Makes a table a job table: foreign key, indexes, triggers, grants, Realtime. Idempotent; every migration runs it again.
+-- ------------------------------------------------------------------------------------------------- what a kind must have
+
+create or replace function worker.check_hooks(p_kind text) returns text[]
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_hook record;
+  v_hooks text[] := '{}';
+begin
+  for v_hook in
+    select found.oid::regprocedure::text as signature, substr(found.proname, length(p_kind) + 3) as hook, known.arguments, known.result,
+      found.proargtypes = '' and known.arguments = '' or oidvectortypes(found.proargtypes) = known.arguments as takes_these,
+      pg_get_function_result(found.oid) as returns, found.provolatile = 'v' as writes, known.may_write, found.prosecdef as is_definer,
+      coalesce('search_path=pg_catalog, pg_temp' = any (found.proconfig), false) as has_search_path
+    from pg_catalog.pg_proc found left join worker.hook_signatures() known on known.hook = substr(found.proname, length(p_kind) + 3)
+    where found.pronamespace = 'worker'::regnamespace and starts_with(found.proname, p_kind || '__')
+    order by 1
+  loop
+    if v_hook.result is null then
+      raise exception 'kind %: % is not a hook', p_kind, v_hook.signature
+        using errcode = '22023', hint = 'Hooks: ' || (select string_agg(hook, ', ' order by hook) from worker.hook_signatures());
+    elsif not v_hook.takes_these or v_hook.returns <> v_hook.result then
+      raise exception 'kind %: hook % must take (%) and return %, not %', p_kind, v_hook.signature, v_hook.arguments, v_hook.result, v_hook.returns
+        using errcode = '22023';
+    elsif v_hook.writes <> v_hook.may_write then
+      raise exception 'kind %: hook % must be %', p_kind, v_hook.signature, case when v_hook.may_write then 'volatile' else 'stable or immutable' end
+        using errcode = '22023';
+    elsif v_hook.is_definer or not v_hook.has_search_path then
+      raise exception 'kind %: hook % must be security invoker with search_path = pg_catalog, pg_temp', p_kind, v_hook.signature using errcode = '22023';
+    end if;
+    v_hooks := v_hooks || v_hook.hook;
+  end loop;
+  return v_hooks;
+end $$;
+comment on function worker.check_hooks is 'The hooks of a kind, as the catalog has them; raises 22023 for one that is unknown or not as it must be.';
+
+create or replace function worker.check_life_cycle(p_kind text, p_table text) returns void
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_missing text;
+begin
+  if to_regclass(p_table) is null then
+    raise exception 'kind %: there is no table %', p_kind, p_table using errcode = '42P01', hint = 'Create it in a numbered migration.';
+  end if;
+  select string_agg(template.attname, ', ' order by template.attnum) into v_missing
+  from pg_catalog.pg_attribute template
+  where template.attrelid = 'worker.life_cycle'::regclass and template.attnum > 0 and not template.attisdropped
+    and not exists (
+      select from pg_catalog.pg_attribute own
+      where own.attrelid = p_table::regclass and own.attname = template.attname and own.atttypid = template.atttypid
+        and own.attnotnull = template.attnotnull and own.atthasdef = template.atthasdef and not own.attisdropped);
+  if v_missing is not null then
+    raise exception 'kind %: table % lacks % of the life cycle', p_kind, p_table, v_missing
+      using errcode = '22023', hint = 'Create it with (like worker.life_cycle including all, …).';
+  end if;
+end $$;
+comment on function worker.check_life_cycle is 'Raise unless a table has every column of the life cycle as its template has it.';
+
+-- A kind cannot forget a person: a column that could name one, or words that reach a model, is declared or refused. Asked with
+-- a request that fills every such column.
+create or replace function worker.check_columns(p_kind text, p_table text) returns void
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_probe jsonb := (
+    select coalesce(jsonb_object_agg(column_name, case
+        when is_array then case when type_name like 'uuid%' then jsonb_build_array(gen_random_uuid()) else '["1"]' end
+        when type_name = 'uuid' then to_jsonb(gen_random_uuid())
+        when type_name in ('json', 'jsonb') then '{}'
+        else '"x"' end), '{}')
+    from worker.undeclared_columns(p_kind, p_table));
+  v_forgotten text;
+begin
+  select string_agg(column_name, ', ' order by column_name) into v_forgotten from worker.undeclared_columns(p_kind, p_table)
+  where column_name not in (
+    select named.column_name from worker.named_keys(p_kind, v_probe) named
+    union select said.column_name from worker.texts(p_kind, v_probe) said);
+  if v_forgotten is not null then
+    raise exception 'kind %: column % of % is named by no hook', p_kind, v_forgotten, p_table
+      using errcode = '22023', hint = format('Object keys and LoRAs go into worker.%1$s__named_keys, words that reach a model into worker.%1$s__texts, everything else into worker.%1$s__plain_columns.', p_kind);
+  end if;
+end $$;
+comment on function worker.check_columns is 'Raise unless every request column that could name a person or hold words is declared by a hook.';
+
+-- base and preset_id are the core's own.
+create or replace function worker.undeclared_columns(p_kind text, p_table text) returns table (column_name text, type_name text, is_array boolean)
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select column_name, type_name, is_array from worker.request_columns(p_table)
+  where (is_array or type_name !~ '^(smallint|integer|bigint|real|double precision|numeric|boolean|interval|date|time|timestamp)')
+    and column_name not in ('base', 'preset_id') and column_name <> all (worker.plain_columns(p_kind))
+$$;
+comment on function worker.undeclared_columns is 'Request columns that are not numbers, times or switches, and that the kind does not call plain.';
+
+create or replace function worker.check_registration(p_kind text, p_table text, p_purpose text) returns void
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_package text := nullif(current_setting('worker.package', true), '');
+  v_known worker.job_kinds;
+begin
+  select * into v_known from worker.job_kinds where kind = p_kind;
+  if v_known.kind is not null and v_known.package is distinct from v_package then
+    raise exception 'kind % is already that of %', p_kind, coalesce('package ' || v_known.package, 'the core') using errcode = '42710';
+  elsif exists (select from worker.job_kinds where table_name = p_table and kind <> p_kind) then
+    raise exception 'kind %: table % is already that of kind %', p_kind, p_table, (select kind from worker.job_kinds where table_name = p_table)
+      using errcode = '42710', hint = 'Every kind has a table of its own.';
+  elsif v_package is not null and p_purpose is null then
+    raise exception 'kind %: purpose must be training or generation', p_kind
+      using errcode = '22023', hint = 'People in a job have agreed to one of them; only the core has kinds without.';
+  end if;
+  perform worker.check_life_cycle(p_kind, p_table);
+end $$;
+comment on function worker.check_registration is 'Raise unless a kind and its table may be registered by whoever does it.';
+
+-- ------------------------------------------------------------------------------------------------------------ registering
+
+-- Every migration runs it again.
 create or replace function worker.register_job_table(
   p_kind text, p_table text, p_purpose text, p_subject_required boolean, p_slot text, p_max_runtime interval
 ) returns void
@@ -40,10 +174,15 @@ as $$
 declare
   v_name text := split_part(p_table, '.', 2);
 begin
-  insert into worker.job_kinds (kind, table_name, purpose, subject_required, slot, max_runtime)
-  values (p_kind, p_table, p_purpose, p_subject_required, p_slot, p_max_runtime)
+  perform worker.check_registration(p_kind, p_table, p_purpose);
+  insert into worker.job_kinds (kind, table_name, purpose, subject_required, slot, max_runtime, package, hooks)
+  values (p_kind, p_table, p_purpose, p_subject_required, p_slot, p_max_runtime,
+          nullif(current_setting('worker.package', true), ''), worker.check_hooks(p_kind))
   on conflict (kind) do update set table_name = excluded.table_name, purpose = excluded.purpose,
-    subject_required = excluded.subject_required, slot = excluded.slot;
+    subject_required = excluded.subject_required, slot = excluded.slot, hooks = excluded.hooks;
+  perform worker.check_columns(p_kind, p_table);
+  delete from worker.kind_policies where kind = p_kind;
+  delete from worker.kind_grants where kind = p_kind;
   if not exists (select from pg_catalog.pg_constraint where conrelid = p_table::regclass and conname = v_name || '_subject_id_fkey') then
     execute format('alter table %s add constraint %I foreign key (subject_id) references public.subjects (id)', p_table, v_name || '_subject_id_fkey');
   end if;
@@ -63,4 +202,26 @@ begin
     end if;
   end if;
 end $$;
-comment on function worker.register_job_table is 'Make a table a job table: keys, triggers, grants, Realtime. Idempotent.';
+comment on function worker.register_job_table is
+  'Make a table a job table: checks, hooks, keys, triggers, grants, Realtime. Idempotent. Policies and grants are declared after it.';
+
+create or replace function worker.declare_policy(p_kind text, p_name text, p_command text, p_condition text) returns void
+language sql volatile set search_path = pg_catalog, pg_temp
+as $$ insert into worker.kind_policies (kind, policy_name, command, condition) values (p_kind, p_name, p_command, p_condition) $$;
+comment on function worker.declare_policy is
+  'Declare a policy on a kind''s table for authenticated: its name, select or insert, and its condition. rls.sql creates it.';
+
+create or replace function worker.declare_grant(p_kind text, p_privilege text, p_object text, p_grantee text) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_object text := case p_privilege when 'execute' then to_regprocedure(p_object)::text when 'select' then to_regclass(p_object)::text end;
+begin
+  if v_object is null then
+    raise exception 'kind %: cannot declare a grant of % on %', p_kind, p_privilege, p_object
+      using errcode = '22023', hint = 'execute on a function, with its argument types, or select on a table or view.';
+  end if;
+  insert into worker.kind_grants (kind, privilege, object, grantee) values (p_kind, p_privilege, p_object, p_grantee);
+end $$;
+comment on function worker.declare_grant is
+  'Declare that a role may execute a function of the kind, or select from a table or view of it. rights.sql grants it, again at every migration.';

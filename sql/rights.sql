@@ -1,4 +1,4 @@
--- Who may call what. It runs after everything that makes functions and before what grants on tables.
+-- Who may call what. It runs after everything that makes functions and views, those of packages included.
 
 -- Everything is revoked from everybody, whatever the project's default privileges gave; then each line below grants.
 do $$
@@ -28,12 +28,37 @@ grant execute on function worker.cancel_job_as_service, worker.retry_job_as_serv
   worker.revoke_consent_as_service, worker.reject_consent_as_service to service_role;
 
 -- What pods call. They own nothing, and may neither cancel nor touch consent.
-grant execute on function worker.consent_error, worker.pod_lock_key, worker.subject_lock_key, worker.register_pod, worker.leave_pod, worker.peek,
+grant execute on function worker.consent_error, worker.pod_lock_key, worker.subject_lock_key, worker.register_pod, worker.deregister_pod, worker.peek,
   worker.start_job, worker.report_job, worker.stage_objects, worker.save_checkpoint, worker.complete_job, worker.fail_job,
-  worker.release_job, worker.heartbeat, worker.tick, worker.reap, worker.take_garbage, worker.garbage_gone, worker.lora_to_copy,
-  worker.starved_routes, worker.schema_major, worker.fits_memory, worker.is_alive, worker.why_stranded
+  worker.release_job, worker.heartbeat, worker.tick, worker.reap, worker.claim_deletable_objects, worker.mark_objects_deleted, worker.lora_to_copy,
+  worker.starved_routes, worker.schema_major, worker.fits_memory, worker.is_alive, worker.why_stranded, worker.usable_bases, worker.timing,
+  worker.leave_pod, worker.take_garbage, worker.garbage_gone
   to likeness_worker;
 grant select, insert, update, delete on worker.pgqueuer, worker.pgqueuer_log, worker.pgqueuer_schedules, worker.pgqueuer_statistics to likeness_worker;
 grant usage on sequence worker.pgqueuer_id_seq, worker.pgqueuer_log_id_seq, worker.pgqueuer_schedules_id_seq, worker.pgqueuer_statistics_id_seq to likeness_worker;
-grant select on worker.job_kinds, worker.base_models, worker.config, worker.schema_versions, worker.pods to likeness_worker;
+grant select on worker.job_kinds, worker.base_models, worker.config, worker.schema_versions, worker.kind_versions, worker.pods to likeness_worker;
+-- Both views say nothing of people: `worker doctor` and `status` look at them with a pod's login.
+grant select on worker.queue_depth, worker.stranded_jobs to likeness_worker;
 grant select on worker.config, worker.base_models, worker.job_kinds, worker.pods, worker.job_events, worker.consent_events to service_role;
+
+-- What the kinds of job declare. Functions that a package made are revoked like ours before: in public they would be everybody's.
+do $$
+declare
+  v_object record;
+begin
+  for v_object in
+    select found.oid::regprocedure as signature from pg_catalog.pg_proc found
+    join worker.package_objects made on made.object = 'function ' || found.oid::regprocedure
+  loop
+    execute format('revoke all on function %s from public, anon, authenticated, service_role, likeness_worker', v_object.signature);
+  end loop;
+  for v_object in select declared.*, kinds.package from worker.kind_grants declared join worker.job_kinds kinds using (kind) loop
+    if v_object.package is not null and not exists (
+      select from worker.package_objects made where made.package = v_object.package
+        and made.object in ('function ' || to_regprocedure(v_object.object), 'relation ' || to_regclass(v_object.object))) then
+      raise exception 'package %: kind % declares a grant on %, which is not its own', v_object.package, v_object.kind, v_object.object using errcode = '42501';
+    end if;
+    execute format('grant %s on %s %s to %I', v_object.privilege, case v_object.privilege when 'execute' then 'function' else 'table' end,
+                   v_object.object, v_object.grantee);
+  end loop;
+end $$;

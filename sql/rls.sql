@@ -1,46 +1,7 @@
 -- Who sees what. Row-level security on every table in public, and policies on storage.objects.
 --
--- On Supabase each policy statement locks every auth and storage table until commit: so these come last, under a short
--- lock_timeout, and only those that differ from what is there are made again.
+-- Last, and under a short lock_timeout: on Supabase each policy statement locks every auth and storage table until commit.
 set local lock_timeout = '3s';
-
--- Make one policy, unless it is there just as written. Remembers what the catalog made of it, so that a policy changed by
--- hand is noticed and set right.
-create or replace function worker.ensure_policy(
-  p_name text, p_table text, p_command text, p_role text, p_using text default null, p_check text default null
-) returns boolean
-language plpgsql volatile set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_definition text := concat_ws(' / ', p_command, p_role, p_using, p_check);
-  v_catalog text := worker.policy_in_catalog(p_name, p_table);
-begin
-  if v_catalog is not null and exists (
-    select from worker.policies
-    where schema_name || '.' || table_name = p_table and policy_name = p_name
-      and definition = v_definition and catalog_definition = v_catalog) then
-    return false;
-  end if;
-  execute format('drop policy if exists %I on %s', p_name, p_table);
-  execute format('create policy %I on %s for %s to %s', p_name, p_table, p_command, p_role)
-    || coalesce(' using (' || p_using || ')', '') || coalesce(' with check (' || p_check || ')', '');
-  insert into worker.policies (schema_name, table_name, policy_name, definition, catalog_definition)
-  values (split_part(p_table, '.', 1), split_part(p_table, '.', 2), p_name, v_definition, worker.policy_in_catalog(p_name, p_table))
-  on conflict (schema_name, table_name, policy_name)
-  do update set definition = excluded.definition, catalog_definition = excluded.catalog_definition;
-  return true;
-end $$;
-revoke all on function worker.ensure_policy from public, anon, authenticated, service_role;
-comment on function worker.ensure_policy is 'Make a policy unless it is there just as written.';
-
-create or replace function worker.policy_in_catalog(p_name text, p_table text) returns text
-language sql stable set search_path = pg_catalog, pg_temp
-as $$
-  select concat_ws(' / ', permissive, roles::text, cmd, qual, with_check) from pg_catalog.pg_policies
-  where schemaname || '.' || tablename = p_table and policyname = p_name
-$$;
-revoke all on function worker.policy_in_catalog from public, anon, authenticated, service_role;
-comment on function worker.policy_in_catalog is 'A policy as the catalog shows it.';
 
 -- Published objects of the signed-in user: staged ones are never listed. A set, so that it runs once and not for each row.
 create or replace function worker.my_published_objects() returns table (bucket text, key text)
@@ -79,7 +40,7 @@ grant select, insert, update, delete on public.presets to service_role;
 
 -- -------------------------------------------------------------------------------------------------------------- policies
 
--- In a block, because psql shows what a `select` returns. A policy whose text changes in any way is made again.
+-- In a block, because psql shows what a `select` returns. A policy whose text changes in any way is recreated.
 do $policies$
 begin
   perform worker.ensure_policy('users can view their own subjects', 'public.subjects', 'select', 'authenticated',
@@ -111,15 +72,7 @@ begin
   perform worker.ensure_policy('users can delete their own presets', 'public.presets', 'delete', 'authenticated',
     'owner_id = (select auth.uid())');
 
-  -- Policies never test status: a refused job arrives as failed, and its owner must be able to insert and read it.
-  perform worker.ensure_policy('users can view their own training jobs', 'public.training_jobs', 'select', 'authenticated',
-    'owner_id = (select auth.uid())');
-  perform worker.ensure_policy('users can request training of their own subjects', 'public.training_jobs', 'insert', 'authenticated',
-    null, 'owner_id = (select auth.uid())');
-  perform worker.ensure_policy('users can view their own generation jobs', 'public.generation_jobs', 'select', 'authenticated',
-    'owner_id = (select auth.uid())');
-  perform worker.ensure_policy('users can request pictures of their own subjects', 'public.generation_jobs', 'insert', 'authenticated',
-    null, 'owner_id = (select auth.uid())');
+  perform worker.ensure_kind_policies();
 
   -- {owner_id}/{subject_id}/photos/… and {owner_id}/_/inputs/… in the uploads bucket are the app's own; all else only once published.
   perform worker.ensure_policy('likeness: users can upload photos and inputs of their own', 'storage.objects', 'insert', 'authenticated',

@@ -16,14 +16,6 @@ create or replace trigger _100_append_only before update or delete on worker.con
 create or replace trigger _100_never_emptied before truncate on worker.consent_events
   for each statement execute function worker.refuse_change();
 
--- The kinds of job. A new kind is a table, a line here, policies in rls.sql and a handler.
-do $$
-begin
-  perform worker.register_job_table('training', 'public.training_jobs', 'training', true, 'gpu', interval '4 hours');
-  perform worker.register_job_table('generation', 'public.generation_jobs', 'generation', false, 'gpu', interval '30 minutes');
-  perform worker.register_job_table('publish_lora', 'worker.internal_jobs', null, true, 'light', interval '15 minutes');
-end $$;
-
 -- Realtime: what a client may watch beside its jobs.
 do $$
 declare

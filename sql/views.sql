@@ -1,41 +1,40 @@
 -- What a person looks at with psql.
 
--- One line a job over all kinds, at most 120 characters wide. Built from job_kinds, so a new kind appears by itself.
-do $$
-declare
-  v_parts text;
-begin
-  select string_agg(format(
-      $sql$select id, %L::text as kind, status, attempt as try, to_char(progress * 100, 'FM990%%') as done,
-                  left(coalesce(error_code, phase, ''), 24) as note, to_char(created_at, 'MM-DD HH24:MI') as created, created_at
-           from %s$sql$ || case when kind_count > 1 then format(' where kind = %L', kind) else '' end,
-      kind, table_name), ' union all ' order by kind)
-  into v_parts
-  from (select kind, table_name, count(*) over (partition by table_name) as kind_count from worker.job_kinds) kinds;
-  execute 'drop view if exists worker.jobs';
-  execute format(
-    'create view worker.jobs with (security_invoker = true) as
-     select id, kind, status, try, done, note, created from (%s) all_jobs order by created_at desc', v_parts);
-end $$;
-comment on view worker.jobs is 'Every job, newest first, one line each.';
-
--- All there is to know of every job: its life cycle, and its request as one value. For `worker job` and `worker status`.
-do $$
+-- Built from job_kinds, so a new kind appears by itself. worker.jobs is at most 120 characters wide.
+create or replace function worker.make_job_views() returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
 declare
   v_life text[] := array(
     select attname::text from pg_catalog.pg_attribute
     where attrelid = 'worker.life_cycle'::regclass and attnum > 0 and not attisdropped order by attnum);
-  v_parts text;
+  v_lines text;
+  v_details text;
 begin
-  select string_agg(format('select %L::text as kind, %s, jsonb_strip_nulls(to_jsonb(job) - %L::text[]) as request from %s job',
-      kind, (select string_agg(quote_ident(name), ', ') from unnest(v_life) name), v_life, table_name)
-      || case when kind_count > 1 then format(' where kind = %L', kind) else '' end, ' union all ' order by kind)
-  into v_parts
-  from (select kind, table_name, count(*) over (partition by table_name) as kind_count from worker.job_kinds) kinds;
+  select string_agg(format(
+      $sql$select id, %L::text as kind, status, attempt as try, to_char(progress * 100, 'FM990%%') as done,
+                  left(coalesce(error_code, phase, ''), 24) as note, to_char(created_at, 'MM-DD HH24:MI') as created, created_at
+           from %s$sql$, kind, table_name), ' union all ' order by kind),
+    string_agg(format('select %L::text as kind, %s, jsonb_strip_nulls(to_jsonb(job) - %L::text[]) as request from %s job',
+      kind, (select string_agg(quote_ident(name), ', ') from unnest(v_life) name), v_life, table_name), ' union all ' order by kind)
+  into v_lines, v_details
+  from worker.live_kinds();
+  execute 'drop view if exists worker.jobs';
+  execute format(
+    'create view worker.jobs with (security_invoker = true) as
+     select id, kind, status, try, done, note, created from (%s) all_jobs order by created_at desc', v_lines);
+  comment on view worker.jobs is 'Every job, newest first, one line each.';
   execute 'drop view if exists worker.job_details';
-  execute 'create view worker.job_details with (security_invoker = true) as ' || v_parts;
+  execute 'create view worker.job_details with (security_invoker = true) as ' || v_details;
+  comment on view worker.job_details is 'Every job of every kind with its whole life cycle, and its request as one JSON object. For `worker job` and `worker status`.';
+  revoke all on worker.jobs, worker.job_details from public, anon, authenticated, service_role, likeness_worker;
 end $$;
-comment on view worker.job_details is 'Every job of every kind with its whole life cycle, and its request as one JSON object.';
+comment on function worker.make_job_views is 'Create the views over all kinds of job: jobs and job_details.';
+
+do $$
+begin
+  perform worker.make_job_views();
+end $$;
 
 create or replace view worker.queue_depth with (security_invoker = true) as
 select
@@ -59,8 +58,3 @@ join (select entrypoint, worker.why_stranded(entrypoint) as why
 where queue.status = 'queued' and routes.why is not null
 order by queue.created, queue.id;
 comment on view worker.stranded_jobs is 'Open jobs that no live pod can take, and why.';
-
--- Views are recreated after the rights in functions.sql were set.
-revoke all on worker.jobs, worker.job_details, worker.queue_depth, worker.stranded_jobs from public, anon, authenticated, service_role, likeness_worker;
--- Both say nothing of people. A pod's login may look at the queue and at the other pods: `worker doctor` and `status` do.
-grant select on worker.queue_depth, worker.stranded_jobs to likeness_worker;

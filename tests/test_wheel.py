@@ -18,6 +18,7 @@ from tests.conftest import Databases
 from tests.processes import worker_environment
 from tests.worker.conftest import MAKE_POD_ROLE, as_pod
 from worker.database import migrate
+from worker.database.printed import render
 
 ROOT = Path(__file__).parent.parent
 
@@ -87,7 +88,7 @@ def test_its_commands_answer_in_any_folder(installed: Installed) -> None:
 
 def test_it_migrates_as_the_checkout_does(installed: Installed, databases: Databases) -> None:
     printed = installed.run("migrate", "--print")
-    assert (printed.returncode, printed.stdout) == (0, migrate.render())
+    assert (printed.returncode, printed.stdout) == (0, render())
 
     name = databases.create("template0")
     try:

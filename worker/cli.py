@@ -105,6 +105,7 @@ def migrate(
 ) -> None:
     """Bring the database up to date, as its owner. Safe to repeat."""
     from worker.database import migrate as migrations
+    from worker.database.printed import render
     from worker.settings import Settings
 
     if since and not print_sql:
@@ -116,7 +117,7 @@ def migrate(
         raise CommandRefused("--supabase-stubs creates them in the database at once: it does not go with --print")
     try:
         if print_sql:
-            sys.stdout.write(migrations.render(since))
+            sys.stdout.write(render(since))
             return
         url = Settings.load(storage=False).database_url.get_secret_value()
         if supabase_stubs and not migrations.install_supabase_stubs(url):

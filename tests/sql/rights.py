@@ -36,9 +36,10 @@ EXECUTE = {
     "worker.fail_job": "likeness_worker",
     "worker.fits_memory": "likeness_worker",
     "worker.is_alive": "likeness_worker",
-    "worker.garbage_gone": "likeness_worker",
+    "worker.claim_deletable_objects": "likeness_worker",
+    "worker.deregister_pod": "likeness_worker",
     "worker.heartbeat": "likeness_worker",
-    "worker.leave_pod": "likeness_worker",
+    "worker.mark_objects_deleted": "likeness_worker",
     "worker.lora_to_copy": "likeness_worker",
     "worker.peek": "likeness_worker",
     "worker.pod_lock_key": "likeness_worker",
@@ -52,24 +53,39 @@ EXECUTE = {
     "worker.start_job": "likeness_worker",
     "worker.starved_routes": "likeness_worker",
     "worker.subject_lock_key": "likeness_worker",
-    "worker.take_garbage": "likeness_worker",
     "worker.tick": "likeness_worker",
+    "worker.timing": "likeness_worker",
+    "worker.usable_bases": "likeness_worker",
     "worker.why_stranded": "likeness_worker",
+    # what pods of release 0.1.0 call
+    "worker.garbage_gone": "likeness_worker",
+    "worker.leave_pod": "likeness_worker",
+    "worker.take_garbage": "likeness_worker",
 }
 
 OWNER_ONLY = """
-    actor after_job_insert after_order_update after_subject_update alter_job_tables backoff base_error
-    before_job_insert before_job_update broken_rule broken_term changing_columns charge_failure check_grant
-    check_job_owner check_open_jobs count_jobs default_base dequeue_row end_attempt enqueue ensure_policy
-    expire_consent explain_waiting finds_age fn_pgqueuer_changed fold_breaks fold_prompt give_back grant_job_table
-    held_state inputs_error is_allowed is_dead is_ticker is_whole items job_consent_error key_error key_subject
-    keys_error lease_state lock_is_free lock_job lock_lease log_event log_refusal merged_prompt models_error models_of
-    named_keys names_a_minors_age on_photo_write on_subject_insert on_subject_update part_words photos_error photos_of
-    policy_in_catalog preset_columns preset_error prompt_error prune publish_training reconcile refuse_change
-    register_job_table request_error request_stop requeue result_error result_keys route set_consent settle
-    settle_stopped staging_prefix start_payload stop_jobs_of subjects_of table_of try_lock_job
+    actor after_job_insert after_order_update after_subject_update alter_job_tables apply_package_file backoff
+    backoff_after_lost_pod base_error before_job_insert before_job_update broken_rule broken_term capabilities
+    catalog_objects changing_columns check_columns check_grant check_hooks check_job_owner check_life_cycle
+    check_open_jobs check_registration count_failure count_jobs declare_grant declare_policy default_base
+    dequeue_row end_attempt enqueue ensure_kind_policies ensure_policy expire_consent explain_waiting finds_age
+    finish_job finish_stopped_job fn_pgqueuer_changed fold_breaks fold_prompt foreign_change generation_loras
+    grant_job_table has_hook held_state hook hook_error hook_signatures inputs_error is_allowed is_dead
+    is_fault_of_pod is_retried is_ticker is_transient is_whole items job_consent_error key_error key_subject
+    keys_error lease_state live_kinds lock_is_free lock_job lock_lease log_event log_refusal make_job_views
+    models_error named_keys names_a_minors_age note_missing_tables on_photo_write on_subject_insert
+    on_subject_update part_words payload plain_columns policy_in_catalog prefetch prefix preset_columns preset_error
+    prompt_error prune publish reconcile refuse_change register_job_table release_unheld_jobs request_columns
+    request_error request_stop requeue result_error result_keys route run_package_file set_consent start_payload
+    stop_jobs_of subjects_of table_of texts training_min_photos training_photos try_lock_job undeclared_columns
+
+    generation__capabilities generation__default_base generation__inputs_error generation__named_keys
+    generation__payload generation__plain_columns generation__prefetch generation__request_error
+    generation__result_error generation__result_keys generation__texts publish_lora__plain_columns
+    training__capabilities training__inputs_error training__insert_error training__named_keys training__payload
+    training__prefix training__publish training__result_error training__result_keys training__texts
 """
-"""Functions of schema `worker` that nobody but the owner of the database, and functions that run as it, may call."""
+"""Functions of schema `worker` that only its owner, and functions that run as it, may call; last, the hooks."""
 
 TABLES = {
     "public.generation_jobs": {"SELECT": "authenticated service_role"},
@@ -99,7 +115,11 @@ TABLES = {
     "worker.job_kinds": {"SELECT": "service_role likeness_worker"},
     "worker.job_subjects": {},
     "worker.jobs": {},
+    "worker.kind_grants": {},
+    "worker.kind_policies": {},
+    "worker.kind_versions": {"SELECT": "likeness_worker"},
     "worker.life_cycle": {},
+    "worker.package_objects": {},
     "worker.pgqueuer": dict.fromkeys(("SELECT", "INSERT", "UPDATE", "DELETE"), "likeness_worker"),
     "worker.pgqueuer_log": dict.fromkeys(("SELECT", "INSERT", "UPDATE", "DELETE"), "likeness_worker"),
     "worker.pgqueuer_schedules": dict.fromkeys(("SELECT", "INSERT", "UPDATE", "DELETE"), "likeness_worker"),
@@ -175,7 +195,9 @@ READABLE = {
     "keep_logs_for",
     "worker.consent_events": "id subject_id event purposes expires_at reason evidence_digest job_kind job_id actor at",
     "worker.job_events": "id kind job_id attempt at event detail",
-    "worker.job_kinds": "kind table_name purpose subject_required slot max_runtime paused",
+    "worker.job_kinds": "kind table_name purpose subject_required slot max_runtime paused package hooks "
+    "table_missing_since",
+    "worker.kind_versions": "package name checksum applied_at",
     "worker.pods": "id name routes vram_gib models_present has_lock version registered_at last_heartbeat "
     "lock_free_since",
     "worker.queue_depth": "route waiting oldest running pods",

@@ -17,7 +17,7 @@ from pgqueuer.adapters.persistence.qb import QueryBuilderEnvironment
 from pgqueuer.domain.settings import DBSettings
 
 from tests.conftest import Databases
-from worker.database.migrate import numbered_files, repeatable_files
+from worker.database.sql_files import numbered_files, repeatable_files
 
 # What the rules below ask about: the schemas of this project, and policies wherever they are.
 VIEWS = """
@@ -179,7 +179,7 @@ HOUSE = {
     "only functions that somebody is meant to call, and triggers, run as their owner": Rule(
         """select name from functions where schema = 'worker' and prosecdef and prorettype <> 'trigger'::regtype
              and not exists (select from aclexplode(proacl) where grantee <> proowner)""",
-        "alter function worker.settle security definer",
+        "alter function worker.finish_job security definer",
     ),
     "triggers of ours are numbered, because they fire in the order of their names": Rule(
         "select trigger_name from triggers where tgname !~ '^_[0-9]{3}_' and tgname <> 'tg_pgqueuer_changed'",

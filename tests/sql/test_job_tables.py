@@ -13,7 +13,7 @@ from tests.sql.pod import Claims, Pod
 from tests.sql.supabase import Supabase
 from tests.sql.tables import AppTables
 from worker.database import migrate
-from worker.database.migrate import sql_folder
+from worker.database.sql_files import sql_folder
 
 WATCHED = {"subjects", "subjects_models", "training_jobs", "generation_jobs"}
 
@@ -23,14 +23,20 @@ create table public.mesh_jobs (
   input_path text not null
 );
 comment on table public.mesh_jobs is 'Requests for meshes.';
-select worker.register_job_table('mesh', 'public.mesh_jobs', null, false, 'light', interval '10 minutes');
 """
 
-ITS_POLICIES = """
-select worker.ensure_policy('users can view their own mesh jobs', 'public.mesh_jobs', 'select', 'authenticated',
-  'owner_id = (select auth.uid())');
-select worker.ensure_policy('users can request meshes', 'public.mesh_jobs', 'insert', 'authenticated',
-  null, 'owner_id = (select auth.uid())');
+ITS_FILE = """
+create or replace function worker.mesh__named_keys(p_job jsonb) returns table (column_name text, key text, rule text)
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$ select 'input_path', p_job ->> 'input_path', 'input' where p_job ->> 'input_path' is not null $$;
+comment on function worker.mesh__named_keys is 'The picture may show no person.';
+
+do $$
+begin
+  perform worker.register_job_table('mesh', 'public.mesh_jobs', null, false, 'light', interval '10 minutes');
+  perform worker.declare_policy('mesh', 'users can view their meshes', 'select', 'owner_id = (select auth.uid())');
+  perform worker.declare_policy('mesh', 'users can request meshes', 'insert', 'owner_id = (select auth.uid())');
+end $$;
 """
 
 
@@ -52,7 +58,12 @@ def test_registering_the_kinds_again_changes_nothing(any_supabase: Supabase, pub
             owner.execute(publication)  # type: ignore[arg-type]
         migrate.migrate(url)
         before = snapshot(url)
-        owner.execute((sql_folder() / "triggers.sql").read_text())  # type: ignore[arg-type]
+        for file in (
+            *sorted((sql_folder() / "kinds").glob("*.sql")),
+            sql_folder() / "rights.sql",
+            sql_folder() / "rls.sql",
+        ):
+            owner.execute(file.read_text())  # type: ignore[arg-type]
         assert differences(before, snapshot(url)) == {}
         assert published(url) == ({f"public.{table}" for table in WATCHED} if publication else set())
 
@@ -116,11 +127,9 @@ def test_a_life_cycle_column_reaches_every_job_table_and_no_client(any_supabase:
                 client.execute("insert into public.generation_jobs (prompt) values ('the sea')")
 
 
-def test_a_new_kind_is_a_table_and_one_call(any_supabase: Supabase, tmp_path: Path) -> None:
-    """Beside them stand its policies, as for every table of `public`, and its handler."""
+def test_a_new_kind_is_a_table_and_a_file(any_supabase: Supabase, tmp_path: Path) -> None:
     release = next_release(tmp_path, _9001_mesh=A_NEW_KIND)
-    with (release / "rls.sql").open("a") as policies:
-        policies.write(ITS_POLICIES)
+    (release / "kinds" / "mesh.sql").write_text(ITS_FILE)
     url = any_supabase.create(grants_by_default=True)
     with psycopg.connect(url, autocommit=True) as owner:
         owner.execute("create publication supabase_realtime")
@@ -129,7 +138,8 @@ def test_a_new_kind_is_a_table_and_one_call(any_supabase: Supabase, tmp_path: Pa
     assert "public.mesh_jobs" in published(url)
 
     with AppTables.open(url) as app, Claims(url) as claims:
-        insert = "insert into public.mesh_jobs (input_path) values ('x') returning id, owner_id, max_runtime"
+        insert = """insert into public.mesh_jobs (input_path) values (auth.uid() || '/_/inputs/1.png')
+                    returning id, owner_id, max_runtime"""
         with app.acting_as("authenticated", app.owner) as client:
             job = client.execute(insert).fetchone()
             assert job is not None

@@ -16,10 +16,13 @@ from tests.sql.pod import as_worker
 from tests.sql.supabase import Supabase
 from tests.waiting import wait_until
 from worker.database import migrate
-from worker.database.migrate import MigrationError, render
+from worker.database.migrate import MigrationError
+from worker.database.printed import render
+from worker.database.sql_files import numbered_files, repeatable_files, sql_folder
 from worker.demo.servers import EmbeddedPostgres
 
-NUMBERED = [file.name for file in migrate.numbered_files()]
+NUMBERED = [file.name for file in numbered_files()]
+REPEATABLE = [file.name for file in repeatable_files()]
 NEWEST = int(NUMBERED[-1][:4])
 """The number of the last file of this release; the tests' own ones come long after."""
 A_COLUMN_MORE = "alter table public.presets add column mood text; comment on column public.presets.mood is 'New here.';"
@@ -36,7 +39,7 @@ def execute(url: str, statement: str) -> None:
 @pytest.mark.parametrize("grants_by_default", [True, False], ids=["older project", "newer project"])
 def test_migrating_again_changes_nothing(any_supabase: Supabase, grants_by_default: bool) -> None:
     url = any_supabase.create(grants_by_default=grants_by_default)
-    assert migrate.migrate(url) == [*NUMBERED, *migrate.REPEATABLE]
+    assert migrate.migrate(url) == [*NUMBERED, *REPEATABLE]
     before = snapshot(url)
     assert len(before) > 500, "a snapshot that holds next to nothing proves nothing"
     assert migrate.migrate(url) == []
@@ -47,7 +50,7 @@ def test_running_every_repeatable_file_again_changes_nothing(any_supabase: Supab
     url = any_supabase.create(grants_by_default=True)
     migrate.migrate(url)
     before, policies = snapshot(url), policy_oids(url)
-    assert migrate.migrate(url, next_release(tmp_path)) == list(migrate.REPEATABLE)
+    assert migrate.migrate(url, next_release(tmp_path)) == REPEATABLE
     assert list(differences(before, snapshot(url))) == ["row of worker.schema_versions views"]
     assert policy_oids(url) == policies
 
@@ -56,7 +59,7 @@ def test_two_at_once_apply_it_once(supabase: Supabase) -> None:
     url = supabase.create()
     with ThreadPoolExecutor() as threads:
         applied = [run.result() for run in [threads.submit(migrate.migrate, url) for _ in range(2)]]
-    assert sorted(applied) == [[], [*NUMBERED, *migrate.REPEATABLE]]
+    assert sorted(applied) == [[], [*NUMBERED, *REPEATABLE]]
 
 
 # ------------------------------------------------------------------------------------------------------- the two routes
@@ -96,7 +99,7 @@ def test_the_next_release_may_take_the_other_route(supabase: Supabase, tmp_path:
     migrate.migrate(whole, release)
 
     assert psql(printed_first, render(), tmp_path).returncode == 0
-    assert migrate.migrate(printed_first, release) == ["9001_mood", *migrate.REPEATABLE]
+    assert migrate.migrate(printed_first, release) == ["9001_mood", *REPEATABLE]
     assert differences(snapshot(whole), snapshot(printed_first)) == {}
 
     migrate.migrate(printed_second)
@@ -225,7 +228,7 @@ def test_functions_and_a_schema_of_the_app_are_refused_by_name(supabase: Supabas
 def test_every_table_and_function_of_public_is_guarded_against_overwriting(supabase: Supabase) -> None:
     url = supabase.create()
     migrate.migrate(url)
-    preflight = (migrate.sql_folder() / "preflight.sql").read_text()
+    preflight = (sql_folder() / "preflight.sql").read_text()
     made = re.findall(r"^(?:relation|function) public\.(\w+)", "\n".join(snapshot(url)), re.MULTILINE)
     assert len(made) > 10
     assert [name for name in made if f"'{name}'" not in preflight] == []
@@ -251,7 +254,7 @@ def test_a_bare_postgres_is_told_what_is_missing_and_takes_the_stubs_once(tmp_pa
         assert differences(before, snapshot(url)) == {}
         assert migrate.install_supabase_stubs(url)
         assert not migrate.install_supabase_stubs(url)
-        assert migrate.migrate(url) == [*NUMBERED, *migrate.REPEATABLE]
+        assert migrate.migrate(url) == [*NUMBERED, *REPEATABLE]
 
 
 def test_supabase_stubs_never_touch_a_supabase_project(supabase: Supabase) -> None:

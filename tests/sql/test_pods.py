@@ -99,7 +99,7 @@ def test_what_a_pod_has_not_named_for_half_a_minute_goes_back_uncharged(
     held_unnamed_for(db, 11)
     one.heartbeat()
     assert db.job("generation", job)["failures"] == 0
-    assert db.job("generation", job)["phase"] == "given back: its pod did not know of it"
+    assert db.job("generation", job)["phase"] == "requeued: its pod did not know of it"
     fresh = two.run("generation", job)
     if attempt is not None:
         assert attempt.report() == "lost"

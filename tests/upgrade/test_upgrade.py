@@ -13,8 +13,9 @@ from tests.sql.pod import Claims, Pod
 from tests.sql.supabase import Supabase
 from tests.upgrade.installation import RELEASES, WRITTEN_BY_MIGRATIONS, Installation, OldPod, job, named
 from tests.waiting import wait_until
-from worker import migrate
-from worker.jobs import StartedJob
+from worker.database import migrate
+from worker.database.printed import render
+from worker.jobs.lease import StartedJob
 
 TRAINING, PICTURE = job("training", "running: training"), job("generation", "running: picture")
 CLAIMED = job("generation", "claimed")
@@ -88,12 +89,23 @@ def test_no_row_is_lost_or_changed(release: Path, any_supabase: Supabase, as_sup
         after = installation.rows()
         for table, rows in before.items():
             if table not in WRITTEN_BY_MIGRATIONS:
-                assert missing(rows, after.get(table, [])) == [], table
+                assert missing(renamed(table, rows), after.get(table, [])) == [], table
         # A migration may add bases and kinds, but no rows of people or jobs.
         more = {table for table, rows in after.items() if len(rows) > len(before.get(table, []))}
-        assert more <= WRITTEN_BY_MIGRATIONS | {"worker.base_models", "worker.job_kinds"}
+        assert more <= WRITTEN_BY_MIGRATIONS | {"worker.base_models", "worker.job_kinds", "worker.kind_policies"}
         names = {row["name"] for row in before["worker.schema_versions"] if row["name"][:4].isdigit()}
         assert names <= {row["name"] for row in after["worker.schema_versions"]}
+
+
+EVENTS = {"stop requested": "cancel_requested"}
+"""Old and new names of job events."""
+
+
+def renamed(table: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows with what later releases call otherwise."""
+    if table != "worker.job_events":
+        return rows
+    return [{**row, "event": EVENTS.get(row["event"], row["event"])} for row in rows]
 
 
 def missing(rows: list[dict[str, Any]], after: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -126,7 +138,7 @@ def test_the_printed_sql_makes_the_same_database(release: Path, any_supabase: Su
     ):
         migrate.migrate(applied.url)
         with psycopg.connect(printed.url) as connection:
-            connection.execute(migrate.render(printed.applied).encode())
+            connection.execute(render(printed.applied).encode())
         assert differences(snapshot(applied.url), snapshot(printed.url)) == {}
         assert migrate.migrate(printed.url) == []
         rows, others = applied.rows(), printed.rows()
@@ -394,7 +406,10 @@ def test_the_old_pods_questions_get_the_same_answers(installation: Installation,
     ]
     before = [pod.do(call, **arguments) for call, arguments in questions]
     migrate.migrate(installation.url)
-    assert [pod.do(call, **arguments) for call, arguments in questions] == before
+    after = [pod.do(call, **arguments) for call, arguments in questions]
+    for waiting in after[-1]:
+        del waiting["inputs"]  # what later releases read; the old pod looks past it
+    assert after == before
     assert before[1] == {f"{kind}/{base}": "gpu" for kind in ("training", "generation") for base in models[:2]} | {
         "publish_lora": "light"
     }

@@ -1,129 +1,127 @@
-"""Applies `sql/` to a database, or prints it as one plain SQL file for `supabase/migrations/`.
+"""Applies `sql/` and the SQL of installed packages to a database, in one transaction.
 
-Numbered files hold state and run once each, in order, with a checksum. The repeatable files hold none; when anything
-changed they all run again, in order, because the rights at the end of one cover what the others make. Either route may
-follow the other: both record the same versions.
+`printed.py` prints the same as one plain SQL file for `supabase/migrations/`. Either route may follow the other: both
+record the same versions.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import psycopg
 
 from worker.database.errors import explain_connection
+from worker.database.sql_files import Package, Release, SqlFile, sql_folder, this_release
 
-REPEATABLE = (
-    "consent",
-    "requests",
-    "functions",
-    "guardrails",
-    "screened_terms",
-    "failures_and_cancel",
-    "pods",
-    "kinds",
-    "rights",
-    "triggers",
-    "views",
-    "comments",
-    "rls",
-)
 SCHEMA_MAJOR = 1
 """The major version of the schema this code understands; pods refuse a newer one."""
 
-_LOCK = "do $$ begin perform pg_advisory_xact_lock(hashtextextended('likeness migrate', 0)); end $$"
+LOCK = "do $$ begin perform pg_advisory_xact_lock(hashtextextended('likeness migrate', 0)); end $$"
+
+Ledger = Mapping[tuple[str | None, str], str]
+"""Checksums of the files that were applied, by package (None: the project's own) and name."""
 
 
 class MigrationError(Exception):
     """The database was left as it was; the message says why and what to do."""
 
 
-@dataclass(frozen=True)
-class SqlFile:
-    """One file of `sql/`. `number` is None for a repeatable one."""
-
-    name: str
-    text: str
-    number: int | None
-
-    @property
-    def checksum(self) -> str:
-        return hashlib.sha256(self.text.encode()).hexdigest()
-
-
-def sql_folder() -> Path:
-    """Where `sql/` is: inside the installed package, else beside it in a checkout."""
-    installed = Path(__file__).parents[1] / "_sql"
-    return installed if installed.is_dir() else Path(__file__).parents[2] / "sql"
-
-
-def numbered_files(folder: Path | None = None) -> list[SqlFile]:
-    """The numbered migrations, in order."""
-    paths = sorted(((folder or sql_folder()) / "migrations").glob("[0-9][0-9][0-9][0-9]_*.sql"))
-    return [SqlFile(path.stem, path.read_text(), int(path.stem[:4])) for path in paths]
-
-
-def repeatable_files(folder: Path | None = None) -> list[SqlFile]:
-    """The repeatable files, in the order in which they depend on each other."""
-    return [SqlFile(name, ((folder or sql_folder()) / f"{name}.sql").read_text(), None) for name in REPEATABLE]
-
-
-def migrate(database_url: str, folder: Path | None = None) -> list[str]:
+def migrate(
+    database_url: str,
+    folder: Path | None = None,
+    *,
+    packages: Sequence[Package] | None = None,
+    without: Collection[str] = (),
+) -> list[str]:
     """Bring the database up to date in one transaction; returns the names of the files that ran.
 
-    Raises MigrationError when nobody answers, a file fails, an applied one was edited, or a newer release was here;
-    nothing is changed then.
+    Args:
+        packages: those whose SQL is applied too; by default, those that are installed.
+        without: packages the database has kinds of and that need not be installed here.
+
+    Raises MigrationError when nobody answers, a file fails, an applied one was edited, a newer release was here, or a
+    package is not installed; nothing is changed then.
     """
-    folder = folder or sql_folder()
+    release = this_release(folder, packages)
     try:
         with psycopg.connect(database_url, autocommit=False) as connection:
-            _run(connection, _LOCK)
-            _run(connection, (folder / "preflight.sql").read_text())
-            applied: dict[str, str] = dict(
-                connection.execute("select name, checksum from worker.schema_versions").fetchall()
-            )
-            pending = pending_files(applied, folder)
+            _run(connection, LOCK)
+            _run(connection, (release.folder / "preflight.sql").read_text())
+            pending = pending_files(read_ledger(connection), release, without)
             for file in pending:
                 _apply(connection, file)
             if pending:
                 _run(connection, "notify pgrst, 'reload schema'")
     except psycopg.Error as error:
         raise MigrationError(_explain(error)) from error
-    return [file.name for file in pending]
+    return [file.name if file.package is None else f"{file.package}: {file.name}" for file in pending]
 
 
-def pending_files(applied: dict[str, str], folder: Path | None = None) -> list[SqlFile]:
-    """What a database with these files (checksum by name) still needs, in order.
+def read_ledger(connection: psycopg.Connection) -> dict[tuple[str | None, str], str]:
+    """What was applied to this database."""
+    applied: dict[tuple[str | None, str], str] = {
+        (None, name): checksum
+        for name, checksum in connection.execute("select name, checksum from worker.schema_versions").fetchall()
+    }
+    found = connection.execute("select to_regclass('worker.kind_versions') is not null").fetchone()
+    if found and found[0]:
+        rows = connection.execute("select package, name, checksum from worker.kind_versions").fetchall()
+        applied |= {(package, name): checksum for package, name, checksum in rows}
+    return applied
 
-    Raises MigrationError when an applied file was edited, or a newer release was here.
+
+def pending_files(applied: Ledger, release: Release, without: Collection[str] = ()) -> list[SqlFile]:
+    """What a database with these files still needs, in order.
+
+    Raises MigrationError when an applied file was edited, a newer release was here, or a package is not installed.
     """
-    numbered, repeatable = numbered_files(folder), repeatable_files(folder)
-    newer = sorted({name for name in applied if name[:4].isdigit()} - {file.name for file in numbered})
+    numbered, repeatable = release.numbered, release.repeatable
+    _check_packages({package for package, _ in applied if package}, release, without)
+    known = {file.key for file in numbered}
+    newer = sorted(key for key in applied if key[1][:4].isdigit() and key not in known and key[0] not in without)
     if newer:
+        names = ", ".join(name if package is None else f"{package}: {name}" for package, name in newer)
         raise MigrationError(
-            f"a newer release was here: this one does not know {', '.join(newer)}, and would put old functions back. "
+            f"a newer release was here: this one does not know {names}, and would put old functions back. "
             "Migrate with that release or a later one; nothing was changed."
         )
     for file in numbered:
-        if file.name in applied and applied[file.name] != file.checksum:
+        if file.key in applied and applied[file.key] != file.checksum:
             raise MigrationError(
-                f"sql/migrations/{file.name}.sql was changed after it was applied here. "
+                f"{_place(file)} was changed after it was applied here. "
                 "Put it back and write the change as a new migration; nothing was changed."
             )
-    pending = [file for file in numbered if file.name not in applied]
-    if pending or any(applied.get(file.name) != file.checksum for file in repeatable):
+    pending = [file for file in numbered if file.key not in applied]
+    if pending or any(applied.get(file.key) != file.checksum for file in repeatable):
         pending += repeatable
     return pending
 
 
+def _check_packages(in_database: set[str], release: Release, without: Collection[str]) -> None:
+    missing = sorted(in_database - {package.name for package in release.packages} - set(without))
+    if missing:
+        raise MigrationError(
+            f"the database has kinds of job of {', '.join(missing)}, which is not installed here. Install it, or "
+            f"migrate with {' '.join(f'--without {name}' for name in missing)}; nothing was changed."
+        )
+
+
+def _place(file: SqlFile) -> str:
+    return f"sql/migrations/{file.name}.sql" if file.package is None else str(file)
+
+
 def _apply(connection: psycopg.Connection, file: SqlFile) -> None:
     try:
+        if file.package is not None:
+            connection.execute(
+                "select worker.apply_package_file(%s, %s, %s, %s)", (file.package, file.name, file.checksum, file.text)
+            )
+            return
         _run(connection, file.text)
     except psycopg.Error as error:
-        raise MigrationError(f"{file.name}.sql: {_explain(error)} Nothing was changed.") from error
+        where = "" if file.package else f"{file.name}.sql: "
+        raise MigrationError(f"{where}{_explain(error)} Nothing was changed.") from error
     connection.execute(
         "insert into worker.schema_versions (name, checksum) values (%s, %s) "
         "on conflict (name) do update set checksum = excluded.checksum, applied_at = now()",
@@ -143,78 +141,6 @@ def _explain(error: psycopg.Error) -> str:
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
         hint += " Migrate with the URL of the database's owner, not of a pod."
     return f"{error.diag.message_primary or str(error).strip()}.{hint}"
-
-
-def render(since: int = 0, folder: Path | None = None) -> str:
-    """The same as `migrate`, as one plain SQL file: numbered files after `since`, then the repeatable ones.
-
-    No BEGIN and no psql commands: the tool that applies it brings the transaction. Raises MigrationError when there is
-    no migration `since`.
-    """
-    folder = folder or sql_folder()
-    numbered = numbered_files(folder)
-    if since and since not in [file.number for file in numbered]:
-        raise MigrationError(
-            f"there is no migration {since}: the newest is {numbered[-1].number}, {numbered[-1].name}."
-        )
-    wanted = [file for file in numbered if file.number is not None and file.number > since]
-    earlier = [file for file in numbered if file.number is not None and file.number <= since]
-    parts = [
-        f"-- Likeness: migrations after {since:04d} and the repeatable files. Generated by `worker migrate --print`.\n"
-        "-- As the database's owner, all or nothing: supabase db push, or\n"
-        '-- psql -1 -v ON_ERROR_STOP=1 -f THIS_FILE "$OWNERS_URL"',
-        "set local client_min_messages = warning;  -- else psql tells what each `if exists` did not find",
-        f"{_LOCK};",
-        (folder / "preflight.sql").read_text(),
-        _guard(wanted, earlier),
-    ]
-    for file in [*wanted, *repeatable_files(folder)]:
-        parts += [f"-- ===== {file.name}.sql", file.text, _record(file)]
-    parts.append("notify pgrst, 'reload schema';")
-    return "\n\n".join(part.strip() for part in parts) + "\n"
-
-
-def _guard(wanted: list[SqlFile], earlier: list[SqlFile]) -> str:
-    return f"""
-do $$
-declare
-  v_names text;
-begin
-  select string_agg(name, ', ' order by name) into v_names from worker.schema_versions
-  where name ~ '^[0-9]{{4}}_' and name <> all ({_array(file.name for file in [*earlier, *wanted])});
-  if v_names is not null then
-    raise exception 'a newer release was here: %', v_names using hint = 'Print with that release or a later one.';
-  end if;
-  select string_agg(name, ', ' order by name) into v_names from worker.schema_versions
-  where name = any ({_array(file.name for file in wanted)});
-  if v_names is not null then
-    raise exception 'applied here already: %', v_names
-      using hint = 'Print with --since N, N being the last applied number.';
-  end if;
-  select string_agg(name, ', ' order by name) into v_names from unnest({_array(file.name for file in earlier)}) name
-  where name not in (select applied.name from worker.schema_versions applied);
-  if v_names is not null then
-    raise exception 'not applied here yet: %', v_names using hint = 'Print with a smaller --since.';
-  end if;
-  select string_agg(name, ', ' order by name) into v_names from worker.schema_versions
-  where name = any ({_array(file.name for file in earlier)})
-    and checksum <> all ({_array(file.checksum for file in earlier)});
-  if v_names is not null then
-    raise exception 'changed after they were applied here: %', v_names
-      using hint = 'Put them back and write the change as a new migration.';
-  end if;
-end $$;"""
-
-
-def _array(items: Iterable[str]) -> str:
-    return "array[" + ", ".join(f"'{item}'" for item in items) + "]::text[]"
-
-
-def _record(file: SqlFile) -> str:
-    return (
-        f"insert into worker.schema_versions (name, checksum) values ('{file.name}', '{file.checksum}')\n"
-        "on conflict (name) do update set checksum = excluded.checksum, applied_at = now();"
-    )
 
 
 def install_supabase_stubs(database_url: str) -> bool:

@@ -9,8 +9,9 @@ import psycopg
 
 from worker.commands.checks.report import CheckWarning, Report
 from worker.database.errors import explain_connection
-from worker.database.migrate import MigrationError, numbered_files, pending_files
+from worker.database.migrate import MigrationError, pending_files
 from worker.database.pool import KEEPALIVES, Database
+from worker.database.sql_files import numbered_files, this_release
 from worker.errors import SettingsError, truncate_list
 from worker.pod.preflight import check_schema
 from worker.pod.session import NO_LISTEN_CURE, listen_works
@@ -98,7 +99,10 @@ async def _release(database: Database) -> str:
             "deploy that release here too; until then this pod works",
         )
     try:
-        pending = pending_files(applied)
+        # Of this project alone: a pod need not have the packages that bring other kinds.
+        pending = pending_files(
+            {(None, name): checksum for name, checksum in applied.items()}, this_release(packages=())
+        )
     except MigrationError as error:
         raise SettingsError(str(error), "deploy the release that migrated this database") from error
     differing = [file.name for file in pending if applied.get(file.name) != file.checksum]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from worker.commands.checks.report import CheckWarning, Report
-from worker.database.migrate import numbered_files
 from worker.database.pool import Database
+from worker.database.sql_files import numbered_files
 from worker.errors import SettingsError, truncate_list
 
 CONNECTIONS_A_POD = 5

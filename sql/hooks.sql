@@ -1,0 +1,232 @@
+-- What the core asks a kind of job. Each question is a function worker.{kind}__{hook} in sql/kinds/{kind}.sql, found in the
+-- catalog when the kind is registered; a kind without it gets the default written here. The core itself names no kind.
+
+-- The signature of every hook: arguments, result, and whether it may write.
+create or replace function worker.hook_signatures() returns table (hook text, arguments text, result text, may_write boolean)
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$
+  values
+    ('named_keys', 'jsonb', 'TABLE(column_name text, key text, rule text)', false),
+    ('texts', 'jsonb', 'TABLE(column_name text, words text, screens text)', false),
+    ('plain_columns', '', 'text[]', false),
+    ('default_base', 'jsonb', 'text', false),
+    ('capabilities', 'jsonb', 'text[]', false),
+    ('request_error', 'jsonb', 'text', false),
+    ('insert_error', 'jsonb', 'text', false),
+    ('inputs_error', 'jsonb', 'text[]', false),
+    ('payload', 'jsonb', 'jsonb', false),
+    ('prefetch', 'jsonb', 'jsonb', false),
+    ('prefix', 'jsonb, integer', 'text', false),
+    ('result_keys', 'jsonb', 'SETOF text', false),
+    ('result_error', 'jsonb, jsonb', 'text', false),
+    ('publish', 'jsonb, jsonb', 'jsonb', true)
+$$;
+comment on function worker.hook_signatures is 'Every hook that a kind of job may have: its arguments, its result, and whether it may write.';
+
+create or replace function worker.has_hook(p_kind text, p_hook text) returns boolean
+language sql stable set search_path = pg_catalog, pg_temp
+as $$ select exists (select from worker.job_kinds where kind = p_kind and p_hook = any (hooks)) $$;
+comment on function worker.has_hook is 'Return true if a kind of job has this hook.';
+
+create or replace function worker.hook(p_kind text, p_hook text) returns text
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$ select format('worker.%I', p_kind || '__' || p_hook) $$;
+comment on function worker.hook is 'The name of a kind''s hook.';
+
+-- --------------------------------------------------------------------------------------------------- what a request names
+
+-- rule: own_photo (a photograph of the job's own subject), person (a picture of a subject of the same owner), input (that, or
+-- a picture that shows no person), lora (the id of a LoRA; its person counts).
+create or replace function worker.named_keys(p_kind text, p_job jsonb) returns table (column_name text, key text, rule text)
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if worker.has_hook(p_kind, 'named_keys') then
+    return query execute format('select * from %s($1)', worker.hook(p_kind, 'named_keys')) using p_job;
+  end if;
+end $$;
+comment on function worker.named_keys is 'Every object key and LoRA that a job names, with the rule each must keep. Default: none.';
+
+-- screens: prompt or negative_prompt.
+create or replace function worker.texts(p_kind text, p_job jsonb) returns table (column_name text, words text, screens text)
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if worker.has_hook(p_kind, 'texts') then
+    return query execute format('select * from %s($1)', worker.hook(p_kind, 'texts')) using p_job;
+  end if;
+end $$;
+comment on function worker.texts is 'The words of a job that reach a model, in the order in which they are screened. Default: none.';
+
+create or replace function worker.plain_columns(p_kind text) returns text[]
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_columns text[];
+begin
+  if worker.has_hook(p_kind, 'plain_columns') then
+    execute format('select %s()', worker.hook(p_kind, 'plain_columns')) into v_columns;
+  end if;
+  return coalesce(v_columns, '{}');
+end $$;
+comment on function worker.plain_columns is 'Request columns that name no person and no object, and whose words reach no model. Default: none.';
+
+-- ------------------------------------------------------------------------------------------------------- what is possible
+
+create or replace function worker.default_base(p_kind text, p_job jsonb) returns text
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_base text;
+begin
+  if worker.has_hook(p_kind, 'default_base') then
+    execute format('select %s($1)', worker.hook(p_kind, 'default_base')) into v_base using p_job;
+  end if;
+  return coalesce(v_base, (select default_base from worker.config));
+end $$;
+comment on function worker.default_base is 'The base a job runs on when it names none. Default: worker.config.default_base.';
+
+create or replace function worker.capabilities(p_kind text, p_job jsonb) returns text[]
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_capabilities text[];
+begin
+  if worker.has_hook(p_kind, 'capabilities') then
+    execute format('select %s($1)', worker.hook(p_kind, 'capabilities')) into v_capabilities using p_job;
+  end if;
+  return coalesce(v_capabilities, '{}');
+end $$;
+comment on function worker.capabilities is 'What the base of a job must be able to do; of an empty job, what every base of the kind must. Default: nothing.';
+
+-- Of request_error, insert_error: one text about one job, or NULL.
+create or replace function worker.hook_error(p_kind text, p_hook text, p_job jsonb) returns text
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_error text;
+begin
+  if worker.has_hook(p_kind, p_hook) then
+    execute format('select %s($1)', worker.hook(p_kind, p_hook)) into v_error using p_job;
+  end if;
+  return v_error;
+end $$;
+comment on function worker.hook_error is
+  'What is wrong with a request: request_error is asked at INSERT and at start, insert_error at INSERT once nothing else objects. Default: nothing.';
+
+create or replace function worker.inputs_error(p_kind text, p_job jsonb) returns text[]
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_error text[];
+begin
+  if worker.has_hook(p_kind, 'inputs_error') then
+    execute format('select %s($1)', worker.hook(p_kind, 'inputs_error')) into v_error using p_job;
+  end if;
+  return v_error;
+end $$;
+comment on function worker.inputs_error is 'Why a job cannot start for lack of what it needs: error code and message, or NULL. Default: NULL.';
+
+-- ------------------------------------------------------------------------------------------------------- what a pod is told
+
+create or replace function worker.payload(p_kind text, p_job jsonb) returns jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_payload jsonb;
+begin
+  if worker.has_hook(p_kind, 'payload') then
+    execute format('select %s($1)', worker.hook(p_kind, 'payload')) into v_payload using p_job;
+  end if;
+  return coalesce(v_payload, '{}');
+end $$;
+comment on function worker.payload is 'What the handler needs beside the row: an object, inputs of the started job. Default: empty.';
+
+create or replace function worker.prefetch(p_kind text, p_job jsonb) returns jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_inputs jsonb;
+begin
+  if worker.has_hook(p_kind, 'prefetch') then
+    execute format('select %s($1)', worker.hook(p_kind, 'prefetch')) into v_inputs using p_job;
+  end if;
+  return coalesce(v_inputs, '{}');
+end $$;
+comment on function worker.prefetch is 'What a pod may fetch ahead for a waiting job: an object. Default: empty.';
+
+-- Whatever the kind says, the key names the job and the attempt, so that no attempt writes into another's objects.
+create or replace function worker.prefix(p_kind text, p_job jsonb, p_attempt integer) returns text
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_prefix text;
+begin
+  if worker.has_hook(p_kind, 'prefix') then
+    execute format('select %s($1, $2)', worker.hook(p_kind, 'prefix')) into v_prefix using p_job, p_attempt;
+  else
+    v_prefix := format('%s/%s/generated/%s/%s/', p_job ->> 'owner_id', coalesce(p_job ->> 'subject_id', '_'), p_job ->> 'id', p_attempt);
+  end if;
+  if v_prefix is null or not v_prefix like format('_%%/%s/%s/', p_job ->> 'id', p_attempt) or v_prefix like '%..%' then
+    raise exception 'kind %: prefix % must end in /%/%/', p_kind, coalesce(quote_literal(v_prefix), 'null'), p_job ->> 'id', p_attempt
+      using errcode = '22023', hint = format('%s returns the beginning of every key that an attempt may write.', worker.hook(p_kind, 'prefix'));
+  end if;
+  return v_prefix;
+end $$;
+comment on function worker.prefix is
+  'The beginning of every key an attempt may write; it ends in /{job_id}/{attempt}/. Default: {owner_id}/{subject_id|_}/generated/{job_id}/{attempt}/.';
+
+-- -------------------------------------------------------------------------------------------------------- what comes of it
+
+create or replace function worker.result_keys(p_kind text, p_result jsonb) returns setof text
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if worker.has_hook(p_kind, 'result_keys') then
+    return query execute format('select %s($1)', worker.hook(p_kind, 'result_keys')) using p_result;
+  else
+    return query select key #>> '{}' from jsonb_path_query(p_result, 'lax $.objects[*]') key;
+  end if;
+end $$;
+comment on function worker.result_keys is 'Every object key that a result names. Default: the list objects.';
+
+-- Why a result cannot be published, or NULL. What is staged and what a result names must agree, for every kind.
+create or replace function worker.result_error(p_kind text, p_job jsonb, p_result jsonb) returns text
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_error text;
+  v_unknown text;
+begin
+  if jsonb_typeof(p_result) is distinct from 'object' then
+    return 'the result is not an object';
+  end if;
+  if worker.has_hook(p_kind, 'result_error') then
+    execute format('select %s($1, $2)', worker.hook(p_kind, 'result_error')) into v_error using p_job, p_result;
+    if v_error is not null then
+      return v_error;
+    end if;
+  end if;
+  select named.object_key into v_unknown from worker.result_keys(p_kind, p_result) named (object_key)
+  where named.object_key is not null and not exists (
+    select from worker.staged_objects staged
+    where staged.key = named.object_key and staged.kind = p_kind and staged.job_id = (p_job ->> 'id')::uuid
+      and staged.attempt = (p_job ->> 'attempt')::integer and staged.state = 'staged') limit 1;
+  return 'not staged by this attempt: ' || v_unknown;
+exception when data_exception then
+  return 'the result is malformed';
+end $$;
+comment on function worker.result_error is 'Why a result cannot be published, or NULL. Default: every object it names must be staged by this attempt.';
+
+create or replace function worker.publish(p_kind text, p_job jsonb, p_result jsonb) returns jsonb
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_more jsonb;
+begin
+  if worker.has_hook(p_kind, 'publish') then
+    execute format('select %s($1, $2)', worker.hook(p_kind, 'publish')) into v_more using p_job, p_result;
+  end if;
+  return p_result || coalesce(v_more, '{}');
+end $$;
+comment on function worker.publish is 'What publishing a result does beside it, in the same transaction; answers the result with what the kind adds. Default: nothing.';

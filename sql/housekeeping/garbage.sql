@@ -1,0 +1,28 @@
+-- Objects that ended attempts left in storage: a pod deletes them, because only a pod can.
+
+-- Their state was committed before a pod reads it here. Not offered again for a while.
+create or replace function worker.claim_deletable_objects(p_limit integer) returns jsonb
+language sql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+  with due as (
+    select id from worker.staged_objects where state = 'deleting' and offer_after <= clock_timestamp()
+    order by offer_after limit p_limit for update skip locked
+  ), taken as (
+    update worker.staged_objects garbage set offer_after = clock_timestamp() + worker.timing('deletion_unconfirmed')
+    from due where garbage.id = due.id returning garbage.id, garbage.bucket, garbage.key
+  )
+  select coalesce(jsonb_agg(jsonb_build_object('id', id, 'bucket', bucket, 'key', key)), '[]') from taken
+$$;
+comment on function worker.claim_deletable_objects is 'Objects of ended attempts to delete in storage.';
+
+-- Offered again after the longest upload deadline and twice more: the PUT of a pod that was suspended may arrive late.
+create or replace function worker.mark_objects_deleted(p_ids bigint[]) returns void
+language sql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+  delete from worker.staged_objects where id = any (p_ids) and state = 'deleting' and deletions >= 3;
+  update worker.staged_objects
+  set deletions = deletions + 1,
+      offer_after = clock_timestamp() + (array[worker.timing('second_deletion'), worker.timing('third_deletion'), worker.timing('last_deletion')])[deletions + 1]
+  where id = any (p_ids) and state = 'deleting';
+$$;
+comment on function worker.mark_objects_deleted is 'Note that these objects were deleted in storage.';

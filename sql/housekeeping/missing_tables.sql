@@ -1,0 +1,18 @@
+-- A kind of job whose table was dropped by hand is skipped by everything that goes through the kinds (worker.live_kinds), and
+-- said once in the server's log.
+
+create or replace function worker.note_missing_tables() returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_kind worker.job_kinds;
+begin
+  update worker.job_kinds set table_missing_since = null where table_missing_since is not null and to_regclass(table_name) is not null;
+  for v_kind in select * from worker.job_kinds where table_missing_since is null and to_regclass(table_name) is null order by kind loop
+    raise warning 'kind % is skipped: its table % is gone', v_kind.kind, v_kind.table_name;
+    update worker.job_kinds set table_missing_since = clock_timestamp() where kind = v_kind.kind;
+    delete from worker.pgqueuer where split_part(dedupe_key, ':', 1) = v_kind.kind;
+    perform worker.make_job_views();
+  end loop;
+end $$;
+comment on function worker.note_missing_tables is 'Skip the kinds of job whose table was dropped: their queue rows are deleted, and the views are created without them.';

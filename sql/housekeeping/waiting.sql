@@ -1,0 +1,78 @@
+-- Jobs that no live pod can take say so, and why.
+
+-- A base asks for what is printed on the card; its driver and error correction keep up to a tenth of that for themselves.
+create or replace function worker.fits_memory(p_needed_gib double precision, p_vram_gib double precision) returns boolean
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$ select p_needed_gib <= coalesce(p_vram_gib, 0) * 1.1 $$;
+comment on function worker.fits_memory is 'Return true if a base that needs so much GPU memory may run on a pod with so much; NULL is a CPU.';
+
+create or replace function worker.why_stranded(p_route text) returns text
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_base worker.base_models;
+  v_largest double precision := (select max(vram_gib) from worker.pods where worker.is_alive(pods));
+begin
+  if exists (select from worker.pods where p_route = any (routes) and worker.is_alive(pods)) then
+    return null;
+  elsif not exists (select from worker.pods where worker.is_alive(pods)) then
+    return 'no pod is running';
+  end if;
+  select * into v_base from worker.base_models where slug = nullif(split_part(p_route, '/', 2), '');
+  if v_base.slug is null then
+    return 'no live pod takes ' || p_route || ': look at its WORKER_KINDS';
+  elsif not exists (select from worker.pods where worker.is_alive(pods) and worker.fits_memory(v_base.min_vram_gib, vram_gib)) then
+    return format('%s needs %s GiB of GPU memory, %s', v_base.slug, v_base.min_vram_gib,
+      coalesce('the largest pod has ' || trim_scale(round(v_largest::numeric, 1)), 'no live pod has a GPU that is ready'));
+  elsif not exists (select from worker.pods where worker.is_alive(pods)
+                    and worker.fits_memory(v_base.min_vram_gib, vram_gib) and v_base.slug = any (models_present)) then
+    return 'no live pod has ' || v_base.slug || ', nor has the bucket: worker models push ' || v_base.slug;
+  end if;
+  return 'the pods that have ' || v_base.slug || ' do not take ' || p_route || ': their logs say why';
+end $$;
+comment on function worker.why_stranded is 'Why no live pod takes a route; NULL when one does.';
+
+-- Say so where nobody can take a job; fail one that was given back and that no pod lists any more, but not while every pod
+-- restarts, nor where one that lists it is only silent. Some at a time: each is locked until the tick commits, and a tick
+-- that ran into its pod's statement_timeout would begin anew for ever.
+create or replace function worker.explain_waiting(p_kind worker.job_kinds) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_pods_live boolean := exists (select from worker.pods where worker.is_alive(pods));
+  v_gone boolean;
+  v_route text;
+  v_phase text;
+  v_job_id uuid;
+  v_job jsonb;
+begin
+  for v_route, v_phase in
+    select entrypoint, 'waiting: no live pod can take this: ' || worker.why_stranded(entrypoint)
+    from (select distinct entrypoint from worker.pgqueuer where status = 'queued' and split_part(entrypoint, '/', 1) = p_kind.kind) waiting
+  loop
+    if v_phase is null then
+      execute format(
+        'update %1$s set phase = ''waiting'' where id in (
+           select job.id from %1$s job where status = ''queued'' and phase like ''waiting: no live pod can take this: %%''
+             and worker.route($1, to_jsonb(job)) = $2 order by job.id for update skip locked)', p_kind.table_name) using p_kind.kind, v_route;
+      continue;
+    end if;
+    v_gone := v_pods_live and not exists (select from worker.pods where v_route = any (routes));
+    for v_job_id in execute format(
+      'select job.id from worker.pgqueuer queue join %s job on job.id = split_part(queue.dedupe_key, '':'', 2)::uuid
+       where queue.status = ''queued'' and queue.entrypoint = $1 and job.status = ''queued''
+         and ($3 and worker.is_fault_of_pod(job.error_code) or job.phase is distinct from $2)
+       order by job.id limit 500', p_kind.table_name)
+      using v_route, v_phase, v_gone
+    loop
+      v_job := worker.try_lock_job(p_kind.kind, v_job_id);
+      continue when v_job is null or v_job ->> 'status' <> 'queued';
+      if v_gone and worker.is_fault_of_pod(v_job ->> 'error_code') then
+        perform worker.finish_job(p_kind.kind, v_job, 'failed', v_job ->> 'error_code', v_job ->> 'error');
+      else
+        execute format('update %s set phase = $2 where id = $1', p_kind.table_name) using v_job_id, v_phase;
+      end if;
+    end loop;
+  end loop;
+end $$;
+comment on function worker.explain_waiting is 'Say in phase that no live pod can take a job, and why.';

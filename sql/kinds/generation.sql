@@ -1,0 +1,138 @@
+-- Generation: pictures from a prompt, with the LoRAs of people or products, always upscaled.
+
+-- Those it names, else the subject's newest of its base, else the newest of the base's family.
+create or replace function worker.generation_loras(p_job jsonb) returns jsonb
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(jsonb_agg(jsonb_build_object(
+      'id', models.id, 'subject_id', models.subject_id, 'version', models.version, 'path', models.path, 'sha256', models.sha256,
+      'rank', models.rank, 'trigger_word', models.trigger_word, 'scale', coalesce((p_job -> 'lora_scales' ->> (wanted.ord - 1)::integer)::real, 1))
+      order by wanted.ord), '[]')
+  from (
+    select item::uuid as id, ord from jsonb_array_elements_text(
+      case when jsonb_typeof(p_job -> 'model_ids') = 'array' then p_job -> 'model_ids' else '[]' end) with ordinality as named (item, ord)
+    union all
+    (select current_one.id, 1 from public.subjects_models current_one
+     join worker.base_models base on base.slug = p_job ->> 'base' and base.family = current_one.family
+     where coalesce(jsonb_typeof(p_job -> 'model_ids'), 'null') = 'null'
+       and current_one.subject_id = (p_job ->> 'subject_id')::uuid and current_one.retired_at is null
+     order by current_one.base = p_job ->> 'base' desc, current_one.version desc limit 1)
+  ) wanted join public.subjects_models models using (id)
+$$;
+comment on function worker.generation_loras is 'The LoRAs of a generation job, in order, with their scales.';
+
+-- ------------------------------------------------------------------------------------------------- what a request may say
+
+create or replace function worker.generation__named_keys(p_job jsonb) returns table (column_name text, key text, rule text)
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$
+  select 'reference_paths', path, 'person' from worker.items(p_job, 'reference_paths') path
+  union all select 'control_path', p_job ->> 'control_path', 'input' where p_job ->> 'control_path' is not null
+  union all select 'model_ids', id, 'lora' from worker.items(p_job, 'model_ids') id
+$$;
+comment on function worker.generation__named_keys is 'References show people, a control picture may show none, LoRAs belong to people.';
+
+create or replace function worker.generation__texts(p_job jsonb) returns table (column_name text, words text, screens text)
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select 'prompt', replace(
+      case when template like '%{prompt}%' then replace(template, '{prompt}', prompt) else concat_ws(', ', prompt, template) end,
+      '{trigger}', coalesce(triggers, '')), 'prompt'
+  from (
+    select coalesce(p_job ->> 'prompt', '') as prompt, coalesce(nullif(p_job -> 'preset' ->> 'prompt', ''), '{prompt}') as template,
+      (select string_agg(lora ->> 'trigger_word', ' and ') from jsonb_array_elements(worker.generation_loras(p_job - 'lora_scales')) lora) as triggers
+  ) parts
+  union all
+  select 'negative_prompt', concat_ws(', ', p_job ->> 'negative_prompt', p_job -> 'preset' ->> 'negative_prompt'), 'negative_prompt'
+$$;
+comment on function worker.generation__texts is 'Prompt and negative prompt, each with the preset''s; the worker adds missing trigger words and screens once more.';
+
+create or replace function worker.generation__plain_columns() returns text[]
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$ select '{lora_scales,control_kind,output_format}'::text[] $$;
+comment on function worker.generation__plain_columns is 'Numbers, and words from a fixed list.';
+
+create or replace function worker.generation__default_base(p_job jsonb) returns text
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select models.base from public.subjects_models models
+  where case when cardinality(array(select worker.items(p_job, 'model_ids'))) > 0
+             then models.id in (select worker.items(p_job, 'model_ids')::uuid)
+             else models.subject_id = (p_job ->> 'subject_id')::uuid and models.retired_at is null end
+  order by models.created_at desc limit 1
+$$;
+comment on function worker.generation__default_base is 'The base of the newest of its LoRAs.';
+
+create or replace function worker.generation__capabilities(p_job jsonb) returns text[]
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$
+  select array(
+    select 'lora' where p_job ->> 'subject_id' is not null or (jsonb_typeof(p_job -> 'model_ids') = 'array' and jsonb_array_length(p_job -> 'model_ids') > 0)
+    union all select 'ip_adapter' where jsonb_typeof(p_job -> 'reference_paths') = 'array'
+    union all select 'control:' || (p_job ->> 'control_kind') where p_job ->> 'control_kind' is not null)
+$$;
+comment on function worker.generation__capabilities is 'LoRAs, references and control pictures, where the request has them.';
+
+create or replace function worker.generation__request_error(p_job jsonb) returns text
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$ select 'prompt: give a prompt, a preset or both' where p_job ->> 'preset_id' is null and btrim(p_job ->> 'prompt') = '' $$;
+comment on function worker.generation__request_error is 'A request without any prompt.';
+
+-- ----------------------------------------------------------------------------------------------------- what a pod is told
+
+create or replace function worker.generation__inputs_error(p_job jsonb) returns text[]
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select array['input_missing', format('the subject has no trained LoRA for %s yet: insert into training_jobs first', p_job ->> 'base')]
+  where p_job ->> 'subject_id' is not null and coalesce(jsonb_typeof(p_job -> 'model_ids'), 'null') = 'null'
+    and worker.generation_loras(p_job) = '[]'
+$$;
+comment on function worker.generation__inputs_error is 'A subject without a LoRA.';
+
+create or replace function worker.generation__payload(p_job jsonb) returns jsonb
+language sql stable set search_path = pg_catalog, pg_temp
+as $$ select jsonb_build_object('models', worker.generation_loras(p_job)) $$;
+comment on function worker.generation__payload is 'models: the LoRAs to draw with.';
+
+create or replace function worker.generation__prefetch(p_job jsonb) returns jsonb
+language sql stable set search_path = pg_catalog, pg_temp
+as $$ select jsonb_build_object('models', worker.generation_loras(p_job)) $$;
+comment on function worker.generation__prefetch is 'models: the LoRAs to fetch ahead.';
+
+-- ------------------------------------------------------------------------------------------------------ what comes of it
+
+create or replace function worker.generation__result_keys(p_result jsonb) returns setof text
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$
+  select key #>> '{}' from jsonb_path_query(p_result, 'lax $.pictures[*].keyvalue() ? (@.key == "upscaled" || @.key == "raw").value') key
+$$;
+comment on function worker.generation__result_keys is 'Every picture, upscaled and raw.';
+
+create or replace function worker.generation__result_error(p_job jsonb, p_result jsonb) returns text
+language plpgsql immutable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_picture jsonb;
+begin
+  if jsonb_typeof(p_result -> 'pictures') is distinct from 'array'
+     or jsonb_array_length(p_result -> 'pictures') <> (p_job ->> 'num_images')::integer then
+    return format('the result does not hold %s pictures', p_job ->> 'num_images');
+  end if;
+  for v_picture in select value from jsonb_array_elements(p_result -> 'pictures') loop
+    if v_picture ->> 'upscaled' is null or v_picture ->> 'raw' is null or v_picture ->> 'upscaled' = v_picture ->> 'raw' then
+      return 'a picture does not name its upscaled file and its raw file';
+    elsif ((v_picture ->> 'width')::integer = (v_picture ->> 'raw_width')::integer * (p_job ->> 'upscale')::integer) is not true
+       or ((v_picture ->> 'height')::integer = (v_picture ->> 'raw_height')::integer * (p_job ->> 'upscale')::integer) is not true then
+      return format('a picture is not upscaled by %s', p_job ->> 'upscale');
+    end if;
+  end loop;
+  return null;
+end $$;
+comment on function worker.generation__result_error is 'Too few pictures, or one that is not upscaled.';
+
+do $$
+begin
+  perform worker.register_job_table('generation', 'public.generation_jobs', 'generation', false, 'gpu', interval '30 minutes');
+  perform worker.declare_policy('generation', 'users can view their own generation jobs', 'select', 'owner_id = (select auth.uid())');
+  perform worker.declare_policy('generation', 'users can request pictures of their own subjects', 'insert', 'owner_id = (select auth.uid())');
+end $$;

@@ -1,0 +1,34 @@
+-- publish_lora: the convenience copy of a subject's newest LoRA at {subject_id}/lora.safetensors. A light job of the
+-- worker's own, queued in the transaction that publishes a training.
+
+create or replace function worker.subject_lock_key(p_subject_id uuid) returns bigint
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$ select hashtextextended('convenience copy of ' || p_subject_id, 0) $$;
+comment on function worker.subject_lock_key is 'The advisory lock that copying and erasing a subject''s LoRA take: never the row, so that no copy makes a revocation wait.';
+
+-- Asked before and after copying.
+create or replace function worker.lora_to_copy(p_kind text, p_id uuid, p_attempt integer) returns jsonb
+language sql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+  select jsonb_build_object(
+    'source', models.path,
+    'target', models.subject_id || '/lora.safetensors',
+    'consented', worker.consent_error(models.subject_id, 'training') is null,
+    'newest', models.retired_at is null and not exists (
+      select from public.subjects_models newer
+      where newer.subject_id = models.subject_id and newer.retired_at is null and newer.created_at > models.created_at))
+  from worker.internal_jobs job join public.subjects_models models on models.id = (job.payload ->> 'model_id')::uuid
+  where p_kind = 'publish_lora' and job.id = p_id and job.status = 'running' and job.attempt = p_attempt
+$$;
+comment on function worker.lora_to_copy is
+  'Source and target of a convenience copy, and whether it may be made; NULL to an attempt that lost its lease.';
+
+create or replace function worker.publish_lora__plain_columns() returns text[]
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$ select '{payload}'::text[] $$;
+comment on function worker.publish_lora__plain_columns is 'payload names a LoRA of the job''s own subject.';
+
+do $$
+begin
+  perform worker.register_job_table('publish_lora', 'worker.internal_jobs', null, true, 'light', interval '15 minutes');
+end $$;

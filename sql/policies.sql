@@ -1,0 +1,52 @@
+-- How policies are made: only those that differ from the catalog, because on Supabase each policy statement locks every auth
+-- and storage table until commit. rls.sql makes them, last; the kinds of job declare theirs before.
+
+-- Remembers what the catalog made of a policy, so that one changed by hand is noticed and set right.
+create or replace function worker.ensure_policy(
+  p_name text, p_table text, p_command text, p_role text, p_using text default null, p_check text default null
+) returns boolean
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_definition text := concat_ws(' / ', p_command, p_role, p_using, p_check);
+  v_catalog text := worker.policy_in_catalog(p_name, p_table);
+begin
+  if v_catalog is not null and exists (
+    select from worker.policies
+    where schema_name || '.' || table_name = p_table and policy_name = p_name
+      and definition = v_definition and catalog_definition = v_catalog) then
+    return false;
+  end if;
+  execute format('drop policy if exists %I on %s', p_name, p_table);
+  execute format('create policy %I on %s for %s to %s', p_name, p_table, p_command, p_role)
+    || coalesce(' using (' || p_using || ')', '') || coalesce(' with check (' || p_check || ')', '');
+  insert into worker.policies (schema_name, table_name, policy_name, definition, catalog_definition)
+  values (split_part(p_table, '.', 1), split_part(p_table, '.', 2), p_name, v_definition, worker.policy_in_catalog(p_name, p_table))
+  on conflict (schema_name, table_name, policy_name)
+  do update set definition = excluded.definition, catalog_definition = excluded.catalog_definition;
+  return true;
+end $$;
+comment on function worker.ensure_policy is 'Create a policy unless it exists just as written; a changed one is recreated.';
+
+create or replace function worker.policy_in_catalog(p_name text, p_table text) returns text
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select concat_ws(' / ', permissive, roles::text, cmd, qual, with_check) from pg_catalog.pg_policies
+  where schemaname || '.' || tablename = p_table and policyname = p_name
+$$;
+comment on function worker.policy_in_catalog is 'A policy as the catalog shows it.';
+
+create or replace function worker.ensure_kind_policies() returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_policy record;
+begin
+  for v_policy in
+    select declared.*, kinds.table_name from worker.kind_policies declared join worker.live_kinds() kinds using (kind) order by kind, policy_name
+  loop
+    perform worker.ensure_policy(v_policy.policy_name, v_policy.table_name, v_policy.command, 'authenticated',
+      case when v_policy.command <> 'insert' then v_policy.condition end, case when v_policy.command = 'insert' then v_policy.condition end);
+  end loop;
+end $$;
+comment on function worker.ensure_kind_policies is 'Create the policies that the kinds of job declared for their tables.';

@@ -1,0 +1,112 @@
+-- How a job gets on the queue and off it, and the one place where a job ends. Locks as in functions.sql.
+
+create or replace function worker.route(p_kind text, p_job jsonb) returns text
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$ select p_kind || coalesce('/' || (p_job ->> 'base'), '') $$;
+comment on function worker.route is 'The queue''s entrypoint of a job: kind/base, or the kind alone.';
+
+create or replace function worker.enqueue(p_kind text, p_job jsonb) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+begin
+  with queued as (
+    insert into worker.pgqueuer (priority, execute_after, status, entrypoint, dedupe_key, payload)
+    values ((p_job ->> 'priority')::integer * 1000, coalesce((p_job ->> 'run_after')::timestamptz, now()), 'queued',
+            worker.route(p_kind, p_job), p_kind || ':' || (p_job ->> 'id'), convert_to(p_job ->> 'id', 'UTF8'))
+    on conflict (dedupe_key) where status in ('queued', 'picked') and dedupe_key is not null do nothing
+    returning id, entrypoint, priority
+  )
+  insert into worker.pgqueuer_log (job_id, status, entrypoint, priority)
+  select id, 'queued', entrypoint, priority from queued;
+end $$;
+comment on function worker.enqueue is 'Put a job on the queue, once.';
+
+create or replace function worker.dequeue_row(p_kind text, p_id uuid, p_status worker.pgqueuer_status) returns void
+language sql volatile set search_path = pg_catalog, pg_temp
+as $$
+  with gone as (
+    delete from worker.pgqueuer where dedupe_key = p_kind || ':' || p_id returning id, entrypoint, priority
+  )
+  insert into worker.pgqueuer_log (job_id, status, entrypoint, priority)
+  select id, p_status, entrypoint, priority from gone
+$$;
+comment on function worker.dequeue_row is 'Take an ended job off the queue and log how it ended.';
+
+-- Back to the queue. The caller holds the job's lock. failures counts when p_code is a failure.
+create or replace function worker.requeue(
+  p_kind text, p_job jsonb, p_failures integer, p_delay interval, p_code text, p_error text, p_phase text, p_gpu_seconds double precision default 0
+) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_id uuid := p_job ->> 'id';
+begin
+  execute format(
+    'update %s set status = ''queued'', failures = failures + $2, run_after = clock_timestamp() + $3,
+       error_code = coalesce($4, error_code), error = coalesce($5, error),
+       phase = $6, pod_id = null, progress = 0, gpu_seconds = gpu_seconds + $7
+     where id = $1', worker.table_of(p_kind))
+    using v_id, p_failures, p_delay, p_code, p_error, p_phase, coalesce(p_gpu_seconds, 0);
+  with back as (
+    update worker.pgqueuer set status = 'queued', queue_manager_id = null, updated = now(), slot = null,
+      execute_after = clock_timestamp() + p_delay, attempts = attempts + 1
+    where dedupe_key = p_kind || ':' || v_id returning id, entrypoint, priority
+  )
+  insert into worker.pgqueuer_log (job_id, status, entrypoint, priority)
+  select id, 'queued', entrypoint, priority from back;
+  perform worker.end_attempt(p_kind, v_id, (p_job ->> 'attempt')::integer, false);
+  perform worker.log_event(p_kind, v_id, (p_job ->> 'attempt')::integer, 'requeued',
+    jsonb_build_object('code', p_code, 'error', p_error, 'phase', p_phase));
+  perform pg_notify('likeness_queue', '');
+end $$;
+comment on function worker.requeue is 'Put a job back on the queue after an attempt.';
+
+-- Everything an attempt wrote and did not publish is garbage from now on; checkpoints live as long as their job.
+create or replace function worker.end_attempt(p_kind text, p_id uuid, p_attempt integer, p_job_ended boolean) returns void
+language sql volatile set search_path = pg_catalog, pg_temp
+as $$
+  update worker.staged_objects set state = 'deleting', offer_after = clock_timestamp()
+  where kind = p_kind and job_id = p_id
+    and ((attempt = p_attempt and state = 'staged') or (p_job_ended and state in ('staged', 'checkpoint')))
+$$;
+comment on function worker.end_attempt is 'What an ended attempt staged and did not publish becomes garbage.';
+
+-- The one place where a job ends. The caller holds the job's lock.
+create or replace function worker.finish_job(
+  p_kind text, p_job jsonb, p_status text, p_code text, p_error text, p_gpu_seconds double precision default 0, p_result jsonb default null
+) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_id uuid := p_job ->> 'id';
+  v_attempt integer := p_job ->> 'attempt';
+begin
+  execute format(
+    'update %s set status = $2, error_code = $3, error = $4, gpu_seconds = gpu_seconds + $5, result = $6,
+       progress = case when $2 = ''completed'' then 1 else progress end, phase = $2, finished_at = clock_timestamp()
+     where id = $1', worker.table_of(p_kind))
+    using v_id, p_status, p_code, p_error, coalesce(p_gpu_seconds, 0), p_result;
+  perform worker.dequeue_row(p_kind, v_id,
+    (case p_status when 'completed' then 'successful' when 'cancelled' then 'canceled' else 'exception' end)::worker.pgqueuer_status);
+  perform worker.end_attempt(p_kind, v_id, v_attempt, true);
+  perform worker.log_event(p_kind, v_id, v_attempt, p_status, jsonb_build_object('code', p_code, 'error', p_error));
+  if p_code = 'consent_denied' then
+    perform worker.log_refusal(p_kind, v_id, p_error);
+  end if;
+end $$;
+comment on function worker.finish_job is 'End a job: row, queue, staged objects, events, ledger. The one place where a job ends.';
+
+-- A job that must stop ends here, whoever ends it: cancelled, or refused when a person took consent back.
+create or replace function worker.finish_stopped_job(p_kind text, p_job jsonb, p_gpu_seconds double precision default 0) returns text
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if p_job ->> 'cancel_code' = 'consent_denied' then
+    perform worker.finish_job(p_kind, p_job, 'failed', 'consent_denied',
+      coalesce(worker.job_consent_error(p_kind, (p_job ->> 'id')::uuid), 'a person took consent back while the job ran'), p_gpu_seconds);
+    return 'consent_denied';
+  end if;
+  perform worker.finish_job(p_kind, p_job, 'cancelled', null, null, p_gpu_seconds);
+  return 'cancelled';
+end $$;
+comment on function worker.finish_stopped_job is 'End a job whose stop was requested: cancelled, or failed / consent_denied.';

@@ -1,0 +1,139 @@
+"""The SQL files of this release and of the packages installed beside it, in the order in which they run.
+
+Numbered files hold state and run once each, in order, with a checksum. Repeatable files hold none; when anything
+changed they all run again, in order, because the rights at the end cover what the others create.
+
+A package brings kinds of job: it has an entry point in the group `likeness.kinds`, and a folder `sql/` in its top
+module, with `migrations/NNNN_*.sql` and repeatable `*.sql`. Its modules are not imported for this.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
+from pathlib import Path
+
+ENTRY_POINTS = "likeness.kinds"
+
+REPEATABLE = (
+    *(
+        "timings",
+        "retry_policy",
+        "consent",
+        "hooks",
+        "guardrails",
+        "screened_terms",
+        "requests",
+        "kinds",
+        "job_triggers",
+    ),
+    *("queue", "functions", "failures_and_cancel", "housekeeping/*", "pods", "release_0_1", "policies", "packages"),
+    *("triggers", "kinds/*"),
+)
+"""In the order in which they depend on each other; `*` is every file of a folder."""
+LAST = ("views", "rights", "comments", "rls")
+"""After the kinds that packages bring, because views, rights and policies cover them."""
+
+
+@dataclass(frozen=True)
+class SqlFile:
+    """One SQL file. `number` is None for a repeatable one, `package` for one of this project's own."""
+
+    name: str
+    text: str
+    number: int | None
+    package: str | None = None
+
+    @property
+    def checksum(self) -> str:
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+    @property
+    def key(self) -> tuple[str | None, str]:
+        """What the ledgers know it by: the package and the file's name."""
+        return self.package, self.name
+
+    def __str__(self) -> str:
+        return f"{self.package}: {self.name}.sql" if self.package else f"{self.name}.sql"
+
+
+@dataclass(frozen=True)
+class Package:
+    """An installed distribution that brings kinds of job, and where its SQL is."""
+
+    name: str
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Release:
+    """Every SQL file of an installation of this project: `numbered`, then `repeatable`."""
+
+    folder: Path
+    packages: tuple[Package, ...] = ()
+
+    @property
+    def numbered(self) -> list[SqlFile]:
+        return [
+            *numbered_files(self.folder),
+            *(file for package in self.packages for file in numbered_files(package.folder, package.name)),
+        ]
+
+    @property
+    def repeatable(self) -> list[SqlFile]:
+        return [
+            *_files(self.folder, REPEATABLE),
+            *(file for package in self.packages for file in _files(package.folder, ("*",), package.name)),
+            *_files(self.folder, LAST),
+        ]
+
+
+def this_release(folder: Path | None = None, packages: Sequence[Package] | None = None) -> Release:
+    """The files of `folder` (the project's own `sql/`) and of these packages (those that are installed)."""
+    return Release(folder or sql_folder(), tuple(installed_packages() if packages is None else packages))
+
+
+def sql_folder() -> Path:
+    """Where `sql/` is: inside the installed package, else beside it in a checkout."""
+    installed = Path(__file__).parents[1] / "_sql"
+    return installed if installed.is_dir() else Path(__file__).parents[2] / "sql"
+
+
+def numbered_files(folder: Path | None = None, package: str | None = None) -> list[SqlFile]:
+    """The numbered migrations of a folder, in order."""
+    paths = sorted(((folder or sql_folder()) / "migrations").glob("[0-9][0-9][0-9][0-9]_*.sql"))
+    return [SqlFile(path.stem, path.read_text(), int(path.stem[:4]), package) for path in paths]
+
+
+def repeatable_files(folder: Path | None = None) -> list[SqlFile]:
+    """The project's own repeatable files, in the order in which they depend on each other."""
+    return Release(folder or sql_folder()).repeatable
+
+
+def _files(folder: Path, patterns: Iterable[str], package: str | None = None) -> list[SqlFile]:
+    paths = [path for pattern in patterns for path in sorted(folder.glob(f"{pattern}.sql"))]
+    return [
+        SqlFile(path.relative_to(folder).with_suffix("").as_posix(), path.read_text(), None, package) for path in paths
+    ]
+
+
+def installed_packages() -> list[Package]:
+    """The installed distributions with an entry point for kinds and SQL in their top module, by name."""
+    packages = {
+        package.name: package
+        for point in entry_points(group=ENTRY_POINTS)
+        if (package := _package_of(point)) is not None
+    }
+    return [packages[name] for name in sorted(packages)]
+
+
+def _package_of(point: EntryPoint) -> Package | None:
+    spec = find_spec(point.module.partition(".")[0])
+    if point.dist is None or spec is None or not spec.submodule_search_locations:
+        return None
+    folder = Path(next(iter(spec.submodule_search_locations))) / "sql"
+    return Package(re.sub(r"[-_.]+", "-", point.dist.name).lower(), folder) if folder.is_dir() else None
