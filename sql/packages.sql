@@ -86,7 +86,8 @@ begin
     raise exception 'package %, %: %', p_package, p_name, v_message using errcode = v_sqlstate, hint = v_hint;
   end;
   if current_user <> v_user or current_setting('worker.package', true) is distinct from p_package then
-    raise exception 'package %, %: it changed the role or worker.package', p_package, p_name using errcode = '42501';
+    raise exception 'package %, %: it changed the role or worker.package', p_package, p_name
+      using errcode = '42501', hint = 'A package''s SQL runs as the database''s owner and stays that.';
   end if;
   v_foreign := worker.foreign_change(p_package, v_before);
   if v_foreign is not null then
