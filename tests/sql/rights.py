@@ -196,7 +196,7 @@ READABLE = {
     "worker.consent_events": "id subject_id event purposes expires_at reason evidence_digest job_kind job_id actor at",
     "worker.job_events": "id kind job_id attempt at event detail",
     "worker.job_kinds": "kind table_name purpose subject_required slot max_runtime paused package hooks "
-    "table_missing_since",
+    "uses_base table_missing_since",
     "worker.kind_versions": "package name checksum applied_at",
     "worker.pods": "id name routes vram_gib models_present has_lock version registered_at last_heartbeat "
     "lock_free_since",
