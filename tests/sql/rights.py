@@ -59,15 +59,15 @@ EXECUTE = {
 
 OWNER_ONLY = """
     actor after_job_insert after_order_update after_subject_update alter_job_tables backoff base_error
-    before_job_insert before_job_update broken_rule broken_term changing_columns charge_failure check_grant
-    check_job_owner check_open_jobs count_jobs default_base dequeue_row end_attempt enqueue ensure_policy
-    expire_consent explain_waiting finds_age fn_pgqueuer_changed fold_breaks fold_prompt give_back grant_job_table
-    held_state inputs_error is_allowed is_dead is_ticker is_whole items job_consent_error key_error key_subject
-    keys_error lease_state lock_is_free lock_job lock_lease log_event log_refusal merged_prompt models_error models_of
-    named_keys names_a_minors_age on_photo_write on_subject_insert on_subject_update part_words photos_error photos_of
-    policy_in_catalog preset_columns preset_error prompt_error prune publish_training reconcile refuse_change
-    register_job_table request_error request_stop requeue result_error result_keys route set_consent settle
-    settle_stopped staging_prefix start_payload stop_jobs_of subjects_of table_of try_lock_job
+    before_job_insert before_job_update changing_columns charge_failure check_grant check_job_owner check_open_jobs
+    count_jobs default_base dequeue_row end_attempt enqueue ensure_policy expire_consent explain_waiting
+    find_violation fn_pgqueuer_changed fold_prompt give_back grant_job_table held_state inputs_error is_allowed
+    is_dead is_ticker items job_consent_error key_error key_subject keys_error lease_state lock_is_free lock_job
+    lock_lease log_event log_refusal matching_term_rule merged_prompt models_error models_of named_keys
+    on_photo_write on_subject_insert on_subject_update photos_error photos_of policy_in_catalog preset_columns
+    preset_error prompt_error prune publish_training reconcile refuse_change register_job_table request_error
+    request_stop requeue result_error result_keys route set_consent settle settle_stopped staging_prefix
+    start_payload stop_jobs_of subjects_of table_of try_lock_job
 """
 """Functions of schema `worker` that nobody but the owner of the database, and functions that run as it, may call."""
 
@@ -106,7 +106,6 @@ TABLES = {
     "worker.pgqueuer_statistics": dict.fromkeys(("SELECT", "INSERT", "UPDATE", "DELETE"), "likeness_worker"),
     "worker.pods": {"SELECT": "service_role likeness_worker"},
     "worker.policies": {},
-    "worker.prompt_folding": {},
     "worker.queue_depth": {"SELECT": "likeness_worker"},
     "worker.schema_versions": {"SELECT": "likeness_worker"},
     "worker.screened_terms": {},
