@@ -19,8 +19,10 @@ def install_echo(folder: Path) -> Path:
     return folder
 
 
-def write_package(folder: Path, name: str, sql: str, entry_points: dict[str, str] | None = None, code: str = "") -> Path:
-    """A package as an installer leaves it: a module with SQL, and metadata with entry points; returns the folder."""
+def write_package(
+    folder: Path, name: str, sql: str, entry_points: dict[str, str] | None = None, code: str = ""
+) -> Path:
+    """A package as an installer leaves it: a module with SQL, metadata with entry points. Returns the folder."""
     module = name.replace("-", "_")
     (folder / module / "sql").mkdir(parents=True)
     (folder / module / "__init__.py").touch()

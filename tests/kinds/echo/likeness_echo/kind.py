@@ -27,9 +27,7 @@ def texts(job: StartedJob) -> Iterator[Text]:
 async def echo(lease: Lease, context: JobContext) -> dict[str, Any]:
     """Say the words and publish the file. The worker has screened them, and asked whether everybody agrees."""
     request = lease.job.request(EchoRequest, {})
-    task = EchoTask(
-        words=request.words, times=request.times, pause_s=request.pause_ms / 1000, workdir=context.workdir
-    )
+    task = EchoTask(words=request.words, times=request.times, pause_s=request.pause_ms / 1000, workdir=context.workdir)
     said = await context.compute_result(task, lease)
     context.computed(lease)  # the GPU is free: the next job may begin
     key = f"{lease.job.prefix}echo.txt"
