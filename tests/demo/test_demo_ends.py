@@ -14,8 +14,8 @@ from pillow_heif import register_heif_opener
 
 from tests.demo.running import start_demo
 from tests.waiting import wait_until
-from worker.demo.person import Person, Scene
-from worker.demo.portrait import draw
+from worker.demo.drawing.person import Person, Scene
+from worker.demo.drawing.portrait import draw
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageOps
 
-from worker.demo.person import LIGHTS, Beard, Clothes, Glasses, HairStyle, Setting, close_up
-from worker.demo.portrait import Person, PhotoTaken, Scene, draw, scenes, write_photos
+from worker.demo.drawing.person import LIGHTS, Beard, Clothes, Glasses, HairStyle, Setting, close_up
+from worker.demo.drawing.portrait import Person, PhotoTaken, Scene, draw, scenes, write_photos
 
 SMALL = (120, 160)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from worker.demo.report import contact_sheet, loss_curve
+from worker.demo.output.report import contact_sheet, loss_curve
 
 ODD_TAGS = b"Exif\0\0MM\0*" + struct.pack(">IH", 8, 2) + struct.pack(">HHIHH", 0x0112, 3, 1, 6, 0)
 ODD_TAGS += struct.pack(">HHI4s", 0x011A, 2, 4, b"odd\0") + struct.pack(">I", 0)

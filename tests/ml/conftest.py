@@ -15,7 +15,7 @@ from diffusers import FluxTransformer2DModel
 from diffusers.models.embeddings import CombinedTimestepTextProjEmbeddings
 
 from tests.ml.runs import finish
-from worker.demo import portrait
+from worker.demo.drawing import portrait
 from worker.ml import base_models
 from worker.ml.base_models import Base
 from worker.ml.batches import Photo

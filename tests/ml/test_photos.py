@@ -17,7 +17,7 @@ import pytest
 from PIL import Image, ImageCms, ImageOps
 
 from tests.ml.runs import finish
-from worker.demo.portrait import Person, draw, scenes
+from worker.demo.drawing.portrait import Person, draw, scenes
 from worker.ml import photos
 from worker.ml.base_models import Base
 from worker.ml.batches import Photo

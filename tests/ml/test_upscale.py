@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from spandrel import ModelLoader
 
-from worker.demo.portrait import Person, draw, scenes
+from worker.demo.drawing.portrait import Person, draw, scenes
 from worker.ml import upscale
 from worker.ml.errors import ModelUnreadable
 

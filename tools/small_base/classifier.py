@@ -23,7 +23,7 @@ from tools.small_base.drawings import HELD_OUT, WORK
 from tools.small_base.latents import unpacked
 from tools.small_base.people import FRAME_WORDS, HAIR_WORDS, SKIN_WORDS, Shown
 from tools.small_base.training import Average, Run, budget
-from worker.demo.person import CLOTHES_COLOURS, Beard, Clothes, Expression, Glasses, HairStyle, Setting
+from worker.demo.drawing.person import CLOTHES_COLOURS, Beard, Clothes, Expression, Glasses, HairStyle, Setting
 
 FOLDER = WORK / "classifier"
 SHIPPED = Path(__file__).parent / "classifier.safetensors"

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tools.small_base.people import Shown, somebody
-from worker.demo.portrait import draw
+from worker.demo.drawing.portrait import draw
 
 WORK = Path(__file__).parent / "work"
 FOLDER = WORK / "drawings"

@@ -25,7 +25,7 @@ from tools.small_base.people import Shown, somebody
 from tools.small_base.subjects import Subject, settings_in_words, subjects, trained_lora
 from tools.small_base.text import full_caption
 from worker.demo.config import SMALL_BASE
-from worker.demo.person import Scene
+from worker.demo.drawing.person import Scene
 from worker.ml import base_models, generate
 from worker.ml.base_models import Base
 from worker.ml.generate import LoraUse, Picture, PictureRequest

@@ -15,7 +15,7 @@ from typing import get_args
 import numpy as np
 
 from tools.small_base.people import HAIR_WORDS, SKIN_WORDS, Shown
-from worker.demo.person import Beard, Glasses, HairStyle
+from worker.demo.drawing.person import Beard, Glasses, HairStyle
 
 PREFIX, DIGITS = "ohwx", 6
 HEX = "0123456789abcdef"

@@ -6,8 +6,8 @@ import random
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
-from worker.demo.canvas import Colour
-from worker.demo.person import (
+from worker.demo.drawing.canvas import Colour
+from worker.demo.drawing.person import (
     CLOTHES_COLOURS,
     EYES,
     HAIRS,

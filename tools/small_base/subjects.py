@@ -8,10 +8,10 @@ from pathlib import Path
 
 from tools.small_base.names import any_name
 from tools.small_base.people import FRAME_WORDS, HAIR_WORDS, SKIN_WORDS, somebody
-from worker.demo.canvas import Colour
 from worker.demo.config import SMALL
-from worker.demo.person import Person, close_up, scenes
-from worker.demo.portrait import draw
+from worker.demo.drawing.canvas import Colour
+from worker.demo.drawing.person import Person, close_up, scenes
+from worker.demo.drawing.portrait import draw
 from worker.ml.base_models import Base
 from worker.ml.batches import Photo
 from worker.ml.train_lora import LoraConfig, TrainedLora, train

@@ -19,7 +19,7 @@ from tools.small_base.drawings import PORTRAIT, WORK
 from tools.small_base.muon import Muon
 from tools.small_base.people import somebody
 from tools.small_base.training import Average, Run, psnr
-from worker.demo.portrait import draw
+from worker.demo.drawing.portrait import draw
 from worker.ml.upscale import build_tiny
 
 FOLDER = WORK / "upscalers"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from worker.demo.person import Person
-from worker.demo.portrait import write_photos
+from worker.demo.drawing.person import Person
+from worker.demo.drawing.portrait import write_photos
 from worker.ml.photo_files import DAMAGED
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".heic", ".heif", ".webp")

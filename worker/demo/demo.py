@@ -15,13 +15,13 @@ from uuid import UUID
 from worker.demo.album import Album, draw_album
 from worker.demo.app_client import Admin, App, Subject, connected_as, keys_in
 from worker.demo.config import DemoConfig
+from worker.demo.drawing.person import Person
 from worker.demo.held_out import held_out_losses
 from worker.demo.installation import Installation
-from worker.demo.person import Person
-from worker.demo.progress import POLL_S, at_step, rows_of
-from worker.demo.report import contact_sheet, loss_curve
-from worker.demo.steps import Step, Steps
-from worker.demo.summary import EndedJob, Revocation, SavedFile, SubjectUsed, Summary, TrainedLora
+from worker.demo.output.progress import POLL_S, at_step, rows_of
+from worker.demo.output.report import contact_sheet, loss_curve
+from worker.demo.output.steps import Step, Steps
+from worker.demo.output.summary import EndedJob, Revocation, SavedFile, SubjectUsed, Summary, TrainedLora
 from worker.jobs.lease import Photo as PhotoRow
 from worker.jobs.wording import caption
 

@@ -21,9 +21,9 @@ from worker.demo.config import SMALL, DemoConfig
 from worker.demo.demo import Demo, DemoFailed
 from worker.demo.held_out import NotMeasured
 from worker.demo.installation import Installation, WorkerEnded
+from worker.demo.output.steps import Steps
+from worker.demo.output.summary import Summary
 from worker.demo.servers import ServerFailed
-from worker.demo.steps import Steps
-from worker.demo.summary import Summary
 
 FAILURES = (
     *(DemoFailed, WorkerEnded, ServerFailed, NotMeasured, MigrationError),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar, get_args
 
-from worker.demo.canvas import Colour
+from worker.demo.drawing.canvas import Colour
 
 HairStyle = Literal["curly", "long", "bob", "bun", "short", "spiky", "cropped", "bald"]
 Beard = Literal["full", "goatee", "moustache"]

@@ -12,8 +12,8 @@ import random
 import numpy as np
 from numpy.typing import ArrayLike
 
-from worker.demo.canvas import BLACK, WHITE, Canvas, Colour, Points, curve, mirrored, mix, moved, oval, ribbon
-from worker.demo.person import Person, Scene
+from worker.demo.drawing.canvas import BLACK, WHITE, Canvas, Colour, Points, curve, mirrored, mix, moved, oval, ribbon
+from worker.demo.drawing.person import Person, Scene
 
 BLOOD: Colour = (196, 70, 72)
 SIDES = (-1, 1)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from worker.demo.canvas import BLACK, WHITE, Canvas, Colour, Points, curve, mirrored, mix, moved, oval
-from worker.demo.person import CLOTHES_COLOURS, Person, Scene
+from worker.demo.drawing.canvas import BLACK, WHITE, Canvas, Colour, Points, curve, mirrored, mix, moved, oval
+from worker.demo.drawing.person import CLOTHES_COLOURS, Person, Scene
 
 
 class Body:

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageCms
 
-from worker.demo.background import background
-from worker.demo.body import Body
-from worker.demo.canvas import Canvas, Frame
-from worker.demo.hair import Hair
-from worker.demo.head import Head
-from worker.demo.person import Light, Person, Scene, close_up, scenes
+from worker.demo.drawing.background import background
+from worker.demo.drawing.body import Body
+from worker.demo.drawing.canvas import Canvas, Frame
+from worker.demo.drawing.hair import Hair
+from worker.demo.drawing.head import Head
+from worker.demo.drawing.person import Light, Person, Scene, close_up, scenes
 
 __all__ = ["Person", "PhotoTaken", "Scene", "draw", "scenes", "write_photos"]
 

@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from worker.demo.app_client import App
-from worker.demo.steps import Step
+from worker.demo.output.steps import Step
 
 POLL_S = 0.2
 ENDED = ("completed", "failed", "cancelled")

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from worker import __version__
 from worker.demo.app_client import StoredObject
-from worker.demo.steps import Step
+from worker.demo.output.steps import Step
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ import random
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from worker.demo.canvas import BLACK, WHITE, Colour, gradient, mix
-from worker.demo.person import Scene
+from worker.demo.drawing.canvas import BLACK, WHITE, Colour, gradient, mix
+from worker.demo.drawing.person import Scene
 
 SMALL = (252, 336)  # the size at which backgrounds are painted: they are out of focus
 

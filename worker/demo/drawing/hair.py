@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from worker.demo.canvas import BLACK, WHITE, Canvas, Colour, Points, curve, mirrored, mix, moved, oval
-from worker.demo.head import Head
+from worker.demo.drawing.canvas import BLACK, WHITE, Canvas, Colour, Points, curve, mirrored, mix, moved, oval
+from worker.demo.drawing.head import Head
 
 SKULL = [(0, -1.56), (0.5, -1.5), (0.92, -1.2), (1.12, -0.7), (1.1, -0.2)]
 
