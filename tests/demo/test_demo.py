@@ -20,10 +20,10 @@ from psycopg.rows import dict_row
 from tests.demo.running import DemoProcess, start_demo
 from tests.tiny_models import cached_tiny_models
 from tests.waiting import wait_until
+from worker.demo.held_out_loss import held_out_loss
 from worker.demo.servers import EmbeddedS3
 from worker.ml import base_models
 from worker.ml.batches import Photo
-from worker.ml.train_lora import held_out_loss
 
 TABLES = {"training": "public.training_jobs", "generation": "public.generation_jobs"}
 UPLOADS, MODELS = "uploads", "model_artifacts"

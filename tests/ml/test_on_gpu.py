@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from tests.ml.runs import finish, pictures
+from worker.demo.held_out_loss import held_out_loss
 from worker.ml import base_models, upscale
 from worker.ml.base_models import Base
 from worker.ml.batches import Photo
 from worker.ml.generate import LoraUse, PictureRequest, generate
-from worker.ml.train_lora import Checkpoint, LoraConfig, held_out_loss, train
+from worker.ml.train_lora import Checkpoint, LoraConfig, train
 
 pytestmark = [
     pytest.mark.gpu,

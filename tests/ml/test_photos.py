@@ -378,6 +378,4 @@ def test_a_training_with_too_few_says_which_and_why(base: Base, photos: list[Pho
     given = [*photos[:2], Photo(tmp_path / "gone.jpg", "a photo")]
     with pytest.raises(BadInput) as refused:
         finish(train(base, given, SHORT, workdir=tmp_path, metadata={}, fewest_photos=3))
-    assert str(refused.value) == (
-        "training needs at least 3 photographs that can be used, there are 2: gone.jpg is missing"
-    )
+    assert str(refused.value) == ("training needs at least 3 usable photographs, but there are 2: gone.jpg is missing")

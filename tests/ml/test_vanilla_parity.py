@@ -23,7 +23,7 @@ from tests.ml.families import only_sd15
 from tests.ml.runs import finish, pictures
 from worker.ml import base_models
 from worker.ml.base_models import Base
-from worker.ml.batches import Photo, draw_batch, encode_captions, encode_photos
+from worker.ml.batches import Photo, TrainingData, draw_batch, encode_captions, encode_photos
 from worker.ml.generate import LoraUse, PictureRequest, generate
 from worker.ml.train_lora import LoraConfig, TrainedLora, sample_losses, train
 
@@ -163,14 +163,8 @@ def gradients_of(base: Base, photos: list[Photo]) -> tuple[torch.Tensor, torch.T
     """Loss and all gradients of one step from a LoRA that is not zero; ours, beside those of diffusers' script."""
     captions = [photo.caption for photo in photos]
     samples, _ = encode_photos(base, photos, 64)
-    batch = draw_batch(
-        *(base, samples, encode_captions(base, captions)),
-        step=0,
-        seed=0,
-        batch_size=len(photos),
-        caption_dropout=0,
-        preservation=0,
-    )
+    data = TrainingData(samples, encode_captions(base, captions))
+    batch = draw_batch(base, data, LoraConfig(batch_size=len(photos), caption_dropout=0, preservation=0), 0)
     plain = DiffusionPipeline.from_pretrained(base.folder, dtype=torch.float32, local_files_only=True)
     results = []
     with base.architecture.new_lora(base.parts, 4, torch.Generator().manual_seed(0)) as lora:

@@ -109,7 +109,7 @@ def test_with_two_left_the_job_fails_and_says_which_and_why(fleet: Fleet) -> Non
     job = fleet.app.wait_for("training", fleet.train(subject_id=subject))
     assert (job["status"], job["error_code"], job["attempt"]) == ("failed", "invalid_input", 1)
     assert job["error"] == (
-        "training needs at least 3 photographs that can be used, there are 2: "
+        "training needs at least 3 usable photographs, but there are 2: "
         "cut.jpg is damaged or cut off, huge.jpg is too large (312 MB, at most 200), lost.jpg is missing"
     )
 
