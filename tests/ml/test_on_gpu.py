@@ -1,4 +1,4 @@
-"""The same rules on a CUDA device, for each family. Skipped without one."""
+"""The same rules on a CUDA device, for each family. Skipped if there is none."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def devices(base: Base) -> dict[str, str]:
     return {name: next(m.parameters()).device.type for name, m in base.architecture.modules(base.parts).items()}
 
 
-def test_a_base_is_loaded_in_bfloat16_and_says_its_plan(on_gpu: Base) -> None:
+def test_a_base_is_loaded_in_bfloat16_and_describes_its_plan(on_gpu: Base) -> None:
     assert (on_gpu.device.type, on_gpu.dtype, on_gpu.offloaded) == ("cuda", torch.bfloat16, False)
     assert on_gpu.memory_plan.startswith("full, cuda, bfloat16: needs ")
 

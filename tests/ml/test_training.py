@@ -1,4 +1,4 @@
-"""What a training step sees, and what a LoRA learns from it."""
+"""What a training step reads, and what a LoRA learns from it."""
 
 from __future__ import annotations
 
@@ -109,30 +109,32 @@ def test_preservation_takes_that_share_of_samples_and_gives_them_the_class_capti
     assert sum(seen) / len(seen) == pytest.approx(share, abs=0.1 if 0 < share < 1 else 0)
 
 
-def test_a_preserved_sample_is_to_be_what_the_base_alone_says_of_it(base: Base, batch_of: Callable[..., Batch]) -> None:
+def test_the_target_of_a_preserved_sample_is_the_prediction_of_the_base_alone(
+    base: Base, batch_of: Callable[..., Batch]
+) -> None:
     batch = batch_of(1, preservation=0.5)
     kept = batch.preserved
     assert 0 < kept.sum() < len(kept)
     as_photos = replace(batch, preserved=torch.zeros_like(kept))
-    seen, _ = base.architecture.noised_input_and_target(base.parts, batch.latents, batch.noise, batch.time)
+    noised, _ = base.architecture.noised_input_and_target(base.parts, batch.latents, batch.noise, batch.time)
 
-    def said() -> torch.Tensor:
+    def predicted() -> torch.Tensor:
         guidance = base.architecture.training_guidance
-        return base.architecture.predict(base.parts, seen, batch.time, batch.text, batch.grid, guidance)
+        return base.architecture.predict(base.parts, noised, batch.time, batch.text, batch.grid, guidance)
 
     with torch.no_grad():
-        alone, weights_of_times = said(), base.architecture.loss_weights(base.parts, batch.time)
+        alone, weights_of_times = predicted(), base.architecture.loss_weights(base.parts, batch.time)
         with base.architecture.new_lora(base.parts, 4, torch.Generator().manual_seed(0)) as lora:
             for weights in lora.values():
                 weights += 0.05
-            off_target = weights_of_times * (said() - alone).square().flatten(1).mean(1)
+            off_target = weights_of_times * (predicted() - alone).square().flatten(1).mean(1)
             losses = sample_losses(base, batch)
             torch.testing.assert_close(losses[kept], off_target[kept], rtol=1e-3, atol=1e-7)
             assert torch.equal(losses[~kept], sample_losses(base, as_photos)[~kept])
             assert off_target.min() > 0
 
 
-def test_preservation_costs_a_second_pass_only_where_it_is_and_leaves_the_curve_to_the_photos(
+def test_preservation_costs_a_second_pass_only_where_it_is_used_and_does_not_change_the_curve(
     base: Base, photos: list[Photo], batch_of: Callable[..., Batch], tmp_path: Path
 ) -> None:
     passes: list[int] = []
@@ -155,7 +157,7 @@ def test_preservation_costs_a_second_pass_only_where_it_is_and_leaves_the_curve_
 
 
 @pytest.mark.parametrize("family", ["flux"], indirect=True, scope="session")  # one is enough, and slow enough
-def test_without_the_trigger_word_the_base_stays_what_it_was(
+def test_without_the_trigger_word_the_base_stays_the_same(
     base: Base,
     quick_config: LoraConfig,
     photos: list[Photo],
@@ -163,17 +165,17 @@ def test_without_the_trigger_word_the_base_stays_what_it_was(
     take_photos: Callable[..., list[Photo]],
     tmp_path: Path,
 ) -> None:
-    """The leak: with a LoRA on, "a photo of a person" became its person too."""
+    """Without preservation, "a photo of a person" shows the LoRA's own person too."""
     config = replace(quick_config, preservation=0.5)
-    kind = finish(train(base, in_class(photos), config, workdir=tmp_path, metadata={}))
+    preserving = finish(train(base, in_class(photos), config, workdir=tmp_path, metadata={}))
     held_out = in_class(take_photos("example", seed=7, count=4))
 
-    drift = {lora: class_drift(base, held_out, lora) for lora in (trained.path, kind.path)}
-    assert drift[kind.path] < 0.2 * drift[trained.path]
-    none, leaky, cured = (
-        held_out_loss(base, held_out, lora, resolution=96) for lora in (None, trained.path, kind.path)
+    drift = {lora: class_drift(base, held_out, lora) for lora in (trained.path, preserving.path)}
+    assert drift[preserving.path] < 0.2 * drift[trained.path]
+    none, leaking, preserved = (
+        held_out_loss(base, held_out, lora, resolution=96) for lora in (None, trained.path, preserving.path)
     )
-    assert none - cured > 0.9 * (none - leaky), "it still learnt its person, on half of the samples"
+    assert none - preserved > 0.9 * (none - leaking), "it still learnt its person, on half of the samples"
 
 
 def in_class(photos: list[Photo]) -> list[Photo]:
@@ -182,20 +184,20 @@ def in_class(photos: list[Photo]) -> list[Photo]:
 
 @torch.no_grad()
 def class_drift(base: Base, photos: list[Photo], lora: Path) -> float:
-    """How far a LoRA takes the base from its own predictions for class captions, as a mean square, at fixed noise."""
+    """Return the mean square by which a LoRA changes the base's predictions for class captions, at fixed noise."""
     samples, _ = encode_photos(base, photos, 96)
     texts = encode_captions(base, [photo.class_caption or "" for photo in photos])
     architecture, times = base.architecture, base.architecture.even_times(base.parts, len(samples))
 
     def predicted() -> torch.Tensor:
-        said = []
+        predictions = []
         for i, sample in enumerate(samples):
             noise = torch.randn(sample.latents.shape, generator=torch.Generator().manual_seed(i))
-            seen, _ = architecture.noised_input_and_target(base.parts, sample.latents, noise, times[i : i + 1])
+            noised, _ = architecture.noised_input_and_target(base.parts, sample.latents, noise, times[i : i + 1])
             text = texts[sample.photo.class_caption or ""]
             guidance = architecture.training_guidance
-            said.append(architecture.predict(base.parts, seen, times[i : i + 1], text, sample.grid, guidance))
-        return torch.cat(said)
+            predictions.append(architecture.predict(base.parts, noised, times[i : i + 1], text, sample.grid, guidance))
+        return torch.cat(predictions)
 
     alone = predicted()
     with base.architecture.loras(base.parts, [(lora, 1.0)]):
@@ -206,7 +208,7 @@ def class_drift(base: Base, photos: list[Photo], lora: Path) -> float:
     ("family", "least", "most", "mean"),
     [
         ("flux", (0, 0.2), (0.8, 1), (0.5, 0.7)),  # shifted towards noise, as it draws at this size
-        ("sd15", (-1, 10), (989, 1000), (450, 550)),  # each as likely
+        ("sd15", (-1, 10), (989, 1000), (450, 550)),  # uniform
     ],
     indirect=["family"],
 )
@@ -246,7 +248,7 @@ def test_gradient_checkpointing_changes_nothing_but_memory(base: Base, batch_of:
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
-def test_a_lora_knows_its_person_better_than_none_and_better_than_anothers(
+def test_a_lora_predicts_its_person_better_than_no_lora_and_than_anothers(
     base: Base, quick_config: LoraConfig, trained: TrainedLora, take_photos: Callable[..., list[Photo]], tmp_path: Path
 ) -> None:
     others = take_photos("other", seed=1, count=12)
@@ -267,7 +269,7 @@ def test_the_held_out_loss_is_the_same_each_time(base: Base, trained: TrainedLor
     assert one == again != other
 
 
-def test_in_bfloat16_as_on_a_gpu_a_training_runs_and_is_saved_so(
+def test_in_bfloat16_as_on_a_gpu_a_training_runs_and_its_lora_is_bfloat16(
     base: Base, photos: list[Photo], tmp_path: Path
 ) -> None:
     from safetensors.torch import load_file
@@ -310,5 +312,5 @@ def test_no_photos_are_refused(base: Base, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("photo_count", "steps"), [(1, 800), (15, 1500), (60, 2500)])
-def test_flux_trains_a_hundred_steps_a_photo_within_bounds(photo_count: int, steps: int) -> None:
+def test_flux_trains_a_hundred_steps_per_photo_within_bounds(photo_count: int, steps: int) -> None:
     assert ARCHITECTURES["flux"].training_defaults.steps(photo_count) == steps

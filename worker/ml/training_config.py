@@ -12,8 +12,8 @@ from worker.ml.errors import BadInput
 class LoraConfig:
     """Settings of one training.
 
-    The worker fills in every field from the family's `Architecture.training_defaults`: these defaults are for scripts and
-    tests.
+    The worker fills in every field from the family's `Architecture.training_defaults`. The defaults here are for
+    scripts and tests.
     """
 
     steps: int | None = None  # None: the family's number for this many photos
