@@ -1,4 +1,4 @@
-"""A published LoRA draws the same picture in plain diffusers as here, and a step learns the same as diffusers' scripts."""
+"""A published LoRA draws the same picture in plain diffusers as here, and a step learns the same as in its scripts."""
 
 from __future__ import annotations
 
