@@ -1,6 +1,6 @@
-"""The commands as the `worker` program offers them, read from their declarations.
+"""Reads the commands of the `worker` program from their declarations.
 
-Not from typer's command objects: what those hold changes from release to release.
+Not from typer's command objects, whose attributes change from release to release.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Command:
 
 
 def commands(app: typer.Typer, name: str = "worker") -> Iterator[Command]:
-    """Every command that help shows, in the order of their declaration."""
+    """Yield every command that help shows, in the order of their registration."""
     whole = app.registered_callback
     if whole and whole.invoke_without_command and whole.callback:
         yield _command(name, whole.callback, whole.help, whole.epilog)
@@ -60,7 +60,8 @@ def commands(app: typer.Typer, name: str = "worker") -> Iterator[Command]:
     for group in app.registered_groups:
         if group.typer_instance:
             own_name = _given(group.name) or _given(group.typer_instance.info.name)
-            yield from commands(group.typer_instance, f"{name} {own_name}")
+            # Commands of a group without a name belong to the group around it.
+            yield from commands(group.typer_instance, f"{name} {own_name}" if own_name else name)
 
 
 def _command(name: str, callback: Callable[..., Any], text: str | None, epilog: str | None) -> Command:
@@ -68,10 +69,14 @@ def _command(name: str, callback: Callable[..., Any], text: str | None, epilog: 
     parameters = [
         _parameter(parameter, hints[parameter.name])
         for parameter in inspect.signature(callback).parameters.values()
-        if typing.get_origin(hints[parameter.name]) is Annotated
+        if typing.get_origin(hints[parameter.name]) is Annotated and not _is_hidden(hints[parameter.name])
     ]
     example = (epilog or "").removeprefix("Example:").strip()
     return Command(name, inspect.cleandoc(text or callback.__doc__ or ""), example, parameters)
+
+
+def _is_hidden(annotation: Any) -> bool:
+    return bool(typing.get_args(annotation)[1].hidden)
 
 
 def _parameter(parameter: inspect.Parameter, annotation: Any) -> Parameter:
@@ -83,7 +88,7 @@ def _parameter(parameter: inspect.Parameter, annotation: Any) -> Parameter:
     if isinstance(info, ArgumentInfo):
         name = info.metavar or parameter.name.upper()
         return Parameter((name,), name, info.help or "", default, is_argument=True, needed=needed)
-    # In Annotated[...] the first name of an option stands where its default would.
+    # In Annotated[...] the first name of an option is in the place of its default.
     declared = [each for each in (info.default, *(info.param_decls or ())) if isinstance(each, str)]
     names = tuple(declared) or (f"--{_dashed(parameter.name)}",)
     value = "" if kinds[0] is bool else value
@@ -95,5 +100,5 @@ def _dashed(name: str) -> str:
 
 
 def _given(value: Any) -> Any:
-    """typer wraps what was not given."""
+    """Return the value of an argument of typer's, which wraps defaults."""
     return getattr(value, "value", value)

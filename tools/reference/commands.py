@@ -7,14 +7,14 @@ from tools.reference.markdown import code, page, table
 from worker.cli import app
 
 INTRODUCTION = """
-Installed as `worker` and as `likeness`. In a checkout it is `.venv/bin/worker`. Exit codes: 0 done, 1 failed (the
-message says why and what to do), 2 a wrong setting or a wrong option. What the commands read from the environment
-stands under [Settings](settings.md).
+Installed as `worker` and as `likeness`; in a checkout, `.venv/bin/worker`. Exit codes: 0 done, 1 failed (the message
+says why and what to do), 2 a wrong setting or a wrong option. [Settings](settings.md) describes the environment
+variables that commands read.
 """
 
 
 def commands_page() -> str:
-    """One section a command."""
+    """Return the page, with one section a command."""
     return page("Commands", INTRODUCTION, *(_section(command) for command in commands(app)))
 
 

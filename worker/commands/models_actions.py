@@ -1,4 +1,4 @@
-"""The commands `worker models pull|push|list|import`: what they say while they work, and in the end."""
+"""What `worker models` pull, push, list and import do, with their progress and results on the console."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from worker.storage.object_store import ObjectStore
 
 
 def pull(settings: Settings, repo: str, slug: str, revision: str | None) -> None:
-    """Bring a base from a hub to MODELS_DIR. Raises CommandRefused."""
+    """Download a base from a hub into MODELS_DIR. Raises CommandRefused."""
     token = settings.hf_token.get_secret_value() if settings.hf_token else None
     with _refusals(settings.models_dir):
         pulling = Pull(settings.models_dir, slug, repo, revision, token)
@@ -31,34 +31,36 @@ def pull(settings: Settings, repo: str, slug: str, revision: str | None) -> None
             size = f"{len(repository.files)} files, {repository.size_bytes / 1e9:.2f} GB"
             typer.echo(f"{repo} at {repository.commit[:12]}: {size}")
             typer.echo(f"Licence: {_licence(repository.licence, repository.licence_link)}")
-            with _progress(f"Pulling {slug}", repository.size_bytes) as bar:
+            with _progress(f"Downloading {slug}", repository.size_bytes) as bar:
                 pulling.run(repository, bar.advance)
-    typer.echo(f"{slug} is in {settings.models_dir}. `worker models push {slug}` shares it with all pods.")
+    typer.echo(f"{slug} is in {settings.models_dir}. To share it with all pods: worker models push {slug}")
 
 
 def push(settings: Settings, slug: str) -> None:
-    """Share a model through the bucket. Raises CommandRefused."""
+    """Upload a model to the bucket. Raises CommandRefused."""
     with _refusals(settings.models_dir):
         pushed = asyncio.run(_push(settings, slug))
     already = pushed.size_bytes - pushed.sent_bytes
     typer.echo(
         f"{slug} is in the bucket {settings.bucket_models}: {pushed.sent_bytes / 1e9:.2f} GB sent, "
-        f"{already / 1e9:.2f} GB were there. Pods notice it within half a minute."
+        f"{already / 1e9:.2f} GB were there already. Pods find it within half a minute."
     )
 
 
 def import_(
     settings: Settings, slug: str, files: Mapping[str, Path], tokenizers: Path | None, configs: Path | None
 ) -> None:
-    """Make a model of single files in MODELS_DIR. Raises CommandRefused."""
+    """Create a model in MODELS_DIR from single files. Raises CommandRefused."""
     with _refusals(settings.models_dir):
         manifest = import_files(settings.models_dir, slug, files, tokenizers, configs)
     typer.echo(f"{slug} is in {settings.models_dir}: {len(manifest.files)} files, {manifest.size_bytes / 1e9:.2f} GB.")
-    typer.echo(f"Single files do not name their licence: find out. `worker models push {slug}` shares it.")
+    typer.echo(
+        f"Single files do not name their licence: look it up. To share it with all pods: worker models push {slug}"
+    )
 
 
 def list_(settings: Settings, *, thorough: bool) -> None:
-    """Print the table. Raises CommandRefused at the end when a model is damaged."""
+    """Print the table. Raises CommandRefused at the end if a model is damaged."""
     shown = console()
     with _refusals(settings.models_dir):
         overview = collect_inventory(settings, thorough=thorough)
@@ -67,8 +69,8 @@ def list_(settings: Settings, *, thorough: bool) -> None:
         shown.print(note)
     if overview.damaged:
         raise CommandRefused(
-            f"damaged: {', '.join(overview.damaged)}; on this disk a pod fetches it again from the bucket when it is "
-            "next used, in the bucket `worker models push` mends it"
+            f"damaged: {', '.join(overview.damaged)}; on this disk, a pod downloads it again when it is next used; "
+            "in the bucket, `worker models push` replaces it"
         )
 
 
@@ -78,10 +80,10 @@ async def _push(settings: Settings, slug: str) -> Pushed:
     try:
         typer.echo(f"Checking {slug} …")
         manifest = await pushing.describe()
-        with _progress(f"Pushing {slug}", manifest.size_bytes) as bar:
+        with _progress(f"Uploading {slug}", manifest.size_bytes) as bar:
             return await pushing.run(manifest, bar.advance)
     except StorageError as error:
-        raise CommandRefused(f"{error.message}; what was sent stays, run the command again") from error
+        raise CommandRefused(f"{error.message}; run the command again: it continues where it stopped") from error
     finally:
         await store.close()
 
@@ -106,18 +108,18 @@ def _progress(title: str, size_bytes: int) -> Iterator[Bar]:
 
 @contextmanager
 def _refusals(models_dir: Path) -> Iterator[None]:
-    """What ends a job elsewhere ends a command here, and so does a disk that fails or may not be written."""
+    """Raise CommandRefused for errors that end a job elsewhere, and for those of the disk."""
     try:
         yield
     except WorkerError as error:
         raise CommandRefused(error.message) from error
     except OSError as error:
         not_ours = isinstance(error, PermissionError | NotADirectoryError | FileExistsError)
-        cure = "; set MODELS_DIR to a folder of your own" if not_ours else ""
-        raise CommandRefused(f"{error.filename or models_dir}: {error.strerror}{cure}") from error
+        hint = "; set MODELS_DIR to a folder of your own" if not_ours else ""
+        raise CommandRefused(f"{error.filename or models_dir}: {error.strerror}{hint}") from error
 
 
 def _licence(name: str | None, link: str | None) -> str:
     if name is None:
-        return "the repository names none: find out before you use it"
+        return "the repository names none; look it up before you use the model"
     return f"{name} ({link})" if link else name

@@ -1,16 +1,13 @@
-"""`worker doctor`: what is wrong with this installation, and what mends it.
+"""All checks of `worker doctor`, in their order.
 
-It asks what `worker run` asks at start, with the same code, and goes on where that would stop. It runs with a pod's own
-settings; what only the owner of the database may see, it says so.
+They ask what `worker run` asks at its start, with the same code, and go on where it would stop. They use a pod's own
+settings, and say what only the owner of the database can see.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-
-from rich.console import Console
-from rich.text import Text
 
 from worker.commands.checks.database import check_database
 from worker.commands.checks.gpu import GpuCheck
@@ -21,20 +18,14 @@ from worker.commands.checks.role import check_role
 from worker.commands.checks.storage import check_storage
 from worker.settings import Settings
 
-COLOURS = {State.SOUND: "green", State.WRONG: "bold red", State.ATTENTION: "yellow", State.ASIDE: "dim"}
-
 
 async def examine(show: Callable[[Finding], None]) -> bool:
-    """Make every check, hand each finding to `show`; True when nothing is wrong.
+    """Run every check and pass each finding to `show`. Returns True if none failed.
 
     Threads that wait for a server that hangs may be left: end the process without joining them.
     """
     report = Report(show)
-    settings, problems = Settings.examine()
-    for problem in problems:
-        report.add(State.WRONG, "settings", problem, "set it in the environment or in .env; .env.example explains each")
-    if not problems:
-        report.add(State.SOUND, "settings", "complete and well-formed")
+    settings = _check_settings(report)
     async with AsyncExitStack() as stack:
         database = await check_database(report, settings, stack)
         if database is None:
@@ -48,16 +39,16 @@ async def examine(show: Callable[[Finding], None]) -> bool:
         await gpu.make(report)
         await check_models(report, settings, database, store, gpu)
         await check_pods(report, database)
-    return report.sound
+    return report.passed
 
 
-def show_on(console: Console) -> Callable[[Finding], None]:
-    """A line for each finding, and its cure below it; plain text where the console is no terminal."""
-
-    def show(finding: Finding) -> None:
-        line = Text.assemble((f"{finding.state} ", COLOURS[finding.state]), (f"{finding.name}: ", "bold"), finding.what)
-        console.print(line, soft_wrap=True)
-        if finding.cure:
-            console.print(Text(f"    → {finding.cure}"), soft_wrap=True)
-
-    return show
+def _check_settings(report: Report) -> Settings:
+    """One line for each wrong setting and each old name. Returns the settings, with defaults for wrong ones."""
+    settings, problems = Settings.examine()
+    for problem in problems:
+        report.add(State.FAILED, "settings", problem, "set it in the environment or in .env; see .env.example")
+    for warning in settings.warnings:
+        report.add(State.WARNING, "settings", warning)
+    if not problems:
+        report.add(State.PASSED, "settings", "complete and well-formed")
+    return settings

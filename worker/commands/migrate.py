@@ -1,0 +1,55 @@
+"""`worker migrate`: the database's schema, applied or printed."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from worker.commands.exits import FAILED
+from worker.errors import CommandRefused
+
+app = typer.Typer()
+
+
+@app.command(epilog="Example: worker migrate --print --since 2 > supabase/migrations/20260101000000_likeness.sql")
+def migrate(
+    print_sql: Annotated[
+        bool, typer.Option("--print", help="Print one plain SQL file instead of applying it. Needs no database.")
+    ] = False,
+    since: Annotated[int, typer.Option(help="With --print: only numbered migrations after this one.", min=0)] = 0,
+    supabase_stubs: Annotated[
+        bool,
+        typer.Option("--supabase-stubs", help="Plain Postgres only: first create stubs for what Supabase provides."),
+    ] = False,
+    stand_ins: Annotated[
+        bool, typer.Option("--stand-ins", hidden=True, help="The old name of --supabase-stubs.")
+    ] = False,
+) -> None:
+    """Migrate the database to this release. Safe to repeat.
+
+    Reads DATABASE_URL, which must be the URL of the database's owner.
+    """
+    from worker.database import migrate as migrations
+    from worker.settings import Settings
+
+    if since and not print_sql:
+        raise CommandRefused("--since requires --print; without it, worker migrate applies whatever is missing")
+    if stand_ins:
+        typer.echo("migrate: --stand-ins was renamed --supabase-stubs; the next release removes the old name", err=True)
+        supabase_stubs = True
+    if supabase_stubs and print_sql:
+        raise CommandRefused("--supabase-stubs changes the database and cannot be combined with --print")
+    try:
+        if print_sql:
+            sys.stdout.write(migrations.render(since))
+            return
+        url = Settings.load(storage=False).database_url.get_secret_value()
+        if supabase_stubs and not migrations.install_supabase_stubs(url):
+            typer.echo("No stubs were created: auth.users already exists.")
+        names = migrations.migrate(url)
+    except migrations.MigrationError as error:
+        typer.echo(f"migrate: {error}", err=True)
+        raise typer.Exit(FAILED) from error
+    typer.echo("Applied: " + ", ".join(names) if names else "Up to date: nothing to apply.")

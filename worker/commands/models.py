@@ -1,0 +1,108 @@
+"""`worker models`: base models and upscalers, on this disk and in the model bucket."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    name="models",
+    help="Download, share, list and import base models and upscalers.",
+    epilog="Example: worker models list",
+    no_args_is_help=True,
+)
+
+Slug = Annotated[str, typer.Argument(metavar="SLUG", help="The model's name, as in worker.base_models.")]
+
+
+@app.command(epilog="Example: HF_TOKEN=… worker models pull black-forest-labs/FLUX.1-dev --as flux-dev")
+def pull(
+    repo: Annotated[str, typer.Argument(metavar="REPO", help="OWNER/NAME on the hub, in diffusers layout.")],
+    slug: Annotated[str, typer.Option("--as", metavar="SLUG", help="The model's name, as in worker.base_models.")],
+    revision: Annotated[
+        str | None, typer.Option(help="A branch, tag or commit. The default is the newest commit of the main branch.")
+    ] = None,
+) -> None:
+    """Download a base model from a Hugging Face hub into MODELS_DIR.
+
+    Downloads one commit, safetensors only, and verifies its checksums. An interrupted download continues where it
+    stopped. Reads MODELS_DIR, and HF_TOKEN for a gated model.
+    """
+    from worker.commands import models_actions
+    from worker.settings import Settings
+
+    models_actions.pull(Settings.load(storage=False, database=False), repo, slug, revision)
+
+
+@app.command(epilog="Example: worker models push flux-dev")
+def push(slug: Slug) -> None:
+    """Upload a model from MODELS_DIR to the model bucket, for all pods.
+
+    Files that the bucket has are not sent again. Reads MODELS_DIR, BUCKET_MODELS and the S3 settings.
+    """
+    from worker.commands import models_actions
+    from worker.settings import Settings
+
+    models_actions.push(Settings.load(database=False), slug)
+
+
+@app.command("list", epilog="Example: worker models list --check")
+def list_(
+    check: Annotated[
+        bool, typer.Option("--check", help="Verify the checksum of every file on this disk. Takes minutes.")
+    ] = False,
+) -> None:
+    """List all models: where they are, and whether they are intact.
+
+    With family, licence, size, and the routes that each enables. Reads MODELS_DIR, and for more columns
+    DATABASE_URL and the S3 settings. Exit code 1 if a model is damaged.
+    """
+    from worker.commands import models_actions
+    from worker.settings import Settings
+
+    models_actions.list_(Settings.load(storage=False, database=False), thorough=check)
+
+
+def _file(help: str) -> Any:
+    return typer.Option(metavar="FILE", help=help, exists=True, dir_okay=False)
+
+
+def _folder(help: str) -> Any:
+    return typer.Option(metavar="DIR", help=help, exists=True, file_okay=False)
+
+
+@app.command(
+    "import",
+    epilog="Example: worker models import flux-dev --transformer flux1-dev.safetensors --vae ae.safetensors "
+    "--clip clip_l.safetensors --t5 t5xxl_fp16.safetensors --tokenizers ./FLUX.1-dev",
+)
+def import_(
+    slug: Slug,
+    transformer: Annotated[Path | None, _file("FLUX: the transformer.")] = None,
+    vae: Annotated[Path | None, _file("FLUX: the autoencoder. SD 1.5: another autoencoder.")] = None,
+    clip: Annotated[Path | None, _file("FLUX: the CLIP-L text encoder.")] = None,
+    t5: Annotated[Path | None, _file("FLUX: the T5-XXL text encoder.")] = None,
+    checkpoint: Annotated[Path | None, _file("SD 1.5: the whole model in one file.")] = None,
+    upscaler: Annotated[Path | None, _file("Real-ESRGAN: .pth or .safetensors.")] = None,
+    tokenizers: Annotated[Path | None, _folder("A folder with tokenizer/ (FLUX: and tokenizer_2/).")] = None,
+    configs: Annotated[Path | None, _folder("The configs of a model that differs from the published one.")] = None,
+) -> None:
+    """Create a model from the single files that ComfyUI uses.
+
+    Writes it to MODELS_DIR, in diffusers layout. Needs no network.
+    """
+    from worker.commands import models_actions
+    from worker.settings import Settings
+
+    parts = {
+        "transformer": transformer,
+        "vae": vae,
+        "clip": clip,
+        "t5": t5,
+        "checkpoint": checkpoint,
+        "upscaler": upscaler,
+    }
+    files = {part: file for part, file in parts.items() if file is not None}
+    models_actions.import_(Settings.load(storage=False, database=False), slug, files, tokenizers, configs)
