@@ -10,7 +10,7 @@ from urllib.parse import SplitResult, urlsplit
 
 
 def check_postgres_url(value: str) -> None:
-    """Raise ValueError if libpq cannot read the address, or would take part of a password for something else."""
+    """Raise ValueError if libpq cannot read the address, or would mistake part of a password for something else."""
     if "[YOUR-PASSWORD]" in value:
         raise ValueError("still contains [YOUR-PASSWORD]; replace it, brackets included, with the password")
     parts = _split(value)
@@ -38,7 +38,7 @@ def check_http_url(value: str) -> None:
 
 
 def _read_as_meant(value: str, parts: SplitResult) -> dict[str, Any] | None:
-    """Return an address as libpq reads it; None if it cannot, or takes part of a password for something else."""
+    """Return an address as libpq reads it; None if it cannot, or mistakes part of a password for something else."""
     from psycopg import ProgrammingError  # here: most commands that read settings do not need libpq
     from psycopg.conninfo import conninfo_to_dict
 

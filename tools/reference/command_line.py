@@ -20,7 +20,7 @@ VALUES = {int: "INTEGER", float: "NUMBER", Path: "PATH"}
 
 @dataclass(frozen=True)
 class Parameter:
-    """An option, or a positional argument. `value` is empty for a flag."""
+    """An option, or a positional argument. `value` is empty for a flag. Help does not show a hidden one."""
 
     names: tuple[str, ...]
     value: str
@@ -28,6 +28,7 @@ class Parameter:
     default: str
     is_argument: bool
     needed: bool
+    hidden: bool
 
 
 @dataclass(frozen=True)
@@ -69,14 +70,10 @@ def _command(name: str, callback: Callable[..., Any], text: str | None, epilog: 
     parameters = [
         _parameter(parameter, hints[parameter.name])
         for parameter in inspect.signature(callback).parameters.values()
-        if typing.get_origin(hints[parameter.name]) is Annotated and not _is_hidden(hints[parameter.name])
+        if typing.get_origin(hints[parameter.name]) is Annotated
     ]
     example = (epilog or "").removeprefix("Example:").strip()
     return Command(name, inspect.cleandoc(text or callback.__doc__ or ""), example, parameters)
-
-
-def _is_hidden(annotation: Any) -> bool:
-    return bool(typing.get_args(annotation)[1].hidden)
 
 
 def _parameter(parameter: inspect.Parameter, annotation: Any) -> Parameter:
@@ -87,12 +84,12 @@ def _parameter(parameter: inspect.Parameter, annotation: Any) -> Parameter:
     value = info.metavar or VALUES.get(kinds[0], "TEXT")
     if isinstance(info, ArgumentInfo):
         name = info.metavar or parameter.name.upper()
-        return Parameter((name,), name, info.help or "", default, is_argument=True, needed=needed)
+        return Parameter((name,), name, info.help or "", default, is_argument=True, needed=needed, hidden=info.hidden)
     # In Annotated[...] the first name of an option is in the place of its default.
     declared = [each for each in (info.default, *(info.param_decls or ())) if isinstance(each, str)]
     names = tuple(declared) or (f"--{_dashed(parameter.name)}",)
     value = "" if kinds[0] is bool else value
-    return Parameter(names, value, info.help or "", default, is_argument=False, needed=needed)
+    return Parameter(names, value, info.help or "", default, is_argument=False, needed=needed, hidden=info.hidden)
 
 
 def _dashed(name: str) -> str:

@@ -20,8 +20,9 @@ def commands_page() -> str:
 
 def _section(command: Command) -> str:
     parts = [f"## {command.name}", command.help, f"```text\n{command.usage}\n```"]
-    if command.parameters:
-        parts.append(table(["Parameter", "Meaning", "Default"], [_row(each) for each in command.parameters]))
+    shown = [each for each in command.parameters if not each.hidden]
+    if shown:
+        parts.append(table(["Parameter", "Meaning", "Default"], [_row(each) for each in shown]))
     if command.example:
         parts.append(f"For example:\n\n```sh\n{command.example}\n```")
     return "\n\n".join(part for part in parts if part)

@@ -42,8 +42,8 @@ def sources_page() -> str:
 
 def _section(folder: str, what: str) -> str:
     paths = [path for path in sorted((ROOT / folder).iterdir()) if path.suffix in (".py", ".sql")]
-    told = [(path, _first_sentence(path)) for path in paths]
-    rows = [[code(path.name), sentence] for path, sentence in told if sentence]
+    described = [(path, _first_sentence(path)) for path in paths]
+    rows = [[code(path.name), sentence] for path, sentence in described if sentence]
     return f"## {folder}\n\n{what[0].upper()}{what[1:]}.\n\n{table(['File', 'Is'], rows)}"
 
 
