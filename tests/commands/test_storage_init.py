@@ -14,8 +14,8 @@ def test_missing_buckets_are_made_and_it_is_safe_to_repeat(operator: Operator) -
     first, second = (operator.worker("storage", "init", BUCKET_UPLOADS=name, DATABASE_URL=None) for _ in range(2))
     assert (first.code, second.code) == (0, 0)
     assert f"bucket {name}: created, private" in first.stdout
-    assert f"bucket {name}: exists already" in second.stdout
-    assert f"bucket {operator.app.models}: exists already" in first.stdout
+    assert f"bucket {name}: already exists" in second.stdout
+    assert f"bucket {operator.app.models}: already exists" in first.stdout
 
 
 def test_a_public_bucket_is_told_and_the_exit_code_is_1(operator: Operator) -> None:

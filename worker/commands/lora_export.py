@@ -41,9 +41,9 @@ def export(source: str, naming: Naming, output: Path) -> Exported:
         SettingsError: for an id, if a setting is missing.
     """
     if output.exists():
-        raise CommandRefused(f"{output} exists already; choose another --output")
+        raise CommandRefused(f"{output} already exists; choose another --output")
     if output.suffix != ".safetensors":
-        raise CommandRefused(f"{output} would not be recognized as a LoRA; end --output in .safetensors")
+        raise CommandRefused(f"--output must end in .safetensors: {output}")
     try:
         model_id = UUID(source)
     except ValueError:
@@ -61,7 +61,7 @@ def _convert(source: Path, naming: Naming, output: Path) -> Exported:
     try:
         header, pairs = lora_files.read(source)
         if header.naming == naming:
-            raise CommandRefused(f"{source.name} has {naming} names already")
+            raise CommandRefused(f"{source.name} already has {naming} names")
         convert = lora_names.to_kohya if naming == "kohya" else lora_names.to_diffusers
         converted = convert(header.family, pairs)
         if not converted:
@@ -110,9 +110,7 @@ def _fetch(model_id: UUID, settings: Settings, folder: Path) -> Path:
     asyncio.run(_download(settings.store_config, row["bucket"], row["path"], path))
     with path.open("rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != row["sha256"]:
-            raise CommandRefused(
-                f"LoRA {model_id} in the bucket differs from the one that was published; train it again"
-            )
+            raise CommandRefused(f"LoRA {model_id} in the bucket differs from the published one; train it again")
     return path
 
 

@@ -43,7 +43,7 @@ def push(settings: Settings, slug: str) -> None:
     already = pushed.size_bytes - pushed.sent_bytes
     typer.echo(
         f"{slug} is in the bucket {settings.bucket_models}: {pushed.sent_bytes / 1e9:.2f} GB sent, "
-        f"{already / 1e9:.2f} GB were there already. Pods find it within half a minute."
+        f"{already / 1e9:.2f} GB were already there. Pods find it within half a minute."
     )
 
 

@@ -33,4 +33,4 @@ async def _create(store: ObjectStore, bucket: str) -> str:
         created = await store.ensure_bucket(bucket)
     except StorageError as error:
         raise SettingsError(error.message, BY_HAND if was_answered(error) else UNREACHED) from error
-    return "created, private" if created else "exists already"
+    return "created, private" if created else "already exists"
