@@ -33,7 +33,7 @@ def proxy(databases: Databases) -> Iterator[PostgresProxy]:
 def fleet(make_fleet: MakeFleet, databases: Databases, proxy: PostgresProxy) -> Fleet:
     """The tests speak to the server directly, the workers through the proxy."""
     direct = databases.server.url(proxy.url.rsplit("/", 1)[1])
-    return make_fleet(direct, DATABASE_URL=as_pod(proxy.url), CHECKPOINT_EVERY="0.4")
+    return make_fleet(direct, DATABASE_URL=as_pod(proxy.url), CHECKPOINT_EVERY_SECONDS="0.4")
 
 
 @pytest.fixture
