@@ -30,6 +30,7 @@ REPEATABLE = (
     "views",
     "comments",
     "rls",
+    "zz_contract",
 )
 SCHEMA_MAJOR = 1
 """The major version of the schema this code understands; pods refuse a newer one."""

@@ -22,7 +22,6 @@ from worker.demo.progress import POLL_S, at_step, rows_of
 from worker.demo.report import contact_sheet, loss_curve
 from worker.demo.steps import Step, Steps
 from worker.demo.summary import EndedJob, Revocation, SavedFile, SubjectUsed, Summary, TrainedLora
-from worker.jobs.lease import Photo as PhotoRow
 from worker.jobs.wording import caption
 
 SEED = 7
@@ -290,10 +289,7 @@ class Demo:
         with self._steps.step("Held-out loss") as step:
             step.update(0, "the same noise for all three")
             word = person.subject.trigger_word
-            photos = [
-                (photo.path, caption(PhotoRow(path=str(photo.path), caption=photo.caption), word))
-                for photo in person.album.held_out
-            ]
+            photos = [(photo.path, caption(photo.caption, word)) for photo in person.album.held_out]
             losses = held_out_losses(
                 self._models / self._config.base,
                 photos,
