@@ -33,7 +33,7 @@ log = structlog.get_logger()
 STOP_GRACE_S = 5.0
 SHUTDOWN_GRACE_S = 1.0
 UPLOAD_DEADLINE_S = 600.0
-"""`worker.garbage_gone` waits longer than this before it offers a deleted object again."""
+"""`worker.mark_objects_deleted` waits longer than this before it offers a deleted object again."""
 
 
 class Pod(Protocol):
@@ -250,9 +250,8 @@ class JobRunner:
 
     async def _stop_handler(self, lease: Lease, handler: asyncio.Task[dict[str, Any]]) -> None:
         shutdown = lease.interruption is Interruption.SHUTDOWN
-        stopping = (
-            [self._services.gpu.interrupt(SHUTDOWN_GRACE_S if shutdown else STOP_GRACE_S)] if lease.on_gpu else []
-        )
+        grace_s = SHUTDOWN_GRACE_S if shutdown else STOP_GRACE_S
+        stopping = [self._services.gpu.interrupt(grace_s)] if lease.on_gpu else []
         if shutdown:
             # Given back at once: the fence keeps this attempt from publishing, and nobody need wait for our child.
             await asyncio.gather(self._give_back(lease), *stopping)
