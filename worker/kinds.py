@@ -14,10 +14,10 @@ Its parts, as the core's kinds have them in `worker/handlers`, `worker/gpu/tasks
             seed: int
 
         def texts(job: StartedJob) -> Iterator[Text]:
-            yield Text("the words", job.request(EchoRequest, {}).words)
+            yield Text("the words", job.request(EchoRequest).words)
 
         async def echo(lease: Lease, context: JobContext) -> dict[str, Any]:
-            request = lease.job.request(EchoRequest, {})
+            request = lease.job.request(EchoRequest)
             return await context.compute_result(EchoTask(words=request.words), lease)
 
         KIND = Kind("echo", echo, texts, tasks=(EchoTask,))
@@ -74,7 +74,8 @@ def no_loras(inputs: dict[str, Any]) -> Sequence[StoredLora]:
 class Kind:
     """What the worker must know of a kind of job. SQL knows the rest: table, purpose, slot, what may be published.
 
-    Before every `run` the worker screens `texts`, and asks again whether every person in the job agrees.
+    Before every `run` the worker screens `texts`, and asks again whether every person in the job agrees. A kind that
+    uses the GPU has the slot `gpu` and a column `base`: a pod offers it for each base that it can load.
     """
 
     name: str

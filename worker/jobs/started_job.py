@@ -77,7 +77,7 @@ class StartedJob(Row):
         """Raises InternalError when this release cannot read the payload."""
         return _read(cls, payload)
 
-    def request(self, model: type[R], defaults: Mapping[str, Any]) -> R:
+    def request(self, model: type[R], defaults: Mapping[str, Any] | None = None) -> R:
         """Return the request as its kind's model: the columns of its table by their names, and `inputs`.
 
         Of those that say something about a column, the first decides: the request (its preset filled it in when it was
@@ -86,7 +86,7 @@ class StartedJob(Row):
         Raises InternalError when this release cannot read the request.
         """
         requested = {name: value for name, value in self.row.items() if value is not None}
-        return _read(model, {"seed": self.id.int % 2**32, **defaults, **requested, "inputs": self.inputs})
+        return _read(model, {"seed": self.id.int % 2**32, **(defaults or {}), **requested, "inputs": self.inputs})
 
     @property
     def base_defaults(self) -> dict[str, Any]:
