@@ -22,10 +22,10 @@ from worker import __version__
 from worker.database.pool import ClaimQueue, Database, is_transient
 from worker.errors import StorageError
 from worker.gpu.process import GpuChild
-from worker.handlers import HANDLERS
+from worker.kinds import kinds_of_pod
 from worker.models import BaseModels
 from worker.pod.job_runner import JobRunner, PodServices
-from worker.pod.prefetch import warm
+from worker.pod.prefetch import prefetch
 from worker.pod.preflight import check_installation
 from worker.pod.routes import Routes
 from worker.pod.session import Session
@@ -66,9 +66,10 @@ class Worker:
         self._queue = ClaimQueue(self._database, self.pod_id)
         self._store = ObjectStore(settings.store_config)
         self._models = BaseModels(settings.models_dir, self._store, settings.bucket_models, settings.models_max_gb)
-        self._gpu = GpuChild()
+        kinds = kinds_of_pod(settings.worker_kinds)
+        self._gpu = GpuChild(tasks=[task for kind in kinds.values() for task in kind.tasks])
         self._workspace = Workspace(settings.work_dir, self.pod_id)
-        self._routes = Routes(self._database, self._models, settings.worker_kinds or frozenset(HANDLERS))
+        self._routes = Routes(self._database, self._models, kinds)
         self._session = Session(
             url=settings.listen_url.get_secret_value(),
             database=self._database,
@@ -78,10 +79,10 @@ class Worker:
             on_state=self._on_session,
         )
         self._loras = LoraCache(self._store, settings.bucket_models, self._workspace)
-        services = PodServices(
-            settings, self._database, self._store, self._models, self._gpu, self._loras, self._workspace
+        self._services = PodServices(
+            settings, kinds, self._database, self._store, self._models, self._gpu, self._loras, self._workspace
         )
-        self._attempts = JobRunner(services, self)
+        self._attempts = JobRunner(self._services, self)
         self._free = {"gpu": 1, "light": LIGHT_SLOTS}
         self._vram_gib: float | None = None
         self._gpu_ready = False
@@ -348,7 +349,7 @@ class Worker:
             self._gpu_began.clear()
             while self._free["gpu"] == 0:
                 routes = [route for route, slot in self._routes.slot_of.items() if slot == "gpu"]
-                await warm(self._database, self._models, self._loras, self._workspace, routes)
+                await prefetch(self._services, routes)
                 await asyncio.sleep(WARM_EVERY_S)
 
     # -- housekeeping

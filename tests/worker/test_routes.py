@@ -100,8 +100,8 @@ def test_a_pod_that_takes_no_gpu_job_says_why(
     app.run("update worker.base_models set min_vram_gib = 9000")
     bare, small = start_worker(MODELS_DIR=str(tmp_path / "nothing")), start_worker()
     for worker, why in ((bare, "is on this disk"), (small, "GPU memory")):
-        (told,) = worker.events("routes.no_gpu_job")
-        assert why in told["why"]
+        (told,) = worker.events("routes.gpu_unavailable")
+        assert why in told["reason"]
 
 
 async def test_a_models_volume_that_fails_leaves_the_routes_as_they_were(

@@ -11,7 +11,7 @@ from worker.commands.checks.gpu import GpuCheck
 from worker.commands.checks.report import CheckSkipped, CheckWarning, Report
 from worker.database.pool import Database
 from worker.errors import SettingsError
-from worker.handlers import HANDLERS
+from worker.kinds import kinds_of_pod, load_kinds
 from worker.models import UPSCALERS, BaseModels, install_command
 from worker.pod.preflight import check_kinds, check_models_dir
 from worker.pod.routes import Routes
@@ -72,7 +72,7 @@ class Places:
 
 async def _kinds(settings: Settings) -> str:
     check_kinds(settings)
-    return "this pod accepts " + ", ".join(sorted(settings.worker_kinds or HANDLERS))
+    return "this pod accepts " + ", ".join(sorted(settings.worker_kinds or load_kinds()[0]))
 
 
 async def _models_dir(settings: Settings) -> str:
@@ -129,7 +129,7 @@ async def _base(base: dict[str, Any], places: Places, default_base: str) -> str:
 
 
 async def _routes(settings: Settings, database: Database, models: BaseModels, gpu: GpuCheck) -> str:
-    routes = Routes(database, models, settings.worker_kinds or frozenset(HANDLERS))
+    routes = Routes(database, models, kinds_of_pod(settings.worker_kinds))
     await routes.refresh(gpu=gpu.usable, vram_gib=gpu.vram_gib)
     offered = ", ".join(sorted(routes.slot_of))
     if routes.why_no_gpu_job is None:
