@@ -33,6 +33,9 @@ EXECUTE = {
     # what pods call
     "worker.complete_job": "likeness_worker",
     "worker.consent_error": "likeness_worker",
+    "worker.claim_deletable_objects": "likeness_worker",
+    "worker.deregister_pod": "likeness_worker",
+    "worker.mark_objects_deleted": "likeness_worker",
     "worker.fail_job": "likeness_worker",
     "worker.fits_memory": "likeness_worker",
     "worker.is_alive": "likeness_worker",

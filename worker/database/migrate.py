@@ -26,6 +26,7 @@ REPEATABLE = (
     "pods",
     "kinds",
     "rights",
+    "zz_contract",  # CONTRACT ONLY: goes at the merge
     "triggers",
     "views",
     "comments",
