@@ -7,7 +7,8 @@ import asyncio
 import structlog
 from pydantic import TypeAdapter
 
-from worker.database.pool import Database, is_transient
+from worker.database.pool import Database
+from worker.database.transient import is_transient
 from worker.errors import WorkerError
 from worker.jobs.lease import TrainedModel
 from worker.models import BaseModels

@@ -13,7 +13,7 @@ from worker.database.migrate import MigrationError, numbered_files, pending_file
 from worker.database.pool import KEEPALIVES, Database
 from worker.errors import SettingsError, truncate_list
 from worker.pod.preflight import check_schema
-from worker.pod.session import NO_LISTEN_CURE, listen_works
+from worker.pod.session import LISTEN_HINT, listen_works
 from worker.settings import Settings
 
 OLDEST_POSTGRES = 15
@@ -78,7 +78,7 @@ async def _listen(settings: Settings, database: Database) -> str:
     raise SettingsError(
         f"no notification arrives through {variable}: it leads to a pooler in transaction mode, or to another "
         "database; a pod would poll every 2 s",
-        NO_LISTEN_CURE,
+        LISTEN_HINT,
     )
 
 

@@ -13,11 +13,12 @@ CONNECTIONS_A_POD = 5
 """Two in the pool, one session, and one for each of two convenience copies."""
 
 FUNCTIONS = """
-    complete_job consent_error fail_job fits_memory garbage_gone heartbeat is_alive leave_pod lora_to_copy peek
-    pod_lock_key reap register_pod release_job report_job save_checkpoint schema_major stage_objects start_job
-    starved_routes subject_lock_key take_garbage tick why_stranded
+    claim_deletable_objects complete_job consent_error deregister_pod fail_job fits_memory garbage_gone
+    heartbeat is_alive leave_pod lora_to_copy mark_objects_deleted peek pod_lock_key reap register_pod
+    release_job report_job save_checkpoint schema_major stage_objects start_job starved_routes subject_lock_key
+    take_garbage tick why_stranded
 """
-"""What a pod calls in schema worker. It calls nothing in public."""
+"""What a pod of this release or the one before calls in schema worker. It calls nothing in public."""
 
 TABLES = """
     base_models config job_kinds pgqueuer pgqueuer_log pgqueuer_schedules pgqueuer_statistics pods queue_depth
