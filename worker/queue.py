@@ -88,26 +88,14 @@ class Worker:
         )
         self._routes = Routes(self._database, self._models, settings.worker_kinds or frozenset(HANDLERS))
         self._registration = Registration(
-            pod_id=self.pod_id,
-            name=settings.worker_name,
-            database=self._database,
-            session=self._session,
-            routes=self._routes,
-            tick=self._tick,
-            on_new_routes=self._wake.set,
+            self.pod_id, settings.worker_name, self._database, self._session, self._routes, self._tick, self._wake.set
         )
         services = PodServices(
             settings, self._database, self._store, self._models, self._gpu, self._loras, self._workspace
         )
         self._runner = JobRunner(services, self._registration)
         self._heartbeat = Heartbeat(
-            pod_id=self.pod_id,
-            database=self._database,
-            session=self._session,
-            runner=self._runner,
-            registration=self._registration,
-            tick=self._tick,
-            loras=self._loras,
+            self.pod_id, self._database, self._session, self._runner, self._registration, self._tick, self._loras
         )
 
     # -- from start to stop
