@@ -70,7 +70,7 @@ def test_a_pod_whose_password_was_changed_says_once_that_it_needs_the_new_one(
         app.run("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'likeness session'")
         wait_until(lambda: len(pod.events("session.lost")) > 4, "the pod to try again and again")
         (told,) = pod.events("session.password_refused")
-        assert "new DATABASE_URL" in told["remedy"]
+        assert "new DATABASE_URL" in told["hint"]
         assert pod.events("pod.privileged_role") == []
 
 

@@ -123,11 +123,11 @@ async def test_a_models_volume_that_fails_leaves_the_routes_as_they_were(
         raise OSError(errno.ESTALE, "Stale file handle", str(tmp_path))
 
     async with worker._database:
-        await worker._refresh_routes()
+        await worker._registration.refresh_routes()
         before = dict(worker._routes.slot_of)
         monkeypatch.setattr(BaseModels, "present", fail)
         with structlog.testing.capture_logs() as logged:
-            await worker._refresh_routes()
+            await worker._registration.refresh_routes()
     assert worker._routes.slot_of == before == {"publish_lora": "light"}
     assert [(line["event"], "Stale file handle" in line["reason"]) for line in logged] == [
         ("routes.refresh_failed", True)

@@ -18,6 +18,7 @@ nothing of the rest, and only the GPU process loads it.
 FOLDERS = (
     ("worker", "the door, the settings, what every wing uses, and the claim loop"),
     ("worker/pod", "what a pod does around the claim loop"),
+    ("worker/pod/housekeeping", "what a pod does beside its jobs, one file a duty"),
     ("worker/jobs", "a started job, its lease, its wording"),
     ("worker/handlers", "one file a kind of job"),
     ("worker/guard", "consent, and the screening of prompts"),

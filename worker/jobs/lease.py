@@ -7,15 +7,13 @@ import time
 from datetime import timedelta
 from typing import Any
 
-import structlog
 from psycopg.types.json import Jsonb
 
 from worker import errors
-from worker.database.pool import Database, is_transient
+from worker.database.pool import Database
+from worker.database.transient import suppress_transient_errors
 from worker.errors import Interruption, JobInterrupted
 from worker.jobs.started_job import StartedJob
-
-log = structlog.get_logger()
 
 REPORT_EVERY_S = 1.0
 REPORT_WITHIN_S = 2.0
@@ -78,21 +76,17 @@ class Lease:
 
     async def _report(self, progress: float, phase: str, metrics: dict[str, Any] | None) -> None:
         self._reported_at = time.monotonic()
-        try:
+        with suppress_transient_errors("job.report_skipped", TimeoutError):
             state = await asyncio.wait_for(
                 self._database.call_once(
                     "report_job", self.kind, self.id, self.attempt, progress, phase, metrics and Jsonb(metrics)
                 ),
                 REPORT_WITHIN_S,
             )
-        except Exception as error:
-            if not (is_transient(error) or isinstance(error, TimeoutError)):
-                raise
-            # Left out: the next report says more, and the heartbeat says what must be known.
-            self._reported_at = time.monotonic()
-            log.warning("job.report_skipped", reason=type(error).__name__)
+            self._apply_lease_state(state)
             return
-        self._apply_lease_state(state)
+        # Left out: the next report says more, and the heartbeat says what must be known.
+        self._reported_at = time.monotonic()
 
     async def stage(self, objects: list[tuple[str, str]]) -> None:
         """Register (bucket, key) pairs before they are uploaded. Raises JobInterrupted when the attempt must stop."""

@@ -8,7 +8,8 @@ from uuid import UUID
 
 import structlog
 
-from worker.database.pool import Database, is_transient
+from worker.database.pool import Database
+from worker.database.transient import is_transient
 from worker.errors import WorkerError
 from worker.pod.job_runner import PodServices
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import structlog
 
@@ -43,17 +43,16 @@ class Routes:
         `vram_gib` is None on a CPU, which takes only bases that need no GPU memory.
         """
         kinds = await self._database.fetch(
-            "select kind, slot from worker.job_kinds where kind = any(%s)", [list(self._kinds)]
+            "select kind, slot, uses_base from worker.job_kinds where kind = any(%s)", [list(self._kinds)]
         )
         offered = {row["kind"]: "light" for row in kinds if row["slot"] == "light"}
-        gpu_kinds = [row["kind"] for row in kinds if row["slot"] == "gpu"]
+        gpu_kinds = {row["kind"]: row["uses_base"] for row in kinds if row["slot"] == "gpu"}
         in_reach = set(await asyncio.to_thread(self._models.present))
         if gpu:
             if await self._models.can_fetch():
                 in_reach |= set(await self._models.in_bucket())
-            for kind in gpu_kinds:
-                for base in await self._usable_bases(kind, in_reach, vram_gib):
-                    offered[f"{kind}/{base}"] = "gpu"
+            for kind, uses_base in gpu_kinds.items():
+                offered |= dict.fromkeys(await self._gpu_routes(kind, uses_base, in_reach, vram_gib), "gpu")
         why = None
         if gpu_kinds and "gpu" not in offered.values():
             why = await self._why_no_gpu_job(in_reach, vram_gib) if gpu else "its GPU is not ready"
@@ -67,14 +66,19 @@ class Routes:
             self._warn_of_missing_models(gpu_kinds, in_reach)
         return changed
 
-    async def _usable_bases(self, kind: str, in_reach: set[str], vram_gib: float | None) -> list[str]:
-        """Return the bases in reach that fit this device and can do the kind; none without what it requires."""
+    async def _gpu_routes(self, kind: str, uses_base: bool, in_reach: set[str], vram_gib: float | None) -> list[str]:
+        """Return a route for each base in reach that fits this device and can do the kind, or that of the kind alone.
+
+        None without the models that the kind requires.
+        """
         if not in_reach.issuperset(self._kinds[kind].required_models):
             return []
+        if not uses_base:
+            return [kind]
         bases: list[str] = await self._database.call_once("usable_bases", kind, sorted(in_reach), vram_gib)
-        return bases
+        return [f"{kind}/{base}" for base in bases]
 
-    def _warn_of_missing_models(self, gpu_kinds: list[str], in_reach: set[str]) -> None:
+    def _warn_of_missing_models(self, gpu_kinds: Iterable[str], in_reach: set[str]) -> None:
         for kind in gpu_kinds:
             missing = sorted(set(self._kinds[kind].required_models) - in_reach)
             if missing:

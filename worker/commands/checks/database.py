@@ -14,7 +14,7 @@ from worker.database.pool import KEEPALIVES, Database
 from worker.database.sql_files import numbered_files, this_release
 from worker.errors import SettingsError, truncate_list
 from worker.pod.preflight import check_schema
-from worker.pod.session import NO_LISTEN_CURE, listen_works
+from worker.pod.session import LISTEN_HINT, listen_works
 from worker.settings import Settings
 
 OLDEST_POSTGRES = 15
@@ -80,7 +80,7 @@ async def _listen(settings: Settings, database: Database) -> str:
     raise SettingsError(
         f"notifications do not arrive through {variable}: it is the address of a pooler in transaction mode, or of "
         "another database; a pod would poll every 2 s",
-        NO_LISTEN_CURE,
+        LISTEN_HINT,
     )
 
 
