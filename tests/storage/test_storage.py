@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 import traceback
 from datetime import timedelta
 from pathlib import Path
@@ -214,6 +215,17 @@ class TestServersThatFail:
         source = file_of(tmp_path / "in", 100_000)
         with pytest.raises(StorageError, match=r"uploading b/k failed: not finished within 0.2 s"):
             await silent.upload("b", "k", source, "text/plain", deadline_s=0.2)
+
+    async def test_an_upload_ends_at_its_deadline_when_the_event_loop_was_blocked(self, store, bucket, tmp_path):
+        """It used to lose a deadline that passed when its first request was done and the task had not resumed."""
+        source = file_of(tmp_path / "in", 10)
+        await store.head(bucket, "k")  # opens the client
+        uploading = asyncio.create_task(store.upload(bucket, "k", source, "text/plain", deadline_s=0.05))
+        await asyncio.sleep(0)  # the task has sent its first request to a thread
+        # Blocks the event loop on purpose, until the request is done and the deadline has passed.
+        time.sleep(0.3)  # noqa: ASYNC251
+        with pytest.raises(StorageError, match=r"not finished within 0.05 s"):
+            await uploading
 
     async def test_a_large_upload_ends_at_its_deadline(self, silent, tmp_path):
         source = file_of(tmp_path / "in", 20 << 20)

@@ -287,8 +287,9 @@ class ObjectStore:
         """Run `work` in a thread within CALL_DEADLINE_S. Raises its failures as StorageError."""
         loop = asyncio.get_running_loop()
         try:
-            running = loop.run_in_executor(self._threads, lambda: work(self._open()[0]))
-            return await asyncio.wait_for(running, CALL_DEADLINE_S)
+            # Not asyncio.wait_for: before Python 3.12 it loses a cancellation that arrives when its future is done.
+            async with asyncio.timeout(CALL_DEADLINE_S):
+                return await loop.run_in_executor(self._threads, lambda: work(self._open()[0]))
         except TimeoutError as error:
             raise StorageError(f"{action} failed: no response within {CALL_DEADLINE_S:g} s") from error
         except request_errors() as error:
