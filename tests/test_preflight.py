@@ -11,7 +11,7 @@ import pytest
 from worker.errors import SettingsError
 from worker.pod.preflight import check_models_dir
 from worker.settings import Settings
-from worker.storage.writable_dirs import check_folder
+from worker.storage.writable_dirs import check_writable
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def private(tmp_path: Path) -> Iterator[Path]:
 def test_a_folder_below_one_that_may_not_be_searched_is_refused_with_the_fix(private: Path) -> None:
     folder = private / "models"
     settings = Settings.model_construct(models_dir=folder)
-    for check in (lambda: check_models_dir(settings), lambda: check_folder("MODELS_DIR", folder)):
+    for check in (lambda: check_models_dir(settings), lambda: check_writable("MODELS_DIR", folder)):
         with pytest.raises(SettingsError, match=rf"MODELS_DIR={folder} cannot be written by this user") as refused:
             check()
         assert f"mkdir -p {folder} && chown" in refused.value.hint
@@ -40,9 +40,9 @@ def test_a_folder_below_one_that_may_not_be_searched_is_refused_with_the_fix(pri
 def test_a_link_that_leads_nowhere_is_refused(tmp_path: Path) -> None:
     (tmp_path / "work").symlink_to(tmp_path / "unplugged")
     with pytest.raises(SettingsError, match=r"WORK_DIR=.* cannot be written"):
-        check_folder("WORK_DIR", tmp_path / "work")
+        check_writable("WORK_DIR", tmp_path / "work")
 
 
 def test_a_folder_that_is_yet_to_be_made_is_tried_where_it_will_be(tmp_path: Path) -> None:
-    assert check_folder("WORK_DIR", tmp_path / "a" / "b") == tmp_path
+    assert check_writable("WORK_DIR", tmp_path / "a" / "b") == tmp_path
     assert list(tmp_path.iterdir()) == []

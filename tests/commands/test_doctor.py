@@ -283,7 +283,7 @@ TABLE = {
         sql("alter role doctors_pod connection limit 4"), "role", "role", "4 connections", "connection limit 5"
     ),
     # storage
-    "no bucket": Broken(without_bucket, "storage", "bucket {uploads}", "no bucket", "worker storage init"),
+    "no bucket": Broken(without_bucket, "storage", "bucket {uploads}", "not found", "worker storage init"),
     "bucket's name": Broken(
         sql("update worker.config set bucket_models = 'other'"),
         "storage",

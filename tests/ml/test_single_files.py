@@ -105,7 +105,7 @@ def test_flux_of_four_single_files_is_bit_for_bit_the_base(
     assert manifest.origin.source == "transformer.safetensors, vae.safetensors, clip.safetensors, t5.safetensors"
     # A second time it refuses to overwrite.
     again = import_model(tmp_path / "models", "mine", **flux_files, tokenizers=original)
-    assert (again.returncode, "exists: remove it" in again.stderr) == (1, True)
+    assert (again.returncode, "exists: delete it" in again.stderr) == (1, True)
 
 
 def test_sd15_of_one_checkpoint_is_bit_for_bit_the_base(tiny_models: Path, tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_what_is_refused_leaves_nothing_behind(tiny_models: Path, flux_files: di
     for files, options, expected in (
         (wrong, {"tokenizers": base, "configs": base}, "clip.safetensors is not a text_encoder_2 of this family"),
         (without_t5, {"tokenizers": base}, "FLUX is made of --transformer, --vae, --clip and --t5"),
-        (flux_files, {}, "--tokenizers DIR is missing: weights hold no tokenizer"),
+        (flux_files, {}, "--tokenizers DIR is missing: weights do not contain the tokenizer"),
         (flux_files, {"tokenizers": unreadable, "configs": base}, "Input/output error"),
     ):
         done = import_model(models, "mine", **files, **options)

@@ -1,4 +1,4 @@
-"""Base models as these tests make them: small files in the layout of the real ones, and processes that want them."""
+"""Base models for these tests: small files in the layout of real ones, and processes that fetch them."""
 
 import os
 import subprocess
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from worker.models.push import Push, Pushed
+from worker.models.push import Push, PushResult
 
 FILES = {
     "model_index.json": b'{"_class_name": "FluxPipeline"}',
@@ -17,7 +17,7 @@ FILES = {
 }
 BIG = "transformer/weights.safetensors"
 
-# What a second pod on the same disk does: one process, one base, which it uses until its input ends.
+# A second pod on the same disk: a process that uses one base model until its standard input ends.
 FETCH = """
 import asyncio, sys
 from pathlib import Path
@@ -52,15 +52,15 @@ def content_of(folder: Path) -> dict[str, bytes]:
     return found
 
 
-async def push(folder: Path, slug: str, store, bucket: str, progress: list[int] | None = None) -> Pushed:
+async def push(folder: Path, slug: str, store, bucket: str, progress: list[int] | None = None) -> PushResult:
     pushing = Push(folder, slug, store, bucket)
-    return await pushing.run(await pushing.describe(), (progress if progress is not None else []).append)
+    return await pushing.run(await pushing.check(), (progress if progress is not None else []).append)
 
 
 def start_fetch(
     relay, folder: Path, bucket: str, slug: str, max_gb: float = 1.0, preexec: Callable[[], None] | None = None
 ) -> subprocess.Popen[str]:
-    """A process that prints the folder of the base, or why there is none."""
+    """Start a process that prints the folder of the base model, or the error message."""
     address = f"http://127.0.0.1:{relay.port}"
     command = [sys.executable, "-c", FETCH, address, str(folder), bucket, slug, str(max_gb)]
     pipe = subprocess.PIPE
@@ -68,7 +68,7 @@ def start_fetch(
 
 
 def holds_open(pid: int, path: Path) -> bool:
-    """Whether a process has a file open, as one that waits for its lock does."""
+    """Return True if a process has a file open, as one that waits for its lock has."""
     links = Path(f"/proc/{pid}/fd")
     with suppress(FileNotFoundError):
         return any(link.samefile(path) for link in links.iterdir() if link.exists())

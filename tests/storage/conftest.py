@@ -1,4 +1,4 @@
-"""A real S3 protocol server, and two ways to stand between it and us."""
+"""A real S3 server, a relay in front of it, and servers that misbehave."""
 
 import asyncio
 import re
@@ -19,7 +19,7 @@ from worker.storage.object_store import ObjectStore, StoreConfig
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-# Told apart from everything else, so that a test can look for them where they must not be.
+# Unique strings, so that tests can search for them where they must not appear.
 ACCESS_KEY_ID = "AKIDMARKER"
 SECRET = "secret-key-marker"
 SESSION_TOKEN = "session-token-marker"
@@ -45,7 +45,7 @@ def s3_port() -> Iterator[int]:
 
 @pytest.fixture(scope="session")
 def plain_s3(s3_port: int) -> "S3Client":
-    """The server without our store, to put there what the store never would, and to look at what it did."""
+    """A plain client, to store objects that our store would refuse and to inspect what it did."""
     return boto3.client(
         "s3",
         endpoint_url=f"http://127.0.0.1:{s3_port}",
@@ -57,7 +57,7 @@ def plain_s3(s3_port: int) -> "S3Client":
 
 @pytest.fixture(scope="session")
 def store(s3_port: int) -> Iterator[ObjectStore]:
-    """One for all tests and their event loops: making a client takes longer than most tests."""
+    """One store for all tests and their event loops: creating a client takes longer than most tests."""
     store = ObjectStore(config_for(s3_port))
     yield store
     asyncio.run(store.close())
@@ -71,9 +71,9 @@ async def bucket(store: ObjectStore) -> str:
 
 
 class Relay:
-    """Passes connections on to the S3 server. Notes what is asked; holds or breaks answers when told to."""
+    """Forwards connections to the S3 server, records requests, and can hold or cut responses."""
 
-    ANSWER_BYTES = 200_000  # only answers longer than this, which have a body worth breaking
+    MIN_RESPONSE_BYTES = 200_000  # of responses that are held or cut: these have a body
 
     def __init__(self, target_port: int) -> None:
         self._target_port = target_port
@@ -89,21 +89,21 @@ class Relay:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def requests(self) -> list[str]:
-        """The head of every request so far, its first line first."""
+        """Return the head of every request so far."""
         with self._lock:
             texts = [bytes(sent).decode("latin-1") for sent in self._sent]
         return [head for text in texts for head in re.findall(r"(?:GET|PUT|POST|HEAD|DELETE) /[\s\S]*?\r\n\r\n", text)]
 
     def asked(self, method: str, part: str) -> list[str]:
-        """The requests of a method whose first line holds `part`."""
+        """Return the requests of a method whose first line contains `part`."""
         return [head for head in self.requests() if head.startswith(f"{method} ") and part in head.split("\r\n", 1)[0]]
 
     def break_answers(self, times: int) -> None:
-        """Cut the connection in the middle of the next `times` long answers."""
+        """Cut the connection in the middle of the next `times` long responses."""
         self._breaks = times
 
     def hold_answers(self) -> None:
-        """Stop long answers in their middle; `holding` tells when one stands."""
+        """Hold long responses in the middle; `holding` is set when one is held."""
         self._open.clear()
 
     def let_go(self) -> None:
@@ -145,7 +145,7 @@ class Relay:
             while piece := server.recv(65536):
                 client.sendall(piece)
                 passed = len(piece) if piece.startswith(b"HTTP/") else passed + len(piece)
-                if passed < self.ANSWER_BYTES:
+                if passed < self.MIN_RESPONSE_BYTES:
                     continue
                 if not self._open.is_set():
                     self.holding.set()
@@ -173,7 +173,7 @@ def relay(s3_port: int) -> Iterator[Relay]:
 
 @pytest.fixture
 async def relayed(relay: Relay) -> AsyncIterator[ObjectStore]:
-    """A store that is reached through `relay`."""
+    """A store behind `relay`."""
     store = ObjectStore(config_for(relay.port))
     yield store
     relay.let_go()
@@ -186,7 +186,7 @@ MakeStore = Callable[[Callable[[str, str], Answer]], ObjectStore]
 
 @pytest.fixture
 async def answering() -> AsyncIterator[MakeStore]:
-    """Stores whose server says what a function of (method, path) returns: a status and a body."""
+    """Stores whose server responds with what a function of (method, path) returns: a status and a body."""
     opened: list[tuple[ThreadingHTTPServer, ObjectStore]] = []
 
     def make(answer: Callable[[str, str], Answer]) -> ObjectStore:
@@ -221,13 +221,13 @@ async def answering() -> AsyncIterator[MakeStore]:
 
 @pytest.fixture
 async def silent() -> AsyncIterator[ObjectStore]:
-    """A store whose server takes every connection and request, and never answers."""
+    """A store whose server accepts every connection and request, and never responds."""
     listener = socket.create_server(("127.0.0.1", 0))
     connections: list[socket.socket] = []
     ending = threading.Event()
 
     def refuse(connection: socket.socket) -> None:
-        # An answer that is not worth another attempt: it ends the thread that waits for one.
+        # This response is not retried, so it ends the thread that waits for one.
         with suppress(OSError):
             connection.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
 

@@ -1,4 +1,4 @@
-"""A Hugging Face hub as far as a pull needs it: one repository, its files by range, gates, and lines that break."""
+"""The part of a Hugging Face hub that a pull needs: one repository, ranges of files, gates, and broken connections."""
 
 import hashlib
 import json
@@ -17,16 +17,16 @@ LARGE = 1000
 
 @dataclass
 class Hub:
-    """What it holds and how it behaves. Tests change it while it runs."""
+    """The hub's contents and behaviour. Tests change it while it runs."""
 
     files: dict[str, bytes]
     card: dict[str, object] = field(default_factory=lambda: {"license": "apache-2.0"})
     gate: str = ""
-    """`closed` to everybody, or `token-marker` to whoever does not send that token."""
+    """The token that a request for a file must send; empty if the repository is not gated."""
     hold_after: int | None = None
-    """A body stops after so many bytes, and `holding` says so."""
+    """Stop sending a body after this many bytes, and set `holding`."""
     spoil: set[str] = field(default_factory=set)
-    """Files whose next answer has a wrong byte."""
+    """Files whose next response has a wrong byte."""
     asked: list[tuple[str, str, str]] = field(default_factory=list)
     """Method, path and range of each request for a file."""
     holding: threading.Event = field(default_factory=threading.Event)
@@ -63,7 +63,7 @@ class Handler(BaseHTTPRequestHandler):
         if match := re.fullmatch(rf"/{REPO}/resolve/{COMMIT}/(.+)", path):
             return self.file(match[1])
         if match := re.fullmatch(r"/cdn/(.+)", path):
-            assert "Authorization" not in self.headers, "a signed address needs no token, and must not get it"
+            assert "Authorization" not in self.headers, "a signed URL must not receive the token"
             return self.content(match[1])
         return self.refuse(401, "RepoNotFound")
 
@@ -109,7 +109,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.flush()
             self.hub.holding.set()
             with suppress(OSError):
-                self.connection.recv(1)  # until the other side is gone
+                self.connection.recv(1)  # until the client disconnects
             self.close_connection = True
             return
         self.wfile.write(body)

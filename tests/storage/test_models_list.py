@@ -12,7 +12,7 @@ from tests.app import App
 from tests.processes import worker_environment
 from tests.s3_relay import S3Relay
 from tests.storage.bases import BIG, write_base
-from worker.models.manifest import Origin, describe, write_manifest
+from worker.models.manifest import Origin, build_manifest, write_manifest
 
 ORIGIN = Origin(source="tiny-lab/tiny-flux", revision="0123456789abcdef", licence="tiny-licence")
 
@@ -26,22 +26,22 @@ def run(models_dir: Path, *arguments: str, **environment: str) -> tuple[int, str
 
 
 def row(table: str, slug: str) -> str:
-    """The line of a model, its columns one space apart."""
+    """Return the line of a model, with one space between columns."""
     (line,) = (line for line in table.splitlines() if line.split()[:1] == [slug])
     return " ".join(line.split())
 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Path:
-    """A base as a pull leaves it, one put there by hand, and an upscaler."""
+    """A base model as a pull leaves it, one added by hand, and an upscaler."""
     disk = tmp_path / "models"
-    write_manifest(write_base(disk / "tiny-flux"), describe(disk / "tiny-flux", ORIGIN))
+    write_manifest(write_base(disk / "tiny-flux"), build_manifest(disk / "tiny-flux", ORIGIN))
     write_base(disk / "by-hand", {"model_index.json": b"{}"})
     write_base(disk / "real-esrgan-x4", {"model.safetensors": b"0"})
     return disk
 
 
-def test_the_list_tells_of_disk_bucket_and_database(app: App, disk: Path) -> None:
+def test_the_list_shows_disk_bucket_and_database(app: App, disk: Path) -> None:
     environment = worker_environment(app, disk)
     code, said, _ = run(disk, "push", "tiny-flux", **environment)
     assert (code, "Pods notice it within half a minute" in said) == (0, True)
@@ -49,24 +49,24 @@ def test_the_list_tells_of_disk_bucket_and_database(app: App, disk: Path) -> Non
     code, table, _ = run(disk, "list", "--check", **environment)
     assert code == 0
     assert row(table, "tiny-flux") == (
-        "tiny-flux flux none: random weights yes 0.00 checksums right whole 0123456789ab "
+        "tiny-flux flux none: random weights yes 0.00 verified complete 0123456789ab "
         "training/tiny-flux generation/tiny-flux"
     )
-    assert row(table, "by-hand") == "by-hand 0.00 put there by hand - none: not in worker.base_models"
-    assert row(table, "half") == "half 0.00 - unfinished: push it again none: not in worker.base_models"
-    assert row(table, "real-esrgan-x4").endswith("put there by hand - generation/*, which needs both upscalers")
+    assert row(table, "by-hand") == "by-hand 0.00 added by hand - none: not in worker.base_models"
+    assert row(table, "half") == "half 0.00 - incomplete: push it again none: not in worker.base_models"
+    assert row(table, "real-esrgan-x4").endswith("added by hand - generation/*, which needs both upscalers")
     assert row(table, "flux-dev") == (
         "flux-dev flux FLUX.1 [dev] Non-Commercial no - - training/flux-dev generation/flux-dev from 24 GiB"
     )
 
 
-def test_without_database_and_bucket_it_lists_the_disk_and_damage_ends_it_with_an_error(disk: Path) -> None:
+def test_without_database_and_bucket_it_lists_the_disk_and_damage_is_an_error(disk: Path) -> None:
     (disk / "tiny-flux" / BIG).write_bytes(os.urandom(400_000))
-    os.utime(disk / "tiny-flux" / BIG, (0, 0))  # a copy that kept the times
+    os.utime(disk / "tiny-flux" / BIG, (0, 0))  # as a copy that preserved the times
     code, table, said = run(disk, "list", DATABASE_URL="", S3_ENDPOINT_URL="")
-    assert row(table, "tiny-flux") == "tiny-flux tiny-licence 0.00 whole - 0123456789ab"
-    assert "without DATABASE_URL: no family, licence and routes of registered bases" in table
-    assert "without the S3 settings: nothing of the bucket" in table
+    assert row(table, "tiny-flux") == "tiny-flux tiny-licence 0.00 complete - 0123456789ab"
+    assert "DATABASE_URL is not set: family, licence and routes of registered base models are not shown" in table
+    assert "the S3 settings are missing: the bucket is not listed" in table
     assert (code, said) == (0, "")
     code, table, said = run(disk, "list", "--check", DATABASE_URL="", S3_ENDPOINT_URL="")
     assert row(table, "tiny-flux").startswith(f"tiny-flux tiny-licence 0.00 damaged: {BIG} -")
@@ -74,22 +74,22 @@ def test_without_database_and_bucket_it_lists_the_disk_and_damage_ends_it_with_a
 
 
 @pytest.mark.skipif(not Path("/sys").is_dir(), reason="needs a folder that not even root may write to")
-def test_a_disk_that_may_only_be_read_says_nothing_against_what_is_in_the_bucket(app: App, disk: Path) -> None:
+def test_a_read_only_disk_does_not_make_models_in_the_bucket_damaged(app: App, disk: Path) -> None:
     environment = worker_environment(app, disk)
     assert run(disk, "push", "tiny-flux", **environment)[0] == 0
     code, table, said = run(disk, "list", **{**environment, "MODELS_DIR": "/sys/likeness-models"})
     assert (code, said) == (0, "")
-    assert " - whole 0123456789ab " in row(table, "tiny-flux")
+    assert " - complete 0123456789ab " in row(table, "tiny-flux")
 
 
-def test_a_disk_that_fails_is_named_with_what_it_says(disk: Path) -> None:
+def test_a_failing_disk_is_named_with_its_error(disk: Path) -> None:
     (disk / "by-hand" / "manifest.json").symlink_to("/proc/self/mem")  # its beginning cannot be read
     code, _, said = run(disk, "list", DATABASE_URL="", S3_ENDPOINT_URL="")
     assert (code, f"{disk}: Input/output error" in said) == (1, True)
 
 
 class ManifestsRefused(S3Relay):
-    """A store that lists its objects and does not give the manifests away, as keys of too few rights have it."""
+    """A store that lists its objects but refuses to return manifests, as for credentials with too few permissions."""
 
     def pass_on(self, request: BaseHTTPRequestHandler) -> None:
         if request.command == "GET" and "manifest.json" in request.path:
@@ -98,10 +98,10 @@ class ManifestsRefused(S3Relay):
             super().pass_on(request)
 
 
-def test_a_store_that_refuses_is_noted_and_nothing_is_held_for_damaged(app: App, disk: Path) -> None:
+def test_a_store_that_refuses_is_noted_and_no_model_counts_as_damaged(app: App, disk: Path) -> None:
     environment = worker_environment(app, disk)
     assert run(disk, "push", "tiny-flux", **environment)[0] == 0
     with ManifestsRefused(app.s3_server.url()) as store:
         code, table, said = run(disk, "list", **{**environment, "S3_ENDPOINT_URL": store.url})
     assert (code, said) == (0, "")
-    assert f"without the bucket: reading {app.models}/models/base/tiny-flux/manifest.json failed: " in table
+    assert f"the bucket is not listed: reading {app.models}/models/base/tiny-flux/manifest.json failed: " in table

@@ -1,4 +1,4 @@
-"""`worker models pull` as an operator types it, against a hub on this machine."""
+"""`worker models pull` as an operator runs it, against a hub on this machine."""
 
 import json
 import os
@@ -85,13 +85,13 @@ def refused(hub: Hub, disk: Path, *arguments: str, **environment: str) -> str:
     return said
 
 
-def test_one_commit_of_a_repository_arrives_without_pickles_and_copies(hub: Hub, disk: Path) -> None:
+def test_one_commit_of_a_repository_is_downloaded_without_pickles_and_copies(hub: Hub, disk: Path) -> None:
     link = "https://tiny.example/terms\x1b[2J"
     hub.card = {"license": "other", "license_name": "tiny-licence", "license_link": link}
     code, out, said = pull(hub, disk, REPO, "--as", "flux-dev", "--revision", "v1")
     assert code == 0, said
     assert content_of(disk / "flux-dev") == WANTED
-    assert "Licence: tiny-licence (https://tiny.example/terms [2J)" in out, "nothing that steers a terminal"
+    assert "Licence: tiny-licence (https://tiny.example/terms [2J)" in out, "no control characters"
     manifest = read_manifest(disk / "flux-dev")
     assert manifest is not None
     assert set(manifest.files) == set(WANTED)
@@ -100,16 +100,16 @@ def test_one_commit_of_a_repository_arrives_without_pickles_and_copies(hub: Hub,
     assert BaseModels(disk, None, "bucket").present() == ["flux-dev"]
     asked = {name for _, name, _ in hub.asked}
     assert asked == set(WANTED)
-    # It refuses to overwrite, and asks the hub nothing.
+    # A second pull refuses to overwrite, without asking the hub.
     before = len(hub.asked)
     code, _, said = pull(hub, disk)
     assert (code, len(hub.asked)) == (1, before)
-    assert f"{disk / 'flux-dev'} exists: remove it, or take another name with --as" in said
+    assert f"{disk / 'flux-dev'} exists: delete it, or choose another name with --as" in said
 
 
-def test_a_pull_that_was_killed_goes_on_where_it_stopped(hub: Hub, disk: Path) -> None:
+def test_a_killed_pull_continues_where_it_stopped(hub: Hub, disk: Path) -> None:
     hub.hold_after = 12_000_000
-    hub.card = {"license": ["mit", "other"]}  # a card is what its author wrote
+    hub.card = {"license": ["mit", "other"]}  # the author of a card may write anything
     process = start_pull(hub, disk)
     assert hub.holding.wait(60)
     (part,) = (disk / ".arriving-flux-dev/transformer").glob("*.part")
@@ -126,24 +126,24 @@ def test_a_pull_that_was_killed_goes_on_where_it_stopped(hub: Hub, disk: Path) -
     resumed = dict(again)[SHARD]
     assert resumed.startswith("bytes=")
     assert 0 < int(resumed.removeprefix("bytes=").rstrip("-")) <= 12_000_000
-    assert "tokenizer/vocab.json" not in dict(again), "what was here is not fetched again"
+    assert "tokenizer/vocab.json" not in dict(again), "complete files are not fetched again"
 
 
-def test_a_file_that_was_damaged_on_the_way_is_fetched_again(hub: Hub, disk: Path) -> None:
+def test_a_file_damaged_by_the_network_is_fetched_again(hub: Hub, disk: Path) -> None:
     hub.spoil = {SHARD, "tokenizer/vocab.json"}
     code, _, said = pull(hub, disk)
     assert code == 0, said
     assert content_of(disk / "flux-dev") == WANTED
 
 
-def test_a_gated_base_says_what_to_do(hub: Hub, disk: Path) -> None:
+def test_the_error_for_a_gated_base_says_what_to_do(hub: Hub, disk: Path) -> None:
     hub.gate = "token-marker"
     page = f"https://huggingface.co/{REPO}"
     said = refused(hub, disk)
     assert f"{REPO} is gated: accept its terms on {page}" in said
     assert "HF_TOKEN" in said
     said = refused(hub, disk, HF_TOKEN="another-token")
-    assert f"the account of HF_TOKEN has no access yet: accept the terms on {page}" in said
+    assert f"the account of HF_TOKEN does not have access: accept the terms on {page}" in said
     assert "another-token" not in said
     code, _, said = pull(hub, disk, HUGGING_FACE_HUB_TOKEN="token-marker")
     assert code == 0, said
@@ -153,26 +153,26 @@ def test_a_gated_base_says_what_to_do(hub: Hub, disk: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (("tiny-lab/typo", "--as", "flux-dev"), "there is no repository tiny-lab/typo, or it is private"),
-        ((REPO, "--as", "flux-dev", "--revision", "v9"), f"{REPO} has no revision v9"),
-        (("no/such/name", "--as", "flux-dev"), "'no/such/name' is no repository's name"),
-        ((REPO, "--as", "../flux-dev"), "'../flux-dev' cannot be the name of a base model"),
+        (("tiny-lab/typo", "--as", "flux-dev"), "repository tiny-lab/typo not found, or it is private"),
+        ((REPO, "--as", "flux-dev", "--revision", "v9"), f"revision v9 of {REPO} not found"),
+        (("no/such/name", "--as", "flux-dev"), "'no/such/name' is not a valid repository name"),
+        ((REPO, "--as", "../flux-dev"), "'../flux-dev' is not a valid model name"),
         ((REPO, "--as", "real-esrgan-x4"), "worker models import real-esrgan-x4 --upscaler FILE"),
     ],
 )
-def test_a_wrong_name_is_told(hub: Hub, disk: Path, arguments: tuple[str, ...], expected: str) -> None:
+def test_a_wrong_name_is_reported(hub: Hub, disk: Path, arguments: tuple[str, ...], expected: str) -> None:
     assert expected in refused(hub, disk, *arguments)
 
 
-def test_a_folder_that_cannot_be_used_is_told(hub: Hub, disk: Path) -> None:
-    """As a volume that root owns; a file in its place stands for it, since root may write everywhere."""
+def test_an_unusable_folder_is_reported(hub: Hub, disk: Path) -> None:
+    """A file in place of the folder simulates a volume owned by root, because root may write anywhere."""
     disk.write_text("no folder")
     said = refused(hub, disk)
     assert str(disk) in said
     assert "set MODELS_DIR to a folder of your own" in said
 
 
-def test_no_hub_is_told(hub: Hub, disk: Path) -> None:
+def test_an_unreachable_hub_is_reported(hub: Hub, disk: Path) -> None:
     assert "the hub cannot be reached" in refused(hub, disk, HF_ENDPOINT="http://127.0.0.1:9")
     assert "HF_HUB_OFFLINE is set: unset it" in refused(hub, disk, HF_HUB_OFFLINE="1")
 
@@ -180,9 +180,9 @@ def test_no_hub_is_told(hub: Hub, disk: Path) -> None:
 @pytest.mark.parametrize(
     ("lost", "added", "expected"),
     [
-        ("model_index.json", {}, "is not in diffusers layout: it has no model_index.json"),
-        ("vae/diffusion_pytorch_model.safetensors", {}, "has no plain safetensors weights for vae"),
-        ("tokenizer/", {}, "names tokenizer, and there is no such folder"),
+        ("model_index.json", {}, "is not in diffusers layout: model_index.json not found"),
+        ("vae/diffusion_pytorch_model.safetensors", {}, "lacks plain safetensors weights for vae"),
+        ("tokenizer/", {}, "names tokenizer, but it has no such folder"),
         ("model_index.json", {"model_index.json": b"<html>"}, "the model_index.json of"),
     ],
 )

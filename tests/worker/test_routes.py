@@ -138,5 +138,5 @@ async def push(fleet: Fleet, models_dir: Path) -> None:
     server = fleet.app.s3_server
     store = ObjectStore(StoreConfig(server.url(), server.region, server.access_key_id, server.secret_access_key))
     pushing = Push(models_dir, NOWHERE, store, fleet.app.models)
-    await pushing.run(await pushing.describe(), lambda _: None)
+    await pushing.run(await pushing.check(), lambda _: None)
     await store.close()

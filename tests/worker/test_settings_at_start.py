@@ -80,7 +80,7 @@ def test_a_bucket_that_is_not_there_is_named(app: App, tmp_path: Path, variable:
     app.run(f"update worker.config set {variable.lower()} = 'no-such-bucket'")
     told = refusal(app, tmp_path, **{variable: "no-such-bucket"})
     assert variable in told
-    assert "no bucket no-such-bucket" in told
+    assert "bucket no-such-bucket not found" in told
 
 
 def test_a_database_without_the_schema_says_what_makes_it(app: App, databases: Databases, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from uuid import UUID
 from worker.database import owner
 from worker.errors import CommandRefused, WorkerError
 from worker.settings import Settings
+from worker.storage.checksums import sha256_of
 from worker.storage.object_store import ObjectStore, StoreConfig
 
 if TYPE_CHECKING:
@@ -108,9 +108,8 @@ def _fetch(model_id: UUID, settings: Settings, folder: Path) -> Path:
         raise CommandRefused(f"LoRA {model_id} may not be used: {row['objection']}")
     path = folder / f"{model_id}.safetensors"
     asyncio.run(_download(settings.store_config, row["bucket"], row["path"], path))
-    with path.open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != row["sha256"]:
-            raise CommandRefused(f"LoRA {model_id} in the bucket differs from the published one; train it again")
+    if sha256_of(path) != row["sha256"]:
+        raise CommandRefused(f"LoRA {model_id} in the bucket differs from the published one; train it again")
     return path
 
 

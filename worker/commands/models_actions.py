@@ -14,9 +14,9 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from worker.console import console, table
 from worker.errors import CommandRefused, StorageError, WorkerError
 from worker.models.importing import import_files
-from worker.models.overview import COLUMNS, collect_inventory
+from worker.models.inventory import COLUMNS, collect_inventory
 from worker.models.pull import Pull
-from worker.models.push import Push, Pushed
+from worker.models.push import Push, PushResult
 from worker.settings import Settings
 from worker.storage.object_store import ObjectStore
 
@@ -26,7 +26,7 @@ def pull(settings: Settings, repo: str, slug: str, revision: str | None) -> None
     token = settings.hf_token.get_secret_value() if settings.hf_token else None
     with _refusals(settings.models_dir):
         pulling = Pull(settings.models_dir, slug, repo, revision, token)
-        with pulling.alone():
+        with pulling.lock():
             repository = pulling.look_up()
             size = f"{len(repository.files)} files, {repository.size_bytes / 1e9:.2f} GB"
             typer.echo(f"{repo} at {repository.commit[:12]}: {size}")
@@ -63,23 +63,23 @@ def list_(settings: Settings, *, thorough: bool) -> None:
     """Print the table. Raises CommandRefused at the end if a model is damaged."""
     shown = console()
     with _refusals(settings.models_dir):
-        overview = collect_inventory(settings, thorough=thorough)
-    table(shown, f"Models in {settings.models_dir} and {settings.bucket_models}", COLUMNS, overview.rows, "none")
-    for note in overview.notes:
+        inventory = collect_inventory(settings, thorough=thorough)
+    table(shown, f"Models in {settings.models_dir} and {settings.bucket_models}", COLUMNS, inventory.rows, "none")
+    for note in inventory.notes:
         shown.print(note)
-    if overview.damaged:
+    if inventory.damaged:
         raise CommandRefused(
-            f"damaged: {', '.join(overview.damaged)}; on this disk, a pod downloads it again when it is next used; "
+            f"damaged: {', '.join(inventory.damaged)}; on this disk, a pod downloads it again when it is next used; "
             "in the bucket, `worker models push` replaces it"
         )
 
 
-async def _push(settings: Settings, slug: str) -> Pushed:
+async def _push(settings: Settings, slug: str) -> PushResult:
     store = ObjectStore(settings.store_config)
     pushing = Push(settings.models_dir, slug, store, settings.bucket_models)
     try:
         typer.echo(f"Checking {slug} …")
-        manifest = await pushing.describe()
+        manifest = await pushing.check()
         with _progress(f"Uploading {slug}", manifest.size_bytes) as bar:
             return await pushing.run(manifest, bar.advance)
     except StorageError as error:

@@ -7,7 +7,7 @@ from worker.commands.checks.storage import try_bucket
 from worker.errors import SettingsError, StorageError
 from worker.pod.preflight import BUCKETS
 from worker.settings import Settings
-from worker.storage.errors import was_answered
+from worker.storage.errors import server_responded
 from worker.storage.object_store import ObjectStore
 
 UNREACHED = "correct S3_ENDPOINT_URL, or open the network to it"
@@ -32,5 +32,5 @@ async def _create(store: ObjectStore, bucket: str) -> str:
     try:
         created = await store.ensure_bucket(bucket)
     except StorageError as error:
-        raise SettingsError(error.message, BY_HAND if was_answered(error) else UNREACHED) from error
+        raise SettingsError(error.message, BY_HAND if server_responded(error) else UNREACHED) from error
     return "created, private" if created else "already exists"

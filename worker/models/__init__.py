@@ -1,15 +1,19 @@
-"""Base models: from this pod's disk, else from the model bucket, never from a public hub while it works.
+"""Models on this pod's disk and in the model bucket. A pod never asks a public hub while it works.
 
-A model is a folder `MODELS_DIR/{slug}`, in the bucket `models/base/{slug}/`. Upscalers are kept like bases.
+A model here is a base model or an upscaler, never a LoRA. It is a folder `MODELS_DIR/{slug}`, and in the bucket the
+prefix `models/base/{slug}/`.
 
-    names.py      slugs and where they lie          manifest.py   files, sizes, checksums, origin
-    bases.py      what a pod has, and fetching      locks.py      who uses and who brings a model
-    eviction.py   what is evicted for one that comes
-    pull.py       from a hub to the disk            hub_files.py  which files of a repository
-    push.py       from the disk to the bucket       importing.py  from single files to the disk
-    overview.py   what is where
+    names.py           slugs and paths            manifest.py    files, sizes, checksums, origin
+    bases.py           the models of a pod        integrity.py   complete, undamaged
+    partial_folder.py  unfinished downloads       locks.py       file locks between processes
+    eviction.py        space for a new model
+    pull.py            from a hub to the disk     hub_files.py   which files of a repository
+                                                  hub_errors.py  what its errors mean
+    push.py            from the disk to the bucket
+    importing.py       from single files to the disk
+    inventory.py       every model and where it is stored
 
-Fetching needs what `worker run` needs; the modules of the commands are imported by them alone.
+`worker run` needs bases.py and what it imports; only the commands import the modules from pull.py on.
 """
 
 from worker.models.bases import BaseModels, JobModels

@@ -1,301 +1,221 @@
-"""The models of one pod: what is on its disk, what the bucket has, and fetch_lock one from there to here."""
+"""The models that one pod has on its disk or can download from the model bucket."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
-import os
 import shutil
-from contextlib import suppress
 from pathlib import Path
 
 import structlog
 from pydantic import ValidationError
 
-from worker.errors import InputMissing, InvalidInput, ModelMissing, SettingsError, StorageError
-from worker.models.eviction import COMING, InsufficientDiskSpace, Room
+from worker.errors import InputMissing, InvalidInput, SettingsError, StorageError
+from worker.models.eviction import DiskSpace, InsufficientDiskSpace
+from worker.models.integrity import is_complete, is_undamaged
 from worker.models.locks import ModelLeases, fetch_lock
-from worker.models.manifest import (
-    MANIFEST,
-    Manifest,
-    ModelFile,
-    damaged,
-    has_size,
-    matches,
-    read_manifest,
-    write_manifest,
-)
-from worker.models.names import PREFIX, UPSCALER_FILE, UPSCALERS, arriving_path, install_command, slug_path
+from worker.models.manifest import MANIFEST, Manifest, ModelFile, matches
+from worker.models.names import BUCKET_PREFIX, UPSCALER_FILE, UPSCALERS, model_missing, partial_path, slug_path
+from worker.models.partial_folder import install, prepare_partial
 from worker.storage.object_store import ObjectStore
-from worker.storage.writable_dirs import check_folder
+from worker.storage.writable_dirs import check_writable
 
 log = structlog.get_logger()
 
-_DISK_IS_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_DISK_FULL_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class BaseModels:
-    """The base models that this pod has or can get. `store` is None where there is no model bucket."""
+    """The base models and upscalers of this pod. `store` is None where no model bucket is configured."""
 
     def __init__(self, folder: Path, store: ObjectStore | None, bucket: str, max_gb: float | None = None) -> None:
         self._folder = folder
         self._store = store
         self._bucket = bucket
-        self._uses = ModelLeases(folder)
-        self._room = Room(folder, max_gb, self._uses)
-        self._checked: set[str] = set()
-        """Models whose every byte this process has compared with its checksum."""
+        self._leases = ModelLeases(folder)
+        self._disk_space = DiskSpace(folder, max_gb, self._leases)
+        self._verified: set[str] = set()
+        """Models of which this process has compared every byte with its checksum."""
 
     def present(self) -> list[str]:
-        """The models on this pod's disk, by what their folders list (contents are checked by `ensure`).
+        """Return the models on this pod's disk. Compares file sizes only; `ensure` compares the contents.
 
-        Raises OSError when the disk cannot be read at all.
+        Raises OSError if MODELS_DIR itself cannot be read.
         """
         if not self._folder.is_dir():
             return []
         folders = (folder for folder in sorted(self._folder.iterdir()) if not folder.name.startswith("."))
-        return [folder.name for folder in folders if _is_at_hand(folder)]
+        return [folder.name for folder in folders if _is_present(folder)]
 
     @property
     def has_bucket(self) -> bool:
-        """Whether there is a model bucket to ask."""
+        """True if a model bucket is configured."""
         return self._store is not None
 
     async def can_fetch(self) -> bool:
-        """Whether MODELS_DIR takes models that come; a volume that may only be read serves those that lie on it."""
+        """Return True if MODELS_DIR is writable; a read-only volume serves only the models that are stored on it."""
         try:
-            await asyncio.to_thread(check_folder, "MODELS_DIR", self._folder)
+            await asyncio.to_thread(check_writable, "MODELS_DIR", self._folder)
         except SettingsError:
             return False
         return True
 
     async def in_bucket(self) -> list[str]:
-        """The models in the model bucket."""
+        """Return the models in the model bucket. Raises StorageError."""
         if self._store is None:
             return []
-        keys = [info.key for info in await self._store.list(self._bucket, PREFIX)]
-        return sorted({key.removeprefix(PREFIX).split("/")[0] for key in keys if key.endswith(f"/{MANIFEST}")})
+        keys = [info.key for info in await self._store.list(self._bucket, BUCKET_PREFIX)]
+        return sorted({key.removeprefix(BUCKET_PREFIX).split("/")[0] for key in keys if key.endswith(f"/{MANIFEST}")})
 
     async def ensure(self, slug: str, *, may_evict: bool = True) -> Path:
-        """The folder of a model, whole and with the contents that were pushed.
+        """Return the folder of a model that is complete and has the contents that were pushed.
 
-        The first time in a process all of it is compared with its checksums; afterwards a file that was changed
-        since it was last checked. What is damaged is fetched anew, and for that models that were used long ago are
-        evicted. Raises ModelMissing when the model is nowhere, damaged in the bucket, does not fit, or this pod's disk
-        fails.
+        The first time in a process, compares every file with its checksum; afterwards only files that changed since.
+        Downloads what is missing or damaged, and evicts the least recently used models to make space for it.
+
+        Raises ModelMissing if the model is not stored anywhere, is damaged in the bucket or does not fit, or if this
+        pod's disk fails; StorageError if the bucket cannot be read.
         """
         await self.begin_use(slug, may_evict=may_evict)
         self.end_use(slug)
         return slug_path(self._folder, slug)
 
     async def begin_use(self, slug: str, *, may_evict: bool = True) -> Path:
-        """`ensure`, and from now on nobody evicts the model until `end_use`."""
+        """Like `ensure`, and protect the model from eviction by any process until `end_use`."""
         path = slug_path(self._folder, slug)
         try:
-            await self._uses.begin(slug)
+            await self._leases.acquire(slug)
             try:
-                if not await self._is_sound(slug, path):
-                    await self._fetch_verified(slug, path, may_evict)
-                self._checked.add(slug)
+                if not await self._is_undamaged(slug, path):
+                    await self._fetch_once(slug, path, may_evict)
+                self._verified.add(slug)
             except BaseException:
-                self._uses.end(slug)
+                self._leases.release(slug)
                 raise
         except (OSError, StorageError) as error:
-            failed = _disk_error(error)
-            if failed is None:
+            disk_error = _disk_error(error)
+            if disk_error is None:
                 raise
-            why = f"can be neither read from MODELS_DIR nor brought there ({failed.strerror})"
-            raise missing(slug, why) from error
+            problem = f"cannot be read from or downloaded to MODELS_DIR ({disk_error.strerror})"
+            raise model_missing(slug, problem) from error
         return path
 
     def end_use(self, slug: str) -> None:
-        """A user of `begin_use` is done; until other models were used, it still counts as loaded."""
-        self._uses.end(slug)
+        """End a use that `begin_use` began. Until other models are used, the model still counts as loaded."""
+        self._leases.release(slug)
 
-    async def _fetch_verified(self, slug: str, path: Path, may_evict: bool) -> None:
+    async def _fetch_once(self, slug: str, path: Path, may_evict: bool) -> None:
+        """Download the model unless another process did while this one waited for the lock."""
         async with fetch_lock(self._folder, slug):
-            # Another process may have brought it meanwhile.
-            if not await self._is_sound(slug, path):
+            if not await self._is_undamaged(slug, path):
                 await self._fetch(slug, path, may_evict)
 
-    async def _is_sound(self, slug: str, path: Path) -> bool:
-        return await asyncio.to_thread(is_sound, path, thorough=slug not in self._checked)
+    async def _is_undamaged(self, slug: str, path: Path) -> bool:
+        return await asyncio.to_thread(is_undamaged, path, thorough=slug not in self._verified)
 
     async def _fetch(self, slug: str, path: Path, may_evict: bool) -> None:
-        """Bring a model from the bucket. Whole files of an earlier, interrupted or damaged fetch are kept."""
+        """Download a model from the bucket. Keeps intact files of a damaged model or an interrupted download."""
         if self._store is None:
-            raise missing(slug, "is not whole on this pod's disk, and there is no model bucket")
+            raise model_missing(slug, "is missing or incomplete on this pod's disk, and no model bucket is configured")
         manifest = await read_bucket_manifest(slug, self._store, self._bucket)
         if manifest is None:
-            raise missing(slug, "is neither whole on this pod's disk nor in the model bucket")
-        arriving = arriving_path(self._folder, slug)
+            raise model_missing(slug, "is missing or incomplete on this pod's disk, and missing in the model bucket")
+        partial = partial_path(self._folder, slug)
         try:
-            await asyncio.to_thread(_take_over, slug, path, arriving, manifest)
-            await self._reserve(slug, manifest, may_evict)
+            await asyncio.to_thread(prepare_partial, slug, path, partial, manifest)
+            await self._reserve_space(slug, manifest, may_evict)
             for name, file in manifest.files.items():
-                await self._fetch_file(slug, name, file, arriving / name, self._store)
-            await asyncio.to_thread(finish, arriving, path, manifest)
+                await self._fetch_file(slug, name, file, partial / name, self._store)
+            await asyncio.to_thread(install, partial, path, manifest)
         except (OSError, StorageError) as error:
-            failed = _disk_error(error)
-            if failed is not None and failed.errno in _DISK_IS_FULL:
-                # Kept, it would keep the disk full for everybody.
-                await asyncio.to_thread(shutil.rmtree, arriving, ignore_errors=True)
-                size_gb = manifest.size_bytes / 1e9
-                raise missing(
-                    slug, f"needs {size_gb:.1f} GB, and this pod's disk was full before it was here"
-                ) from error
-            raise
+            disk_error = _disk_error(error)
+            if disk_error is None or disk_error.errno not in _DISK_FULL_ERRORS:
+                raise
+            # Deleted, because it would keep the disk full for all processes.
+            await asyncio.to_thread(shutil.rmtree, partial, ignore_errors=True)
+            size_gb = manifest.size_bytes / 1e9
+            raise model_missing(
+                slug, f"needs {size_gb:.1f} GB, and this pod's disk became full while it was downloading"
+            ) from error
 
-    async def _reserve(self, slug: str, manifest: Manifest, may_evict: bool) -> None:
-        """Refuse what does not fit before hours go into fetching it. Asks the bucket only when something must go."""
+    async def _reserve_space(self, slug: str, manifest: Manifest, may_evict: bool) -> None:
+        """Refuse a model that does not fit before downloading it for hours. Lists the bucket only to evict."""
         try:
-            await asyncio.to_thread(self._room.reserve, slug, manifest.size_bytes, ())
+            await asyncio.to_thread(self._disk_space.reserve, slug, manifest.size_bytes, ())
         except InsufficientDiskSpace as error:
             if not may_evict:
-                raise missing(slug, str(error)) from error
+                raise model_missing(slug, str(error)) from error
             try:
-                await asyncio.to_thread(self._room.reserve, slug, manifest.size_bytes, await self.in_bucket())
-            except InsufficientDiskSpace as still:
-                raise missing(slug, str(still)) from still
+                await asyncio.to_thread(self._disk_space.reserve, slug, manifest.size_bytes, await self.in_bucket())
+            except InsufficientDiskSpace as final:
+                raise model_missing(slug, str(final)) from final
 
     async def _fetch_file(self, slug: str, name: str, file: ModelFile, target: Path, store: ObjectStore) -> None:
         if await asyncio.to_thread(matches, target, file):
             return
-        for _ in range(2):  # once more, because the first time it may have been the network
+        for _ in range(2):  # twice, because the network may have damaged the first download
             try:
-                await store.download(self._bucket, f"{PREFIX}{slug}/{name}", target)
+                await store.download(self._bucket, f"{BUCKET_PREFIX}{slug}/{name}", target)
             except InputMissing as error:
-                raise missing(slug, f"lacks {name} in the model bucket") from error
+                raise model_missing(slug, f"is incomplete in the model bucket, where {name} is missing") from error
             if await asyncio.to_thread(matches, target, file):
                 return
         await asyncio.to_thread(target.unlink)
-        raise missing(slug, f"is damaged in the model bucket ({name})")
+        raise model_missing(slug, f"is damaged in the model bucket ({name})")
 
 
 class JobModels:
-    """The models of one attempt: nobody evicts them until it is over."""
+    """The models that one attempt uses, protected from eviction until it ends."""
 
     def __init__(self, models: BaseModels) -> None:
         self._models = models
         self._used: list[str] = []
 
     async def ensure(self, slug: str) -> Path:
-        """See `BaseModels.ensure`."""
+        """Return the folder of a model, as `BaseModels.ensure` does."""
         path = await self._models.begin_use(slug)
         self._used.append(slug)
         return path
 
     async def ensure_upscaler(self, scale: int) -> Path:
-        """The weights of the upscaler for `scale` 2 or 4. Raises ModelMissing like `ensure`."""
+        """Return the weights of the upscaler for `scale` 2 or 4. Raises ModelMissing as `ensure` does."""
         if scale not in UPSCALERS:
-            raise InvalidInput(f"there is no upscaler for a scale of {scale}, only for 2 and 4")
+            raise InvalidInput(f"upscaling by {scale} is not supported: use 2 or 4")
         slug = UPSCALERS[scale]
         path = await self.ensure(slug) / UPSCALER_FILE
         if not await asyncio.to_thread(path.is_file):
-            raise missing(slug, f"has no {UPSCALER_FILE}")
+            raise model_missing(slug, f"is incomplete: {UPSCALER_FILE} is missing")
         return path
 
     def end(self) -> None:
-        """The attempt is over."""
+        """Release all models when the attempt ends."""
         while self._used:
             self._models.end_use(self._used.pop())
 
 
-def missing(slug: str, why: str) -> ModelMissing:
-    return ModelMissing(
-        f"base model {slug} {why}; {install_command(slug)} brings it, worker models push {slug} shares it"
-    )
-
-
-def is_whole(folder: Path) -> bool:
-    """Every file of the manifest is there with its size; without one, it is a folder somebody put there."""
-    manifest = read_manifest(folder)
-    if manifest is None:
-        by_hand = any((folder / name).is_file() for name in ("model_index.json", UPSCALER_FILE))
-        return by_hand and not (folder / MANIFEST).exists()
-    return all(has_size(folder / name, file) for name, file in manifest.files.items())
-
-
-def is_sound(folder: Path, *, thorough: bool) -> bool:
-    """Whole, and every file as it was pushed.
-
-    Reading 30 GB at every job would take longer than the job, so unless `thorough`, a file older than the manifest,
-    which was written after all were checked, is taken as checked.
-    """
-    if not is_whole(folder):
-        return False
-    manifest = read_manifest(folder)
-    if manifest is None:
-        return True
-    checked_ns = (folder / MANIFEST).stat().st_mtime_ns
-    changed = {
-        name: file
-        for name, file in manifest.files.items()
-        if thorough or (folder / name).stat().st_mtime_ns >= checked_ns
-    }
-    if damaged(folder, changed):
-        return False
-    if changed:
-        with suppress(OSError):  # a volume we may only read is checked again next time
-            os.utime(folder / MANIFEST)
-    return True
-
-
 async def read_bucket_manifest(slug: str, store: ObjectStore, bucket: str) -> Manifest | None:
-    """The manifest of a model in the bucket; None when it is not there. Raises ModelMissing when it is damaged."""
+    """Return the manifest of a model in the bucket, None if it is missing. Raises ModelMissing if it is damaged."""
     try:
-        return Manifest.model_validate_json(await store.read(bucket, f"{PREFIX}{slug}/{MANIFEST}"))
+        return Manifest.model_validate_json(await store.read(bucket, f"{BUCKET_PREFIX}{slug}/{MANIFEST}"))
     except InputMissing:
         return None
     except ValidationError as error:
-        raise missing(slug, f"has a damaged {MANIFEST} in the model bucket") from error
+        raise model_missing(slug, f"has a damaged {MANIFEST} in the model bucket") from error
 
 
-def finish(arriving: Path, path: Path, manifest: Manifest) -> None:
-    """Give a folder that arrived its name, with its manifest and nothing else in it."""
-    _remove_others(arriving, manifest)
-    (arriving / COMING).unlink(missing_ok=True)
-    write_manifest(arriving, manifest)
-    arriving.rename(path)
-
-
-def _take_over(slug: str, path: Path, arriving: Path, manifest: Manifest) -> None:
-    """What is sound in a damaged folder need not be fetched again; whoever still reads it keeps its open files."""
-    if path.exists():
-        if not (path / MANIFEST).exists():
-            # Not ours to clear away.
-            raise missing(slug, "lies unfinished in MODELS_DIR, put there by hand: finish or remove it")
-        if path.is_symlink():
-            raise missing(slug, "is damaged, and its folder in MODELS_DIR is a link: mend its target, or remove it")
-        shutil.rmtree(arriving, ignore_errors=True)
-        path.rename(arriving)
-    arriving.mkdir(parents=True, exist_ok=True)
-    for link in [found for found in arriving.rglob("*") if found.is_symlink()]:
-        link.unlink()  # a fetch would write through it, into another model perhaps
-    _remove_others(arriving, manifest)
-
-
-def _remove_others(arriving: Path, manifest: Manifest) -> None:
-    """The pieces that a killed process left, and what an older push had."""
-    for left in [found for found in arriving.rglob("*") if found.is_file()]:
-        name = left.relative_to(arriving).as_posix()
-        if name not in manifest.files and name != COMING:
-            left.unlink()
-
-
-def _is_at_hand(folder: Path) -> bool:
-    """`is_whole`, and one that cannot be read, which is none, hides no other."""
+def _is_present(folder: Path) -> bool:
+    """Return True if the model is complete. One that cannot be read is logged, and must not hide the others."""
     try:
-        return is_whole(folder)
+        return is_complete(folder)
     except OSError as error:
         log.warning("model.unreadable", model=folder.name, reason=error.strerror)
         return False
 
 
 def _disk_error(error: BaseException | None) -> OSError | None:
-    """The disk's error in what was raised, or in what caused that; None where it is the store's."""
+    """Return the disk's error in an exception or its causes, None if the store or the network failed."""
     while error is not None:
-        # A deadline's TimeoutError has no number; a connection's errors have one, and are the store's.
+        # A deadline's TimeoutError has no errno. A connection's errors have one, but belong to the store.
         if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
             return error
         error = error.__cause__

@@ -1,140 +1,128 @@
-"""Room for a model that comes: what was used longest ago goes, and never what somebody needs.
+"""Make space for a model by evicting the least recently used ones.
 
-What may go: leftovers of fetches whose process died, and models that nobody uses and that the bucket gives back.
-What never goes: a folder, or a link to one, that somebody put there by hand, a model that any process of this disk
-uses, and one that is only here.
+Evictable are leftovers of downloads whose process died, and unused models that are in the bucket too. Never evicted are
+folders, or links to folders, that were added by hand, models that any process with this disk uses, and models that are
+stored only here.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Collection, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Collection
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from worker.models.locks import ModelLeases, exclusive, fetch_lock_file, last_used, locked
+from worker.models.locks import ModelLeases, fetch_lock_path, file_lock, last_used, try_file_lock
 from worker.models.manifest import read_manifest
-from worker.models.names import ARRIVING, arriving_path
+from worker.models.names import PARTIAL_PREFIX, partial_path
+from worker.models.partial_folder import EXPECTED_SIZE_FILE
+from worker.storage.folder_size import folder_size
 
-COMING = ".coming"
-"""In a folder that arrives: how many bytes it will have, so that others leave room for them."""
-EVICTING = ".evicting-"
+EVICTING_PREFIX = ".evicting-"
 
 
 class InsufficientDiskSpace(Exception):
-    """A model does not fit; the message says by how much, and what is in the way."""
+    """A model does not fit. The message says by how much, and why other models could not be evicted."""
 
 
 @dataclass(frozen=True)
-class Room:
-    """The disk under `models_dir`, of which models may take `max_gb`."""
+class DiskSpace:
+    """The disk of `models_dir`, of which models may use `max_gb`."""
 
     models_dir: Path
     max_gb: float | None
-    uses: ModelLeases
+    leases: ModelLeases
 
     def reserve(self, slug: str, size_bytes: int, in_bucket: Collection[str]) -> None:
-        """Make room for a model of that size, whose folder for arriving exists and whose lock the caller holds.
+        """Reserve space for a model whose partial folder exists and whose fetch lock the caller holds.
 
-        Models named in `in_bucket` may be evicted. Raises InsufficientDiskSpace, and then nothing was.
+        Evicts only models that are named in `in_bucket`. Raises InsufficientDiskSpace, and then evicts none.
         """
-        with self._deciding():
-            (arriving_path(self.models_dir, slug) / COMING).write_text(str(size_bytes))
-            lacking = self._lacking()
-            if lacking <= 0:
+        expected_size = partial_path(self.models_dir, slug) / EXPECTED_SIZE_FILE
+        # One process at a time, or two would count on the same space.
+        with file_lock(self.models_dir / ".locks" / ".room"):
+            expected_size.write_text(str(size_bytes))
+            shortfall = self._shortfall_bytes()
+            if shortfall <= 0:
                 return
             try:
-                self._evict(lacking, slug, in_bucket)
+                self._evict(shortfall, slug, in_bucket)
             except InsufficientDiskSpace as error:
-                (arriving_path(self.models_dir, slug) / COMING).unlink()
-                raise InsufficientDiskSpace(f"needs {size_bytes / 1e9:.1f} GB: {error}") from None
+                expected_size.unlink()
+                raise InsufficientDiskSpace(f"needs {size_bytes / 1e9:.1f} GB, which {error}") from None
 
-    def _evict(self, lacking: float, slug: str, in_bucket: Collection[str]) -> None:
-        with ExitStack() as held:
-            going: list[Path] = []
-            staying: list[str] = []
-            for folder in self._by_last_use(slug):
-                why = self._why_it_stays(folder, in_bucket, held)
-                size = size_of(folder)
-                if why is None:
-                    lacking -= size
-                    going.append(folder)
-                else:
-                    staying.append(f"{folder.name} {size / 1e9:.1f} GB ({why})")
-                if lacking <= 0:
-                    break
-            else:
-                stays = f"; what stays: {', '.join(staying)}" if staying else ""
-                raise InsufficientDiskSpace(f"{lacking / 1e9:.1f} GB too much for {self._limit()}{stays}")
-            for folder in going:
-                # Under its name it would look damaged while it goes.
-                gone = self.models_dir / f"{EVICTING}{folder.name.removeprefix(EVICTING)}"
+    def _evict(self, shortfall: float, incoming: str, in_bucket: Collection[str]) -> None:
+        with ExitStack() as locks:
+            for folder in self._choose_victims(shortfall, incoming, in_bucket, locks):
+                # Renamed first: under its own name it would look damaged while it is being deleted.
+                evicting = self.models_dir / f"{EVICTING_PREFIX}{folder.name.removeprefix(EVICTING_PREFIX)}"
                 with suppress(FileNotFoundError):
-                    folder.rename(gone)
-                shutil.rmtree(gone, ignore_errors=True)
+                    folder.rename(evicting)
+                shutil.rmtree(evicting, ignore_errors=True)
 
-    def _why_it_stays(self, folder: Path, in_bucket: Collection[str], held: ExitStack) -> str | None:
-        """None for a folder that may go; then its locks are held."""
+    def _choose_victims(
+        self, shortfall: float, incoming: str, in_bucket: Collection[str], locks: ExitStack
+    ) -> list[Path]:
+        """Return folders that together free `shortfall` bytes. Raises InsufficientDiskSpace."""
+        victims: list[Path] = []
+        kept: list[str] = []
+        for folder in self._by_last_use(incoming):
+            reason = self._reason_to_keep(folder, in_bucket, locks)
+            size = folder_size(folder)
+            if reason is None:
+                shortfall -= size
+                victims.append(folder)
+            else:
+                kept.append(f"{folder.name} {size / 1e9:.1f} GB ({reason})")
+            if shortfall <= 0:
+                return victims
+        not_evicted = f"; not evicted: {', '.join(kept)}" if kept else ""
+        raise InsufficientDiskSpace(f"exceeds {self._limit()} by {shortfall / 1e9:.1f} GB{not_evicted}")
+
+    def _reason_to_keep(self, folder: Path, in_bucket: Collection[str], locks: ExitStack) -> str | None:
+        """Return None for a folder that may be deleted; `locks` then contains its lock."""
         if _is_leftover(folder):
-            slug = folder.name.removeprefix(EVICTING).removeprefix(ARRIVING)
-            alone = held.enter_context(exclusive(fetch_lock_file(self.models_dir, slug)))
-            return None if alone else "on its way"
+            slug = folder.name.removeprefix(EVICTING_PREFIX).removeprefix(PARTIAL_PREFIX)
+            acquired = locks.enter_context(try_file_lock(fetch_lock_path(self.models_dir, slug)))
+            return None if acquired else "being downloaded"
         if folder.is_symlink() or read_manifest(folder) is None:
-            return "put there by hand"
+            return "added by hand"
         if folder.name not in in_bucket:
             return "not in the bucket"
-        return None if held.enter_context(self.uses.evicting(folder.name)) else "in use"
+        return None if locks.enter_context(self.leases.try_exclusive(folder.name)) else "in use"
 
-    def _by_last_use(self, coming: str) -> list[Path]:
-        """Leftovers first; without the model that is to come."""
-        mine = {self.models_dir / coming, arriving_path(self.models_dir, coming)}
-        folders = [path for path in self.models_dir.iterdir() if path.is_dir() and path not in mine]
-        models = [path for path in folders if _is_leftover(path) or not path.name.startswith(".")]
-        return sorted(models, key=lambda path: (not _is_leftover(path), last_used(self.models_dir, path.name)))
+    def _by_last_use(self, incoming: str) -> list[Path]:
+        """Return all folders but those of the incoming model: leftovers, then the least recently used models first."""
+        own = {self.models_dir / incoming, partial_path(self.models_dir, incoming)}
+        folders = [path for path in self.models_dir.iterdir() if path.is_dir() and path not in own]
+        candidates = [path for path in folders if _is_leftover(path) or not path.name.startswith(".")]
+        return sorted(candidates, key=lambda path: (not _is_leftover(path), last_used(self.models_dir, path.name)))
 
-    def _lacking(self) -> float:
-        """Bytes that are missing for everything that is on its way."""
-        promised = sum(self._promised(folder) for folder in self.models_dir.glob(f"{ARRIVING}*"))
-        lacking = float(promised - shutil.disk_usage(self.models_dir).free)
+    def _shortfall_bytes(self) -> float:
+        """Return how many bytes more are needed to finish all running downloads."""
+        outstanding = sum(self._outstanding_bytes(folder) for folder in self.models_dir.glob(f"{PARTIAL_PREFIX}*"))
+        shortfall = float(outstanding - shutil.disk_usage(self.models_dir).free)
         if self.max_gb is not None:
-            lacking = max(lacking, size_of(self.models_dir) + promised - self.max_gb * 1e9)
-        return lacking
+            shortfall = max(shortfall, folder_size(self.models_dir) + outstanding - self.max_gb * 1e9)
+        return shortfall
 
-    def _promised(self, arriving: Path) -> int:
-        """What is still to come into a folder; nothing when the process that filled it is dead."""
-        slug = arriving.name.removeprefix(ARRIVING)
-        with exclusive(fetch_lock_file(self.models_dir, slug)) as abandoned:
-            if abandoned:
+    def _outstanding_bytes(self, partial: Path) -> int:
+        """Return how many bytes are still to be downloaded into a folder, 0 if its process died."""
+        slug = partial.name.removeprefix(PARTIAL_PREFIX)
+        with try_file_lock(fetch_lock_path(self.models_dir, slug)) as is_abandoned:
+            if is_abandoned:
                 return 0
         with suppress(FileNotFoundError, ValueError):
-            return max(0, int((arriving / COMING).read_text()) - size_of(arriving))
+            return max(0, int((partial / EXPECTED_SIZE_FILE).read_text()) - folder_size(partial))
         return 0
 
     def _limit(self) -> str:
-        if self.max_gb is not None and size_of(self.models_dir) + shutil.disk_usage(self.models_dir).free > (
-            self.max_gb * 1e9
-        ):
+        free = shutil.disk_usage(self.models_dir).free
+        if self.max_gb is not None and folder_size(self.models_dir) + free > self.max_gb * 1e9:
             return f"MODELS_MAX_GB={self.max_gb:g}"
-        return f"the disk, which has {shutil.disk_usage(self.models_dir).free / 1e9:.1f} GB free"
-
-    @contextmanager
-    def _deciding(self) -> Iterator[None]:
-        """One process at a time, for as long as deleting takes; else two would count on the same room."""
-        with locked(self.models_dir / ".locks" / ".room"):
-            yield
-
-
-def size_of(folder: Path) -> int:
-    """Bytes under a folder, in which other processes may be at work. What a link leads to lies elsewhere."""
-    total = 0
-    for parent, _, names in os.walk(folder):  # goes on where rglob raises: a folder below gets its name, or is evicted
-        for name in names:
-            with suppress(FileNotFoundError):
-                total += Path(parent, name).lstat().st_size
-    return total
+        return f"the {free / 1e9:.1f} GB of free disk space"
 
 
 def _is_leftover(folder: Path) -> bool:
-    return folder.name.startswith((ARRIVING, EVICTING))
+    return folder.name.startswith((PARTIAL_PREFIX, EVICTING_PREFIX))

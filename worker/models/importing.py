@@ -1,4 +1,4 @@
-"""From single files to MODELS_DIR. What touches weights is a process of its own (`worker.ml.single_files`)."""
+"""Import a model from single files to MODELS_DIR. A separate process, `worker.ml.single_files`, reads the weights."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from worker.errors import CommandRefused
-from worker.models.bases import finish
-from worker.models.locks import exclusive, fetch_lock_file
-from worker.models.manifest import Manifest, Origin, describe
-from worker.models.names import UPSCALER_FILE, UPSCALERS, arriving_path, slug_path
+from worker.models.locks import fetch_lock_path, try_file_lock
+from worker.models.manifest import Manifest, Origin, build_manifest
+from worker.models.names import UPSCALER_FILE, UPSCALERS, partial_path, slug_path
+from worker.models.partial_folder import install
 
 FLUX_FILES = ("transformer", "vae", "clip", "t5")
-REFUSED = 3
-"""The process's exit code for a file that is not what it should be."""
+EXIT_REFUSED = 3
+"""The process's exit code for a file that cannot be imported."""
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 
 
 def import_files(
     models_dir: Path, slug: str, files: Mapping[str, Path], tokenizers: Path | None, configs: Path | None
 ) -> Manifest:
-    """Make the model `slug` of these files. Raises CommandRefused, and then MODELS_DIR is as it was."""
+    """Create the model `slug` from these files. Raises CommandRefused, and then MODELS_DIR is unchanged."""
     path = slug_path(models_dir, slug)
     scales = {name: scale for scale, name in UPSCALERS.items()}
-    _check_request(slug, files, tokenizers, scales)
+    _check_options(slug, files, tokenizers, scales)
     if path.exists():
-        raise CommandRefused(f"{path} exists: remove it, or take another name")
-    with exclusive(fetch_lock_file(models_dir, slug)) as alone:
-        if not alone:
-            raise CommandRefused(f"another process is fetch_lock {slug} just now")
-        arriving = arriving_path(models_dir, slug)
-        shutil.rmtree(arriving, ignore_errors=True)
-        arriving.mkdir(parents=True)
+        raise CommandRefused(f"{path} exists: delete it, or choose another name")
+    with try_file_lock(fetch_lock_path(models_dir, slug)) as acquired:
+        if not acquired:
+            raise CommandRefused(f"another process is installing {slug}: wait until it has finished")
+        partial = partial_path(models_dir, slug)
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
         try:
             _convert(
                 {
-                    "target": str(arriving),
+                    "target": str(partial),
                     "files": {name: str(file) for name, file in files.items()},
                     "tokenizers": str(tokenizers),
                     "configs": str(configs) if configs else None,
@@ -48,41 +48,40 @@ def import_files(
                     "upscaler_file": UPSCALER_FILE,
                 }
             )
-            origin = Origin(source=", ".join(file.name for file in files.values()))
-            manifest = describe(arriving, origin)
-            finish(arriving, path, manifest)
+            manifest = build_manifest(partial, Origin(source=", ".join(file.name for file in files.values())))
+            install(partial, path, manifest)
         finally:
-            shutil.rmtree(arriving, ignore_errors=True)
+            shutil.rmtree(partial, ignore_errors=True)
     return manifest
 
 
-def _check_request(slug: str, files: Mapping[str, Path], tokenizers: Path | None, scales: Mapping[str, int]) -> None:
+def _check_options(slug: str, files: Mapping[str, Path], tokenizers: Path | None, scales: Mapping[str, int]) -> None:
     given = set(files)
     if slug in scales or "upscaler" in given:
         if slug not in scales or given != {"upscaler"}:
-            raise CommandRefused(f"an upscaler is one file, as {' or '.join(scales)}: --upscaler FILE alone")
+            raise CommandRefused(f"an upscaler is one file, named {' or '.join(scales)}: use only --upscaler FILE")
         return
     if not (given == set(FLUX_FILES) or given in ({"checkpoint"}, {"checkpoint", "vae"})):
         raise CommandRefused(
-            "FLUX is made of --transformer, --vae, --clip and --t5; Stable Diffusion 1.5 of --checkpoint, "
-            "with a --vae of its own if you like"
+            "the files do not make a base model: FLUX is made of --transformer, --vae, --clip and --t5; "
+            "Stable Diffusion 1.5 of --checkpoint and, optionally, --vae"
         )
     if tokenizers is None:
         raise CommandRefused(
-            "--tokenizers DIR is missing: weights hold no tokenizer. DIR is a folder with tokenizer/ (FLUX: and "
-            "tokenizer_2/), as in the model's repository in diffusers layout"
+            "--tokenizers DIR is missing: weights do not contain the tokenizer. DIR is a folder with "
+            "tokenizer/ (FLUX: and tokenizer_2/), as in the model's repository in diffusers layout"
         )
 
 
 def _convert(request: dict[str, object]) -> None:
-    ended = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-P", "-m", "worker.ml.single_files"],
         input=json.dumps(request),
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, **OFFLINE},
     )
-    if ended.returncode == REFUSED:
-        raise CommandRefused(ended.stderr.strip().splitlines()[-1])
-    if ended.returncode != 0:
-        raise CommandRefused(f"the import ended with exit code {ended.returncode}:\n{ended.stderr[-2000:]}")
+    if process.returncode == EXIT_REFUSED:
+        raise CommandRefused(process.stderr.strip().splitlines()[-1])
+    if process.returncode != 0:
+        raise CommandRefused(f"the import failed with exit code {process.returncode}:\n{process.stderr[-2000:]}")

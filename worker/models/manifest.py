@@ -1,12 +1,11 @@
 """`manifest.json`: the files of a model with their sizes and checksums, and where they came from.
 
-It is written last, so a folder or a prefix without one is not finished; only a folder that somebody put on the
-disk by hand may lack it.
+It is written last, so a folder or prefix without one is incomplete. Only a folder that an operator added to the disk by
+hand may lack it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from worker.errors import InvalidInput
+from worker.storage.checksums import sha256_of
 from worker.storage.object_store import check_key
 
 MANIFEST = "manifest.json"
@@ -36,11 +36,11 @@ class Origin(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     source: str
-    """The hub's repository, or the single files it was made of."""
+    """The hub's repository, or the single files it was imported from."""
     revision: str | None = None
     """The commit, for a repository."""
     licence: str | None = None
-    """As its author calls it; None where nobody said."""
+    """The author's name for it; None if unknown."""
 
 
 class Manifest(BaseModel):
@@ -53,8 +53,8 @@ class Manifest(BaseModel):
 
     @field_validator("files")
     @classmethod
-    def _inside(cls, files: dict[str, ModelFile]) -> dict[str, ModelFile]:
-        """Whoever can write to the bucket must not get to write elsewhere on the pods."""
+    def _check_names(cls, files: dict[str, ModelFile]) -> dict[str, ModelFile]:
+        """Refuse names that leave the folder: write access to the bucket must not become write access to pods."""
         for name in files:
             try:
                 check_key(name)
@@ -68,7 +68,7 @@ class Manifest(BaseModel):
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """The manifest of a folder; None when there is none that can be read."""
+    """Return the manifest of a folder, None if it is missing or damaged. Raises OSError."""
     try:
         return Manifest.model_validate_json((folder / MANIFEST).read_bytes())
     except (FileNotFoundError, NotADirectoryError, ValidationError):
@@ -76,24 +76,24 @@ def read_manifest(folder: Path) -> Manifest | None:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Under its name only when it is whole."""
-    arriving = folder / f".{MANIFEST}"
-    arriving.write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
-    arriving.replace(folder / MANIFEST)
+    """Write the manifest of a folder atomically."""
+    temporary = folder / f".{MANIFEST}"
+    temporary.write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
+    temporary.replace(folder / MANIFEST)
 
 
-def describe(folder: Path, origin: Origin | None = None) -> Manifest:
-    """The manifest that a folder's contents deserve. Reads all of it."""
-    names = [path.relative_to(folder).as_posix() for path in files_in(folder)]
+def build_manifest(folder: Path, origin: Origin | None = None) -> Manifest:
+    """Return the manifest of a folder's present contents. Reads every file."""
+    names = [path.relative_to(folder).as_posix() for path in model_files(folder)]
     with ThreadPoolExecutor(HASHING_THREADS) as threads:
-        files = list(threads.map(lambda name: _describe_file(folder / name), names))
+        files = list(threads.map(lambda name: _hash_file(folder / name), names))
     return Manifest(files=dict(zip(names, files, strict=True)), origin=origin)
 
 
-def files_in(folder: Path) -> list[Path]:
-    """The files of a model: no manifest, and nothing hidden (download tools leave such things).
+def model_files(folder: Path) -> list[Path]:
+    """Return the files of a model, without its manifest and hidden files, which download tools leave.
 
-    A part that is a link to another base's (two bases may share an encoder) counts as a folder of its own.
+    Follows symbolic links to folders: two base models may share a text encoder.
     """
     walked = os.walk(folder, followlinks=True)
     found = sorted(path for parent, _, names in walked for name in names if (path := Path(parent, name)).is_file())
@@ -105,6 +105,7 @@ def files_in(folder: Path) -> list[Path]:
 
 
 def has_size(path: Path, file: ModelFile) -> bool:
+    """Return True if a file exists with the size in its manifest."""
     try:
         return path.stat().st_size == file.size_bytes
     except (FileNotFoundError, NotADirectoryError):
@@ -112,21 +113,16 @@ def has_size(path: Path, file: ModelFile) -> bool:
 
 
 def matches(path: Path, file: ModelFile) -> bool:
-    """Whether a file has the contents that its manifest says."""
+    """Return True if a file has the contents in its manifest. Reads it."""
     return has_size(path, file) and sha256_of(path) == file.sha256
 
 
-def damaged(folder: Path, files: dict[str, ModelFile]) -> list[str]:
-    """Those of the files whose contents are not what they should be. Reads them all."""
+def damaged_files(folder: Path, files: dict[str, ModelFile]) -> list[str]:
+    """Return the names of those files whose contents differ from their manifest. Reads every file."""
     with ThreadPoolExecutor(HASHING_THREADS) as threads:
-        sound = list(threads.map(lambda name: matches(folder / name, files[name]), files))
-    return [name for name, fine in zip(files, sound, strict=True) if not fine]
+        matching = list(threads.map(lambda name: matches(folder / name, files[name]), files))
+    return [name for name, is_matching in zip(files, matching, strict=True) if not is_matching]
 
 
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
-
-
-def _describe_file(path: Path) -> ModelFile:
+def _hash_file(path: Path) -> ModelFile:
     return ModelFile(size_bytes=path.stat().st_size, sha256=sha256_of(path))

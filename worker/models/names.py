@@ -1,41 +1,55 @@
-"""What models are called, and where they lie."""
+"""Slugs and paths of models, and the command that installs one."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-from worker.errors import InvalidInput
+from worker.errors import InvalidInput, ModelMissing
 
-PREFIX = "models/base/"
-"""Of every model in the bucket."""
+BUCKET_PREFIX = "models/base/"
+"""The prefix of all models in the bucket."""
 UPSCALERS = {2: "real-esrgan-x2", 4: "real-esrgan-x4"}
+"""Slug by scale."""
 UPSCALER_FILE = "model.safetensors"
-ARRIVING = ".arriving-"
+PARTIAL_PREFIX = ".arriving-"
+"""Of folders that are not complete. Names on the disk must not change: pods of two releases may share a volume."""
 REPOSITORIES = {
     "flux-dev": "black-forest-labs/FLUX.1-dev",
     "flux-schnell": "black-forest-labs/FLUX.1-schnell",
     "sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5",
 }
-"""Where a hub has the bases that the migrations register."""
+"""The hub's repository of each base model that the migrations register."""
 
 
 def install_command(slug: str) -> str:
-    """The command that brings a model to MODELS_DIR."""
+    """Return the command that installs a model in MODELS_DIR."""
     if slug in UPSCALERS.values():
         return f"worker models import {slug} --upscaler FILE"
     if slug in REPOSITORIES:
         return f"worker models pull {REPOSITORIES[slug]} --as {slug}"
-    return f"worker models import {slug} with its files, or from a hub worker models pull OWNER/NAME --as {slug}"
+    return f"worker models pull OWNER/NAME --as {slug} (from a hub) or worker models import {slug} (from files)"
+
+
+def model_missing(slug: str, problem: str) -> ModelMissing:
+    """Return the error for a model that this pod cannot provide. `problem` continues a sentence about the model."""
+    kind = "upscaler" if slug in UPSCALERS.values() else "base model"
+    return ModelMissing(
+        f"{kind} {slug} {problem}; install it: {install_command(slug)}; "
+        f"share it with all pods: worker models push {slug}"
+    )
 
 
 def slug_path(models_dir: Path, slug: str) -> Path:
-    """The folder of a model, there or not. Raises InvalidInput for a name that could lead elsewhere."""
+    """Return the folder of a model, which need not exist. Raises InvalidInput for an invalid slug."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", slug):
-        raise InvalidInput(f"{slug!r} cannot be the name of a base model")
+        raise InvalidInput(
+            f"{slug!r} is not a valid model name: use up to 128 letters, digits, '.', '_' and '-', "
+            "beginning with a letter or digit"
+        )
     return models_dir / slug
 
 
-def arriving_path(models_dir: Path, slug: str) -> Path:
-    """Where a model lies until it is whole: hidden, so that nobody takes it for one."""
-    return models_dir / f"{ARRIVING}{slug}"
+def partial_path(models_dir: Path, slug: str) -> Path:
+    """Return the hidden folder of a model that is not complete yet."""
+    return models_dir / f"{PARTIAL_PREFIX}{slug}"

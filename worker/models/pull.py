@@ -1,8 +1,8 @@
-"""From a Hugging Face hub to this machine's disk: a bootstrap, never part of a job.
+"""Download a base model from a Hugging Face hub to this machine's disk. Commands do this, never jobs.
 
-The revision is resolved to a commit first, so all files are of one version, and the manifest says which. What arrives
-is compared with the hub's checksums. An interrupted pull goes on where it stopped, in the middle of a file too: for
-that the files are fetched one by one, because the library's own download begins a file anew in each process.
+The revision is resolved to a commit first, so all files have one version, which the manifest names. Every file is
+compared with the hub's checksum. An interrupted pull continues where it stopped, even within a file; the library's own
+download would restart the file, so this module downloads the files one by one.
 """
 
 from __future__ import annotations
@@ -17,24 +17,27 @@ from typing import TYPE_CHECKING, Any
 
 from worker.console import sanitize_line
 from worker.errors import CommandRefused
-from worker.models.bases import finish
-from worker.models.hub_files import INDEX, wanted_files
-from worker.models.locks import exclusive, fetch_lock_file
-from worker.models.manifest import Manifest, Origin, describe
-from worker.models.names import UPSCALERS, arriving_path, slug_path
+from worker.models.hub_errors import translate_hub_errors
+from worker.models.hub_files import INDEX, select_files
+from worker.models.locks import fetch_lock_path, try_file_lock
+from worker.models.manifest import Manifest, Origin, build_manifest
+from worker.models.names import UPSCALERS, partial_path, slug_path
+from worker.models.partial_folder import install
+from worker.storage.checksums import sha256_of
+from worker.storage.folder_size import folder_size
 from worker.storage.object_store import check_key
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import ModelInfo, RepoSibling
 
-PART = ".part"
-"""Behind the name of a file that is not whole yet."""
+PART_SUFFIX = ".part"
+"""Of a file that is not complete yet."""
 
 
 @dataclass(frozen=True)
 class Repository:
-    """One commit of a repository, and what of it makes the base."""
+    """One commit of a repository, and those of its files that make the base model."""
 
     name: str
     commit: str
@@ -48,46 +51,47 @@ class Repository:
 
 
 class Pull:
-    """One repository on its way to `models_dir/slug`."""
+    """The download of one repository to `models_dir/slug`."""
 
     def __init__(self, models_dir: Path, slug: str, repo: str, revision: str | None, token: str | None) -> None:
         self._models_dir = models_dir
         self._slug = slug
         self._path = slug_path(models_dir, slug)
+        self._partial = partial_path(models_dir, slug)
         self._repo = repo
         self._revision = revision
         self._token = token
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Refuse to overwrite a model, or to work beside another process that brings it."""
+    def lock(self) -> Iterator[None]:
+        """Exclude other processes that install the model. Raises CommandRefused if it exists already."""
         if self._slug in UPSCALERS.values():
             raise CommandRefused(
-                f"{self._slug} is an upscaler, which no repository holds in this layout: download its official "
+                f"{self._slug} is an upscaler, and hubs do not have upscalers in this layout: download its official "
                 f"weights and run `worker models import {self._slug} --upscaler FILE`"
             )
         if self._path.exists():
-            raise CommandRefused(f"{self._path} exists: remove it, or take another name with --as")
-        with exclusive(fetch_lock_file(self._models_dir, self._slug)) as alone:
-            if not alone:
-                raise CommandRefused(f"another process is fetch_lock {self._slug} just now")
+            raise CommandRefused(f"{self._path} exists: delete it, or choose another name with --as")
+        with try_file_lock(fetch_lock_path(self._models_dir, self._slug)) as acquired:
+            if not acquired:
+                raise CommandRefused(f"another process is installing {self._slug}: wait until it has finished")
             yield
 
     def look_up(self) -> Repository:
-        """What the hub has. Raises CommandRefused."""
-        with self._translate_hub_errors():
+        """Ask the hub for the repository and select its files. Raises CommandRefused."""
+        with translate_hub_errors(self._repo, self._revision, self._models_dir):
             api = self._api()
             found: ModelInfo = api.model_info(self._repo, revision=self._revision, files_metadata=True)
             siblings = {file.rfilename: file for file in found.siblings or []}
             commit = str(found.sha)
             if INDEX not in siblings:
                 raise CommandRefused(
-                    f"{self._repo} is not in diffusers layout: it has no {INDEX}. Single files (ComfyUI, Civitai) are "
-                    "brought by `worker models import`"
+                    f"{self._repo} is not in diffusers layout: {INDEX} not found. For single files (ComfyUI, Civitai), "
+                    "use `worker models import`"
                 )
             index = self._fetch_verified(api, INDEX, siblings[INDEX], commit, lambda _: None).read_bytes()
             card: dict[str, Any] = vars(found.card_data) if found.card_data else {}
-            names = wanted_files(siblings, index, self._repo)
+            names = select_files(siblings, index, self._repo)
             return Repository(
                 name=self._repo,
                 commit=commit,
@@ -97,36 +101,41 @@ class Pull:
             )
 
     def run(self, repository: Repository, on_bytes: Callable[[int], None]) -> Manifest:
-        """Download what is not here yet, check it, and give the folder its name."""
+        """Download missing files, verify them, and install the model. Raises CommandRefused.
+
+        `on_bytes` is called with the number of bytes that are now on the disk, whether downloaded or present before.
+        """
         free = shutil.disk_usage(self._models_dir).free
-        if repository.size_bytes > free + _size_of(self._arriving):
+        if repository.size_bytes > free + folder_size(self._partial):
             raise CommandRefused(
                 f"{self._repo} needs {repository.size_bytes / 1e9:.1f} GB, and {self._models_dir} has "
-                f"{free / 1e9:.1f} GB free"
+                f"{free / 1e9:.1f} GB free: free some space, or set MODELS_DIR to a larger disk"
             )
-        with self._translate_hub_errors():
+        with translate_hub_errors(self._repo, self._revision, self._models_dir):
             api = self._api()
             for name, file in repository.files.items():
                 self._fetch_verified(api, name, file, repository.commit, on_bytes)
         origin = Origin(source=repository.name, revision=repository.commit, licence=repository.licence)
-        described = describe(self._arriving, origin)
-        manifest = described.model_copy(update={"files": {name: described.files[name] for name in repository.files}})
-        finish(self._arriving, self._path, manifest)
+        on_disk = build_manifest(self._partial, origin)
+        manifest = on_disk.model_copy(update={"files": {name: on_disk.files[name] for name in repository.files}})
+        install(self._partial, self._path, manifest)
         return manifest
 
     def _fetch_verified(
         self, api: HfApi, name: str, file: RepoSibling, commit: str, on_bytes: Callable[[int], None]
     ) -> Path:
-        path = self._arriving / check_key(name)
-        if path.is_file() and _is_as_on_hub(path, file):
+        path = self._partial / check_key(name)
+        if path.is_file() and _matches_hub(path, file):
             on_bytes(path.stat().st_size)
             return path
-        for _ in range(2):  # once more, because the first time it may have been damaged on the way
+        for _ in range(2):  # twice, because the network may have damaged the first download
             self._download(api, name, path, file, commit, on_bytes)
-            if _is_as_on_hub(path, file):
+            if _matches_hub(path, file):
                 return path
             path.unlink()
-        raise CommandRefused(f"{name} of {self._repo} does not arrive as the hub describes it; try again later")
+        raise CommandRefused(
+            f"{name} of {self._repo} does not match the hub's checksum after two downloads: try again later"
+        )
 
     def _download(
         self, api: HfApi, name: str, path: Path, file: RepoSibling, commit: str, on_bytes: Callable[[int], None]
@@ -135,7 +144,7 @@ class Pull:
         from huggingface_hub.file_download import http_get
         from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
-        part = path.with_name(f"{path.name}.{commit[:12]}{PART}")
+        part = path.with_name(f"{path.name}.{commit[:12]}{PART_SUFFIX}")
         part.parent.mkdir(parents=True, exist_ok=True)
         with part.open("ab") as content:
             http_get(
@@ -144,73 +153,25 @@ class Pull:
                 resume_size=content.tell(),
                 headers=build_hf_headers(token=self._token),
                 expected_size=file.size,
-                tqdm_class=_progress(on_bytes),
+                tqdm_class=_progress_class(on_bytes),
             )
         part.rename(path)
-
-    @property
-    def _arriving(self) -> Path:
-        return arriving_path(self._models_dir, self._slug)
 
     def _api(self) -> HfApi:
         from huggingface_hub import HfApi
         from huggingface_hub.utils import logging
 
-        logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # its warnings hold addresses that are signed
+        logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # its warnings contain signed URLs
         return HfApi(token=self._token)
-
-    @contextmanager
-    def _translate_hub_errors(self) -> Iterator[None]:
-        """The hub's failures in our words: its own hold addresses, and those may be signed."""
-        from huggingface_hub import errors
-
-        page = f"https://huggingface.co/{self._repo}"
-        try:
-            yield
-        except errors.GatedRepoError as error:
-            status = error.response.status_code
-            if status == 401:
-                how = f"accept its terms on {page}, make a token (Settings, Access Tokens, read) and set HF_TOKEN"
-            else:
-                how = f"the account of HF_TOKEN has no access yet: accept the terms on {page} and wait for approval"
-            raise CommandRefused(f"{self._repo} is gated: {how}") from None
-        except errors.RepositoryNotFoundError:
-            raise CommandRefused(
-                f"there is no repository {self._repo}, or it is private: check the name (OWNER/NAME); for a private "
-                "one set HF_TOKEN"
-            ) from None
-        except errors.RevisionNotFoundError:
-            raise CommandRefused(
-                f"{self._repo} has no revision {self._revision}: name a branch, a tag or a commit"
-            ) from None
-        except errors.HFValidationError:
-            raise CommandRefused(f"{self._repo!r} is no repository's name, which looks like OWNER/NAME") from None
-        except errors.OfflineModeIsEnabled:
-            raise CommandRefused("HF_HUB_OFFLINE is set: unset it for this command, which needs the hub") from None
-        except errors.HfHubHTTPError as error:
-            status = error.response.status_code
-            hint = ": HF_TOKEN is refused, make a new one" if status in (401, 403) else "; try again later"
-            raise CommandRefused(f"the hub answered {status} for {self._repo}{hint}") from None
-        except (
-            errors.LocalEntryNotFoundError,
-            errors.HTTPError,  # type: ignore[attr-defined]  # httpx's, whose name changes with the hub's releases
-        ) as error:
-            raise CommandRefused(
-                f"the hub cannot be reached ({type(error).__name__}): check the network, or HF_ENDPOINT for a mirror; "
-                "what has arrived is kept"
-            ) from None
-        except OSError as error:
-            why = error.strerror or type(error).__name__
-            raise CommandRefused(f"{self._models_dir} cannot be written: {why}; what has arrived is kept") from None
 
 
 def _text_or_none(value: object) -> str | None:
-    """What a card says, as text: its author wrote whatever they liked there, a list perhaps."""
+    """Return a value of a model card as text: its author may have written anything there, such as a list."""
     return None if value is None else sanitize_line(value)
 
 
-def _progress(on_bytes: Callable[[int], None]) -> type:
-    """A bar as the hub's library wants one, that shows nothing and passes its numbers on."""
+def _progress_class(on_bytes: Callable[[int], None]) -> type:
+    """Return a subclass of the hub's progress bar that prints nothing and calls `on_bytes`."""
     from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
 
     class Bar(tqdm):
@@ -224,19 +185,14 @@ def _progress(on_bytes: Callable[[int], None]) -> type:
     return Bar
 
 
-def _is_as_on_hub(path: Path, file: RepoSibling) -> bool:
-    """Large files have a SHA-256 there, small ones the SHA-1 that git names them by."""
+def _matches_hub(path: Path, file: RepoSibling) -> bool:
+    """Compare a file with the hub's checksum: the SHA-256 of a large file, git's SHA-1 of a small one."""
     size = path.stat().st_size
     if file.size is not None and size != file.size:
         return False
     if file.lfs is not None:
-        with path.open("rb") as content:
-            return hashlib.file_digest(content, "sha256").hexdigest() == file.lfs.sha256
+        return sha256_of(path) == file.lfs.sha256
     if file.blob_id is not None:
         blob = b"blob %d\0" % size + path.read_bytes()
         return hashlib.sha1(blob, usedforsecurity=False).hexdigest() == file.blob_id
     return True
-
-
-def _size_of(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

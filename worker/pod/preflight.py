@@ -16,7 +16,7 @@ from worker.errors import SettingsError, StorageError
 from worker.kinds import load_kinds
 from worker.settings import Settings
 from worker.storage.object_store import ObjectStore
-from worker.storage.writable_dirs import check_folder
+from worker.storage.writable_dirs import check_writable
 
 log = structlog.get_logger()
 
@@ -25,7 +25,7 @@ BUCKETS = {"bucket_uploads": "BUCKET_UPLOADS", "bucket_models": "BUCKET_MODELS"}
 
 async def check_installation(settings: Settings, database: Database, store: ObjectStore) -> None:
     """Folders, schema, kinds, buckets and store, in this order; the first that is wrong is raised."""
-    check_folder("WORK_DIR", settings.work_dir)
+    check_writable("WORK_DIR", settings.work_dir)
     check_models_dir(settings)
     await check_schema(database)
     for name in BUCKETS:
@@ -52,7 +52,7 @@ async def _warn_if_privileged(database: Database) -> None:
 def check_models_dir(settings: Settings) -> None:
     """MODELS_DIR accepts files, or exists: a read-only volume serves the models that are on it."""
     if not (os.path.isdir(settings.models_dir) and os.access(settings.models_dir, os.R_OK | os.X_OK)):
-        check_folder("MODELS_DIR", settings.models_dir)
+        check_writable("MODELS_DIR", settings.models_dir)
 
 
 async def check_schema(database: Database) -> None:

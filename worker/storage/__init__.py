@@ -1,1 +1,1 @@
-"""The object store, and the pod's own disk: caches, the folders of attempts, encoded pictures."""
+"""The object store, and a pod's own disk: caches, folders of attempts, encoded pictures, checksums and sizes."""

@@ -1,8 +1,9 @@
-"""What a failed request to the object store means, told without anything a server sent.
+"""Translate failed requests to the object store into StorageError, without quoting the server.
 
-The texts of botocore's exceptions hold addresses and what the server said; ours hold what was being done, an
-HTTP status and at most one code. The status decides, because servers differ in the codes and in where they
-put them: Supabase answers 404 for a missing bucket as for a missing object, its code where boto3 never looks.
+The messages of botocore's exceptions contain URLs and the server's own text. Ours contain the action, the HTTP status
+and at most one error code. The status decides what a failure means, because servers differ in their codes and in where
+they put them: Supabase responds 404 for a missing bucket and for a missing object alike, and puts its code where boto3
+does not look.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def found(request: Callable[..., T], **parameters: Any) -> T | None:
-    """The answer to a request, or None where the server says 404."""
+def none_if_not_found(request: Callable[..., T], **parameters: Any) -> T | None:
+    """Send a request and return its response, or None if the server responds 404."""
     from botocore.exceptions import ClientError
 
     try:
@@ -31,8 +32,11 @@ def found(request: Callable[..., T], **parameters: Any) -> T | None:
         raise
 
 
-def failures() -> tuple[type[Exception], ...]:
-    """Everything that boto3, its transfers and the disk raise. Read only once one of them was raised."""
+def request_errors() -> tuple[type[Exception], ...]:
+    """Return all exceptions that boto3, its transfers and the disk raise, for an `except` clause.
+
+    A function, because it imports botocore: Python evaluates the clause only once an exception was raised.
+    """
     from botocore.exceptions import BotoCoreError, ClientError
     from s3transfer.exceptions import (
         CancelledError,
@@ -52,8 +56,8 @@ def failures() -> tuple[type[Exception], ...]:
     )
 
 
-def explain(error: BaseException, doing: str) -> StorageError:
-    """The failure as a StorageError: `doing` says what was tried, in words that name bucket and key."""
+def to_storage_error(error: BaseException, action: str) -> StorageError:
+    """Return the failure as a StorageError. `action` says what was tried and names bucket and key."""
     from botocore.exceptions import (
         ClientError,
         ConnectionError,
@@ -64,39 +68,39 @@ def explain(error: BaseException, doing: str) -> StorageError:
     from s3transfer.exceptions import CancelledError, RetriesExceededError
 
     if isinstance(error, RetriesExceededError):
-        return explain(error.last_exception, doing)
+        return to_storage_error(error.last_exception, action)
     if isinstance(error, ClientError):
-        why = _answer(error)
+        reason = _describe_response(error)
     elif isinstance(error, ConnectTimeoutError | ReadTimeoutError):
-        why = "the server does not answer"
+        reason = "the server does not respond"
     elif isinstance(error, HTTPClientError | ConnectionError):
-        why = f"the server cannot be reached ({type(error).__name__})"
+        reason = f"the server cannot be reached ({type(error).__name__})"
     elif isinstance(error, CancelledError):
-        why = "it was stopped"
+        reason = "it was cancelled"
     elif isinstance(error, OSError):
-        why = f"this machine says {error.strerror or type(error).__name__}"
+        reason = f"error on this machine: {error.strerror or type(error).__name__}"
     else:
-        why = type(error).__name__
-    return StorageError(f"{doing} failed: {why}")
+        reason = type(error).__name__
+    return StorageError(f"{action} failed: {reason}")
 
 
-def _answer(error: ClientError) -> str:
+def _describe_response(error: ClientError) -> str:
     status, code = status_of(error), _code(error)
     hints = {
         401: "; check the storage keys",
         403: "; check the storage keys, their permissions and the region",
-        404: "; does the bucket exist? `worker storage init` makes it",
+        404: "; if the bucket does not exist, create it with `worker storage init`",
     }
-    return f"the server answered {status} {code}".rstrip() + hints.get(status, "")
+    return f"the server responded {status} {code}".rstrip() + hints.get(status, "")
 
 
-def was_answered(error: StorageError) -> bool:
-    """Whether a server was reached, and refused."""
+def server_responded(error: StorageError) -> bool:
+    """Return True if a server was reached and refused the request."""
     return isinstance(error.__cause__, Exception) and status_of(error.__cause__) > 0
 
 
 def status_of(error: Exception) -> int:
-    """The HTTP status of a server's refusal; 0 for a failure that has none."""
+    """Return the HTTP status of the server's response, 0 if there was none."""
     from botocore.exceptions import ClientError
 
     if not isinstance(error, ClientError):
@@ -105,11 +109,11 @@ def status_of(error: Exception) -> int:
 
 
 def _code(error: ClientError) -> str:
-    """The server's word for it. Supabase's stands beside boto3's `Error`, which then holds an empty one."""
+    """Return the server's error code. Supabase puts it beside boto3's `Error`, which then contains an empty one."""
     response: dict[str, Any] = dict(error.response)
-    return plain_code(response.get("Error", {}).get("Code") or response.get("Code"))
+    return safe_error_code(response.get("Error", {}).get("Code") or response.get("Code"))
 
 
-def plain_code(code: object) -> str:
-    """A code a server sent, if it is one: no free text of theirs gets into our messages."""
+def safe_error_code(code: object) -> str:
+    """Return `code` if it is a plain identifier, else "": a server's free text must not get into our messages."""
     return code if isinstance(code, str) and re.fullmatch(r"[A-Za-z][A-Za-z0-9._]{0,63}", code) else ""

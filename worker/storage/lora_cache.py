@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 from collections import defaultdict
 from pathlib import Path
@@ -12,6 +11,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict
 
 from worker.errors import InvalidInput
+from worker.storage.checksums import sha256_of
 from worker.storage.object_store import ObjectStore
 from worker.storage.workspace import Workspace
 
@@ -56,7 +56,7 @@ class LoraCache:
             arriving = workdir / f"{lora.id}.safetensors"
             await self._store.download(self._bucket, lora.path, arriving)
             size = (await asyncio.to_thread(arriving.stat)).st_size
-            if await asyncio.to_thread(_sha256, arriving) != lora.sha256:
+            if await asyncio.to_thread(sha256_of, arriving) != lora.sha256:
                 raise InvalidInput(f"LoRA {lora.id} in storage is not the one that was published: train it again")
             if (self._forgotten[lora.subject_id], self._all_forgotten) != before:
                 return arriving, size  # consent ended meanwhile: nothing is kept beyond this attempt
@@ -83,8 +83,3 @@ def _touch(path: Path) -> bool:
     except FileNotFoundError:
         return False
     return True
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,13 +1,13 @@
 """The object store: any server that speaks S3, behind a few async methods.
 
-boto3 does the protocol and is imported with the first request, so that importing this module costs nothing.
-Requests run in threads of the store's own; large files go in parallel parts, both ways.
+boto3 is imported with the first request, so that importing this module is cheap. Requests run in threads of the store's
+own; large files are uploaded and downloaded in parallel parts.
 
-What differs between servers is settled here: addresses are path-style, signatures are v4, checksums are sent
-only where the protocol demands one, and errors are judged as `storage_errors` says.
+Differences between servers are handled here: URLs are path-style, signatures are v4, checksums are sent only where the
+protocol requires one, and `worker.storage.errors` classifies failures.
 
-Raises `InputMissing` for an object that is not there, `InvalidInput` for a key that may not be used, and
-`StorageError` for all else. Messages name bucket and key, never an address, a credential or a signature.
+Raises `InputMissing` for an object that does not exist, `InvalidInput` for a key that may not be used, and
+`StorageError` for everything else. Messages name bucket and key, never a URL, a credential or a signature.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import re
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -28,31 +27,36 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 from worker.errors import InputMissing, InvalidInput, StorageError, WorkerError
-from worker.storage.errors import explain, failures, found, plain_code, status_of
+from worker.storage.errors import (
+    none_if_not_found,
+    request_errors,
+    safe_error_code,
+    status_of,
+    to_storage_error,
+)
+from worker.storage.transfers import UNWIND_S, TransferWaiter
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import ObjectIdentifierTypeDef
-    from s3transfer.futures import TransferFuture
     from s3transfer.manager import TransferManager
 
 T = TypeVar("T")
 
-# A server that takes a connection and then says nothing is given up after this long, and asked again.
 CONNECT_TIMEOUT_S = 10
 READ_TIMEOUT_S = 60
+"""How long a connection may be silent before the request is sent again."""
 ATTEMPTS = 4
-# Every request that moves no file ends within this time, retries included.
 CALL_DEADLINE_S = 120.0
-# What a stopped transfer gets to close its files before its caller goes on.
-UNWIND_S = 1.0
+"""Every request that transfers no file ends within this time, retries included."""
 PART_BYTES = 8 * 1024 * 1024
-MAX_KEYS_A_DELETE = 1000  # DeleteObjects takes no more
+MAX_KEYS_PER_DELETE = 1000
+"""The limit of DeleteObjects."""
 
 
 @dataclass(frozen=True)
 class StoreConfig:
-    """Where the store is and who we are there. The secrets stay out of `repr`."""
+    """The store's URL and our credentials. `repr` omits the secrets."""
 
     endpoint_url: str
     region: str
@@ -63,7 +67,7 @@ class StoreConfig:
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """An object as the store describes it. `size` is in bytes."""
+    """An object's metadata. `size` is in bytes."""
 
     key: str
     size: int
@@ -72,22 +76,22 @@ class ObjectInfo:
 
 
 def check_key(key: str) -> str:
-    """Return `key` if every server takes it as it stands, else raise InvalidInput.
+    """Return `key` if every server accepts it unchanged, else raise InvalidInput.
 
-    Refused: path traversal, empty segments, control and non-ASCII characters (Supabase refuses those too),
-    backslashes and more than 1,024 bytes. Keys also become file names on a pod: hence the traversal.
+    Refuses path traversal, because keys also become file names on a pod; empty segments, control and non-ASCII
+    characters (which Supabase refuses too), backslashes, and more than 1,024 bytes.
     """
     if not key or len(key) > 1024:
-        raise InvalidInput("a storage key must have between 1 and 1024 characters")
+        raise InvalidInput(f"a storage key must have between 1 and 1024 characters, not {len(key)}")
     if not re.fullmatch(r"[\x20-\x7e]+", key) or "\\" in key:
-        raise InvalidInput(f"the storage key {key!a} has characters that a key may not have")
+        raise InvalidInput(f"the storage key {key!a} must be printable ASCII without backslashes")
     if any(segment in ("", ".", "..") for segment in key.split("/")):
-        raise InvalidInput(f"the storage key {key!r} has an empty, '.' or '..' segment")
+        raise InvalidInput(f"the storage key {key!r} must not have an empty, '.' or '..' segment")
     return key
 
 
 class ObjectStore:
-    """One store, for all buckets. Safe to share between tasks; `close()` it at the end."""
+    """A client for all buckets of one store. Safe to share between tasks; call `close()` at the end."""
 
     def __init__(self, config: StoreConfig) -> None:
         self._config = config
@@ -97,51 +101,51 @@ class ObjectStore:
         self._transfers: TransferManager | None = None
 
     async def ensure_bucket(self, bucket: str) -> bool:
-        """Make a private bucket. True if it was made, False if it was there."""
+        """Create a private bucket. Return True if it was created, False if it existed."""
 
         def ensure(s3: S3Client) -> bool:
-            if found(s3.head_bucket, Bucket=bucket) is not None:
+            if none_if_not_found(s3.head_bucket, Bucket=bucket) is not None:
                 return False
             try:
                 s3.create_bucket(Bucket=bucket)
             except s3.exceptions.ClientError as error:
-                if status_of(error) == 409:  # somebody else was faster
+                if status_of(error) == 409:  # another process created it meanwhile
                     return False
                 raise
             return True
 
-        return await self._call(f"making bucket {bucket}", ensure)
+        return await self._call(f"creating bucket {bucket}", ensure)
 
     async def require_bucket(self, bucket: str) -> None:
-        """Raises StorageError unless the bucket is there and these keys may look into it."""
-        there = await self._call(
-            f"looking up bucket {bucket}", lambda s3: found(s3.head_bucket, Bucket=bucket) is not None
+        """Raise StorageError unless the bucket exists and these credentials may access it."""
+        response = await self._call(
+            f"looking up bucket {bucket}", lambda s3: none_if_not_found(s3.head_bucket, Bucket=bucket)
         )
-        if not there:
-            raise StorageError(f"there is no bucket {bucket}: `worker storage init` makes it")
+        if response is None:
+            raise StorageError(f"bucket {bucket} not found: create it with `worker storage init`")
 
-    async def is_open_to_all(self, bucket: str, key: str, content: bytes) -> bool:
-        """Whether anybody gets this object, whose content is `content`, without keys."""
+    async def is_public(self, bucket: str, key: str, content: bytes) -> bool:
+        """Return True if this object, which contains `content`, can be read without credentials."""
         check_key(key)
-        addresses = _addresses_without_keys(self._config.endpoint_url, f"{bucket}/{quote(key)}")
-        doing = f"asking for {bucket}/{key} without keys"
-        return await self._call(doing, lambda _: any(_get(address) == content for address in addresses))
+        urls = _public_urls(self._config.endpoint_url, f"{bucket}/{quote(key)}")
+        action = f"reading {bucket}/{key} without credentials"
+        return await self._call(action, lambda _: any(_get(url) == content for url in urls))
 
     async def head(self, bucket: str, key: str) -> ObjectInfo | None:
-        """Describe an object; None if it is not there."""
+        """Return an object's metadata, None if it does not exist."""
         check_key(key)
         return await self._call(f"looking up {bucket}/{key}", lambda s3: _head(s3, bucket, key))
 
     async def read(self, bucket: str, key: str) -> bytes:
-        """The content of a small object."""
+        """Return the content of a small object."""
         check_key(key)
         content = await self._call(f"reading {bucket}/{key}", lambda s3: _read(s3, bucket, key))
         if content is None:
-            raise await self._missing(bucket, key)
+            raise await self._not_found_error(bucket, key)
         return content
 
     async def list(self, bucket: str, prefix: str = "") -> list[ObjectInfo]:
-        """All objects whose key starts with `prefix`, in the order of their keys."""
+        """Return all objects whose key starts with `prefix`, ordered by key."""
 
         def read(s3: S3Client) -> list[ObjectInfo]:
             pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
@@ -154,25 +158,25 @@ class ObjectStore:
         return await self._call(f"listing {bucket}/{prefix}", read)
 
     async def download(self, bucket: str, key: str, path: Path) -> None:
-        """Stream an object to `path`, large ones in parallel ranges.
+        """Download an object to `path`, a large one in parallel ranges.
 
-        The file appears under its name only when it is whole; a body that breaks off is asked for again. No
-        deadline (a base model may take an hour), but a connection that goes quiet is given up.
+        The file gets its name only when it is complete; an interrupted body is requested again. There is no deadline (a
+        base model may take an hour), but a silent connection times out.
         """
         check_key(key)
-        doing = f"downloading {bucket}/{key}"
-        await self._call(doing, lambda _: path.parent.mkdir(parents=True, exist_ok=True))
-        ended = _TransferWaiter()
-        running = self._open()[1].download(bucket, key, str(path), subscribers=[ended])  # type: ignore[list-item]
+        action = f"downloading {bucket}/{key}"
+        await self._call(action, lambda _: path.parent.mkdir(parents=True, exist_ok=True))
+        waiter = TransferWaiter()
+        transfer = self._open()[1].download(bucket, key, str(path), subscribers=[waiter])  # type: ignore[list-item]
         try:
-            await ended.of(running)
-        except failures() as error:
+            await waiter.wait(transfer)
+        except request_errors() as error:
             status = status_of(error)
             if status == 404:
-                raise await self._missing(bucket, key) from error
+                raise await self._not_found_error(bucket, key) from error
             if status != 416:
-                raise explain(error, doing) from error
-            await self._call(doing, lambda _: path.write_bytes(b""))  # an empty object has no first range
+                raise to_storage_error(error, action) from error
+            await self._call(action, lambda _: path.write_bytes(b""))  # an empty object has no first range
 
     async def upload(
         self,
@@ -183,64 +187,67 @@ class ObjectStore:
         deadline_s: float = 300.0,
         on_bytes: Callable[[int], None] | None = None,
     ) -> None:
-        """Stream a file to the store, large ones in parallel parts; StorageError after `deadline_s`.
+        """Upload a file, a large one in parallel parts. Raises StorageError after `deadline_s`.
 
-        `on_bytes` hears, in threads, how many more bytes went out; fewer than none when a part is sent again.
+        `on_bytes` is called in threads with the number of bytes just sent; it is negative when a part is sent again.
 
-        After an error the object may still appear (the last request may have arrived), so its key must be one
-        that somebody is going to delete.
+        After an error the object may still appear, because the last request may have reached the server: only use keys
+        that a later sweep deletes.
         """
         check_key(key)
-        doing = f"uploading {bucket}/{key}"
+        action = f"uploading {bucket}/{key}"
         try:
             async with asyncio.timeout(deadline_s):
-                await self._call(doing, lambda _: None)  # opens the client, in a thread
-                ended = _TransferWaiter(on_bytes)
-                running = self._open()[1].upload(
+                await self._call(action, lambda _: None)  # creates the client, in a thread
+                waiter = TransferWaiter(on_bytes)
+                transfer = self._open()[1].upload(
                     str(path),
                     bucket,
                     key,
                     extra_args={"ContentType": content_type},
-                    subscribers=[ended],  # type: ignore[list-item]
+                    subscribers=[waiter],  # type: ignore[list-item]
                 )
-                await ended.of(running)
+                await waiter.wait(transfer)
         except TimeoutError as error:
-            raise StorageError(f"{doing} failed: not done within {deadline_s:g} s") from error
-        except failures() as error:
+            raise StorageError(f"{action} failed: not finished within {deadline_s:g} s") from error
+        except request_errors() as error:
             if status_of(error) == 413:
-                raise InvalidInput(f"{key.rsplit('/', 1)[-1]} is larger than the bucket {bucket} allows") from error
-            raise explain(error, doing) from error
+                name = key.rsplit("/", 1)[-1]
+                raise InvalidInput(
+                    f"{name} is larger than the bucket {bucket} allows: raise the bucket's upload limit"
+                ) from error
+            raise to_storage_error(error, action) from error
 
     async def copy(self, bucket: str, source: str, target: str) -> None:
-        """Copy an object inside a bucket, on the server's side (up to 5 GB)."""
+        """Copy an object within a bucket, on the server (up to 5 GB)."""
         check_key(source)
         check_key(target)
 
         def copy(s3: S3Client) -> bool:
             origin = {"Bucket": bucket, "Key": source}
-            return found(s3.copy_object, Bucket=bucket, Key=target, CopySource=origin) is not None
+            return none_if_not_found(s3.copy_object, Bucket=bucket, Key=target, CopySource=origin) is not None
 
         if not await self._call(f"copying {bucket}/{source}", copy):
-            raise await self._missing(bucket, source)
+            raise await self._not_found_error(bucket, source)
 
     async def delete(self, bucket: str, keys: Iterable[str]) -> None:
-        """Delete objects; those that are not there count as deleted.
+        """Delete objects; those that do not exist count as deleted.
 
-        Keys are taken as they stand: whatever an app managed to store must be possible to erase.
+        Keys are not checked: it must be possible to erase everything that an app managed to store.
         """
-        wanted = list(keys)
+        all_keys = list(keys)
 
         def delete(s3: S3Client) -> None:
-            for start in range(0, len(wanted), MAX_KEYS_A_DELETE):
-                _delete_batch(s3, bucket, wanted[start : start + MAX_KEYS_A_DELETE])
+            for start in range(0, len(all_keys), MAX_KEYS_PER_DELETE):
+                _delete_batch(s3, bucket, all_keys[start : start + MAX_KEYS_PER_DELETE])
 
-        if wanted:
-            await self._call(f"deleting {len(wanted)} objects of {bucket}", delete)
+        if all_keys:
+            await self._call(f"deleting {len(all_keys)} objects of {bucket}", delete)
 
     async def abort_uploads(self, bucket: str, prefix: str, older_than: timedelta) -> int:
-        """Drop the parts of unfinished multipart uploads under `prefix`; returns how many uploads.
+        """Abort unfinished multipart uploads under `prefix`, which deletes their parts; return how many.
 
-        A killed process leaves its parts behind, where no listing shows them and the bill does.
+        A killed process leaves its parts behind: listings omit them, but the provider charges for them.
         """
         before = datetime.now(UTC) - older_than
 
@@ -248,85 +255,55 @@ class ObjectStore:
             aborted = 0
             pages = s3.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix)
             for upload in [upload for page in pages for upload in page.get("Uploads", [])]:
-                # The prefix is checked again: not every server minds it here.
+                # Check the prefix again: some servers ignore it in this request.
                 if upload["Key"].startswith(prefix) and upload["Initiated"] <= before:
-                    which = {"Bucket": bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]}
-                    aborted += found(s3.abort_multipart_upload, **which) is not None
+                    target = {"Bucket": bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]}
+                    aborted += none_if_not_found(s3.abort_multipart_upload, **target) is not None
             return aborted
 
-        return await self._call(f"dropping unfinished uploads of {bucket}/{prefix}", abort)
+        return await self._call(f"aborting unfinished uploads of {bucket}/{prefix}", abort)
 
     async def close(self) -> None:
-        """Stop running transfers and let go of the connections. A server that hangs is not waited for.
+        """Cancel running transfers and close the connections, without waiting for a server that hangs.
 
-        Its threads are: the interpreter joins them when it ends, so a hung server can hold that up for
-        READ_TIMEOUT_S.
+        The interpreter joins the threads at exit, so a server that hangs can delay the exit by READ_TIMEOUT_S.
         """
         if self._client is not None and self._transfers is not None:
-            stop = partial(self._transfers.shutdown, cancel=True)
-            stopping = asyncio.get_running_loop().run_in_executor(self._threads, stop)
-            await asyncio.wait([stopping], timeout=UNWIND_S)
+            shutdown = partial(self._transfers.shutdown, cancel=True)
+            running = asyncio.get_running_loop().run_in_executor(self._threads, shutdown)
+            await asyncio.wait([running], timeout=UNWIND_S)
             self._client.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _missing(self, bucket: str, key: str) -> WorkerError:
-        """Why an object was not found: it, or its whole bucket (404 alone does not tell)."""
+    async def _not_found_error(self, bucket: str, key: str) -> WorkerError:
+        """Return the error for a 404, which does not tell whether the object or its bucket does not exist."""
         try:
             await self.require_bucket(bucket)
         except StorageError as error:
             return error
-        return InputMissing(f"{bucket}/{key} is not in storage")
+        return InputMissing(f"{bucket}/{key} not found in storage")
 
-    async def _call(self, doing: str, work: Callable[[S3Client], T]) -> T:
-        """Run `work` in a thread, within CALL_DEADLINE_S, its failures told as StorageError."""
+    async def _call(self, action: str, work: Callable[[S3Client], T]) -> T:
+        """Run `work` in a thread within CALL_DEADLINE_S. Raises its failures as StorageError."""
         loop = asyncio.get_running_loop()
         try:
-            running = loop.run_in_executor(self._threads, lambda: work(self._open()[0]))
-            return await asyncio.wait_for(running, CALL_DEADLINE_S)
+            # Not asyncio.wait_for: before Python 3.12 it loses a cancellation that arrives when its future is done.
+            async with asyncio.timeout(CALL_DEADLINE_S):
+                return await loop.run_in_executor(self._threads, lambda: work(self._open()[0]))
         except TimeoutError as error:
-            raise StorageError(f"{doing} failed: no answer within {CALL_DEADLINE_S:g} s") from error
-        except failures() as error:
-            raise explain(error, doing) from error
+            raise StorageError(f"{action} failed: no response within {CALL_DEADLINE_S:g} s") from error
+        except request_errors() as error:
+            raise to_storage_error(error, action) from error
 
     def _open(self) -> tuple[S3Client, TransferManager]:
-        """The client and its transfers. First called by `_call`, in a thread: importing boto3 takes time."""
+        """Return the client and its transfers. `_call` opens them first, in a thread: importing boto3 takes time."""
         with self._opening:
             if self._client is None or self._transfers is None:
-                self._client, self._transfers = _connect(self._config)
+                self._client, self._transfers = _create_client(self._config)
             return self._client, self._transfers
 
 
-class _TransferWaiter:
-    """Subscribes to a transfer, which runs in threads, to wait for its end in the event loop."""
-
-    def __init__(self, on_bytes: Callable[[int], None] | None = None) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._event = asyncio.Event()
-        self._on_bytes = on_bytes
-
-    def on_progress(self, future: TransferFuture, bytes_transferred: int, **_: object) -> None:
-        if self._on_bytes is not None:
-            self._on_bytes(bytes_transferred)
-
-    def on_done(self, future: TransferFuture, **_: object) -> None:
-        self._loop.call_soon_threadsafe(self._event.set)
-
-    async def of(self, running: TransferFuture) -> None:
-        """Wait for the transfer and raise what it raised; stop it when the caller is cancelled."""
-        try:
-            await self._event.wait()
-        except asyncio.CancelledError:
-            # A request on the wire ends with its next read or write, and its temporary file with it. Waited
-            # for, because the caller may be about to remove the folder.
-            running.cancel()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(UNWIND_S):
-                    await self._event.wait()
-            raise
-        running.result()
-
-
-def _connect(config: StoreConfig) -> tuple[S3Client, TransferManager]:
+def _create_client(config: StoreConfig) -> tuple[S3Client, TransferManager]:
     import boto3
     from botocore.config import Config
     from s3transfer.manager import TransferConfig, TransferManager
@@ -355,10 +332,10 @@ def _connect(config: StoreConfig) -> tuple[S3Client, TransferManager]:
 
 
 def _patch_delete_objects_headers(request: Any, **_: object) -> None:
-    """Send DeleteObjects as it was sent for years, before it is signed.
+    """Restore the headers that boto3 sent before 1.36, before the request is signed.
 
-    Supabase refuses it without a Content-Type. MinIO wants Content-MD5, and Backblaze refuses the CRC32
-    headers that boto3 (from 1.36 on) sends instead.
+    Supabase refuses DeleteObjects without Content-Type. MinIO requires Content-MD5, and Backblaze refuses the CRC32
+    headers that boto3 sends since 1.36 instead.
     """
     for name in ("Content-Type", "Content-MD5", "x-amz-checksum-crc32", "x-amz-sdk-checksum-algorithm"):
         del request.headers[name]
@@ -367,40 +344,40 @@ def _patch_delete_objects_headers(request: Any, **_: object) -> None:
     request.headers["Content-MD5"] = base64.b64encode(digest).decode("ascii")
 
 
-def _addresses_without_keys(endpoint_url: str, path: str) -> list[str]:
-    """Where a public object would be: by S3's own rule, and by that of Supabase's public buckets."""
-    addresses = [f"{endpoint_url}/{path}"]
+def _public_urls(endpoint_url: str, path: str) -> list[str]:
+    """Return the URLs that a public object would have: S3's own, and that of Supabase's public buckets."""
+    urls = [f"{endpoint_url}/{path}"]
     if endpoint_url.endswith("/storage/v1/s3"):
-        addresses.append(f"{endpoint_url.removesuffix('/s3')}/object/public/{path}")
-    return addresses
+        urls.append(f"{endpoint_url.removesuffix('/s3')}/object/public/{path}")
+    return urls
 
 
-def _get(address: str) -> bytes | None:
-    """The content at an address; None when the server gives none."""
+def _get(url: str) -> bytes | None:
+    """Return the content at a URL, None unless the server responds 200."""
     from botocore.awsrequest import AWSRequest
     from botocore.httpsession import URLLib3Session
 
-    answer = URLLib3Session(timeout=CONNECT_TIMEOUT_S).send(AWSRequest("GET", address).prepare())
-    return answer.content if answer.status_code == 200 else None
+    response = URLLib3Session(timeout=CONNECT_TIMEOUT_S).send(AWSRequest("GET", url).prepare())
+    return response.content if response.status_code == 200 else None
 
 
 def _head(s3: S3Client, bucket: str, key: str) -> ObjectInfo | None:
-    answer = found(s3.head_object, Bucket=bucket, Key=key)
-    if answer is None:
+    response = none_if_not_found(s3.head_object, Bucket=bucket, Key=key)
+    if response is None:
         return None
-    return ObjectInfo(key, answer["ContentLength"], answer.get("ETag", "").strip('"'), answer["LastModified"])
+    return ObjectInfo(key, response["ContentLength"], response.get("ETag", "").strip('"'), response["LastModified"])
 
 
 def _read(s3: S3Client, bucket: str, key: str) -> bytes | None:
-    answer = found(s3.get_object, Bucket=bucket, Key=key)
-    return None if answer is None else answer["Body"].read()
+    response = none_if_not_found(s3.get_object, Bucket=bucket, Key=key)
+    return None if response is None else response["Body"].read()
 
 
 def _delete_batch(s3: S3Client, bucket: str, keys: list[str]) -> None:
     objects: list[ObjectIdentifierTypeDef] = [{"Key": key} for key in keys]
-    answer = s3.delete_objects(Bucket=bucket, Delete={"Objects": objects, "Quiet": True})
-    # Older Supabase servers report an object that is not there as denied.
-    refused = [entry for entry in answer.get("Errors", []) if _head(s3, bucket, entry["Key"]) is not None]
+    response = s3.delete_objects(Bucket=bucket, Delete={"Objects": objects, "Quiet": True})
+    # Older Supabase servers report an object that does not exist as denied.
+    refused = [entry for entry in response.get("Errors", []) if _head(s3, bucket, entry["Key"]) is not None]
     if refused:
-        code = plain_code(refused[0].get("Code"))
+        code = safe_error_code(refused[0].get("Code"))
         raise StorageError(f"{len(refused)} objects of {bucket} could not be deleted ({code})")

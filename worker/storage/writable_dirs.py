@@ -1,4 +1,4 @@
-"""Whether a folder takes files: tried, because rights do not tell."""
+"""Check that a folder is writable, by creating something in it: permissions alone do not tell."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ from pathlib import Path
 
 from worker.errors import SettingsError
 
-_MAY_NOT = (errno.EACCES, errno.EPERM)
+_PERMISSION_ERRORS = (errno.EACCES, errno.EPERM)
 
 
-def check_folder(variable: str, folder: Path) -> Path:
-    """A folder takes files, or the nearest above it where it will be made, which is returned.
+def check_writable(variable: str, folder: Path) -> Path:
+    """Check that `folder` is writable, or can be created, and return it or the nearest existing folder above it.
 
-    Nobody makes a folder in /proc, or on a disk without room. Raises SettingsError, which names `variable`.
+    A folder below /proc or on a full disk cannot be created. Raises SettingsError, which names `variable`.
     """
-    # A link that leads nowhere counts as there. With os.path: Path.exists raises where a folder may not be searched.
-    place = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    # A broken symbolic link counts as existing. os.path.lexists, because Path.exists raises in an unsearchable folder.
+    existing = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     try:
-        os.rmdir(tempfile.mkdtemp(prefix=".tried-", dir=place))  # hidden: what lies in MODELS_DIR is listed
+        # A hidden name, because the folders in MODELS_DIR are listed as models.
+        os.rmdir(tempfile.mkdtemp(prefix=".tried-", dir=existing))
     except OSError as error:
-        cure = f"set {variable} to a folder that takes files"
-        if error.errno in _MAY_NOT:
-            cure += f", or make this one for the user: mkdir -p {folder} && chown {os.getuid()} {folder}"
+        hint = f"set {variable} to a folder that is writable"
+        if error.errno in _PERMISSION_ERRORS:
+            hint += f", or make this one writable for the user: mkdir -p {folder} && chown {os.getuid()} {folder}"
         raise SettingsError(
-            f"{variable}={folder} cannot be written by this user (id {os.getuid()}): {place}: {error.strerror}", cure
+            f"{variable}={folder} cannot be written by this user (id {os.getuid()}): {existing}: {error.strerror}", hint
         ) from error
-    return place
+    return existing

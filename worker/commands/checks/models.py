@@ -17,7 +17,7 @@ from worker.pod.preflight import check_kinds, check_models_dir
 from worker.pod.routes import Routes
 from worker.settings import Settings
 from worker.storage.object_store import ObjectStore
-from worker.storage.writable_dirs import check_folder
+from worker.storage.writable_dirs import check_writable
 
 WORK_SPACE_GB = 5.0
 """Photos, LoRAs and finished pictures of the running jobs."""
@@ -99,7 +99,7 @@ async def _work_dir(settings: Settings) -> str:
 
 def _free_gb(variable: str, folder: Path) -> float:
     """Return the free space where the folder is or will be created. Raises SettingsError if it is not writable."""
-    return shutil.disk_usage(check_folder(variable, folder)).free / 1e9
+    return shutil.disk_usage(check_writable(variable, folder)).free / 1e9
 
 
 async def _upscalers(places: Places) -> str:

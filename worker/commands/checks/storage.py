@@ -97,7 +97,7 @@ async def _round_trip(store: ObjectStore, bucket: str, key: str, content: bytes)
         await store.upload(bucket, key, sent, "text/plain", deadline_s=15)
         try:
             await store.download(bucket, key, received)
-            public = await store.is_open_to_all(bucket, key, content)
+            public = await store.is_public(bucket, key, content)
         finally:
             await store.delete(bucket, [key])
         return await asyncio.to_thread(received.read_bytes), public

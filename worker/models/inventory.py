@@ -1,4 +1,4 @@
-"""`worker models list`: every model that is registered, on this disk or in the bucket, and what it is good for."""
+"""`worker models list`: list every model that is registered, on this disk or in the bucket, and its routes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import psycopg
 from psycopg.rows import dict_row
 
 from worker.errors import ModelMissing, SettingsError, StorageError
-from worker.models.bases import is_sound, is_whole, read_bucket_manifest
-from worker.models.eviction import size_of
-from worker.models.manifest import MANIFEST, Manifest, damaged, has_size, read_manifest
-from worker.models.names import PREFIX, UPSCALERS
+from worker.models.bases import read_bucket_manifest
+from worker.models.integrity import is_complete, is_undamaged
+from worker.models.manifest import MANIFEST, Manifest, damaged_files, has_size, read_manifest
+from worker.models.names import BUCKET_PREFIX, UPSCALERS
 from worker.settings import Settings
+from worker.storage.folder_size import folder_size
 from worker.storage.object_store import ObjectStore
 
 COLUMNS = ("model", "family", "licence", "commercial use", "GB", "on this disk", "in the bucket", "revision", "routes")
@@ -24,26 +25,29 @@ CONNECT_TIMEOUT_S = 10
 
 
 @dataclass(frozen=True)
-class Place:
-    """A model on the disk or in the bucket: how it stands there, and what is known of it."""
+class StoredModel:
+    """A model on the disk or in the bucket. `state` is shown to the operator."""
 
     state: str
     size_bytes: int
     manifest: Manifest | None
-    damaged: bool = False
+    is_damaged: bool = False
 
 
 @dataclass(frozen=True)
-class Overview:
-    """One row a model in the order of `COLUMNS`, what could not be asked, and which models are damaged."""
+class Inventory:
+    """A row for each model, in the order of `COLUMNS`; notes on sources that could not be read; damaged models."""
 
     rows: list[tuple[str, ...]]
     notes: list[str]
     damaged: list[str]
 
 
-def collect_inventory(settings: Settings, *, thorough: bool) -> Overview:
-    """Look everywhere. What cannot be reached is noted and left out. `thorough` reads every file of this disk."""
+def collect_inventory(settings: Settings, *, thorough: bool) -> Inventory:
+    """Read the disk, the bucket and the database; a source that cannot be reached is noted and omitted.
+
+    If `thorough`, every file on this disk is read. Raises OSError if the disk fails.
+    """
     notes: list[str] = []
     registered = _registered(settings, notes)
     on_disk = _on_disk(settings.models_dir, thorough=thorough)
@@ -52,90 +56,90 @@ def collect_inventory(settings: Settings, *, thorough: bool) -> Overview:
         _row(slug, registered.get(slug), on_disk.get(slug), in_bucket.get(slug), known=bool(registered))
         for slug in sorted({*registered, *on_disk, *in_bucket})
     ]
-    broken = [slug for places in (on_disk, in_bucket) for slug, place in places.items() if place.damaged]
-    return Overview(rows, notes, sorted(set(broken)))
+    damaged = {slug for stored in (on_disk, in_bucket) for slug, model in stored.items() if model.is_damaged}
+    return Inventory(rows, notes, sorted(damaged))
 
 
 def _registered(settings: Settings, notes: list[str]) -> dict[str, dict[str, Any]]:
     url = settings.database_url.get_secret_value()
     if not url:
-        notes.append("without DATABASE_URL: no family, licence and routes of registered bases")
+        notes.append("DATABASE_URL is not set: family, licence and routes of registered base models are not shown")
         return {}
     try:
         with psycopg.connect(url, connect_timeout=CONNECT_TIMEOUT_S, row_factory=dict_row) as connection:
             return {row["slug"]: row for row in connection.execute("select * from worker.base_models").fetchall()}
     except psycopg.Error as error:
-        notes.append(f"without the database ({type(error).__name__}): `worker doctor` says what is wrong with it")
+        notes.append(f"the database cannot be read ({type(error).__name__}): run `worker doctor`")
         return {}
 
 
-def _on_disk(models_dir: Path, *, thorough: bool) -> dict[str, Place]:
+def _on_disk(models_dir: Path, *, thorough: bool) -> dict[str, StoredModel]:
     if not models_dir.is_dir():
         return {}
     folders = [path for path in sorted(models_dir.iterdir()) if path.is_dir() and not path.name.startswith(".")]
-    return {folder.name: _place_on_disk(folder, thorough=thorough) for folder in folders}
+    return {folder.name: _stored_on_disk(folder, thorough=thorough) for folder in folders}
 
 
-def _place_on_disk(folder: Path, *, thorough: bool) -> Place:
-    manifest, size_bytes = read_manifest(folder), size_of(folder)
+def _stored_on_disk(folder: Path, *, thorough: bool) -> StoredModel:
+    manifest, size_bytes = read_manifest(folder), folder_size(folder)
     if manifest is None:
         if (folder / MANIFEST).exists():
-            return Place(f"damaged: {MANIFEST}", size_bytes, None, damaged=True)
-        return Place("put there by hand" if is_whole(folder) else "unfinished, by hand", size_bytes, None)
+            return StoredModel(f"damaged: {MANIFEST}", size_bytes, None, is_damaged=True)
+        return StoredModel("added by hand" if is_complete(folder) else "incomplete, added by hand", size_bytes, None)
     wrong = [name for name, file in manifest.files.items() if not has_size(folder / name, file)]
     if not wrong and thorough:
-        wrong = damaged(folder, manifest.files)
-    elif not wrong and not is_sound(folder, thorough=False):
-        wrong = ["a file that was changed"]
+        wrong = damaged_files(folder, manifest.files)
+    elif not wrong and not is_undamaged(folder, thorough=False):
+        wrong = ["a file changed"]
     if wrong:
-        return Place(f"damaged: {', '.join(wrong[:2])}", size_bytes, manifest, damaged=True)
-    return Place("checksums right" if thorough else "whole", size_bytes, manifest)
+        return StoredModel(f"damaged: {', '.join(wrong[:2])}", size_bytes, manifest, is_damaged=True)
+    return StoredModel("verified" if thorough else "complete", size_bytes, manifest)
 
 
-async def _in_bucket(settings: Settings, notes: list[str]) -> dict[str, Place]:
+async def _in_bucket(settings: Settings, notes: list[str]) -> dict[str, StoredModel]:
     try:
         store = ObjectStore(settings.store_config)
     except SettingsError:
-        notes.append("without the S3 settings: nothing of the bucket")
+        notes.append("the S3 settings are missing: the bucket is not listed")
         return {}
     bucket = settings.bucket_models
     try:
         sizes: dict[str, dict[str, int]] = {}
-        for info in await store.list(bucket, PREFIX):
-            slug, _, name = info.key.removeprefix(PREFIX).partition("/")
+        for info in await store.list(bucket, BUCKET_PREFIX):
+            slug, _, name = info.key.removeprefix(BUCKET_PREFIX).partition("/")
             sizes.setdefault(slug, {})[name] = info.size
-        return {slug: await _place_in_bucket(slug, files, store, bucket) for slug, files in sizes.items()}
+        return {slug: await _stored_in_bucket(slug, files, store, bucket) for slug, files in sizes.items()}
     except StorageError as error:
-        notes.append(f"without the bucket: {error.message}")
+        notes.append(f"the bucket is not listed: {error.message}")
         return {}
     finally:
         await store.close()
 
 
-async def _place_in_bucket(slug: str, sizes: Mapping[str, int], store: ObjectStore, bucket: str) -> Place:
+async def _stored_in_bucket(slug: str, sizes: Mapping[str, int], store: ObjectStore, bucket: str) -> StoredModel:
     size_bytes = sum(sizes.values())
     if MANIFEST not in sizes:
-        return Place("unfinished: push it again", size_bytes, None)
+        return StoredModel("incomplete: push it again", size_bytes, None)
     try:
         manifest = await read_bucket_manifest(slug, store, bucket)
     except ModelMissing:
-        return Place(f"damaged: {MANIFEST}", size_bytes, None, damaged=True)
+        return StoredModel(f"damaged: {MANIFEST}", size_bytes, None, is_damaged=True)
     if manifest is None:
-        return Place("gone just now", size_bytes, None)
+        return StoredModel("deleted meanwhile", size_bytes, None)
     wrong = [name for name, file in manifest.files.items() if sizes.get(name) != file.size_bytes]
-    state = f"damaged: {', '.join(wrong[:2])}" if wrong else "whole"
-    return Place(state, size_bytes, manifest, damaged=bool(wrong))
+    state = f"damaged: {', '.join(wrong[:2])}" if wrong else "complete"
+    return StoredModel(state, size_bytes, manifest, is_damaged=bool(wrong))
 
 
 def _row(
-    slug: str, base: Mapping[str, Any] | None, disk: Place | None, bucket: Place | None, *, known: bool
+    slug: str, base: Mapping[str, Any] | None, disk: StoredModel | None, bucket: StoredModel | None, *, known: bool
 ) -> tuple[str, ...]:
-    manifests = [place.manifest for place in (disk, bucket) if place is not None and place.manifest is not None]
+    manifests = [model.manifest for model in (disk, bucket) if model is not None and model.manifest is not None]
     origin = next((manifest.origin for manifest in manifests if manifest.origin is not None), None)
-    size_bytes = max(place.size_bytes for place in (disk, bucket) if place) if disk or bucket else 0
+    size_bytes = max(model.size_bytes for model in (disk, bucket) if model) if disk or bucket else 0
     in_bucket = bucket.state if bucket else "-"
     if len(manifests) == 2 and manifests[0].files != manifests[1].files:
-        in_bucket += ", other contents than here"
+        in_bucket += ", differs from this disk"
     return (
         slug,
         base["family"] if base else "",
@@ -150,7 +154,7 @@ def _row(
 
 
 def _routes(slug: str, base: Mapping[str, Any] | None, *, known: bool) -> str:
-    """What a pod can take with it, if it has the memory."""
+    """Return the routes that the model enables on a pod with enough memory."""
     if slug in UPSCALERS.values():
         return "generation/*, which needs both upscalers"
     if base is None:

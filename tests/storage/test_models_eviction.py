@@ -1,4 +1,4 @@
-"""What is evicted for a model that comes, and what never is. Other processes are real ones."""
+"""Which models are evicted for a new one, and which never are. Other processes are real."""
 
 import asyncio
 import os
@@ -14,17 +14,17 @@ import pytest
 from tests.storage.bases import push, start_fetch, write_base
 from worker.errors import ModelMissing
 from worker.models import BaseModels
-from worker.models.eviction import size_of
+from worker.storage.folder_size import folder_size
 
 SIZE = 1_000_000
 """Of each model, in bytes."""
-ROOM_FOR_TWO = 2.5 * SIZE / 1e9
+SPACE_FOR_TWO_GB = 2.5 * SIZE / 1e9
 """As MODELS_MAX_GB."""
 
 MakePod = Callable[..., BaseModels]
 
 
-def whole(name: str) -> dict[str, bytes]:
+def model_of(name: str) -> dict[str, bytes]:
     content = name.encode() + os.urandom(SIZE)
     return {"model_index.json": b"{}", "weights.safetensors": content[:SIZE]}
 
@@ -33,7 +33,7 @@ def whole(name: str) -> dict[str, bytes]:
 async def in_bucket(store, bucket, tmp_path) -> None:
     """Models a, b and c are in the bucket."""
     for slug in ("a", "b", "c"):
-        write_base(tmp_path / "pusher" / slug, whole(slug))
+        write_base(tmp_path / "pusher" / slug, model_of(slug))
         await push(tmp_path / "pusher", slug, store, bucket)
 
 
@@ -44,13 +44,13 @@ def disk(tmp_path) -> Path:
 
 @pytest.fixture
 def pod(relayed, bucket, disk, in_bucket) -> BaseModels:
-    return BaseModels(disk, relayed, bucket, ROOM_FOR_TWO)
+    return BaseModels(disk, relayed, bucket, SPACE_FOR_TWO_GB)
 
 
 @contextmanager
 def other_process(relay, disk: Path, bucket: str, slug: str) -> Iterator[Popen[str]]:
-    """A process that uses a model, once this has begun."""
-    process = start_fetch(relay, disk, bucket, slug, ROOM_FOR_TWO)
+    """Start a process and wait until it uses the model; kill it afterwards."""
+    process = start_fetch(relay, disk, bucket, slug, SPACE_FOR_TWO_GB)
     try:
         assert process.stdout is not None
         assert process.stdout.readline().strip() == str(disk / slug)
@@ -60,7 +60,7 @@ def other_process(relay, disk: Path, bucket: str, slug: str) -> Iterator[Popen[s
         process.communicate()
 
 
-async def test_what_was_used_longest_ago_goes(pod):
+async def test_the_least_recently_used_model_is_evicted(pod):
     await pod.ensure("a")
     await pod.ensure("b")
     await pod.ensure("a")
@@ -70,7 +70,7 @@ async def test_what_was_used_longest_ago_goes(pod):
     assert pod.present() == ["b", "c"]
 
 
-async def test_what_another_process_uses_stays_until_that_process_ends(pod, relay, disk, bucket):
+async def test_a_model_that_another_process_uses_stays_until_that_process_ends(pod, relay, disk, bucket):
     with other_process(relay, disk, bucket, "a") as user:
         await pod.ensure("b")
         await pod.ensure("c")
@@ -81,7 +81,7 @@ async def test_what_another_process_uses_stays_until_that_process_ends(pod, rela
     assert pod.present() == ["b", "c"]
 
 
-async def test_what_a_job_of_this_process_uses_stays_until_it_is_over(pod):
+async def test_a_model_that_a_job_of_this_process_uses_stays_until_the_job_ends(pod):
     await pod.begin_use("a")
     await pod.ensure("b")
     await pod.ensure("c")
@@ -92,61 +92,61 @@ async def test_what_a_job_of_this_process_uses_stays_until_it_is_over(pod):
     assert pod.present() == ["b", "c"]
 
 
-async def test_when_all_are_in_use_the_model_is_missing_with_the_figures_and_nothing_went(pod, relay, disk, bucket):
+async def test_when_all_are_in_use_the_model_is_missing_with_the_sizes_and_none_is_evicted(pod, relay, disk, bucket):
     with other_process(relay, disk, bucket, "a"):
         await pod.begin_use("b")
         with pytest.raises(ModelMissing) as refused:
             await pod.ensure("c")
     assert refused.value.message.startswith(
-        "base model c needs 0.0 GB: 0.0 GB too much for MODELS_MAX_GB=0.0025; what stays: "
+        "base model c needs 0.0 GB, which exceeds MODELS_MAX_GB=0.0025 by 0.0 GB; not evicted: "
     )
     assert "a 0.0 GB (in use)" in refused.value.message
     assert "b 0.0 GB (in use)" in refused.value.message
     assert pod.present() == ["a", "b"]
 
 
-async def test_what_somebody_put_there_by_hand_and_what_is_only_here_stays(pod, disk, store, bucket):
-    write_base(disk / "by-hand", whole("h"))
+async def test_models_added_by_hand_or_missing_in_the_bucket_stay(pod, disk, store, bucket):
+    write_base(disk / "by-hand", model_of("h"))
     await pod.ensure("a")
     await store.delete(bucket, ["models/base/a/manifest.json"])
-    with pytest.raises(ModelMissing, match=r"by-hand 0.0 GB \(put there by hand\), a 0.0 GB \(not in the bucket\)"):
+    with pytest.raises(ModelMissing, match=r"by-hand 0.0 GB \(added by hand\), a 0.0 GB \(not in the bucket\)"):
         await pod.ensure("b")
     assert pod.present() == ["a", "by-hand"]
 
 
-async def test_a_folder_that_is_a_link_stays_and_so_does_what_it_leads_to(pod, disk, tmp_path):
-    """Somebody put it there, and without it the disk is as full as before."""
+async def test_a_symbolic_link_to_a_folder_stays_and_so_does_its_target(pod, disk, tmp_path):
+    """An operator added it, and deleting it would free no space."""
     await pod.ensure("a")
     (disk / "a").rename(tmp_path / "elsewhere")
     (disk / "a").symlink_to(tmp_path / "elsewhere")
     await pod.ensure("b")
-    write_base(disk / "by-hand", whole("h"))
+    write_base(disk / "by-hand", model_of("h"))
     await pod.ensure("c")
     assert pod.present() == ["a", "by-hand", "c"]
 
 
-async def test_a_file_that_is_a_link_takes_no_room(tmp_path):
-    write_base(tmp_path / "elsewhere", whole("a"))
+async def test_the_target_of_a_link_does_not_count_to_the_size(tmp_path):
+    write_base(tmp_path / "elsewhere", model_of("a"))
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "weights.safetensors").symlink_to(tmp_path / "elsewhere" / "weights.safetensors")
-    assert size_of(tmp_path / "a") < 1000
+    assert folder_size(tmp_path / "a") < 1000
 
 
-async def test_a_guess_evicts_nothing(pod):
+async def test_a_prefetch_evicts_nothing(pod):
     await pod.ensure("a")
     await pod.ensure("b")
-    with pytest.raises(ModelMissing, match="too much for MODELS_MAX_GB"):
+    with pytest.raises(ModelMissing, match="exceeds MODELS_MAX_GB"):
         await pod.ensure("c", may_evict=False)
     assert pod.present() == ["a", "b"]
 
 
-async def test_two_processes_do_not_count_on_the_same_room(pod, relay, disk, bucket):
-    write_base(disk / "by-hand", whole("h"))  # leaves room for one
+async def test_two_processes_do_not_reserve_the_same_space(pod, relay, disk, bucket):
+    write_base(disk / "by-hand", model_of("h"))  # leaves space for one
     relay.hold_answers()
-    first = start_fetch(relay, disk, bucket, "a", ROOM_FOR_TWO)
+    first = start_fetch(relay, disk, bucket, "a", SPACE_FOR_TWO_GB)
     try:
         assert await asyncio.to_thread(relay.holding.wait, 60)
-        with pytest.raises(ModelMissing, match=r"\.arriving-a 0.0 GB \(on its way\)"):
+        with pytest.raises(ModelMissing, match=r"\.arriving-a 0.0 GB \(being downloaded\)"):
             await pod.ensure("b")
         relay.let_go()
         out, _ = await asyncio.to_thread(first.communicate, "", 60)
@@ -155,10 +155,10 @@ async def test_two_processes_do_not_count_on_the_same_room(pod, relay, disk, buc
         first.kill()
 
 
-async def test_what_a_killed_process_had_fetched_goes_first(pod, relay, disk, bucket):
+async def test_leftovers_of_a_killed_process_are_deleted_first(pod, relay, disk, bucket):
     await pod.ensure("a")
     relay.hold_answers()
-    killed = start_fetch(relay, disk, bucket, "b", ROOM_FOR_TWO)
+    killed = start_fetch(relay, disk, bucket, "b", SPACE_FOR_TWO_GB)
     assert await asyncio.to_thread(relay.holding.wait, 60)
     killed.kill()
     await asyncio.to_thread(killed.communicate)
@@ -169,23 +169,25 @@ async def test_what_a_killed_process_had_fetched_goes_first(pod, relay, disk, bu
     assert not (disk / ".arriving-b").exists()
 
 
-async def test_a_disk_that_runs_full_midway_is_a_missing_model_and_is_left_as_it_was(pod, relay, disk, bucket):
-    """The limit on a file's size stands for the disk's: the write fails in the middle of a file."""
+async def test_a_disk_that_becomes_full_during_a_download_is_a_missing_model_and_keeps_nothing_of_it(
+    pod, relay, disk, bucket
+):
+    """A limit on the size of files simulates a full disk: the write fails in the middle of a file."""
 
     def allow_little() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (SIZE // 2, SIZE // 2))
 
-    process = start_fetch(relay, disk, bucket, "a", ROOM_FOR_TWO, allow_little)
+    process = start_fetch(relay, disk, bucket, "a", SPACE_FOR_TWO_GB, allow_little)
     out, _ = await asyncio.to_thread(process.communicate, "", 60)
-    assert out.startswith("base model a needs 0.0 GB, and this pod's disk was full before it was here")
+    assert out.startswith("base model a needs 0.0 GB, and this pod's disk became full while it was downloading")
     assert not (disk / ".arriving-a").exists()
     await pod.ensure("a")
     assert pod.present() == ["a"]
 
 
-def test_a_disk_is_measured_while_other_processes_name_and_remove_folders(tmp_path):
-    """It used to raise when a folder that was just listed had got another name: the job failed for it."""
-    write_base(tmp_path / "a", whole("a"))
+def test_a_folder_can_be_measured_while_another_process_renames_its_subfolders(tmp_path):
+    """It used to raise when a listed folder had been renamed meanwhile, and the job failed."""
+    write_base(tmp_path / "a", model_of("a"))
     over = threading.Event()
 
     def rename() -> None:
@@ -196,7 +198,7 @@ def test_a_disk_is_measured_while_other_processes_name_and_remove_folders(tmp_pa
     other = threading.Thread(target=rename)
     other.start()
     try:
-        sizes = {size_of(tmp_path) for _ in range(1000)}
+        sizes = {folder_size(tmp_path) for _ in range(1000)}
     finally:
         over.set()
         other.join()
