@@ -175,11 +175,12 @@ declare
   v_name text := split_part(p_table, '.', 2);
 begin
   perform worker.check_registration(p_kind, p_table, p_purpose);
-  insert into worker.job_kinds (kind, table_name, purpose, subject_required, slot, max_runtime, package, hooks)
+  insert into worker.job_kinds (kind, table_name, purpose, subject_required, slot, max_runtime, package, hooks, uses_base)
   values (p_kind, p_table, p_purpose, p_subject_required, p_slot, p_max_runtime,
-          nullif(current_setting('worker.package', true), ''), worker.check_hooks(p_kind))
+          nullif(current_setting('worker.package', true), ''), worker.check_hooks(p_kind),
+          exists (select from worker.request_columns(p_table) where column_name = 'base'))
   on conflict (kind) do update set table_name = excluded.table_name, purpose = excluded.purpose,
-    subject_required = excluded.subject_required, slot = excluded.slot, hooks = excluded.hooks;
+    subject_required = excluded.subject_required, slot = excluded.slot, hooks = excluded.hooks, uses_base = excluded.uses_base;
   perform worker.check_columns(p_kind, p_table);
   delete from worker.kind_policies where kind = p_kind;
   delete from worker.kind_grants where kind = p_kind;
