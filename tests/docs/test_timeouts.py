@@ -59,7 +59,7 @@ def _constants_in_seconds(path: Path) -> list[tuple[str, str]]:
                 ast.Assign(targets=[ast.Name(id=name)], value=value)
                 | ast.AnnAssign(target=ast.Name(id=name), value=value)
             ):
-                if name.endswith("_S") and value is not None:
+                if name.endswith("_S") and not name.endswith("_PER_S") and value is not None:
                     found.append((name, _in_seconds(ast.literal_eval(value))))
     return found
 
