@@ -110,7 +110,7 @@ def test_what_the_page_calls_refused_is_refused(app: AppTables, pod: Pod) -> Non
     consent = steps["Consent, on your server"]
     with pytest.raises(psycopg.errors.InsufficientPrivilege, match="granted by an administrator"):
         reader.run(consent.removeprefix("-- as service_role\n"))
-    reader.run(steps["Photographs, through signed URLs"])
+    reader.run(steps["Photos, through signed URLs"])
     reader.run(consent)
     app.add_lora(reader.values["subject_id"])
     reader.run(steps["A picture"])
