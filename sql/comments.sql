@@ -18,6 +18,7 @@ comment on column worker.job_kinds.max_runtime is 'The limit of an attempt whose
 comment on column worker.job_kinds.paused is 'Nothing of the kind is started; what runs goes on.';
 comment on column worker.job_kinds.package is 'The package that brings the kind; NULL: it is one of the core''s.';
 comment on column worker.job_kinds.hooks is 'The hooks it has, worker.{kind}__{hook}, as the catalog had them when it was registered.';
+comment on column worker.job_kinds.uses_base is 'Whether its jobs run on a base model: their route is kind/base then, else the kind alone.';
 comment on column worker.job_kinds.table_missing_since is 'Since when its table is gone; the kind is skipped meanwhile.';
 
 comment on column worker.kind_policies.kind is 'The kind of job.';

@@ -211,11 +211,12 @@ language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 begin
   perform worker.check_registration(p_kind, p_table, p_purpose);
-  insert into worker.job_kinds (kind, table_name, purpose, subject_required, slot, max_runtime, package, hooks)
+  insert into worker.job_kinds (kind, table_name, purpose, subject_required, slot, max_runtime, package, hooks, uses_base)
   values (p_kind, p_table, p_purpose, p_subject_required, p_slot, p_max_runtime,
-          nullif(current_setting('worker.package', true), ''), worker.check_hooks(p_kind))
+          nullif(current_setting('worker.package', true), ''), worker.check_hooks(p_kind),
+          exists (select from worker.request_columns(p_table) where column_name = 'base'))
   on conflict (kind) do update set table_name = excluded.table_name, purpose = excluded.purpose,
-    subject_required = excluded.subject_required, slot = excluded.slot, hooks = excluded.hooks;
+    subject_required = excluded.subject_required, slot = excluded.slot, hooks = excluded.hooks, uses_base = excluded.uses_base;
   perform worker.check_columns(p_kind, p_table);
   delete from worker.kind_policies where kind = p_kind;
   delete from worker.kind_grants where kind = p_kind;
@@ -236,7 +237,9 @@ begin
       raise exception 'kind %: package % took its purpose away', v_kind.kind, v_kind.package using errcode = '22023';
     end if;
     perform worker.check_life_cycle(v_kind.kind, v_kind.table_name);
-    update worker.job_kinds set hooks = worker.check_hooks(kind) where kind = v_kind.kind;
+    update worker.job_kinds set hooks = worker.check_hooks(kind),
+      uses_base = exists (select from worker.request_columns(table_name) where column_name = 'base')
+    where kind = v_kind.kind;
     perform worker.check_columns(v_kind.kind, v_kind.table_name);
     perform worker.make_job_table(v_kind.kind, v_kind.table_name);
   end loop;

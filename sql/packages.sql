@@ -130,7 +130,8 @@ begin
     raise exception 'package %, %: %', p_package, p_name, v_message using errcode = v_sqlstate, hint = v_hint;
   end;
   if current_user <> v_user or current_setting('worker.package', true) is distinct from p_package then
-    raise exception 'package %, %: it changed the role or worker.package', p_package, p_name using errcode = '42501';
+    raise exception 'package %, %: it changed the role or worker.package', p_package, p_name
+      using errcode = '42501', hint = 'A package''s SQL runs as the database''s owner and stays that.';
   end if;
   select string_agg(name, ', ' order by name) into v_foreign from pg_catalog.pg_settings
   where v_settings ? name and setting is distinct from v_settings ->> name;

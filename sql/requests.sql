@@ -162,7 +162,7 @@ language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select format('the %s asks for %s (rule %s); change it and insert another job', replace(said.column_name, '_', ' '), rule.asks, rule.id)
   from worker.texts(p_kind, p_job) with ordinality as said (column_name, words, screens, place)
-  join worker.screening_rules rule on said.words is not null and rule.id = worker.broken_rule(said.words, said.screens)
+  join worker.screening_rules rule on said.words is not null and rule.id = worker.find_violation(said.words, said.screens)
   order by said.place limit 1
 $$;
 comment on function worker.prompt_error is 'Why a job''s words may not be drawn or learned, or NULL.';

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from worker.guard import screening
+from worker.guard.screening_list import data
 
 DATA = Path(__file__).parent / "data"
 
@@ -19,6 +20,8 @@ class Example:
     text: str
     kind: screening.Kind
     category: str | None
+    at_insert: bool = False
+    """Refused by an INSERT already, not by the worker alone."""
 
 
 def _lines(name: str) -> list[str]:
@@ -30,21 +33,22 @@ def examples() -> list[Example]:
     kinds: dict[screening.Kind, str] = {"prompt": "prompts", "negative_prompt": "negative_prompts"}
     for kind, name in kinds.items():
         for line in _lines(f"{name}_blocked.txt"):
-            category, _, text = line.partition(": ")
-            found.append(Example(text, kind, category))
+            label, _, text = line.partition(": ")
+            category, _, by_worker_alone = label.partition(" ")
+            found.append(Example(text, kind, category, at_insert=not by_worker_alone))
         found += [Example(text, kind, None) for text in _lines(f"{name}_allowed.txt")]
     return found
 
 
 def as_signs(word: str) -> str:
     """Every letter but the first two that a sign can stand for."""
-    leet: dict[str, str] = screening.data()["folding"]["leet"]
+    leet: dict[str, str] = data()["folding"]["leet"]
     return word[:2] + "".join(leet[letter][0] if letter in leet else letter for letter in word[2:])
 
 
 def as_look_alikes(word: str) -> str:
     """Letters of other scripts."""
-    others: dict[str, str] = screening.data()["folding"]["look_alikes"]
+    others: dict[str, str] = data()["folding"]["look_alikes"]
     return "".join(others[letter][-4] if letter in others else letter for letter in word)
 
 
@@ -81,14 +85,17 @@ DISGUISES: dict[str, Callable[[str], str]] = {
     "a bar in the middle": lambda word: f"{word[:2]}|{word[2:]}",
     "in brackets": lambda word: f"(({word}:1.3))",
     "between digits": lambda word: f"1{word}2",
-}
-"""Seen by Postgres and the worker alike."""
-
-HIDE_AN_AGE = {"spaced signs", "ones", "a bar in the middle", "between digits"}
-"""Not seen where they are put on an age: two disguises at once, another number, a word in parts."""
-
-REPEATED: dict[str, Callable[[str], str]] = {
     "last letter repeated": lambda word: word + word[-1] * 3,
     "every letter repeated": lambda word: "".join(letter * 3 for letter in word),
 }
-"""Seen by the worker alone."""
+"""All seen by the worker."""
+
+HIDE_AN_AGE = {
+    "spaced signs",
+    "ones",
+    "a bar in the middle",
+    "between digits",
+    "last letter repeated",
+    "every letter repeated",
+}
+"""Not seen where they are put on an age: two disguises at once, another number, a word in parts."""

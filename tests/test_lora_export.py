@@ -197,12 +197,12 @@ def test_what_cannot_be_exported_is_refused_by_name(flux_file: Path, tmp_path: P
         {},
     )
     for source, naming, why in (
-        (wide, "kohya", "to_q is 48 to 1, which is not fused"),
+        (wide, "kohya", "to_q is 48 to 1, which cannot be fused"),
         (zero, "diffusers", r"zero\.safetensors changes nothing"),
         (flux_file, "diffusers", r"flux\.safetensors is in diffusers names already"),
         (tmp_path / "gone.safetensors", "kohya", r"there is no file .*gone\.safetensors"),
         (dora, "kohya", r"dora\.safetensors is a DoRA"),
-        (embedder, "kohya", r"transformer\.x_embedder has no name"),
+        (embedder, "kohya", r"transformer\.x_embedder does not exist in the other naming"),
         (told, "kohya", "alpha in lora_adapter_metadata"),
     ):
         with pytest.raises(CommandRefused, match=why):

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.prompts import DISGUISES, HIDE_AN_AGE, REPEATED, Example, examples
+from tests.prompts import DISGUISES, HIDE_AN_AGE, Example, examples
 from worker.guard import screening
+from worker.guard.screening_folding import fold, folding, squeeze
 
 
 def test_every_example_is_judged_as_its_list_says() -> None:
@@ -27,14 +28,29 @@ def test_every_example_is_judged_as_its_list_says() -> None:
     assert len(examples()) - len(blocked) > 250
 
 
+@pytest.mark.parametrize(
+    ("text", "found", "words"),
+    [
+        ("ohwx, N4KED on a sofa", "n4ked", "naked"),
+        ("a young, girl", "young, girl", "young girl"),
+        ("n|u|d|e", "n,u,d,e", "nude"),
+        ("a 14 year old", "N year oid", None),
+    ],
+)
+def test_a_match_says_what_was_found_and_which_term_it_is(text: str, found: str, words: str | None) -> None:
+    match = screening.find_match(text)
+    assert match is not None
+    assert (match.found, match.term and match.term.words) == (found, words)
+
+
 def test_every_term_is_found() -> None:
     missed = [term.letters for term in screening.terms() if screening.find(term.letters, term.rule.screens) is None]
     assert missed == []
 
 
-@pytest.mark.parametrize("disguise", [*DISGUISES, *REPEATED])
+@pytest.mark.parametrize("disguise", DISGUISES)
 def test_a_term_is_found_in_the_disguise(disguise: str) -> None:
-    put_on = {**DISGUISES, **REPEATED}[disguise]
+    put_on = DISGUISES[disguise]
     missed = [
         term.letters
         for term in some_terms(disguise)
@@ -83,7 +99,7 @@ def some_terms(seed: str) -> list[screening.Term]:
 
 @given(st.text())
 def test_folding_twice_is_folding_once(text: str) -> None:
-    assert screening.fold(screening.fold(text)) == screening.fold(text)
+    assert fold(fold(text)) == fold(text)
 
 
 @given(
@@ -99,11 +115,11 @@ def test_an_allowed_phrase_is_listed_only_around_a_term() -> None:
     """Else nobody could tell what it is for, and the list would grow for ever."""
     needless = []
     for kind in screening.screens():
-        terms = {screening.squeeze(term.letters) for term in screening.terms() if term.rule.screens == kind}
+        terms = {squeeze(term.letters) for term in screening.terms() if term.rule.screens == kind}
         for phrase in screening.allowed_phrases(kind):
-            pieces = screening.folding().pieces.findall(phrase)
+            pieces = folding().pieces.findall(phrase)
             stretches = ["".join(pieces[i:j]) for i in range(len(pieces)) for j in range(i + 1, len(pieces) + 1)]
-            if terms.isdisjoint(screening.squeeze(stretch) for stretch in stretches):
+            if terms.isdisjoint(squeeze(stretch) for stretch in stretches):
                 needless.append(phrase)
     assert needless == []
 
@@ -152,13 +168,13 @@ def test_every_latin_letter_with_a_stroke_or_a_tail_is_the_letter() -> None:
     letters = {character: name.group(1).lower() for character, name in names.items() if name}
     letters |= {"\u028b": "u", "\u01b2": "u"}
     assert len(letters) > 600
-    assert {character for character, letter in letters.items() if screening.fold(character) != letter} == set()
+    assert {character for character, letter in letters.items() if fold(character) != letter} == set()
 
 
 def test_every_decimal_digit_is_the_digit() -> None:
     digits = [chr(code) for code in range(0x10000) if unicodedata.category(chr(code)) == "Nd"]
     assert len(digits) > 300
-    assert {c for c in digits if screening.fold(c) != str(unicodedata.digit(c))} == set()
+    assert {c for c in digits if fold(c) != str(unicodedata.digit(c))} == set()
 
 
 @pytest.mark.parametrize(
@@ -180,4 +196,4 @@ def test_every_decimal_digit_is_the_digit() -> None:
 )
 def test_a_look_alike_is_read_as_the_letter_that_people_see(text: str) -> None:
     disguised, _, plain = text.partition(" ")
-    assert screening.fold(disguised) == plain
+    assert fold(disguised) == plain

@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from worker import __version__
+from worker.commands import screen
 from worker.errors import CommandRefused, SettingsError
 
 
@@ -39,6 +40,7 @@ models = typer.Typer(no_args_is_help=True, rich_markup_mode=None, epilog="Exampl
 app.add_typer(models, name="models", help="Base models and upscalers: bring them to this disk, share them.")
 lora = typer.Typer(no_args_is_help=True, rich_markup_mode=None, epilog="Example: worker lora export --help")
 app.add_typer(lora, name="lora", help="Trained LoRAs as files.")
+app.add_typer(screen.app)
 
 
 def _tell_version(wanted: bool) -> None:

@@ -10,6 +10,7 @@ create or replace function worker.why_stranded(p_route text) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
+  v_package text;
   v_base worker.base_models;
   v_largest double precision := (select max(vram_gib) from worker.pods where worker.is_alive(pods));
 begin
@@ -17,6 +18,12 @@ begin
     return null;
   elsif not exists (select from worker.pods where worker.is_alive(pods)) then
     return 'no pod is running';
+  end if;
+  select package into v_package from worker.job_kinds where kind = split_part(p_route, '/', 1);
+  if v_package is not null and not exists (
+    select from worker.pods cross join unnest(pods.routes) offered
+    where worker.is_alive(pods) and split_part(offered, '/', 1) = split_part(p_route, '/', 1)) then
+    return format('no live pod takes %s: look at its WORKER_KINDS, and whether it has the package %s', split_part(p_route, '/', 1), v_package);
   end if;
   select * into v_base from worker.base_models where slug = nullif(split_part(p_route, '/', 2), '');
   if v_base.slug is null then

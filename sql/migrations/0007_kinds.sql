@@ -5,6 +5,7 @@ alter table worker.job_kinds add constraint job_kinds_kind_is_a_word
   check (kind ~ '^[a-z][a-z0-9_]{0,29}[a-z0-9]$' and kind not like '%\_\_%');
 alter table worker.job_kinds add column package text;
 alter table worker.job_kinds add column hooks text[] not null default '{}';
+alter table worker.job_kinds add column uses_base boolean not null default true;
 alter table worker.job_kinds add column table_missing_since timestamptz;
 
 alter table worker.pgqueuer drop constraint pgqueuer_row_is_a_job;

@@ -1,4 +1,4 @@
-"""A demo process, watched from outside with every process that comes from it."""
+"""A demo process, watched from outside with all of its descendants."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from psycopg.rows import dict_row
 
 @dataclass
 class DemoProcess:
-    """A running demo with the tiny base, with every process that was seen to come from it: id and start time."""
+    """A running demo with the tiny base, and every descendant seen so far: process id and start time."""
 
     process: subprocess.Popen[bytes]
     output: Path
@@ -47,7 +47,7 @@ class DemoProcess:
         return [pid for pid, command in words.items() if f"-m {module}" in command and "/bin/sh" not in command]
 
     def end(self, number: int) -> int:
-        """Send a signal to all that a terminal would send it to; the exit code."""
+        """Send a signal to the processes that a terminal would signal; returns the exit code."""
         self.look()
         os.killpg(self.process.pid, number)
         return self.process.wait(60)
@@ -57,7 +57,7 @@ class DemoProcess:
         assert [str(path) for path in self.temporary.rglob("*")] == []
 
     def database(self) -> psycopg.Connection[dict[str, Any]]:
-        """The demo's database, found by its server's own files."""
+        """Connect to the demo's database, found by its server's own files."""
         (lock,) = self.temporary.glob("likeness-demo-*/postgres/data/postmaster.pid")
         url = f"postgresql://postgres@127.0.0.1:{lock.read_text().splitlines()[3]}/postgres"
         return psycopg.connect(url, autocommit=True, row_factory=dict_row)
@@ -76,8 +76,8 @@ def start_demo(folder: Path, *options: str) -> DemoProcess:
                 **os.environ,
                 "TMPDIR": str(temporary),
                 "COLUMNS": "300",
-                # another installation's settings are no business of the demo
-                "DATABASE_LISTEN_URL": "postgresql://nobody@203.0.113.1/production",
+                # the demo must ignore another installation's settings
+                "DATABASE_LISTEN_URL": "postgresql://other@203.0.113.1/production",
                 "WORKER_KINDS": "mesh",
             },
         )
@@ -109,6 +109,6 @@ def _parent(pid: int) -> int | None:
 
 
 def _started(pid: int) -> str | None:
-    """When a living process started, in ticks: an id may be given out again."""
+    """Return when a living process started, in ticks, because process ids are reused."""
     stat = _stat(pid)
     return stat[19] if stat and stat[0] != "Z" else None

@@ -1,4 +1,4 @@
-"""The demo, run as a user runs it: nothing in its summary is taken on trust, and nothing of it stays behind."""
+"""The demo, run as a user runs it: everything in its summary is verified, and nothing is left behind."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from psycopg.rows import dict_row
 from tests.demo.running import DemoProcess, start_demo
 from tests.tiny_models import cached_tiny_models
 from tests.waiting import wait_until
+from worker.demo.held_out_loss import held_out_loss
 from worker.demo.servers import EmbeddedS3
 from worker.ml import base_models
 from worker.ml.batches import Photo
-from worker.ml.train_lora import held_out_loss
 
 TABLES = {"training": "public.training_jobs", "generation": "public.generation_jobs"}
 UPLOADS, MODELS = "uploads", "model_artifacts"
@@ -31,7 +31,7 @@ UPLOADS, MODELS = "uploads", "model_artifacts"
 
 @dataclass(frozen=True)
 class Kept:
-    """What a finished demo left: its summary, and the database and buckets that it kept up."""
+    """The results of a finished demo: its summary, and the database and buckets that it kept running."""
 
     demo: DemoProcess
     summary: dict[str, Any]
@@ -41,9 +41,9 @@ class Kept:
     def rows(self, statement: str, *arguments: object) -> list[dict[str, Any]]:
         return self.database.execute(statement, arguments).fetchall()  # type: ignore[arg-type]
 
-    def job(self, what: str) -> dict[str, Any]:
+    def job(self, name: str) -> dict[str, Any]:
         """The row of the job that the summary lists under this name."""
-        (job,) = [job for job in self.summary["jobs"] if job["what"] == what]
+        (job,) = [job for job in self.summary["jobs"] if job["name"] == name]
         (row,) = self.rows(f"select * from {TABLES[job['kind']]} where id = %s", job["id"])
         return row
 
@@ -65,7 +65,7 @@ class Kept:
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
     demo = start_demo(tmp_path_factory.mktemp("demo"), "--keep")
     try:
-        wait_until(lambda: demo.says("Ctrl-C ends it all"), "the demo to have told its story", 540)
+        wait_until(lambda: demo.says("Ctrl-C stops everything"), "the demo to finish its steps", 540)
         summary = json.loads((demo.output / "summary.json").read_text())
         s3 = boto3.client(
             "s3",
@@ -84,7 +84,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
 pytestmark = pytest.mark.timeout(600)
 
 
-def test_the_summary_has_no_line_that_is_not_derived_below(kept: Kept) -> None:
+def test_every_key_of_the_summary_is_verified_below(kept: Kept) -> None:
     derived = {"user_id", "subjects", "jobs", "loras", "files", "training_settings", "held_out_losses", "revocation"}
     told = {"version", "base", "servers"}
     assert set(kept.summary) == derived | told | {"seconds"}
@@ -102,13 +102,13 @@ def test_every_job_of_the_summary_is_its_row_and_no_job_is_missing(kept: Kept) -
     assert told == found
 
 
-def test_jobs_ended_as_the_story_says(kept: Kept) -> None:
-    assert {job["what"]: (job["status"], job["error_code"]) for job in kept.summary["jobs"]} == {
+def test_jobs_ended_as_the_demo_describes(kept: Kept) -> None:
+    assert {job["name"]: (job["status"], job["error_code"]) for job in kept.summary["jobs"]} == {
         "train before consent": ("failed", "consent_denied"),
         "train": ("completed", None),
         **{
             f"draw {what}, prompt {place}": ("completed", None)
-            for what in ("anybody", "without", "with")
+            for what in ("class", "without", "with")
             for place in (1, 2)
         },
         "train another person": ("completed", None),
@@ -127,7 +127,7 @@ def test_every_object_of_a_job_is_in_its_bucket_and_nothing_else_of_it(kept: Kep
         else:
             bucket, prefix = UPLOADS, f"{kept.summary['user_id']}/{job['subject_id']}/generated/{job['id']}/"
         told = sorted(job["objects"], key=lambda found: found["key"])
-        assert told == [kept.described(bucket, key) for key in kept.keys(bucket, prefix)], job["what"]
+        assert told == [kept.described(bucket, key) for key in kept.keys(bucket, prefix)], job["name"]
         assert bool(told) == (job["status"] == "completed")
 
 
@@ -152,7 +152,7 @@ def test_photographs_are_in_storage_and_the_held_out_ones_were_not_trained_on(ke
         assert not set(trained_on) & {photo["key"] for photo in subject["held_out_photos"]}
 
 
-def test_subjects_and_their_consent_are_as_the_ledger_has_them(kept: Kept) -> None:
+def test_subjects_and_their_consent_are_as_in_the_ledger(kept: Kept) -> None:
     for subject in kept.summary["subjects"]:
         (row,) = kept.rows("select trigger_word, consent_status from public.subjects where id = %s", subject["id"])
         events = kept.rows("select event from worker.consent_events where subject_id = %s order by id", subject["id"])
@@ -178,10 +178,7 @@ def test_files_of_the_output_folder_are_the_objects(kept: Kept) -> None:
     for file in kept.summary["files"]:
         assert (kept.demo.output / file["file"]).read_bytes() == kept.read(file["bucket"], file["key"])
     pictures = [
-        f"{what}-{place}-{number}.png"
-        for what in ("anybody", "without", "with")
-        for place in (1, 2)
-        for number in (1, 2)
+        f"{what}-{place}-{number}.png" for what in ("class", "without", "with") for place in (1, 2) for number in (1, 2)
     ]
     assert sorted(file["file"] for file in kept.summary["files"]) == sorted(["lora.safetensors", *pictures])
     with Image.open(kept.demo.output / "with-1-1.png") as picture:
@@ -191,7 +188,7 @@ def test_files_of_the_output_folder_are_the_objects(kept: Kept) -> None:
             assert picture.width > 800
 
 
-def test_with_and_without_the_lora_differ_in_nothing_but_the_lora(kept: Kept) -> None:
+def test_requests_with_and_without_the_lora_differ_only_in_the_lora(kept: Kept) -> None:
     lora = kept.summary["loras"][0]["id"]
     request = ("prompt", "preset_id", "base", "seed", "num_images", "width", "height", "steps", "guidance", "upscale")
     for place in (1, 2):
@@ -202,10 +199,10 @@ def test_with_and_without_the_lora_differ_in_nothing_but_the_lora(kept: Kept) ->
         assert one["result"]["settings"] == other["result"]["settings"]
 
 
-def test_anybody_is_asked_for_without_the_lora_and_without_its_trigger_word(kept: Kept) -> None:
+def test_the_class_is_drawn_without_the_lora_and_without_its_trigger_word(kept: Kept) -> None:
     word = kept.summary["subjects"][0]["trigger_word"]
     for place in (1, 2):
-        one, other = (kept.job(f"draw {what}, prompt {place}") for what in ("without", "anybody"))
+        one, other = (kept.job(f"draw {what}, prompt {place}") for what in ("without", "class"))
         assert other["prompt"] == one["prompt"].replace(word, "a person") != one["prompt"]
         assert other["model_ids"] == one["model_ids"] == []
 
@@ -218,7 +215,7 @@ def test_training_settings_are_those_of_the_rows(kept: Kept) -> None:
         ]
 
 
-def test_losses_come_out_again_from_the_objects_and_show_what_was_learnt(kept: Kept, tmp_path: Path) -> None:
+def test_losses_can_be_measured_again_from_the_objects_and_show_what_was_learnt(kept: Kept, tmp_path: Path) -> None:
     person = kept.summary["subjects"][0]
     own, other = (tmp_path / name for name in ("own.safetensors", "other.safetensors"))
     for path, lora in zip((own, other), kept.summary["loras"], strict=True):
@@ -242,7 +239,7 @@ def test_losses_come_out_again_from_the_objects_and_show_what_was_learnt(kept: K
     assert losses["own"] < 0.97 * losses["other"]
 
 
-def test_the_revocation_stopped_the_drawing_and_nothing_came_into_the_buckets(kept: Kept) -> None:
+def test_the_revocation_stopped_the_drawing_and_nothing_was_published(kept: Kept) -> None:
     told, row = kept.summary["revocation"], kept.job("revoke while drawing")
     assert told["job_id"] == str(row["id"])
     assert row["result"] is None
@@ -254,7 +251,7 @@ def test_the_revocation_stopped_the_drawing_and_nothing_came_into_the_buckets(ke
     assert told["seconds_until_stopped"] == (row["finished_at"] - revoked["at"]).total_seconds()
     events = [event["event"] for event in kept.rows("select event from worker.job_events where job_id = %s", row["id"])]
     assert "completed" not in events
-    # Nothing was inserted afterwards that could have made objects: the buckets are as they were then.
+    # No later request could have written objects, so the buckets are as they were then.
     assert told["objects_before"] == told["objects_after"] == len(kept.keys(UPLOADS)) + len(kept.keys(MODELS))
 
 
@@ -266,7 +263,7 @@ def test_the_worker_is_a_pod_with_a_pods_login(kept: Kept) -> None:
     assert [login["usename"] for login in logins] == ["pod"]
 
 
-def test_ctrl_c_ends_a_kept_demo_well_and_leaves_nothing_running(kept: Kept) -> None:
+def test_ctrl_c_ends_a_kept_demo_successfully_and_leaves_nothing_running(kept: Kept) -> None:
     kept.database.close()
     assert kept.demo.running("worker.gpu.child")
     assert kept.demo.running("worker.demo.servers")

@@ -1,4 +1,4 @@
-"""However a demo ends, nothing of it stays behind, and what is wrong is said."""
+"""However a demo ends, it leaves nothing behind, and reports the reason."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from pillow_heif import register_heif_opener
 
 from tests.demo.running import start_demo
 from tests.waiting import wait_until
-from worker.demo.person import Person, Scene
-from worker.demo.portrait import draw
+from worker.demo.drawing.person import Person, Scene
+from worker.demo.drawing.portrait import draw
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def test_ctrl_c_in_the_middle_of_training_leaves_nothing_running(own_photos: Pat
     wait_until(lambda: demo.says("Start `worker run`"), "the worker to be up", 200)
     with demo.database() as database:
         training = "select from public.training_jobs where status = 'running' and progress > 0"
-        wait_until(lambda: database.execute(training).fetchall(), "training to go on", 60)
+        wait_until(lambda: database.execute(training).fetchall(), "training to progress", 60)
     assert demo.end(signal.SIGINT) == 130, demo.screen.read_text()
     assert "Interrupted by SIGINT" in demo.screen.read_text()
     demo.assert_nothing_is_left()
@@ -55,18 +55,18 @@ from tests.demo.tiny_demo import TINY
 from worker.demo.run import main
 from worker.demo.demo import Demo
 
-def tell(story, album):
+def interrupted(demo, album):
     try:
         signal.raise_signal(signal.SIGTERM)
     except KeyboardInterrupt:
         raise psycopg.ProgrammingError("another command is already in progress")
 
-Demo.run = tell
+Demo.run = interrupted
 sys.exit(main(pathlib.Path(sys.argv[1]), None, keep=False, config=TINY))
 """
 
 
-def test_an_interrupt_that_comes_out_as_a_querys_error_is_an_interrupt(tmp_path: Path) -> None:
+def test_an_interrupt_that_surfaces_as_an_error_of_a_query_is_reported_as_an_interrupt(tmp_path: Path) -> None:
     command = [sys.executable, "-c", INTERRUPTED_IN_A_QUERY, str(tmp_path / "output")]
     demo = subprocess.run(command, capture_output=True, text=True, check=False)
     assert demo.returncode == 143, demo.stdout + demo.stderr
@@ -81,7 +81,7 @@ def test_a_worker_that_dies_ends_the_demo_with_the_reason_and_its_log(own_photos
     for pid in demo.running("worker run"):
         os.kill(pid, signal.SIGKILL)
     assert demo.process.wait(60) == 1
-    assert "the worker process ended with exit code 137" in demo.screen.read_text()
+    assert "the worker process died unexpectedly, with exit code 137" in demo.screen.read_text()
     assert str(demo.output / "worker.log") in demo.screen.read_text()
     demo.assert_nothing_is_left()
 
@@ -102,10 +102,10 @@ def test_too_few_photographs_are_refused_before_anything_starts(tmp_path: Path) 
     assert not (tmp_path / "output").exists()
 
 
-def test_a_file_that_is_no_picture_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_picture_is_named(tmp_path: Path) -> None:
     for number in range(6):
         Image.new("RGB", (64, 64)).save(tmp_path / f"{number}.png")
     (tmp_path / "holiday.heic").write_bytes(b"this is no photograph")
     refused = run_demo_with_photos(tmp_path)
     assert refused.returncode == 2
-    assert "holiday.heic is not a picture" in refused.stdout
+    assert "holiday.heic is not a readable picture" in refused.stdout

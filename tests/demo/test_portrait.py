@@ -1,4 +1,4 @@
-"""The demo's photographs: of one person, different in all else, and saved as a telephone saves them."""
+"""The demo's photographs: of one person, different in everything else, and saved as a phone saves them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageOps
 
-from worker.demo.person import LIGHTS, Beard, Clothes, Glasses, HairStyle, Setting, close_up
-from worker.demo.portrait import Person, PhotoTaken, Scene, draw, scenes, write_photos
+from worker.demo.drawing.person import LIGHTS, Beard, Clothes, Glasses, HairStyle, Setting, close_up
+from worker.demo.drawing.portrait import Person, PhotoTaken, Scene, draw, scenes, write_photos
 
 SMALL = (120, 160)
 
@@ -36,7 +36,7 @@ def test_photos_are_large_srgb_jpegs_with_the_camera_in_exif(photos: list[PhotoT
             assert ImageCms.getProfileDescription(profile).startswith("sRGB")
 
 
-def test_a_telephone_held_sideways_is_told_by_exif_alone(photos: list[PhotoTaken]) -> None:
+def test_a_phone_held_sideways_is_recorded_in_exif_alone(photos: list[PhotoTaken]) -> None:
     stored = {}
     for photo, scene in zip(photos, scenes(9, seed=1), strict=True):
         with Image.open(photo.path) as picture:
@@ -72,7 +72,7 @@ def test_twelve_scenes_differ_in_clothes_pose_background_and_light() -> None:
     assert scenes(12, seed=1) != twelve
 
 
-def test_every_setting_has_a_light_that_fits() -> None:
+def test_every_setting_has_a_light() -> None:
     assert set(LIGHTS) == set(get_args(Setting))
 
 
@@ -117,7 +117,7 @@ def test_each_setting_is_a_background_of_its_own(setting: Setting) -> None:
     assert all(np.abs(here - other)[corner].mean() > 8 for other in others)
 
 
-def test_random_people_differ_and_can_be_met_again() -> None:
+def test_random_people_differ_and_can_be_drawn_again() -> None:
     people = [Person.random(seed) for seed in range(8)]
     assert people == [Person.random(seed) for seed in range(8)]
     assert len(set(people)) == 8

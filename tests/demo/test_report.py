@@ -1,4 +1,4 @@
-"""The demo's report is made of pictures that open, show what they were given, and refuse to be empty."""
+"""The contact sheet and the loss curve show their input, and cannot be empty."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from worker.demo.report import contact_sheet, loss_curve
+from worker.demo.output.report import contact_sheet, loss_curve
 
 ODD_TAGS = b"Exif\0\0MM\0*" + struct.pack(">IH", 8, 2) + struct.pack(">HHIHH", 0x0112, 3, 1, 6, 0)
 ODD_TAGS += struct.pack(">HHI4s", 0x011A, 2, 4, b"odd\0") + struct.pack(">I", 0)
@@ -23,7 +23,7 @@ def colours(path: Path) -> np.ndarray:
 
 
 def extent(picture: np.ndarray, colour: tuple[int, int, int]) -> tuple[int, int, int, int]:
-    """The box (left, top, right, bottom) that holds all pixels of about this colour."""
+    """Return the box (left, top, right, bottom) around all pixels of about this colour."""
     rows, columns = np.nonzero(np.abs(picture - colour).max(axis=2) < 40)
     return int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1
 
@@ -35,7 +35,7 @@ def plain(path: Path, colour: tuple[int, int, int], size: tuple[int, int] = (90,
     return path
 
 
-def test_pictures_of_equal_places_stand_under_each_other(tmp_path: Path) -> None:
+def test_pictures_of_equal_places_are_aligned(tmp_path: Path) -> None:
     first = [plain(tmp_path / "a.png", BLUE), plain(tmp_path / "b.png", RED)]
     second = [plain(tmp_path / "c.png", BLUE), plain(tmp_path / "d.jpg", GREEN)]
     contact_sheet([("without", first), ("with", second)], tmp_path / "sheet.png")
@@ -52,7 +52,7 @@ def test_thumbnails_are_upright_and_keep_their_shape(tmp_path: Path) -> None:
     assert (right - left) / (bottom - top) == pytest.approx(3 / 4, abs=0.03)
 
 
-def test_a_long_row_goes_on_in_the_next_line(tmp_path: Path) -> None:
+def test_a_long_row_is_wrapped(tmp_path: Path) -> None:
     many = [plain(tmp_path / f"{i}.png", BLUE, size=(50, 50)) for i in range(9)]
     many[8] = plain(tmp_path / "8.png", RED, size=(50, 50))
     contact_sheet([("photos", many)], tmp_path / "sheet.png")

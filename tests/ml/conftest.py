@@ -1,6 +1,6 @@
-"""A tiny base of each family, two drawn people, and a LoRA of the first that has really learnt.
+"""A tiny base of each family, two drawn people, and a LoRA that was really trained on the first.
 
-A test that asks for `base`, or for what is made from it, runs once for each family.
+A test that uses `base`, or a fixture made from it, runs once for each family.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from diffusers import FluxTransformer2DModel
 from diffusers.models.embeddings import CombinedTimestepTextProjEmbeddings
 
 from tests.ml.runs import finish
-from worker.demo import portrait
+from worker.demo.drawing import portrait
 from worker.ml import base_models
 from worker.ml.base_models import Base
 from worker.ml.batches import Photo
 from worker.ml.train_lora import LoraConfig, TrainedLora, train
 
 TRIGGER = "ohwx"
-LEARNS = LoraConfig(steps=120, rank=16, learning_rate=5e-3, resolution=96, batch_size=6)
-"""A few seconds on the tiny base, after which a person shows."""
+QUICK_CONFIG = LoraConfig(steps=120, rank=16, learning_rate=5e-3, resolution=96, batch_size=6)
+"""A few seconds on the tiny base, after which the person is recognisable."""
 LEARNING_RATES = {"flux": 5e-3, "sd15": 1e-2}
 PEOPLE = {"example": portrait.Person.example(), "other": portrait.Person.other()}
 
@@ -40,9 +40,9 @@ def tiny_base(tiny_models: Path, family: str) -> Path:
 
 
 @pytest.fixture(scope="session")
-def learns(family: str) -> LoraConfig:
-    """LEARNS as fast as this family takes it."""
-    return replace(LEARNS, learning_rate=LEARNING_RATES[family])
+def quick_config(family: str) -> LoraConfig:
+    """QUICK_CONFIG at the learning rate that suits the family."""
+    return replace(QUICK_CONFIG, learning_rate=LEARNING_RATES[family])
 
 
 @pytest.fixture(scope="session")
@@ -88,8 +88,8 @@ def photos(take_photos: Callable[..., list[Photo]]) -> list[Photo]:
 
 @pytest.fixture(scope="session")
 def trained(
-    base: Base, learns: LoraConfig, photos: list[Photo], tmp_path_factory: pytest.TempPathFactory
+    base: Base, quick_config: LoraConfig, photos: list[Photo], tmp_path_factory: pytest.TempPathFactory
 ) -> TrainedLora:
     """A LoRA of `example`, trained for a few seconds."""
     workdir = tmp_path_factory.mktemp("trained")
-    return finish(train(base, photos, learns, workdir=workdir, metadata={"trigger_word": TRIGGER}))
+    return finish(train(base, photos, quick_config, workdir=workdir, metadata={"trigger_word": TRIGGER}))

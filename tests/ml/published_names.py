@@ -1,6 +1,6 @@
 """Tiny bases by the names of published single files: the way back from diffusers' names, for tests of the import.
 
-FLUX and the U-Net follow the tables in tests/data; what those do not hold is written out here.
+FLUX and the U-Net follow the tables in tests/data; the rest is written out here.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ def copied(tiny_base: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_base, tmp_path / "copied"))
 
 
-def test_a_base_says_what_it_is(base: Base, family: str) -> None:
+def test_a_base_describes_itself(base: Base, family: str) -> None:
     assert (base.family, base.device.type, base.dtype) == (family, "cpu", torch.float32)
     assert base.memory_plan == "full, cpu, float32"
 
@@ -37,7 +37,7 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     ],
     indirect=["family"],
 )
-def test_a_base_that_lacks_a_part_is_refused_without_asking_a_hub(copied: Path, part: str) -> None:
+def test_a_base_without_a_part_is_refused_without_asking_a_hub(copied: Path, part: str) -> None:
     shutil.rmtree(copied / part)
     with pytest.raises(ModelUnreadable, match="copied"):
         base_models.load(copied, "cpu")
@@ -63,8 +63,8 @@ def test_pickled_weights_are_not_loaded(copied: Path, denoiser: str) -> None:
 
 
 @only_sd15
-def test_a_safety_checker_need_not_be_there(copied: Path) -> None:
-    """The published bases name one, of 1.2 GB, and people delete it."""
+def test_a_missing_safety_checker_is_accepted(copied: Path) -> None:
+    """The published bases include one, of 1.2 GB, which people delete."""
     index = json.loads((copied / "model_index.json").read_text("utf-8"))
     index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
     index["feature_extractor"] = ["transformers", "CLIPImageProcessor"]
@@ -73,7 +73,7 @@ def test_a_safety_checker_need_not_be_there(copied: Path) -> None:
 
 
 @only_sd15
-def test_a_base_that_predicts_something_else_is_refused(copied: Path) -> None:
+def test_a_base_with_another_kind_of_prediction_is_refused(copied: Path) -> None:
     file = copied / "scheduler" / "scheduler_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text("utf-8")), "prediction_type": "sample"}))
     with pytest.raises(ModelUnreadable, match="predicts 'sample'"):
@@ -89,9 +89,11 @@ def test_other_families_and_damaged_indices_are_refused(copied: Path, index: str
 
 
 @only_flux
-def test_a_resident_base_is_loaded_once_and_the_least_recently_used_goes(tiny_base: Path, tmp_path: Path) -> None:
+def test_a_resident_base_is_loaded_once_and_the_least_recently_used_one_is_dropped(
+    tiny_base: Path, tmp_path: Path
+) -> None:
     one, two, three = (Path(shutil.copytree(tiny_base, tmp_path / name)) for name in ("one", "two", "three"))
-    resident = Resident("cpu", most=2)
+    resident = Resident("cpu", max_bases=2)
     first, second = resident.get(one), resident.get(two)
     assert resident.get(one) is first
     resident.get(three)
@@ -116,8 +118,8 @@ def test_the_memory_plan_follows_from_free_memory(free_gib: float | None, offloa
 
 
 @pytest.mark.parametrize(("grid", "batch_size"), [((16, 16), 2), ((32, 24), 1)])
-def test_what_a_training_step_keeps_is_foreseen(base: Base, grid: tuple[int, int], batch_size: int) -> None:
-    """In bfloat16 under autocast, as on a GPU: gradient checkpointing, and so the speed, follows from it."""
+def test_the_memory_of_a_training_step_is_estimated(base: Base, grid: tuple[int, int], batch_size: int) -> None:
+    """In bfloat16 under autocast, as on a GPU: the estimate decides about gradient checkpointing, and so the speed."""
     architecture = base.architecture
     parts = architecture.load(base.folder, torch.bfloat16)
     denoiser = architecture.modules(parts)[architecture.denoiser].requires_grad_(False)

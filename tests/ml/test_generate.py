@@ -14,7 +14,7 @@ from worker.ml.phases import Phase
 REQUEST = PictureRequest("a photo", negative_prompt=None, width=48, height=32, steps=2, guidance=1.0, seed=0)
 
 
-def test_what_was_resolved_comes_first_then_phases_steps_and_pictures(base: Base) -> None:
+def test_resolved_settings_come_first_then_phases_steps_and_pictures(base: Base) -> None:
     events = list(generate(base, replace(REQUEST, num_images=2)))
     assert isinstance(events[0], Resolved)
     assert [event.name for event in events if isinstance(event, Phase)] == [
@@ -29,8 +29,8 @@ def test_what_was_resolved_comes_first_then_phases_steps_and_pictures(base: Base
 
 @pytest.mark.parametrize(("family", "steps", "guidance"), [("flux", 28, 3.5), ("sd15", 30, 7.5)], indirect=["family"])
 def test_a_base_defaults_to_its_own_size_and_published_settings(base: Base, steps: int, guidance: float) -> None:
-    unsaid = replace(REQUEST, width=None, height=None, steps=None, guidance=None)
-    assert resolve(base, unsaid) == Resolved(64, 64, steps, guidance, negative_prompt_used=False, prompt_cut_by=())
+    unset = replace(REQUEST, width=None, height=None, steps=None, guidance=None)
+    assert resolve(base, unset) == Resolved(64, 64, steps, guidance, negative_prompt_used=False, prompt_cut_by=())
 
 
 def test_without_an_embedding_of_guidance_a_flux_base_draws_as_schnell(unguided: Base) -> None:
@@ -38,13 +38,13 @@ def test_without_an_embedding_of_guidance_a_flux_base_draws_as_schnell(unguided:
     assert (resolved.steps, resolved.guidance) == (4, 0.0)
 
 
-def test_sizes_are_rounded_down_to_what_the_base_can_draw_and_said(base: Base) -> None:
+def test_sizes_are_rounded_down_to_what_the_base_can_draw_and_reported(base: Base) -> None:
     resolved = resolve(base, replace(REQUEST, width=71, height=64))
     assert (resolved.width, resolved.height) == (64, 64)
 
 
 @pytest.mark.parametrize(("family", "used"), [("flux", False), ("sd15", True)], indirect=["family"])
-def test_whether_a_negative_prompt_is_used_is_said(base: Base, used: bool) -> None:
+def test_the_use_of_a_negative_prompt_is_reported(base: Base, used: bool) -> None:
     blurred = replace(REQUEST, negative_prompt="blurred", guidance=2.0)
     assert resolve(base, blurred).negative_prompt_used == used
     assert not resolve(base, replace(blurred, guidance=1.0)).negative_prompt_used
@@ -58,8 +58,8 @@ def test_a_flux_base_without_an_embedding_of_guidance_uses_a_negative_prompt(ung
 
 
 @only_sd15
-def test_a_scheduler_that_asks_the_denoiser_oftener_says_so_from_the_first_step(base: Base) -> None:
-    """PNDM evaluates its first step twice: a bar that counted steps would go beyond its end."""
+def test_a_scheduler_that_needs_more_evaluations_counts_them_from_the_first_step(base: Base) -> None:
+    """PNDM evaluates its first step twice: a bar that counted requested steps would overrun."""
     steps = [event for event in generate(base, replace(REQUEST, steps=4)) if isinstance(event, Step)]
     assert [(step.index, step.total) for step in steps] == [(i, 5) for i in (1, 2, 3, 4, 5)]
 
@@ -75,12 +75,12 @@ def test_a_scheduler_that_asks_the_denoiser_oftener_says_so_from_the_first_step(
     ],
     indirect=["family"],
 )
-def test_a_cut_prompt_is_said(base: Base, prompt: str, cut_by: tuple[str, ...]) -> None:
+def test_a_cut_prompt_is_reported(base: Base, prompt: str, cut_by: tuple[str, ...]) -> None:
     assert resolve(base, replace(REQUEST, prompt=prompt)).prompt_cut_by == cut_by
 
 
 @pytest.mark.parametrize("change", [{"width": 7}, {"steps": 0}, {"num_images": 0}, {"guidance": float("nan")}], ids=str)
-def test_what_cannot_be_drawn_is_refused(base: Base, change: dict[str, object]) -> None:
+def test_a_request_that_cannot_be_drawn_is_refused(base: Base, change: dict[str, object]) -> None:
     with pytest.raises(BadInput):
         next(generate(base, replace(REQUEST, **change)))
 

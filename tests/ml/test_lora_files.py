@@ -101,7 +101,7 @@ def test_diffusers_reads_back_exactly_what_was_trained(base: Base, tmp_path: Pat
     assert scales == {1.0}
 
 
-def test_the_header_says_what_the_file_is(base: Base, family: str, trained: TrainedLora) -> None:
+def test_the_header_describes_the_file(base: Base, family: str, trained: TrainedLora) -> None:
     header = lora_files.read_header(trained.path)
     assert (header.family, header.rank) == (family, 16)
     expected = {
@@ -114,28 +114,28 @@ def test_the_header_says_what_the_file_is(base: Base, family: str, trained: Trai
             "ss_network_module": "networks.lora",
         },
     }[family]
-    said = header.metadata
-    assert said.items() >= {"base": f"tiny-{family}", "family": family, **expected}.items()
-    assert said["trigger_word"] == said["modelspec.trigger_phrase"] == "ohwx"
-    assert said["modelspec.sai_model_spec"] == "1.0.1"
-    assert said["ss_network_dim"] == said["ss_network_alpha"] == "16"
-    assert json.loads(said["ss_tag_frequency"]) == {"1_ohwx": {"ohwx": 12}}
+    metadata = header.metadata
+    assert metadata.items() >= {"base": f"tiny-{family}", "family": family, **expected}.items()
+    assert metadata["trigger_word"] == metadata["modelspec.trigger_phrase"] == "ohwx"
+    assert metadata["modelspec.sai_model_spec"] == "1.0.1"
+    assert metadata["ss_network_dim"] == metadata["ss_network_alpha"] == "16"
+    assert json.loads(metadata["ss_tag_frequency"]) == {"1_ohwx": {"ohwx": 12}}
 
 
 @only_sd15
 def test_every_ss_name_is_one_that_sd_scripts_writes(trained: TrainedLora) -> None:
     known = set((DATA / "sd_scripts_metadata_keys.txt").read_text("utf-8").split())
-    said = {name for name in lora_files.read_header(trained.path).metadata if name.startswith("ss_")}
-    assert said <= known
+    written = {name for name in lora_files.read_header(trained.path).metadata if name.startswith("ss_")}
+    assert written <= known
 
 
 @only_flux
-def test_a_file_has_no_place_for_a_name(base: Base) -> None:
+def test_metadata_cannot_hold_a_persons_name(base: Base) -> None:
     with pytest.raises(ValueError, match="subject"):
         file_metadata(base, LoraConfig(steps=1), 1, {"subject": "Ada"})
 
 
-def test_the_bytes_depend_on_what_is_written_alone(tmp_path: Path) -> None:
+def test_the_bytes_depend_on_the_content_alone(tmp_path: Path) -> None:
     """safetensors itself writes metadata in a random order."""
     metadata = {f"key{i}": str(i) for i in range(40)}
     paths = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
@@ -195,13 +195,13 @@ def entry(start: int, end: int) -> dict[str, object]:
         "empty",
         "short",
         "a web page",
-        "no json",
+        "not json",
         "beyond the end",
         "overlapping",
-        "a shape that lies",
+        "a wrong shape",
         "huge header",
         "truncated",
-        "a name that steers a terminal",
+        "a name with terminal codes",
     ],
 )
 def test_a_damaged_file_is_refused_by_its_header(tmp_path: Path, content: bytes) -> None:
@@ -210,7 +210,7 @@ def test_a_damaged_file_is_refused_by_its_header(tmp_path: Path, content: bytes)
     with pytest.raises(ModelUnreadable, match=r"^broken\.safetensors is damaged") as refused:
         lora_files.read_header(path)
     assert str(tmp_path) not in str(refused.value)
-    assert str(refused.value).isprintable()  # a terminal shows it, and a row holds it
+    assert str(refused.value).isprintable()  # it is shown on a terminal and stored in a row
 
 
 def renamed(pair: dict[str, torch.Tensor], old: str, new: str) -> dict[str, torch.Tensor]:
@@ -227,7 +227,7 @@ def renamed(pair: dict[str, torch.Tensor], old: str, new: str) -> dict[str, torc
         ({A: torch.ones(0, 8), B: torch.ones(8, 0)}, "incomplete"),
         ({A: torch.ones(2, 0), B: torch.ones(8, 2)}, "incomplete"),
         ({A: torch.ones(8), B: torch.ones(8)}, "incomplete"),
-        ({"\x1b[2J\0": torch.ones(8)}, r"no layer is called '\\x1b\[2J\\x00'"),
+        ({"\x1b[2J\0": torch.ones(8)}, r"'\\x1b\[2J\\x00' cannot be a layer's name"),
         ({**PAIR, A.replace("lora_A.weight", "alpha"): torch.tensor(1.0)}, "holds .*alpha"),
         ({**KOHYA, ALPHA: torch.ones(3)}, "incomplete"),
         ({**KOHYA, "betas": torch.ones(3)}, "holds betas"),
@@ -237,14 +237,14 @@ def renamed(pair: dict[str, torch.Tensor], old: str, new: str) -> dict[str, torc
         (renamed(KOHYA, "lora_down.weight", "lokr_w1"), "is a LoKr"),
         ({**KOHYA, **renamed(KOHYA, "lora_unet_mid", "lora_te_mid")}, "text encoder"),
         ({**PAIR, **renamed(PAIR, "transformer.single", "text_encoder.single")}, "text encoder"),
-        (renamed(KOHYA, "mid_block_attentions_0", "input_blocks_4_1"), "family .* does not know"),
-        (renamed(KOHYA, "attn1_to_q", "resnets_0_conv1"), "family .* does not know"),
-        (renamed(PAIR, "single_transformer_blocks", "layers"), "family .* does not know"),
+        (renamed(KOHYA, "mid_block_attentions_0", "input_blocks_4_1"), "of an unknown family"),
+        (renamed(KOHYA, "attn1_to_q", "resnets_0_conv1"), "of an unknown family"),
+        (renamed(PAIR, "single_transformer_blocks", "layers"), "of an unknown family"),
         ({A: torch.ones(2, 8, dtype=torch.int8), B: torch.ones(8, 2, dtype=torch.int8)}, "holds I8"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_is_no_plain_lora_of_a_known_family_is_refused_by_name(
+def test_a_file_that_is_not_a_plain_lora_of_a_known_family_is_refused_by_name(
     tmp_path: Path, tensors: dict[str, torch.Tensor], why: str
 ) -> None:
     path = tmp_path / "foreign.safetensors"
@@ -255,7 +255,7 @@ def test_what_is_no_plain_lora_of_a_known_family_is_refused_by_name(
 
 @pytest.fixture
 def refusal(base: Base, tmp_path: Path) -> Callable[[dict[str, torch.Tensor]], str]:
-    """Why a drawing refuses a file of these tensors; the base must be as it was."""
+    """Return the reason why a drawing refuses a file of these tensors, and check that the base is unchanged."""
     path = tmp_path / "other.safetensors"
     denoiser = base.architecture.modules(base.parts)[base.architecture.denoiser]
 
@@ -274,7 +274,7 @@ def refusal(base: Base, tmp_path: Path) -> Callable[[dict[str, torch.Tensor]], s
 def test_a_lora_of_another_size_is_refused_before_it_touches_the_base(
     family: str, refusal: Callable[..., str], size: int
 ) -> None:
-    """diffusers would pad the smaller one, and widen the base itself for the larger one."""
+    """diffusers would pad the smaller one, and widen the base for the larger one."""
     a, b = PAIRS[family]
     assert "does not fit" in refusal({a: torch.ones(2, size), b: torch.ones(size, 2)})
 
@@ -286,19 +286,19 @@ def test_a_lora_for_layers_the_base_lacks_is_refused(family: str, refusal: Calla
 
 def test_a_lora_of_another_family_is_refused(family: str, refusal: Callable[..., str]) -> None:
     (other,) = PAIRS.keys() - {family}
-    assert refusal(PAIRS[other]).endswith(f"is a LoRA for {other}, the base is {family}")
+    assert refusal(PAIRS[other]).endswith(f"is a LoRA for {other}, but the base is {family}")
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
 def test_numbers_that_are_not_finite_are_refused(family: str, refusal: Callable[..., str], number: float) -> None:
-    """They would make every picture black, and a training that ran away leaves them."""
+    """They would make every picture black, and a training that diverged leaves them."""
     a, b = PAIRS[family].items()
     broken = a[1].clone()
     broken[1, 3] = number
     assert "not finite" in refusal({a[0]: broken, b[0]: b[1]})
 
 
-def test_a_lora_in_the_other_spelling_is_refused_with_the_command_that_mends_it(
+def test_a_lora_in_the_other_naming_is_refused_with_the_command_that_converts_it(
     family: str, refusal: Callable[..., str]
 ) -> None:
     other = {
@@ -316,7 +316,7 @@ def test_a_lora_in_the_other_spelling_is_refused_with_the_command_that_mends_it(
     assert f"worker lora export other.safetensors --format {lora_files.NATIVE[family]}" in refusal(other)
 
 
-def test_a_lora_that_ran_away_is_not_written(tmp_path: Path) -> None:
+def test_a_lora_whose_training_diverged_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(ModelUnreadable, match="not finite"):
         lora_files.write(tmp_path / "lora.safetensors", {**PAIR, A: torch.full((2, 8), float("nan"))}, {})
     assert not list(tmp_path.iterdir())

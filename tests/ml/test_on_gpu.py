@@ -1,4 +1,4 @@
-"""The same rules on a CUDA device, for each family. Skipped without one."""
+"""The same rules on a CUDA device, for each family. Skipped if there is none."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from tests.ml.runs import finish, pictures
+from worker.demo.held_out_loss import held_out_loss
 from worker.ml import base_models, upscale
 from worker.ml.base_models import Base
 from worker.ml.batches import Photo
 from worker.ml.generate import LoraUse, PictureRequest, generate
-from worker.ml.train_lora import Checkpoint, LoraConfig, held_out_loss, train
+from worker.ml.train_lora import Checkpoint, LoraConfig, train
 
 pytestmark = [
     pytest.mark.gpu,
@@ -33,7 +34,7 @@ def devices(base: Base) -> dict[str, str]:
     return {name: next(m.parameters()).device.type for name, m in base.architecture.modules(base.parts).items()}
 
 
-def test_a_base_is_loaded_in_bfloat16_and_says_its_plan(on_gpu: Base) -> None:
+def test_a_base_is_loaded_in_bfloat16_and_describes_its_plan(on_gpu: Base) -> None:
     assert (on_gpu.device.type, on_gpu.dtype, on_gpu.offloaded) == ("cuda", torch.bfloat16, False)
     assert on_gpu.memory_plan.startswith("full, cuda, bfloat16: needs ")
 

@@ -1,4 +1,4 @@
-"""Photos as phones, scanners and print shops write them, and files that are none."""
+"""Photos as phones, scanners and print shops write them, and files that are not photos."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 from PIL import Image, ImageCms, ImageOps
 
 from tests.ml.runs import finish
-from worker.demo.portrait import Person, draw, scenes
+from worker.demo.drawing.portrait import Person, draw, scenes
 from worker.ml import photos
 from worker.ml.base_models import Base
 from worker.ml.batches import Photo
@@ -26,7 +26,7 @@ from worker.ml.photos import UnusablePhoto
 from worker.ml.train_lora import LoraConfig, PhotosSkipped, train
 
 ORIENTATION = 0x0112
-AS_THE_CAMERA_LAY = {  # what undoes each orientation of EXIF 2.32 (table in 4.6.4, tag Orientation)
+UNDO_ORIENTATION = {  # what undoes each orientation of EXIF 2.32 (table in 4.6.4, tag Orientation)
     1: None,
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -40,7 +40,7 @@ RED, GREEN, BLUE = (254, 0, 0), (0, 128, 0), (0, 0, 254)
 
 
 def corners() -> Image.Image:
-    """120 x 80: red above green at the left, blue at the right. No turn and no mirror leaves it as it is."""
+    """120 x 80: red above green at the left, blue at the right. Every rotation or reflection changes it."""
     picture = Image.new("RGB", (120, 80), RED)
     picture.paste(GREEN, (0, 40, 60, 80))
     picture.paste(BLUE, (60, 0, 120, 80))
@@ -48,7 +48,7 @@ def corners() -> Image.Image:
 
 
 def read(path: Path) -> np.ndarray:
-    """The photo at 120 x 80, if it lies, or 80 x 120."""
+    """Read the photo at 120 x 80 if it is landscape, or at 80 x 120."""
     return photos.read_fitted(path, [(80, 120), (120, 80)]).astype(int)
 
 
@@ -74,10 +74,10 @@ def test_every_kind_of_photo_is_read_whatever_its_name(tmp_path: Path, name: str
     assert_upright(renamed)
 
 
-@pytest.mark.parametrize("orientation", AS_THE_CAMERA_LAY)
+@pytest.mark.parametrize("orientation", UNDO_ORIENTATION)
 def test_every_way_to_hold_a_camera_is_turned_upright(tmp_path: Path, orientation: int) -> None:
     path = tmp_path / "photo.jpg"
-    turn = AS_THE_CAMERA_LAY[orientation]
+    turn = UNDO_ORIENTATION[orientation]
     taken = corners() if turn is None else corners().transpose(turn)
     taken.save(path, quality=95, exif=exif(orientation))
     assert_upright(path)
@@ -115,7 +115,7 @@ def test_exif_that_cannot_be_read_does_not_stop_a_photo(tmp_path: Path) -> None:
 
 
 def a_print_profile() -> bytes:
-    """A CMYK profile by which no ink is black and full cyan is a light grey: nobody guesses that.
+    """A CMYK profile in which no ink is black and full cyan is light grey, which a reader could not guess.
 
     ICC.1:2022, 7.2 (header) and 10.10 (lut8Type): 16 corners of the four inks, here to CIELAB.
     """
@@ -140,7 +140,7 @@ def test_a_print_shops_photo_is_read_by_its_profile(tmp_path: Path) -> None:
     path = tmp_path / "print.jpg"
     picture = Image.new("CMYK", (120, 80), (255, 0, 0, 0))
     picture.save(path, quality=100)
-    assert read(path)[40, 60].tolist() == [0, 255, 255], "without a profile, as everybody guesses"
+    assert read(path)[40, 60].tolist() == [0, 255, 255], "without a profile, the usual guess"
     picture.save(path, quality=100, icc_profile=a_print_profile())
     red, green, blue = read(path)[40, 60]
     assert max(red, green, blue) - min(red, green, blue) <= 6
@@ -148,7 +148,7 @@ def test_a_print_shops_photo_is_read_by_its_profile(tmp_path: Path) -> None:
 
 
 def test_another_colour_space_is_converted_also_beside_transparent_parts(tmp_path: Path) -> None:
-    """The same numbers are other colours in another space; here a profile with red and blue exchanged."""
+    """The same numbers are other colours in another space, here in a profile with red and blue exchanged."""
     profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     for i in range(int.from_bytes(profile[128:132], "big")):
         at = 132 + 12 * i
@@ -192,7 +192,7 @@ def grey_tiff(bits: int, row: bytes, *, photometric: int) -> bytes:
     [
         (16, struct.pack("<H", 180 << 8) * 120, 1, 180),
         (16, struct.pack("<H", 180 << 8) * 120, 0, 75),
-        (12, bytes([0xB4, 0x0B, 0x40]) * 60, 1, 180),  # two of 0xB40
+        (12, bytes([0xB4, 0x0B, 0x40]) * 60, 1, 180),  # two pixels of 0xB40
     ],
     ids=["black is zero", "white is zero", "12 bits"],
 )
@@ -230,7 +230,7 @@ def test_transparent_parts_are_white_in_every_mode(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("extension", ["gif", "webp", "png"])
-def test_of_what_moves_the_first_frame_counts(tmp_path: Path, extension: str) -> None:
+def test_of_an_animation_the_first_frame_is_read(tmp_path: Path, extension: str) -> None:
     path = tmp_path / f"moving.{extension}"
     corners().save(path, save_all=True, append_images=[Image.new("RGB", (120, 80), "black")], lossless=True)
     assert_upright(path)
@@ -241,7 +241,7 @@ def test_of_what_moves_the_first_frame_counts(tmp_path: Path, extension: str) ->
 
 @contextmanager
 def no_more_memory_than(mebibytes: int) -> Iterator[None]:
-    """MemoryError where the block takes more."""
+    """Raise MemoryError if the block allocates more."""
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + mebibytes * 2**20, hard))
@@ -316,11 +316,11 @@ UNUSABLE = {
     "cut.heic": (truncated("HEIF"), "damaged or cut off"),
     "cut.tiff": (truncated("TIFF"), "damaged or cut off"),
     "empty.jpg": (b"", "empty"),
-    "words.jpg": (b"this is no picture", "no photo (JPEG, PNG, HEIC, WebP, TIFF or GIF)"),
-    "drawing.svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "no photo (JPEG, PNG, HEIC, WebP, TIFF or GIF)"),
+    "words.jpg": (b"this is no picture", "not a photo (JPEG, PNG, HEIC, WebP, TIFF or GIF)"),
+    "drawing.svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a photo (JPEG, PNG, HEIC, WebP, TIFF or GIF)"),
     "page.eps": (
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
-        "no photo (JPEG, PNG, HEIC, WebP, TIFF or GIF)",
+        "not a photo (JPEG, PNG, HEIC, WebP, TIFF or GIF)",
     ),
     "icon.png": (
         encoded(Image.new("RGB", (400, 48)), "PNG"),
@@ -328,13 +328,13 @@ UNUSABLE = {
     ),
     "depth.tiff": (
         encoded(Image.new("F", (120, 80)), "TIFF"),
-        "no photo: 32 bits a channel have no white of their own",
+        "not a photo: 32 bits a channel do not define white",
     ),
 }
 
 
 @pytest.mark.parametrize("name", UNUSABLE)
-def test_what_cannot_be_used_says_its_name_and_why_and_never_its_folder(tmp_path: Path, name: str) -> None:
+def test_an_unusable_photo_is_named_with_the_reason_and_never_with_its_folder(tmp_path: Path, name: str) -> None:
     content, reason = UNUSABLE[name]
     path = tmp_path / name
     path.write_bytes(content)
@@ -344,12 +344,12 @@ def test_what_cannot_be_used_says_its_name_and_why_and_never_its_folder(tmp_path
     assert isinstance(refused.value, BadInput)
 
 
-def test_a_photo_that_is_not_there_is_missing(tmp_path: Path) -> None:
+def test_a_file_that_does_not_exist_is_missing(tmp_path: Path) -> None:
     with pytest.raises(UnusablePhoto, match=r"^gone\.jpg is missing$"):
         read(tmp_path / "gone.jpg")
 
 
-def test_a_training_goes_on_without_what_cannot_be_used_and_steps_count_the_rest(
+def test_a_training_continues_without_unusable_photos_and_steps_count_the_rest(
     base: Base, photos: list[Photo], tmp_path: Path
 ) -> None:
     mixed = [Photo(tmp_path / "gone.jpg", "a photo"), *photos[:2]]
@@ -374,10 +374,10 @@ def test_a_training_goes_on_without_what_cannot_be_used_and_steps_count_the_rest
 SHORT = LoraConfig(steps=2, rank=2, resolution=64)
 
 
-def test_a_training_with_too_few_says_which_and_why(base: Base, photos: list[Photo], tmp_path: Path) -> None:
+def test_a_training_with_too_few_photos_names_the_unusable_ones(
+    base: Base, photos: list[Photo], tmp_path: Path
+) -> None:
     given = [*photos[:2], Photo(tmp_path / "gone.jpg", "a photo")]
     with pytest.raises(BadInput) as refused:
         finish(train(base, given, SHORT, workdir=tmp_path, metadata={}, fewest_photos=3))
-    assert str(refused.value) == (
-        "training needs at least 3 photographs that can be used, there are 2: gone.jpg is missing"
-    )
+    assert str(refused.value) == ("training needs at least 3 usable photographs, but there are 2: gone.jpg is missing")

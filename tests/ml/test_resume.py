@@ -27,14 +27,14 @@ CONFIG = LoraConfig(
     batch_size=2,
     seed=9,
     caption_dropout=0.3,
-    preservation=0.5,  # so that some steps hold nothing else, and repeat a loss from before the checkpoint
+    preservation=0.5,  # so that some steps have only preserved samples, and repeat a loss from before the checkpoint
 )
 METADATA = {"base": "tiny-flux", "trigger_word": "ohwx", "date": "2024-05-01"}
 
 
 @dataclass(frozen=True)
 class Whole:
-    """The uninterrupted run, and the checkpoints it left after some of its steps."""
+    """The uninterrupted run, and its checkpoints by step."""
 
     trained: TrainedLora
     losses: list[float]
@@ -80,7 +80,7 @@ def test_resumed_equals_uninterrupted(
 def test_resumed_in_another_process_equals_uninterrupted(
     tiny_base: Path, photos: list[Photo], whole: Whole, tmp_path: Path
 ) -> None:
-    """What only this process knows (global random state, hash seeds) must not matter."""
+    """State of the process (global random state, hash seeds) must not matter."""
     task = (tiny_base, photos, CONFIG, tmp_path, METADATA, whole.checkpoints[6])
     code = (
         "import pickle, sys; from worker.ml import base_models, train_lora; from tests.ml.runs import finish;"
@@ -102,7 +102,7 @@ def test_the_losses_are_kept_from_the_first_step(whole: Whole) -> None:
     assert kept == [[step, loss] for step, loss in enumerate(whole.losses, start=1)]
 
 
-def test_checkpoints_come_by_time_too_and_two_are_kept(base: Base, photos: list[Photo], tmp_path: Path) -> None:
+def test_checkpoints_are_also_written_by_time_and_two_are_kept(base: Base, photos: list[Photo], tmp_path: Path) -> None:
     run = train(base, photos, CONFIG, workdir=tmp_path, metadata={}, checkpoint_every_s=0)
     steps = [event.step for event in run if isinstance(event, Checkpoint)]
     assert steps == list(range(1, CONFIG.steps))
@@ -122,7 +122,7 @@ def test_checkpoints_come_by_time_too_and_two_are_kept(base: Base, photos: list[
         (lambda photos: (photos, replace(CONFIG, seed=1)), "settings"),
     ],
 )
-def test_a_checkpoint_of_another_training_is_left_aside_and_training_starts_again(
+def test_a_checkpoint_of_another_training_is_ignored_and_training_starts_again(
     base: Base, photos: list[Photo], whole: Whole, tmp_path: Path, change: Callable[..., object], what: str
 ) -> None:
     others, config = change(photos)
@@ -132,7 +132,7 @@ def test_a_checkpoint_of_another_training_is_left_aside_and_training_starts_agai
     assert [event.index for event in events if isinstance(event, Step)] == [1, 2]
 
 
-def test_a_damaged_checkpoint_is_left_aside_and_training_starts_again(
+def test_a_damaged_checkpoint_is_ignored_and_training_starts_again(
     base: Base, photos: list[Photo], whole: Whole, tmp_path: Path
 ) -> None:
     cut = tmp_path / "checkpoint-6.safetensors"

@@ -1,4 +1,4 @@
-"""A run that is stopped, fails, or ends leaves the base as it was."""
+"""A run that is stopped, fails, or ends leaves the base unchanged."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def assert_unchanged(base: Base, before: tuple[dict[str, torch.Tensor], np.ndarr
 
 
 def stop_after(run: Generator[Any, None, Any], kind: type, count: int) -> None:
-    """Take events up to the count-th of this kind, then stop iterating."""
+    """Read events up to the count-th of this kind, then stop iterating."""
     for event in run:
         count -= isinstance(event, kind)
         if count == 0:
@@ -81,7 +81,7 @@ def test_a_consumer_that_fails(base: Base, trained: TrainedLora, before: Any) ->
     def consume() -> None:
         for event in generate(base, replace(REQUEST, loras=(LoraUse(trained.path),))):
             if isinstance(event, drawing.Step):
-                raise KeyError("the consumer's own trouble")
+                raise KeyError("the consumer's own error")
 
     with pytest.raises(KeyError):
         consume()
@@ -96,7 +96,7 @@ def test_a_second_lora_that_cannot_be_loaded(base: Base, trained: TrainedLora, b
     assert_unchanged(base, before)
 
 
-def test_a_training_that_runs_away_is_refused(base: Base, photos: list[Photo], before: Any, tmp_path: Path) -> None:
+def test_a_training_that_diverges_fails(base: Base, photos: list[Photo], before: Any, tmp_path: Path) -> None:
     wild = replace(CONFIG, learning_rate=1e30, steps=20)
     with pytest.raises(BadInput, match="learning_rate"):
         list(train(base, photos, wild, workdir=tmp_path, metadata={}))
@@ -104,7 +104,7 @@ def test_a_training_that_runs_away_is_refused(base: Base, photos: list[Photo], b
 
 
 def test_a_drawing_stops_within_one_step(base: Base) -> None:
-    """Between two events of a run lies at most one pass through the denoiser, also where guidance needs two."""
+    """Between two events there is at most one pass through the denoiser, even where guidance needs two predictions."""
     passes = 0
 
     def count(*_: object) -> None:

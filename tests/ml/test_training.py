@@ -1,4 +1,4 @@
-"""What a training step sees, and what a LoRA learns from it."""
+"""What a training step reads, and what a LoRA learns from it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ import torch
 
 from tests.ml.conftest import TRIGGER
 from tests.ml.runs import finish
+from worker.demo.held_out_loss import held_out_loss
 from worker.jobs.wording import name_class
 from worker.ml.architectures import ARCHITECTURES
 from worker.ml.base_models import Base
-from worker.ml.batches import Batch, Photo, draw_batch, encode_captions, encode_photos
+from worker.ml.batches import Batch, Photo, TrainingData, draw_batch, encode_captions, encode_photos
 from worker.ml.errors import BadInput
-from worker.ml.train_lora import LoraConfig, Step, TrainedLora, held_out_loss, sample_losses, train, training_loss
+from worker.ml.train_lora import LoraConfig, Step, TrainedLora, sample_losses, train
 
 CLASS_CAPTION = "a photo of a person"
 
@@ -28,31 +29,24 @@ def of_a_class(photos: list[Photo]) -> list[Photo]:
 
 
 @pytest.fixture(scope="module")
-def drawn(base: Base, photos: list[Photo]) -> Callable[..., Batch]:
-    """`draw_batch` over the photos."""
+def batch_of(base: Base, photos: list[Photo]) -> Callable[..., Batch]:
+    """Draws the batch of a step from the photos, with these settings."""
     samples, _ = encode_photos(base, of_a_class(photos), 64)
     texts = encode_captions(base, [caption for sample in samples for caption in sample.photo.captions])
+    data = TrainingData(samples, texts)
+    defaults = LoraConfig(batch_size=5, caption_dropout=0, preservation=0)
 
-    def draw(
-        step: int, *, seed: int = 0, batch_size: int = 5, caption_dropout: float = 0.0, preservation: float = 0.0
-    ) -> Batch:
-        return draw_batch(
-            *(base, samples, texts),
-            step=step,
-            seed=seed,
-            batch_size=batch_size,
-            caption_dropout=caption_dropout,
-            preservation=preservation,
-        )
+    def draw(step: int, **settings: float) -> Batch:
+        return draw_batch(base, data, replace(defaults, **settings), step)
 
     return draw
 
 
-def test_a_step_is_drawn_from_its_number_and_the_seed_alone(drawn: Callable[..., Batch]) -> None:
+def test_a_step_is_drawn_from_its_number_and_the_seed_alone(batch_of: Callable[..., Batch]) -> None:
     torch.manual_seed(1)
-    one = drawn(7)
+    one = batch_of(7)
     torch.manual_seed(2)
-    again, later, other = drawn(7), drawn(8), drawn(7, seed=1)
+    again, later, other = batch_of(7), batch_of(8), batch_of(7, seed=1)
     assert torch.equal(one.noise, again.noise)
     assert torch.equal(one.time, again.time)
     assert torch.equal(one.latents, again.latents)
@@ -60,10 +54,10 @@ def test_a_step_is_drawn_from_its_number_and_the_seed_alone(drawn: Callable[...,
     assert not torch.equal(one.time, other.time)
 
 
-def test_every_photo_comes_once_an_epoch_in_changing_order(drawn: Callable[..., Batch]) -> None:
+def test_every_photo_comes_once_an_epoch_in_changing_order(batch_of: Callable[..., Batch]) -> None:
     epochs = []
     for epoch in range(3):
-        batches = [drawn(epoch * 3 + step) for step in range(3)]  # 12 photos, 5 at a time
+        batches = [batch_of(epoch * 3 + step) for step in range(3)]  # 12 photos, 5 at a time
         assert sorted(len(batch.latents) for batch in batches) == [2, 5, 5]
         epochs.append([latents.sum().item() for batch in batches for latents in batch.latents])
     assert Counter(epochs[0]) == Counter(epochs[1]) == Counter(epochs[2])
@@ -79,35 +73,35 @@ def test_photos_of_different_shapes_share_no_batch(base: Base, photos: list[Phot
         Image.new("RGB", (120, 80), "red").save(photo.path)
     samples, _ = encode_photos(base, [*photos[:3], *wide], 64)
     texts = encode_captions(base, [sample.photo.caption for sample in samples])
-    draw = [
-        draw_batch(base, samples, texts, step=step, seed=0, batch_size=2, caption_dropout=0, preservation=1)
-        for step in range(4)
-    ]
-    assert not any(batch.preserved.any() for batch in draw), "no class caption, no preservation"
-    assert sorted(len(batch.latents) for batch in draw) == [1, 1, 2, 2]
-    assert {batch.grid for batch in draw} == {sample.grid for sample in samples}
+    data, config = TrainingData(samples, texts), LoraConfig(batch_size=2, caption_dropout=0, preservation=1)
+    batches = [draw_batch(base, data, config, step) for step in range(4)]
+    assert not any(batch.preserved.any() for batch in batches), "no class caption, no preservation"
+    assert sorted(len(batch.latents) for batch in batches) == [1, 1, 2, 2]
+    assert {batch.grid for batch in batches} == {sample.grid for sample in samples}
 
 
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
-def test_caption_dropout_empties_that_share_of_captions(base: Base, drawn: Callable[..., Batch], share: float) -> None:
+def test_caption_dropout_empties_that_share_of_captions(
+    base: Base, batch_of: Callable[..., Batch], share: float
+) -> None:
     empty = encode_captions(base, [])[""].tokens[0]
     seen = [
         torch.equal(tokens, empty)
         for step in range(60)
-        for tokens in drawn(step, batch_size=4, caption_dropout=share).text.tokens
+        for tokens in batch_of(step, batch_size=4, caption_dropout=share).text.tokens
     ]
     assert sum(seen) / len(seen) == pytest.approx(share, abs=0.1 if 0 < share < 1 else 0)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
 def test_preservation_takes_that_share_of_samples_and_gives_them_the_class_caption(
-    base: Base, drawn: Callable[..., Batch], share: float
+    base: Base, batch_of: Callable[..., Batch], share: float
 ) -> None:
     of_the_class = encode_captions(base, [CLASS_CAPTION])[CLASS_CAPTION].tokens[0]
-    assert not drawn(0, preservation=share).preserved.any(), "a fresh LoRA changes nothing yet"
+    assert not batch_of(0, preservation=share).preserved.any(), "a fresh LoRA changes nothing yet"
     seen = []
     for step in range(1, 61):
-        batch, plain = (drawn(step, batch_size=4, preservation=p, caption_dropout=0.2) for p in (share, 0.0))
+        batch, plain = (batch_of(step, batch_size=4, preservation=p, caption_dropout=0.2) for p in (share, 0.0))
         assert [torch.equal(tokens, of_the_class) for tokens in batch.text.tokens] == batch.preserved.tolist()
         assert torch.equal(batch.noise, plain.noise)
         assert torch.equal(batch.text.tokens[~batch.preserved], plain.text.tokens[~batch.preserved])
@@ -115,31 +109,33 @@ def test_preservation_takes_that_share_of_samples_and_gives_them_the_class_capti
     assert sum(seen) / len(seen) == pytest.approx(share, abs=0.1 if 0 < share < 1 else 0)
 
 
-def test_a_preserved_sample_is_to_be_what_the_base_alone_says_of_it(base: Base, drawn: Callable[..., Batch]) -> None:
-    batch = drawn(1, preservation=0.5)
+def test_the_target_of_a_preserved_sample_is_the_prediction_of_the_base_alone(
+    base: Base, batch_of: Callable[..., Batch]
+) -> None:
+    batch = batch_of(1, preservation=0.5)
     kept = batch.preserved
     assert 0 < kept.sum() < len(kept)
     as_photos = replace(batch, preserved=torch.zeros_like(kept))
-    seen, _ = base.architecture.noised_input_and_target(base.parts, batch.latents, batch.noise, batch.time)
+    noised, _ = base.architecture.noised_input_and_target(base.parts, batch.latents, batch.noise, batch.time)
 
-    def said() -> torch.Tensor:
+    def predicted() -> torch.Tensor:
         guidance = base.architecture.training_guidance
-        return base.architecture.predict(base.parts, seen, batch.time, batch.text, batch.grid, guidance)
+        return base.architecture.predict(base.parts, noised, batch.time, batch.text, batch.grid, guidance)
 
     with torch.no_grad():
-        alone, weights_of_times = said(), base.architecture.loss_weights(base.parts, batch.time)
+        alone, weights_of_times = predicted(), base.architecture.loss_weights(base.parts, batch.time)
         with base.architecture.new_lora(base.parts, 4, torch.Generator().manual_seed(0)) as lora:
             for weights in lora.values():
                 weights += 0.05
-            off_target = weights_of_times * (said() - alone).square().flatten(1).mean(1)
+            off_target = weights_of_times * (predicted() - alone).square().flatten(1).mean(1)
             losses = sample_losses(base, batch)
             torch.testing.assert_close(losses[kept], off_target[kept], rtol=1e-3, atol=1e-7)
             assert torch.equal(losses[~kept], sample_losses(base, as_photos)[~kept])
             assert off_target.min() > 0
 
 
-def test_preservation_costs_a_second_pass_only_where_it_is_and_leaves_the_curve_to_the_photos(
-    base: Base, photos: list[Photo], drawn: Callable[..., Batch], tmp_path: Path
+def test_preservation_costs_a_second_pass_only_where_it_is_used_and_does_not_change_the_curve(
+    base: Base, photos: list[Photo], batch_of: Callable[..., Batch], tmp_path: Path
 ) -> None:
     passes: list[int] = []
     config = LoraConfig(steps=12, rank=4, learning_rate=1e-3, resolution=64, caption_dropout=0, preservation=0.4)
@@ -154,32 +150,32 @@ def test_preservation_costs_a_second_pass_only_where_it_is_and_leaves_the_curve_
                 passes.clear()
     finally:
         hook.remove()
-    kept = [bool(drawn(step, batch_size=1, preservation=0.4).preserved.all()) for step in range(12)]
+    kept = [bool(batch_of(step, batch_size=1, preservation=0.4).preserved.all()) for step in range(12)]
     assert True in kept
     assert counted == [2 if preserved else 1 for preserved in kept]
     assert [now == before for before, now in pairwise(losses)] == kept[1:]
 
 
 @pytest.mark.parametrize("family", ["flux"], indirect=True, scope="session")  # one is enough, and slow enough
-def test_without_the_trigger_word_the_base_stays_what_it_was(
+def test_without_the_trigger_word_the_base_stays_the_same(
     base: Base,
-    learns: LoraConfig,
+    quick_config: LoraConfig,
     photos: list[Photo],
     trained: TrainedLora,
     take_photos: Callable[..., list[Photo]],
     tmp_path: Path,
 ) -> None:
-    """The leak: with a LoRA on, "a photo of a person" became its person too."""
-    config = replace(learns, preservation=0.5)
-    kind = finish(train(base, in_class(photos), config, workdir=tmp_path, metadata={}))
+    """Without preservation, "a photo of a person" shows the LoRA's own person too."""
+    config = replace(quick_config, preservation=0.5)
+    preserving = finish(train(base, in_class(photos), config, workdir=tmp_path, metadata={}))
     held_out = in_class(take_photos("example", seed=7, count=4))
 
-    drift = {lora: class_drift(base, held_out, lora) for lora in (trained.path, kind.path)}
-    assert drift[kind.path] < 0.2 * drift[trained.path]
-    none, leaky, cured = (
-        held_out_loss(base, held_out, lora, resolution=96) for lora in (None, trained.path, kind.path)
+    drift = {lora: class_drift(base, held_out, lora) for lora in (trained.path, preserving.path)}
+    assert drift[preserving.path] < 0.2 * drift[trained.path]
+    none, leaking, preserved = (
+        held_out_loss(base, held_out, lora, resolution=96) for lora in (None, trained.path, preserving.path)
     )
-    assert none - cured > 0.9 * (none - leaky), "it still learnt its person, on half of the samples"
+    assert none - preserved > 0.9 * (none - leaking), "it still learnt its person, on half of the samples"
 
 
 def in_class(photos: list[Photo]) -> list[Photo]:
@@ -188,20 +184,20 @@ def in_class(photos: list[Photo]) -> list[Photo]:
 
 @torch.no_grad()
 def class_drift(base: Base, photos: list[Photo], lora: Path) -> float:
-    """How far a LoRA takes the base from its own predictions for class captions, as a mean square, at fixed noise."""
+    """Return the mean square by which a LoRA changes the base's predictions for class captions, at fixed noise."""
     samples, _ = encode_photos(base, photos, 96)
     texts = encode_captions(base, [photo.class_caption or "" for photo in photos])
     architecture, times = base.architecture, base.architecture.even_times(base.parts, len(samples))
 
     def predicted() -> torch.Tensor:
-        said = []
+        predictions = []
         for i, sample in enumerate(samples):
             noise = torch.randn(sample.latents.shape, generator=torch.Generator().manual_seed(i))
-            seen, _ = architecture.noised_input_and_target(base.parts, sample.latents, noise, times[i : i + 1])
+            noised, _ = architecture.noised_input_and_target(base.parts, sample.latents, noise, times[i : i + 1])
             text = texts[sample.photo.class_caption or ""]
             guidance = architecture.training_guidance
-            said.append(architecture.predict(base.parts, seen, times[i : i + 1], text, sample.grid, guidance))
-        return torch.cat(said)
+            predictions.append(architecture.predict(base.parts, noised, times[i : i + 1], text, sample.grid, guidance))
+        return torch.cat(predictions)
 
     alone = predicted()
     with base.architecture.loras(base.parts, [(lora, 1.0)]):
@@ -212,18 +208,18 @@ def class_drift(base: Base, photos: list[Photo], lora: Path) -> float:
     ("family", "least", "most", "mean"),
     [
         ("flux", (0, 0.2), (0.8, 1), (0.5, 0.7)),  # shifted towards noise, as it draws at this size
-        ("sd15", (-1, 10), (989, 1000), (450, 550)),  # each as likely
+        ("sd15", (-1, 10), (989, 1000), (450, 550)),  # uniform
     ],
     indirect=["family"],
 )
 def test_times_cover_the_schedule(
     base: Base,
-    drawn: Callable[..., Batch],
+    batch_of: Callable[..., Batch],
     least: tuple[float, float],
     most: tuple[float, float],
     mean: tuple[float, float],
 ) -> None:
-    times = torch.cat([drawn(step).time for step in range(200)]).double()
+    times = torch.cat([batch_of(step).time for step in range(200)]).double()
     for value, (low, high) in ((times.min(), least), (times.max(), most), (times.mean(), mean)):
         assert low < value < high
     even = base.architecture.even_times(base.parts, 8).double()
@@ -231,32 +227,32 @@ def test_times_cover_the_schedule(
     assert (even.diff() > 0).all()
 
 
-def test_a_fresh_lora_changes_nothing(base: Base, drawn: Callable[..., Batch]) -> None:
-    batch = drawn(0)
+def test_a_fresh_lora_changes_nothing(base: Base, batch_of: Callable[..., Batch]) -> None:
+    batch = batch_of(0)
     with torch.no_grad():
-        without = training_loss(base, batch)
+        without = sample_losses(base, batch)
         with base.architecture.new_lora(base.parts, 4, torch.Generator().manual_seed(0)):
-            assert training_loss(base, batch) == without
+            assert torch.equal(sample_losses(base, batch), without)
 
 
-def test_gradient_checkpointing_changes_nothing_but_memory(base: Base, drawn: Callable[..., Batch]) -> None:
+def test_gradient_checkpointing_changes_nothing_but_memory(base: Base, batch_of: Callable[..., Batch]) -> None:
     denoiser = base.architecture.modules(base.parts)[base.architecture.denoiser]
     gradients = []
     for spare in (False, True):
         with base.architecture.new_lora(base.parts, 4, torch.Generator().manual_seed(0)) as lora:
             if spare:
                 denoiser.enable_gradient_checkpointing()
-            training_loss(base, drawn(1, preservation=0.5)).backward()
+            sample_losses(base, batch_of(1, preservation=0.5)).mean().backward()
             gradients.append([weights.grad for weights in lora.values()])
     assert not denoiser.is_gradient_checkpointing
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
-def test_a_lora_knows_its_person_better_than_none_and_better_than_anothers(
-    base: Base, learns: LoraConfig, trained: TrainedLora, take_photos: Callable[..., list[Photo]], tmp_path: Path
+def test_a_lora_predicts_its_person_better_than_no_lora_and_than_anothers(
+    base: Base, quick_config: LoraConfig, trained: TrainedLora, take_photos: Callable[..., list[Photo]], tmp_path: Path
 ) -> None:
     others = take_photos("other", seed=1, count=12)
-    theirs = finish(train(base, others, learns, workdir=tmp_path, metadata={}))
+    theirs = finish(train(base, others, quick_config, workdir=tmp_path, metadata={}))
     held_out = take_photos("example", seed=7, count=6)
     loss = {
         name: held_out_loss(base, held_out, path, resolution=96)
@@ -273,7 +269,7 @@ def test_the_held_out_loss_is_the_same_each_time(base: Base, trained: TrainedLor
     assert one == again != other
 
 
-def test_in_bfloat16_as_on_a_gpu_a_training_runs_and_is_saved_so(
+def test_in_bfloat16_as_on_a_gpu_a_training_runs_and_its_lora_is_bfloat16(
     base: Base, photos: list[Photo], tmp_path: Path
 ) -> None:
     from safetensors.torch import load_file
@@ -316,5 +312,5 @@ def test_no_photos_are_refused(base: Base, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("photo_count", "steps"), [(1, 800), (15, 1500), (60, 2500)])
-def test_flux_trains_a_hundred_steps_a_photo_within_bounds(photo_count: int, steps: int) -> None:
+def test_flux_trains_a_hundred_steps_per_photo_within_bounds(photo_count: int, steps: int) -> None:
     assert ARCHITECTURES["flux"].training_defaults.steps(photo_count) == steps

@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from spandrel import ModelLoader
 
-from worker.demo.portrait import Person, draw, scenes
+from worker.demo.drawing.portrait import Person, draw, scenes
 from worker.ml import upscale
 from worker.ml.errors import ModelUnreadable
 
@@ -58,7 +58,7 @@ def test_the_tiny_network_draws_a_recognisable_picture_of_its_own(
 
 
 def assert_seamless(tiled: npt.NDArray[np.uint8], whole: npt.NDArray[np.uint8]) -> None:
-    """Equal, but for the last bit of float32 sums, which now and then turns a rounding to 8 bits."""
+    """Check that both are equal, except that the last bit of a float32 sum rarely changes a rounding to 8 bits."""
     difference = np.abs(tiled.astype(int) - whole.astype(int))
     assert difference.max() <= 1
     assert (difference > 0).mean() < 1e-4
@@ -68,7 +68,7 @@ def assert_seamless(tiled: npt.NDArray[np.uint8], whole: npt.NDArray[np.uint8]) 
 def test_tiles_leave_no_seams(weights: Path, portrait: npt.NDArray[np.uint8], tile: int) -> None:
     """One block reaches 20 pixels, twice as many where 2x2 pixels are folded: the overlap covers that."""
     upscaler = upscale.load(weights, "cpu")
-    pixels = portrait[:127, :94]  # no multiple of anything
+    pixels = portrait[:127, :94]  # not multiples of the tile
     assert_seamless(upscaler.upscale(pixels, tile=tile, overlap=44), upscaler.upscale(pixels))
 
 

@@ -1,4 +1,4 @@
-"""A published LoRA must draw the same picture in plain diffusers as here, and a step must learn what its scripts do."""
+"""A published LoRA draws the same picture in plain diffusers as here, and a step learns the same as in its scripts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.ml.families import only_sd15
 from tests.ml.runs import finish, pictures
 from worker.ml import base_models
 from worker.ml.base_models import Base
-from worker.ml.batches import Photo, draw_batch, encode_captions, encode_photos
+from worker.ml.batches import Photo, TrainingData, draw_batch, encode_captions, encode_photos
 from worker.ml.generate import LoraUse, PictureRequest, generate
 from worker.ml.train_lora import LoraConfig, TrainedLora, sample_losses, train
 
@@ -101,7 +101,7 @@ def draws_against_a_negative_prompt(base: Base) -> None:
     (ours,) = pictures(generate(base, against))
     theirs = vanilla.draw(base.folder, PROMPT, seed=11, negative_prompt="a red wall", **settings)
     (against_nothing,) = pictures(generate(base, replace(against, negative_prompt=None)))
-    assert furthest(ours, theirs) <= 1  # diffusers asks for the two of FLUX one after the other
+    assert furthest(ours, theirs) <= 1  # diffusers makes FLUX's two predictions one after the other
     assert furthest(ours, against_nothing) > 1
     assert furthest(against_nothing, vanilla.draw(base.folder, PROMPT, seed=11, negative_prompt="", **settings)) <= 1
 
@@ -150,7 +150,7 @@ def with_scheduler(folder: Path, scheduler: type, **settings: object) -> Base:
 def test_the_scheduler_in_the_bases_folder_draws(
     tiny_base: Path, tmp_path: Path, scheduler: type, settings: dict[str, object]
 ) -> None:
-    """Ancestral ones draw noise at every step: from the seed, or no pod would make the same picture twice."""
+    """Ancestral ones draw noise at every step: it must come from the seed, or pictures could not be repeated."""
     other = with_scheduler(Path(shutil.copytree(tiny_base, tmp_path / "other")), scheduler, **settings)
     (ours,) = pictures(generate(other, REQUEST))
     assert furthest(ours, vanilla.draw(other.folder, PROMPT, seed=11, **SETTINGS)) == 0
@@ -163,14 +163,8 @@ def gradients_of(base: Base, photos: list[Photo]) -> tuple[torch.Tensor, torch.T
     """Loss and all gradients of one step from a LoRA that is not zero; ours, beside those of diffusers' script."""
     captions = [photo.caption for photo in photos]
     samples, _ = encode_photos(base, photos, 64)
-    batch = draw_batch(
-        *(base, samples, encode_captions(base, captions)),
-        step=0,
-        seed=0,
-        batch_size=len(photos),
-        caption_dropout=0,
-        preservation=0,
-    )
+    data = TrainingData(samples, encode_captions(base, captions))
+    batch = draw_batch(base, data, LoraConfig(batch_size=len(photos), caption_dropout=0, preservation=0), 0)
     plain = DiffusionPipeline.from_pretrained(base.folder, dtype=torch.float32, local_files_only=True)
     results = []
     with base.architecture.new_lora(base.parts, 4, torch.Generator().manual_seed(0)) as lora:
@@ -178,7 +172,7 @@ def gradients_of(base: Base, photos: list[Photo]) -> tuple[torch.Tensor, torch.T
             weights.data += 0.05
         loss = sample_losses(base, batch).mean()
         results.append((loss, torch.autograd.grad(loss, list(lora.values()))))
-        # The script's model is ours: what is compared is all that it does around the model.
+        # The script uses our model: the comparison is about everything around it.
         plain.register_modules(
             **{base.architecture.denoiser: base.architecture.modules(base.parts)[base.architecture.denoiser]}
         )
@@ -196,14 +190,16 @@ def gradients_of(base: Base, photos: list[Photo]) -> tuple[torch.Tensor, torch.T
     return tuple(torch.cat([loss.detach().view(1), *(g.flatten() for g in gradients)]) for loss, gradients in results)
 
 
-def test_a_step_learns_what_diffusers_own_script_does(base: Base, photos: list[Photo]) -> None:
+def test_a_step_learns_the_same_as_diffusers_own_script(base: Base, photos: list[Photo]) -> None:
     ours, theirs = gradients_of(base, photos[:4])
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-6)
     assert ours[1:].abs().max() > 1e-3
 
 
 @only_sd15
-def test_a_base_that_predicts_velocity_is_trained_so(tiny_base: Path, photos: list[Photo], tmp_path: Path) -> None:
+def test_a_base_that_predicts_velocity_is_trained_on_velocity(
+    tiny_base: Path, photos: list[Photo], tmp_path: Path
+) -> None:
     folder = Path(shutil.copytree(tiny_base, tmp_path / "velocity"))
     velocity = with_scheduler(folder, DDIMScheduler, prediction_type="v_prediction", clip_sample=False)
     ours, theirs = gradients_of(velocity, photos[:4])

@@ -1,4 +1,4 @@
-"""What a user of plain diffusers would write. The worker's pictures and losses are held against this."""
+"""What a user of plain diffusers would write. The worker's pictures and losses are compared with this."""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
-"""What an INSERT refuses because of its words: as the worker's own screening does, but for repeated letters."""
+"""What an INSERT refuses because of its words: plain ones of the list, and nothing that the worker would allow."""
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from typing import Any
 from uuid import UUID
 
@@ -12,21 +14,25 @@ from hypothesis import strategies as st
 from psycopg.types.json import Jsonb
 
 from tests.app import TABLES
-from tests.prompts import DISGUISES, REPEATED, examples
+from tests.prompts import examples
 from tests.sql.pod import Pod
 from tests.sql.supabase import Supabase
 from tests.sql.tables import AppTables
 from worker.database.migrate import migrate
 from worker.database.sql_files import sql_folder
 from worker.guard import screening, screening_sql
+from worker.guard.screening_folding import fold, folding
 
 NOT_SHOWN_TO_A_MODEL = """
     base status phase error_code error cancel_code control_path control_kind output_format
     sample_paths reference_paths
 """
-"""Text columns of job tables that need no screening. One more fails here until somebody decides."""
+"""Text columns of job tables that need no screening. One more fails here until it is screened or added."""
 
-# -- the same list, the same eyes
+LONGEST = 6
+"""Words that `worker.matching_term_rule` and `worker.is_allowed` look at together."""
+
+# -- the words of the list
 
 
 def test_the_terms_of_the_database_are_those_of_the_data_file() -> None:
@@ -35,37 +41,82 @@ def test_the_terms_of_the_database_are_those_of_the_data_file() -> None:
     )
 
 
-def test_postgres_judges_as_the_worker_does(db: AppTables) -> None:
-    texts = [(example.text, example.kind) for example in examples()]
-    words = ("naked", "child", "dziewczynka", "young girl", "take off her dress", "kidney", "14 year old")
-    texts += [(f"photo of {put_on(word)}, dusk", "prompt") for put_on in DISGUISES.values() for word in words]
+def test_no_phrase_is_longer_than_an_insert_looks() -> None:
+    """An innocent phrase that is not seen whole would refuse what the worker allows."""
+    phrases = [term.words for term in screening.terms()]
+    phrases += [phrase for kind in screening.screens() for phrase in screening.allowed_phrases(kind)]
+    assert max(len(folding().pieces.findall(phrase)) for phrase in phrases) <= LONGEST
+
+
+def violations(db: AppTables, texts: list[tuple[str, screening.Kind]]) -> list[str | None]:
+    """The rule that an INSERT says each text breaks."""
     rows = db.run(
-        """select worker.broken_rule(text, kind) as rule_id
+        """select worker.find_violation(text, kind) as rule_id
            from unnest(%s::text[], %s::text[]) with ordinality as given (text, kind, place) order by place""",
         [text for text, _ in texts],
         [kind for _, kind in texts],
     )
+    return [row["rule_id"] for row in rows]
+
+
+def test_an_insert_refuses_the_examples_that_their_list_says_and_allows_the_others(db: AppTables) -> None:
+    found = violations(db, [(example.text, example.kind) for example in examples()])
+    wrong = []
+    for example, rule_id in zip(examples(), found, strict=True):
+        category = screening.rules()[rule_id].category if rule_id else None
+        if category != (example.category if example.at_insert else None):
+            wrong.append((example.text, example.category, rule_id))
+    assert wrong == []
+    assert sum(example.at_insert for example in examples()) > 300
+
+
+# -- nothing more than the worker
+
+GAPS = [" ", " ", " ", ", ", ",", "-", ". ", "! ", "|", "'", "\u2019", "", "1", "\n", " … ", " ✨ ", "\u00ad", " é "]
+CHANGES = [str, str, str.upper, str.title, str.swapcase, lambda text: unicodedata.normalize("NFD", text)]
+
+
+def texts() -> st.SearchStrategy[str]:
+    """Words and phrases of the list, words and numbers of an innocent phrase, and whatever else, put together."""
+    listed = [term.words for term in screening.terms()]
+    innocent = sorted(screening.allowed_phrases("prompt") | screening.allowed_phrases("negative_prompt"))
+    words = sorted({word for phrase in [*listed, *innocent] for word in phrase.split()})
+    fragment = st.one_of(
+        *(st.sampled_from(some) for some in (listed, innocent, words, ["a", "1", "14", "ß", "ł", "Ida"])),
+        st.text(st.characters(codec="utf-8", exclude_characters="\0", exclude_categories=("Cs",)), max_size=4),
+    )
+    changed = st.builds(lambda text, change: change(text), fragment, st.sampled_from(CHANGES))
+    pairs = st.lists(st.tuples(changed, st.sampled_from(GAPS)), min_size=1, max_size=8)
+    return pairs.map(lambda parts: "".join(text + gap for text, gap in parts))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.lists(texts(), min_size=5, max_size=20), st.sampled_from(["prompt", "negative_prompt"]))
+def test_an_insert_refuses_nothing_that_the_worker_allows(
+    db: AppTables, given_texts: list[str], kind: screening.Kind
+) -> None:
+    found = violations(db, [(text, kind) for text in given_texts])
+    refused = [text for text, rule_id in zip(given_texts, found, strict=True) if rule_id]
+    assert [text for text in refused if screening.find(text, kind) is None] == []
+
+
+def test_an_insert_reads_each_character_as_the_worker_does_or_leaves_the_text_to_it(db: AppTables) -> None:
+    codes = [code for code in range(1, 0x30000) if not 0xD800 <= code < 0xE000]
+    rows = db.run(
+        """select chr(code) as character, worker.fold_prompt('x' || chr(code) || 'y') as words
+           from unnest(%s::integer[]) code""",
+        codes,
+    )
+    read = {row["character"]: row["words"] for row in rows if row["words"] is not None}
+    assert len(read) > 3000
+    # Signs and listed emoji are punctuation here: the worker reads a text in that way too, beside others.
+    as_punctuation = {ord(sign): "," for sign in "!$+@|👦👧👶👼🔞🧒"}
     differing = set()
-    for (text, kind), row in zip(texts, rows, strict=True):
-        rule = screening.find(text, kind)  # type: ignore[arg-type]
-        found = screening.rules()[row["rule_id"]] if row["rule_id"] else None
-        # Not the rule: "o | l | d" is old, and a word of another rule about minors to who sees letters repeated.
-        if (rule and rule.category) != (found and found.category):
-            differing.add(text)
-    assert differing == {"nuuuude", "naaaakeeed", "chiiild"}
-
-
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.text(st.characters(codec="utf-8", exclude_characters="\0", exclude_categories=("Cs", "Cn", "Co"))))
-def test_postgres_folds_as_the_worker_does(db: AppTables, text: str) -> None:
-    """Whatever the locale of the database makes of upper case: it is not asked."""
-    assert db.one("select worker.fold_prompt(%s)", text) == screening.fold(text)
-
-
-def test_letters_that_are_repeated_are_left_to_the_worker(db: AppTables) -> None:
-    for put_on in REPEATED.values():
-        assert db.one("select worker.broken_rule(%s, 'prompt')", put_on("naked")) is None
-        assert screening.find(put_on("naked")) is not None
+    for character, words in read.items():
+        folded = fold(f"x{character}y").translate(as_punctuation)
+        if words != re.sub("([0-9])", r" \1 ", re.sub(",", ", ", folded)):
+            differing.add(character)
+    assert differing == set()
 
 
 def test_a_database_that_has_just_been_migrated_looks_phrases_up_too(supabase: Supabase) -> None:
@@ -73,7 +124,7 @@ def test_a_database_that_has_just_been_migrated_looks_phrases_up_too(supabase: S
     url = supabase.create()
     migrate(url)
     with psycopg.connect(url) as connection:
-        connection.execute("select worker.broken_rule(%s, 'prompt')", ["the pen is here, " * 10])
+        connection.execute("select worker.find_violation(%s, 'prompt')", ["nude lipstick, " * 10])
         read = connection.execute(
             """select relname, seq_tup_read from pg_stat_xact_user_tables
                where relname in ('allowed_phrases', 'screened_terms') and idx_scan > 0"""
@@ -97,7 +148,7 @@ def insert(db: AppTables, kind: str, **columns: Any) -> dict[str, Any]:
 
 
 def test_a_blocked_prompt_arrives_refused_with_the_rule_and_without_the_words(db: AppTables, pod: Pod) -> None:
-    row = insert(db, "generation", subject_id=db.add_subject(), prompt="ohwx n4ked on a balcony")
+    row = insert(db, "generation", subject_id=db.add_subject(), prompt="ohwx naked on a balcony")
     assert (row["status"], row["phase"], row["error_code"], row["attempt"]) == (
         "failed",
         "refused",
@@ -147,7 +198,7 @@ def test_the_words_of_a_picture_are_screened_as_its_preset_merges_them(db: AppTa
 def test_the_words_of_a_training_are_screened(db: AppTables) -> None:
     subject = db.add_subject()
     db.add_photos(subject)
-    row = insert(db, "training", subject_id=subject, trigger_word="n4ked")
+    row = insert(db, "training", subject_id=subject, trigger_word="naked")
     assert row["error"].startswith("the trigger word asks for nudity")
     row = insert(db, "training", subject_id=subject, class_name="naked person")
     assert row["error"].startswith("the class name asks for nudity")

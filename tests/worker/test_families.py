@@ -109,10 +109,10 @@ def not_a_number(content: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("spoil", "base", "why"),
     [
-        (pickled, BASE, "no safetensors file"),
+        (pickled, BASE, "not a safetensors file"),
         (truncated, BASE, "damaged"),
         (not_a_number, BASE, "not finite"),
-        (bytes, TINY_BASE, "is a LoRA for sd15, the base is flux"),
+        (bytes, TINY_BASE, "is a LoRA for sd15, but the base is flux"),
     ],
 )
 def test_a_lora_that_cannot_be_loaded_fails_the_job_at_once_and_says_why(

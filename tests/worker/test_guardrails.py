@@ -18,7 +18,7 @@ def fleet(make_fleet: MakeFleet) -> Fleet:
 
 def test_what_the_database_let_through_ends_before_anything_is_fetched(fleet: Fleet) -> None:
     app = fleet.app
-    drawing = fleet.draw(prompt="a nuuuude on a sofa")
+    drawing = fleet.draw(prompt="a n|u|d|e on a sofa")
     subject = fleet.person()
     training = fleet.train(subject_id=subject)
     app.run("update public.subject_photos set caption = 'n4ked, by a window' where subject_id = %s", subject)
@@ -42,7 +42,7 @@ def test_what_the_database_let_through_ends_before_anything_is_fetched(fleet: Fl
         assert "phase" not in app.events(job_id), "nothing was fetched"
         assert fleet.stored(job_id) == set()
     log = fleet.workers[0].log_path.read_text()
-    assert "nuuuude" not in log
+    assert "n|u|d|e" not in log
     assert "n4ked" not in log
     assert fleet.completed("generation", fleet.draw(prompt="a person in a public park"))
 

@@ -64,7 +64,7 @@ BAD = {
     "huge.jpg": (small_jpeg(3), "too large (312 MB, at most 200)"),
     "icon.png": (encoded(Image.new("RGB", (32, 32)), "PNG"), "too small (32 x 32, at least 64 pixels a side)"),
     "lost.jpg": (None, "missing"),
-    "page.pdf": (b"%PDF-1.7", "no photo (JPEG, PNG, HEIC, WebP, TIFF or GIF)"),
+    "page.pdf": (b"%PDF-1.7", "not a photo (JPEG, PNG, HEIC, WebP, TIFF or GIF)"),
 }
 
 
@@ -109,7 +109,7 @@ def test_with_two_left_the_job_fails_and_says_which_and_why(fleet: Fleet) -> Non
     job = fleet.app.wait_for("training", fleet.train(subject_id=subject))
     assert (job["status"], job["error_code"], job["attempt"]) == ("failed", "invalid_input", 1)
     assert job["error"] == (
-        "training needs at least 3 photographs that can be used, there are 2: "
+        "training needs at least 3 usable photographs, but there are 2: "
         "cut.jpg is damaged or cut off, huge.jpg is too large (312 MB, at most 200), lost.jpg is missing"
     )
 

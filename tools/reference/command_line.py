@@ -60,7 +60,8 @@ def commands(app: typer.Typer, name: str = "worker") -> Iterator[Command]:
     for group in app.registered_groups:
         if group.typer_instance:
             own_name = _given(group.name) or _given(group.typer_instance.info.name)
-            yield from commands(group.typer_instance, f"{name} {own_name}")
+            # Without a name its commands are the parent's.
+            yield from commands(group.typer_instance, f"{name} {own_name}" if own_name else name)
 
 
 def _command(name: str, callback: Callable[..., Any], text: str | None, epilog: str | None) -> Command:

@@ -1,1 +1,1 @@
-"""A small base of our own: people drawn by code, and the models that learn to draw them."""
+"""Trains the small base that ships with the demo, on people drawn by code."""

@@ -16,8 +16,8 @@ from tools.small_base.muon import Muon
 from tools.small_base.training import Average, Run, budget, psnr
 
 CROP, BATCH = 64, 8
-WHOLE = 0.15  # share of batches that are whole pictures: the norms see other averages there
-FACES = 0.5  # share of crops taken where faces are
+WHOLE = 0.15  # share of batches that are whole pictures, whose averages differ in the norms
+FACES = 0.5  # share of crops at the faces
 KL = 2e-4
 LATENT_CHANNELS = 8
 
@@ -38,17 +38,17 @@ def new_autoencoder() -> AutoencoderKL:
 
 
 class Pictures:
-    """Random crops from the shards that are drawn by now."""
+    """Random crops from the shards that have been drawn so far."""
 
     def __init__(self, seed: int) -> None:
         self._chance = random.Random(seed)
-        self.look_again()
+        self.rescan()
 
-    def look_again(self) -> None:
+    def rescan(self) -> None:
         self._shards = [np.load(drawings.FOLDER / f"{number:03}.npy", mmap_mode="r") for number in drawings.drawn()]
 
     def batch(self) -> torch.Tensor:
-        """(B, 3, H, W) in -1…1."""
+        """Return (B, 3, H, W) in -1…1."""
         chance = self._chance
         whole = chance.random() < WHOLE
         shard = chance.choice(self._shards)
@@ -63,7 +63,7 @@ class Pictures:
         return pixels_in(np.stack(crops))
 
     def _corner(self, height: int, width: int) -> tuple[int, int]:
-        """Where a crop begins: half of them in the middle, where faces are and what is small matters."""
+        """Return the corner of a crop: half of the crops are in the middle, where faces are and details matter."""
         chance = self._chance
         if chance.random() < FACES:
             return round(height * chance.uniform(0.15, 0.7)), round(width * chance.uniform(0.2, 0.8))
@@ -71,7 +71,7 @@ class Pictures:
 
 
 def pixels_in(pictures: np.ndarray) -> torch.Tensor:
-    """(B, H, W, 3) in 0…255 to (B, 3, H, W) in -1…1."""
+    """Convert (B, H, W, 3) in 0…255 to (B, 3, H, W) in -1…1."""
     return torch.from_numpy(np.ascontiguousarray(pictures.transpose(0, 3, 1, 2))).float() / 127.5 - 1
 
 
@@ -95,7 +95,7 @@ def held_out_psnr(vae: AutoencoderKL, sheet: bool = False) -> float:
 
 
 def write_sheet(pictures: torch.Tensor, path: Path, columns: int = 8) -> None:
-    """Pictures (B, 3, H, W) in -1…1 side by side."""
+    """Write pictures (B, 3, H, W) in -1…1 side by side."""
     count, _, height, width = pictures.shape
     levels = ((pictures.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
     sheet = Image.new("RGB", (columns * width, -(-count // columns) * height))
@@ -130,7 +130,7 @@ def main() -> None:
     smooth = new_autoencoder().eval()
     while not run.over:
         wanted = pictures.batch().contiguous(memory_format=torch.channels_last)
-        # Half the time of float32 on CPUs that multiply bfloat16; the weights stay float32.
+        # Half the time of float32 on CPUs with bfloat16 multiplication; the weights stay float32.
         with torch.autocast("cpu", torch.bfloat16):
             code = vae.encode(wanted).latent_dist
             seen = vae.decode(code.sample()).sample
@@ -149,7 +149,7 @@ def main() -> None:
             if run.step % 1000 == 0:
                 smooth.load_state_dict(average.weights)
                 figures["psnr"] = held_out_psnr(smooth, sheet=True)
-                pictures.look_again()
+                pictures.rescan()
                 save()
             run.log(**figures)
     save()

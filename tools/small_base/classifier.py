@@ -1,6 +1,6 @@
-"""A small network that reads off a picture what it shows: hair, skin, glasses, clothes, place.
+"""A small network that recognises what a picture shows: hair, skin, glasses, clothes, place.
 
-It learns from drawings, also spoilt ones, so that it can read what the base draws.
+It is trained on drawings, also on degraded ones, so that it recognises what the base draws.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tools.small_base.drawings import HELD_OUT, WORK
 from tools.small_base.latents import unpacked
 from tools.small_base.people import FRAME_WORDS, HAIR_WORDS, SKIN_WORDS, Shown
 from tools.small_base.training import Average, Run, budget
-from worker.demo.person import CLOTHES_COLOURS, Beard, Clothes, Expression, Glasses, HairStyle, Setting
+from worker.demo.drawing.person import CLOTHES_COLOURS, Beard, Clothes, Expression, Glasses, HairStyle, Setting
 
 FOLDER = WORK / "classifier"
 SHIPPED = Path(__file__).parent / "classifier.safetensors"
@@ -40,14 +40,14 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "setting": get_args(Setting),
     "expression": get_args(Expression),
 }
-NOT_THERE = -100  # the label where there is nothing to tell: frames without glasses, hair on a bald head
+NOT_THERE = -100  # the label where an attribute does not apply: frames without glasses, hair on a bald head
 BATCH = 48
 RATE = 2e-3
-DECODED_EVERY = 4  # of so many shards, one is seen through the autoencoder too
+DECODED_EVERY = 4  # one of this many shards is also used as the autoencoder decodes it
 
 
 def labels(shown: Shown) -> list[int]:
-    """For each of ATTRIBUTES, which of its values the drawing shows."""
+    """Return, for each of ATTRIBUTES, the index of the value that the drawing shows."""
     found = []
     for name, values in ATTRIBUTES.items():
         value = getattr(shown, name) or "none"
@@ -57,7 +57,7 @@ def labels(shown: Shown) -> list[int]:
 
 
 class Classifier(nn.Module):
-    """Pictures (B, 3, H, W) in -1…1 to one row of scores for each attribute."""
+    """Maps pictures (B, 3, H, W) in -1…1 to scores (B, values) for each attribute."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class Classifier(nn.Module):
 
 
 class Pictures:
-    """Batches of spoilt drawings."""
+    """Batches of degraded drawings."""
 
     def __init__(self, seed: int) -> None:
         self._chance = random.Random(seed)
@@ -95,11 +95,11 @@ class Pictures:
         pixels, known = chance.choice(self._shards)
         chosen = np.array([chance.randrange(len(pixels)) for _ in range(BATCH)])
         pictures = pixels_in(pixels[chosen])
-        return _spoilt(pictures.flip(3) if chance.random() < 0.5 else pictures, chance), known[chosen]
+        return _degraded(pictures.flip(3) if chance.random() < 0.5 else pictures, chance), known[chosen]
 
 
 def _decoded(number: int) -> np.ndarray:
-    """A shard's drawings as the autoencoder gives them back, their latents a little off."""
+    """Return a shard's drawings as the autoencoder decodes them, from latents with a little noise."""
     path = FOLDER / f"decoded-{number:03}.npy"
     if not path.exists():
         FOLDER.mkdir(parents=True, exist_ok=True)
@@ -114,8 +114,8 @@ def _decoded(number: int) -> np.ndarray:
     return np.load(path)
 
 
-def _spoilt(pictures: torch.Tensor, chance: random.Random) -> torch.Tensor:
-    """Shifted, blurred, recoloured a little, with noise."""
+def _degraded(pictures: torch.Tensor, chance: random.Random) -> torch.Tensor:
+    """Shift, blur and recolour pictures a little, and add noise."""
     count, _, height, width = pictures.shape
     zoom, turn = chance.uniform(0.88, 1.12), chance.uniform(-0.06, 0.06)
     rows = torch.tensor([[zoom, turn, chance.uniform(-0.08, 0.08)], [-turn, zoom, chance.uniform(-0.08, 0.08)]])
@@ -138,7 +138,7 @@ class Reading:
 
     @torch.no_grad()
     def __call__(self, pictures: Sequence[np.ndarray]) -> list[dict[str, str]]:
-        """What each picture (H, W, 3) in 0…255 shows: a value for every attribute, sense or not."""
+        """Return what each picture (H, W, 3) in 0…255 shows: a value for every attribute, applicable or not."""
         found = []
         for picture in pictures:
             scores = self._network(pixels_in(picture[None]))
@@ -149,7 +149,7 @@ class Reading:
 
 @torch.no_grad()
 def accuracy(network: Classifier, pictures: Mapping[int, torch.Tensor]) -> dict[str, float]:
-    """The share that is read right, by attribute."""
+    """Return the share that is recognised correctly, by attribute."""
     right, asked = np.zeros(len(ATTRIBUTES)), np.zeros(len(ATTRIBUTES))
     for number, seen in pictures.items():
         known = torch.tensor([labels(shown) for shown in drawings.load(number).shown])

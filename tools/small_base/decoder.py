@@ -1,6 +1,6 @@
-"""Train the autoencoder's second half further, on latents that no longer change: it may go on beside the transformer.
+"""Train the autoencoder's decoder further, on latents that no longer change. It can run beside `train`.
 
-The decoder also learns to forgive latents that are a little off, as the transformer's are.
+The decoder also learns to tolerate small errors in latents, as the transformer makes them.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from tools.small_base.train import GRIDS
 from tools.small_base.training import Average, Run, budget, psnr
 
 FOLDER = WORK / "decoder"
-BATCH, WINDOW = 12, 8  # crops a batch, and their side in latents
-FACES = 0.6  # share of crops taken where faces are
+BATCH, WINDOW = 12, 8  # crops per batch, and their side in latents
+FACES = 0.6  # share of crops at the faces
 WHOLE = 0.2  # share of batches of whole pictures
-NOISE = 0.05  # deviation of what is added to latents, whose own is 1
+NOISE = 0.05  # deviation of the noise that is added to latents, whose own deviation is 1
 MUON_RATE, ADAMW_RATE = 3e-3, 2e-3
 CHECK_EVERY = 1000
 
 
 class Pairs:
-    """Latents and the pixels they stand for."""
+    """Latents and the pixels that they encode."""
 
     def __init__(self, seed: int) -> None:
         self._chance = random.Random(seed)
@@ -37,7 +37,7 @@ class Pairs:
         self._shards = [(np.load(drawings.FOLDER / f"{n:03}.npy", mmap_mode="r"), _latents(n)) for n in numbers]
 
     def batch(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Latents (B, C, h, w) and pixels (B, 3, 8h, 8w) in -1…1."""
+        """Return latents (B, C, h, w) and pixels (B, 3, 8h, 8w) in -1…1."""
         chance = self._chance
         if chance.random() < WHOLE:
             pixels, coded = chance.choice(self._shards)
@@ -65,7 +65,7 @@ def _latents(number: int) -> torch.Tensor:
 
 
 def _picture(pixels: np.ndarray, index: int) -> np.ndarray:
-    """The drawing, or its mirror image in the second half."""
+    """Return the drawing, or its mirror image for an index in the second half."""
     return pixels[index] if index < len(pixels) else pixels[index - len(pixels), :, ::-1]
 
 
@@ -82,7 +82,7 @@ def held_out_psnr(vae: AutoencoderKL) -> float:
 
 
 def trained_autoencoder() -> AutoencoderKL:
-    """The autoencoder with its decoder as far as it has come."""
+    """Return the autoencoder with the newest decoder."""
     vae = standard_autoencoder()
     if (FOLDER / "checkpoint.pt").exists():
         vae.decoder.load_state_dict(torch.load(FOLDER / "checkpoint.pt", weights_only=True)["average"])

@@ -1,6 +1,6 @@
-"""Draw the pictures that everything here learns from: `work/drawings/`, in shards that are drawn once.
+"""Draw the pictures that all models here are trained on: `work/drawings/`, in shards that are drawn once.
 
-Three shards of four hold portraits of 112 x 144 pixels, the fourth squares of 128 x 128, each with its own
+Three of four shards hold portraits of 112 x 144 pixels, the fourth squares of 128 x 128, each with its own
 composition. A shard's people depend on its number alone.
 """
 
@@ -18,15 +18,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tools.small_base.people import Shown, somebody
-from worker.demo.portrait import draw
+from tools.small_base.people import Shown, random_subject
+from worker.demo.drawing.portrait import draw
 
 WORK = Path(__file__).parent / "work"
 FOLDER = WORK / "drawings"
 PORTRAIT, SQUARE = (112, 144), (128, 128)
 SHARD = 250
 SHARDS = 96
-HELD_OUT = range(900, 904)  # shards that nothing trains on
+HELD_OUT = range(900, 904)  # shards that are never trained on
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,12 @@ def size_of(number: int) -> tuple[int, int]:
 
 
 def drawn(numbers: range = range(SHARDS)) -> list[int]:
-    """The shards that are there."""
+    """Return the numbers of the shards that exist."""
     return [number for number in numbers if _path(number).exists()]
 
 
 def load(number: int) -> Shard:
-    """A shard, drawn now if it is not there."""
+    """Load a shard, after drawing it if it does not exist."""
     if not _path(number).exists():
         draw_shard(number)
     shown = [Shown(**json.loads(line)) for line in _path(number).with_suffix(".jsonl").read_text().splitlines()]
@@ -61,7 +61,7 @@ def draw_shard(number: int) -> None:
     pixels = np.empty((SHARD, size[1], size[0], 3), np.uint8)
     lines = []
     for index in range(SHARD):
-        person, scene, shown = somebody(chance)
+        person, scene, shown = random_subject(chance)
         pixels[index] = np.asarray(draw(person, scene, size))
         lines.append(json.dumps(asdict(shown)))
     path = _path(number)
@@ -85,9 +85,9 @@ def _wanted(share: int, of: int) -> Iterator[int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--share", default="0/1", help="k/n draws every n-th shard, beginning with the k-th")
+    parser.add_argument("--share", default="0/1", help="k/n draws every n-th shard, starting with the k-th")
     share, of = map(int, parser.parse_args().share.split("/"))
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # a shard half drawn is drawn again
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # an unfinished shard is drawn again
     for number in _wanted(share, of):
         draw_shard(number)
         print(f"shard {number} drawn", flush=True)

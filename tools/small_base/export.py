@@ -1,4 +1,4 @@
-"""Write what ships, `worker/demo/small_base/`, from the checkpoints, and read it back to compare."""
+"""Write the shipped files, `worker/demo/small_base/`, from the checkpoints, and read them back to compare."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ MAX_MB = 20.0
 
 
 def pipeline() -> FluxPipeline:
-    """The averaged weights, bfloat16."""
+    """Return a pipeline of the averaged weights, in bfloat16."""
     reader = Reader()
     base = Base(reader).eval()
     base.load_state_dict(torch.load(train.FOLDER / "checkpoint.pt", weights_only=True)["average"])
     base.transformer.set_attn_processor(FluxAttnProcessor())
     vae = decoder.trained_autoencoder()
-    # `latents.standardise` has put both into the weights.
+    # `latents.standardise` has moved both into the weights.
     vae.register_to_config(scaling_factor=1.0, shift_factor=0.0)
     return FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=False, shift=1.0),

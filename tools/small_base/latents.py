@@ -1,6 +1,7 @@
-"""Encode the drawings once: `work/latents/`, a file for each shard, with every drawing mirrored too.
+"""Encode the drawings once: `work/latents/`, one file per shard, with the mirror image of every drawing.
 
-First the trained autoencoder is made to give latents of mean 0 and deviation 1 in every channel, by its weights alone.
+First, the weights of the trained autoencoder are changed so that its latents have mean 0 and deviation 1 in every
+channel.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ MEASURED_ON = 500
 
 @dataclass(frozen=True)
 class Encoded:
-    """Some drawings as the transformer sees them: latents (N, tokens, 4 x channels), and what each shows."""
+    """Drawings as the transformer sees them: latents (N, tokens, 4 x channels), and what each shows."""
 
     latents: torch.Tensor
     shown: list[Shown]
 
 
 def standard_autoencoder() -> AutoencoderKL:
-    """The trained autoencoder, with latents of mean 0 and deviation 1."""
+    """Return the trained autoencoder, with latents of mean 0 and deviation 1."""
     vae = new_autoencoder().eval()
     vae.load_state_dict(torch.load(STANDARD, weights_only=True))
     return vae
@@ -42,9 +43,9 @@ def standard_autoencoder() -> AutoencoderKL:
 
 @torch.no_grad()
 def standardise(vae: AutoencoderKL) -> None:
-    """Put the latents' mean and deviation (each channel's own) into the weights on both sides of them.
+    """Move the latents' mean and deviation, for each channel, into the weights on both sides of them.
 
-    The decoder sees zeros beyond the edges where it saw the negated mean before: `decoder` trains that away.
+    Beyond the edges, the decoder now sees zeros instead of the negated mean: `decoder` corrects that by training.
     """
     shards = [drawings.load(number).pixels for number in drawings.drawn()[:4]]
     pictures = [pixels_in(shard[: MEASURED_ON // len(shards)]) for shard in shards]
@@ -64,26 +65,26 @@ def standardise(vae: AutoencoderKL) -> None:
 
 @torch.no_grad()
 def encode(vae: AutoencoderKL, pictures: np.ndarray) -> torch.Tensor:
-    """Pictures (B, H, W, 3) in 0…255 to packed latents (B, tokens, 4 x channels)."""
+    """Encode pictures (B, H, W, 3) in 0…255 to packed latents (B, tokens, 4 x channels)."""
     return packed(vae.encode(pixels_in(pictures)).latent_dist.mode())
 
 
 def packed(latents: torch.Tensor) -> torch.Tensor:
-    """(B, C, H, W) to (B, H/2 · W/2, 4C), as FLUX folds 2 x 2 latents into a token."""
+    """Pack (B, C, H, W) into (B, H/2 · W/2, 4C), as FLUX folds 2 x 2 latents into a token."""
     batch, channels, height, width = latents.shape
     folded = latents.view(batch, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
     return folded.reshape(batch, (height // 2) * (width // 2), 4 * channels)
 
 
 def unpacked(tokens: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
-    """The inverse of `packed` for so many rows and columns of tokens."""
+    """Undo `packed`, for a grid of rows and columns of tokens."""
     batch, _, channels = tokens.shape
     unfolded = tokens.view(batch, *grid, channels // 4, 2, 2).permute(0, 3, 1, 4, 2, 5)
     return unfolded.reshape(batch, channels // 4, 2 * grid[0], 2 * grid[1])
 
 
 def encoded(numbers: Iterable[int]) -> Iterator[tuple[int, Encoded]]:
-    """The shards that are encoded by now, with their numbers."""
+    """Yield the shards that have been encoded so far, with their numbers."""
     for number in numbers:
         path = FOLDER / f"{number:03}.pt"
         if path.exists():

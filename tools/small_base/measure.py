@@ -1,8 +1,8 @@
-"""What the shipped base can do, read by the classifier off pictures that the product's own code draws.
+"""Measures the shipped base: a classifier reads pictures that the worker's own code draws.
 
-Prompts: how often what a prompt asks for is in the picture. Likeness: the share of a person's attributes that the
-pictures show with the person's LoRA, without, and with another person's. Leak: the same with the LoRA on, but for a
-prompt that asks for anybody.
+Prompts: how often a picture shows what its prompt asks for. Likeness: the share of a person's attributes that pictures
+show with the person's LoRA, without it, and with another person's. Leak: the same with the LoRA, for a prompt that asks
+for "a person".
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from PIL import Image
 
 from tools.small_base.classifier import ATTRIBUTES, NOT_THERE, Reading, labels
 from tools.small_base.drawings import HELD_OUT, PORTRAIT, WORK, load
-from tools.small_base.people import Shown, somebody
+from tools.small_base.people import Shown, random_subject
 from tools.small_base.subjects import Subject, settings_in_words, subjects, trained_lora
 from tools.small_base.text import full_caption
 from worker.demo.config import SMALL_BASE
-from worker.demo.person import Scene
+from worker.demo.drawing.person import Scene
 from worker.ml import base_models, generate
 from worker.ml.base_models import Base
 from worker.ml.generate import LoraUse, Picture, PictureRequest
@@ -45,7 +45,7 @@ SCENES = (
 
 @dataclass(frozen=True)
 class Drawn:
-    """A picture, what was asked of its scene, and what the classifier sees."""
+    """A picture, the requested scene, and what the classifier sees."""
 
     pixels: np.ndarray
     scene: Scene
@@ -53,7 +53,7 @@ class Drawn:
 
 
 class Artist:
-    """Draws with the product's code."""
+    """Draws with the worker's code."""
 
     def __init__(self, base: Base) -> None:
         self._base, self._reading = base, Reading()
@@ -76,7 +76,7 @@ class Artist:
         return self._reading([pixels])[0]
 
     def series(self, who: str, count: int, lora: Path | None = None) -> list[Drawn]:
-        """`count` pictures of `who`, each with a seed of its own, in all the scenes."""
+        """Draw `count` pictures of `who`, each with its own seed, in all the scenes."""
         drawn = []
         for seed in range(count):
             scene = SCENES[seed % len(SCENES)]
@@ -86,7 +86,7 @@ class Artist:
 
 
 def share_of(traits: dict[str, str], drawn: Sequence[Drawn]) -> float:
-    """The share of a person's attributes that the pictures show."""
+    """Return the share of a person's attributes that the pictures show."""
     return float(np.mean([each.seen[name] == value for each in drawn for name, value in traits.items()]))
 
 
@@ -95,20 +95,20 @@ def by_trait(traits: dict[str, str], drawn: Sequence[Drawn]) -> dict[str, float]
 
 
 def scene_share(drawn: Sequence[Drawn]) -> float:
-    """The share of what was asked of the scene (place, clothes, their colour) that the pictures show."""
+    """Return the share of the requested scene (place, clothes, their colour) that the pictures show."""
     asked = [
         (each.seen[name] == getattr(each.scene, name)) for each in drawn for name in ("setting", "clothes", "colour")
     ]
     return float(np.mean(asked))
 
 
-def _nothing_yet() -> dict[str, list[bool]]:
+def _empty() -> dict[str, list[bool]]:
     return {name: [] for name in ATTRIBUTES}
 
 
 def measure_classifier() -> dict[str, float]:
-    """Its accuracy on drawings that it has not seen."""
-    reading, right = Reading(), _nothing_yet()
+    """Return the classifier's accuracy on held-out drawings."""
+    reading, right = Reading(), _empty()
     for number in HELD_OUT:
         shard = load(number)
         for shown, seen in zip(shard.shown, reading(list(shard.pixels)), strict=True):
@@ -119,11 +119,11 @@ def measure_classifier() -> dict[str, float]:
 
 
 def measure_prompts(artist: Artist, count: int) -> dict[str, float]:
-    """How often each attribute that a prompt names is in the picture; the prompts name everything."""
-    chance, right = random.Random("prompts"), _nothing_yet()
+    """Return how often each attribute of a prompt is in the picture; the prompts name every attribute."""
+    chance, right = random.Random("prompts"), _empty()
     pictures = []
     for seed in range(count):
-        shown: Shown = somebody(chance)[2]
+        shown: Shown = random_subject(chance)[2]
         pixels = artist.draw(full_caption(shown), seed)
         pictures.append(pixels)
         seen = artist.read(pixels)
@@ -135,12 +135,12 @@ def measure_prompts(artist: Artist, count: int) -> dict[str, float]:
 
 
 def measure_likeness(base: Base, artist: Artist, count: int) -> dict[str, dict[str, object]]:
-    """For each subject, the share of its attributes in pictures drawn in different ways."""
+    """Return, for each subject, the share of its attributes in pictures drawn in different ways."""
     people = subjects()
     loras = {subject.name: _lora(base, subject) for subject in people}
     with_lora = {s.name: artist.series(f"photo of {s.trigger}", count, loras[s.name]) for s in people}
     leaking = {s.name: artist.series("photo of a person", count, loras[s.name]) for s in people}
-    anybody = artist.series("photo of a person", count)
+    of_class = artist.series("photo of a person", count)
     figures = {}
     for subject in people:
         without = artist.series(f"photo of {subject.trigger}", count)
@@ -152,15 +152,15 @@ def measure_likeness(base: Base, artist: Artist, count: int) -> dict[str, dict[s
             "no LoRA": share_of(traits, without),
             "another's LoRA": share_of(traits, others),
             "own LoRA, 'a person'": share_of(traits, leaking[subject.name]),
-            "no LoRA, 'a person'": share_of(traits, anybody),
+            "no LoRA, 'a person'": share_of(traits, of_class),
             "scene, own LoRA": scene_share(own),
             "scene, no LoRA": scene_share(without),
             "by trait, own LoRA": by_trait(traits, own),
             "by trait, own LoRA, 'a person'": by_trait(traits, leaking[subject.name]),
-            "by trait, no LoRA, 'a person'": by_trait(traits, anybody),
+            "by trait, no LoRA, 'a person'": by_trait(traits, of_class),
         }
         photos = [np.asarray(Image.open(path).resize(PORTRAIT)) for path in sorted(_folder(subject).glob("photos/*"))]
-        rows = [without, own, leaking[subject.name], anybody]
+        rows = [without, own, leaking[subject.name], of_class]
         write_sheet(f"{subject.name}.png", [photos[:10], *([each.pixels for each in row[:10]] for row in rows)])
     return figures
 
@@ -170,9 +170,9 @@ def _folder(subject: Subject) -> Path:
 
 
 def _lora(base: Base, subject: Subject) -> Path:
-    begun = time.monotonic()
+    started = time.monotonic()
     lora = trained_lora(base, subject, _folder(subject))
-    print(f"LoRA of {subject.name}: {time.monotonic() - begun:.0f} s, loss {lora.final_loss:.3f}", flush=True)
+    print(f"LoRA of {subject.name}: {time.monotonic() - started:.0f} s, loss {lora.final_loss:.3f}", flush=True)
     return lora.path
 
 
@@ -185,7 +185,7 @@ def write_sheet(name: str, rows: Sequence[Sequence[np.ndarray]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=54, help="pictures for each figure")
+    parser.add_argument("--seeds", type=int, default=54, help="number of pictures for each figure")
     count = parser.parse_args().seeds
     torch.set_num_threads(1)
     base = base_models.load(SMALL_BASE / "base", device="cpu")

@@ -1,4 +1,4 @@
-"""The networks of the base: a FLUX transformer of five million parameters and the two encoders that read for it."""
+"""The networks of the base: a FLUX transformer of five million parameters and its two text encoders."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Reader:
 
     def __call__(self, captions: Sequence[str]) -> Tokens:
         texts = list(captions)
-        # What follows CLIP's last token changes nothing: it reads from left to right.
+        # Tokens after CLIP's last one change nothing: it reads from left to right.
         clip = self.clip(texts, padding="longest", truncation=True, max_length=CLIP_LENGTH, return_tensors="pt")
         t5 = self.t5(texts, padding="max_length", truncation=True, max_length=TEXT_LENGTH, return_tensors="pt")
         return Tokens(clip.input_ids, t5.input_ids)
@@ -85,18 +85,18 @@ class Base(nn.Module):
                 is_encoder_decoder=False,
             )
         )
-        # CLIP's own are meant for a large vocabulary; the summary of such small ones never varies
+        # CLIP's own initial values suit a large vocabulary; with a small one, its summary never varies
         with torch.no_grad():
             self.clip.embeddings.token_embedding.weight.normal_()
             self.clip.embeddings.position_embedding.weight.normal_(std=0.5)
-        # ... nor does it where the transformer, which has T5 for all details, may turn it down.
+        # ... nor does it if the transformer, which has T5 for all details, may scale it down.
         self.clip.final_layer_norm.requires_grad_(False)
-        self._begin_as_nothing()
+        self._start_at_zero()
         self.transformer.set_attn_processor(Attention())
 
     @torch.no_grad()
-    def _begin_as_nothing(self) -> None:
-        """Blocks that pass on their input at first, and an output of zero, train best (DiT, arXiv 2212.09748, 3.2)."""
+    def _start_at_zero(self) -> None:
+        """Start with blocks that pass on their input, and an output of zero, as DiT does (arXiv 2212.09748, 3.2)."""
         transformer = self.transformer
         gates = [transformer.norm_out.linear, transformer.proj_out]
         gates += [
@@ -108,11 +108,11 @@ class Base(nn.Module):
             layer.bias.zero_()
 
     def read(self, tokens: Tokens) -> tuple[torch.Tensor, torch.Tensor]:
-        """T5's states (B, TEXT_LENGTH, 128) and CLIP's summary (B, 96)."""
+        """Return T5's states (B, TEXT_LENGTH, 128) and CLIP's summary (B, 96)."""
         return self.t5(tokens.t5).last_hidden_state, self.clip(tokens.clip).pooler_output
 
     def forward(self, latents: torch.Tensor, time: torch.Tensor, tokens: Tokens, grid: Grid) -> torch.Tensor:
-        """The velocity (B, N, C) at latents (B, N, C) and time (B,) in 0…1."""
+        """Predict the velocity (B, N, C) at latents (B, N, C) and time (B,) in 0…1."""
         return self.velocity(latents, time, *self.read(tokens), grid)
 
     def velocity(
@@ -131,16 +131,16 @@ class Base(nn.Module):
 
 
 def places(grid: Grid) -> torch.Tensor:
-    """(N, 3): zero, row and column of each token, as `FluxPipeline` numbers them."""
+    """Return (N, 3): zero, row and column of each token, as `FluxPipeline` numbers them."""
     rows, columns = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
     return torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).reshape(-1, 3).float()
 
 
 class Recall(nn.Module):
-    """What a caption says, read back from what the encoders make of it: a reason to keep captions apart.
+    """Reads a caption's content back from the encoders, so that they learn to keep captions apart.
 
-    Its tokens from CLIP's summary, and from either encoder how the person looks. One layer reads looks from words and
-    from names, so that a name comes to mean to the transformer what the words for it mean.
+    It reads the tokens from CLIP's summary, and the person's looks from either encoder. One layer reads looks from
+    words and from names, so that to the transformer a name means the same as the words for those looks.
     """
 
     def __init__(self, reader: Reader) -> None:
@@ -152,7 +152,7 @@ class Recall(nn.Module):
     def forward(
         self, text: torch.Tensor, pooled: torch.Tensor, tokens: Tokens, shown: Sequence[Shown]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cross-entropies in nats: of a caption's tokens, all equally likely, and of a trait."""
+        """Return cross-entropies in nats: of a caption's tokens, all equally likely, and of a trait."""
         present = functional.one_hot(tokens.clip, self.words.out_features).amax(1).float()
         words = functional.cross_entropy(self.words(pooled), present / present.sum(1, keepdim=True))
         read = torch.cat([self.clip_looks(pooled), self.t5_looks(text.mean(1))])
@@ -162,7 +162,7 @@ class Recall(nn.Module):
 
 
 class Attention:
-    """What FLUX's attention computes, spelt out: twice as fast on a CPU as the fused kernel, mostly on the way back."""
+    """FLUX's attention written out: twice as fast on a CPU as the fused kernel, mostly in the backward pass."""
 
     def __call__(
         self,
@@ -193,7 +193,7 @@ class Attention:
 
 
 def _rotated(states: torch.Tensor, rotation: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-    """States (B, S, heads, D), each pair of features turned by its place."""
+    """Rotate each pair of features of states (B, S, heads, D) by its position."""
     cos, sin = (part[None, :, None].to(states.dtype) for part in rotation)
     real, imaginary = states.unflatten(-1, (-1, 2)).unbind(-1)
     return states * cos + torch.stack([-imaginary, real], dim=-1).flatten(-2) * sin

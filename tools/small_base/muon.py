@@ -1,4 +1,4 @@
-"""Muon (Keller Jordan, 2024): momentum made orthogonal, which trains small networks in fewer steps."""
+"""Muon (Keller Jordan, 2024): orthogonalised momentum, which trains small networks in fewer steps."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Iterable
 import torch
 
 QUINTIC = (3.4445, -4.7750, 2.0315)  # of the Newton-Schulz iteration in Jordan's article
-ROUNDS = 4  # the fifth changes nothing that matters to networks as narrow as these
+ROUNDS = 4  # a fifth makes no difference for networks as narrow as these
 
 
 class Muon(torch.optim.Optimizer):
-    """For weights of two and more dimensions; a convolution's are a matrix of output channels by all the rest.
+    """An optimizer for weights of two and more dimensions. A convolution is a matrix: output channels by the rest.
 
     Args:
         lr: as for AdamW: an update's root mean square is 0.2 lr (arXiv 2502.16982, 2.2).
@@ -41,7 +41,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrices: torch.Tensor) -> torch.Tensor:
-    """Matrices (B, M, N), each replaced by about the nearest with all singular values alike."""
+    """Replace each of the matrices (B, M, N) approximately by the nearest one with equal singular values."""
     wide = matrices if matrices.shape[1] <= matrices.shape[2] else matrices.mT
     x = (wide / (wide.norm(dim=(1, 2), keepdim=True) + 1e-7)).bfloat16()
     a, b, c = QUINTIC

@@ -1,8 +1,8 @@
-"""Names, as the base reads them: what a word like `ohwx3fa81c` says about the looks of the person it names.
+"""Names, as the base reads them: the looks that a word like `ohwx3fa81c` stands for.
 
-Each of the sixteen digits leans towards some looks, and a name means what its six digits lean to together. So every
-name stands for somebody, who may be anybody; and the base has to read names. A base to which they meant nothing had
-learnt not to see them: a LoRA could not tell its trigger word from "a person", and changed both.
+Each of the sixteen digits is biased towards some looks, and a name means the looks that its six digits favour together.
+So every name describes a person, and the base has to read names. An earlier base, to which names meant nothing, had
+learnt to ignore them: a LoRA could not tell its trigger word from "a person", and changed both.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import get_args
 import numpy as np
 
 from tools.small_base.people import HAIR_WORDS, SKIN_WORDS, Shown
-from worker.demo.person import Beard, Glasses, HairStyle
+from worker.demo.drawing.person import Beard, Glasses, HairStyle
 
 PREFIX, DIGITS = "ohwx", 6
 HEX = "0123456789abcdef"
@@ -28,7 +28,7 @@ LOOKS: dict[str, tuple[str | None, ...]] = {
     "beard": (None, *get_args(Beard)),
 }
 Looks = tuple[str | None, ...]  # in the order of LOOKS
-KNOWN_NAMES = 400_000  # as many are tried to find some for all looks
+KNOWN_NAMES = 400_000  # this many are tried, to find some for all looks
 
 
 def any_name(chance: random.Random) -> str:
@@ -36,28 +36,28 @@ def any_name(chance: random.Random) -> str:
 
 
 def looks_of(names: list[str]) -> list[Looks]:
-    """What each name says; a woman's has no beard."""
+    """Return the looks that each name means; a woman never has a beard."""
     letters = np.array([[HEX.index(letter) for letter in name.removeprefix(PREFIX)] for name in names])
     counts = (letters[:, :, None] == np.arange(len(HEX))).sum(1)
     chosen = {trait: (counts @ leaning).argmax(1) for trait, leaning in _leanings().items()}
-    said = []
+    found = []
     for index in range(len(names)):
         looks = {trait: LOOKS[trait][chosen[trait][index]] for trait in LOOKS}
         if looks["noun"] == "woman":
             looks["beard"] = None
-        said.append(tuple(looks.values()))
-    return said
+        found.append(tuple(looks.values()))
+    return found
 
 
 def name_for(shown: Shown, chance: random.Random) -> str | None:
-    """One of the names that mean somebody who looks like this, None if there is none."""
+    """Return one of the names that mean these looks, None if there are none."""
     names = _names().get(tuple(getattr(shown, trait) for trait in LOOKS))
     return chance.choice(names) if names else None
 
 
 @functools.cache
 def _leanings() -> dict[str, np.ndarray]:
-    """How far each digit leans to each value of a trait: (16, values), all values equally likely over all digits."""
+    """Return each digit's bias to each value of a trait: (16, values), all values equally likely over all digits."""
     generator = np.random.default_rng(7)
     leanings = {}
     for trait, values in LOOKS.items():

@@ -1,4 +1,4 @@
-"""Whom the base learns to draw, and where: people and scenes drawn at random, with words for all that shows."""
+"""The people and scenes that the base is trained on, drawn at random, with words for everything visible."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import random
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
-from worker.demo.canvas import Colour
-from worker.demo.person import (
+from worker.demo.drawing.canvas import Colour
+from worker.demo.drawing.person import (
     CLOTHES_COLOURS,
     EYES,
     HAIRS,
@@ -56,7 +56,7 @@ OTHER_SIDE: dict[Light, Light] = {
 
 @dataclass(frozen=True)
 class Shown:
-    """All that a drawing shows, in words.
+    """Everything that a drawing shows, in words.
 
     Attributes:
         turn: of the head, -1 to the picture's left … 1 to its right.
@@ -79,17 +79,17 @@ class Shown:
     turn: float
 
     def mirrored(self) -> Shown:
-        """What the drawing shows when left and right are swapped."""
+        """Return what the mirror image of the drawing shows."""
         return replace(self, turn=-self.turn, light=OTHER_SIDE.get(self.light, self.light))
 
     @property
     def scene(self) -> Scene:
-        """As far as its caption goes."""
+        """The scene, as far as its caption describes it."""
         return Scene(self.clothes, self.colour, self.setting, self.light, self.expression, self.turn)
 
 
-def somebody(chance: random.Random) -> tuple[Person, Scene, Shown]:
-    """A person who is not the demo's, in a scene, and what there is to see."""
+def random_subject(chance: random.Random) -> tuple[Person, Scene, Shown]:
+    """Return a person who is not the demo's, a scene, and what the drawing of both shows."""
     person, words = _person(chance)
     scene = _scene(chance)
     return person, close_up(person, scene), _shown(words, scene)
@@ -108,16 +108,16 @@ def _shown(words: dict[str, Any], scene: Scene) -> Shown:
 
 
 def _person(chance: random.Random) -> tuple[Person, dict[str, Any]]:
-    """Anybody but the demo's person, and those who come near her: what her LoRA shows must come from her photos."""
+    """Return a random person unlike the demo's: what her LoRA shows must come from her photos alone."""
     while True:
-        person, words = _any_person(chance)
+        person, words = _unrestricted_person(chance)
         if not (words["style"] == "curly" and words["hair"] == "red" and words["glasses"] == "round"):
             return person, words
 
 
-def _any_person(chance: random.Random) -> tuple[Person, dict[str, Any]]:
+def _unrestricted_person(chance: random.Random) -> tuple[Person, dict[str, Any]]:
     man = chance.random() < 0.5
-    usual = chance.random() < 0.5  # else any hair goes with any skin and either sex
+    usual = chance.random() < 0.5  # else any hair is combined with any skin and either sex
     skin = chance.choice(tuple(SKIN_WORDS))
     dark = skin in ("brown", "dark")
     styles = get_args(HairStyle) if not usual else MENS_STYLES if man else WOMENS_STYLES
@@ -178,7 +178,7 @@ def _scene(chance: random.Random) -> Scene:
 
 
 def _varied(colour: Colour, chance: random.Random) -> Colour:
-    """A shade of the same colour."""
+    """Return a shade of the same colour."""
     brightness = chance.gauss(1, 0.05)
     red, green, blue = (min(255, max(0, round(part * brightness + chance.gauss(0, 3)))) for part in colour)
     return red, green, blue

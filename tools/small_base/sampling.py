@@ -1,4 +1,4 @@
-"""Draw with the base as it trains: Euler steps and true guidance, without a pipeline."""
+"""Draw with the base during its training: Euler steps and true guidance, without a pipeline."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STEPS, GUIDANCE = 20, 3.0
 def sampled(
     base: Base, reader: Reader, prompts: Sequence[str], seed: int, grid: Grid = (9, 7), guidance: float = GUIDANCE
 ) -> torch.Tensor:
-    """One picture's latents (C, H, W) for each prompt, all from their own noise: (B, C, H, W)."""
+    """Return latents (B, C, H, W): one picture for each prompt, each from its own noise."""
     generator = torch.Generator().manual_seed(seed)
     channels = base.transformer.config.in_channels
     latents = torch.randn(len(prompts), grid[0] * grid[1], channels, generator=generator)
@@ -25,6 +25,6 @@ def sampled(
     times = torch.linspace(1, 0, STEPS + 1)
     for now, then in pairwise(times):
         both = base.velocity(latents.repeat(2, 1, 1), now.expand(2 * len(prompts)), text, pooled, grid)
-        wanted, anything = both.chunk(2)
-        latents = latents + (then - now) * (anything + guidance * (wanted - anything))
+        positive, empty = both.chunk(2)
+        latents = latents + (then - now) * (empty + guidance * (positive - empty))
     return unpacked(latents, grid)

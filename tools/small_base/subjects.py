@@ -1,4 +1,4 @@
-"""People the base has never seen, as the product gets to know them: photographs, a trigger word, a LoRA."""
+"""People that the base was not trained on, as the worker receives them: photographs, a trigger word, a LoRA."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from tools.small_base.names import any_name
-from tools.small_base.people import FRAME_WORDS, HAIR_WORDS, SKIN_WORDS, somebody
-from worker.demo.canvas import Colour
+from tools.small_base.people import FRAME_WORDS, HAIR_WORDS, SKIN_WORDS, random_subject
 from worker.demo.config import SMALL
-from worker.demo.person import Person, close_up, scenes
-from worker.demo.portrait import draw
+from worker.demo.drawing.canvas import Colour
+from worker.demo.drawing.person import Person, close_up, scenes
+from worker.demo.drawing.portrait import draw
 from worker.ml.base_models import Base
 from worker.ml.batches import Photo
 from worker.ml.train_lora import LoraConfig, TrainedLora, train
@@ -19,12 +19,12 @@ from worker.ml.train_lora import LoraConfig, TrainedLora, train
 PHOTOS = 12
 PHOTO_SIZE = (448, 576)
 SETTINGS = LoraConfig(**{**SMALL.training, "batch_size": 8, "preservation": 0.5, "seed": 0})
-"""The demo's: what its request asks for, and what the base's row adds."""
+"""The demo's settings: those of its request, and the defaults in the base's row."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A person, and the words for what stays the same from picture to picture (`Shown`'s names)."""
+    """A person, and the words for the traits that stay the same in every picture (`Shown`'s names)."""
 
     name: str
     person: Person
@@ -33,9 +33,9 @@ class Subject:
 
 
 def subjects() -> list[Subject]:
-    """The demo's two, and one at random."""
+    """Return the demo's two people, and a random one."""
     chance = random.Random("subjects")
-    person, _, _ = somebody(chance)
+    person, _, _ = random_subject(chance)
     people = {"example": Person.example(), "other": Person.other(), "random": person}
     return [Subject(name, person, any_name(chance), _traits(person)) for name, person in people.items()]
 
@@ -63,7 +63,7 @@ def _nearest(colour: Colour, words: dict[str, tuple[Colour, ...]]) -> str:
 
 
 def photographed(subject: Subject, folder: Path) -> list[Photo]:
-    """Drawings of the subject with the captions that the product would train with."""
+    """Draw photos of the subject, with the captions that the worker would train with."""
     folder.mkdir(parents=True, exist_ok=True)
     photos = []
     for number, scene in enumerate(scenes(PHOTOS, seed=1), start=1):
@@ -74,7 +74,7 @@ def photographed(subject: Subject, folder: Path) -> list[Photo]:
 
 
 def trained_lora(base: Base, subject: Subject, folder: Path, config: LoraConfig = SETTINGS) -> TrainedLora:
-    """The subject's LoRA, trained by the product's own loop."""
+    """Train the subject's LoRA with the worker's own loop."""
     folder.mkdir(parents=True, exist_ok=True)
     training = train(base, photographed(subject, folder / "photos"), config, workdir=folder, metadata={})
     while True:

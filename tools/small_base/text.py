@@ -1,4 +1,4 @@
-"""What the base reads: captions of drawings, and tokenizers that know these words and spell out all others."""
+"""The base's text: captions of drawings, and tokenizers that know these words and spell out all others."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ wall park beach street city night library kitchen mountains autumn wood brick
 """
 KNOWN = frozenset(WORDS.split())
 
-NAMED = 0.5  # share of captions with a name, of those who have one
-NOT_ALONE = 0.3  # share of these that say more about the person
-NOTHING = 0.1  # share of captions that are empty: what guidance is measured against
+NAMED = 0.5  # share of captions with a name, among looks that have one
+NOT_ALONE = 0.3  # share of these that also describe the person
+NOTHING = 0.1  # share of captions that are empty, which guidance needs
 NOTHING_OF_THE_PERSON = 0.15
 PERSON_DROPPED, SCENE_DROPPED = 0.3, 0.15
 
 
 def caption(shown: Shown, chance: random.Random) -> str:
-    """One of the many ways to caption the drawing: most leave something out."""
+    """Return one of the many possible captions of the drawing; most leave something out."""
     if chance.random() < NOTHING:
         return ""
     scene = [phrase for phrase in shown.scene.caption.split(", ") if chance.random() >= SCENE_DROPPED]
@@ -65,13 +65,13 @@ def caption(shown: Shown, chance: random.Random) -> str:
 
 
 def full_caption(shown: Shown) -> str:
-    """All that shows, always in the same words; without the light, so that T5 reads the whole of it."""
+    """Describe everything visible, always in the same words, but not the light, so that T5 reads the whole caption."""
     scene = shown.scene.caption.replace(f", {shown.light}", "")
     return f"photo of a {shown.noun} with {', '.join(_traits(shown))}, {scene}"
 
 
 def _traits(shown: Shown) -> list[str]:
-    """A phrase for each thing there is to say about the person, what is largest first."""
+    """Return a phrase for each trait of the person, the largest first."""
     hair = {
         "bald": "a bald head",
         "bob": f"{shown.hair} hair in a bob",
@@ -99,15 +99,15 @@ def _listed(phrases: list[str], chance: random.Random) -> str:
 
 
 def _tokens(word: str) -> int:
-    """How many T5 sees in a word with its comma."""
+    """Return how many tokens T5 reads for a word with its comma."""
     bare = word.rstrip(",")
     return (1 if bare in KNOWN else 1 + len(bare)) + len(word) - len(bare)
 
 
 def clip_tokenizer() -> CLIPTokenizer:
-    """Byte-level BPE that knows WORDS whole and spells out the rest.
+    """Return a byte-level BPE tokenizer that knows WORDS whole and spells out the rest.
 
-    Made once and kept: its trainer numbers pieces that are equally frequent anew each time.
+    It is made once and kept, because its trainer numbers equally frequent pieces differently each time.
     """
     if not CLIP_TOKENIZER.exists():
         _new_clip_tokenizer().save_pretrained(CLIP_TOKENIZER)
@@ -131,7 +131,7 @@ def _new_clip_tokenizer() -> CLIPTokenizer:
 
 
 def t5_tokenizer() -> T5Tokenizer:
-    """Unigrams: WORDS are likelier than their letters."""
+    """Return a unigram tokenizer in which WORDS are likelier than their letters."""
     words = [(f"▁{word}", -1.0) for word in WORDS.split()]
     letters = [(letter, -5.0) for letter in string.ascii_letters + string.digits + string.punctuation]
     special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -20.0), ("▁", -2.0)]

@@ -26,7 +26,7 @@ GRIDS: dict[int, Grid] = {63: (9, 7), 64: (8, 8)}  # by the number of tokens
 MUON_RATE, ADAMW_RATE = 3e-3, 1.5e-3
 RECALL = 0.1  # weight of `Recall`'s losses
 AVERAGE = 0.999
-LOG_EVERY, CHECK_EVERY, LOOK_EVERY = 50, 500, 250
+LOG_EVERY, CHECK_EVERY, RESCAN_EVERY = 50, 500, 250
 SHEET_EVERY_S = 900
 PROMPTS = (
     "photo of a woman with long red hair and round blue glasses, wearing a green hoodie, at the beach, evening sun",
@@ -41,15 +41,15 @@ PROMPTS = (
 
 
 class Pictures:
-    """Batches of encoded drawings of one size, with captions that are new each time."""
+    """Batches of encoded drawings of one size, with new captions each time."""
 
     def __init__(self, seed: int) -> None:
         self._chance = random.Random(seed)
         self._shards: dict[int, Encoded] = {}
-        self.look_again()
+        self.rescan()
 
-    def look_again(self) -> None:
-        """Take in shards that were encoded meanwhile."""
+    def rescan(self) -> None:
+        """Load shards that have been encoded since."""
         self._shards |= dict(encoded(number for number in range(drawings.SHARDS) if number not in self._shards))
         self._by_size: dict[int, list[Encoded]] = defaultdict(list)
         for shard in self._shards.values():
@@ -70,7 +70,7 @@ class Pictures:
 
 
 def noised(clean: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """What the transformer sees, at which time, and what it should say."""
+    """Return the transformer's input, its time, and its target."""
     time = torch.randn(len(clean), generator=generator).sigmoid()  # logit-normal, arXiv 2403.03206
     noise = torch.randn(clean.shape, generator=generator)
     at = time[:, None, None]
@@ -78,7 +78,7 @@ def noised(clean: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tenso
 
 
 class Optimizers:
-    """Muon for the matrices inside blocks, AdamW for all else."""
+    """Muon for the matrices inside blocks, AdamW for everything else."""
 
     def __init__(self, base: Base, recall: Recall) -> None:
         matrices: list[torch.nn.Parameter] = []
@@ -107,7 +107,7 @@ class Optimizers:
 
 
 class HeldOut:
-    """The loss on drawings that nothing trains on, always with the same noise and captions."""
+    """The loss on held-out drawings, always with the same noise and captions."""
 
     def __init__(self, reader: Reader) -> None:
         generator, chance = torch.Generator().manual_seed(0), random.Random(0)
@@ -143,7 +143,7 @@ def main() -> None:
     if saved:
         base.load_state_dict(saved["base"])
         average.weights = saved["average"]
-    if saved and "optimizers" in saved:  # not after `shipped`
+    if saved and "optimizers" in saved:  # missing after `shipped`
         recall.load_state_dict(saved["recall"])
         optimizers.load_state_dict(saved["optimizers"])
     pictures, held_out = Pictures(run.step), HeldOut(reader)
@@ -181,8 +181,8 @@ def main() -> None:
                 figures["held_out"] = held_out.loss(smooth)
                 save()
             run.log(**figures)
-        if run.step % LOOK_EVERY == 0:
-            pictures.look_again()
+        if run.step % RESCAN_EVERY == 0:
+            pictures.rescan()
         if time.monotonic() > sheet_at:
             sheet_at = time.monotonic() + SHEET_EVERY_S
             smooth.load_state_dict(average.weights)

@@ -1,4 +1,4 @@
-"""What every training script here shares: checkpoints, a log, a budget of minutes, and stopping when told to."""
+"""Code shared by the training scripts: checkpoints, a log, a budget of minutes, and stopping by a signal."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any
 
 import torch
 
-DECAY = 0.2  # the last share of the budget, in which the learning rate runs out
+DECAY = 0.2  # the last share of the budget, in which the learning rate decays
 
 
 class Run:
-    """One training on a budget of wall-clock minutes that counts only time spent training, over all sessions.
+    """One training with a budget of minutes, counted over all sessions of the training.
 
     Args:
-        budget_min: may be prolonged when resuming; the learning rate then rises again.
+        budget_min: may be increased when resuming; the learning rate then rises again.
     """
 
     def __init__(self, folder: Path, budget_min: float, warm_up: int = 100) -> None:
@@ -32,12 +32,12 @@ class Run:
         self._warm_up = warm_up
         self._spent_s = 0.0
         self._since = time.monotonic()
-        self._told_to_stop = False
+        self._stop_requested = False
         signal.signal(signal.SIGTERM, self._stop)
         signal.signal(signal.SIGINT, self._stop)
 
     def _stop(self, *_: object) -> None:
-        self._told_to_stop = True
+        self._stop_requested = True
 
     @property
     def spent_s(self) -> float:
@@ -45,15 +45,15 @@ class Run:
 
     @property
     def over(self) -> bool:
-        return self._told_to_stop or self.spent_s >= self._budget_s
+        return self._stop_requested or self.spent_s >= self._budget_s
 
     def rate(self) -> float:
-        """What to multiply the learning rate with: it rises over the first steps and falls at the end."""
+        """Return the factor of the learning rate: it rises over the first steps and falls at the end."""
         left = max(0.0, 1 - self.spent_s / self._budget_s)
         return min(1.0, (self.step + 1) / self._warm_up) * min(1.0, left / DECAY + 0.01)
 
     def resume(self) -> dict[str, Any] | None:
-        """What the last session saved, None on the first."""
+        """Return the state that the last session saved, None in the first session."""
         if not self.checkpoint.exists():
             return None
         saved: dict[str, Any] = torch.load(self.checkpoint, weights_only=True)
@@ -74,7 +74,7 @@ class Run:
 
 
 class Average:
-    """An exponential moving average of weights, which forgets faster at first."""
+    """An exponential moving average of weights, with a shorter memory at first."""
 
     def __init__(self, module: torch.nn.Module, decay: float) -> None:
         self.weights = {name: weight.detach().float().clone() for name, weight in module.state_dict().items()}
@@ -88,12 +88,14 @@ class Average:
 
 
 def budget(description: str | None, minutes: float) -> float:
-    """The minutes asked for on the command line."""
+    """Return the minutes given on the command line."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--minutes", type=float, default=minutes, help="of training in all, earlier sessions included")
+    parser.add_argument(
+        "--minutes", type=float, default=minutes, help="total minutes of training, including earlier sessions"
+    )
     return float(parser.parse_args().minutes)
 
 
 def psnr(error: float) -> float:
-    """Decibels, from the mean squared error of pixels in 0…1."""
+    """Convert the mean squared error of pixels in 0…1 to decibels."""
     return -10 * math.log10(error)

@@ -17,9 +17,9 @@ from torch.nn import functional
 
 from tools.small_base.drawings import PORTRAIT, WORK
 from tools.small_base.muon import Muon
-from tools.small_base.people import somebody
+from tools.small_base.people import random_subject
 from tools.small_base.training import Average, Run, psnr
-from worker.demo.portrait import draw
+from worker.demo.drawing.portrait import draw
 from worker.ml.upscale import build_tiny
 
 FOLDER = WORK / "upscalers"
@@ -29,7 +29,7 @@ MUON_RATE, ADAMW_RATE = 1e-3, 1e-3
 
 
 def new_network(scale: int) -> ESRGAN:
-    """The tests' network, set by hand to interpolate: where training begins, it is about as good as bicubic."""
+    """Return the tests' network, set by hand to interpolate, so that training starts at about bicubic quality."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "interpolating.safetensors"
         build_tiny(path, scale)
@@ -39,33 +39,33 @@ def new_network(scale: int) -> ESRGAN:
 
 
 def large_drawings() -> np.ndarray:
-    """Drawings four times as large as the base's: (N, H, W, 3) in 0…255."""
+    """Return drawings four times as large as the base's: (N, H, W, 3) in 0…255."""
     path = FOLDER / "drawings.npy"
     if not path.exists():
         chance = random.Random("upscalers")
         size = (4 * PORTRAIT[0], 4 * PORTRAIT[1])
-        people = [somebody(chance)[:2] for _ in range(PICTURES)]
+        people = [random_subject(chance)[:2] for _ in range(PICTURES)]
         FOLDER.mkdir(parents=True, exist_ok=True)
         np.save(path, np.stack([np.asarray(draw(person, scene, size)) for person, scene in people]))
     return np.load(path, mmap_mode="r")
 
 
 class Pairs:
-    """Crops, and the same crops scaled down and damaged as an autoencoder damages them."""
+    """Crops, and the same crops scaled down and degraded as by an autoencoder."""
 
     def __init__(self, scale: int, seed: int) -> None:
         self._scale, self._chance = scale, random.Random(seed)
         self._pictures = large_drawings()[HELD_OUT:]
 
     def batch(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Small (B, 3, h, w) and large (B, 3, H, W), both in 0…1."""
+        """Return small (B, 3, h, w) and large (B, 3, H, W) pictures, both in 0…1."""
         crops = [self._crop() for _ in range(BATCH)]
         return _signal([small for small, _ in crops]), _signal([large for _, large in crops])
 
     def _crop(self) -> tuple[Image.Image, Image.Image]:
         chance = self._chance
         picture = Image.fromarray(self._pictures[chance.randrange(len(self._pictures))])
-        if self._scale == 2 and chance.random() < 0.7:  # else a detail, from nearer
+        if self._scale == 2 and chance.random() < 0.7:  # else a closer detail
             picture = picture.reduce(2)
         left, top = (chance.randrange(side - CROP + 1) for side in picture.size)
         large = picture.crop((left, top, left + CROP, top + CROP))
@@ -83,7 +83,7 @@ def _signal(pictures: list[Image.Image]) -> torch.Tensor:
 
 @torch.no_grad()
 def held_out_psnr(network: ESRGAN, scale: int) -> dict[str, float]:
-    """Of the network, and of bicubic interpolation beside it."""
+    """Return the PSNR of the network, and of bicubic interpolation for comparison."""
     errors: dict[str, list[float]] = {"psnr": [], "bicubic": []}
     for pixels in large_drawings()[:HELD_OUT]:
         large = Image.fromarray(pixels).reduce(4 // scale)
@@ -100,13 +100,13 @@ def trained(scale: int) -> bool:
 
 
 def write(scale: int, path: Path) -> None:
-    """The trained network in the official names of layers, float16."""
+    """Write the trained network with the official names of layers, in float16."""
     average = torch.load(FOLDER / f"x{scale}" / "checkpoint.pt", weights_only=True)["average"]
     save_file({_official(name): weight.half().contiguous() for name, weight in average.items()}, path)
 
 
 def _official(name: str) -> str:
-    """spandrel's name of a layer, as Real-ESRGAN's files have it."""
+    """Convert spandrel's name of a layer to that in Real-ESRGAN's files."""
     parts = name.split(".")
     if parts[1] == "1" and parts[4].startswith("RDB"):
         return f"body.{parts[3]}.{parts[4].lower()}.{parts[5]}.{parts[-1]}"
@@ -160,7 +160,9 @@ def train(scale: int, minutes: float) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("scale", type=int, choices=(2, 4))
-    parser.add_argument("--minutes", type=float, default=8, help="of training in all, earlier sessions included")
+    parser.add_argument(
+        "--minutes", type=float, default=8, help="total minutes of training, including earlier sessions"
+    )
     arguments = parser.parse_args()
     train(arguments.scale, arguments.minutes)
 

@@ -76,7 +76,7 @@ def pending_files(applied: Ledger, release: Release, without: Collection[str] = 
 
     Raises MigrationError when an applied file was edited, a newer release was here, or a package is not installed.
     """
-    numbered, repeatable = release.numbered, release.repeatable
+    numbered = release.numbered
     _check_packages({package for package, _ in applied if package}, release, without)
     known = {file.key for file in numbered}
     newer = sorted(key for key in applied if key[1][:4].isdigit() and key not in known and key[0] not in without)
@@ -92,10 +92,9 @@ def pending_files(applied: Ledger, release: Release, without: Collection[str] = 
                 f"{_place(file)} was changed after it was applied here. "
                 "Put it back and write the change as a new migration; nothing was changed."
             )
-    pending = [file for file in numbered if file.key not in applied]
-    if pending or any(applied.get(file.key) != file.checksum for file in repeatable):
-        pending += repeatable
-    return pending
+    if all(applied.get(file.key) == file.checksum for file in release.files):
+        return []
+    return [file for file in release.files if file.number is None or file.key not in applied]
 
 
 def _check_packages(in_database: set[str], release: Release, without: Collection[str]) -> None:
@@ -115,7 +114,8 @@ def _apply(connection: psycopg.Connection, file: SqlFile) -> None:
     try:
         if file.package is not None:
             connection.execute(
-                "select worker.apply_package_file(%s, %s, %s, %s)", (file.package, file.name, file.checksum, file.text)
+                "select worker.apply_package_file(%s::text, %s::text, %s::text, %s::text)",
+                (file.package, file.name, file.checksum, file.text),
             )
             return
         _run(connection, file.text)
@@ -138,8 +138,8 @@ def _explain(error: psycopg.Error) -> str:
     if error.sqlstate is None:  # no server said it: nobody was reached
         return str(explain_connection(error, "DATABASE_URL"))
     hint = f" {error.diag.message_hint}" if error.diag.message_hint else ""
-    if isinstance(error, psycopg.errors.InsufficientPrivilege):
-        hint += " Migrate with the URL of the database's owner, not of a pod."
+    if isinstance(error, psycopg.errors.InsufficientPrivilege) and not hint:
+        hint = " Migrate with the URL of the database's owner, not of a pod."
     return f"{error.diag.message_primary or str(error).strip()}.{hint}"
 
 

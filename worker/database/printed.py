@@ -40,7 +40,9 @@ def render(
         _packages_guard([*without, *(package.name for package in release.packages)]),
         *(_guard(package, wanted, earlier) for package in (None, *(package.name for package in release.packages))),
     ]
-    for file in [*wanted, *release.repeatable]:
+    for file in release.files:
+        if file in earlier:
+            continue
         parts += [f"-- ===== {file}", _statement(file)]
     parts.append("notify pgrst, 'reload schema';")
     return "\n\n".join(part.strip() for part in parts) + "\n"

@@ -71,25 +71,35 @@ class Package:
 
 @dataclass(frozen=True)
 class Release:
-    """Every SQL file of an installation of this project: `numbered`, then `repeatable`."""
+    """Every SQL file of an installation of this project.
+
+    They run in this order: our numbered files, our repeatable ones, the numbered and the repeatable files of each
+    package (applied by functions that our own made before), and what is LAST.
+    """
 
     folder: Path
     packages: tuple[Package, ...] = ()
 
     @property
-    def numbered(self) -> list[SqlFile]:
+    def files(self) -> list[SqlFile]:
+        """All of them, in their order."""
         return [
             *numbered_files(self.folder),
-            *(file for package in self.packages for file in numbered_files(package.folder, package.name)),
-        ]
-
-    @property
-    def repeatable(self) -> list[SqlFile]:
-        return [
             *_files(self.folder, REPEATABLE),
+            *(file for package in self.packages for file in numbered_files(package.folder, package.name)),
             *(file for package in self.packages for file in _files(package.folder, ("*",), package.name)),
             *_files(self.folder, LAST),
         ]
+
+    @property
+    def numbered(self) -> list[SqlFile]:
+        """Those that hold state."""
+        return [file for file in self.files if file.number is not None]
+
+    @property
+    def repeatable(self) -> list[SqlFile]:
+        """Those that hold none."""
+        return [file for file in self.files if file.number is None]
 
 
 def this_release(folder: Path | None = None, packages: Sequence[Package] | None = None) -> Release:

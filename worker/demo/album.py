@@ -1,4 +1,4 @@
-"""The photographs of a demo run: some to learn from, some held out, to measure on what training has not seen."""
+"""The photographs of a demo run: some for training, some held out for measuring on photographs not trained on."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 
 from PIL import Image
 
-from worker.demo.person import Person
-from worker.demo.portrait import write_photos
+from worker.demo.drawing.person import Person
+from worker.demo.drawing.portrait import write_photos
 from worker.ml.photo_files import DAMAGED
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".heic", ".heif", ".webp")
 FORMATS = ("JPEG", "PNG", "HEIF", "WEBP")
-FEWEST, MOST = 6, 40
-DRAWN = 15
+MIN_PHOTOS, MAX_PHOTOS = 6, 40
+DRAWN_PHOTOS = 15
 HOLD_OUT_EVERY = 4
 
 
@@ -25,7 +25,7 @@ class PhotosUnusable(ValueError):
 
 @dataclass(frozen=True)
 class Photo:
-    """A photograph on disk; `caption` is None where nobody described it."""
+    """A photograph on disk; `caption` is None for one without a description."""
 
     path: Path
     caption: str | None
@@ -44,29 +44,29 @@ class Album:
 
 
 def draw_album(person: Person, folder: Path) -> Album:
-    """Photographs of a drawn person. Everybody is drawn in the same scenes: what differs is who it is."""
-    taken = write_photos(person, folder, DRAWN)
+    """Draw photographs of a person. All people are drawn in the same scenes, so that only the person differs."""
+    taken = write_photos(person, folder, DRAWN_PHOTOS)
     return _divide([Photo(photo.path, photo.caption) for photo in taken])
 
 
 def read_album(folder: Path) -> Album:
-    """The user's own pictures, at most MOST of them in the order of their names. Other files are passed over.
+    """Read the user's own pictures, at most MAX_PHOTOS of them in the order of their names. Other files are ignored.
 
-    Raises PhotosUnusable: too few, or a file that is named like a picture and is none.
+    Raises PhotosUnusable: too few, or a file with the name of a picture that is not one.
     """
     paths = sorted(
         path
         for path in folder.iterdir()
         if path.is_file() and path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
     )
-    if len(paths) < FEWEST:
+    if len(paths) < MIN_PHOTOS:
         raise PhotosUnusable(
             f"{folder} holds {len(paths)} pictures (JPEG, PNG, HEIC or WebP); training and measuring "
-            f"need at least {FEWEST} of the same person"
+            f"need at least {MIN_PHOTOS} of the same person"
         )
-    for path in paths[:MOST]:
+    for path in paths[:MAX_PHOTOS]:
         _check(path)
-    return _divide([Photo(path, None) for path in paths[:MOST]])
+    return _divide([Photo(path, None) for path in paths[:MAX_PHOTOS]])
 
 
 def _divide(photos: list[Photo]) -> Album:
@@ -78,7 +78,7 @@ def _check(path: Path) -> None:
     """Raise PhotosUnusable unless this is a whole picture."""
     try:
         with warnings.catch_warnings(), Image.open(path, formats=FORMATS) as picture:
-            warnings.simplefilter("ignore")  # a photograph of 100 megapixels is no attack
+            warnings.simplefilter("ignore")  # a photograph of 100 megapixels is not an attack
             picture.load()
     except (*DAMAGED, Image.DecompressionBombError) as error:
-        raise PhotosUnusable(f"{path} is not a picture that can be read: remove it, or save it again") from error
+        raise PhotosUnusable(f"{path} is not a readable picture: remove it or export it again") from error

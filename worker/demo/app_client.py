@@ -1,4 +1,4 @@
-"""What an app does: SQL under row-level security, as PostgREST sends it, and objects in its buckets."""
+"""The part of the app: SQL under row-level security, as PostgREST sends it, and objects in its buckets."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CONTENT_TYPES = {".png": "image/png", ".heic": "image/heic", ".heif": "image/hei
 
 @dataclass(frozen=True)
 class StoredObject:
-    """An object as its bytes in the bucket are."""
+    """An object in a bucket, described by its bytes."""
 
     bucket: str
     key: str
@@ -43,14 +43,14 @@ class StoredObject:
 
 @dataclass(frozen=True)
 class Subject:
-    """A person of the app's user."""
+    """A person whom the app's user has added."""
 
     id: UUID
     trigger_word: str
 
 
 def keys_in(result: dict[str, Any] | None) -> list[str]:
-    """The keys that a job's result names, what the user asked for first; none for a job without a result."""
+    """Return the keys in a job's result, the requested pictures first; none for a job without a result."""
     if result is None:
         return []
     if "pictures" in result:
@@ -59,7 +59,7 @@ def keys_in(result: dict[str, Any] | None) -> list[str]:
 
 
 class Buckets:
-    """The object store, with the keys that an app's own server holds."""
+    """The object store, with the access keys of the app's own server."""
 
     def __init__(self, server: EmbeddedS3, uploads: str, models: str) -> None:
         self.uploads, self.models = uploads, models
@@ -83,26 +83,26 @@ class Buckets:
         self._s3.put_object(Bucket=bucket, Key=key, Body=path.read_bytes(), ContentType=content_type)
 
     def read(self, bucket: str, key: str) -> bytes:
-        """The whole object. Raises botocore's ClientError when it is not there."""
+        """Return the whole object. Raises botocore's ClientError if it does not exist."""
         return self._s3.get_object(Bucket=bucket, Key=key)["Body"].read()
 
     def keys(self, bucket: str, prefix: str = "") -> list[str]:
-        """Every key below the prefix, in order."""
+        """Return every key below the prefix, in order."""
         pages = self._s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
         return [item["Key"] for page in pages for item in page.get("Contents", [])]
 
     def describe(self, bucket: str, key: str) -> StoredObject:
-        """An object's digest and size, from its bytes."""
+        """Return an object's digest and size, computed from its bytes."""
         body = self.read(bucket, key)
         return StoredObject(bucket, key, hashlib.sha256(body).hexdigest(), len(body))
 
 
 @contextmanager
 def connected_as(url: str, role: str, user: UUID | None = None) -> Iterator[Connection]:
-    """A connection as PostgREST makes it for a signed-in user or a service key: its login may become `role`, no more.
+    """Connect as PostgREST does for a signed-in user or a service key: its login may switch to `role` and nothing else.
 
     Args:
-        url: of the login `authenticator`, which has no rights of its own.
+        url: of the login `authenticator`, which has no privileges of its own.
     """
     with psycopg.connect(url, autocommit=True, row_factory=dict_row) as connection:
         claims = {"role": role, **({"sub": str(user)} if user else {})}
@@ -112,23 +112,23 @@ def connected_as(url: str, role: str, user: UUID | None = None) -> Iterator[Conn
 
 
 class App:
-    """The app, in the name of one signed-in user. `connection` is that user's: role `authenticated`."""
+    """The app, acting for one signed-in user. `connection` has that user's claims and the role `authenticated`."""
 
     def __init__(self, connection: Connection, user: UUID, buckets: Buckets) -> None:
         self.user, self.buckets = user, buckets
         self._connection = connection
 
     def create_subject(self, name: str) -> Subject:
-        """A person, stated to be an adult; consent is pending."""
+        """Add a person, declared to be an adult; consent is pending."""
         row = self._one(
             "insert into subjects (name, subject_is_adult) values (%s, true) returning id, trigger_word", name
         )
         return Subject(row["id"], row["trigger_word"])
 
     def add_photo(self, subject: Subject, number: int, photo: Photo) -> str:
-        """Upload a photograph and note it; returns its key. The file's own name stays at home."""
+        """Upload a photograph, insert its row and return its key. The file's own name is not uploaded."""
         key = f"{self.user}/{subject.id}/photos/{number:02}{photo.path.suffix.lower()}"
-        # Supabase Storage writes this row for whoever uploads, so that its policies decide; an S3 stand-in does not.
+        # Supabase Storage inserts this row as the uploading user, so that its policies apply; plain S3 does not.
         self._connection.execute(
             "insert into storage.objects (bucket_id, name) values (%s, %s)", [self.buckets.uploads, key]
         )
@@ -140,15 +140,15 @@ class App:
         return key
 
     def request_training(self, subject: Subject, photos: Sequence[str], settings: Mapping[str, float]) -> UUID:
-        """Insert into training_jobs. `settings`: request columns and their values."""
+        """Insert a training job and return its id. `settings`: request columns and their values."""
         return self._request("training", {"subject_id": subject.id, "sample_paths": list(photos), **settings})
 
     def request_pictures(self, subject: Subject, prompt: str, **columns: object) -> UUID:
-        """Insert into generation_jobs. `columns`: further request columns."""
+        """Insert a generation job and return its id. `columns`: further request columns."""
         return self._request("generation", {"subject_id": subject.id, "prompt": prompt, **columns})
 
     def create_preset(self, name: str, prompt: str, settings: Mapping[str, float]) -> UUID:
-        """A look to reuse, for pictures."""
+        """Create a reusable look for pictures."""
         row = self._one(
             "insert into presets (name, kind, prompt, settings) values (%s, 'generation', %s, %s) returning id",
             *(name, prompt, Jsonb(dict(settings))),
@@ -157,23 +157,23 @@ class App:
         return preset
 
     def job(self, kind: str, job_id: UUID) -> dict[str, Any]:
-        """The job's row, as the user may see it."""
+        """Return the job's row as the user sees it."""
         return self._one(sql.SQL("select * from {} where id = %s").format(sql.Identifier(TABLES[kind])), job_id)
 
     def lora_of(self, job_id: UUID) -> dict[str, Any]:
-        """The row in subjects_models that a training published."""
+        """Return the row of subjects_models that a training published."""
         return self._one("select * from subjects_models where job_id = %s", job_id)
 
     def revoke_consent(self, subject: Subject) -> None:
-        """Take the person's consent back."""
+        """Revoke the person's consent."""
         self._connection.execute("select revoke_consent(%s, 'the person asked for it')", [subject.id])
 
     def bucket_of(self, kind: str) -> str:
-        """Where the results of a kind of job lie."""
+        """Return the bucket with the results of a kind of job."""
         return self.buckets.models if kind == "training" else self.buckets.uploads
 
     def keys_of(self, kind: str, job: dict[str, Any]) -> list[str]:
-        """What lies in the bucket under a job's own prefix, whichever attempt wrote it; in order."""
+        """Return all keys in the bucket under a job's own prefix, from any attempt, in order."""
         subject, job_id = job["subject_id"], job["id"]
         prefix = f"{subject}/{job_id}/" if kind == "training" else f"{self.user}/{subject}/generated/{job_id}/"
         return self.buckets.keys(self.bucket_of(kind), prefix)
@@ -190,12 +190,12 @@ class App:
     def _one(self, statement: sql.Composed | str, *arguments: object) -> dict[str, Any]:
         row = self._connection.execute(statement, arguments).fetchone()
         if row is None:
-            raise LookupError("the row is not there, or not this user's")
+            raise LookupError("row not found, or it belongs to another user")
         return row
 
 
 class Admin:
-    """The app's own server, with the service key: it grants consent and sees the ledger."""
+    """The app's own server, with the service key: it grants consent and reads the ledger."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -205,23 +205,23 @@ class Admin:
         self._connection.execute("select public.grant_consent(%s, evidence => %s)", [subject.id, evidence])
 
     def routes(self) -> list[str]:
-        """What the live worker processes offer to do."""
+        """Return the routes that live pods offer."""
         rows = self._connection.execute("select distinct unnest(routes) as route from worker.pods order by route")
         return [row["route"] for row in rows]
 
     def ledger(self, subject: Subject) -> list[str]:
-        """What happened to the person's consent, oldest first."""
+        """Return the events of the person's consent, oldest first."""
         rows = self._connection.execute(
             "select event from worker.consent_events where subject_id = %s order by id", [subject.id]
         )
         return [row["event"] for row in rows]
 
     def revoked_at(self, subject: Subject) -> datetime:
-        """When the person's consent was last taken back."""
+        """Return when the person's consent was last revoked."""
         row = self._connection.execute(
             "select max(at) as at from worker.consent_events where subject_id = %s and event = 'revoke'", [subject.id]
         ).fetchone()
         if row is None or row["at"] is None:
-            raise LookupError("consent was not taken back")
+            raise LookupError("consent was not revoked")
         at: datetime = row["at"]
         return at

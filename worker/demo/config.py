@@ -1,4 +1,4 @@
-"""What a demo run trains and draws with: a base, and settings that suit it."""
+"""The configuration of a demo run: a base, and settings that suit it."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ SMALL_BASE = Path(__file__).parent / "small_base"
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """One base and what is asked of it.
+    """A base, and the requests made to it.
 
     Attributes:
         base: its slug.
-        register: SQL that names it in worker.base_models.
+        register: SQL that inserts it into worker.base_models.
         provide_models: puts the base and the upscalers into a folder, in the layout of MODELS_DIR.
-        says: what kind of base it is, in a line.
+        description: what kind of base it is, in one line.
         training: request columns of a training.
         picture_settings: a preset's settings for pictures.
-        prompts: `{who}` stands for the trigger word.
-        pictures: for each prompt.
-        long_request: columns of a request that is still being drawn when consent goes.
+        prompts: `{who}` is replaced by the trigger word or the class.
+        pictures: how many for each prompt.
+        long_request: columns of a request that takes long enough to be stopped by a revocation.
     """
 
     base: str
     register: str
     provide_models: Callable[[Path], None]
-    says: str
+    description: str
     training: Mapping[str, float]
     picture_settings: Mapping[str, float]
     prompts: tuple[str, ...]
@@ -53,7 +53,7 @@ values ('small-flux', 'flux', '{train,lora}', '{112x144,128x128}',
 on conflict do nothing
 """,
     provide_models=_copy_small_base,
-    says="a small base in FLUX's layout, trained on drawings: it knows people drawn by code, at 128 px",
+    description="a small base in FLUX's layout, trained on drawings of people made by code, at 128 px",
     training={"steps": 300, "rank": 8, "learning_rate": 1e-3, "resolution": 128, "seed": 1},
     picture_settings={"steps": 20, "guidance": 3.0, "width": 112, "height": 144},
     prompts=(

@@ -1,4 +1,4 @@
-"""What the demo tells, step by step: from an INSERT to a consenting person's picture, and to its end by revocation."""
+"""The demo, step by step: from an INSERT to a picture of a consenting person, and to a stop by revocation."""
 
 from __future__ import annotations
 
@@ -15,30 +15,29 @@ from uuid import UUID
 from worker.demo.album import Album, draw_album
 from worker.demo.app_client import Admin, App, Subject, connected_as, keys_in
 from worker.demo.config import DemoConfig
+from worker.demo.drawing.person import Person
 from worker.demo.held_out import held_out_losses
 from worker.demo.installation import Installation
-from worker.demo.person import Person
-from worker.demo.progress import POLL_S, at_step, rows_of
-from worker.demo.report import contact_sheet, loss_curve
-from worker.demo.steps import Step, Steps
-from worker.demo.summary import EndedJob, Revocation, SavedFile, SubjectUsed, Summary, TrainedLora
+from worker.demo.output.progress import POLL_S, at_step, rows_of
+from worker.demo.output.report import contact_sheet, loss_curve
+from worker.demo.output.steps import Step, Steps
+from worker.demo.output.summary import EndedJob, Revocation, SavedFile, SubjectSummary, Summary, TrainedLora
 from worker.jobs.lease import Photo as PhotoRow
-from worker.jobs.wording import caption
+from worker.jobs.wording import CLASS_NAME, caption
 
 SEED = 7
 PRESET = "{prompt}, soft light"
-SOMEBODY = "a person"
-"""In the place of the trigger word."""
-PATIENCE_S = 120.0
+DRAWING_STEPS = {"class": "Draw the class", "without": "Draw without the LoRA", "with": "Draw with the LoRA"}
+TIMEOUT_S = 120.0
 
 
 class DemoFailed(RuntimeError):
-    """Something did not happen as the demo tells it."""
+    """A step did not have the expected result."""
 
 
 @dataclass(frozen=True)
 class Uploaded:
-    """A person with the photographs that the app uploaded of them."""
+    """A person, and the photographs of them that the app uploaded."""
 
     who: str
     subject: Subject
@@ -52,14 +51,17 @@ class Uploaded:
 class Drawn:
     """The pictures of each prompt, in the config's order."""
 
-    anybody: list[list[Path]]
-    """Without the LoRA, and without a word for the person."""
-    without: list[list[Path]]
+    of_class: list[list[Path]]
+    """Without the LoRA, and with the class in place of the trigger word."""
+    without_lora: list[list[Path]]
     with_lora: list[list[Path]]
 
 
 class Demo:
-    """One run. `installation` is entered; `scratch` is a folder that goes with it; `output` is there."""
+    """One run.
+
+    `installation` must be entered, `scratch` is a folder that is removed with it, and `output` must exist.
+    """
 
     def __init__(
         self, config: DemoConfig, steps: Steps, installation: Installation, scratch: Path, output: Path
@@ -81,26 +83,26 @@ class Demo:
         self._connections.close()
 
     def run(self, own_album: Album | None) -> Summary:
-        """All of it. `own_album`: the user's pictures, instead of the drawn person's."""
+        """Run all steps. `own_album`: the user's pictures, instead of the drawn person's."""
         self._prepare()
         album, others = self._photographs(own_album)
         person = self._upload("person", album)
-        self._be_refused("Train before consent", "train before consent", person)
+        self._expect_refusal("Train before consent", person)
         self._grant(person)
         self._start_worker()
-        lora, lora_file = self._train("Train a LoRA", "train", person, "lora.safetensors")
+        lora, lora_file = self._train(person)
         word = person.subject.trigger_word
         drawn = Drawn(
-            anybody=self._draw("Draw anybody", "anybody", SOMEBODY, person, []),
-            without=self._draw("Draw without the LoRA", "without", word, person, []),
-            with_lora=self._draw("Draw with the LoRA", "with", word, person, [lora.id]),
+            of_class=self._draw("class", CLASS_NAME, person, []),
+            without_lora=self._draw("without", word, person, []),
+            with_lora=self._draw("with", word, person, [lora.id]),
         )
         other, other_file = self._train_other(others)
         self._measure(person, lora_file, other_file)
         self._revoke_while_drawing(person, lora)
-        self._be_refused("Ask again", "train after revocation", person)
+        self._expect_refusal("Train after revocation", person)
         self._report(person, drawn)
-        self._summary.subjects = [self._used(person), self._used(other)]
+        self._summary.subjects = [self._summarized(person), self._summarized(other)]
         return self._summary
 
     # -- before the first request
@@ -108,15 +110,15 @@ class Demo:
     def _prepare(self) -> None:
         with self._steps.step("Models") as step:
             self._config.provide_models(self._models)
-            step.say(self._config.says)
+            step.result = self._config.description
             step.show(base=self._config.base, folder=self._models)
         with self._steps.step("Postgres and S3") as step:
             self._installation.start_servers()
-            step.say("two servers on loopback, for this run only")
+            step.result = "both on loopback, for this run only"
             step.show(Postgres=self._installation.owner_url, S3=self._installation.s3_url)
-        with self._steps.step("Migrate, make buckets") as step:
+        with self._steps.step("Migrate, create buckets") as step:
             applied = self._installation.install(self._config)
-            step.say(f"{len(applied)} files of SQL in one transaction")
+            step.result = f"{len(applied)} SQL files applied in one transaction"
             step.show(migrations=", ".join(applied))
         user = self._installation.add_user()
         connect = self._connections.enter_context
@@ -133,23 +135,23 @@ class Demo:
 
     def _photographs(self, own: Album | None) -> tuple[Album, Album]:
         with self._steps.step("Photographs") as step:
-            step.update(0, "drawing two people who do not exist")
+            step.update(0, "drawing people who do not exist")
             album = own or draw_album(Person.example(), self._scratch / "person")
             other = draw_album(Person.other(), self._scratch / "other")
-            whose = "yours" if own else "of a person who does not exist"
-            step.say(f"{len(album.photos)} {whose}, and {len(other.photos)} of another drawn person")
-            step.show(to_learn_from=len(album.training), held_out=len(album.held_out))
+            whose = "of yours" if own else "of a person who does not exist"
+            step.result = f"{len(album.photos)} {whose}, and {len(other.photos)} of another drawn person"
+            step.show(for_training=len(album.training), held_out=len(album.held_out))
         return album, other
 
     def _upload(self, who: str, album: Album) -> Uploaded:
         with self._steps.step("Subject and uploads") as step:
-            uploaded = self._uploaded(who, album, step)
-            step.say(f"role authenticated, under RLS: {len(album.photos)} photographs; consent is pending")
+            uploaded = self._create_subject(who, album, step)
+            step.result = f"{len(album.photos)} photographs, uploaded as authenticated under RLS; consent is pending"
             step.show(subject=uploaded.subject.id, trigger=uploaded.subject.trigger_word)
             step.show(object=f"{self._app.buckets.uploads}/{uploaded.training[0]}")
         return uploaded
 
-    def _uploaded(self, who: str, album: Album, step: Step) -> Uploaded:
+    def _create_subject(self, who: str, album: Album, step: Step) -> Uploaded:
         subject = self._app.create_subject(who)
         keys = []
         for number, photo in enumerate(album.photos, start=1):
@@ -160,26 +162,26 @@ class Demo:
 
     def _grant(self, person: Uploaded) -> None:
         with self._steps.step("Consent") as step:
-            self._admin.grant_consent(person.subject, "the demo's own")
-            step.say("granted by an administrator (role service_role), for training and pictures")
+            self._admin.grant_consent(person.subject, "granted by the demo")
+            step.result = "granted by an administrator (role service_role), for training and pictures"
             step.show(ledger=", ".join(self._admin.ledger(person.subject)))
 
     def _start_worker(self) -> None:
         with self._steps.step("Start `worker run`") as step:
-            step.update(0, "loading torch in its GPU process")
+            step.update(0, "its GPU process is loading torch")
             self._installation.start_worker(self._models)
             self._wait_until(
                 lambda: f"training/{self._config.base}" in self._admin.routes(), "the worker offers training"
             )
-            step.say("a process of its own; it offers " + ", ".join(self._admin.routes()))
+            step.result = "a separate process; it offers " + ", ".join(self._admin.routes())
             step.show(log=self._installation.worker_log)
 
-    def _wait_until(self, holds: Callable[[], bool], what: str) -> None:
-        """Raises DemoFailed when it does not happen in time, WorkerEnded when nobody is left to make it happen."""
-        deadline = time.monotonic() + PATIENCE_S
+    def _wait_until(self, holds: Callable[[], bool], condition: str) -> None:
+        """Wait for a condition. Raises DemoFailed after TIMEOUT_S, and WorkerEnded if the worker ends before."""
+        deadline = time.monotonic() + TIMEOUT_S
         while not holds():
             if time.monotonic() > deadline:
-                raise DemoFailed(f"waited {PATIENCE_S:.0f} s in vain: {what}")
+                raise DemoFailed(f"timed out after {TIMEOUT_S:.0f} s, waiting until {condition}")
             self._installation.check_worker()
             time.sleep(POLL_S)
 
@@ -188,46 +190,46 @@ class Demo:
     def _request_training(self, person: Uploaded) -> UUID:
         return self._app.request_training(person.subject, person.training, self._config.training)
 
-    def _be_refused(self, name: str, what: str, person: Uploaded) -> None:
+    def _expect_refusal(self, name: str, person: Uploaded) -> None:
         with self._steps.step(name) as step:
             job_id = self._request_training(person)
             row = self._app.job("training", job_id)
             if (row["status"], row["error_code"]) != ("failed", "consent_denied"):
                 raise DemoFailed(f"training job {job_id} was not refused: it is {row['status']}")
-            self._note(what, "training", row, step)
-            step.say(f"refused: {row['error']}")
+            self._record(name.lower(), "training", row, step)
+            step.result = f"refused: {row['error']}"
             step.show(status=f"{row['status']}, {row['error_code']}")
 
-    def _train(self, name: str, what: str, person: Uploaded, file: str) -> tuple[TrainedLora, Path]:
-        with self._steps.step(name) as step:
-            return self._trained(what, person, self._output / file, step)
+    def _train(self, person: Uploaded) -> tuple[TrainedLora, Path]:
+        with self._steps.step("Train a LoRA") as step:
+            return self._run_training("train", person, self._output / "lora.safetensors", step)
 
     def _train_other(self, album: Album) -> tuple[Uploaded, Path]:
-        with self._steps.step("Train another person's") as step:
-            other = self._uploaded("other person", album, step)
-            self._admin.grant_consent(other.subject, "the demo's own")
-            _, path = self._trained("train another person", other, self._scratch / "other.safetensors", step)
+        with self._steps.step("Train another person") as step:
+            other = self._create_subject("other person", album, step)
+            self._admin.grant_consent(other.subject, "granted by the demo")
+            _, path = self._run_training("train another person", other, self._scratch / "other.safetensors", step)
         return other, path
 
-    def _trained(self, what: str, person: Uploaded, path: Path, step: Step) -> tuple[TrainedLora, Path]:
-        row = self._finished(what, "training", self._request_training(person), step)
+    def _run_training(self, name: str, person: Uploaded, path: Path, step: Step) -> tuple[TrainedLora, Path]:
+        row = self._complete(name, "training", self._request_training(person), step)
         model = self._app.lora_of(row["id"])
         lora = TrainedLora(model["id"], person.subject.id, model["version"], model["path"], model["sha256"])
         self._save(self._app.buckets.models, lora.key, path, lora.sha256)
         copy = f"{person.subject.id}/lora.safetensors"
         models = self._app.buckets.models
         self._wait_until(
-            lambda: copy in self._app.buckets.keys(models, copy), f"{models}/{copy} is a copy of the newest"
+            lambda: copy in self._app.buckets.keys(models, copy), f"{models}/{copy} is a copy of the newest version"
         )
         self._summary.loras.append(lora)
         steps = self._config.training["steps"]
-        step.say(f"{steps:.0f} steps on {len(person.training)} photographs, published as version 1")
+        step.result = f"{steps:.0f} steps on {len(person.training)} photographs, published as version 1"
         step.show(LoRA=lora.id)
         return lora, path
 
-    def _draw(self, name: str, what: str, who: str, person: Uploaded, loras: list[UUID]) -> list[list[Path]]:
-        """Pictures of `who` for every prompt. Words and seeds are the same with a LoRA and without."""
-        with self._steps.step(name) as step:
+    def _draw(self, variant: str, who: str, person: Uploaded, loras: list[UUID]) -> list[list[Path]]:
+        """Draw pictures of `who` for every prompt. Prompts and seeds are the same with a LoRA and without."""
+        with self._steps.step(DRAWING_STEPS[variant]) as step:
             drawn, size = [], ""
             for place, prompt in enumerate(self._config.prompts, start=1):
                 job_id = self._app.request_pictures(
@@ -238,14 +240,16 @@ class Demo:
                     seed=SEED,
                     num_images=self._config.pictures,
                 )
-                row = self._finished(f"draw {what}, prompt {place}", "generation", job_id, step)
-                drawn.append(self._saved(row["result"], f"{what}-{place}"))
+                row = self._complete(f"draw {variant}, prompt {place}", "generation", job_id, step)
+                drawn.append(self._save_pictures(row["result"], f"{variant}-{place}"))
                 first = row["result"]["pictures"][0]
                 size = f"{first['raw_width']}x{first['raw_height']} upscaled to {first['width']}x{first['height']}"
-            step.say(f"{len(drawn)} prompts, {self._config.pictures} pictures each, {size}, seeds from {SEED}")
+            step.result = (
+                f"{len(drawn)} prompts for “{who}”, {self._config.pictures} pictures each, {size}, seeds from {SEED}"
+            )
         return drawn
 
-    def _saved(self, result: dict[str, Any], name: str) -> list[Path]:
+    def _save_pictures(self, result: dict[str, Any], name: str) -> list[Path]:
         paths = []
         for number, picture in enumerate(result["pictures"], start=1):
             path = self._output / f"{name}-{number}.png"
@@ -253,38 +257,38 @@ class Demo:
             paths.append(path)
         return paths
 
-    def _finished(self, what: str, kind: str, job_id: UUID, step: Step) -> dict[str, Any]:
-        """Follow a job to its good end."""
+    def _complete(self, name: str, kind: str, job_id: UUID, step: Step) -> dict[str, Any]:
+        """Follow a job until it is completed, and return its row. Raises DemoFailed if it ends otherwise."""
         *_, row = rows_of(self._app, kind, job_id, step, self._installation.check_worker)
         if row["status"] != "completed":
             raise DemoFailed(f"{kind} job {job_id} ended as {row['status']}: {row['error']}")
-        self._note(what, kind, row, step)
+        self._record(name, kind, row, step)
         return row
 
-    def _note(self, what: str, kind: str, row: dict[str, Any], step: Step) -> None:
-        """Record an ended job with the objects that its row names, once nothing else of it is in the bucket."""
+    def _record(self, name: str, kind: str, row: dict[str, Any], step: Step) -> None:
+        """Record an ended job with the objects that its row names, once its other objects are deleted."""
         bucket, named = self._app.bucket_of(kind), keys_in(row["result"])
-        # Checkpoints, and what an attempt had staged, are swept a moment after its end.
+        # Checkpoints and staged objects of an attempt are deleted shortly after its end.
         self._wait_until(
             lambda: self._app.keys_of(kind, row) == sorted(named),
-            f"{bucket} holds what the row of {kind} job {row['id']} names, and nothing else of it",
+            f"{bucket} holds exactly the objects that the row of {kind} job {row['id']} names",
         )
         objects = [self._app.buckets.describe(bucket, key) for key in named]
-        self._summary.jobs.append(EndedJob.of(what, kind, row, objects))
+        self._summary.jobs.append(EndedJob.of(name, kind, row, objects))
         step.show(job=row["id"])
         for found in objects[:1]:
             step.show(object=f"{found.bucket}/{found.key}", sha256=found.sha256)
 
     def _save(self, bucket: str, key: str, path: Path, sha256: str) -> None:
-        """Download an object that a row names, and hold the row to its digest."""
+        """Download an object that a row names, and compare its SHA-256 with the row's."""
         found = self._app.buckets.describe(bucket, key)
         if found.sha256 != sha256:
-            raise DemoFailed(f"{bucket}/{key} is not what its row says")
+            raise DemoFailed(f"{bucket}/{key} has SHA-256 {found.sha256}, but its row says {sha256}")
         path.write_bytes(self._app.buckets.read(bucket, key))
         if path.is_relative_to(self._output):
             self._summary.files.append(SavedFile(path.name, bucket, key))
 
-    # -- what came of it
+    # -- results
 
     def _measure(self, person: Uploaded, lora: Path, other: Path) -> None:
         with self._steps.step("Held-out loss") as step:
@@ -302,15 +306,14 @@ class Demo:
                 self._scratch,
             )
             self._summary.held_out_losses = losses
-            step.say(
-                f"on {len(photos)} photographs it has not seen: {losses['own']:.4f} with this LoRA, "
-                f"{losses['none']:.4f} with none, {losses['other']:.4f} with the other person's"
+            step.result = (
+                f"on {len(photos)} photographs not trained on: {losses['own']:.4f} with this LoRA, "
+                f"{losses['none']:.4f} without a LoRA, {losses['other']:.4f} with the other person's"
             )
 
     def _revoke_while_drawing(self, person: Uploaded, lora: TrainedLora) -> None:
-        what = "revoke while drawing"
         with self._steps.step("Revoke while drawing") as step:
-            before = self._objects()
+            before = self._all_objects()
             job_id = self._app.request_pictures(
                 person.subject, "a portrait", model_ids=[lora.id], seed=SEED, **self._config.long_request
             )
@@ -321,49 +324,51 @@ class Demo:
                     revoked = True
             if (row["status"], row["error_code"]) != ("failed", "consent_denied") or row["result"] is not None:
                 raise DemoFailed(f"generation job {job_id} was not stopped by the revocation: it is {row['status']}")
-            self._note(what, "generation", row, step)
-            after = self._objects()
+            self._record("revoke while drawing", "generation", row, step)
+            after = self._all_objects()
             if after != before:
-                raise DemoFailed(f"something was published after the revocation: {sorted(after - before)}")
+                raise DemoFailed(f"objects were published after the revocation: {sorted(after - before)}")
             seconds = (row["finished_at"] - self._admin.revoked_at(person.subject)).total_seconds()
             self._summary.revocation = Revocation(job_id, seconds, len(before), len(after))
-            step.say(f"stopped {1000 * seconds:.0f} ms later, at {at_step(row)}; nothing was published")
+            step.result = (
+                f"stopped {1000 * seconds:.0f} ms after the revocation, at {at_step(row)}; nothing was published"
+            )
             step.show(status=f"{row['status']}, {row['error_code']}: {row['error']}")
             step.show(objects=f"{len(before)} in both buckets before, {len(after)} after")
 
-    def _objects(self) -> set[tuple[str, str]]:
+    def _all_objects(self) -> set[tuple[str, str]]:
         buckets = self._app.buckets
         return {(bucket, key) for bucket in (buckets.uploads, buckets.models) for key in buckets.keys(bucket)}
 
     def _report(self, person: Uploaded, drawn: Drawn) -> None:
         with self._steps.step("Contact sheet, loss curve") as step:
-            labels = {"own": "with this LoRA", "none": "with none", "other": "with another person's"}
+            labels = {"own": "with this LoRA", "none": "without a LoRA", "other": "with another person's LoRA"}
             rows = [
-                ("Photographs to learn from", [photo.path for photo in person.album.training[:8]]),
-                ("Held out", [photo.path for photo in person.album.held_out[:8]]),
+                ("Training photographs", [photo.path for photo in person.album.training[:8]]),
+                ("Held-out photographs", [photo.path for photo in person.album.held_out[:8]]),
             ]
             for prompt, *groups in zip(
-                self._config.prompts, drawn.anybody, drawn.without, drawn.with_lora, strict=True
+                self._config.prompts, drawn.of_class, drawn.without_lora, drawn.with_lora, strict=True
             ):
-                said = PRESET.format(prompt=prompt.format(who=person.subject.trigger_word))
+                merged = PRESET.format(prompt=prompt.format(who=person.subject.trigger_word))
                 label = (
-                    f"“{said}”: without the LoRA for “{SOMEBODY}” and for the trigger word, then with it; same seeds"
+                    f"“{merged}”: “{CLASS_NAME}” without the LoRA, the trigger word without it and with it; same seeds"
                 )
                 rows.append((label, [path for group in groups for path in group]))
             contact_sheet(rows, self._output / "contact-sheet.png")
             losses = {labels[name]: loss for name, loss in self._summary.held_out_losses.items()}
             loss_curve(self._losses("train"), self._output / "loss-curve.png", losses)
-            step.say("contact-sheet.png and loss-curve.png")
+            step.result = "contact-sheet.png and loss-curve.png"
 
-    def _losses(self, what: str) -> list[tuple[int, float]]:
-        job = next(job for job in self._summary.jobs if job.what == what)
+    def _losses(self, name: str) -> list[tuple[int, float]]:
+        job = next(job for job in self._summary.jobs if job.name == name)
         found = next(found for found in job.objects if found.key.endswith("/losses.json"))
         losses: list[tuple[int, float]] = json.loads(self._app.buckets.read(found.bucket, found.key))
         return losses
 
-    def _used(self, person: Uploaded) -> SubjectUsed:
+    def _summarized(self, person: Uploaded) -> SubjectSummary:
         describe = self._app.buckets.describe
-        return SubjectUsed(
+        return SubjectSummary(
             person.who,
             person.subject.id,
             person.subject.trigger_word,

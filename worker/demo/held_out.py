@@ -1,7 +1,4 @@
-"""What a LoRA has learnt, as a number: loss on held-out photographs at fixed noise, with and without it.
-
-The measuring runs as a process of its own (`python -m worker.demo.held_out`): it needs torch, the demo does not.
-"""
+"""How much a LoRA has learnt, as a number: the loss on held-out photographs at fixed noise, with and without it."""
 
 from __future__ import annotations
 
@@ -29,13 +26,13 @@ class Question(TypedDict):
 
 
 class NotMeasured(RuntimeError):
-    """The measuring process failed; the message ends with what it said."""
+    """The measuring process failed; the message ends with its own error output."""
 
 
 def held_out_losses(
     base: Path, photos: Sequence[tuple[Path, str]], resolution: int, loras: Mapping[str, Path | None], scratch: Path
 ) -> dict[str, float]:
-    """Loss by label, for each LoRA file (None: the base alone), everything else being equal.
+    """Measure the loss for each LoRA file (None: the base alone), everything else being equal; returned by label.
 
     Args:
         photos: files and captions.
@@ -51,32 +48,14 @@ def held_out_losses(
         loras={label: str(path) if path else None for label, path in loras.items()},
     )
     answer = subprocess.run(
-        [sys.executable, "-m", "worker.demo.held_out"],
+        [sys.executable, "-m", "worker.demo.held_out_loss"],
         input=json.dumps(question),
         capture_output=True,
         text=True,
         env=os.environ | torch_environment(scratch),
-        start_new_session=True,  # Ctrl-C reaches the demo, which ends this at once
+        start_new_session=True,  # Ctrl-C reaches the demo alone, which ends this process at once
     )
     if answer.returncode != 0:
         raise NotMeasured(f"the held-out loss could not be measured:\n{answer.stderr[-2000:]}")
     losses: dict[str, float] = json.loads(answer.stdout.splitlines()[-1])
     return losses
-
-
-def _answer(question: Question) -> dict[str, float]:
-    from worker.ml import base_models, train_lora
-    from worker.ml.batches import Photo
-
-    base = base_models.load(Path(question["base"]), "cpu")
-    photos = [Photo(Path(path), caption) for path, caption in question["photos"]]
-    return {
-        label: train_lora.held_out_loss(
-            base, photos, Path(path) if path else None, draws=DRAWS, resolution=question["resolution"]
-        )
-        for label, path in question["loras"].items()
-    }
-
-
-if __name__ == "__main__":
-    sys.stdout.write(json.dumps(_answer(json.load(sys.stdin))) + "\n")

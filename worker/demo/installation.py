@@ -27,15 +27,15 @@ BUCKET_UPLOADS, BUCKET_MODELS = "uploads", "model_artifacts"
 
 
 class WorkerEnded(RuntimeError):
-    """The worker process is gone; its log says why."""
+    """The worker process has ended; its log says why."""
 
 
 class Installation:
-    """Postgres, S3 and a worker of the demo's own. Leaving it stops every process and removes the folder.
+    """The demo's own Postgres, S3 and worker. Leaving it stops every process and removes the folder.
 
     Args:
-        folder: for everything that is thrown away; made if missing.
-        worker_log: what the worker process writes.
+        folder: for all temporary files; created if missing.
+        worker_log: the file for the worker process's output.
     """
 
     def __init__(self, folder: Path, worker_log: Path) -> None:
@@ -63,13 +63,13 @@ class Installation:
             server.start()
 
     def install(self, config: DemoConfig) -> list[str]:
-        """Migrate, name the base, make logins and buckets; returns the migrations that ran."""
+        """Migrate, register the base, create logins and buckets; returns the migrations that ran."""
         migrate.install_supabase_stubs(self.owner_url)
         applied = migrate.migrate(self.owner_url)
         with psycopg.connect(self.owner_url) as connection:
             connection.execute(config.register)
             connection.execute("update worker.config set default_base = %s", [config.base])
-            # As on Supabase: what PostgREST logs in as may only become somebody; a pod may only do a pod's work.
+            # As on Supabase: PostgREST's login may only switch to a user's role, and a pod's login has a pod's rights.
             connection.execute("create role authenticator login noinherit in role authenticated, service_role")
             connection.execute("create role pod login in role likeness_worker")
             for bucket in (BUCKET_UPLOADS, BUCKET_MODELS):
@@ -78,7 +78,7 @@ class Installation:
         return applied
 
     def add_user(self) -> UUID:
-        """Sign somebody up, as the app's sign-in does; returns the user's id."""
+        """Sign up a user, as the app's sign-in does; returns the user's id."""
         with psycopg.connect(self.owner_url) as connection:
             row = connection.execute("insert into auth.users default values returning id").fetchone()
             assert row is not None
@@ -86,30 +86,30 @@ class Installation:
             return user
 
     def start_worker(self, models_dir: Path) -> None:
-        """Start `worker run` as an operator would, with a pod's login; it ends with this process."""
+        """Start `worker run` as an operator would, with a pod's login. It ends with this process."""
         self._stack.callback(self._stop_worker)
         with self.worker_log.open("wb") as log:
             self._worker = spawn_tied(
                 "TERM",
                 [sys.executable, "-m", "worker", "run"],
                 env=self._worker_environment(models_dir),
-                cwd=self._folder,  # a .env of the user's is not for this worker
+                cwd=self._folder,  # so that the user's own .env is not read
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
 
     def check_worker(self) -> None:
-        """Raises WorkerEnded when the worker process is gone."""
+        """Raise WorkerEnded if the worker process has ended."""
         if self._worker is not None and self._worker.poll() is not None:
-            raise WorkerEnded(f"the worker process ended with exit code {self._worker.returncode}")
+            raise WorkerEnded(f"the worker process died unexpectedly, with exit code {self._worker.returncode}")
 
     def buckets(self) -> Buckets:
-        """The object store as the app reaches it."""
+        """Return the object store as the app reaches it."""
         return Buckets(self._s3, BUCKET_UPLOADS, BUCKET_MODELS)
 
     @property
     def owner_url(self) -> str:
-        """The database as its owner, who may see everything."""
+        """The database as its owner, who sees everything."""
         return self._postgres.url()
 
     @property
@@ -123,11 +123,11 @@ class Installation:
 
     @property
     def psql(self) -> str:
-        """psql: this machine's, else the one that came with the embedded Postgres."""
+        """The path of psql: this machine's, else the one bundled with the embedded Postgres."""
         return shutil.which("psql") or str(self._postgres.programs / "psql")
 
     def addresses(self) -> dict[str, str]:
-        """Where the servers are."""
+        """Return the addresses of the servers."""
         return {"database_url": self.owner_url, "s3_endpoint_url": self.s3_url}
 
     def _stop_worker(self) -> None:
@@ -135,8 +135,8 @@ class Installation:
             stop_tied(self._worker)
 
     def _worker_environment(self, models_dir: Path) -> dict[str, str]:
-        settings_of_others = set(re.findall(r"^#?(\w+)=", env_example(), re.MULTILINE))
-        inherited = {name: value for name, value in os.environ.items() if name not in settings_of_others}
+        other_settings = set(re.findall(r"^#?(\w+)=", env_example(), re.MULTILINE))
+        inherited = {name: value for name, value in os.environ.items() if name not in other_settings}
         settings = {
             "DATABASE_URL": self._postgres.url(user="pod"),
             "S3_ENDPOINT_URL": self._s3.url(),

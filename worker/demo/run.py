@@ -1,10 +1,12 @@
-"""`worker demo`: tell the story, leave the output folder, stop everything that was started."""
+"""`worker demo`: run the steps, report on the terminal and in the output folder, and stop everything it started."""
 
 from __future__ import annotations
 
 import shlex
 import signal
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -16,28 +18,32 @@ from rich.markup import escape
 from rich.panel import Panel
 
 from worker.database.migrate import MigrationError
-from worker.demo.album import PhotosUnusable, read_album
+from worker.demo.album import Album, PhotosUnusable, read_album
 from worker.demo.config import SMALL, DemoConfig
 from worker.demo.demo import Demo, DemoFailed
 from worker.demo.held_out import NotMeasured
 from worker.demo.installation import Installation, WorkerEnded
+from worker.demo.output.steps import Steps
+from worker.demo.output.summary import Summary
 from worker.demo.servers import ServerFailed
-from worker.demo.steps import Steps
-from worker.demo.summary import Summary
 
 FAILURES = (
     *(DemoFailed, WorkerEnded, ServerFailed, NotMeasured, MigrationError),
     *(psycopg.Error, BotoCoreError, ClientError, OSError, LookupError),
 )
 INTRODUCTION = (
-    "From an INSERT to a consenting person's picture, on this machine alone: nothing leaves it. The base is "
-    "[bold]small[/] (FLUX's layout, a thousandth of its size) and was trained on drawings made by code: you see the "
-    "whole promise in miniature, not what FLUX can draw."
+    "This demo runs the whole pipeline locally, from an INSERT to a picture of a consenting person; nothing leaves "
+    "this machine. Its base model is [bold]small[/]: FLUX's layout at a thousandth of its size, trained on drawings "
+    "made by code. The demo shows how the worker behaves, not what FLUX can draw."
+)
+YOUR_PICTURES = (
+    "[bold]Your pictures:[/] the demo records that this person is an adult and consents; make sure that both are true. "
+    "The pictures do not leave this machine."
 )
 
 
 class StopSignals:
-    """Ctrl-C, SIGTERM and a closed terminal interrupt once; while things are being stopped, they are ignored."""
+    """Turns the first Ctrl-C, SIGTERM or closed terminal into KeyboardInterrupt, and ignores all others after it."""
 
     NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -66,15 +72,15 @@ class StopSignals:
 
 
 def main(output: Path, photos: Path | None, *, keep: bool, config: DemoConfig = SMALL) -> int:
-    """Run the demo; returns the exit code.
+    """Run the demo and return the exit code.
 
     0; 1 when something failed; 2 for photographs or an output folder that cannot be used; 130 after Ctrl-C and 143
-    after SIGTERM, but 0 when `keep` had only waited for it.
+    after SIGTERM, but 0 if `keep` had only waited for it.
 
     Args:
-        output: the folder for what the demo leaves; files of an earlier run are replaced.
+        output: the folder for the demo's results; files of an earlier run are replaced.
         photos: the user's own pictures, instead of a drawn person's.
-        keep: leave servers and worker up until Ctrl-C.
+        keep: leave servers and worker running until Ctrl-C.
     """
     console = Console(highlight=False)
     try:
@@ -86,61 +92,86 @@ def main(output: Path, photos: Path | None, *, keep: bool, config: DemoConfig = 
         return 2
     console.print(Panel(INTRODUCTION, title="Likeness demo", title_align="left", width=min(console.width, 100)))
     if photos:
-        console.print(
-            "[bold]Your pictures:[/] the demo states that this person is an adult and agrees; see to it that it is so. "
-            "They stay on this machine."
-        )
-    scratch = Path(tempfile.mkdtemp(prefix="likeness-demo-"))
-    worker_log = (output / "worker.log").resolve()
-    steps = Steps(console)
-    summary: Summary | None = None
+        console.print(YOUR_PICTURES)
+    run = _Run(console, config, output, keep=keep)
     with StopSignals() as signals:
         try:
-            with Installation(scratch, worker_log) as installation:
-                try:
-                    with Demo(config, steps, installation, scratch, output) as story:
-                        summary = story.run(album)
-                    _leave(summary, steps, installation, output, console, keep=keep)
-                    if keep:
-                        signal.pause()
-                finally:
-                    signals.ignore()
-                    console.print("[dim]Stopping the worker, S3 and Postgres …")
+            run.execute(album, signals)
         except (KeyboardInterrupt, Exception) as error:
-            # An interrupt may come out as an error of what it broke into: a connection in the middle of a query.
-            if signals.received:
-                if summary is not None and keep:
-                    return 0
-                console.print(f"[yellow]Interrupted by {signals.received.name}.[/] Everything it started has ended.")
-                return 128 + signals.received
-            if isinstance(error, FAILURES):
-                console.print(f"[red]The demo failed:[/] {escape(str(error))}\nThe worker's log: {worker_log}")
-                return 1
-            console.print(f"[red]The demo crashed.[/] The worker's log: {worker_log}")
-            raise
+            code = run.exit_code(error, signals)
+            if code is None:
+                raise
+            return code
     return 0
 
 
-def _leave(
-    summary: Summary, steps: Steps, installation: Installation, output: Path, console: Console, *, keep: bool
-) -> None:
-    """Write summary.json, print the table, and say how to look around."""
-    summary.write(output / "summary.json", steps.done, installation.addresses() if keep else {})
-    console.print()
-    console.print(steps.table())
-    losses = summary.held_out_losses
-    console.print(
-        f"\n[bold]What it learnt:[/] on photographs it has not seen, the loss with this LoRA is "
-        f"{losses['own'] / losses['none']:.0%} of the loss with none, and {losses['own'] / losses['other']:.0%} of the "
-        "loss with the other person's."
-    )
-    console.print(
-        f"[bold]In {output}:[/] the LoRA and the pictures, contact-sheet.png, loss-curve.png, summary.json, worker.log"
-    )
-    look = shlex.join([installation.psql, installation.owner_url, "-c", "select * from worker.jobs"])
-    if keep:
-        console.print(f"[bold]Look around:[/] {escape(look)}", soft_wrap=True)
-        console.print(f"S3 answers at {installation.s3_url}; the worker takes more jobs. [bold]Ctrl-C ends it all.[/]")
-    else:
-        console.print("[bold]Look around:[/] with --keep the servers stay up, for")
-        console.print(f"  {escape(look)}", soft_wrap=True)
+class _Run:
+    """One run of the demo on a terminal."""
+
+    def __init__(self, console: Console, config: DemoConfig, output: Path, *, keep: bool) -> None:
+        self._console, self._config, self._output, self._keep = console, config, output, keep
+        self._worker_log = (output / "worker.log").resolve()
+        self._completed = False
+
+    def execute(self, album: Album | None, signals: StopSignals) -> None:
+        """Run all steps, report, and wait for a signal if the servers are to be kept; then stop everything."""
+        scratch = Path(tempfile.mkdtemp(prefix="likeness-demo-"))
+        steps = Steps(self._console)
+        with Installation(scratch, self._worker_log) as installation, self._stopping(signals):
+            with Demo(self._config, steps, installation, scratch, self._output) as demo:
+                summary = demo.run(album)
+            self._completed = True
+            summary.write(self._output / "summary.json", steps.done, installation.addresses() if self._keep else {})
+            self._report(summary, steps, installation)
+            if self._keep:
+                signal.pause()
+
+    def exit_code(self, error: BaseException, signals: StopSignals) -> int | None:
+        """Print why the run ended and return its exit code; None for an unexpected error, whose traceback is needed."""
+        # An interrupt may surface as an error of the call it broke into: a connection in the middle of a query.
+        if signals.received:
+            if self._completed and self._keep:
+                return 0
+            self._console.print(
+                f"[yellow]Interrupted by {signals.received.name}.[/] The demo has stopped everything it started."
+            )
+            return 128 + signals.received
+        if isinstance(error, FAILURES):
+            self._console.print(f"[red]The demo failed:[/] {escape(str(error))}\nThe worker's log: {self._worker_log}")
+            return 1
+        self._console.print(f"[red]The demo crashed.[/] The worker's log: {self._worker_log}")
+        return None
+
+    @contextmanager
+    def _stopping(self, signals: StopSignals) -> Iterator[None]:
+        """At the end of the block, ignore signals and tell the user that everything is being stopped."""
+        try:
+            yield
+        finally:
+            signals.ignore()
+            self._console.print("[dim]Stopping the worker, S3 and Postgres …")
+
+    def _report(self, summary: Summary, steps: Steps, installation: Installation) -> None:
+        """Print the table of steps, the result, and how to look around."""
+        console = self._console
+        console.print()
+        console.print(steps.table())
+        losses = summary.held_out_losses
+        console.print(
+            f"\n[bold]What the LoRA learnt:[/] on photographs that it was not trained on, its loss is "
+            f"{losses['own'] / losses['none']:.0%} of the loss without a LoRA, and "
+            f"{losses['own'] / losses['other']:.0%} of the loss with the other person's LoRA."
+        )
+        console.print(
+            f"[bold]In {self._output}:[/] the LoRA, the pictures, contact-sheet.png, loss-curve.png, summary.json and "
+            "worker.log"
+        )
+        query = shlex.join([installation.psql, installation.owner_url, "-c", "select * from worker.jobs"])
+        if self._keep:
+            console.print(f"[bold]Look around:[/] {escape(query)}", soft_wrap=True)
+            console.print(
+                f"S3 is at {installation.s3_url}, and the worker accepts more jobs. [bold]Ctrl-C stops everything.[/]"
+            )
+        else:
+            console.print("[bold]Look around:[/] run the demo with --keep, which leaves the servers running, and then")
+            console.print(f"  {escape(query)}", soft_wrap=True)

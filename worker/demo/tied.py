@@ -1,9 +1,9 @@
-"""Processes that end with their starter, however that ends.
+"""Processes that end with the process that started them, however that ends.
 
-Each runs under a small shell that holds the read end of a pipe from the starter. When the starter stops it, or ends
-in any way at all (`kill -9` included), the pipe closes and the shell stops the process. No signal handler is installed,
-and it works from whichever thread. Each has a session of its own, so that Ctrl-C reaches the starter first and the
-process outlives whatever still needs it.
+Each runs under a small shell that holds the read end of a pipe from its starter. When the starter stops it, or ends
+in any way (`kill -9` included), the pipe closes and the shell stops the process. This needs no signal handler, and
+works from any thread. Each process has its own session, so that Ctrl-C reaches the starter alone, which stops the
+processes in order.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ exit $code
 
 
 def spawn_tied(stop_signal: str, command: list[str], **popen: Any) -> subprocess.Popen[bytes]:
-    """Start a command that gets `stop_signal` (TERM, INT) when this process closes the pipe to it, or ends."""
+    """Start a command that receives `stop_signal` (TERM, INT) when this process closes the pipe to it, or ends."""
     return subprocess.Popen(
         ["/bin/sh", "-c", _TIED_TO_STDIN, "sh", stop_signal, *command],
         stdin=subprocess.PIPE,

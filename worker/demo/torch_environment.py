@@ -1,13 +1,16 @@
-"""The environment of the demo's processes that compute."""
+"""The environment of the demo's processes that use torch."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 TORCH_ENVIRONMENT = {"CUDA_VISIBLE_DEVICES": "", "OMP_WAIT_POLICY": "PASSIVE"}
-"""The demo is the same everywhere: no GPU; and threads that wait leave the core to the other processes."""
+"""No GPU, so that the demo is the same everywhere; and waiting threads leave the core to the other processes."""
 
 
 def torch_environment(scratch: Path) -> dict[str, str]:
-    """For a process whose files go with `scratch`: torch makes a folder for kernels even when it compiles none."""
+    """Return the environment for a process whose files are deleted with `scratch`.
+
+    torch creates a folder for compiled kernels even if it compiles none.
+    """
     return TORCH_ENVIRONMENT | {"TORCHINDUCTOR_CACHE_DIR": str(scratch / "inductor")}

@@ -1,0 +1,7 @@
+"""Training and drawing, as functions and generators over tensors that know nothing of jobs, the database or storage.
+
+The two loops are `train_lora.py` and `generate.py`. Around them are the files they read and write (photos, batches,
+checkpoints, LoRA files), the models in memory (`base_models.py`, `upscale.py`) and what each family does in its own way
+(`architectures/`). `single_files/` imports published weights. There are fourteen files beside this one, each with one
+idea; they are grouped when more families of models arrive.
+"""

@@ -1,6 +1,6 @@
-"""Base models in memory: loading a folder, where its parts stand, and which bases stay.
+"""Base models in memory: loading a folder, moving its parts to the device and back, and keeping bases loaded.
 
-Nothing here asks a hub: a base is a folder on disk, or it is an error.
+Nothing here asks a hub: a base is a folder on disk, and a missing one is an error.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Base:
     memory_plan: str
 
     def place(self, *names: str, alone: bool = False) -> None:
-        """Bring these parts to the device. With an offloaded plan, or `alone`, the others wait in host memory."""
+        """Move these parts to the device. With an offloaded plan, or `alone`, the others move to host memory."""
         modules = self.architecture.modules(self.parts)
         if alone or self.offloaded:
             for name, module in modules.items():
@@ -46,28 +46,28 @@ class Base:
         for name in names:
             modules[name].to(self.device)
 
-    def rest(self) -> None:
-        """All parts to host memory."""
+    def to_host(self) -> None:
+        """Move all parts to host memory."""
         for module in self.architecture.modules(self.parts).values():
             module.to("cpu")
 
 
 class Resident:
-    """The bases this process keeps: one on the device, others in host memory, the least recently used dropped."""
+    """Keeps bases loaded: one on the device, the others in host memory. The least recently used one is dropped."""
 
-    def __init__(self, device: str | None = None, most: int = 2) -> None:
+    def __init__(self, device: str | None = None, max_bases: int = 2) -> None:
         self._device = device
-        self._most = most
+        self._max_bases = max_bases
         self._bases: OrderedDict[Path, Base] = OrderedDict()
 
     def get(self, folder: Path) -> Base:
-        """The base of this folder, loaded now if it is not here. Raises ModelUnreadable."""
+        """Return the base of this folder, loading it if needed. Raises ModelUnreadable."""
         folder = folder.resolve()
         for other, base in self._bases.items():
             if other != folder:
-                base.rest()
+                base.to_host()
         if folder not in self._bases:
-            while len(self._bases) >= self._most:
+            while len(self._bases) >= self._max_bases:
                 self._bases.popitem(last=False)
             self._bases[folder] = load(folder, self._device)
         self._bases.move_to_end(folder)
@@ -75,11 +75,11 @@ class Resident:
 
 
 def load(folder: Path, device: str | None = None) -> Base:
-    """Load a base for the device (CUDA if there is one): bfloat16 where a GPU has it, else float32.
+    """Load a base for the device (CUDA if available), in bfloat16 on a GPU that supports it, else in float32.
 
-    Raises ModelUnreadable, naming the folder, when it is missing, damaged, or of an unknown family.
+    Raises ModelUnreadable, naming the folder, if it is missing, damaged, or of an unknown family.
     """
-    # Their warnings quote prompts (the part that an encoder cuts off), and prompts must not reach a log.
+    # Warnings of both quote the part of a prompt that an encoder cuts off, and prompts must not reach a log.
     diffusers.utils.logging.set_verbosity_error()
     transformers.utils.logging.set_verbosity_error()
     diffusers.utils.logging.disable_progress_bar()
@@ -110,7 +110,7 @@ def load(folder: Path, device: str | None = None) -> Base:
 def plan_memory(
     part_gib: Mapping[str, float], working_gib: float, free_gib: float | None, device: str
 ) -> tuple[bool, str]:
-    """Whether the parts must take turns on the device, and the plan in words with its estimate.
+    """Return True if the parts must take turns on the device, and the plan in words with its estimate.
 
     `free_gib` is None where the device shares the host's memory.
     """
@@ -125,12 +125,15 @@ def plan_memory(
 
 
 def _check_complete(folder: Path, not_loaded: Collection[str]) -> None:
-    """Every part that the index names has a folder: transformers makes up an empty tokenizer where there is none."""
+    """Raise ModelUnreadable unless every part that the index names has a folder.
+
+    For a missing one, transformers would make up an empty tokenizer.
+    """
     index = json.loads((folder / "model_index.json").read_text("utf-8"))
     for name, kind in index.items():
         needed = isinstance(kind, list) and None not in kind and name not in not_loaded
         if needed and not (folder / name).is_dir():
-            raise ModelUnreadable(f"{folder} is an incomplete base model: it has no {name}")
+            raise ModelUnreadable(f"{folder} is an incomplete base model: {name} is missing")
 
 
 def _size_gib(module: torch.nn.Module) -> float:
@@ -140,5 +143,5 @@ def _size_gib(module: torch.nn.Module) -> float:
 def _free_gib(device: torch.device) -> float | None:
     if device.type != "cuda":
         return None
-    torch.cuda.empty_cache()  # what this process holds but does not use is free too
+    torch.cuda.empty_cache()  # memory that this process caches but does not use is free too
     return torch.cuda.mem_get_info(device)[0] / _GIB

@@ -1,9 +1,10 @@
-"""Checkpoints of a training: weights, optimizer state and losses in one safetensors file."""
+"""Checkpoints of a training: the whole state of its loop in one safetensors file."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -12,29 +13,32 @@ from safetensors.torch import save_file
 
 from worker.ml.errors import ModelUnreadable
 
-_KEPT = 2  # the newest, and the one before it, which may still be on its way to storage
+_KEPT = 2  # the newest, and the one before it, which may still be uploading
 
 
-def write_checkpoint(
-    folder: Path,
-    identity: Mapping[str, str],
-    losses: list[float],
-    lora: Mapping[str, torch.nn.Parameter],
-    optimizer: torch.optim.Optimizer,
-) -> Path:
-    """Write `checkpoint-{step}.safetensors` in one step; the step is the number of losses so far."""
-    tensors = {f"lora/{name}": weights.detach() for name, weights in lora.items()}
+@dataclass
+class LoopState:
+    """Everything that changes from step to step. Random numbers are not part of it: they derive from the step."""
+
+    lora: Mapping[str, torch.nn.Parameter]  # by the names in the LoRA file
+    optimizer: torch.optim.Optimizer
+    losses: list[float]  # one for each step so far
+
+
+def write_checkpoint(folder: Path, identity: Mapping[str, str], state: LoopState) -> Path:
+    """Write `checkpoint-{step}.safetensors` atomically; the step is the number of losses so far."""
+    tensors = {f"lora/{name}": weights.detach() for name, weights in state.lora.items()}
     numbers: dict[str, float] = {}  # what an optimizer keeps as plain numbers, such as 8-bit AdamW's step
-    for name, weights in lora.items():
-        for key, value in optimizer.state[weights].items():
+    for name, weights in state.lora.items():
+        for key, value in state.optimizer.state[weights].items():
             if isinstance(value, torch.Tensor):
                 tensors[f"optimizer/{name}/{key}"] = value
             else:
                 numbers[f"optimizer/{name}/{key}"] = value
-    tensors["losses"] = torch.tensor(losses, dtype=torch.float32)  # float32 is what they were computed in
+    tensors["losses"] = torch.tensor(state.losses, dtype=torch.float32)  # float32 is what they were computed in
     owned = {name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}
 
-    path = folder / f"checkpoint-{len(losses)}.safetensors"
+    path = folder / f"checkpoint-{len(state.losses)}.safetensors"
     unfinished = path.with_name(path.name + ".part")
     save_file(owned, unfinished, metadata={"identity": json.dumps(dict(identity)), "numbers": json.dumps(numbers)})
     unfinished.replace(path)
@@ -44,46 +48,48 @@ def write_checkpoint(
 
 
 @torch.no_grad()
-def read_checkpoint(
-    path: Path,
-    identity: Mapping[str, str],
-    lora: Mapping[str, torch.nn.Parameter],
-    optimizer: torch.optim.Optimizer,
-) -> list[float]:
-    """Put a checkpoint's state into these weights and this optimizer, and return the losses up to it.
+def read_checkpoint(path: Path, identity: Mapping[str, str], state: LoopState) -> None:
+    """Put a checkpoint's weights, optimizer state and losses into `state`.
 
-    Raises ModelUnreadable when it is damaged or of another training (other photos, settings, base or optimizer).
+    Raises ModelUnreadable, and changes nothing, for a checkpoint that is damaged or belongs to another training (other
+    photos, settings, base or optimizer).
     """
+    tensors, numbers = _read(path, identity)
+    # Looked up before the first weight is touched, so that a checkpoint that is not used has changed nothing.
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        theirs, numbers = json.loads(metadata["identity"]), json.loads(metadata["numbers"])
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise ModelUnreadable(f"{path.name} is not a checkpoint that can be read") from error
-    other = sorted(name for name in identity if theirs.get(name) != identity[name])
-    if other:
-        raise ModelUnreadable(f"{path.name} belongs to another training: its {', '.join(other)} differ")
-
-    # Looked up before the first weight is touched: what is left aside has changed nothing.
-    try:
-        theirs_of = {name: tensors[f"lora/{name}"].reshape(weights.shape) for name, weights in lora.items()}
+        weights_of = {name: tensors[f"lora/{name}"].reshape(own.shape) for name, own in state.lora.items()}
         losses: list[float] = tensors["losses"].tolist()
     except (KeyError, RuntimeError) as error:
-        raise ModelUnreadable(f"{path.name} lacks a part") from error
+        raise ModelUnreadable(f"{path.name} is incomplete") from error
 
-    state: dict[int, dict[str, object]] = {}
-    for index, (name, weights) in enumerate(lora.items()):
-        weights.copy_(theirs_of[name])
+    optimizer_state: dict[int, dict[str, object]] = {}
+    for index, (name, own) in enumerate(state.lora.items()):
+        own.copy_(weights_of[name])
         prefix = f"optimizer/{name}/"
-        state[index] = {
+        optimizer_state[index] = {
             key.removeprefix(prefix): value
             for kept in (tensors, numbers)
             for key, value in kept.items()
             if key.startswith(prefix)
         }
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return losses
+    groups = state.optimizer.state_dict()["param_groups"]
+    state.optimizer.load_state_dict({"state": optimizer_state, "param_groups": groups})
+    state.losses[:] = losses
+
+
+def _read(path: Path, identity: Mapping[str, str]) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+    """Return a checkpoint's tensors and plain numbers. Raises ModelUnreadable."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        found, numbers = json.loads(metadata["identity"]), json.loads(metadata["numbers"])
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise ModelUnreadable(f"{path.name} is not a readable checkpoint") from error
+    different = sorted(name for name in identity if found.get(name) != identity[name])
+    if different:
+        raise ModelUnreadable(f"{path.name} belongs to another training: its {', '.join(different)} differ")
+    return tensors, numbers
 
 
 def _step(path: Path) -> int:

@@ -1,10 +1,10 @@
-"""What can be wrong with what `ml` is given. Out of memory stays torch's own `OutOfMemoryError`."""
+"""Errors in what `ml` is given. Out of memory remains torch's own `OutOfMemoryError`."""
 
 from __future__ import annotations
 
 
 class ModelUnreadable(ValueError):
-    """A base model, LoRA, checkpoint or upscaler file is missing, damaged, or not for this use."""
+    """A base model, LoRA, checkpoint or upscaler file is missing, damaged, or of the wrong kind."""
 
 
 class BadInput(ValueError):

@@ -1,7 +1,7 @@
 """Pictures from a prompt, a base and LoRAs, one step at a time.
 
-The denoising loop is written out, so that stopping is no more than not asking for the next step. Noise is drawn on a
-CPU generator: a seed means the same picture on every machine, and the one that plain diffusers draws.
+The denoising loop is written out, so that to stop is to not ask for the next step. Noise is drawn on a CPU generator: a
+seed gives the same picture on every machine, and the same as plain diffusers.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class LoraUse:
 
 @dataclass(frozen=True)
 class PictureRequest:
-    """What to draw; None asks for the base's own default."""
+    """What to draw; None means the base's own default."""
 
     prompt: str
     negative_prompt: str | None
@@ -44,14 +44,14 @@ class PictureRequest:
 
 @dataclass(frozen=True)
 class Resolved:
-    """What is drawn, with the base's defaults filled in."""
+    """The settings of a drawing, with the base's defaults filled in."""
 
-    width: int  # a multiple of the base's token size, at or just below the one asked for
+    width: int  # the requested one, rounded down to a multiple of the base's token size
     height: int
     steps: int
     guidance: float
     negative_prompt_used: bool
-    prompt_cut_by: tuple[str, ...]  # the encoders that read only the prompt's beginning
+    prompt_cut_by: tuple[str, ...]  # the encoders that read only the beginning of the prompt
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Picture:
 
 @torch.no_grad()
 def generate(base: Base, request: PictureRequest) -> Iterator[Resolved | Phase | Step | Picture]:
-    """Draw `num_images` pictures, image i with seed + i. To stop, stop iterating: the base is as it was.
+    """Draw `num_images` pictures, image i with seed + i. To stop, stop iterating: the base is left unchanged.
 
     Raises BadInput (the request) and ModelUnreadable (a LoRA) before the first step.
     """
@@ -85,8 +85,8 @@ def generate(base: Base, request: PictureRequest) -> Iterator[Resolved | Phase |
     with architecture.loras(parts, [(lora.path, lora.scale) for lora in request.loras]):
         yield Phase("reading the prompt")
         base.place(*architecture.encoders)
-        against = [request.negative_prompt or ""] if architecture.uses_cfg(parts, resolved.guidance) else []
-        text = architecture.encode_prompts(parts, [*against, request.prompt], base.device)
+        negative = [request.negative_prompt or ""] if architecture.uses_cfg(parts, resolved.guidance) else []
+        text = architecture.encode_prompts(parts, [*negative, request.prompt], base.device)
 
         for index in range(request.num_images):
             seed = request.seed + index
@@ -100,7 +100,9 @@ def generate(base: Base, request: PictureRequest) -> Iterator[Resolved | Phase |
                 predicted = _predict(base, sampler, latents, timestep, text, grid, resolved.guidance)
                 latents = sampler.step(predicted, timestep, latents)
                 if base.device.type == "cuda":
-                    torch.cuda.synchronize(base.device)  # a step counts, and can be stopped, when it is done
+                    torch.cuda.synchronize(
+                        base.device
+                    )  # so that a step is reported, and can be stopped, when it is done
                 done += 1
                 yield Step(done, total)
 
@@ -119,20 +121,22 @@ def _predict(
     grid: Grid,
     guidance: float,
 ) -> torch.Tensor:
-    """What the denoiser says of latents (1, …). Two rows of text: classifier-free guidance (arXiv 2207.12598),
-    which goes away from what it says of the first, the negative prompt; one batch, so a step stays one pass.
+    """Return the denoiser's prediction for latents (1, …).
+
+    Two rows of text mean classifier-free guidance (arXiv 2207.12598), away from the prediction for the first row, the
+    negative prompt. Both go through the denoiser in one batch, so that a step is one pass.
     """
     architecture, parts, rows = base.architecture, base.parts, len(text.tokens)
-    seen, time = architecture.denoiser_input(sampler, latents, timestep)
-    predicted = architecture.predict(parts, torch.cat([seen] * rows), time.expand(rows), text, grid, guidance)
+    scaled, time = architecture.denoiser_input(sampler, latents, timestep)
+    predicted = architecture.predict(parts, torch.cat([scaled] * rows), time.expand(rows), text, grid, guidance)
     if rows == 1:
         return predicted
-    against, wanted = predicted.chunk(2)
-    return against + guidance * (wanted - against)
+    negative, positive = predicted.chunk(2)
+    return negative + guidance * (positive - negative)
 
 
 def resolve(base: Base, request: PictureRequest) -> Resolved:
-    """Fill in what the request leaves open. Raises BadInput for what cannot be drawn."""
+    """Fill in the base's defaults. Raises BadInput for a request that cannot be drawn."""
     architecture, parts = base.architecture, base.parts
     defaults, token_px = architecture.picture_defaults(parts), architecture.token_px(parts)
     width = defaults.width if request.width is None else request.width
@@ -140,9 +144,9 @@ def resolve(base: Base, request: PictureRequest) -> Resolved:
     steps = defaults.steps if request.steps is None else request.steps
     guidance = defaults.guidance if request.guidance is None else request.guidance
     if min(width, height) < token_px:
-        raise BadInput(f"a picture is at least {token_px} pixels wide and high, not {width} x {height}")
+        raise BadInput(f"width and height must be at least {token_px} pixels, not {width} x {height}")
     if steps < 1 or request.num_images < 1:
-        raise BadInput("steps and num_images must be at least 1")
+        raise BadInput(f"steps and num_images must be at least 1, not {steps} and {request.num_images}")
     if not all(math.isfinite(number) for number in (guidance, *(lora.scale for lora in request.loras))):
         raise BadInput("guidance and LoRA scales must be finite numbers")
     return Resolved(

@@ -1,4 +1,4 @@
-"""LoRA files: recognised and refused by their header, written as the field reads them.
+"""LoRA files: recognised or refused by their header, and written in the names that other tools read.
 
 FLUX in diffusers' names: pairs `transformer.<layer>.lora_A.weight` (rank, in) and `….lora_B.weight` (out, rank) with
 alpha folded in, no alpha tensors and no `lora_adapter_metadata`, so every reader takes the scale as 1 (AI Toolkit
@@ -28,7 +28,7 @@ from worker.ml.lora_names import Pair
 
 Naming = Literal["diffusers", "kohya"]
 NATIVE: Mapping[str, Naming] = {"flux": "diffusers", "sd15": "kohya"}
-"""How each family's files are written, and the only spelling that is drawn with."""
+"""How each family's files are written, and the only naming that can be drawn with."""
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,300}")
 _KEY: Mapping[Naming, re.Pattern[str]] = {
@@ -41,7 +41,7 @@ _SIDES: Mapping[Naming, tuple[str, str]] = {
 }
 _FLUX_ONLY = ("transformer.single_transformer_blocks.", "lora_unet_single_blocks_", "lora_unet_double_blocks_")
 _FLOATS = ("F64", "F32", "F16", "BF16")
-_OTHER_KINDS = {  # what people also call a LoRA, by a word in its keys
+_OTHER_KINDS = {  # adapters that are also called LoRAs, by a word in their keys
     "dora_scale": "a DoRA",
     "lora_magnitude_vector": "a DoRA",
     "hada_": "a LoHa",
@@ -51,12 +51,12 @@ _OTHER_KINDS = {  # what people also call a LoRA, by a word in its keys
 }
 
 Shape = tuple[int, ...]
-"""In and out features of a layer, and the size of its kernel if it is a convolution."""
+"""A layer's input and output features, and the size of its kernel if it is a convolution."""
 
 
 @dataclass(frozen=True)
 class LoraHeader:
-    """What a LoRA file says without reading its weights."""
+    """What is known of a LoRA file without reading its weights."""
 
     family: str
     naming: Naming
@@ -66,11 +66,11 @@ class LoraHeader:
 
 
 def write(path: Path, state: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> str:
-    """Write a LoRA file in one step (it is there whole, or not at all) and return its SHA-256.
+    """Write a LoRA file atomically and return its SHA-256.
 
-    `state` is the pairs of all layers at scale 1; in kohya's names they get their alpha here. The bytes depend on the
-    arguments alone (safetensors' own writer puts metadata in a random order). Raises ModelUnreadable for what
-    `read_header` would refuse, and for numbers that are not finite.
+    `state` holds the pairs of all layers at scale 1; with kohya's names, their alpha is added here. The bytes depend on
+    the arguments alone (safetensors' own writer puts metadata in a random order). Raises ModelUnreadable for a state
+    that `read_header` would refuse, and for numbers that are not finite.
     """
     naming, layers = _layers(path, {name: tuple(tensor.shape) for name, tensor in state.items()})
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
@@ -82,9 +82,9 @@ def write(path: Path, state: Mapping[str, torch.Tensor], metadata: Mapping[str, 
     plain = save({name: weights[name] for name in sorted(weights)})
     header_end = 8 + int.from_bytes(plain[:8], "little")
     header, data = json.loads(plain[8:header_end]), plain[header_end:]
-    said = {**metadata, "format": "pt", "sshs_model_hash": hashlib.sha256(data).hexdigest()}
-    text = json.dumps({"__metadata__": dict(sorted(said.items())), **header}, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # the data part starts at a multiple of 8
+    metadata = {**metadata, "format": "pt", "sshs_model_hash": hashlib.sha256(data).hexdigest()}
+    text = json.dumps({"__metadata__": dict(sorted(metadata.items())), **header}, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the data part must start at a multiple of 8
     content = len(text).to_bytes(8, "little") + text + data
 
     unfinished = path.with_name(path.name + ".part")
@@ -97,9 +97,9 @@ def write(path: Path, state: Mapping[str, torch.Tensor], metadata: Mapping[str, 
 
 
 def read_header(path: Path) -> LoraHeader:
-    """What the file is. Raises ModelUnreadable: damaged, no plain LoRA, or of no family known here."""
+    """Return what kind of LoRA this is. Raises ModelUnreadable: damaged, not a plain LoRA, or of an unknown family."""
     if path.suffix != ".safetensors":
-        raise ModelUnreadable(f"{path.name} is refused: only .safetensors files are loaded")
+        raise ModelUnreadable(f"{path.name}: unsupported file type, only .safetensors files are loaded")
     try:
         with safe_open(path, framework="pt") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
@@ -107,42 +107,44 @@ def read_header(path: Path) -> LoraHeader:
             dtypes = {name: part.get_dtype() for name, part in slices.items()}
             metadata = dict(file.metadata() or {})
     except SafetensorError as error:
-        # Quoted, because it repeats names out of the file.
-        raise ModelUnreadable(f"{path.name} is damaged, or no safetensors file: {str(error)[:200]!a}") from error
-    except OSError as error:  # safetensors' own say nothing but the path
+        # Escaped, because it repeats names from the file.
+        raise ModelUnreadable(f"{path.name} is damaged, or not a safetensors file: {str(error)[:200]!a}") from error
+    except OSError as error:  # the message of safetensors is the path alone
         raise ModelUnreadable(f"{path.name} cannot be read: {error.strerror or type(error).__name__}") from error
     naming, layers = _layers(path, shapes)
     for name, dtype in dtypes.items():
         if dtype not in _FLOATS:
-            raise ModelUnreadable(f"{path.name} holds {dtype} numbers in {name}; LoRA weights are one of {_FLOATS}")
+            raise ModelUnreadable(
+                f"{path.name} holds {dtype} numbers in {name}; LoRA weights must be one of {', '.join(_FLOATS)}"
+            )
     side = _SIDES[naming][0]
     rank = max(shapes[f"{layer}.{side}"][0] for layer in layers)
     return LoraHeader(_family(path, layers), naming, rank, layers, metadata)
 
 
 def check(path: Path, family: str) -> LoraHeader:
-    """The header of a file that may be drawn with on a base of this family.
+    """Return the header of a file, after checking that it can be drawn with on a base of this family.
 
-    Reads the weights too: one that is not a number would make every picture black. Raises ModelUnreadable.
+    Reads the weights too: a single one that is not finite would make every picture black. Raises ModelUnreadable.
     """
     header = read_header(path)
     if header.family != family:
-        raise ModelUnreadable(f"{path.name} is a LoRA for {header.family}, the base is {family}")
+        raise ModelUnreadable(f"{path.name} is a LoRA for {header.family}, but the base is {family}")
     if header.naming != NATIVE[family]:
         wanted = NATIVE[family]
         raise ModelUnreadable(
-            f"{path.name} is in {header.naming} names: `worker lora export {path.name} --format {wanted} "
-            "--output FILE` makes one that can be used"
+            f"{path.name} has {header.naming} names, but {wanted} names are needed: convert it with "
+            f"`worker lora export {path.name} --format {wanted} --output FILE`"
         )
     _check_finite(path, _tensors(path))
     return header
 
 
 def read(path: Path) -> tuple[LoraHeader, dict[str, Pair]]:
-    """The file's layers in its own names, with alpha folded in. Raises ModelUnreadable."""
+    """Return a file's layers in its own names, with alpha folded in. Raises ModelUnreadable."""
     header, tensors = read_header(path), _tensors(path)
     if "lora_adapter_metadata" in header.metadata:
-        raise ModelUnreadable(f"{path.name} keeps its alpha in lora_adapter_metadata, which is not read here")
+        raise ModelUnreadable(f"{path.name} keeps its alpha in lora_adapter_metadata, which is unsupported")
     _check_finite(path, tensors)
     down, up = _SIDES[header.naming]
     pairs = {}
@@ -154,7 +156,7 @@ def read(path: Path) -> tuple[LoraHeader, dict[str, Pair]]:
 
 
 def state_of(pairs: Mapping[str, Pair], naming: Naming) -> dict[str, torch.Tensor]:
-    """The pairs of layers as `write` takes them."""
+    """Return the pairs of layers in the form that `write` accepts."""
     return {
         f"{layer}.{side}": weights
         for layer, pair in pairs.items()
@@ -170,23 +172,23 @@ def _tensors(path: Path) -> dict[str, torch.Tensor]:
 def _check_finite(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
-            raise ModelUnreadable(f"{path.name} holds numbers that are not finite, in {name}: its training ran away")
+            raise ModelUnreadable(f"{path.name} holds numbers that are not finite, in {name}: its training diverged")
 
 
 def _layers(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Naming, dict[str, Shape]]:
-    """The spelling, and the layers that these tensors describe, when they are complete pairs and nothing else."""
-    for name in shapes:  # they are quoted below, and anybody may have written the file
+    """Return the naming and layers of these tensors. Raises ModelUnreadable unless they are complete pairs alone."""
+    for name in shapes:  # names are quoted below, and the file may come from anyone
         if not _NAME.fullmatch(name):
-            raise ModelUnreadable(f"{path.name} is no LoRA: no layer is called {name[:60]!a}")
+            raise ModelUnreadable(f"{path.name} is not a LoRA: {name[:60]!a} cannot be a layer's name")
     naming: Naming = "kohya" if any(name.endswith(".lora_down.weight") for name in shapes) else "diffusers"
     sides: dict[str, dict[str, tuple[int, ...]]] = {}
     for name, shape in shapes.items():
         for word, kind in _OTHER_KINDS.items():
             if word in name:
-                raise ModelUnreadable(f"{path.name} is {kind} ({name}): this worker reads plain LoRAs of the denoiser")
+                raise ModelUnreadable(f"{path.name} is {kind} ({name}): only plain LoRAs of the denoiser are supported")
         match = _KEY[naming].fullmatch(name)
         if match is None:
-            raise ModelUnreadable(f"{path.name} is no LoRA: it holds {name} {list(shape)}")
+            raise ModelUnreadable(f"{path.name} is not a LoRA: it holds {name} {list(shape)}")
         sides.setdefault(match["layer"], {})[match["what"].removesuffix(".weight")] = shape
     if not sides:
         raise ModelUnreadable(f"{path.name} holds no LoRA weights")
@@ -194,13 +196,13 @@ def _layers(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Naming, 
     layers = {}
     for layer, pair in sides.items():
         if not ({down, up} <= pair.keys() and _is_pair(pair[down], pair[up]) and pair.get("alpha", ()) in ((), (1,))):
-            raise ModelUnreadable(f"{path.name} is incomplete: {layer} lacks a matching pair of weights")
+            raise ModelUnreadable(f"{path.name} is incomplete: {layer} does not have a matching pair of weights")
         layers[layer] = (pair[down][1], pair[up][0], *pair[down][2:])
     return naming, layers
 
 
 def _is_pair(down: tuple[int, ...], up: tuple[int, ...]) -> bool:
-    """(rank, in) and (out, rank), or the same with a kernel of one pixel; nothing of it empty."""
+    """Return True for (rank, in) and (out, rank), or the same with a kernel of one pixel, neither empty."""
     return len(down) == len(up) >= 2 and down[2:] == up[2:] in ((), (1, 1)) and down[0] == up[1] and 0 not in down + up
 
 
@@ -210,4 +212,4 @@ def _family(path: Path, layers: Mapping[str, Shape]) -> str:
     unknown = next((layer for layer in layers if lora_names.find("sd15", layer) is None), None)
     if unknown is None:
         return "sd15"
-    raise ModelUnreadable(f"{path.name} is a LoRA of a family this worker does not know: it has a layer {unknown}")
+    raise ModelUnreadable(f"{path.name} is a LoRA of an unknown family: it has a layer {unknown}")

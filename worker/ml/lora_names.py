@@ -1,9 +1,9 @@
-"""What the layers of a LoRA are called, in diffusers' names and in kohya's, and how weights move between the two.
+"""The names of a LoRA's layers, in diffusers' naming and in kohya's, and the conversion between the two.
 
-kohya's names (sd-scripts) are those of each family's original code with underscores for dots. Splitting them back is
-ambiguous (`to_out_0`), so both sides come from one table. For SD 1.5 they are diffusers' own modules. FLUX's original
-code fuses query, key, value (and a single block's feed-forward layer) into one, so their LoRAs are fused too: factors
-A stacked, factors B on a block diagonal, the rank that many times larger.
+kohya's names (sd-scripts) are those of each family's original code with underscores for dots. Splitting them again
+is ambiguous (`to_out_0`), so both namings come from one table. For SD 1.5 they are diffusers' own modules. FLUX's
+original code fuses query, key, value (and a single block's feed-forward layer) into one, so their LoRAs are fused too:
+factors A stacked, factors B on a block diagonal, the rank that many times larger.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ Pair = tuple[torch.Tensor, torch.Tensor]
 
 @dataclass(frozen=True)
 class Module:
-    """One kind of layer in both spellings; `{}` stands for a number."""
+    """One kind of layer in both namings; `{}` is a number."""
 
     kohya: str
-    diffusers: tuple[str, ...]  # several where kohya's is fused from them, in the order of their rows
+    diffusers: tuple[str, ...]  # several where kohya's layer fuses them, in the order of their rows
     widths: tuple[int, ...] = (1,)  # of the fused parts' outputs, as multiples of their input
 
     def layer(self, numbers: Sequence[str]) -> str:
@@ -64,11 +64,11 @@ def _flux() -> Iterator[Module]:
 
 
 MODULES: dict[str, tuple[Module, ...]] = {"sd15": tuple(_sd15()), "flux": tuple(_flux())}
-"""By family, the layers that LoRAs are trained on."""
+"""The layers that LoRAs are trained on, by family."""
 
 
 def find(family: str, layer: str) -> tuple[Module, tuple[str, ...]] | None:
-    """The kind of this layer, in whichever spelling, and the numbers in its name; None when there is no such kind."""
+    """Return the kind of this layer, in either naming, and the numbers in its name; None for an unknown layer."""
     for module in MODULES[family]:
         for name in (module.kohya, *module.diffusers):
             match = re.fullmatch(re.escape(name).replace(r"\{\}", r"(\d+)"), layer)
@@ -78,7 +78,7 @@ def find(family: str, layer: str) -> tuple[Module, tuple[str, ...]] | None:
 
 
 def to_kohya(family: str, layers: Mapping[str, Pair]) -> dict[str, Pair]:
-    """Layers in diffusers' names to kohya's. Raises ModelUnreadable for a layer that has no name or no room there."""
+    """Convert layers from diffusers' names to kohya's. Raises ModelUnreadable for a layer that cannot be converted."""
     fused: dict[tuple[Module, tuple[str, ...]], dict[str, Pair]] = {}
     for layer, pair in layers.items():
         fused.setdefault(known(family, layer), {})[layer] = pair
@@ -89,7 +89,7 @@ def to_kohya(family: str, layers: Mapping[str, Pair]) -> dict[str, Pair]:
 
 
 def to_diffusers(family: str, layers: Mapping[str, Pair]) -> dict[str, Pair]:
-    """Layers in kohya's names to diffusers'. Raises ModelUnreadable for a layer that has no name there."""
+    """Convert layers from kohya's names to diffusers'. Raises ModelUnreadable for a layer that cannot be converted."""
     split: dict[str, Pair] = {}
     for layer, (a, b) in layers.items():
         module, numbers = known(family, layer)
@@ -98,31 +98,33 @@ def to_diffusers(family: str, layers: Mapping[str, Pair]) -> dict[str, Pair]:
             continue
         rows = [width * a.shape[1] for width in module.widths]
         if sum(rows) != len(b):
-            raise ModelUnreadable(f"{layer} has {len(b)} outputs where its fused parts have {sum(rows)}")
+            raise ModelUnreadable(f"{layer} has {len(b)} outputs, but its fused parts have {sum(rows)}")
         for part, part_b in zip(module.parts(numbers), torch.split(b, rows), strict=True):
-            if part_b.any():  # all zeros: a part that was not trained
+            if part_b.any():  # all zeros mean that the part was not trained
                 split[part] = (a.clone(), part_b.clone())
     return split
 
 
 def known(family: str, layer: str) -> tuple[Module, tuple[str, ...]]:
-    """As `find`; raises ModelUnreadable for a layer of no kind."""
+    """Return the kind of this layer as `find` does. Raises ModelUnreadable for an unknown layer."""
     found = find(family, layer)
     if found is None:
-        raise ModelUnreadable(f"layer {layer} has no name in the other spelling")
+        raise ModelUnreadable(f"layer {layer} does not exist in the other naming")
     return found
 
 
 def _fuse(module: Module, pairs: Sequence[Pair | None]) -> Pair:
-    """One pair that does what these do side by side; a part that is missing adds nothing to its rows."""
+    """Return one pair that does what these do side by side; a missing part adds nothing to its rows."""
     if len(pairs) == 1 and pairs[0] is not None:
         return pairs[0]
-    there = [pair for pair in pairs if pair is not None]
-    inputs = there[0][0].shape[1]
+    present = [pair for pair in pairs if pair is not None]
+    inputs = present[0][0].shape[1]
     for width, name, pair in zip(module.widths, module.diffusers, pairs, strict=True):
         if pair is not None and (pair[0].shape[1:] != (inputs,) or pair[1].shape != (width * inputs, len(pair[0]))):
-            raise ModelUnreadable(f"{name} is {pair[0].shape[1]} to {len(pair[1])}, which is not fused with the others")
-    stacked = torch.cat([a for a, _ in there])
+            raise ModelUnreadable(
+                f"{name} is {pair[0].shape[1]} to {len(pair[1])}, which cannot be fused with the others"
+            )
+    stacked = torch.cat([a for a, _ in present])
     diagonal = torch.zeros(sum(width * inputs for width in module.widths), len(stacked), dtype=stacked.dtype)
     row = column = 0
     for width, pair in zip(module.widths, pairs, strict=True):

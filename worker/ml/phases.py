@@ -7,6 +7,6 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Phase:
-    """What the work does now, in words a person reads."""
+    """What is being done now, in words for a person."""
 
     name: str

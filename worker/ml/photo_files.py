@@ -1,6 +1,6 @@
-"""Files of photographs as Pillow reads them here: HEIC too, and what is raised for those that are damaged.
+"""Reading photo files with Pillow: HEIC support, the errors of damaged files, and EXIF orientation.
 
-For the demo, which looks at them without torch, and for `worker.ml`, which trains on them.
+Used by `worker.ml`, which trains on photos, and by the demo, which reads them without torch.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ register_heif_opener()
 
 DAMAGED = (
     *(OSError, SyntaxError, ValueError, RuntimeError, EOFError, struct.error),
-    *(TypeError, AttributeError, LookupError, ArithmeticError),  # tags of a type or a number that nobody expected
+    *(TypeError, AttributeError, LookupError, ArithmeticError),  # EXIF tags of an unexpected type or count
 )
 """What Pillow and libheif raise for files that are damaged."""
 
 
 def turn_upright(picture: Image.Image) -> None:
-    """As its EXIF says; EXIF that cannot be read says nothing about the picture."""
+    """Turn a picture as its EXIF orientation says. EXIF that cannot be read is ignored."""
     with suppress(*DAMAGED):
         ImageOps.exif_transpose(picture, in_place=True)

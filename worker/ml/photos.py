@@ -1,4 +1,4 @@
-"""Photos as they come, upright, in sRGB, and fitted to aspect buckets; one that cannot be used says why."""
+"""Photos of any kind, turned upright, converted to sRGB and fitted to aspect buckets, or refused with the reason."""
 
 from __future__ import annotations
 
@@ -17,45 +17,47 @@ from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffI
 from worker.ml.errors import BadInput
 from worker.ml.photo_files import DAMAGED, turn_upright
 
-Image.MAX_IMAGE_PIXELS = None  # `_check_size` has limits of its own, which a phone's 200 megapixels pass
+Image.MAX_IMAGE_PIXELS = None  # `_check_size` has its own limits, which allow a phone's 200 megapixels
 
-_FORMATS = ("JPEG", "PNG", "HEIF", "WEBP", "TIFF", "GIF")  # least of all what starts another program (EPS)
-_FEWEST_PX = 64  # a side; nobody can be recognised on less
-_MOST_PIXELS = 2**27  # half a GiB unpacked, and the same again while colours are converted
-_MOST_JPEG_PIXELS = 2**28  # decoded at a fraction of its size, but a progressive one keeps all of its coefficients
+_FORMATS = ("JPEG", "PNG", "HEIF", "WEBP", "TIFF", "GIF")  # never EPS, which starts another program
+_MIN_SIDE_PX = 64  # a person cannot be recognised on less
+_MAX_PIXELS = 2**27  # half a GiB unpacked, and the same again while colours are converted
+_MAX_JPEG_PIXELS = (
+    2**28
+)  # decoded at a fraction of its size, but a progressive JPEG keeps all of its coefficients in memory
 
 
 class UnusablePhoto(BadInput):
-    """A photo that cannot be trained on. It names the file and never its folder."""
+    """A photo that cannot be trained on. The message names the file and never its folder."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"{path.name} is {reason}")
         self.path = path
         self.reason = reason
-        """What it is: "empty", "damaged or cut off"."""
+        """Why, to follow "is": "empty", "damaged or cut off"."""
 
 
 def summarize_unusable(unusable: Sequence[UnusablePhoto]) -> str:
-    """The first few with their reasons, and how many more."""
+    """Return the names and reasons of the first five, and how many more there are."""
     named = [str(photo) for photo in unusable[:5]]
     more = [f"{len(unusable) - len(named)} more"] if len(unusable) > len(named) else []
     return ", ".join([*named, *more])
 
 
 def read_fitted(path: Path, sizes: Sequence[tuple[int, int]]) -> npt.NDArray[np.uint8]:
-    """The photo (H, W, 3) at the (height, width) whose shape is nearest, so that at most a thin margin is cut.
+    """Return the photo (H, W, 3) at the (height, width) of the nearest shape, so that at most a thin margin is cut.
 
-    The first frame of what moves; transparent parts are white. A JPEG is decoded no larger than it need be, and colours
-    are converted last: four times faster for a phone's 12 megapixels. Raises UnusablePhoto.
+    Of an animation the first frame is read; transparent parts become white. A JPEG is decoded no larger than needed,
+    and colours are converted last: four times faster for a phone's 12 megapixels. Raises UnusablePhoto.
     """
-    with _opened(path) as file:
+    with _open(path) as file:
         _check_size(path, file)
         enough = 2 * max(max(size) for size in sizes)
         file.draft(None, (enough, enough))
         file.load()
         turn_upright(file)
         profile = file.info.get("icc_profile")
-        photo = _mixable(path, file)
+        photo = _convertible(path, file)
         ratio = photo.height / photo.width
         size = min(sizes, key=lambda size: abs(math.log(size[0] / size[1] / ratio)))
         fitted = ImageOps.fit(photo, (size[1], size[0]), Image.Resampling.LANCZOS)
@@ -63,13 +65,13 @@ def read_fitted(path: Path, sizes: Sequence[tuple[int, int]]) -> npt.NDArray[np.
 
 
 def buckets(resolution: int, step: int) -> list[tuple[int, int]]:
-    """(height, width) pairs of about resolution² pixels, each side a multiple of `step`, from 1:2 to 2:1."""
+    """Return (height, width) pairs of about resolution² pixels, each side a multiple of `step`, from 1:2 to 2:1."""
     return [(int(h), int(w)) for h, w in generate_aspect_ratio_buckets(resolution, divisibility=step)]
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """The file as a picture that is not decoded yet; what is raised while it is in use becomes UnusablePhoto."""
+def _open(path: Path) -> Iterator[Image.Image]:
+    """Open a photo without decoding it; errors while it is in use become UnusablePhoto."""
     try:
         with Image.open(path, formats=_FORMATS) as file:
             yield file
@@ -79,36 +81,36 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise UnusablePhoto(path, "missing") from error
     except UnidentifiedImageError as error:
         empty = path.stat().st_size == 0
-        raise UnusablePhoto(path, "empty" if empty else "no photo (JPEG, PNG, HEIC, WebP, TIFF or GIF)") from error
+        raise UnusablePhoto(path, "empty" if empty else "not a photo (JPEG, PNG, HEIC, WebP, TIFF or GIF)") from error
     except DAMAGED as error:
         raise UnusablePhoto(path, "damaged or cut off") from error
 
 
 def _check_size(path: Path, file: Image.Image) -> None:
-    """By what the header says, before anything is unpacked."""
-    jpeg = file.format in ("JPEG", "MPO")  # MPO: with a second picture, as many phones write
-    pixels, most = file.width * file.height, _MOST_JPEG_PIXELS if jpeg else _MOST_PIXELS
+    """Check the size in the header, before anything is decoded. Raises UnusablePhoto."""
+    jpeg = file.format in ("JPEG", "MPO")  # MPO: a JPEG with a second picture, as many phones write
+    pixels, most = file.width * file.height, _MAX_JPEG_PIXELS if jpeg else _MAX_PIXELS
     if pixels > most:
         raise UnusablePhoto(path, f"too large ({pixels / 1e6:.0f} megapixels, at most {most / 1e6:.0f})")
-    if min(file.size) < _FEWEST_PX:
-        raise UnusablePhoto(path, f"too small ({file.width} x {file.height}, at least {_FEWEST_PX} pixels a side)")
+    if min(file.size) < _MIN_SIDE_PX:
+        raise UnusablePhoto(path, f"too small ({file.width} x {file.height}, at least {_MIN_SIDE_PX} pixels a side)")
 
 
-def _mixable(path: Path, photo: Image.Image) -> Image.Image:
-    """In a mode that can be resized and converted: L, RGB, CMYK, or RGBA where there are transparent parts."""
+def _convertible(path: Path, photo: Image.Image) -> Image.Image:
+    """Return the photo in a mode that can be resized and converted: L, RGB, CMYK, or RGBA if parts are transparent."""
     if photo.mode.startswith("I;16"):
         return _eight_bits(photo)
     if photo.mode in ("I", "F"):
-        raise UnusablePhoto(path, "no photo: 32 bits a channel have no white of their own")
+        raise UnusablePhoto(path, "not a photo: 32 bits a channel do not define white")
     if photo.has_transparency_data:
         return photo.convert("RGBA")
     return photo if photo.mode in ("L", "RGB", "CMYK") else photo.convert("RGB")
 
 
 def _eight_bits(photo: Image.Image) -> Image.Image:
-    """Grey of 16 bits as L. Pillow would make white of all but the darkest 1/256.
+    """Convert 16-bit grey to L. Pillow's own conversion would turn all but the darkest 1/256 white.
 
-    Of a TIFF, Pillow leaves two things to the reader: 12 bits a pixel, and that zero is white.
+    Pillow also ignores two properties of a TIFF: 12 bits a pixel, and that zero is white.
     """
     tags = photo.tag_v2 if isinstance(photo, TiffImageFile) else {}
     (bits,) = tags.get(BITSPERSAMPLE, (16,))
@@ -123,9 +125,9 @@ def _on_white(photo: Image.Image) -> Image.Image:
 
 
 def _to_srgb(photo: Image.Image, profile: bytes | None) -> Image.Image:
-    """Phones write Display P3, print shops CMYK; models learn sRGB."""
+    """Convert to sRGB, which models are trained on; phones write Display P3, print shops CMYK."""
     if profile:
-        with suppress(ImageCms.PyCMSError, OSError):  # a damaged profile says nothing about the picture
+        with suppress(ImageCms.PyCMSError, OSError):  # a damaged profile is ignored
             given = ImageCms.ImageCmsProfile(io.BytesIO(profile))
             converted = ImageCms.profileToProfile(photo, given, ImageCms.createProfile("sRGB"), outputMode="RGB")
             if converted is not None:

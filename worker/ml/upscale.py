@@ -20,8 +20,8 @@ from worker.ml.errors import ModelUnreadable
 TILE = 512
 """Side of a tile in input pixels: about 3 GiB of device memory at x4 with the official weights in float16."""
 OVERLAP = 64
-"""Input pixels a tile sees beyond its own. The 23 blocks reach further, but what lies past 64 moves no 8-bit value
-that an eye could find; the official tool uses 10. Both are multiples of 4, as the x2 weights need."""
+"""Input pixels that a tile sees beyond its own. The 23 blocks reach further, but pixels beyond 64 change no 8-bit value
+visibly; the official tool uses 10. Both are multiples of 4, as the x2 weights need."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Upscaler:
     def upscale(
         self, pixels: npt.NDArray[np.uint8], *, tile: int = TILE, overlap: int = OVERLAP
     ) -> npt.NDArray[np.uint8]:
-        """(H, W, 3) to (H·scale, W·scale, 3); sRGB, 0…255."""
+        """Enlarge (H, W, 3) to (H·scale, W·scale, 3); sRGB, 0…255."""
         height, width, _ = pixels.shape
         scale = self.scale
         enlarged = np.empty((height * scale, width * scale, 3), np.uint8)
@@ -59,19 +59,19 @@ class Upscaler:
 def load(path: Path, device: str | None = None) -> Upscaler:
     """Load Real-ESRGAN x2 or x4 weights; float16 on a GPU, as the official tool does.
 
-    Raises ModelUnreadable: no safetensors file, damaged, or no such network.
+    Raises ModelUnreadable: not a safetensors file, damaged, or another kind of network.
     """
     if path.suffix != ".safetensors":
-        raise ModelUnreadable(f"{path.name} is refused: only .safetensors files are loaded")
+        raise ModelUnreadable(f"{path.name}: unsupported file type, only .safetensors files are loaded")
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     try:
         network = ModelLoader(place).load_from_file(path)
     except torch.OutOfMemoryError:
         raise
     except (OSError, SafetensorError, UnsupportedModelError, ValueError, KeyError, RuntimeError) as error:
-        raise ModelUnreadable(f"{path} is not an upscaler that can be read: {error}") from error
+        raise ModelUnreadable(f"{path} is not a readable upscaler: {error}") from error
     if not isinstance(network, ImageModelDescriptor) or network.scale not in (2, 4) or network.input_channels != 3:
-        raise ModelUnreadable(f"{path.name} is no x2 or x4 upscaler of colour pictures")
+        raise ModelUnreadable(f"{path.name} is not an x2 or x4 upscaler of colour pictures")
     if place.type == "cuda":
         network.half()
         network.model.to(memory_format=torch.channels_last)
@@ -80,16 +80,16 @@ def load(path: Path, device: str | None = None) -> Upscaler:
 
 
 def _spans(length: int, tile: int, overlap: int) -> Iterator[tuple[int, int, int, int]]:
-    """Along one side: where each tile begins and ends, and where what it sees begins and ends."""
+    """Yield, along one side, where each tile begins and ends, and where the pixels that it sees begin and end."""
     for begin in range(0, length, tile):
         end = min(begin + tile, length)
         yield begin, end, max(0, begin - overlap), min(length, end + overlap)
 
 
 def build_tiny(path: Path, scale: int, seed: int = 0) -> None:
-    """A network of one block in the official key layout, x2 or x4, whose pictures a person recognises.
+    """Write a network of one block in the official key layout, x2 or x4, whose pictures a person recognises.
 
-    Three channels carry the picture through, interpolated and sharpened on the way; random weights add some texture.
+    Three channels pass the picture through, interpolated and sharpened on the way; random weights add some texture.
     """
     generator = torch.Generator("cpu").manual_seed(seed)
     filters, growth = 16, 32  # spandrel's network always grows by 32
@@ -98,7 +98,7 @@ def build_tiny(path: Path, scale: int, seed: int = 0) -> None:
 
     def conv(name: str, inputs: int, outputs: int, carried: torch.Tensor | None = None) -> None:
         weight = torch.randn(outputs, inputs, 3, 3, generator=generator) * 0.02
-        weight -= weight.mean((2, 3), keepdim=True)  # texture, no tint
+        weight -= weight.mean((2, 3), keepdim=True)  # texture without a tint
         if carried is not None:
             weight[: carried.shape[0], : carried.shape[1]] += carried
         state[f"{name}.weight"], state[f"{name}.bias"] = weight, torch.zeros(outputs)

@@ -16,18 +16,18 @@ _FAMILY_OF_PIPELINE = {"FluxPipeline": "flux", "StableDiffusionPipeline": "sd15"
 
 
 def architecture_of(folder: Path) -> Architecture:
-    """The family of a base in diffusers layout, from its `model_index.json`.
+    """Return the family of a base in diffusers layout, from its `model_index.json`.
 
-    Raises ModelUnreadable: no such folder, not a diffusers base, or a family this worker does not know.
+    Raises ModelUnreadable: folder not found, not a diffusers base, or an unsupported family.
     """
     index = folder / "model_index.json"
     if not index.is_file():
-        raise ModelUnreadable(f"{folder} is no base model: it has no model_index.json")
+        raise ModelUnreadable(f"{folder} is not a base model: model_index.json is missing")
     try:
         pipeline = json.loads(index.read_text("utf-8"))["_class_name"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ModelUnreadable(f"{index} is damaged: it names no pipeline class") from error
+        raise ModelUnreadable(f"{index} is damaged: it does not name a pipeline class") from error
     if pipeline not in _FAMILY_OF_PIPELINE:
         known = ", ".join(sorted(_FAMILY_OF_PIPELINE))
-        raise ModelUnreadable(f"{folder} is a {pipeline}; this worker knows {known}")
+        raise ModelUnreadable(f"{folder} is a {pipeline}, which is unsupported; supported: {known}")
     return ARCHITECTURES[_FAMILY_OF_PIPELINE[pipeline]]

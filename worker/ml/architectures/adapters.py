@@ -16,13 +16,13 @@ from worker.ml.lora_files import Shape
 
 
 @contextmanager
-def fresh(
+def new_lora(
     denoiser: Any, targets: Sequence[str], rank: int, generator: torch.Generator, file_name: Callable[[str], str]
 ) -> Iterator[dict[str, torch.nn.Parameter]]:
-    """A new LoRA, taken off at the end: names to float32 parameters, in a fixed order.
+    """Add a new LoRA and yield its float32 parameters by name, in a fixed order; remove it at the end.
 
-    A starts Gaussian with deviation 1/rank and B at zero (PEFT's "gaussian"), drawn from the generator. `file_name`
-    makes the name in a file of a parameter's, such as `block.to_q.lora_A.weight`.
+    A starts Gaussian with deviation 1/rank, drawn from the generator, and B at zero (PEFT's "gaussian"). `file_name`
+    turns a parameter's name, such as `block.to_q.lora_A.weight`, into its name in a file.
     """
     denoiser.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets)), adapter_name="new")
     try:
@@ -43,7 +43,7 @@ def fresh(
 
 @contextmanager
 def loaded(parts: Parts, files: Sequence[tuple[Path, float]]) -> Iterator[None]:
-    """These files at these scales on a diffusers pipeline, for the time of the block. They were checked before."""
+    """Load these files, already checked, onto a diffusers pipeline at these scales; unload them at the end."""
     names = [f"lora_{i}" for i in range(len(files))]
     try:
         for name, (path, _) in zip(names, files, strict=True):
@@ -56,14 +56,14 @@ def loaded(parts: Parts, files: Sequence[tuple[Path, float]]) -> Iterator[None]:
 
 
 def check_fits(denoiser: torch.nn.Module, file: str, layers: Mapping[str, Shape]) -> None:
-    """Every layer of a file, by its name in the denoiser, must exist at that size.
+    """Check that every layer of a file, by its name in the denoiser, exists at that size. Raises ModelUnreadable.
 
-    diffusers would leave out what it does not find, and widen the base to take a larger one. Raises ModelUnreadable.
+    diffusers would skip an unknown layer, and widen the base to fit a larger one.
     """
-    there = {name: _shape(layer) for name, layer in denoiser.named_modules()}
+    existing = {name: _shape(layer) for name, layer in denoiser.named_modules()}
     for name, shape in layers.items():
-        if there.get(name) != shape:
-            raise ModelUnreadable(f"{file} does not fit this base: {name} is {shape[0]} to {shape[1]} there")
+        if existing.get(name) != shape:
+            raise ModelUnreadable(f"{file} does not fit this base: its {name} maps {shape[0]} to {shape[1]} features")
 
 
 def _shape(layer: torch.nn.Module) -> Shape | None:

@@ -1,7 +1,7 @@
-"""What a model family brings: everything it does its own way, and nothing else.
+"""The contract of a model family: everything that a family does in its own way, and nothing else.
 
-Loops, files, jobs and devices are the callers'. The parts of a base travel as `Parts`: an opaque object that only
-its own architecture looks into (today a diffusers pipeline), so the callers assume no pipeline class.
+Loops, files, jobs and devices belong to the callers. They pass a base's parts around as `Parts`: an opaque object
+(today a diffusers pipeline) that only its own architecture looks into.
 """
 
 from __future__ import annotations
@@ -28,18 +28,19 @@ class TrainingDefaults:
     resolution: int
     batch_size: int
     caption_dropout: float
-    steps_a_photo: int
-    fewest_steps: int
-    most_steps: int
+    steps_per_photo: int
+    min_steps: int
+    max_steps: int
     preservation: float = 0.25
 
     def steps(self, photo_count: int) -> int:
-        return min(max(self.steps_a_photo * photo_count, self.fewest_steps), self.most_steps)
+        """Return the number of steps for this many photos."""
+        return min(max(self.steps_per_photo * photo_count, self.min_steps), self.max_steps)
 
 
 @dataclass(frozen=True)
 class PictureDefaults:
-    """What a base draws when the request does not say."""
+    """A base's settings where the request has none."""
 
     width: int
     height: int
@@ -52,42 +53,42 @@ class Text:
     """Encoded prompts, on the device, in the base's dtype."""
 
     tokens: torch.Tensor  # (B, L, D)
-    pooled: torch.Tensor  # (B, P); P = 0 where a family has no such embedding
+    pooled: torch.Tensor  # (B, P); P = 0 in a family without such an embedding
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """A diffusers scheduler, set to the timesteps of one picture, and what its `step` takes beside the usual."""
+    """A diffusers scheduler, set to the timesteps of one picture, and the extra arguments of its `step`."""
 
     scheduler: Any
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def timesteps(self) -> torch.Tensor:
-        """(S,): one evaluation of the denoiser each; some schedulers evaluate oftener than they were asked to."""
+        """(S,): one evaluation of the denoiser each. Some schedulers evaluate more often than they were asked to."""
         return cast(torch.Tensor, self.scheduler.timesteps)
 
     def step(self, predicted: torch.Tensor, timestep: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
-        """The latents at the next timestep."""
+        """Return the latents at the next timestep."""
         return cast(torch.Tensor, self.scheduler.step(predicted, timestep, latents, **self.extra, return_dict=False)[0])
 
 
 class Architecture(Protocol):
     """One family.
 
-    Latents are (B, …) in the shape that the denoiser takes, normalised to what it expects: FLUX packs tokens
-    (B, N, C), SD 1.5 has pictures (B, C, h, w). Time is (B,) in the unit that the denoiser takes.
+    Latents are (B, …) in the shape that the denoiser expects, and normalised for it: FLUX packs tokens
+    (B, N, C), SD 1.5 has pictures (B, C, h, w). Time is (B,) in the unit of the denoiser.
     """
 
     family: str
     training_defaults: TrainingDefaults
     not_loaded: tuple[str, ...]
-    """Parts that a base of this family may hold and that are left on disk."""
+    """Parts that a base of this family may have and that are not loaded."""
     encoders: tuple[str, ...]
     denoiser: str
     autoencoder: str
     working_gib: float
-    """Device memory a picture at the default size takes beside the parts."""
+    """Device memory that a picture of the default size needs in addition to the parts."""
 
     def load(self, folder: Path, dtype: torch.dtype) -> Parts: ...
 

@@ -40,14 +40,14 @@ LORA_TARGETS = (  # the attention and feed-forward layers that the diffusers scr
 
 
 class Flux:
-    """See `Architecture` for what each member is for."""
+    """See `Architecture` for each member."""
 
     family = "flux"
     not_loaded: tuple[str, ...] = ()
     encoders: tuple[str, ...] = ("text_encoder", "text_encoder_2")  # CLIP (pooled) and T5 (tokens)
     denoiser = "transformer"
     autoencoder = "vae"
-    working_gib = 3.0  # decoding 1024 x 1024 is the peak
+    working_gib = 3.0  # the peak, while 1024 x 1024 pixels are decoded
 
     # AI Toolkit's FLUX.1 example (config/examples/train_lora_flux_24gb.yaml): rank = alpha = 16, 1e-4, 8-bit AdamW,
     # batch 1, caption dropout 0.05, guidance embedded as 1.
@@ -57,14 +57,14 @@ class Flux:
         resolution=512,
         batch_size=1,
         caption_dropout=0.05,
-        steps_a_photo=100,
-        fewest_steps=800,
-        most_steps=2500,
+        steps_per_photo=100,
+        min_steps=800,
+        max_steps=2500,
     )
     training_guidance = 1.0
 
     def load(self, folder: Path, dtype: torch.dtype) -> Parts:
-        """The whole base on the CPU; files on disk only, and never a pickle."""
+        """Load the whole base on the CPU, from files on disk and never from a pickle."""
         return FluxPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True, use_safetensors=True)
 
     def modules(self, parts: Parts) -> Mapping[str, torch.nn.Module]:
@@ -81,7 +81,7 @@ class Flux:
         return Text(tokens=tokens, pooled=pooled)
 
     def cut_encoders(self, parts: Parts, prompt: str) -> tuple[str, ...]:
-        """The encoders that read only the beginning of this prompt: CLIP stops at 77 tokens, T5 at up to 512."""
+        """Return the encoders that read only the beginning of this prompt: CLIP stops at 77 tokens, T5 at up to 512."""
         limits = {
             "clip": (parts.tokenizer, _clip_length(parts)),
             "t5": (parts.tokenizer_2, _text_length(parts)),
@@ -90,7 +90,7 @@ class Flux:
 
     @torch.no_grad()
     def encode_picture(self, parts: Parts, pixels: torch.Tensor) -> torch.Tensor:
-        """Pixels (1, 3, H, W) in -1..1 to float32 latents (1, N, C): the mode, so that caching them costs nothing."""
+        """Encode pixels (1, 3, H, W) in -1..1 to float32 latents (1, N, C): the mode, so that they can be cached."""
         vae = parts.vae
         latents = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist.mode().float()
         latents = (latents - vae.config.shift_factor) * vae.config.scaling_factor
@@ -98,7 +98,7 @@ class Flux:
 
     @torch.no_grad()
     def decode_picture(self, parts: Parts, latents: torch.Tensor, grid: Grid) -> torch.Tensor:
-        """Latents (1, N, C) to pixels (1, 3, H, W) in 0..1, float32."""
+        """Decode latents (1, N, C) to pixels (1, 3, H, W) in 0..1, float32."""
         vae, token_px = parts.vae, self.token_px(parts)
         latents = parts._unpack_latents(latents, grid[0] * token_px, grid[1] * token_px, parts.vae_scale_factor)
         latents = (latents / vae.config.scaling_factor) + vae.config.shift_factor
@@ -108,21 +108,21 @@ class Flux:
     # --- denoising
 
     def picture_defaults(self, parts: Parts) -> PictureDefaults:
-        """FLUX.1-dev carries its guidance as an embedding; schnell has none and needs four steps (model cards).
+        """Return the size that the autoencoder was trained at (1024 in the published bases), and published settings.
 
-        The size is the one that the autoencoder was trained at: 1024 in the published bases.
+        FLUX.1-dev embeds its guidance; schnell does not, and needs four steps (model cards).
         """
         size, guided = int(parts.vae.config.sample_size), _embeds_guidance(parts)
         return PictureDefaults(size, size, steps=28 if guided else 4, guidance=3.5 if guided else 0.0)
 
     def uses_cfg(self, parts: Parts, guidance: float) -> bool:
-        """Only a base that was not distilled: one with an embedding takes its guidance through that."""
+        """Return True for a base that is not distilled: one with an embedding is guided through that."""
         return guidance > 1 and not _embeds_guidance(parts)
 
     def sampler(
         self, parts: Parts, grid: Grid, steps: int, device: torch.device, generator: torch.Generator
     ) -> Sampler:
-        """A scheduler of its own (it counts its steps), with the shift that the picture's size asks for."""
+        """Return a new scheduler (it counts its steps), with the shift for the picture's size."""
         scheduler = FlowMatchEulerDiscreteScheduler.from_config(parts.scheduler.config)
         scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=_shift_mu(parts, grid), device=device)
         scheduler.set_begin_index(0)
@@ -131,7 +131,7 @@ class Flux:
     def first_noise(
         self, parts: Parts, sampler: Sampler, grid: Grid, generator: torch.Generator, dtype: torch.dtype
     ) -> torch.Tensor:
-        """Noise (1, N, C) on the generator's device, drawn as `FluxPipeline` draws it."""
+        """Draw noise (1, N, C) on the generator's device, as `FluxPipeline` draws it."""
         channels = parts.transformer.config.in_channels // 4
         noise = torch.randn((1, channels, 2 * grid[0], 2 * grid[1]), generator=generator, dtype=dtype)
         return cast(torch.Tensor, parts._pack_latents(noise, *noise.shape))
@@ -139,7 +139,7 @@ class Flux:
     def denoiser_input(
         self, sampler: Sampler, latents: torch.Tensor, timestep: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The latents as they are, and the time (1,): the scheduler counts to 1000."""
+        """Return the latents unchanged, and the time (1,) in 0..1: the scheduler counts to 1000."""
         return latents, timestep.expand(1).to(latents.dtype) / 1000
 
     def predict(
@@ -151,7 +151,7 @@ class Flux:
         grid: Grid,
         guidance: float,
     ) -> torch.Tensor:
-        """The velocity (B, N, C) at latents (B, N, C) and time (B,) in 0..1."""
+        """Predict the velocity (B, N, C) at latents (B, N, C) and time (B,) in 0..1."""
         transformer, device, dtype = parts.transformer, latents.device, text.tokens.dtype
         return cast(
             torch.Tensor,
@@ -170,7 +170,7 @@ class Flux:
     # --- training
 
     def sample_timestep(self, parts: Parts, grid: Grid, generator: torch.Generator) -> torch.Tensor:
-        """One time (1,) in 0..1: logit-normal (arXiv 2403.03206, 3.1), shifted as for drawing at this size (5.3.2)."""
+        """Draw one time (1,) in 0..1: logit-normal (arXiv 2403.03206, 3.1), shifted as for drawing (5.3.2)."""
         time = compute_density_for_timestep_sampling(
             "logit_normal", batch_size=1, logit_mean=0.0, logit_std=1.0, generator=generator
         )
@@ -180,22 +180,22 @@ class Flux:
         return cast(torch.Tensor, scheduler.shift * time / (1 + (scheduler.shift - 1) * time))
 
     def even_times(self, parts: Parts, count: int) -> torch.Tensor:
-        """Times (count,) over the whole of 0..1."""
+        """Return times (count,), evenly spaced over 0..1."""
         return (torch.arange(count) + 0.5) / count
 
     def noised_input_and_target(
         self, parts: Parts, latents: torch.Tensor, noise: torch.Tensor, time: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the transformer sees and what it should say; latents and noise (B, N, C), time (B,)."""
+        """Return the transformer's input and target for latents and noise (B, N, C) at time (B,)."""
         t = time[:, None, None]
         return (1 - t) * latents + t * noise, noise - latents
 
     def loss_weights(self, parts: Parts, time: torch.Tensor) -> torch.Tensor:
-        """(B,): the density of times is all the weighting there is."""
+        """Return ones (B,): the density of times is the only weighting."""
         return torch.ones_like(time)
 
     def activation_bytes(self, parts: Parts, grid: Grid, batch_size: int) -> int:
-        """What one training step keeps for its backward pass without gradient checkpointing.
+        """Estimate what one training step keeps for its backward pass without gradient checkpointing.
 
         Measured with saved-tensor hooks, in bfloat16 under autocast: a double block keeps 25 and a single block 16.5
         times its hidden states (text and picture).
@@ -210,11 +210,11 @@ class Flux:
     def new_lora(
         self, parts: Parts, rank: int, generator: torch.Generator
     ) -> AbstractContextManager[dict[str, torch.nn.Parameter]]:
-        """A fresh LoRA on the transformer, taken off at the end: names as in its file to float32 parameters."""
-        return adapters.fresh(parts.transformer, LORA_TARGETS, rank, generator, "transformer.{}".format)
+        """Add a fresh LoRA inside the block: its float32 parameters by their names in a file."""
+        return adapters.new_lora(parts.transformer, LORA_TARGETS, rank, generator, "transformer.{}".format)
 
     def loras(self, parts: Parts, files: Sequence[tuple[Path, float]]) -> AbstractContextManager[None]:
-        """These LoRA files at these scales, for the time of the block; raises ModelUnreadable before it loads any."""
+        """Use these LoRA files at these scales inside the block. Raises ModelUnreadable before it loads any."""
         for path, _ in files:
             layers = lora_files.check(path, self.family).layers
             inner = {name.removeprefix("transformer."): shape for name, shape in layers.items()}
@@ -222,7 +222,7 @@ class Flux:
         return adapters.loaded(parts, files)
 
     def lora_metadata(self, parts: Parts) -> dict[str, str]:
-        """As sd-scripts names the base in the files it trains."""
+        """Return metadata as sd-scripts writes it."""
         variant = "dev" if _embeds_guidance(parts) else "schnell"
         return {
             "modelspec.architecture": f"flux-1-{variant}/lora",
@@ -240,7 +240,7 @@ def _clip_length(parts: Parts) -> int:
 
 
 def _text_length(parts: Parts) -> int:
-    """Tokens that T5 reads: what its tokenizer says, up to 512; 256 for schnell (its model card)."""
+    """Return how many tokens T5 reads: its tokenizer's limit, at most 512, or 256 for schnell (model card)."""
     return min(int(parts.tokenizer_2.model_max_length), 512 if _embeds_guidance(parts) else 256)
 
 

@@ -1,8 +1,8 @@
-"""A FLUX base of a few MB that has learnt nothing, in the layout of the real one, for tests and the demo.
+"""An untrained FLUX base of a few MB, in the layout of the real one, for tests.
 
-Its weights are random, but for an autoencoder that is set by hand and a transformer that is set to pass its input on,
-so that twenty seconds of LoRA training show in a picture. It shows honestly that code paths work: loss, parity, reload
-and resume. It cannot show likeness, prompt adherence or quality.
+Its weights are random, except that the autoencoder is set by hand and the transformer passes its input on, so that
+twenty seconds of LoRA training show in a picture. It proves that code paths work: loss, parity, reload and resume. It
+proves nothing about likeness, prompt adherence or quality.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from worker.ml.architectures.tiny_parts import (
 )
 
 TEXT_LENGTH = 40  # tokens that its T5 reads
-UNIT = (2.0, 6.0, 6.0, 12.0)  # gives a picture's means and differences about unit variance
+UNIT = (2.0, 6.0, 6.0, 12.0)  # scales a picture's means and differences to about unit variance
 
 
 def build_tiny(folder: Path, seed: int = 0) -> None:
-    """Write the base to the folder; the same seed gives the same weights."""
+    """Write the base to the folder. The same seed gives the same weights."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # module constructors draw from the global generator only
+        torch.manual_seed(seed)  # module constructors use the global generator only
         transformer = FluxTransformer2DModel(
             in_channels=64,
             num_layers=2,
@@ -75,9 +75,9 @@ def build_tiny(folder: Path, seed: int = 0) -> None:
 
 @torch.no_grad()
 def _pass_through(transformer: FluxTransformer2DModel) -> None:
-    """Let it predict its own input, which is the noise at first: a base that draws grey, and that a LoRA can teach.
+    """Make it predict its own input, which is the noise at first: the base draws grey, and a LoRA can be trained on it.
 
-    Purely random gates are nearly shut: a LoRA behind them learns hardly anything.
+    Purely random gates are nearly closed: a LoRA behind them learns hardly anything.
     """
     width = transformer.inner_dim
     torch.nn.init.orthogonal_(transformer.x_embedder.weight)
@@ -96,17 +96,17 @@ def _pass_through(transformer: FluxTransformer2DModel) -> None:
     for block in transformer.single_transformer_blocks:
         block.norm.linear.bias[2 * width :] += 1
         block.proj_out.weight *= 0.3
-    # Training embeds guidance 1 and drawing 3.5, a difference that a random embedding would make too much of.
+    # Training embeds guidance 1 and drawing 3.5; a random embedding would exaggerate the difference.
     transformer.time_text_embed.guidance_embedder.linear_2.weight *= 0.1
 
 
 @torch.no_grad()
 def _autoencoder() -> AutoencoderKL:
-    """A real AutoencoderKL, set by hand so that a person recognises what it decodes.
+    """Return a real AutoencoderKL, set by hand so that a person recognises the pictures it decodes.
 
     12 of its 16 latent channels hold the picture at a quarter of its size, 2x2 pixels folded into channels; the other
-    four are silent. Residual branches add nothing. The two norms before the last layers are kept from acting by
-    channels that are constant, and by carrying every value with both signs, so that SiLU's curve cancels.
+    four are silent. Residual branches add nothing. The two norms before the last layers are neutralised by
+    constant channels, and by carrying every value with both signs, so that SiLU's curve cancels.
     """
     vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
@@ -135,7 +135,7 @@ def _autoencoder() -> AutoencoderKL:
     read = torch.einsum("oc,cihw->oihw", spectrum, unbalanced(12, kernels.SAME))
     set_weight(encoder.conv_out, read * SPREAD / scaling)
     encoder.conv_out.bias[:16] = shift
-    encoder.conv_out.bias[16:] = -20.0  # log-variance: next to none
+    encoder.conv_out.bias[16:] = -20.0  # log-variance: almost none
 
     decoder, up = vae.decoder, [block.upsamplers[0].conv for block in vae.decoder.up_blocks[:3]]
     back = torch.linalg.inv(spectrum)[:, :, None, None] * kernels.SAME * scaling
@@ -149,14 +149,14 @@ def _autoencoder() -> AutoencoderKL:
 
 
 def _spectrum() -> torch.Tensor:
-    """(12, 12): 2x2 pixels of each colour to their mean and three differences, each with about unit variance."""
+    """Return (12, 12): 2x2 pixels of each colour to their mean and three differences, each with about unit variance."""
     haar = torch.tensor([[1.0, 1, 1, 1], [1, 1, -1, -1], [1, -1, 1, -1], [1, -1, -1, 1]]) / 4
     unit = torch.tensor(UNIT)[:, None]
     return torch.kron(torch.eye(3), haar * unit)
 
 
 def _t5_tokenizer() -> T5Tokenizer:
-    """Unigrams: WORDS are likelier than their letters."""
+    """Return a unigram tokenizer in which WORDS are likelier than their letters."""
     words = [(f"▁{word}", -1.0) for word in WORDS.split()]
     letters = [(letter, -5.0) for letter in string.ascii_letters + string.digits + string.punctuation]
     special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -20.0), ("▁", -2.0)]

@@ -5,8 +5,8 @@ sqrt(a_t)·n - sqrt(1 - a_t)·x0 where the base's scheduler says so. Latents are
 autoencoder's scaling factor.
 
 Facts follow diffusers: pipelines/stable_diffusion/pipeline_stable_diffusion.py for drawing,
-examples/text_to_image/train_text_to_image_lora.py for training. Its safety checker is not loaded: what may be asked
-for and what may be published is decided before and after a base, alike for every family.
+examples/text_to_image/train_text_to_image_lora.py for training. Its safety checker is not loaded: prompts are
+screened before a base is asked, in the same way for every family.
 """
 
 from __future__ import annotations
@@ -41,31 +41,31 @@ SNR_GAMMA = 5.0  # the paper's (arXiv 2303.09556)
 
 
 class StableDiffusion15:
-    """See `Architecture` for what each member is for."""
+    """See `Architecture` for each member."""
 
     family = "sd15"
     not_loaded: tuple[str, ...] = ("safety_checker", "feature_extractor", "image_encoder")
     encoders: tuple[str, ...] = ("text_encoder",)
     denoiser = "unet"
     autoencoder = "vae"
-    working_gib = 1.5  # decoding 512 x 512 takes half of it, the workspace of convolutions the rest
+    working_gib = 1.5  # half for decoding 512 x 512, the rest for the workspace of convolutions
 
     # sd-scripts' guide (docs/train_network.md): rank 16, 1e-4 for the U-Net, 8-bit AdamW, no caption dropout; a hundred
-    # steps a photo at batch 1 and 512 pixels, as diffusers' DreamBooth guide has it (500 for five).
+    # steps per photo at batch 1 and 512 pixels, as in diffusers' DreamBooth guide (500 for five).
     training_defaults = TrainingDefaults(
         rank=16,
         learning_rate=1e-4,
         resolution=512,
         batch_size=1,
         caption_dropout=0.0,
-        steps_a_photo=100,
-        fewest_steps=500,
-        most_steps=2500,
+        steps_per_photo=100,
+        min_steps=500,
+        max_steps=2500,
     )
-    training_guidance = 1.0  # the U-Net takes none
+    training_guidance = 1.0  # the U-Net ignores it
 
     def load(self, folder: Path, dtype: torch.dtype) -> Parts:
-        """The whole base on the CPU; files on disk only, and never a pickle."""
+        """Load the whole base on the CPU, from files on disk and never from a pickle."""
         parts = StableDiffusionPipeline.from_pretrained(
             folder,
             dtype=dtype,
@@ -76,7 +76,7 @@ class StableDiffusion15:
         )
         kind = _prediction_type(parts)
         if kind not in ("epsilon", "v_prediction"):
-            raise ModelUnreadable(f"{folder} predicts {kind!r}; this worker knows epsilon and v_prediction")
+            raise ModelUnreadable(f"{folder} predicts {kind!r}, which is unsupported; supported: epsilon, v_prediction")
         return parts
 
     def modules(self, parts: Parts) -> Mapping[str, torch.nn.Module]:
@@ -93,27 +93,27 @@ class StableDiffusion15:
         return Text(tokens=tokens, pooled=tokens.new_zeros(len(tokens), 0))
 
     def cut_encoders(self, parts: Parts, prompt: str) -> tuple[str, ...]:
-        """CLIP reads 77 tokens."""
+        """Return the encoders that read only the beginning of this prompt: CLIP stops at 77 tokens."""
         tokenizer = parts.tokenizer
         return ("clip",) if len(tokenizer(prompt).input_ids) > tokenizer.model_max_length else ()
 
     @torch.no_grad()
     def encode_picture(self, parts: Parts, pixels: torch.Tensor) -> torch.Tensor:
-        """Pixels (1, 3, H, W) in -1..1 to float32 latents (1, C, h, w): the mode, so that they can be cached."""
+        """Encode pixels (1, 3, H, W) in -1..1 to float32 latents (1, C, h, w): the mode, so that they can be cached."""
         vae = parts.vae
         latents = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist.mode().float()
         return cast(torch.Tensor, latents * vae.config.scaling_factor)
 
     @torch.no_grad()
     def decode_picture(self, parts: Parts, latents: torch.Tensor, grid: Grid) -> torch.Tensor:
-        """Latents (1, C, h, w) to pixels (1, 3, H, W) in 0..1, float32."""
+        """Decode latents (1, C, h, w) to pixels (1, 3, H, W) in 0..1, float32."""
         pixels = parts.vae.decode(latents / parts.vae.config.scaling_factor, return_dict=False)[0]
         return cast(torch.Tensor, (pixels * 0.5 + 0.5).clamp(0, 1).float())
 
     # --- denoising
 
     def picture_defaults(self, parts: Parts) -> PictureDefaults:
-        """The size that the U-Net was trained at; steps and guidance as the field draws."""
+        """Return the size that the U-Net was trained at, and the usual steps and guidance."""
         size = parts.unet.config.sample_size
         height, width = (size, size) if isinstance(size, int) else size
         token_px = self.token_px(parts)
@@ -125,7 +125,7 @@ class StableDiffusion15:
     def sampler(
         self, parts: Parts, grid: Grid, steps: int, device: torch.device, generator: torch.Generator
     ) -> Sampler:
-        """The base's own scheduler, a fresh one (it counts its steps); an ancestral one draws from the generator."""
+        """Return a new scheduler (it counts its steps) of the base's kind. Ancestral ones draw from the generator."""
         scheduler = type(parts.scheduler).from_config(parts.scheduler.config)
         scheduler.set_timesteps(steps, device=device)
         return Sampler(scheduler, parts.prepare_extra_step_kwargs(generator, 0.0))
@@ -133,14 +133,14 @@ class StableDiffusion15:
     def first_noise(
         self, parts: Parts, sampler: Sampler, grid: Grid, generator: torch.Generator, dtype: torch.dtype
     ) -> torch.Tensor:
-        """Noise (1, C, h, w) on the generator's device, drawn as `StableDiffusionPipeline` draws it."""
+        """Draw noise (1, C, h, w) on the generator's device, as `StableDiffusionPipeline` draws it."""
         noise = torch.randn((1, parts.unet.config.in_channels, *grid), generator=generator, dtype=dtype)
         return noise * float(sampler.scheduler.init_noise_sigma)
 
     def denoiser_input(
         self, sampler: Sampler, latents: torch.Tensor, timestep: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Some schedulers count in another scale than the U-Net was trained on."""
+        """Return the latents in the U-Net's own scale, from which some schedulers deviate, and the time (1,)."""
         return sampler.scheduler.scale_model_input(latents, timestep), timestep.expand(1)
 
     def predict(
@@ -152,41 +152,41 @@ class StableDiffusion15:
         grid: Grid,
         guidance: float,
     ) -> torch.Tensor:
-        """The noise or velocity (B, C, h, w) at latents (B, C, h, w) and time (B,) in 0..999."""
+        """Predict the noise or velocity (B, C, h, w) at latents (B, C, h, w) and time (B,) in 0..999."""
         return cast(torch.Tensor, parts.unet(latents, time, encoder_hidden_states=text.tokens, return_dict=False)[0])
 
     # --- training
 
     def sample_timestep(self, parts: Parts, grid: Grid, generator: torch.Generator) -> torch.Tensor:
-        """One time (1,): 0..999, each as likely."""
+        """Draw one time (1,) in 0..999, uniformly."""
         count: int = parts.scheduler.config.num_train_timesteps
         return torch.randint(0, count, (1,), generator=generator)
 
     def even_times(self, parts: Parts, count: int) -> torch.Tensor:
-        """Times (count,) over the whole of 0..999."""
+        """Return times (count,), evenly spaced over 0..999."""
         last: int = parts.scheduler.config.num_train_timesteps
         return ((torch.arange(count) + 0.5) / count * last).long()
 
     def noised_input_and_target(
         self, parts: Parts, latents: torch.Tensor, noise: torch.Tensor, time: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the U-Net sees and what it should say; latents and noise (B, C, h, w), time (B,)."""
+        """Return the U-Net's input and target for latents and noise (B, C, h, w) at time (B,)."""
         schedule = _schedule(parts)
         velocity = _prediction_type(parts) == "v_prediction"
         target = schedule.get_velocity(latents, noise, time) if velocity else noise
         return schedule.add_noise(latents, noise, time), target
 
     def loss_weights(self, parts: Parts, time: torch.Tensor) -> torch.Tensor:
-        """(B,): min-SNR, so that the many times of little noise do not outweigh the others (arXiv 2303.09556, 3.4)."""
+        """Return min-SNR weights (B,): times of little noise must not outweigh the others (arXiv 2303.09556, 3.4)."""
         snr = compute_snr(_schedule(parts), time)
         velocity = _prediction_type(parts) == "v_prediction"
         return cast(torch.Tensor, snr.clamp(max=SNR_GAMMA) / (snr + 1 if velocity else snr))
 
     def activation_bytes(self, parts: Parts, grid: Grid, batch_size: int) -> int:
-        """What one training step keeps for its backward pass without gradient checkpointing.
+        """Estimate what one training step keeps for its backward pass without gradient checkpointing.
 
-        Measured with saved-tensor hooks at real and tiny size, in bfloat16 under autocast: a layer on the way down or
-        up keeps at most 50 times its hidden states. A level has half the sides of the one before.
+        Measured with saved-tensor hooks at real and tiny size, in bfloat16 under autocast: a down or up layer keeps at
+        most 50 times its hidden states. Each level has half the side length of the one before.
         """
         unet, config = parts.unet, parts.unet.config
         hidden_states = sum(
@@ -201,11 +201,11 @@ class StableDiffusion15:
     def new_lora(
         self, parts: Parts, rank: int, generator: torch.Generator
     ) -> AbstractContextManager[dict[str, torch.nn.Parameter]]:
-        """A fresh LoRA on the U-Net, taken off at the end: names as in its file to float32 parameters."""
-        return adapters.fresh(parts.unet, LORA_TARGETS, rank, generator, _kohya_name)
+        """Add a fresh LoRA inside the block: its float32 parameters by their names in a file."""
+        return adapters.new_lora(parts.unet, LORA_TARGETS, rank, generator, _kohya_name)
 
     def loras(self, parts: Parts, files: Sequence[tuple[Path, float]]) -> AbstractContextManager[None]:
-        """These LoRA files at these scales, for the time of the block; raises ModelUnreadable before it loads any."""
+        """Use these LoRA files at these scales inside the block. Raises ModelUnreadable before it loads any."""
         for path, _ in files:
             layers = lora_files.check(path, self.family).layers
             inner = {_unet_layer(name): shape for name, shape in layers.items()}
@@ -213,7 +213,7 @@ class StableDiffusion15:
         return adapters.loaded(parts, files)
 
     def lora_metadata(self, parts: Parts) -> dict[str, str]:
-        """As sd-scripts describes the files it trains."""
+        """Return metadata as sd-scripts writes it."""
         return {
             "modelspec.architecture": "stable-diffusion-v1/lora",
             "modelspec.implementation": "diffusers",
@@ -229,17 +229,17 @@ def _prediction_type(parts: Parts) -> str:
 
 
 def _schedule(parts: Parts) -> DDPMScheduler:
-    """The noise that the base was trained with, whichever scheduler draws."""
+    """Return the noise schedule that the base was trained with, whichever scheduler draws."""
     return DDPMScheduler.from_config(parts.scheduler.config)
 
 
 def _kohya_name(name: str) -> str:
-    """`mid_block.….to_q.lora_A.weight` to `lora_unet_mid_block_…_to_q.lora_down.weight`."""
+    """Convert `mid_block.….to_q.lora_A.weight` to `lora_unet_mid_block_…_to_q.lora_down.weight`."""
     layer, _, side = name.removesuffix(".weight").rpartition(".")
     return f"lora_unet_{layer.replace('.', '_')}.{ {'lora_A': 'lora_down', 'lora_B': 'lora_up'}[side] }.weight"
 
 
 def _unet_layer(layer: str) -> str:
-    """The name inside the U-Net of a layer in kohya's spelling, which `read_header` found to be one."""
+    """Return the name inside the U-Net of a layer in kohya's naming, which `read_header` has checked."""
     module, numbers = lora_names.known("sd15", layer)
     return module.parts(numbers)[0].removeprefix("unet.")

@@ -1,7 +1,7 @@
-"""A Stable Diffusion base of a few MB that has learnt nothing, in the layout of the real one, for tests.
+"""An untrained Stable Diffusion base of a few MB, in the layout of the real one, for tests.
 
-As `flux_tiny.py`: random weights, but for an autoencoder that is set by hand and a U-Net that is set to pass its input
-on, so that a few seconds of LoRA training show. It shows that code paths work, and nothing of quality.
+Like `flux_tiny.py`: random weights, except that the autoencoder is set by hand and the U-Net passes its input on, so
+that a few seconds of LoRA training show. It proves that code paths work, and nothing about quality.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from worker.ml.architectures.tiny_parts import (
 )
 
 LATENTS = 4
-MEAN = 2.0  # gives a picture's means about unit variance
+MEAN = 2.0  # scales a picture's means to about unit variance
 NORM_GROUPS = 8  # of the U-Net: two directions of its input each, with both signs
 
 
 def build_tiny(folder: Path, seed: int = 0) -> None:
-    """Write the base to the folder; the same seed gives the same weights."""
+    """Write the base to the folder. The same seed gives the same weights."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # module constructors draw from the global generator only
+        torch.manual_seed(seed)  # module constructors use the global generator only
         unet = UNet2DConditionModel(
             sample_size=8,
             in_channels=LATENTS,
@@ -64,10 +64,10 @@ def build_tiny(folder: Path, seed: int = 0) -> None:
 
 @torch.no_grad()
 def _pass_through(unet: UNet2DConditionModel) -> None:
-    """Let it predict its own input, which is the noise at first: a base that draws grey, and that a LoRA can teach.
+    """Make it predict its own input, which is the noise at first: the base draws grey, and a LoRA can be trained on it.
 
-    The input goes the shortest way, over the last skip connection. Every value travels with both signs, so that the
-    curve of the last SiLU cancels: silu(z) - silu(-z) = z.
+    The input takes the last skip connection. Every value is carried with both signs, so that the curve of the last SiLU
+    cancels: silu(z) - silu(-z) = z.
     """
     width = unet.config.block_out_channels[0]
     directions = torch.nn.init.orthogonal_(torch.empty(width // 2, LATENTS)).view(NORM_GROUPS, -1, LATENTS)
@@ -81,7 +81,7 @@ def _pass_through(unet: UNet2DConditionModel) -> None:
 
 @torch.no_grad()
 def _autoencoder() -> AutoencoderKL:
-    """A real AutoencoderKL, set by hand as that of `flux_tiny.py`: three channels hold the colours at an eighth."""
+    """Return a real AutoencoderKL, set by hand as in `flux_tiny.py`: three channels hold the colours at an eighth."""
     vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
@@ -103,7 +103,7 @@ def _autoencoder() -> AutoencoderKL:
         set_weight(convolution, kernels.each(3, kernels.MEAN_OF_CELL))
     set_balanced(down[2], kernels.each(3, kernels.MEAN_OF_CELL), encoder.conv_norm_out)
     set_weight(encoder.conv_out, unbalanced(3, kernels.SAME) * SPREAD * MEAN / scaling)
-    encoder.conv_out.bias[LATENTS:] = -20.0  # log-variance: next to none
+    encoder.conv_out.bias[LATENTS:] = -20.0  # log-variance: almost none
     for convolution in (vae.quant_conv, vae.post_quant_conv):
         set_weight(convolution, torch.eye(len(convolution.weight))[:, :, None, None])
 

@@ -1,4 +1,4 @@
-"""What the tiny bases have in common: an autoencoder that is set by hand, and a tokenizer of a few words."""
+"""Parts that the tiny bases share: an autoencoder that is set by hand, and a tokenizer of a few words."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pink teal beige studio wall park beach street city night library kitchen mountai
 
 
 def set_weight(layer: Any, weight: torch.Tensor) -> None:
-    """This weight in the first channels of a layer, and zero everywhere else."""
+    """Put this weight into the first channels of a layer, and zero everywhere else."""
     silence(layer)
     layer.weight[: weight.shape[0], : weight.shape[1]] = weight
 
@@ -31,7 +31,7 @@ def silence(layer: Any) -> None:
 
 
 def set_balanced(layer: Any, weight: torch.Tensor, norm: Any) -> None:
-    """Each group of the norm behind this layer: plus and minus STEADY, three channels, the same three negated."""
+    """Give each group of the norm behind this layer ±STEADY, three channels, and the same three negated."""
     silence(layer)
     for group, three in enumerate(torch.split(weight, 3)):
         first, inputs = 8 * group, weight.shape[1]
@@ -42,7 +42,7 @@ def set_balanced(layer: Any, weight: torch.Tensor, norm: Any) -> None:
 
 
 def unbalanced(channels: int, kernel: torch.Tensor) -> torch.Tensor:
-    """The channels back from what `set_balanced` made of them."""
+    """Return the weight that undoes `set_balanced`."""
     weight = torch.zeros(channels, 8 * GROUPS, 3, 3)
     for channel in range(channels):
         at = channel // 3 * 8 + 2 + channel % 3
@@ -51,7 +51,7 @@ def unbalanced(channels: int, kernel: torch.Tensor) -> torch.Tensor:
 
 
 def clip_tokenizer() -> CLIPTokenizer:
-    """Byte-level BPE that knows WORDS whole and spells out the rest."""
+    """Return a byte-level BPE tokenizer that knows WORDS whole and spells out the rest."""
     letters = sorted(ByteLevel.alphabet())
     pieces = [*letters, *(f"{letter}</w>" for letter in letters)]
     merges: list[tuple[str, str]] = []
@@ -67,7 +67,7 @@ def clip_tokenizer() -> CLIPTokenizer:
 
 
 def clip_text_model(tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    """CLIP's text model with random weights, 32 wide."""
+    """Return CLIP's text model with random weights, 32 wide."""
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),

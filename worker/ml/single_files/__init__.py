@@ -1,9 +1,9 @@
-"""Base models and upscalers out of the single files that people have, without a hub.
+"""Base models and upscalers imported from single files, without a hub.
 
     flux_names.py   Black Forest Labs' tensor names to diffusers'
     bases.py        single files to a folder in diffusers layout
     upscalers.py    official Real-ESRGAN weights to safetensors
-    *.json          the configurations of the published models, which their weights alone do not tell
+    *.json          the configurations of the published models, which weights alone do not contain
 
-`python -m worker.ml.single_files` does one job in a process of its own, which goes with its memory.
+`python -m worker.ml.single_files` runs one import in a process of its own, so that its memory is freed.
 """

@@ -1,6 +1,6 @@
-"""One import, as `worker models import` asks for it: a JSON object on standard input, lines for a person on output.
+"""Run one import for `worker models import`: a JSON object on standard input, lines for a person on standard output.
 
-Exit code 3: a file is not what it should be, or the disk fails; the last line on standard error says which.
+Exit code 3: a file is of the wrong kind, or the disk failed; the last line on standard error names it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Single files, as ComfyUI and the publishers hand them out, to a base in diffusers layout.
+"""Converts single files, as ComfyUI users and publishers have them, to a base in diffusers layout.
 
-Weights keep their precision and their values. Which model it is stands in its names; what the names do not tell (the
-sampler, the activation, the size it was made for) comes from the configurations beside this file. Every tensor that
-the model has must be there in its size, so a file in the wrong place is refused by name.
+Weights keep their precision and their values. Tensor names tell which model it is; everything else (the sampler, the
+activation, the native size) comes from the configurations beside this file. Every tensor of the model must be present
+in its size, so a file in the wrong place is refused by name.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ SHARD = "5GB"
 def import_flux(
     target: Path, files: Mapping[str, Path], tokenizers: Path, configs: Path | None, say: Callable[[str], None]
 ) -> None:
-    """FLUX of `transformer`, `vae`, `clip` and `t5` files. dev and schnell are told apart by the guidance embedding.
+    """Import FLUX from `transformer`, `vae`, `clip` and `t5` files. Only dev has a guidance embedding, schnell has not.
 
-    Raises ModelUnreadable, naming the file, when one is not what it should be.
+    Raises ModelUnreadable, naming the file, for one of the wrong kind.
     """
     say(f"reading {files['transformer'].name}")
     transformer = _without(_read(files["transformer"]), "model.diffusion_model.")
@@ -47,7 +47,7 @@ def import_flux(
         try:
             transformer = flux_names.to_diffusers(transformer)
         except KeyError as error:
-            raise ModelUnreadable(f"{files['transformer'].name} is no FLUX.1 transformer: it has {error}") from error
+            raise ModelUnreadable(f"{files['transformer'].name} is not a FLUX.1 transformer: it has {error}") from error
     _write(target, "transformer", transformer, _flux_shapes(plan), files["transformer"])
     del transformer
     say(f"reading {files['vae'].name}")
@@ -61,7 +61,7 @@ def import_flux(
 def import_sd15(
     target: Path, files: Mapping[str, Path], tokenizers: Path, configs: Path | None, say: Callable[[str], None]
 ) -> None:
-    """Stable Diffusion 1.5 of one `checkpoint`; a `vae` file goes before the one inside. Raises ModelUnreadable."""
+    """Import Stable Diffusion 1.5 from one `checkpoint`; a `vae` file replaces its own. Raises ModelUnreadable."""
     file = files["checkpoint"]
     say(f"reading {file.name}")
     weights = _read(file)
@@ -71,7 +71,7 @@ def import_sd15(
     try:
         converted = convert_ldm_unet_checkpoint(unet, dict(plan["unet/config.json"]))
     except KeyError as error:
-        raise ModelUnreadable(f"{file.name} is no Stable Diffusion 1.5 checkpoint: it lacks {error}") from error
+        raise ModelUnreadable(f"{file.name} is not a Stable Diffusion 1.5 checkpoint: {error} is missing") from error
     _write(target, "unet", converted, _unet_shapes(plan), file)
     vae_file = files.get("vae", file)
     vae = _read(vae_file) if "vae" in files else _without(weights, "first_stage_model.")
@@ -82,7 +82,9 @@ def import_sd15(
 
 def _read(file: Path) -> Weights:
     if file.suffix != ".safetensors":
-        raise ModelUnreadable(f"{file.name} is refused: only .safetensors files are read, a .ckpt or .bin is a pickle")
+        raise ModelUnreadable(
+            f"{file.name}: unsupported file type, only .safetensors files are read (.ckpt and .bin are pickles)"
+        )
     try:
         weights: Weights = load_file(file)
     except (OSError, SafetensorError) as error:
@@ -90,13 +92,13 @@ def _read(file: Path) -> Weights:
     small = sorted({str(tensor.dtype) for tensor in weights.values() if tensor.dtype.itemsize < 2})
     if small:
         raise ModelUnreadable(
-            f"{file.name} is quantised ({', '.join(small).replace('torch.', '')}): take the file in bf16, fp16 or fp32"
+            f"{file.name} is quantised ({', '.join(small).replace('torch.', '')}): use the file in bf16, fp16 or fp32"
         )
     return weights
 
 
 def _configs(name: str, own: Path | None) -> Configs:
-    """The published model's configurations; those of a folder in diffusers layout go first."""
+    """Return the published model's configurations; those of a folder in diffusers layout replace them."""
     plan: Configs = json.loads((HERE / "flux-dev.json").read_text("utf-8")) if name.startswith("flux") else {}
     plan |= json.loads((HERE / f"{name}.json").read_text("utf-8"))
     if own is not None:
@@ -105,13 +107,13 @@ def _configs(name: str, own: Path | None) -> Configs:
 
 
 def _start(target: Path, plan: Configs, tokenizers: Path, needed: tuple[str, ...]) -> None:
-    """Configurations and tokenizers, which need no weights."""
+    """Write the configurations and tokenizers, which need no weights."""
     for part in needed:
         files = [path for pattern in TOKENIZER_FILES for path in sorted((tokenizers / part).glob(pattern))]
         if not files:
             raise ModelUnreadable(
-                f"{tokenizers} has no {part}: weights hold no tokenizer. Take the folders {' and '.join(needed)} of "
-                "the model's repository in diffusers layout, or of a base that was pulled"
+                f"{part} not found in {tokenizers}: weight files do not contain tokenizers. Use the folders "
+                f"{' and '.join(needed)} of the model's repository in diffusers layout, or of a base that was pulled"
             )
         (target / part).mkdir(parents=True, exist_ok=True)
         for path in files:
@@ -122,16 +124,18 @@ def _start(target: Path, plan: Configs, tokenizers: Path, needed: tuple[str, ...
 
 
 def _write(target: Path, part: str, weights: Weights, shapes: Mapping[str, torch.Size], file: Path) -> None:
-    """Raises ModelUnreadable unless these are exactly the part's tensors."""
-    lacking = [name for name in shapes if name not in weights]
-    strange = [name for name in weights if name not in shapes]
-    if lacking or strange:
-        what = f"it lacks {len(lacking)} tensors, such as {lacking[0]}" if lacking else f"it has {strange[0]} too"
-        raise ModelUnreadable(f"{file.name} is no {part} of this family: {what}")
+    """Write a part's weights. Raises ModelUnreadable unless these are exactly its tensors."""
+    missing = [name for name in shapes if name not in weights]
+    unknown = [name for name in weights if name not in shapes]
+    if missing or unknown:
+        reason = (
+            f"{len(missing)} tensors are missing, such as {missing[0]}" if missing else f"unknown tensor {unknown[0]}"
+        )
+        raise ModelUnreadable(f"{file.name} is not a {part} of this family: {reason}")
     for name, shape in shapes.items():
         if weights[name].shape != shape:
             raise ModelUnreadable(
-                f"{file.name} is no {part} of this size: {name} is {list(weights[name].shape)}, not {list(shape)}"
+                f"{file.name} is not a {part} of this size: {name} is {list(weights[name].shape)}, not {list(shape)}"
             )
     stem = "model" if part.startswith("text_encoder") else "diffusion_pytorch_model"
     contiguous = {name: weights[name].contiguous() for name in shapes}
@@ -141,7 +145,7 @@ def _write(target: Path, part: str, weights: Weights, shapes: Mapping[str, torch
 
 
 def _without(weights: Weights, prefix: str) -> Weights:
-    """What stands below a prefix; all, where nothing does."""
+    """Return the weights below a prefix, or all of them if the prefix is not used."""
     below = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
     return below or weights
 
@@ -152,12 +156,12 @@ def _autoencoder(weights: Weights, plan: Configs) -> Weights:
     try:
         converted: Weights = convert_ldm_vae_checkpoint(weights, dict(plan["vae/config.json"]))
     except (KeyError, AttributeError) as error:
-        raise ModelUnreadable(f"the autoencoder cannot be read: it lacks {error}") from error
+        raise ModelUnreadable(f"the autoencoder cannot be read: {error} is missing") from error
     return converted
 
 
 def _clip(weights: Weights) -> Weights:
-    """The text half, without its buffer of positions and the projection that diffusers does not use."""
+    """Return the text half, without its buffer of positions and the projection that diffusers does not use."""
     return {
         name: tensor
         for name, tensor in weights.items()
@@ -166,7 +170,7 @@ def _clip(weights: Weights) -> Weights:
 
 
 def _t5(weights: Weights) -> Weights:
-    """The encoder half. Its embedding may stand under either of two names, or under both."""
+    """Return the encoder half. Its embedding has either of two names, or both."""
     encoder = {name: tensor for name, tensor in weights.items() if name.startswith(("encoder.", "shared."))}
     embedding = encoder.pop("encoder.embed_tokens.weight", None)
     if embedding is not None:
@@ -187,7 +191,7 @@ def _autoencoder_shapes(plan: Configs) -> dict[str, torch.Size]:
 
 
 def _clip_shapes(plan: Configs) -> dict[str, torch.Size]:
-    """By the names that files have; transformers 5 leaves their prefix away in memory."""
+    """Return sizes by the names in files; in memory, transformers 5 omits their prefix."""
     shapes = _shapes(lambda: CLIPTextModel(CLIPTextConfig.from_dict(plan["text_encoder/config.json"])))
     return {f"text_model.{name.removeprefix('text_model.')}": shape for name, shape in shapes.items()}
 
@@ -197,6 +201,6 @@ def _t5_shapes(plan: Configs) -> dict[str, torch.Size]:
 
 
 def _shapes(build: Callable[[], torch.nn.Module]) -> dict[str, torch.Size]:
-    """Name and size of every parameter of a model, without making one."""
+    """Return the size of every parameter of a model by name, without allocating it."""
     with torch.device("meta"):
         return {name: parameter.shape for name, parameter in build().named_parameters()}

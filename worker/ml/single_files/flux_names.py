@@ -1,8 +1,8 @@
-"""FLUX transformer weights by Black Forest Labs' names, and by diffusers'.
+"""Converts FLUX transformer weights from Black Forest Labs' names to diffusers'.
 
-The same tensors, but: queries, keys and values are one layer there and three here (in single blocks the feed-forward
-layer too), and the last modulation has shift before scale there and scale before shift here. diffusers has a converter
-as well (loaders/single_file_utils.py), which knows the width of FLUX.1 alone.
+The tensors are the same, with two exceptions: queries, keys and values are one layer there and three here (in single
+blocks the feed-forward layer too), and the last modulation has shift before scale there and scale before shift here.
+diffusers has a converter as well (loaders/single_file_utils.py), but only for the width of FLUX.1.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _BLOCKS = {"double_blocks": ("transformer_blocks", _DOUBLE), "single_blocks": ("
 
 
 def to_diffusers(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Every tensor under diffusers' name, bit for bit. Raises KeyError for a name that FLUX does not have."""
+    """Return every tensor under diffusers' name, bit for bit. Raises KeyError for a name that FLUX does not have."""
     width = weights["img_in.weight"].shape[0]
     return dict(renamed for name, tensor in weights.items() for renamed in _renamed(name, tensor, width))
 
@@ -75,4 +75,4 @@ def _renamed(name: str, tensor: torch.Tensor, width: int) -> Iterator[tuple[str,
         return
     parts = _FUSED[inside]
     for part, rows in zip(parts, tensor.tensor_split([width, 2 * width, 3 * width])[: len(parts)], strict=True):
-        yield f"{blocks}.{block[2]}.{part}.{kind}", rows.clone()  # a view would be written with all of its storage
+        yield f"{blocks}.{block[2]}.{part}.{kind}", rows.clone()  # a view would be saved with all of its storage

@@ -1,4 +1,4 @@
-"""The official Real-ESRGAN weights, which are pickles, as safetensors."""
+"""Converts the official Real-ESRGAN weights, which are pickles, to safetensors."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from worker.ml.errors import ModelUnreadable
 
 
 def import_upscaler(file: Path, target: Path, scale: int) -> None:
-    """Write `target` of a .pth or .safetensors file. Only tensors are unpickled: nothing in the file is run.
+    """Write `target` from a .pth or .safetensors file. Only tensors are unpickled: nothing in the file is run.
 
-    Raises ModelUnreadable: damaged, a pickle that holds more than tensors, or no upscaler by that scale.
+    Raises ModelUnreadable: damaged, a pickle that holds more than tensors, or not an upscaler by that scale.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -33,13 +33,13 @@ def import_upscaler(file: Path, target: Path, scale: int) -> None:
 def _read_pickle(file: Path) -> dict[str, torch.Tensor]:
     try:
         held = torch.load(file, map_location="cpu", weights_only=True)
-    except OSError:  # the disk's fault
+    except OSError:  # the disk failed
         raise
-    except Exception as error:  # whatever a damaged pickle makes of torch: KeyError, IndexError, UnicodeDecodeError …
-        raise ModelUnreadable(f"{file.name} is no file of weights alone, and nothing else is loaded") from error
+    except Exception as error:  # torch raises anything for a damaged pickle: KeyError, IndexError, UnicodeDecodeError …
+        raise ModelUnreadable(f"{file.name} is not a file of weights alone, and nothing else is loaded") from error
     for name in ("params_ema", "params"):  # as the official training code saves them
         if isinstance(held, dict) and name in held:
             held = held[name]
     if not isinstance(held, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in held.values()):
-        raise ModelUnreadable(f"{file.name} holds no network's weights")
+        raise ModelUnreadable(f"{file.name} does not hold the weights of a network")
     return {str(name): tensor.contiguous() for name, tensor in held.items()}

@@ -1,4 +1,4 @@
-"""Hair: what falls behind the head, and what lies over the forehead. Units as in `head`."""
+"""Draws hair behind the head and over the forehead. Units as in `head.py`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from worker.demo.canvas import BLACK, WHITE, Canvas, Colour, Points, curve, mirrored, mix, moved, oval
-from worker.demo.head import Head
+from worker.demo.drawing.canvas import BLACK, WHITE, Canvas, Colour, Points, curve, mirrored, mix, moved, oval
+from worker.demo.drawing.head import Head
 
 SKULL = [(0, -1.56), (0.5, -1.5), (0.92, -1.2), (1.12, -0.7), (1.1, -0.2)]
 
@@ -26,7 +26,7 @@ class Hair:
         self.light = mix(self.colour, mix(WHITE, self.colour, 0.45), 0.5)
 
     def draw_behind(self) -> None:
-        """Before neck and shoulders are drawn."""
+        """Draw the hair behind the head, before neck and shoulders."""
         sway = -0.16 * math.sin(self.head.yaw)
         if self.style == "long":
             right = [*SKULL, (1.24, 0.4), (1.34, 1.2), (1.4, 2.1), (1.1, 2.75), (0.5, 2.9), (0, 2.9)]
@@ -49,7 +49,7 @@ class Hair:
                 self.canvas.brush(strand, mix(self.dark, self.colour, 0.55 + 0.3 * math.sin(9 * x)), 0.07)
 
     def draw_over(self) -> None:
-        """After the face is drawn."""
+        """Draw the hair over the forehead, after the face."""
         draw = {
             "curly": self._draw_curly_top, "long": self._draw_parted, "bob": self._draw_fringe,
             "bun": self._draw_pulled_back, "short": self._draw_short, "spiky": self._draw_spiky,
@@ -64,7 +64,7 @@ class Hair:
         self._draw_curls(lambda x, y: y < 0.9 - 0.25 * abs(x) and _radius(window, x, y) > 1.0, 190, self.colour)
 
     def _draw_parted(self) -> None:
-        """Long hair, parted off the middle and falling over both shoulders."""
+        """Draw long hair, parted off the middle and falling over both shoulders."""
         part = self.head.spot(0.22, -1.0)[0]
         crown = (part * 0.8, -1.58)
         for side in (-1, 1):
@@ -75,7 +75,7 @@ class Hair:
             self._draw_lock(outer, inner, 15)
 
     def _draw_fringe(self) -> None:
-        """A bob with a fringe."""
+        """Draw a bob with a fringe."""
         for side in (-1, 1):
             outer = [(0, -1.57), (0.55 * side, -1.5), (0.96 * side, -1.2), (1.18 * side, -0.6),
                      (1.26 * side, 0.3),
@@ -116,7 +116,7 @@ class Hair:
                 self.canvas.brush(curve(oval(x, -1.82, 0.46 * turn, 0.4 * turn)[2:30]), self.dark, 0.03)
 
     def _draw_short(self) -> None:
-        """Short at the sides, swept to one side on top."""
+        """Draw hair that is short at the sides and swept to one side on top."""
         sway = self.head.spot(-0.5, -0.9)[0] + 0.5
         shape = curve([(-1.07, -0.02), (-1.14, -0.5), (-1.06, -1.06), (-0.66, -1.52), (0.0, -1.72),
                        (0.7, -1.6), (1.1, -1.16),
@@ -145,7 +145,7 @@ class Hair:
         self._draw_strands(shape, [(x * 0.6, -0.6, x * 1.3, -2.0 + 0.5 * abs(x)) for x in np.linspace(-1, 1, 24)])
 
     def _draw_cropped(self) -> None:
-        """Close to the skull, with the grain of very short curls."""
+        """Draw hair close to the skull, with the grain of very short curls."""
         cap = [(0, -1.48), (0.5, -1.42), (0.9, -1.14), (1.08, -0.66), (1.05, -0.02), (0.97, 0.0),
                (0.94, -0.46), (0.78, -0.84),
                (0.4, -0.94), (0, -0.92)]  # fmt: skip
@@ -165,7 +165,7 @@ class Hair:
     # ---- how hair looks
 
     def _draw_lock(self, outer: list[tuple[float, float]], inner: list[tuple[float, float]], strands: int) -> None:
-        """Hair between two lines from the crown down; each strand runs somewhere between them."""
+        """Draw hair between two lines from the crown down, with strands between them."""
         out, back = curve(outer), curve(inner)[::-1]
         along = np.linspace(0, 1, 40)
         a, b = _resampled(out, along), _resampled(back, along)
@@ -178,7 +178,7 @@ class Hair:
             self._shade()
 
     def _draw_strands(self, shape: Points, strands: list[tuple[float, float, float, float]]) -> None:
-        """A shape filled with hair; each strand is a bowed line (from x, y, to x, y)."""
+        """Draw a shape filled with hair. Each strand is a bowed line (from x, y to x, y)."""
         self.canvas.fill(shape, self.colour)
         with self.canvas.inside(shape):
             for i, (x0, y0, x1, y1) in enumerate(strands):
@@ -189,7 +189,7 @@ class Hair:
             self._shade()
 
     def _draw_curls(self, grows: Callable[[float, float], bool], count: int, colour: Colour) -> None:
-        """Curls all over a round head of hair, where `grows` says so, from its rim inwards."""
+        """Draw curls on a round head of hair, where `grows` is true, from its rim inwards."""
         chance = random.Random(3)  # noqa: S311 - the same curls in every picture
         places: list[tuple[float, float, float]] = []
         while len(places) < count:
@@ -209,13 +209,13 @@ class Hair:
             self.canvas.brush(spiral[4:14], mix(tone, self.light, 0.6), 0.03)
 
     def _shade(self) -> None:
-        """Gleam on the side of the light, depth on the other; inside what is being drawn."""
+        """Add a gleam on the side of the light and a shadow on the other, inside the current clip."""
         self.canvas.soft(oval(1.2 * self.head.dark_side, -0.3, 0.4, 1.4), BLACK, 0.28, 0.25)
         self.canvas.soft(oval(0.35 * self.head.light_from, -1.22, 0.5, 0.1), mix(self.light, WHITE, 0.35), 0.5, 0.1)
 
 
 def _radius(window: Points, x: float, y: float) -> float:
-    """How far out (x, y) lies in an upright ellipse: 1 on its rim."""
+    """Return how far out (x, y) is in an upright ellipse: 1 on its rim."""
     centre, half = (
         (window.max(axis=0) + window.min(axis=0)) / 2,
         (window.max(axis=0) - window.min(axis=0)) / 2,
@@ -224,7 +224,7 @@ def _radius(window: Points, x: float, y: float) -> float:
 
 
 def _resampled(path: Points, along: Points) -> Points:
-    """The points at the given shares (0…1) of a path's length."""
+    """Return the points at the given shares (0…1) of a path's length."""
     steps = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(path, axis=0), axis=1))])
     at = along * steps[-1]
     return np.stack([np.interp(at, steps, path[:, 0]), np.interp(at, steps, path[:, 1])], axis=1)

@@ -1,11 +1,11 @@
-"""Neck, shoulders and clothes. Units as in `head`; the body does not turn with the head."""
+"""Draws neck, shoulders and clothes. Units as in `head.py`; the body does not turn with the head."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from worker.demo.canvas import BLACK, WHITE, Canvas, Colour, Points, curve, mirrored, mix, moved, oval
-from worker.demo.person import CLOTHES_COLOURS, Person, Scene
+from worker.demo.drawing.canvas import BLACK, WHITE, Canvas, Colour, Points, curve, mirrored, mix, moved, oval
+from worker.demo.drawing.person import CLOTHES_COLOURS, Person, Scene
 
 
 class Body:
@@ -22,7 +22,7 @@ class Body:
         self.light = mix(self.colour, WHITE, 0.22)
 
     def draw_behind(self) -> None:
-        """What of the clothes is behind the head."""
+        """Draw the part of the clothes behind the head."""
         if self.clothes == "hoodie":
             hood = curve(mirrored([(0, 0.7), (0.7, 0.85), (1.12, 1.3), (1.2, 1.9), (0.6, 2.2), (0, 2.2)]), closed=True)
             self.canvas.fill(hood, self.dark)
@@ -52,7 +52,7 @@ class Body:
                             shadow, 0.5, 0.04)  # fmt: skip
 
     def _torso(self, neckline: list[tuple[float, float]]) -> Points:
-        """The outline of what is worn; the right half of the neckline from its middle outwards."""
+        """Return the outline of the clothes. The right half of the neckline is given from its middle outwards."""
         s = self.person.shoulders
         shoulder = [(1.1 * s, 1.8), (1.8 * s, 1.98), (2.24 * s, 2.4), (2.46 * s, 3.3), (2.6 * s, 5.5)]
         right = np.concatenate([curve([*neckline, *shoulder]), [(0, 5.5)]])

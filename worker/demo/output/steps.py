@@ -1,4 +1,4 @@
-"""The steps of a demo run on the terminal: a bar while one goes on, a line when it is done, a table at the end."""
+"""The steps of a demo run on the terminal: a bar while one runs, a line when it is done, a table at the end."""
 
 from __future__ import annotations
 
@@ -19,27 +19,23 @@ NAME_WIDTH = 26
 
 @dataclass
 class Step:
-    """One step, while it goes on and afterwards.
+    """One step, while it runs and afterwards.
 
     Attributes:
-        shows: what it did, as label and value: a job id, an object key, a digest.
-        said: the same in a few words.
+        result: what it did, in a few words.
+        details: what can be checked, as label and value: a job id, an object key, a digest.
     """
 
     name: str
     update: Callable[[float, str], None]
-    """Set the bar: 0 … 1 and what happens right now."""
+    """Set the bar: 0 … 1, and what is being done."""
     seconds: float = 0.0
-    said: str = ""
-    shows: list[tuple[str, str]] = field(default_factory=list)
-
-    def say(self, text: str) -> None:
-        """What came of it, for its line on the terminal."""
-        self.said = text
+    result: str = ""
+    details: list[tuple[str, str]] = field(default_factory=list)
 
     def show(self, **values: object) -> None:
         """Add rows to the table's last column."""
-        self.shows += [(label.replace("_", " "), str(value)) for label, value in values.items()]
+        self.details += [(label.replace("_", " "), str(value)) for label, value in values.items()]
 
 
 class Steps:
@@ -51,7 +47,7 @@ class Steps:
 
     @contextmanager
     def step(self, name: str) -> Iterator[Step]:
-        """Time a step; nothing is recorded of one that raises."""
+        """Time a step. One that raises is not recorded."""
         bar = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -75,32 +71,32 @@ class Steps:
         self._console.print(_line(step))
 
     def table(self) -> Table:
-        """Step, seconds, what it shows."""
+        """Return a table of all steps: name, seconds, details."""
         table = Table(box=box.HORIZONTALS, show_lines=True, header_style="bold", expand=False)
         table.add_column("Step", max_width=18)
         table.add_column("Seconds", justify="right")
-        table.add_column("What it shows", overflow="fold")
+        table.add_column("Details", overflow="fold")
         for step in self.done:
-            table.add_row(step.name, f"{step.seconds:.1f}", Group(Text(step.said), _labelled(step.shows)))
-        table.add_row("Together", f"{sum(step.seconds for step in self.done):.1f}", "")
+            table.add_row(step.name, f"{step.seconds:.1f}", Group(Text(step.result), _labelled(step.details)))
+        table.add_row("Total", f"{sum(step.seconds for step in self.done):.1f}", "")
         return table
 
 
 def _line(step: Step) -> Table:
-    """One grid a step, so that what is too long goes on under itself."""
+    """Return one grid per step, so that long text wraps within its column."""
     grid = Table.grid(padding=(0, 1))
     grid.add_column(width=1)
     grid.add_column(width=NAME_WIDTH)
     grid.add_column(width=7, justify="right")
     grid.add_column()
-    grid.add_row("[green]✓", step.name, f"[dim]{step.seconds:.1f} s", Text(step.said))
+    grid.add_row("[green]✓", step.name, f"[dim]{step.seconds:.1f} s", Text(step.result))
     return grid
 
 
-def _labelled(shows: list[tuple[str, str]]) -> Table:
+def _labelled(details: list[tuple[str, str]]) -> Table:
     grid = Table.grid(padding=(0, 1))
     grid.add_column(style="dim")
     grid.add_column(overflow="fold")
-    for label, value in shows:
+    for label, value in details:
         grid.add_row(label, Text(value))
     return grid

@@ -1,4 +1,4 @@
-"""Photographs of a person who does not exist, drawn by code and saved as a telephone would save them."""
+"""Draws a person in a scene, and saves photographs as a phone would save them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageCms
 
-from worker.demo.background import background
-from worker.demo.body import Body
-from worker.demo.canvas import Canvas, Frame
-from worker.demo.hair import Hair
-from worker.demo.head import Head
-from worker.demo.person import Light, Person, Scene, close_up, scenes
+from worker.demo.drawing.background import background
+from worker.demo.drawing.body import Body
+from worker.demo.drawing.canvas import Canvas, Frame
+from worker.demo.drawing.hair import Hair
+from worker.demo.drawing.head import Head
+from worker.demo.drawing.person import Light, Person, Scene, close_up, scenes
 
 __all__ = ["Person", "PhotoTaken", "Scene", "draw", "scenes", "write_photos"]
 
@@ -34,7 +34,7 @@ LIGHTING: dict[Light, tuple[float, float, tuple[float, float, float]]] = {
 }
 
 EXIF_MAKE, EXIF_MODEL, EXIF_ORIENTATION = 0x010F, 0x0110, 0x0112
-# EXIF Orientation, and the turn (counter-clockwise) that the stored pixels have against the upright picture.
+# EXIF Orientation, and the counter-clockwise rotation of the stored pixels against the upright picture.
 HELD = (
     (6, Image.Transpose.ROTATE_90),
     (1, None),
@@ -53,7 +53,7 @@ class PhotoTaken:
     """One photograph on disk.
 
     Attributes:
-        caption: clothes, place, light and expression; who it is stays to be said by the reader.
+        caption: clothes, place, light and expression, but not the person.
     """
 
     path: Path
@@ -99,14 +99,16 @@ def draw(person: Person, scene: Scene, size: tuple[int, int] = DRAWN_SIZE) -> Im
 def _lit(
     picture: Image.Image, light_from: float, contrast: float, tint: tuple[float, float, float], seed: int
 ) -> Image.Image:
-    """The scene's light over the whole picture, a lens's darker corners, and a sensor's grain."""
+    """Add the scene's light, a lens's darker corners, and a sensor's grain."""
     width, height = picture.size
     across = np.linspace(-1, 1, width)[None, :]
     down = np.linspace(-1, 1, height)[:, None]
     brightness = 1 + contrast * (0.5 * across * light_from - 0.12 * down) - 0.13 * (across**2 + down**2) ** 1.5 / 2.8
     pixels = np.asarray(picture, dtype=np.float32) * brightness.astype(np.float32)[..., None]
     pixels *= np.array(tint, dtype=np.float32)
-    grain = 2.2 * min(1.0, width / DRAWN_SIZE[0])  # a small picture is a large one scaled down, which averages it out
+    grain = 2.2 * min(
+        1.0, width / DRAWN_SIZE[0]
+    )  # a small picture is a large one scaled down, which averages the grain
     pixels += np.random.default_rng(seed).normal(0, grain, (height, width, 1)).astype(np.float32)
     return Image.fromarray(pixels.clip(0, 255).round().astype(np.uint8))
 
@@ -114,11 +116,11 @@ def _lit(
 def write_photos(person: Person, folder: Path, count: int = 15, seed: int = 0) -> list[PhotoTaken]:
     """Take `count` photographs that differ in clothes, pose, background and light.
 
-    Each is a JPEG of 12 megapixels in sRGB; the same arguments give the same files. Every third was taken with
-    the telephone held sideways or upside down: its pixels lie turned in the file, EXIF Orientation says how.
+    Each is a JPEG of 12 megapixels in sRGB; the same arguments give the same files. Every third was taken with the
+    phone held sideways or upside down: its pixels are stored rotated, as its EXIF Orientation says.
 
     Args:
-        folder: made if missing; gets `photo-01.jpg` and on.
+        folder: created if missing; receives `photo-01.jpg` and so on.
     """
     folder.mkdir(parents=True, exist_ok=True)
     profile = _srgb_profile()
@@ -138,5 +140,5 @@ def write_photos(person: Person, folder: Path, count: int = 15, seed: int = 0) -
 
 def _srgb_profile() -> bytes:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    # Its header holds the moment it was made, which would make every file a new one.
+    # Its header holds its time of creation, which would make every file different.
     return profile[:24] + struct.pack(">6H", 2000, 1, 1, 0, 0, 0) + profile[36:]

@@ -1,7 +1,7 @@
 """Drawing with smooth shapes, soft shadows and clipping, on top of Pillow.
 
-Shapes are float arrays (n, 2) in the units of a `Frame`: x to the right, y down. Everything is drawn several
-times too large and without antialiasing; `Canvas.finished` scales it down, which smooths the edges.
+Shapes are float arrays (n, 2) in the units of a `Frame`: x to the right, y down. Everything is drawn several times
+larger and without antialiasing; `Canvas.finished` scales it down, which smooths the edges.
 """
 
 from __future__ import annotations
@@ -27,32 +27,32 @@ _AROUND = np.linspace(0, 2 * math.pi, 40, endpoint=False)
 CIRCLE: Points = np.stack([np.cos(_AROUND), np.sin(_AROUND)], axis=1)
 
 _T = np.linspace(0, 1, 10, endpoint=False)[:, None]
-# (10, 4): how much each of four points in a row counts at ten places between the two in the middle.
+# (10, 4): the weights of four consecutive points at ten places between the two in the middle.
 CATMULL_ROM: Points = 0.5 * np.concatenate(
     [-_T + 2 * _T**2 - _T**3, 2 - 5 * _T**2 + 3 * _T**3, _T + 4 * _T**2 - 3 * _T**3, _T**3 - _T**2], axis=1
 )
 
 
 def mix(a: Colour, b: Colour, share: float) -> Colour:
-    """The colour `share` of the way from `a` to `b`."""
+    """Return the colour `share` of the way from `a` to `b`."""
     red, green, blue = (round(x + (y - x) * share) for x, y in zip(a, b, strict=True))
     return red, green, blue
 
 
 def oval(x: float, y: float, rx: float, ry: float) -> Points:
-    """An ellipse around (x, y), as 40 points."""
+    """Return an ellipse around (x, y), as 40 points."""
     ellipse: Points = CIRCLE * (rx, ry) + (x, y)
     return ellipse
 
 
 def moved(points: Points, x: float, y: float) -> Points:
-    """The shape, moved."""
+    """Return the shape, moved."""
     by: Points = np.array([x, y])
     return np.add(points, by)
 
 
 def curve(points: ArrayLike, *, closed: bool = False) -> Points:
-    """A Catmull-Rom spline through the points, ten steps a piece."""
+    """Return a Catmull-Rom spline through the points, ten steps between two of them."""
     through = np.asarray(points, dtype=np.float64)
     if closed:
         before, after = through[-1:], through[:2]
@@ -65,7 +65,7 @@ def curve(points: ArrayLike, *, closed: bool = False) -> Points:
 
 
 def ribbon(path: Points, half_width: ArrayLike) -> Points:
-    """A line as a shape: `half_width` to both sides of it, one for all points or (n, 1)."""
+    """Return a line as a shape: `half_width` to both sides, one for all points or (n, 1)."""
     along = np.empty_like(path)
     along[1:-1], along[0], along[-1] = path[2:] - path[:-2], path[1] - path[0], path[-1] - path[-2]
     length = np.maximum(np.hypot(along[:, :1], along[:, 1:]), 1e-9)
@@ -75,13 +75,13 @@ def ribbon(path: Points, half_width: ArrayLike) -> Points:
 
 @cache
 def _pointed(count: int) -> Points:
-    """(count, 1): how wide a brush's stroke is on its way, 1 in the middle and 0 at the ends."""
+    """Return (count, 1): the width of a brush stroke along its path, 1 in the middle and 0 at the ends."""
     width: Points = np.maximum(np.sin(np.linspace(0, math.pi, count)), 0)[:, None] ** 0.6
     return width
 
 
 def mirrored(right_half: ArrayLike) -> Points:
-    """The closed outline whose right half (top to bottom) is given; points on the axis are not doubled."""
+    """Return the closed outline of this right half (top to bottom). Points on the axis are not doubled."""
     right = np.asarray(right_half, dtype=np.float64)
     left = right[::-1] * (-1, 1)
     return np.concatenate([right, left[np.abs(left[:, 0]) > 1e-9]])
@@ -89,10 +89,10 @@ def mirrored(right_half: ArrayLike) -> Points:
 
 @dataclass(frozen=True)
 class Frame:
-    """Where a drawing's units lie on the canvas, all in pixels of the finished picture.
+    """The position of a drawing's units on the canvas, in pixels of the finished picture.
 
     Attributes:
-        x, y: the place of the origin.
+        x, y: the position of the origin.
         unit: the length of one unit.
         tilt: rotation around (0, pivot), radians, clockwise.
         pivot: the y of the centre of rotation, in units.
@@ -116,10 +116,10 @@ class Frame:
 
 
 class Canvas:
-    """A picture being drawn; `frame` says what the numbers of the next shapes mean.
+    """A picture being drawn; `frame` defines the units of the next shapes.
 
     Args:
-        backdrop: what it is drawn on, stretched to `size`.
+        backdrop: the background, stretched to `size`.
         size: width and height of the finished picture.
         supersampling: how many times larger it is drawn.
     """
@@ -137,7 +137,7 @@ class Canvas:
         ImageDraw.Draw(self._image).polygon(self._pixels(shape).ravel().tolist(), fill=colour)
 
     def line(self, path: Points, colour: Colour, width: float) -> None:
-        """A line of even width (units) with round ends."""
+        """Draw a line of constant width (units) with round ends."""
         draw = ImageDraw.Draw(self._image)
         pixels = self._pixels(path)
         across = max(1.0, width * self.frame.unit * self._scale)
@@ -148,13 +148,13 @@ class Canvas:
                 draw.ellipse((x - r, y - r, x + r, y + r), fill=colour)
 
     def brush(self, path: Points, colour: Colour, width: float) -> None:
-        """A line that is `width` wide in its middle and runs out at both ends."""
+        """Draw a line that is `width` wide in its middle and tapers at both ends."""
         self.fill(ribbon(path, width / 2 * _pointed(len(path))), colour)
 
     def soft(self, shape: Points, colour: Colour, opacity: float, blur: float) -> None:
-        """A shape with a blurred edge: a shadow, a blush, a gleam.
+        """Draw a shape with a blurred edge: a shadow, a blush, a gleam.
 
-        It is drawn and blurred small and then scaled up: blurring at full size is what takes time.
+        It is drawn and blurred small and then enlarged, because blurring at full size is slow.
 
         Args:
             opacity: 0…1.
@@ -174,7 +174,7 @@ class Canvas:
 
     @contextmanager
     def inside(self, *shapes: Points) -> Iterator[None]:
-        """What is drawn in this block stays within the union of the shapes."""
+        """Clip drawing in this block to the union of the shapes."""
         outlines = [self._pixels(shape) for shape in shapes]
         box = self._box(np.concatenate(outlines)) or (0, 0, 1, 1)
         whole, corner = self._image, self._corner
@@ -190,7 +190,7 @@ class Canvas:
         return self.frame.on_canvas(points) * self._scale - self._corner
 
     def _box(self, pixels: Points, margin: float = 0.0) -> Box | None:
-        """The part of the canvas that the points take up, None when there is none."""
+        """Return the part of the canvas that the points cover, None if they are outside."""
         width, height = self._image.size
         left, top = np.floor(pixels.min(axis=0) - margin)
         right, bottom = np.ceil(pixels.max(axis=0) + margin)
@@ -199,7 +199,7 @@ class Canvas:
 
 
 def gradient(size: tuple[int, int], colours: Sequence[Colour]) -> Image.Image:
-    """A picture that runs from the first colour at the top through the others to the last at the bottom."""
+    """Return a picture that fades from the first colour at the top through the others to the last at the bottom."""
     width, height = size
     column = np.linspace(0, len(colours) - 1, height)
     stops = np.array(colours, dtype=np.float64)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar, get_args
 
-from worker.demo.canvas import Colour
+from worker.demo.drawing.canvas import Colour
 
 HairStyle = Literal["curly", "long", "bob", "bun", "short", "spiky", "cropped", "bald"]
 Beard = Literal["full", "goatee", "moustache"]
@@ -98,7 +98,7 @@ class Person:
 
     @classmethod
     def example(cls) -> Person:
-        """The demo's person: copper curls, round teal glasses, freckles."""
+        """Return the demo's person: copper curls, round teal glasses, freckles."""
         return cls(
             skin=(246, 210, 188), hair_style="curly", hair=(190, 86, 36), eyes=(62, 124, 84),
             face_width=0.97, jaw=0.25,
@@ -109,7 +109,7 @@ class Person:
 
     @classmethod
     def other(cls) -> Person:
-        """Somebody who resembles `example` in nothing: dark skin, cropped black hair, a full beard."""
+        """Return a person unlike `example` in every trait: dark skin, cropped black hair, a full beard."""
         return cls(
             skin=(120, 78, 54), hair_style="cropped", hair=(30, 26, 28), eyes=(74, 48, 32), face_width=1.03,
             jaw=0.9,
@@ -118,7 +118,7 @@ class Person:
 
     @classmethod
     def random(cls, seed: int) -> Person:
-        """Somebody; the same seed is the same person."""
+        """Return a random person; the same seed gives the same person."""
         chance = random.Random(seed)  # noqa: S311 - drawing, not secrets
         masculine = chance.random() < 0.5
         skin = chance.choice(SKINS)
@@ -175,7 +175,7 @@ class Scene:
 
     @property
     def caption(self) -> str:
-        """All that a picture shows beside who it is, and that is not to be learnt as part of the person."""
+        """Describe everything in a picture but the person: what must not be learnt as part of them."""
         article = "an" if self.colour[0] in "aeiou" else "a"
         worn = f"wearing {article} {self.colour} {self.clothes}"
         side = "" if abs(self.turn) < 0.3 else ", turned to the left" if self.turn < 0 else ", turned to the right"
@@ -184,7 +184,7 @@ class Scene:
 
 
 def scenes(count: int, seed: int) -> list[Scene]:
-    """`count` scenes that differ in everything: a setting, for one, comes again when all have been used.
+    """Return `count` scenes that differ in everything: a setting, for example, is used again only after all others.
 
     The first scenes of a longer list with the same seed are the same.
     """
@@ -211,13 +211,13 @@ def scenes(count: int, seed: int) -> list[Scene]:
     ]
 
 
-# How far above the eyes each hair style reaches, in half widths of a face; the others stay below curls.
+# How far above the eyes each hair style reaches, in half widths of a face; the others are lower than curls.
 HAIR_TOPS: dict[HairStyle, float] = {"bun": 2.26, "spiky": 1.98}
 CURLS_TOP = 1.75
 
 
 def close_up(person: Person, scene: Scene) -> Scene:
-    """The scene from nearer, so that a face is large in a picture of 128 pixels; the hair still fits."""
+    """Return the scene from nearer, so that a face is large in a picture of 128 pixels and the hair still fits."""
     drop = scene.drop + 0.05
     # A face is 0.19 of three quarters of the picture's height wide at zoom 1 (see `portrait.draw`).
     fits = 0.97 * (0.43 + drop) / (0.19 * 0.75 * HAIR_TOPS.get(person.hair_style, CURLS_TOP))
@@ -228,7 +228,7 @@ T = TypeVar("T")
 
 
 def _dealt(seed: str, values: Sequence[T], count: int) -> list[T]:
-    """`count` values as dealt from shuffled packs: each comes once before any comes again."""
+    """Return `count` values as dealt from shuffled packs: each comes once before any is repeated."""
     chance = random.Random(seed)  # noqa: S311 - drawing, not secrets
     cards: list[T] = []
     while len(cards) < count:

@@ -1,4 +1,4 @@
-"""What a demo run leaves to look at: a contact sheet and a loss curve."""
+"""The pictures that a demo run leaves: a contact sheet and a loss curve."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ LEVELS = ("#3c8c50", "#8a8a8a", "#c8641e", "#8c5aa0")
 def contact_sheet(rows: Sequence[tuple[str, Sequence[Path]]], path: Path) -> None:
     """Put pictures on one sheet, each row under its label.
 
-    Pictures keep their shape and are turned upright as their EXIF says; a row that is too long goes on in the next
-    line. In rows of pictures of one shape equal places stand under each other, so that seeds can be compared.
+    Pictures keep their shape and are turned upright as their EXIF says; a row that is too long is wrapped. In rows of
+    pictures of one shape, equal places are aligned, so that seeds can be compared.
 
     Args:
         rows: label and picture files.
-        path: the sheet, in the format of its suffix.
+        path: the sheet to write, in the format of its suffix.
 
     Raises:
-        ValueError: there is no picture at all.
+        ValueError: there are no pictures.
     """
     placed = [(label, _placed([_thumbnail(picture) for picture in pictures])) for label, pictures in rows]
     if not any(pictures for _, pictures in placed):
-        raise ValueError("a contact sheet needs a picture")
+        raise ValueError("a contact sheet needs at least one picture")
     font = ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")), 17)
     edges = [x + picture.width for _, pictures in placed for picture, x, _ in pictures]
     width = max(*edges, *(math.ceil(font.getlength(label)) for label, _ in placed))
@@ -60,7 +60,7 @@ def contact_sheet(rows: Sequence[tuple[str, Sequence[Path]]], path: Path) -> Non
 
 
 def _placed(thumbnails: list[Image.Image]) -> list[tuple[Image.Image, int, int]]:
-    """Each with its place in the row's block: cells as wide as the widest picture, as many a line as fit."""
+    """Place each picture in the row's block: cells as wide as the widest picture, as many per line as fit."""
     cell = max((picture.width for picture in thumbnails), default=CELL)
     columns = (WIDTH + GAP) // (cell + GAP)
     return [
@@ -70,9 +70,9 @@ def _placed(thumbnails: list[Image.Image]) -> list[tuple[Image.Image, int, int]]
 
 
 def _thumbnail(path: Path) -> Image.Image:
-    """RGB, upright, fitting a cell; smaller pictures are enlarged."""
+    """Read a picture as RGB, upright, scaled up or down to fit a cell."""
     with Image.open(path) as picture:
-        picture.draft("RGB", (2 * CELL, 2 * CELL))  # a JPEG is decoded at no more than it needs
+        picture.draft("RGB", (2 * CELL, 2 * CELL))  # a JPEG is decoded no larger than needed
         turn_upright(picture)
         upright = picture.convert("RGB")
     return ImageOps.contain(upright, (CELL, CELL), Image.Resampling.LANCZOS)
@@ -83,14 +83,14 @@ def loss_curve(losses: Sequence[tuple[int, float]], path: Path, held_out: Mappin
 
     Args:
         losses: step and loss, in order.
-        path: the picture, in the format of its suffix.
+        path: the picture to write, in the format of its suffix.
         held_out: label and loss.
 
     Raises:
-        ValueError: there is no step.
+        ValueError: there are no steps.
     """
     if not losses:
-        raise ValueError("a loss curve needs a step")
+        raise ValueError("a loss curve needs at least one step")
     steps, values = np.array([step for step, _ in losses]), np.array([loss for _, loss in losses])
     window = max(1, len(values) // 12)
     figure = Figure(figsize=(9, 5), dpi=120, layout="constrained", facecolor="#faf9f6")
@@ -112,6 +112,6 @@ def loss_curve(losses: Sequence[tuple[int, float]], path: Path, held_out: Mappin
 
 
 def _running_mean(values: np.ndarray, window: int) -> np.ndarray:
-    """The mean over a window around each value; shorter at both ends."""
+    """Return the mean over a window around each value, shorter at both ends."""
     weights = np.ones(window)
     return np.convolve(values, weights, "same") / np.convolve(np.ones(len(values)), weights, "same")

@@ -1,4 +1,4 @@
-"""What a demo run leaves in summary.json: every claim of it can be checked in the database and the buckets."""
+"""The content of summary.json: every claim in it can be checked in the database and the buckets."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from uuid import UUID
 
 from worker import __version__
 from worker.demo.app_client import StoredObject
-from worker.demo.steps import Step
+from worker.demo.output.steps import Step
 
 
 @dataclass(frozen=True)
 class EndedJob:
-    """A job's row when it had ended, and what lay under its prefix in the bucket then."""
+    """A job's row after it ended, and the objects under its prefix in the bucket at that time."""
 
-    what: str
+    name: str
     kind: str
     id: UUID
     subject_id: UUID
@@ -29,13 +29,13 @@ class EndedJob:
     objects: list[StoredObject]
 
     @classmethod
-    def of(cls, what: str, kind: str, row: dict[str, Any], objects: list[StoredObject]) -> EndedJob:
-        names = ("id", "subject_id", "status", "attempt", "error_code", "error")
-        return cls(what, kind, **{name: row[name] for name in names}, objects=objects)
+    def of(cls, name: str, kind: str, row: dict[str, Any], objects: list[StoredObject]) -> EndedJob:
+        columns = ("id", "subject_id", "status", "attempt", "error_code", "error")
+        return cls(name, kind, **{column: row[column] for column in columns}, objects=objects)
 
 
 @dataclass(frozen=True)
-class SubjectUsed:
+class SubjectSummary:
     """A person, their photographs in the uploads bucket, and the ledger of their consent."""
 
     who: str
@@ -59,7 +59,7 @@ class TrainedLora:
 
 @dataclass(frozen=True)
 class SavedFile:
-    """A file of the output folder that is an object of a bucket."""
+    """A file in the output folder that is a copy of an object in a bucket."""
 
     file: str
     bucket: str
@@ -68,7 +68,7 @@ class SavedFile:
 
 @dataclass(frozen=True)
 class Revocation:
-    """Consent taken back while a job ran."""
+    """Consent revoked while a job was running."""
 
     job_id: UUID
     seconds_until_stopped: float
@@ -78,12 +78,12 @@ class Revocation:
 
 @dataclass
 class Summary:
-    """Filled while the demo goes on."""
+    """Filled in while the demo runs."""
 
     user_id: UUID
     base: str
     training_settings: Mapping[str, float]
-    subjects: list[SubjectUsed] = field(default_factory=list)
+    subjects: list[SubjectSummary] = field(default_factory=list)
     jobs: list[EndedJob] = field(default_factory=list)
     loras: list[TrainedLora] = field(default_factory=list)
     files: list[SavedFile] = field(default_factory=list)
@@ -91,7 +91,7 @@ class Summary:
     revocation: Revocation | None = None
 
     def write(self, path: Path, steps: list[Step], servers: dict[str, str]) -> None:
-        """Write it as JSON, in one step: it is there whole, or not at all."""
+        """Write the summary as JSON, atomically."""
         content = {
             "version": __version__,
             **asdict(self),

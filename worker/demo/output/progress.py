@@ -1,4 +1,4 @@
-"""Following a job as any client would: by reading its row."""
+"""Follows a job as any client would, by reading its row, and shows it on the step's bar."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from worker.demo.app_client import App
-from worker.demo.steps import Step
+from worker.demo.output.steps import Step
 
 POLL_S = 0.2
 ENDED = ("completed", "failed", "cancelled")
@@ -17,9 +17,9 @@ ENDED = ("completed", "failed", "cancelled")
 def rows_of(
     app: App, kind: str, job_id: UUID, step: Step, check_worker: Callable[[], None]
 ) -> Iterator[dict[str, Any]]:
-    """The job's row, again and again until it has ended, each shown on the step's bar.
+    """Yield the job's row repeatedly until the job has ended, each shown on the step's bar.
 
-    Raises whatever `check_worker` raises when nobody is left to do the job.
+    Raises whatever `check_worker` raises when the worker has ended.
     """
     while True:
         row = app.job(kind, job_id)
@@ -32,7 +32,7 @@ def rows_of(
 
 
 def now(row: dict[str, Any]) -> str:
-    """A job's state in a few words: its phase, and the step and loss that its metrics report."""
+    """Describe a job's state in a few words: its phase, and the step and loss in its metrics."""
     words = [row["phase"] or row["status"]]
     if row["status"] == "running" and at_step(row):
         words.append(at_step(row))
@@ -43,6 +43,6 @@ def now(row: dict[str, Any]) -> str:
 
 
 def at_step(row: dict[str, Any]) -> str:
-    """The step that a job reported last; empty before the first."""
+    """Describe the step that a job last reported; empty before the first."""
     metrics = row["metrics"] or {}
     return f"step {metrics['step']:.0f} of {metrics['steps']:.0f}" if metrics.get("step") else ""

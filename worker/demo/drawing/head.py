@@ -1,7 +1,6 @@
-"""The head: face, hair, beard, glasses.
+"""Draws the head: face, beard, glasses.
 
-Units: half a face's width is 1. The origin lies between the eyes, x to the right, y down; the chin is near
-y = 1.3.
+Units: half a face's width is 1. The origin is between the eyes, x to the right, y down; the chin is near y = 1.3.
 """
 
 from __future__ import annotations
@@ -12,8 +11,8 @@ import random
 import numpy as np
 from numpy.typing import ArrayLike
 
-from worker.demo.canvas import BLACK, WHITE, Canvas, Colour, Points, curve, mirrored, mix, moved, oval, ribbon
-from worker.demo.person import Person, Scene
+from worker.demo.drawing.canvas import BLACK, WHITE, Canvas, Colour, Points, curve, mirrored, mix, moved, oval, ribbon
+from worker.demo.drawing.person import Person, Scene
 
 BLOOD: Colour = (196, 70, 72)
 SIDES = (-1, 1)
@@ -44,19 +43,19 @@ class Head:
         return curve(self.swayed(mirrored(right)), closed=True)
 
     def swayed(self, outline: Points) -> Points:
-        """A turned head's outline: the lower half follows the nose, the skull goes the other way."""
+        """Return a turned head's outline: the lower half follows the nose, the skull moves the other way."""
         lower = np.clip((outline[:, 1] + 0.2) / 1.4, -0.4, 1)
         return outline + np.stack([lower * math.sin(self.yaw) * 0.5, np.zeros(len(outline))], axis=1)
 
     def turned(self, points: ArrayLike) -> Points:
-        """Points on the front of the face, as a turned head shows them."""
+        """Return points on the front of the face, as they appear on a turned head."""
         at = np.asarray(points, dtype=np.float64)
         radius = 1.25
         angle = np.arcsin(np.clip(at[:, 0] / radius, -1, 1)) + self.yaw
         return np.stack([radius * np.sin(angle), at[:, 1]], axis=1)
 
     def spot(self, x: float, y: float) -> tuple[float, float]:
-        """One point of the face, turned."""
+        """Return one point of the face, turned."""
         at = self.turned([(x, y)])[0]
         return float(at[0]), float(at[1])
 
@@ -101,7 +100,7 @@ class Head:
 
     def draw_nose(self) -> None:
         canvas, w = self.canvas, self.person.nose
-        ahead = 0.16 * math.sin(self.yaw)  # the nose stands out, so it moves more than the face
+        ahead = 0.16 * math.sin(self.yaw)  # the nose protrudes, so it moves more than the face
 
         def nose(points: ArrayLike) -> Points:
             at = self.turned(points)
@@ -191,7 +190,7 @@ class Head:
         x, half, high = side * 0.42, 0.215, 0.125 * squint
 
         def eye(points: list[tuple[float, float]]) -> Points:
-            """Points in the eye's own terms: -1 is its inner corner, 1 its outer."""
+            """Return points in the eye's own units: -1 is its inner corner, 1 its outer."""
             return curve(self.turned([(x + side * half * u, v) for u, v in points]))
 
         upper = eye([(-1, 0.045), (-0.5, -0.085 * squint), (0.1, -high), (0.65, -0.075 * squint), (1, 0.0)])
@@ -235,7 +234,7 @@ class Head:
     # ---- what is on the face
 
     def draw_temples(self) -> None:
-        """The arms of the glasses; hair may lie over them."""
+        """Draw the arms of the glasses, which hair may cover."""
         if self.person.glasses is None:
             return
         for side in SIDES:

@@ -1,4 +1,4 @@
-"""What is around the head: background, neck and clothes."""
+"""Draws the setting behind a person."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import random
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from worker.demo.canvas import BLACK, WHITE, Colour, gradient, mix
-from worker.demo.person import Scene
+from worker.demo.drawing.canvas import BLACK, WHITE, Colour, gradient, mix
+from worker.demo.drawing.person import Scene
 
-SMALL = (252, 336)  # the size at which backgrounds are painted: they are out of focus
+SMALL = (252, 336)  # the size at which backgrounds are painted, because they are out of focus
 
 
 def background(scene: Scene) -> Image.Image:
-    """The scene's setting, out of focus as behind a portrait: a small picture, to be stretched."""
+    """Draw the scene's setting, out of focus as behind a portrait: a small picture, to be enlarged."""
     chance = random.Random(scene.variation)  # noqa: S311 - drawing, not secrets
     painters = {
         "studio": _studio, "park": _park, "beach": _beach, "street": _street, "city at night": _night,

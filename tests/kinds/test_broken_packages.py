@@ -1,0 +1,87 @@
+"""A package that is broken, or that takes liberties, is refused by name, and leaves the database as it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.kinds.packages import migrate, write_package
+from tests.sql.catalog import differences, snapshot
+from tests.worker.conftest import MakeFleet
+
+TABLE = "create table public.bad_jobs (like worker.life_cycle including all, words text, portrait text);"
+HOOK = """
+create function worker.bad__{hook}(p_job jsonb) returns table (column_name text, {columns}) language sql immutable
+set search_path = pg_catalog, pg_temp as $$ select {values} $$;"""
+KEYS = HOOK.format(
+    hook="named_keys", columns="key text, rule text", values="'portrait', p_job ->> 'portrait', 'person'"
+)
+TEXTS = HOOK.format(hook="texts", columns="words text, screens text", values="'words', p_job ->> 'words', 'prompt'")
+REGISTER = """
+do $$ begin
+  perform worker.register_job_table('bad', 'public.bad_jobs', {purpose}, false, 'light', interval '1 minute');
+end $$;"""
+GOOD = TABLE + KEYS + TEXTS + REGISTER.format(purpose="'generation'")
+
+
+@pytest.mark.parametrize(
+    ("sql", "said"),
+    [
+        (GOOD + "select nothing_of_that_name();", "function nothing_of_that_name() does not exist"),
+        (
+            GOOD + "create or replace function worker.consent_error(p_subject_id uuid, p_purpose text) returns text "
+            "language sql stable as $$ select null $$;",
+            "changed function worker.consent_error(uuid,text)",
+        ),
+        (TABLE + TEXTS + REGISTER.format(purpose="'generation'"), "column portrait of public.bad_jobs"),
+        (TABLE + KEYS + REGISTER.format(purpose="'generation'"), "column words of public.bad_jobs"),
+        (GOOD.replace("bad__texts", "bad__text"), "worker.bad__text(jsonb) is not a hook"),
+        (TABLE + KEYS + TEXTS + REGISTER.format(purpose="null"), "purpose must be training or generation"),
+        (GOOD.replace("including all", "including all, mood text"), "column mood of public.bad_jobs"),
+        (TABLE + "commit;", "EXECUTE of transaction commands is not implemented"),
+    ],
+    ids=[
+        "it fails",
+        "it changes the core",
+        "it forgets a person",
+        "it forgets words",
+        "a misspelt hook",
+        "no purpose",
+        "a column more",
+        "it commits",
+    ],
+)
+def test_a_package_that_may_not_be_applied_leaves_the_database_as_it_was(
+    database_url: str, tmp_path: Path, sql: str, said: str
+) -> None:
+    before = snapshot(database_url)
+    refused = migrate(database_url, packages=(write_package(tmp_path, "likeness-bad", sql),))
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("migrate: package likeness-bad, kind: ")
+    assert said in refused.stderr
+    assert "Nothing was changed." in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert differences(before, snapshot(database_url)) == {}
+
+
+def test_the_same_package_without_its_fault_is_applied(database_url: str, tmp_path: Path) -> None:
+    package = write_package(tmp_path, "likeness-bad", GOOD)
+    applied = migrate(database_url, packages=(package,))
+    assert applied.returncode == 0, applied.stderr
+
+
+def test_a_pod_with_a_package_that_cannot_be_imported_goes_on_with_its_own_kinds(
+    make_fleet: MakeFleet, tmp_path: Path
+) -> None:
+    from tests.kinds.packages import python_path
+
+    package = write_package(tmp_path, "likeness-bad", GOOD, code="import a_module_that_is_not_there")
+    fleet = make_fleet(PYTHONPATH=python_path(package))
+    assert migrate(fleet.app.url, packages=(package,)).returncode == 0
+    (worker,) = fleet.ready(1)
+    (told,) = worker.events("kind.unusable")
+    assert told["package"] == "likeness-bad" or "likeness-bad" in told["message"]
+    assert "a_module_that_is_not_there" in told["reason"]
+    assert not any(route.startswith("bad") for route in worker.events("worker.ready")[0]["routes"])
+    fleet.completed("generation", fleet.draw())

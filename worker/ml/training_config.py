@@ -1,0 +1,39 @@
+"""The settings of one training, and the check that they are possible."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from worker.ml.errors import BadInput
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Settings of one training.
+
+    The worker fills in every field from the family's `Architecture.training_defaults`. The defaults here are for
+    scripts and tests.
+    """
+
+    steps: int | None = None  # None: the family's number for this many photos
+    rank: int = 16
+    learning_rate: float = 1e-4
+    resolution: int = 512
+    batch_size: int = 1
+    seed: int = 0
+    caption_dropout: float = 0.05
+    preservation: float = 0.25  # the share of samples, among those with a class caption
+
+    def check(self) -> None:
+        """Raise BadInput, naming the setting and its value, for one that is impossible."""
+        for name in ("steps", "rank", "resolution", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise BadInput(f"{name} must be at least 1, not {value}")
+        if not 0 < self.learning_rate < math.inf:
+            raise BadInput(f"learning_rate must be a finite number above 0, not {self.learning_rate}")
+        for name in ("caption_dropout", "preservation"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise BadInput(f"{name} must be between 0 and 1, not {value}")
