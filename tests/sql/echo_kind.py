@@ -46,6 +46,7 @@ do $$
 begin
   perform worker.register_job_table('echo', 'public.echo_jobs', 'generation', false, 'light', interval '10 minutes');
   perform worker.declare_policy('echo', 'users can view their own echoes', 'select', 'owner_id = (select auth.uid())');
+  perform worker.declare_policy('echo', 'users can request echoes', 'insert', 'owner_id = (select auth.uid())');
 end $$;
 """
 

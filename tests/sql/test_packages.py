@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from tests.conftest import Databases
-from tests.sql.catalog import differences, snapshot
+from tests.sql.catalog import differences, policy_oids, snapshot
 from tests.sql.echo_kind import HOOKS, NAMED_KEYS, PACKAGE, REGISTRATION, TABLE, apply_file, write_package
 from tests.sql.files import next_release, psql
 from tests.sql.pod import Claims, Pod
@@ -236,14 +236,17 @@ end $$;
     url = any_supabase.create(grants_by_default=grants_by_default)
     assert f"{PACKAGE}: echo" in migrate(url, packages=[package])
     assert held(url) == {"echo_open": {"authenticated"}, "echo_view": {"authenticated"}}
+    assert len([name for name in policy_oids(url) if name.startswith("echo_jobs.")]) == 2
     before = snapshot(url)
     assert migrate(url, packages=[package]) == []
     migrate(url, next_release(tmp_path), packages=[package])
     assert list(differences(before, snapshot(url))) == ["row of worker.schema_versions views"]
 
-    (package.folder / "echo.sql").write_text(HOOKS + REGISTRATION)
+    withdrawn = REGISTRATION.replace("perform worker.declare_policy", "-- perform worker.declare_policy")
+    (package.folder / "echo.sql").write_text(HOOKS + withdrawn)
     migrate(url, tmp_path / "sql", packages=[package])
-    assert held(url) == {}, "a grant that is declared no more"
+    assert held(url) == {}
+    assert [name for name in policy_oids(url) if name.startswith("echo_jobs.")] == []
 
 
 def held(url: str) -> dict[str, set[str]]:
