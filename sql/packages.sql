@@ -95,6 +95,8 @@ as $$
   from worker.kind_grants declared join worker.job_kinds using (kind)
   union all
   select 'base ' || slug, null, to_jsonb(base)::text from worker.base_models base
+  union all
+  select 'row of worker.config', 'the core', to_jsonb(config)::text from worker.config
 $$;
 comment on function worker.catalog_objects is 'Functions, tables, rows written, types, triggers, policies, grants, roles, kinds and bases, each with a definition to compare.';
 
