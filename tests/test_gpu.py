@@ -24,17 +24,13 @@ from worker.gpu.messages import (
     CheckpointSaved,
     Done,
     Event,
-    GenerateTask,
-    LoraFile,
-    LoraSettings,
     Phase,
-    PhotoFile,
-    PhotosSkipped,
     Progress,
     Task,
-    TrainTask,
 )
 from worker.gpu.process import GpuChild, Interrupted
+from worker.gpu.tasks.generation import GenerateTask, LoraFile
+from worker.gpu.tasks.training import LoraSettings, PhotoFile, PhotosSkipped, TrainTask
 from worker.ml import upscale
 from worker.ml.architectures.flux_tiny import build_tiny
 
@@ -68,7 +64,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def gpu() -> AsyncIterator[GpuChild]:
-    child = GpuChild(THREADS)
+    child = GpuChild(THREADS, [TrainTask, GenerateTask])
     yield child
     pid = (await child.start()).pid
     await child.stop()
@@ -100,12 +96,12 @@ def drawing(files: Files, workdir: Path, **changes: object) -> GenerateTask:
     return task.model_copy(update=changes)
 
 
-async def events_of(gpu: GpuChild, task: Task) -> list[Event]:
+async def events_of(gpu: GpuChild, task: Task) -> list[Event | Done]:
     async with aclosing(gpu.run(task)) as events:
         return [event async for event in events]
 
 
-async def until(gpu: GpuChild, task: Task, what: type[Event], then: Callable[[], Effect]) -> None:
+async def until(gpu: GpuChild, task: Task, what: type[Event | Done], then: Callable[[], Effect]) -> None:
     """Run a task and do `then` once at its first event of a type, while it goes on."""
     meanwhile = None
     async with aclosing(gpu.run(task)) as events:
@@ -150,7 +146,7 @@ async def open_for_writing(pipe: Path) -> int:
 async def test_a_training_reports_its_phases_steps_and_checkpoints_and_leaves_a_lora(
     gpu: GpuChild, files: Files, tmp_path: Path
 ) -> None:
-    events = await events_of(gpu, training(files, tmp_path, steps=4, checkpoint_every_steps=2))
+    events = await events_of(gpu, training(files, tmp_path, steps=4, checkpoint_every_s=0))
 
     done = events[-1]
     assert isinstance(done, Done)
@@ -166,17 +162,17 @@ async def test_a_training_reports_its_phases_steps_and_checkpoints_and_leaves_a_
     assert [step.fraction for step in progress] == sorted(step.fraction for step in progress)
     assert progress[-1].fraction == 1
     assert progress[-1].metrics["step"] == 4
-    (checkpoint,) = (event for event in events if isinstance(event, CheckpointSaved))
-    assert checkpoint.step == 2
-    assert checkpoint.path.is_file()
+    checkpoints = [event for event in events if isinstance(event, CheckpointSaved)]
+    assert [checkpoint.step for checkpoint in checkpoints] == [1, 2, 3]
+    assert checkpoints[-1].path.is_file()
 
 
 async def test_a_training_goes_on_from_a_checkpoint(gpu: GpuChild, files: Files, tmp_path: Path) -> None:
     whole, rest = tmp_path / "whole", tmp_path / "rest"
     whole.mkdir()
     rest.mkdir()
-    events = await events_of(gpu, training(files, whole, steps=3, checkpoint_every_steps=2))
-    (checkpoint,) = (event for event in events if isinstance(event, CheckpointSaved))
+    events = await events_of(gpu, training(files, whole, steps=3, checkpoint_every_s=0))
+    *_, checkpoint = (event for event in events if isinstance(event, CheckpointSaved))
 
     resumed = await events_of(gpu, training(files, rest, steps=3, resume_from=checkpoint.path))
 
@@ -425,8 +421,9 @@ async def test_stopping_ends_a_process_that_still_starts() -> None:
 WORKER = """
     import asyncio, signal, sys
     from contextlib import aclosing
+    from worker.gpu.messages import Progress
     from worker.gpu.process import GpuChild
-    from worker.gpu.messages import Progress, TrainTask
+    from worker.gpu.tasks.training import TrainTask
 
     async def main():
         gpu = GpuChild()

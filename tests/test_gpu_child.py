@@ -9,8 +9,8 @@ import torch
 
 from worker import errors
 from worker.gpu.child import Reporter, drain
-from worker.gpu.messages import FromChild, Phase, Progress, Work
-from worker.gpu.work import failure
+from worker.gpu.failures import failure
+from worker.gpu.messages import FromChild, Phase, Progress, Stopped, Work
 from worker.ml import errors as ml_errors
 
 
@@ -28,7 +28,7 @@ def test_no_step_is_begun_after_an_interrupt() -> None:
 
     outcome = drain(work(), stop, Reporter(lambda event: None))
 
-    assert outcome.kind == "stopped"
+    assert outcome == Stopped()
     assert begun == [0, 1, 2, 3, 4]
 
 

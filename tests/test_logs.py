@@ -1,6 +1,8 @@
+import ast
 import io
 import json
 import logging
+import re
 from pathlib import Path
 
 import pytest
@@ -163,3 +165,37 @@ def test_numbers_and_flags_stay_what_they_are(lines):
     line = lines()[0]
     assert (line["tokens"], line["ok"], line["ratio"], line["none"]) == (77, True, 0.5, None)
     assert line["max_token_length"] == 512
+
+
+# -- what our own code logs
+
+LOGS = re.compile(r"log\.(info|warning|error|exception)|structlog\.get_logger\(\)\.\w+|suppress_transient_errors")
+REPLACED_KEYS = {"what": "message", "why": "reason", "remedy": "hint", "cure": "hint"}
+
+
+def log_calls() -> list[tuple[str, ast.Call]]:
+    """Every call of the package that logs, with its place; but the one that logs what its caller names."""
+    root = Path(logs.__file__).parent
+    return [
+        (f"{path.relative_to(root.parent)}:{call.lineno}", call)
+        for path in sorted(root.rglob("*.py"))
+        if path.name != "transient.py"
+        for call in ast.walk(ast.parse(path.read_text()))
+        if isinstance(call, ast.Call) and LOGS.fullmatch(ast.unparse(call.func))
+    ]
+
+
+def test_keys_that_explain_have_one_name_each():
+    replaced = [
+        f"{place}: {keyword.arg} is called {REPLACED_KEYS[keyword.arg]}"
+        for place, call in log_calls()
+        for keyword in call.keywords
+        if keyword.arg in REPLACED_KEYS
+    ]
+    assert replaced == []
+
+
+def test_events_are_constant_dotted_names():
+    events = [(place, ast.unparse(call.args[0])) for place, call in log_calls()]
+    assert len(events) > 30
+    assert [event for event in events if not re.fullmatch(r"'[a-z]+(\.[a-z_]+)+'", event[1])] == []

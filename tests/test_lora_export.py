@@ -172,7 +172,7 @@ def test_alpha_is_folded_in(sd15_file: Path, tmp_path: Path) -> None:
 def test_a_file_that_exists_is_not_overwritten(flux_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "mine.safetensors"
     out.write_bytes(b"precious")
-    with pytest.raises(CommandRefused, match="exists already"):
+    with pytest.raises(CommandRefused, match="already exists"):
         export(str(flux_file), "kohya", out)
     assert out.read_bytes() == b"precious"
 
@@ -198,9 +198,9 @@ def test_what_cannot_be_exported_is_refused_by_name(flux_file: Path, tmp_path: P
     )
     for source, naming, why in (
         (wide, "kohya", "to_q is 48 to 1, which cannot be fused"),
-        (zero, "diffusers", r"zero\.safetensors changes nothing"),
-        (flux_file, "diffusers", r"flux\.safetensors is in diffusers names already"),
-        (tmp_path / "gone.safetensors", "kohya", r"there is no file .*gone\.safetensors"),
+        (zero, "diffusers", r"zero\.safetensors has no effect"),
+        (flux_file, "diffusers", r"flux\.safetensors already has diffusers names"),
+        (tmp_path / "gone.safetensors", "kohya", r"file not found: .*gone\.safetensors"),
         (dora, "kohya", r"dora\.safetensors is a DoRA"),
         (embedder, "kohya", r"transformer\.x_embedder does not exist in the other naming"),
         (told, "kohya", "alpha in lora_adapter_metadata"),
@@ -209,7 +209,7 @@ def test_what_cannot_be_exported_is_refused_by_name(flux_file: Path, tmp_path: P
             export(str(source), naming, out)
     with pytest.raises(CommandRefused, match=r"end in \.safetensors"):
         export(str(flux_file), "kohya", tmp_path / "out.pt")
-    with pytest.raises(CommandRefused, match="cannot be written"):
+    with pytest.raises(CommandRefused, match=r"writing .* failed"):
         export(str(flux_file), "kohya", tmp_path / "nowhere" / "out.safetensors")
     assert not out.exists()
 
@@ -264,12 +264,12 @@ def test_an_id_that_is_nobodys_and_an_object_that_was_changed_are_refused(
         if os.environ.get(name) != value:
             monkeypatch.setenv(name, value)
     out = tmp_path / "out.safetensors"
-    with pytest.raises(CommandRefused, match="there is no LoRA"):
+    with pytest.raises(CommandRefused, match="LoRA not found"):
         export(str(uuid4()), "kohya", out)
     model = publish(app, app.add_subject(), flux_file)
     key = app.one("select path from public.subjects_models where id = %s", model)
     app.s3.put_object(Bucket=app.models, Key=key, Body=b"another")
-    with pytest.raises(CommandRefused, match="not the one that was published"):
+    with pytest.raises(CommandRefused, match="differs from the published one"):
         export(str(model), "kohya", out)
     app.s3.delete_object(Bucket=app.models, Key=key)
     with pytest.raises(CommandRefused, match=r"lora\.safetensors"):

@@ -28,13 +28,13 @@ def private(tmp_path: Path) -> Iterator[Path]:
     folder.chmod(0o700)
 
 
-def test_a_folder_below_one_that_may_not_be_searched_is_refused_with_the_cure(private: Path) -> None:
+def test_a_folder_below_one_that_may_not_be_searched_is_refused_with_the_fix(private: Path) -> None:
     folder = private / "models"
     settings = Settings.model_construct(models_dir=folder)
     for check in (lambda: check_models_dir(settings), lambda: check_folder("MODELS_DIR", folder)):
         with pytest.raises(SettingsError, match=rf"MODELS_DIR={folder} cannot be written by this user") as refused:
             check()
-        assert f"mkdir -p {folder} && chown" in refused.value.cure
+        assert f"mkdir -p {folder} && chown" in refused.value.hint
 
 
 def test_a_link_that_leads_nowhere_is_refused(tmp_path: Path) -> None:

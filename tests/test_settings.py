@@ -9,6 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from worker.errors import SettingsError
+from worker.renamed_settings import OLD_NAMES
 from worker.settings import Settings, env_example
 
 ROOT = Path(__file__).parent.parent
@@ -34,7 +35,8 @@ def _clean(monkeypatch, tmp_path):
     """An environment with none of our names, in a folder with no .env."""
     for line in env_example().splitlines():
         monkeypatch.delenv(line.lstrip("#").split("=")[0], raising=False)
-    monkeypatch.delenv("NEXT_PUBLIC_SUPABASE_URL", raising=False)
+    for name in ("NEXT_PUBLIC_SUPABASE_URL", *OLD_NAMES.values()):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
 
 
@@ -80,8 +82,8 @@ class TestReading:
                 "WORKER_KINDS": "training, generation",
                 "WORKER_NAME": "pod-1",
                 "LOG_FORMAT": "json",
-                "MAX_AFFINITY_WAIT": "5",
-                "CHECKPOINT_EVERY": "0.5",
+                "MAX_AFFINITY_WAIT_SECONDS": "5",
+                "CHECKPOINT_EVERY_SECONDS": "0.5",
             },
         )
         assert settings.listen_url.get_secret_value() == "postgresql://u@h/db"
@@ -162,17 +164,17 @@ class TestRefusals:
         self, monkeypatch, tmp_path, text, why
     ):
         if text is None:
-            (tmp_path / ".env").symlink_to("/proc/self/mem")  # of which nobody can read the beginning, root neither
+            (tmp_path / ".env").symlink_to("/proc/self/mem")  # not even root can read its beginning
         else:
             (tmp_path / ".env").write_bytes(text)
         lines = refused(monkeypatch, DATABASE)
-        assert lines[0].startswith(f".env {why}: save it as UTF-8")
+        assert lines[0].startswith(f".env {why}; save it as UTF-8")
         assert not any("DATABASE_URL" in line for line in lines)
 
     def test_supabase_needs_its_own_region(self, monkeypatch):
         """A request signed for another region is refused as SignatureDoesNotMatch."""
         (line,) = refused(monkeypatch, DATABASE | LEGACY | {"S3_REGION": ""})
-        assert line.startswith("S3_REGION is missing; it must be the Supabase project's own")
+        assert line.startswith("S3_REGION is missing; it must be the region of the Supabase project")
 
     def test_half_of_the_legacy_keys_is_not_enough(self, monkeypatch):
         (line,) = refused(monkeypatch, DATABASE | LEGACY | {"SUPABASE_SERVICE_ROLE_KEY": ""})
@@ -181,30 +183,30 @@ class TestRefusals:
     def test_supabases_new_keys_do_not_open_storage(self, monkeypatch):
         new = {"SUPABASE_SERVICE_ROLE_KEY": "sb_secret_service-marker"}
         (line,) = refused(monkeypatch, DATABASE | LEGACY | new)
-        assert line.startswith("SUPABASE_SERVICE_ROLE_KEY is no JWT")
+        assert line.startswith("SUPABASE_SERVICE_ROLE_KEY is not a JWT")
         assert "S3_ACCESS_KEY_ID" in line
 
     @pytest.mark.parametrize(
         ("name", "value", "what"),
         [
-            ("DATABASE_URL", "mysql://u:pass-marker@h/db", "is no Postgres address"),
-            ("DATABASE_URL", "postgresql+asyncpg://u:pass-marker@h/db", "is no Postgres address"),
-            ("DATABASE_URL", "postgresql://postgres:[YOUR-PASSWORD]@h/db", "still holds [YOUR-PASSWORD]"),
+            ("DATABASE_URL", "mysql://u:pass-marker@h/db", "must be a Postgres URL"),
+            ("DATABASE_URL", "postgresql+asyncpg://u:pass-marker@h/db", "must be a Postgres URL"),
+            ("DATABASE_URL", "postgresql://postgres:[YOUR-PASSWORD]@h/db", "still contains [YOUR-PASSWORD]"),
             ("DATABASE_URL", f"postgresql://u:pass-marker@{'h' * 64}.com/db", "names a host that cannot exist"),
-            ("DATABASE_LISTEN_URL", "h:5432", "is no Postgres address"),
+            ("DATABASE_LISTEN_URL", "h:5432", "must be a Postgres URL"),
             ("S3_ENDPOINT_URL", "http://h..com", "names a host that cannot exist"),
-            ("S3_ENDPOINT_URL", "127.0.0.1:9000", "is no http or https address"),
-            ("S3_ENDPOINT_URL", "http://id:secret-marker@h", "must hold no credentials"),
-            ("SUPABASE_URL", "abcdefgh.supabase.co", "is no http or https address"),
-            ("BUCKET_UPLOADS", "a/b", "is refused"),
-            ("MODELS_MAX_GB", "lots", "is refused: Input should be a valid number"),
-            ("MODELS_MAX_GB", "0", "is refused"),
-            ("WORKER_KINDS", "training;generation", "is no list of job kinds separated by commas"),
-            ("WORKER_NAME", "x" * 101, "is refused"),
-            ("LOG_FORMAT", "xml", "is refused: Input should be 'auto', 'console' or 'json'"),
-            ("MAX_AFFINITY_WAIT", "-1", "is refused"),
-            ("CHECKPOINT_EVERY", "0", "is refused"),
-            ("CHECKPOINT_EVERY", "inf", "is refused"),
+            ("S3_ENDPOINT_URL", "127.0.0.1:9000", "must be an http(s) URL"),
+            ("S3_ENDPOINT_URL", "http://id:secret-marker@h", "must not contain credentials"),
+            ("SUPABASE_URL", "abcdefgh.supabase.co", "must be an http(s) URL"),
+            ("BUCKET_UPLOADS", "a/b", "is invalid"),
+            ("MODELS_MAX_GB", "lots", "is invalid: Input should be a valid number"),
+            ("MODELS_MAX_GB", "0", "is invalid"),
+            ("WORKER_KINDS", "training;generation", "must be a list of job kinds separated by commas"),
+            ("WORKER_NAME", "x" * 101, "is invalid"),
+            ("LOG_FORMAT", "xml", "is invalid: Input should be 'auto', 'console' or 'json'"),
+            ("MAX_AFFINITY_WAIT_SECONDS", "-1", "is invalid"),
+            ("CHECKPOINT_EVERY_SECONDS", "0", "is invalid"),
+            ("CHECKPOINT_EVERY_SECONDS", "inf", "is invalid"),
         ],
     )
     def test_what_is_malformed_is_named_without_its_value(self, monkeypatch, name, value, what):
@@ -242,6 +244,47 @@ class TestRefusals:
     def test_what_libpq_reads_is_taken(self, monkeypatch, address):
         settings = load(monkeypatch, KEYS | {"DATABASE_URL": address})
         assert settings.database_url.get_secret_value() == address
+
+
+class TestOldNames:
+    """For one release a renamed setting is read by its old name too."""
+
+    @pytest.mark.parametrize("name", ["WORKER_NAME", *OLD_NAMES])
+    def test_new_names_are_read_without_a_warning(self, monkeypatch, capsys, name):
+        load(monkeypatch, DATABASE | KEYS | {name: "7"})
+        assert capsys.readouterr().err == ""
+
+    @pytest.mark.parametrize("name", OLD_NAMES)
+    @pytest.mark.parametrize("place", ["environment", ".env"])
+    def test_an_old_name_is_read_and_the_warning_names_the_new_one(self, monkeypatch, tmp_path, capsys, name, place):
+        old_name = OLD_NAMES[name]
+        if place == ".env":
+            (tmp_path / ".env").write_text(f"{old_name}=7\n")
+        settings = load(monkeypatch, DATABASE | KEYS | ({old_name: "7"} if place == "environment" else {}))
+        assert 7.0 in (settings.max_affinity_wait_s, settings.checkpoint_every_s)
+        (warning,) = capsys.readouterr().err.splitlines()
+        assert warning.startswith(f"Warning: {old_name} was renamed {name};")
+
+    @pytest.mark.parametrize("name", OLD_NAMES)
+    def test_both_names_with_one_value_are_accepted(self, monkeypatch, name):
+        settings = load(monkeypatch, DATABASE | KEYS | {name: "7", OLD_NAMES[name]: "7"})
+        assert 7.0 in (settings.max_affinity_wait_s, settings.checkpoint_every_s)
+
+    @pytest.mark.parametrize("name", OLD_NAMES)
+    def test_both_names_with_different_values_are_refused(self, monkeypatch, tmp_path, name):
+        """Also when one is in the environment, which goes before .env, and the other in .env."""
+        (tmp_path / ".env").write_text(f"{name}=8\n")
+        (line,) = refused(monkeypatch, DATABASE | KEYS | {OLD_NAMES[name]: "7"})
+        assert (
+            line
+            == f"{OLD_NAMES[name]} and {name} have different values; remove {OLD_NAMES[name]}, which is the old name"
+        )
+
+    @pytest.mark.parametrize("name", OLD_NAMES)
+    def test_a_malformed_value_is_refused_with_the_warning_that_explains_the_name(self, monkeypatch, capsys, name):
+        (line,) = refused(monkeypatch, DATABASE | KEYS | {OLD_NAMES[name]: "soon"})
+        assert line.startswith(f"{name} is invalid: ")
+        assert f"{OLD_NAMES[name]} was renamed {name}" in capsys.readouterr().err
 
 
 class TestExample:

@@ -1,4 +1,4 @@
-"""How commands print what the database holds: tables and lists, plain text where the output is no terminal."""
+"""How commands print rows of the database: tables and lists, as plain text if the output is not a terminal."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 PIPE_WIDTH = 240
-"""Characters of a line that goes to a file or a program, which wraps nothing."""
+"""The width of lines in characters if a file or a program reads them, which do not wrap."""
 
 
 def console() -> Console:
-    """Standard output, without rich's own reading of brackets and colons: the texts are other people's."""
+    """Return standard output, without rich's markup: users wrote some of the texts."""
     shown = Console(markup=False, highlight=False, emoji=False, soft_wrap=True)
     if not shown.is_terminal:
         shown.width = PIPE_WIDTH
@@ -23,11 +23,11 @@ def console() -> Console:
 
 
 def table(to: Console, title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str) -> None:
-    """A titled table; `empty` stands where it has no rows."""
+    """Print a titled table, or `empty` if it has no rows."""
     to.print(Text(title, style="bold"))
     shown = Table(box=None, padding=(0, 2), header_style="dim")
     for column in columns:
-        shown.add_column(column, overflow="fold")  # ids and keys are to be copied: whole
+        shown.add_column(column, overflow="fold")  # never shortened: ids and keys are copied from here
     for row in rows:
         shown.add_row(*(sanitize_line(value) for value in row))
     to.print(shown if shown.rows else Text(f"  {empty}"))
@@ -35,7 +35,7 @@ def table(to: Console, title: str, columns: Sequence[str], rows: Iterable[Sequen
 
 
 def listing(to: Console, title: str, values: Mapping[str, object]) -> None:
-    """A titled list of names and values; what is None is left out."""
+    """Print a titled list of names and values, without values that are None."""
     to.print(Text(title, style="bold"))
     for name, value in values.items():
         if value is not None:
@@ -44,7 +44,7 @@ def listing(to: Console, title: str, values: Mapping[str, object]) -> None:
 
 
 def sanitize_line(value: object) -> str:
-    """A value as one line of text. Control characters, which could steer a terminal, are shown as spaces."""
+    """Return a value as one line of text. Control characters, which could steer a terminal, become spaces."""
     match value:
         case None:
             text = ""
@@ -60,7 +60,7 @@ def sanitize_line(value: object) -> str:
 
 
 def span(duration: timedelta) -> str:
-    """A duration for people: 4.2 s, 3 min 20 s, 5 h 12 min, 2 d 3 h."""
+    """Return a duration as people write it: 4.2 s, 3 min 20 s, 5 h 12 min, 2 d 3 h."""
     seconds = max(0.0, duration.total_seconds())
     if seconds < 60:
         return f"{seconds:.1f} s"

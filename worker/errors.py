@@ -1,23 +1,25 @@
-"""Every way a job can end badly, as one hierarchy.
+"""Every way a job can fail, as one hierarchy.
 
     Exception
-    ├── WorkerError            a code, a message for the app's user, may trying again help
+    ├── WorkerError            a code and a message for the app's user
     │   ├── ConsentDenied      consent_denied   never retried
     │   ├── PromptBlocked      prompt_blocked   never retried
     │   ├── OutputBlocked      output_blocked   never retried
     │   ├── InvalidInput       invalid_input    never retried
     │   ├── InputMissing       input_missing    never retried
-    │   ├── ModelMissing       model_missing    this pod's fault first: released, uncharged
-    │   ├── OutOfMemory        out_of_memory    this pod's fault first: released, uncharged
+    │   ├── ModelMissing       model_missing    requeued for another pod, not a failure
+    │   ├── OutOfMemory        out_of_memory    requeued for another pod, not a failure
     │   ├── StorageError       storage_error    retried with backoff
     │   ├── WorkerLost         worker_lost      retried with backoff
     │   ├── JobTimeout         timeout          retried with backoff
     │   └── InternalError      internal         retried with backoff
     ├── JobInterrupted         the attempt must stop: cancelled or revoked, shutdown, lease lost
     ├── SettingsError          a wrong or missing setting: exit code 2, before anything starts
-    └── CommandRefused         a command cannot do what it was asked to: exit code 1
+    └── CommandRefused         a command cannot do what it was asked to do: exit code 1
 
-A message may be read by the app's user: what happened and what to do, never a prompt, a name, a secret or a signed URL.
+The database decides by the code whether an attempt is retried (`worker.fail_job`); for ModelMissing and OutOfMemory the
+pod itself requeues the job (`worker.release_job`). The app's user may read a message: what happened and what to do,
+never a prompt, a name, a secret or a signed URL.
 """
 
 from __future__ import annotations
@@ -28,10 +30,9 @@ from typing import ClassVar
 
 
 class WorkerError(Exception):
-    """A job's attempt failed for a reason its owner can read."""
+    """A job's attempt failed, for a reason that its owner may read."""
 
     code: ClassVar[str] = "internal"
-    retryable: ClassVar[bool] = True
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -39,42 +40,38 @@ class WorkerError(Exception):
 
 
 class ConsentDenied(WorkerError):
-    """A person in this job has not agreed, or no longer agrees."""
+    """A person in this job has not consented, or has revoked consent."""
 
     code = "consent_denied"
-    retryable = False
 
 
 class PromptBlocked(WorkerError):
-    """The merged prompt asks for something this service does not draw."""
+    """The merged prompt asks for something that this service does not draw."""
 
     code = "prompt_blocked"
-    retryable = False
 
 
 class OutputBlocked(WorkerError):
     """The finished picture may not be published."""
 
+    # For a kind that checks its pictures, which those of this package do not: the database and apps know the code.
     code = "output_blocked"
-    retryable = False
 
 
 class InvalidInput(WorkerError):
-    """Something the app gave cannot be used: a file, a path, a combination of settings."""
+    """A value from the app cannot be used: a file, a path, a combination of options."""
 
     code = "invalid_input"
-    retryable = False
 
 
 class InputMissing(WorkerError):
-    """Something the job names is not there: photos, a LoRA, a control picture."""
+    """An input of the job was not found: photos, a LoRA, a control picture."""
 
     code = "input_missing"
-    retryable = False
 
 
 class ModelMissing(WorkerError):
-    """This pod has no way to get the base model."""
+    """The base model is neither on this pod nor in the bucket."""
 
     code = "model_missing"
 
@@ -86,7 +83,7 @@ class OutOfMemory(WorkerError):
 
 
 class StorageError(WorkerError):
-    """The object store did not answer, or refused."""
+    """The object store did not respond, or denied the request."""
 
     code = "storage_error"
 
@@ -104,13 +101,13 @@ class JobTimeout(WorkerError):
 
 
 class InternalError(WorkerError):
-    """A fault of the worker's own."""
+    """An unexpected error in the worker."""
 
     code = "internal"
 
 
 def truncate_list(names: Sequence[str]) -> str:
-    """The first few of many names, for a message, and how many more there are."""
+    """Return the first five names, for a message, and how many more there are."""
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
@@ -118,20 +115,20 @@ BY_CODE: dict[str, type[WorkerError]] = {cls.code: cls for cls in WorkerError.__
 
 
 class Interruption(StrEnum):
-    """Why a running attempt must stop before its end."""
+    """Why a running attempt must stop early."""
 
     CANCELLED = "cancel"
-    """The job was cancelled, or a person in it took consent back."""
+    """The job was cancelled, or a person in it revoked consent."""
     TIMEOUT = "timeout"
     """It ran longer than `max_runtime`."""
     LEASE_LOST = "lost"
     """Another attempt owns the job now: write nothing."""
     SHUTDOWN = "shutdown"
-    """This pod is stopping: give the job back, uncharged."""
+    """This pod is shutting down: requeue the job, which does not count as a failure."""
 
 
 class JobInterrupted(Exception):
-    """The attempt was told to stop; nothing of it may be published."""
+    """The attempt was told to stop. Its results must not be published."""
 
     def __init__(self, reason: Interruption) -> None:
         super().__init__(reason.value)
@@ -139,13 +136,13 @@ class JobInterrupted(Exception):
 
 
 class SettingsError(Exception):
-    """A wrong or missing setting: what is wrong with it, and what mends it, as a command or an example."""
+    """A wrong or missing setting: the problem, and a hint how to fix it, as a command or an example."""
 
-    def __init__(self, what: str, cure: str = "") -> None:
-        super().__init__(f"{what}; {cure}" if cure else what)
-        self.what = what
-        self.cure = cure
+    def __init__(self, problem: str, hint: str = "") -> None:
+        super().__init__(f"{problem}; {hint}" if hint else problem)
+        self.problem = problem
+        self.hint = hint
 
 
 class CommandRefused(Exception):
-    """A command cannot do what it was asked to: exit code 1. The message says why, and what to do next."""
+    """A command cannot do what it was asked to do: exit code 1. The message says why, and what to do next."""

@@ -1,8 +1,21 @@
-"""Logging: one line an event, constant names, values beside them, nothing secret.
+"""Logging: one line an event, with a constant name and its values as keywords, and no secrets.
 
-Our own code logs with structlog; what third-party libraries say through `logging` takes the same way from
-WARNING on. Every string of a line, tracebacks included, is redacted before it is written: query strings and
-credentials of addresses, and whatever looks like a key, a token or a password.
+    log.warning("pod.unknown", message="this pod was considered dead; it registers again")
+
+The name is dotted, `subject.what_happened`. A value with a unit has it in its key (`duration_s`, `vram_gib`). Keys that
+explain have one name each:
+
+    message   a sentence for the reader
+    reason    why, in short: an exception's type, or a few words
+    hint      what to do about it
+    code      an error's code, as the app's user sees it in `error_code`
+    error     that error's message
+
+The one line at the end of every attempt is `job.finished`, in `worker/pod/job_runner.py`.
+
+Our own code logs with structlog. Third-party libraries log through `logging`; from WARNING on, their lines are written
+the same way. Every string of a line, tracebacks included, is redacted before it is written: query strings and
+credentials of URLs, and everything that looks like a key, a token or a password.
 """
 
 from __future__ import annotations
@@ -25,9 +38,9 @@ _NAMES = (
     r"|signature|authorization|cookie)[\w-]*"
 )
 _SECRET_NAME = re.compile(_NAMES, re.IGNORECASE)
-# In the order of use: an address loses its credentials before its query is cut.
+# In this order: a URL loses its credentials before its query is cut.
 _SECRETS_IN_TEXT = (
-    # user:password@ of an address; up to the last @, because people do not encode the one in their password
+    # user:password@ of a URL; up to the last @, because an @ in the password is often not encoded
     (re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^\s\"'<>@/]*:[^\s\"'<>]*@", re.IGNORECASE), rf"\1{HIDDEN}@"),
     (re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s?\"'<>]*\?)[^\s\"'<>]+", re.IGNORECASE), rf"\1{HIDDEN}"),
     # a signed path without its host, as HTTP libraries print it
@@ -39,7 +52,7 @@ _SECRETS_IN_TEXT = (
         re.compile(rf"\b({_NAMES}[\"']?\s*[=:]\s*)(?:\"[^\"]*\"|'[^']*'|[^\s\"',;&)}}\]]+)", re.IGNORECASE),
         rf"\1{HIDDEN}",
     ),
-    # by their shapes: JWT, Supabase, Hugging Face, AWS, webhook secrets
+    # recognised by their form: JWT, Supabase, Hugging Face, AWS, webhook secrets
     (re.compile(r"\beyJ[\w-]{8,}\.[\w-]+\.[\w-]*"), HIDDEN),
     (re.compile(r"\b(?:sb_secret_|sbp_|hf_|whsec_)[\w+/=-]{8,}"), HIDDEN),
     (re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"), HIDDEN),
@@ -47,15 +60,15 @@ _SECRETS_IN_TEXT = (
 
 
 def configure(format: Literal["auto", "console", "json"], stream: TextIO | None = None) -> None:
-    """Set logging up for this process; `auto` is console lines on a terminal and JSON otherwise.
+    """Set up logging for this process. `auto` writes console lines to a terminal, and JSON otherwise.
 
-    `stream` is stdout by default; commands whose results go there give stderr. Call again to change either.
+    `stream` is stdout by default; commands that print results there pass stderr. Call again to change either.
     """
     stream = sys.stdout if stream is None else stream
     console = stream.isatty() if format == "auto" else format == "console"
     renderer: Processor
     if console:
-        # A plain traceback, because it was redacted as text; colours only where somebody sees them.
+        # A plain traceback, because it was redacted as text; colours only on a terminal.
         plain = structlog.dev.plain_traceback
         renderer = structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=plain)
     else:
@@ -83,12 +96,12 @@ def configure(format: Literal["auto", "console", "json"], stream: TextIO | None 
 
 
 def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """A structlog processor: hides secrets in every value of a line, however deep."""
+    """Hide secrets in every value of a line, however deep: a structlog processor."""
     return {name: _redacted(name, value) for name, value in event.items()}
 
 
 def redacted_text(text: str) -> str:
-    """`text` without the secrets that can be told by their place or their shape."""
+    """Return `text` without the secrets that are recognised by their place or their form."""
     for pattern, replacement in _SECRETS_IN_TEXT:
         text = pattern.sub(replacement, text)
     return text

@@ -1,4 +1,4 @@
-"""Output that may have nowhere to go: `worker run | head`, a log on a full disk, a service without stdout."""
+"""Output that cannot be written: `worker run | head`, a log on a full disk, a service without stdout."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TextIO
 
 
 class LossyStream(io.TextIOWrapper):
-    """A line that cannot be written is lost; the work that wrote it goes on."""
+    """A stream that drops lines that cannot be written, so that the work continues."""
 
     def write(self, text: str) -> int:
         try:
@@ -24,11 +24,14 @@ class LossyStream(io.TextIOWrapper):
 
 
 def ignore_write_errors() -> None:
-    """From here on, for this process's stdout and stderr. Only a reader that lives and does not read makes it wait."""
+    """Drop what cannot be written to stdout and stderr from now on.
+
+    Writes still block while a reader is alive and does not read.
+    """
     sys.stdout, sys.stderr = map(_lossy, (sys.stdout, sys.stderr))
 
 
 def _lossy(stream: TextIO | None) -> LossyStream:
-    if stream is None:  # closed when the process began
+    if stream is None:  # it was closed when the process started
         return LossyStream(open(os.devnull, "wb"), "utf-8")
     return LossyStream(stream.buffer, stream.encoding, "backslashreplace", line_buffering=True)

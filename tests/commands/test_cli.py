@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from tests.commands.conftest import Operator
 from worker import __version__
 from worker.cli import app
 
-HEAVY = {"torch", "diffusers", "boto3", "psycopg", "pydantic", "rich", "structlog", "numpy", "PIL"}
+HEAVY = {"asyncio", "torch", "diffusers", "boto3", "psycopg", "pydantic", "rich", "structlog", "numpy", "PIL"}
 
 
 def commands(group: Any, *words: str) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -36,6 +37,16 @@ def test_every_command_has_help_and_an_example(words: tuple[str, ...]) -> None:
     assert command.epilog is not None
     assert command.epilog.startswith("Example: ")
     assert all(parameter.help for parameter in command.params if parameter.name != "help")
+
+
+GROUPS = [(), *(words for words, command in EVERY.items() if hasattr(command, "commands"))]
+
+
+@pytest.mark.parametrize("words", GROUPS, ids=" ".join)
+def test_the_list_of_commands_cuts_no_sentence_short(words: tuple[str, ...]) -> None:
+    shown = CliRunner().invoke(app, [*words, "--help"])
+    assert "Commands:" in shown.output
+    assert "..." not in shown.output.partition("Commands:")[2].partition("Example:")[0]
 
 
 @pytest.mark.parametrize(("option", "told"), [("--help", "Usage: "), ("--version", f"{__version__}\n")])
@@ -70,16 +81,16 @@ def test_a_database_that_cannot_be_reached_is_refused_without_its_password(
 def test_migrating_with_supabase_stubs_again_is_safe(operator: Operator) -> None:
     ran = operator.worker("migrate", "--supabase-stubs")
     assert (ran.code, ran.stderr) == (0, "")
-    assert "No stubs are created: auth.users exists already" in ran.stdout
+    assert "No stubs were created: auth.users already exists" in ran.stdout
     assert "Up to date" in ran.stdout
 
 
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        ("--since 2", "goes with --print"),
+        ("--since 2", "requires --print"),
         ("--print --since 99", "there is no migration 99"),
-        ("--print --supabase-stubs", "does not go with --print"),
+        ("--print --supabase-stubs", "cannot be combined with --print"),
     ],
 )
 def test_migrating_with_options_that_do_not_go_together_is_refused(operator: Operator, words: str, why: str) -> None:

@@ -1,4 +1,4 @@
-"""`worker doctor` with each thing broken in turn: it names it and the cure. With nothing broken, nothing is wrong."""
+"""`worker doctor` with each thing broken in turn names the problem and the fix. The control is a sound installation."""
 
 from __future__ import annotations
 
@@ -200,17 +200,17 @@ def newer_here(patient: Patient) -> None:
 
 @dataclass(frozen=True)
 class Broken:
-    """Break it; then this line of this part says what, and how it is mended."""
+    """Break it; then this line of this part names the problem, and the fix."""
 
     break_it: Callable[[Patient], None]
     part: str
     line: str
-    what: str
-    cure: str
-    state: State = State.WRONG
+    message: str
+    hint: str
+    state: State = State.FAILED
 
 
-NOTE = State.ATTENTION
+NOTE = State.WARNING
 TABLE = {
     # the connection
     "host": Broken(repointed(host="no-such-host.invalid"), "database", "connection", "resolve host", "correct it"),
@@ -273,7 +273,7 @@ TABLE = {
         "set the rights",
     ),
     "another role": Broken(
-        sql("grant service_role to doctors_pod"), "role", "role", "must not: public.cancel_job", "worker role"
+        sql("grant service_role to doctors_pod"), "role", "role", "must not have: public.cancel_job", "worker role"
     ),
     "a table too much": Broken(
         sql("grant select on public.subjects to likeness_worker"), "role", "role", "public.subjects", "worker role"
@@ -310,7 +310,7 @@ TABLE = {
     "kinds": Broken(env(WORKER_KINDS="sculpture"), "models", "WORKER_KINDS", "sculpture", "WORKER_KINDS=generation"),
     "models' folder": Broken(folders_in_a_file, "models", "MODELS_DIR", "Not a directory", "set MODELS_DIR"),
     "models' folder may only be read": Broken(
-        env(MODELS_DIR="/proc"), "models", "MODELS_DIR", "fetches none", "set MODELS_DIR", NOTE
+        env(MODELS_DIR="/proc"), "models", "MODELS_DIR", "downloads none", "set MODELS_DIR", NOTE
     ),
     "work folder": Broken(folders_in_a_file, "models", "WORK_DIR", "Not a directory", "set WORK_DIR"),
     "work folder of the system": Broken(
@@ -325,13 +325,13 @@ TABLE = {
         "base flux-schnell",
         "neither on disk",
         "worker models pull black-forest-labs/FLUX.1-schnell --as flux-schnell",
-        State.ASIDE,
+        State.SKIPPED,
     ),
     "bucket of no use": Broken(
         in_the_bucket_with_a_disk_to_read_only,
         "models",
         "base tiny-flux",
-        "MODELS_DIR takes none from the bucket",
+        "not downloaded from the bucket: MODELS_DIR is not writable",
         "worker models",
     ),
     "routes of no use": Broken(
@@ -342,10 +342,10 @@ TABLE = {
         "worker models pull",
     ),
     "too little memory": Broken(
-        sql("update worker.base_models set min_vram_gib = 99"), "models", "routes", "no GPU job", "more GPU memory"
+        sql("update worker.base_models set min_vram_gib = 99"), "models", "routes", "no GPU jobs", "more GPU memory"
     ),
     # now
-    "no pod": Broken(lambda _: None, "pods", "pods", "none is alive", "worker run", NOTE),
+    "no pod": Broken(lambda _: None, "pods", "pods", "no live pods", "worker run", NOTE),
     "silent pod": Broken(
         sql(
             """insert into worker.pods (id, name, routes, has_lock, version, last_heartbeat)
@@ -353,7 +353,7 @@ TABLE = {
         ),
         "pods",
         "pods",
-        "none is alive; silent and held for dead: gone for 30",
+        "no live pods; silent and considered dead: gone for 30",
         "worker run",
         NOTE,
     ),
@@ -369,14 +369,14 @@ TABLE = {
 
 
 @pytest.mark.parametrize("broken", TABLE.values(), ids=TABLE.keys())
-async def test_what_is_broken_is_named_with_its_cure(patient: Patient, broken: Broken) -> None:
+async def test_what_is_broken_is_named_with_its_fix(patient: Patient, broken: Broken) -> None:
     broken.break_it(patient)
     findings = await patient.found(broken.part)
     line = findings[broken.line.format(uploads=patient.app.uploads, models=patient.app.models)]
     assert line.state == broken.state, line
-    assert broken.what in line.what
-    told = f"{line.what} {line.cure}"
-    assert broken.cure in told
+    assert broken.message in line.message
+    told = f"{line.message} {line.hint}"
+    assert broken.hint in told
     assert not any(secret in told for secret in SECRETS)
 
 
@@ -384,9 +384,9 @@ async def test_on_a_sound_installation_nothing_is_wrong(patient: Patient) -> Non
     """The control of the table: the same parts, with nothing broken."""
     for part in ("database", "role", "storage", "models"):
         findings = await patient.found(part)
-        assert {line.state for line in findings.values()} <= {State.SOUND, State.ASIDE}, findings
-    assert findings["routes"].what == "this pod would take generation/tiny-flux, publish_lora, training/tiny-flux"
-    assert "NOT for commercial use" not in findings["base tiny-flux"].what
+        assert {line.state for line in findings.values()} <= {State.PASSED, State.SKIPPED}, findings
+    assert findings["routes"].message == "this pod would accept generation/tiny-flux, publish_lora, training/tiny-flux"
+    assert "NOT for commercial use" not in findings["base tiny-flux"].message
 
 
 async def test_a_model_in_the_bucket_is_as_good_as_one_on_the_disk(patient: Patient) -> None:
@@ -394,8 +394,8 @@ async def test_a_model_in_the_bucket_is_as_good_as_one_on_the_disk(patient: Pati
     only_in_the_bucket(patient)
     patient.set(MODELS_DIR=str(patient.folder / "nothing"))
     findings = await patient.found("models")
-    assert findings["base tiny-flux"].what.startswith("in the bucket, fetched when first used")
-    assert findings["routes"].what == "this pod would take generation/tiny-flux, publish_lora, training/tiny-flux"
+    assert findings["base tiny-flux"].message.startswith("in the bucket, downloaded when first used")
+    assert findings["routes"].message == "this pod would accept generation/tiny-flux, publish_lora, training/tiny-flux"
 
 
 async def test_no_trial_object_stays_in_a_bucket(patient: Patient) -> None:
@@ -411,23 +411,23 @@ async def test_an_owner_is_shown_a_limit_that_is_high_enough(patient: Patient, l
     findings = await patient.found("storage")
     for bucket in (patient.app.uploads, patient.app.models):
         line = findings[f"bucket {bucket}, limit"]
-        assert (line.state, told in line.what) == (State.SOUND, True), line
+        assert (line.state, told in line.message) == (State.PASSED, True), line
 
 
-async def test_a_pooler_in_transaction_mode_is_named_and_port_5432_is_the_cure(patient: Patient) -> None:
+async def test_a_pooler_in_transaction_mode_is_named_and_port_5432_is_the_fix(patient: Patient) -> None:
     with PostgresProxy(address(), mute=True) as pooler:
         repointed(port=str(pooler.port))(patient)
         line = (await patient.found("database"))["LISTEN"]
-    assert line.state == State.WRONG
-    assert "transaction mode" in line.what
-    assert "port 5432" in line.cure
+    assert line.state == State.FAILED
+    assert "transaction mode" in line.message
+    assert "port 5432" in line.hint
 
 
 async def test_a_server_that_is_too_old_is_named(patient: Patient) -> None:
     patient.monkeypatch.setattr(database_checks, "OLDEST_POSTGRES", 99)
     line = (await patient.found("database"))["connection"]
-    assert line.state == State.WRONG
-    assert "the oldest that serves is 99" in line.what
+    assert line.state == State.FAILED
+    assert "PostgreSQL 99 or newer is required" in line.message
 
 
 async def test_a_database_without_the_schema_is_named(patient: Patient, guarded: Databases) -> None:
@@ -437,8 +437,8 @@ async def test_a_database_without_the_schema_is_named(patient: Patient, guarded:
         line = (await patient.found("database"))["schema"]
     finally:
         guarded.drop(bare)
-    assert line.state == State.WRONG
-    assert "worker migrate" in line.cure
+    assert line.state == State.FAILED
+    assert "worker migrate" in line.hint
 
 
 @contextmanager
@@ -453,11 +453,16 @@ async def test_hosts_that_never_answer_end_their_own_checks_alone(patient: Patie
         sound = address()
         repointed(port=str(port))(patient)
         findings = await patient.found("database", deadline_s=1)
-        assert (findings["connection"].state, findings["connection"].what) == (State.WRONG, "no answer within 1 s")
-        assert findings["schema"].what == "not checked: no connection to the database"
+        assert (findings["connection"].state, findings["connection"].message) == (
+            State.FAILED,
+            "no response within 1 s",
+        )
+        assert findings["schema"].message == "not checked: no connection to the database"
         patient.set(DATABASE_URL=sound, S3_ENDPOINT_URL=f"http://127.0.0.1:{port}")
         findings = await patient.found("storage", deadline_s=1)
-        assert [line.what for line in findings.values() if line.state == State.WRONG] == ["no answer within 1 s"] * 2
+        assert [line.message for line in findings.values() if line.state == State.FAILED] == [
+            "no response within 1 s"
+        ] * 2
 
 
 @contextmanager
@@ -489,9 +494,9 @@ async def test_keys_that_may_not_are_named(patient: Patient, refused: str, line:
     with refusing_store(refused) as address:
         patient.set(S3_ENDPOINT_URL=address)
         found = (await patient.found("storage"))[line.format(uploads=patient.app.uploads)]
-    assert found.state == State.WRONG
-    assert "403" in found.what
-    assert "S3_ACCESS_KEY_ID" in f"{found.what} {found.cure}"
+    assert found.state == State.FAILED
+    assert "403" in found.message
+    assert "S3_ACCESS_KEY_ID" in f"{found.message} {found.hint}"
 
 
 def test_clocks_that_differ_are_named() -> None:
@@ -511,27 +516,27 @@ def put_nvidia_smi(folder: Path, script: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("script", "what", "cure"),
+    ("script", "message", "hint"),
     [
-        ("exit 9", "nvidia-smi fails with exit code 9", "run nvidia-smi by hand"),
+        ("exit 9", "nvidia-smi failed with exit code 9", "run nvidia-smi by hand"),
         ("echo 'NVIDIA L4, 580.65.06'", "torch finds no GPU", "CUDA_VISIBLE_DEVICES"),
     ],
     ids=["broken driver", "torch without CUDA"],
 )
 async def test_a_gpu_that_cannot_be_used_is_named(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str, what: str, cure: str
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str, message: str, hint: str
 ) -> None:
     monkeypatch.setenv("PATH", str(put_nvidia_smi(tmp_path, script)), prepend=":")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     report = Report(lambda _: None)
     await GpuCheck().make(report)
     (line,) = report.findings
-    assert line.state == State.WRONG
-    assert what in line.what
-    assert cure in line.cure
+    assert line.state == State.FAILED
+    assert message in line.message
+    assert hint in line.hint
 
 
-async def test_what_nobody_thought_of_is_a_finding_and_hides_no_other() -> None:
+async def test_an_unexpected_error_is_a_finding_and_hides_no_other() -> None:
     async def denied() -> str:
         raise PermissionError(13, "Permission denied", "/root/models")
 
@@ -545,10 +550,10 @@ async def test_what_nobody_thought_of_is_a_finding_and_hides_no_other() -> None:
     assert not await report.check("MODELS_DIR", denied())
     assert not await report.check("GPU", failing())
     assert await report.check("upscalers", sound())
-    assert [finding.state for finding in report.findings] == [State.WRONG, State.WRONG, State.SOUND]
-    assert "/root/models" in report.findings[0].what
-    assert "ValueError" in report.findings[1].what
-    assert "secret" not in report.findings[1].what
+    assert [finding.state for finding in report.findings] == [State.FAILED, State.FAILED, State.PASSED]
+    assert "/root/models" in report.findings[0].message
+    assert "ValueError" in report.findings[1].message
+    assert "secret" not in report.findings[1].message
 
 
 def test_a_sound_installation_ends_with_exit_code_0(

@@ -111,9 +111,9 @@ def test_a_job_is_told_from_its_request_to_its_artefacts(
     assert any("phase: drawing 1 of 1" in line for line in lines)
     (artefact,) = (line for line in lines if attempt.key("0.png") in line and "published" in line)
     assert artefact.split()[-1] == "5"
-    assert any(attempt.key("0.raw.png") in line and line.split()[-1] == "gone" for line in lines)
+    assert any(attempt.key("0.raw.png") in line and line.split()[-1] == "deleted" for line in lines)
     assert "GPU            2.0 s" in text
-    assert lines[-1] == "Next: nothing: its result is published"
+    assert lines[-1] == "Next: nothing to do: its result is published"
     assert NAME not in text
     assert "X-Amz" not in text
 
@@ -132,22 +132,22 @@ def test_without_a_store_artefacts_are_told_and_their_sizes_are_left_out(
     assert artefact.split()[-1] == "published"
 
 
-def test_a_failure_is_told_with_its_meaning_and_its_cure(db: AppTables, told: Callable[[object], str]) -> None:
+def test_a_failure_is_told_with_its_meaning_and_its_fix(db: AppTables, told: Callable[[object], str]) -> None:
     subject = db.add_subject(consent=False, name=NAME)
     job_id = db.request("generation", subject_id=subject, prompt="in a garden")
     text = told(job_id)
     assert f"generation {job_id}: failed" in text
     assert "consent_denied" in text
-    assert re.search(r"^ *failures +\d, and it is not tried again$", text, re.MULTILINE)
-    assert "A person in this job has not agreed" in text
+    assert re.search(r"^ *failures +\d, and it is not retried$", text, re.MULTILINE)
+    assert "A person in this job has not consented" in text
     assert f"select public.grant_consent('{subject}')" in text.splitlines()[-1]
     assert NAME not in text
 
 
-def test_every_error_code_has_a_cure() -> None:
+def test_every_error_code_has_advice() -> None:
     assert set(AFTER_FAILURE) == set(BY_CODE)
-    for cure in AFTER_FAILURE.values():
-        cure.format(id=1, subject=2, base=3, bring=4, table=5)
+    for advice in AFTER_FAILURE.values():
+        advice.format(id=1, subject=2, base=3, install=4, table=5)
 
 
 def test_what_happens_next_is_told_at_every_stage(
@@ -166,10 +166,10 @@ def test_what_happens_next_is_told_at_every_stage(
     attempt = pod.run("generation", job_id)
     assert f"worker job cancel {job_id}" in following(job_id)
     db.run("update worker.pods set last_heartbeat = last_heartbeat - interval '1 minute'")
-    assert "no pod is running, its own neither" in following(job_id)
+    assert "no pod is running, not even its own" in following(job_id)
     db.run("update worker.pods set last_heartbeat = clock_timestamp()")
     attempt.fail("internal", "it broke", timedelta(hours=1))
-    assert "it is tried again at" in following(job_id)
+    assert "it is retried at" in following(job_id)
     with connect(db.url) as owner:
         cancel_job(owner, str(job_id))
     assert f"worker job retry {job_id}" in following(job_id)
@@ -204,10 +204,15 @@ def test_a_job_is_found_by_a_beginning_that_is_its_own(db: AppTables) -> None:
     with connect(db.url) as owner:
         assert find_job(owner, "abcd1234-0000-4000-8000-000000000002")["id"] == second
         assert find_job(owner, "training:ABCD1234")["kind"] == "training"
-        for given, why in {"abcd1234": str(second), str(first): "training:", "abc": "no id", "x'": "no id"}.items():
+        for given, why in {
+            "abcd1234": str(second),
+            str(first): "training:",
+            "abc": "invalid job id",
+            "x'": "invalid job id",
+        }.items():
             with pytest.raises(CommandRefused, match=why):
                 find_job(owner, given)
-        with pytest.raises(CommandRefused, match="there is no job"):
+        with pytest.raises(CommandRefused, match="job not found"):
             find_job(owner, str(uuid4()))
 
 
@@ -217,7 +222,7 @@ def test_retry_and_cancel_refuse_what_cannot_be(db: AppTables, pods: Callable[[s
         with pytest.raises(CommandRefused, match="a queued job cannot be tried again"):
             retry_job(owner, str(job_id))
         assert "is cancelled" in cancel_job(owner, str(job_id))
-        with pytest.raises(CommandRefused, match=r"had ended before \(cancelled\)"):
+        with pytest.raises(CommandRefused, match=r"has already ended \(cancelled\)"):
             cancel_job(owner, str(job_id))
         db.run("update worker.config set open_jobs_per_owner = 1")
         other = db.request("generation", owner_id=db.owner, model_ids=[], prompt="a garden")
@@ -233,7 +238,7 @@ def test_the_commands_end_with_0_or_say_why_not(operator: Operator, pod_url: str
     assert operator.worker("job", job_id[:13]).code == 0
     assert operator.worker("job", "cancel", job_id).code == 0
     again = operator.worker("job", "cancel", job_id)
-    assert (again.code, "nothing to cancel" in again.stderr) == (1, True)
+    assert (again.code, "only open jobs can be cancelled" in again.stderr) == (1, True)
     refused = operator.worker("job", "retry", job_id, DATABASE_URL=pod_url)
     assert (refused.code, "URL of the database's owner" in refused.stderr) == (1, True)
     assert operator.worker("job", "retry", job_id).code == 0

@@ -70,14 +70,14 @@ def test_a_pod_whose_password_was_changed_says_once_that_it_needs_the_new_one(
         app.run("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'likeness session'")
         wait_until(lambda: len(pod.events("session.lost")) > 4, "the pod to try again and again")
         (told,) = pod.events("session.password_refused")
-        assert "new DATABASE_URL" in told["remedy"]
-        assert pod.events("pod.owners_login") == []
+        assert "new DATABASE_URL" in told["hint"]
+        assert pod.events("pod.privileged_role") == []
 
 
 def test_a_pod_with_the_owners_url_says_so(operator: Operator, tiny_models: Path, tmp_path: Path) -> None:
     with WorkerProcesses(operator.app, tiny_models, tmp_path) as processes:
-        (told,) = processes.start().events("pod.owners_login")
-    assert "worker role" in told["remedy"]
+        (told,) = processes.start().events("pod.privileged_role")
+    assert "worker role" in told["hint"]
 
 
 def test_a_login_cannot_do_what_a_pod_must_not(pod_url: str) -> None:

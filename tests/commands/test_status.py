@@ -13,6 +13,8 @@ from tests.sql.tables import ABLE_BASE, AppTables
 from worker.commands.status import print_status
 from worker.database.owner import connect
 
+STRANDED = "Stranded: no live pod can run these"
+
 
 @pytest.fixture
 def db(database_url: str) -> Iterator[AppTables]:
@@ -56,10 +58,10 @@ def test_an_owner_sees_all_of_it(db: AppTables, at_work: dict[str, str]) -> None
     shown = sections(db.url)
     (queue,) = (line.split() for line in shown["Queue"].splitlines() if line.startswith("  generation/tiny-flux"))
     assert (queue[1], queue[-2:]) == ("1", ["1", "1"])  # one waits, one runs, one pod
-    assert at_work["stranded"] in shown["No live pod can take"]
-    (stranded,) = (line.split() for line in shown["No live pod can take"].splitlines() if ABLE_BASE in line)
+    assert at_work["stranded"] in shown[STRANDED]
+    (stranded,) = (line.split() for line in shown[STRANDED].splitlines() if ABLE_BASE in line)
     assert stranded[:2] == [f"generation/{ABLE_BASE}", "2"]
-    assert at_work["waiting"] not in shown["No live pod can take"]
+    assert at_work["waiting"] not in shown[STRANDED]
     assert at_work["running"] in shown["Running"]
     assert "drawing 1 of 4" in shown["Running"]
     assert "25 %" in shown["Running"]
@@ -75,21 +77,21 @@ def test_a_pod_sees_the_queue_and_the_pods_and_is_told_what_not(db: AppTables, a
     assert at_work["running"] in shown["Running"]
     assert "drawing 1 of 4" not in str(shown)
     assert "invalid_input" not in str(shown)
-    assert "needs the owner's URL" in list(shown)[-1]
+    assert "DATABASE_URL to the owner's URL" in list(shown)[-1]
 
 
-def test_attempts_that_were_tried_again_are_counted(db: AppTables, pod: Pod) -> None:
+def test_attempts_that_were_retried_are_counted(db: AppTables, pod: Pod) -> None:
     pod.run("generation", db.one("select %s::uuid", drawing(db))).fail("storage_error", "503")
-    assert "storage_error" in sections(db.url)["JobRunner that failed and were tried again"]
+    assert "storage_error" in sections(db.url)["Attempts that failed and were retried"]
 
 
 def test_a_silent_pod_is_not_shown_as_alive(db: AppTables, pod: Pod) -> None:
-    for silent, alive in ((5, "yes"), (300, "no, held for dead")):
+    for silent, alive in ((5, "yes"), (300, "no, considered dead")):
         db.run("update worker.pods set last_heartbeat = clock_timestamp() - %s * interval '1 s'", silent)
         assert f" {alive} " in sections(db.url)["Pods"]
 
 
 def test_an_empty_installation_says_so(db: AppTables, database_url: str) -> None:
     shown = sections(database_url)
-    assert "none is alive: start one with `worker run`" in shown["Pods"]
-    assert "nothing" in shown["Queue"]
+    assert "no live pods: start one with `worker run`" in shown["Pods"]
+    assert "empty" in shown["Queue"]

@@ -13,9 +13,9 @@ def test_missing_buckets_are_made_and_it_is_safe_to_repeat(operator: Operator) -
     name = f"made-{uuid4().hex}"
     first, second = (operator.worker("storage", "init", BUCKET_UPLOADS=name, DATABASE_URL=None) for _ in range(2))
     assert (first.code, second.code) == (0, 0)
-    assert f"bucket {name}: made, private" in first.stdout
-    assert f"bucket {name}: there already" in second.stdout
-    assert f"bucket {operator.app.models}: there already" in first.stdout
+    assert f"bucket {name}: created, private" in first.stdout
+    assert f"bucket {name}: already exists" in second.stdout
+    assert f"bucket {operator.app.models}: already exists" in first.stdout
 
 
 def test_a_public_bucket_is_told_and_the_exit_code_is_1(operator: Operator) -> None:
@@ -35,7 +35,7 @@ def test_a_store_that_cannot_be_reached_is_named_with_its_setting(operator: Oper
     assert ran.code == 1
     assert "cannot be reached" in ran.stdout
     assert "correct S3_ENDPOINT_URL" in ran.stdout
-    assert "make it by hand" not in ran.stdout
+    assert "create it by hand" not in ran.stdout
 
 
 def test_a_store_that_may_not_make_buckets_is_named_with_another_way(operator: Operator) -> None:
@@ -43,4 +43,4 @@ def test_a_store_that_may_not_make_buckets_is_named_with_another_way(operator: O
         ran = operator.worker("storage", "init", S3_ENDPOINT_URL=address)
     assert ran.code == 1
     assert "403" in ran.stdout
-    assert "make it by hand" in ran.stdout
+    assert "create it by hand" in ran.stdout

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.conftest import TEMPLATE, Databases
+from tests.sql.test_endings import NEVER_RETRIED, RETRIED
 from tools.reference.__main__ import FOLDER
 from tools.reference.errors import retries
 from tools.reference.pages import render
@@ -25,8 +26,14 @@ def test_there_is_no_other_page(made: dict[str, str]) -> None:
     assert {path.name for path in FOLDER.iterdir()} == set(made)
 
 
-def test_what_is_said_about_trying_again_is_what_the_worker_does() -> None:
+def test_codes_are_described_as_the_database_retries_them() -> None:
+    """tests/sql/test_endings.py proves for these codes that the database does so."""
     assert set(retries()) == set(BY_CODE)
-    assert {code for code, text in retries().items() if text == "never retried"} == {
-        code for code, error in BY_CODE.items() if not error.retryable
-    }
+    described = {text: {code for code in retries() if retries()[code] == text} for text in retries().values()}
+    assert described["never retried"] == set(NEVER_RETRIED)
+    assert described["retried with backoff"] == set(RETRIED)
+
+
+def test_hidden_options_are_not_in_the_reference(made: dict[str, str]) -> None:
+    assert "--supabase-stubs" in made["commands.md"]
+    assert "--stand-ins" not in made["commands.md"]

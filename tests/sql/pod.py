@@ -16,7 +16,8 @@ from psycopg.types.json import Jsonb
 
 from tests.tiny_models import TINY_BASE
 from tests.waiting import wait_until
-from worker.database.pool import ClaimQueue, Database
+from worker.database.claim_queue import ClaimQueue
+from worker.database.pool import Database
 
 TRAINING, GENERATION, PUBLISH = f"training/{TINY_BASE}", f"generation/{TINY_BASE}", "publish_lora"
 ROUTES = (TRAINING, GENERATION, PUBLISH)

@@ -17,7 +17,8 @@ from stamina.instrumentation import RetryDetails
 from tests.sql.aside import NO_TIME, Aside
 from tests.sql.pod import GENERATION, ROUTES, TRAINING, Pod, as_worker
 from tests.sql.tables import AppTables
-from worker.database.pool import ClaimQueue, Database
+from worker.database.claim_queue import ClaimQueue
+from worker.database.pool import Database
 from worker.queue import Worker
 from worker.settings import Settings
 

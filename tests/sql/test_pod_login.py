@@ -16,7 +16,8 @@ from tests.sql.pod import GENERATION, PUBLISH, ROUTES, SHA256, TRAINING
 from tests.sql.supabase import Supabase
 from tests.sql.tables import AppTables
 from worker.database import migrate
-from worker.database.pool import ClaimQueue, Database
+from worker.database.claim_queue import ClaimQueue
+from worker.database.pool import Database
 
 
 @contextmanager

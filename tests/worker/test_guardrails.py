@@ -7,8 +7,9 @@ import pytest
 from tests.prompts import examples
 from tests.worker.conftest import Fleet, MakeFleet
 from worker.errors import PromptBlocked
-from worker.guard import guardrails, screening
-from worker.jobs.lease import StartedJob
+from worker.guard import prompts, screening
+from worker.jobs.started_job import StartedJob
+from worker.kinds import load_kinds
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +60,7 @@ def started(kind: str, row: dict[str, object], **more: object) -> StartedJob:
             "subject": None,
             "base": None,
             "preset": None,
-            "photos": [],
-            "models": [],
+            "inputs": {"photos": [], "models": []},
             "checkpoint": None,
             "prefix": "",
             "job": row,
@@ -69,27 +69,40 @@ def started(kind: str, row: dict[str, object], **more: object) -> StartedJob:
     )
 
 
+def require(job: StartedJob) -> None:
+    """Screen a job as it is screened before it runs."""
+    kinds, _ = load_kinds()
+    prompts.require(kinds[job.kind].texts(job))
+
+
 def test_words_are_screened_as_the_model_reads_them() -> None:
     lora = {"id": "00000000-0000-0000-0000-000000000002", "subject_id": None, "version": 1, "path": "x", "sha256": "x"}
     young = {**lora, "rank": 1, "trigger_word": "young", "scale": 1.0}
     photo = {"path": "owner/subject/photos/7.jpg", "caption": "little ohwx on a beach"}
     ada = {"id": "00000000-0000-0000-0000-000000000003", "trigger_word": "ohwx"}
     training = {"trigger_word": None, "class_name": None}
-    nameless = {"subject": {**ada, "trigger_word": None}, "photos": [{**photo, "caption": "little subject on a beach"}]}
-    guardrails.require(started("training", training, **nameless))
+    nameless = {
+        "subject": {**ada, "trigger_word": None},
+        "inputs": {"photos": [{**photo, "caption": "little subject on a beach"}]},
+    }
+    require(started("training", training, **nameless))
     with pytest.raises(PromptBlocked, match="a child"):  # the word that stands for it is the class's too
-        guardrails.require(started("training", {**training, "class_name": "girl"}, **nameless))
+        require(started("training", {**training, "class_name": "girl"}, **nameless))
     for what, job in {
-        "the prompt": started("generation", {"prompt": "girl at sea", "negative_prompt": None}, models=[young]),
+        "the prompt": started(
+            "generation", {"prompt": "girl at sea", "negative_prompt": None}, inputs={"models": [young]}
+        ),
         "the negative prompt": started("generation", {"prompt": "", "negative_prompt": "adult"}),
         "the trigger word": started("training", {**training, "trigger_word": "kid"}, subject=ada),
         "the class name": started("training", {**training, "class_name": "a child"}, subject=ada),
-        "the caption of 7.jpg": started("training", {**training, "class_name": "girl"}, subject=ada, photos=[photo]),
+        "the caption of 7.jpg": started(
+            "training", {**training, "class_name": "girl"}, subject=ada, inputs={"photos": [photo]}
+        ),
     }.items():
         with pytest.raises(PromptBlocked, match=f"^{what} asks for "):
-            guardrails.require(job)
-    guardrails.require(started("training", training, subject=ada, photos=[photo]))
-    guardrails.require(started("publish_lora", {"payload": {}}, subject={**ada, "trigger_word": "kid"}))
+            require(job)
+    require(started("training", training, subject=ada, inputs={"photos": [photo]}))
+    require(started("publish_lora", {"payload": {}}, subject={**ada, "trigger_word": "kid"}))
 
 
 def test_the_message_is_one_of_a_few_and_quotes_nobody() -> None:
@@ -97,8 +110,6 @@ def test_the_message_is_one_of_a_few_and_quotes_nobody() -> None:
     for example in examples():
         if example.category:
             with pytest.raises(PromptBlocked) as caught:
-                guardrails.require(
-                    started("generation", {"prompt": "", "negative_prompt": "", example.kind: example.text})
-                )
+                require(started("generation", {"prompt": "", "negative_prompt": "", example.kind: example.text}))
             messages.add(caught.value.message)
     assert len(messages) <= len(screening.rules())

@@ -35,7 +35,7 @@ def test_health_follows_the_process(
     os.utime(lock, (0, 0))  # as after a long while
     code, text = health()
     assert code == 1
-    assert "has not turned for" in text
+    assert "has not responded for" in text
 
     os.kill(worker.pid, signal.SIGCONT)
     wait_until(lambda: health()[0] == 0, "the worker to turn again")

@@ -21,7 +21,7 @@ STEPS = 120
 
 @pytest.fixture(scope="module")
 def fleet(make_fleet: MakeFleet) -> Fleet:
-    return make_fleet(CHECKPOINT_EVERY=CHECKPOINT_EVERY_S)
+    return make_fleet(CHECKPOINT_EVERY_SECONDS=CHECKPOINT_EVERY_S)
 
 
 def long_training(fleet: Fleet, **columns: object) -> UUID:

@@ -33,7 +33,7 @@ def proxy(databases: Databases) -> Iterator[PostgresProxy]:
 def fleet(make_fleet: MakeFleet, databases: Databases, proxy: PostgresProxy) -> Fleet:
     """The tests speak to the server directly, the workers through the proxy."""
     direct = databases.server.url(proxy.url.rsplit("/", 1)[1])
-    return make_fleet(direct, DATABASE_URL=as_pod(proxy.url), CHECKPOINT_EVERY="0.4")
+    return make_fleet(direct, DATABASE_URL=as_pod(proxy.url), CHECKPOINT_EVERY_SECONDS="0.4")
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def is_pod_with_lock(fleet: Fleet) -> bool:
 
 
 @pytest.mark.usefixtures("worker_ready")
-def test_a_job_goes_on_while_its_pods_session_is_down_and_the_pod_is_not_held_for_dead(
+def test_a_job_goes_on_while_its_pods_session_is_down_and_the_pod_is_not_considered_dead(
     fleet: Fleet, proxy: PostgresProxy
 ) -> None:
     job_id = fleet.train(steps=10_000)
@@ -121,7 +121,7 @@ def test_a_job_goes_on_while_its_pods_session_is_down_and_the_pod_is_not_held_fo
 
     def watch() -> bool:
         pods = fleet.app.run("select last_heartbeat from worker.pods where id = %s", pod_id)
-        assert pods, "the pod was held for dead"
+        assert pods, "the pod was considered dead"
         heartbeats.add(pods[0]["last_heartbeat"])
         ticks.add(fleet.app.one("select last_tick from worker.clock"))
         return len(ticks) > 3

@@ -30,11 +30,11 @@ def test_a_pod_that_cannot_listen_says_so_once_takes_no_lock_and_still_works(
 ) -> None:
     (worker,) = fleet.ready(1)
     # The GPU process may be ready before the round trip has failed, which takes five seconds.
-    wait_until(lambda: worker.events("session.no_listen"), "the round trip to fail")
+    wait_until(lambda: worker.events("session.listen_unsupported"), "the round trip to fail")
     wait_until(lambda: fleet.app.run("select id from worker.pods"), "the pod to register")
-    (told,) = worker.events("session.no_listen")
+    (told,) = worker.events("session.listen_unsupported")
     assert told["level"] == "error"
-    assert "DATABASE_LISTEN_URL" in told["remedy"]
+    assert "DATABASE_LISTEN_URL" in told["hint"]
     (pod,) = fleet.app.run("select id, has_lock from worker.pods")
     assert not pod["has_lock"]
     assert fleet.app.one("select worker.lock_is_free(%s)", pod["id"])
@@ -50,7 +50,7 @@ def test_a_pod_that_cannot_listen_says_so_once_takes_no_lock_and_still_works(
         "the next round trip to fail",
     )
     fleet.completed("generation", fleet.draw())
-    assert len(worker.events("session.no_listen")) == 1
+    assert len(worker.events("session.listen_unsupported")) == 1
     assert [row["id"] for row in fleet.app.run("select id from worker.pods")] == [pod["id"]]
 
 

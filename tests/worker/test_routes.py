@@ -100,8 +100,8 @@ def test_a_pod_that_takes_no_gpu_job_says_why(
     app.run("update worker.base_models set min_vram_gib = 9000")
     bare, small = start_worker(MODELS_DIR=str(tmp_path / "nothing")), start_worker()
     for worker, why in ((bare, "is on this disk"), (small, "GPU memory")):
-        (told,) = worker.events("routes.no_gpu_job")
-        assert why in told["why"]
+        (told,) = worker.events("routes.gpu_unavailable")
+        assert why in told["reason"]
 
 
 async def test_a_models_volume_that_fails_leaves_the_routes_as_they_were(
@@ -123,11 +123,11 @@ async def test_a_models_volume_that_fails_leaves_the_routes_as_they_were(
         raise OSError(errno.ESTALE, "Stale file handle", str(tmp_path))
 
     async with worker._database:
-        await worker._refresh_routes()
+        await worker._registration.refresh_routes()
         before = dict(worker._routes.slot_of)
         monkeypatch.setattr(BaseModels, "present", fail)
         with structlog.testing.capture_logs() as logged:
-            await worker._refresh_routes()
+            await worker._registration.refresh_routes()
     assert worker._routes.slot_of == before == {"publish_lora": "light"}
     assert [(line["event"], "Stale file handle" in line["reason"]) for line in logged] == [
         ("routes.refresh_failed", True)

@@ -25,7 +25,7 @@ def relay(s3_server: EmbeddedS3) -> Iterator[S3Relay]:
 
 @pytest.fixture(scope="module")
 def fleet(make_fleet: MakeFleet, relay: S3Relay) -> Fleet:
-    return make_fleet(S3_ENDPOINT_URL=relay.url, CHECKPOINT_EVERY="0.4")
+    return make_fleet(S3_ENDPOINT_URL=relay.url, CHECKPOINT_EVERY_SECONDS="0.4")
 
 
 def worker_of(fleet: Fleet, kind: str, job_id: object) -> WorkerProcess:

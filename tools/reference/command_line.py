@@ -1,6 +1,6 @@
-"""The commands as the `worker` program offers them, read from their declarations.
+"""Reads the commands of the `worker` program from their declarations.
 
-Not from typer's command objects: what those hold changes from release to release.
+Not from typer's command objects, whose attributes change from release to release.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ VALUES = {int: "INTEGER", float: "NUMBER", Path: "PATH"}
 
 @dataclass(frozen=True)
 class Parameter:
-    """An option, or a positional argument. `value` is empty for a flag."""
+    """An option, or a positional argument. `value` is empty for a flag. Help does not show a hidden one."""
 
     names: tuple[str, ...]
     value: str
@@ -28,6 +28,7 @@ class Parameter:
     default: str
     is_argument: bool
     needed: bool
+    hidden: bool
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Command:
 
 
 def commands(app: typer.Typer, name: str = "worker") -> Iterator[Command]:
-    """Every command that help shows, in the order of their declaration."""
+    """Yield every command that help shows, in the order of their registration."""
     whole = app.registered_callback
     if whole and whole.invoke_without_command and whole.callback:
         yield _command(name, whole.callback, whole.help, whole.epilog)
@@ -60,7 +61,7 @@ def commands(app: typer.Typer, name: str = "worker") -> Iterator[Command]:
     for group in app.registered_groups:
         if group.typer_instance:
             own_name = _given(group.name) or _given(group.typer_instance.info.name)
-            # Without a name its commands are the parent's.
+            # Commands of a group without a name belong to the group around it.
             yield from commands(group.typer_instance, f"{name} {own_name}" if own_name else name)
 
 
@@ -83,12 +84,12 @@ def _parameter(parameter: inspect.Parameter, annotation: Any) -> Parameter:
     value = info.metavar or VALUES.get(kinds[0], "TEXT")
     if isinstance(info, ArgumentInfo):
         name = info.metavar or parameter.name.upper()
-        return Parameter((name,), name, info.help or "", default, is_argument=True, needed=needed)
-    # In Annotated[...] the first name of an option stands where its default would.
+        return Parameter((name,), name, info.help or "", default, is_argument=True, needed=needed, hidden=info.hidden)
+    # In Annotated[...] the first name of an option is in the place of its default.
     declared = [each for each in (info.default, *(info.param_decls or ())) if isinstance(each, str)]
     names = tuple(declared) or (f"--{_dashed(parameter.name)}",)
     value = "" if kinds[0] is bool else value
-    return Parameter(names, value, info.help or "", default, is_argument=False, needed=needed)
+    return Parameter(names, value, info.help or "", default, is_argument=False, needed=needed, hidden=info.hidden)
 
 
 def _dashed(name: str) -> str:
@@ -96,5 +97,5 @@ def _dashed(name: str) -> str:
 
 
 def _given(value: Any) -> Any:
-    """typer wraps what was not given."""
+    """Return the value of an argument of typer's, which wraps defaults."""
     return getattr(value, "value", value)

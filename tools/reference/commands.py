@@ -7,21 +7,22 @@ from tools.reference.markdown import code, page, table
 from worker.cli import app
 
 INTRODUCTION = """
-Installed as `worker` and as `likeness`. In a checkout it is `.venv/bin/worker`. Exit codes: 0 done, 1 failed (the
-message says why and what to do), 2 a wrong setting or a wrong option. What the commands read from the environment
-stands under [Settings](settings.md).
+Installed as `worker` and as `likeness`; in a checkout, `.venv/bin/worker`. Exit codes: 0 done, 1 failed (the message
+says why and what to do), 2 a wrong setting or a wrong option. [Settings](settings.md) describes the environment
+variables that commands read.
 """
 
 
 def commands_page() -> str:
-    """One section a command."""
+    """Return the page, with one section a command."""
     return page("Commands", INTRODUCTION, *(_section(command) for command in commands(app)))
 
 
 def _section(command: Command) -> str:
     parts = [f"## {command.name}", command.help, f"```text\n{command.usage}\n```"]
-    if command.parameters:
-        parts.append(table(["Parameter", "Meaning", "Default"], [_row(each) for each in command.parameters]))
+    shown = [each for each in command.parameters if not each.hidden]
+    if shown:
+        parts.append(table(["Parameter", "Meaning", "Default"], [_row(each) for each in shown]))
     if command.example:
         parts.append(f"For example:\n\n```sh\n{command.example}\n```")
     return "\n\n".join(part for part in parts if part)

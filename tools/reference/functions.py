@@ -10,9 +10,9 @@ from tools.reference.catalog import Function, called, functions, shortened
 from tools.reference.markdown import code, page, table
 
 INTRODUCTION = """
-What may be called besides reading and writing [tables](tables.md). Apps call those in `public`, through PostgREST's
-`/rpc/NAME` or `supabase.rpc`. Pods call those in `worker` and can do nothing else; `likeness_worker` is their role. A
-function that is not here is called by the others only.
+Functions that apps and pods may call, besides reading and writing [tables](tables.md). Apps call those in `public`,
+through PostgREST's `/rpc/NAME` or `supabase.rpc`. Pods call those in `worker`, with the role `likeness_worker`, and can
+do nothing else. Functions that are not listed are called only by other functions.
 """
 
 

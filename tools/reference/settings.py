@@ -9,15 +9,15 @@ from worker.settings import HEADINGS, NEEDED, Settings, example, variable
 
 INTRODUCTION = """
 Every setting is an environment variable. A `.env` file in the working directory is read too; the environment wins.
-`NAME=` with nothing behind it means the default. A wrong or missing setting is named, with an example and never with
-its value, and the command ends with exit code 2 before it starts anything.
+An empty value (`NAME=`) means the default. If a setting is wrong or missing, a command names it, with an example and
+never with its value, and exits with code 2 before it starts anything.
 
-[`.env.example`](../../.env.example) has them all, ready to be filled in.
+[`.env.example`](../../.env.example) has all of them, ready to be filled in.
 """
 
 
 def settings_page() -> str:
-    """One table a group of settings."""
+    """Return the page, with one table a group of settings."""
     parts = []
     rows: list[list[str]] = []
     heading = ""

@@ -10,7 +10,7 @@ from tools.reference.markdown import code, page, table
 ROOT = Path(__file__).parents[2]
 
 INTRODUCTION = """
-One idea a file; the first line of each says which. Imports point one way, `cli` → `commands` → `queue` → `pod` →
+One idea a file; its first sentence says which. Imports point one way, `cli` → `commands` → `queue` → `pod` →
 `handlers` → (`guard`, `gpu`, `models`, `storage`, `jobs`) → `database` → `errors`, and a tool checks it. `ml` knows
 nothing of the rest, and only the GPU process loads it.
 """
@@ -18,6 +18,7 @@ nothing of the rest, and only the GPU process loads it.
 FOLDERS = (
     ("worker", "the door, the settings, what every wing uses, and the claim loop"),
     ("worker/pod", "what a pod does around the claim loop"),
+    ("worker/pod/housekeeping", "what a pod does beside its jobs, one file a duty"),
     ("worker/jobs", "a started job, its lease, its wording"),
     ("worker/handlers", "one file a kind of job"),
     ("worker/guard", "consent, and the screening of prompts"),
@@ -28,22 +29,22 @@ FOLDERS = (
     ("worker/storage", "the object store, and the pod's own disk"),
     ("worker/database", "the database as a pod and as its owner reach it"),
     ("worker/commands", "one file a command"),
-    ("worker/commands/checks", "what `worker doctor` looks at"),
+    ("worker/commands/checks", "what `worker doctor` checks"),
     ("sql", "applied in the order of `worker/database/migrate.py`, again whenever one changes"),
     ("sql/migrations", "applied once each, in order"),
 )
-"""The demo is left out: it is an app of its own, and no part of a pod."""
+"""Without the demo, which is an app of its own and not a part of a pod."""
 
 
 def sources_page() -> str:
-    """A table a folder."""
+    """Return the page, with a table a folder."""
     return page("Source files", INTRODUCTION, *(_section(folder, what) for folder, what in FOLDERS))
 
 
 def _section(folder: str, what: str) -> str:
     paths = [path for path in sorted((ROOT / folder).iterdir()) if path.suffix in (".py", ".sql")]
-    told = [(path, _first_sentence(path)) for path in paths]
-    rows = [[code(path.name), sentence] for path, sentence in told if sentence]
+    described = [(path, _first_sentence(path)) for path in paths]
+    rows = [[code(path.name), sentence] for path, sentence in described if sentence]
     return f"## {folder}\n\n{what[0].upper()}{what[1:]}.\n\n{table(['File', 'Is'], rows)}"
 
 

@@ -25,7 +25,7 @@ WHO = ("id", "owner_id", "subject_id")
 
 
 def tables_page(connection: psycopg.Connection[Any]) -> str:
-    """App tables, what all job tables share, the worker's tables and views."""
+    """Return the page: app tables, the columns that all job tables share, the worker's tables and views."""
     found = {relation.name: relation for relation in relations(connection)}
     shared = found.pop("life_cycle")
     life_cycle = columns(connection, found["training_jobs"])
@@ -70,7 +70,7 @@ def _worker_table(relation: Relation, found: list[Column], life_cycle: set[str],
 
 
 def _without_life_cycle(found: list[Column], life_cycle: set[str]) -> tuple[list[Column], str]:
-    """What a job table has of its own, and where the rest stands; any other table as it is."""
+    """Return the columns of a job table without the shared ones, and a note about those; other tables unchanged."""
     if not life_cycle <= {column.name for column in found}:
         return found, ""
     own = [column for column in found if column.name not in life_cycle or column.name in WHO]

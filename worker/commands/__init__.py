@@ -1,1 +1,6 @@
-"""What the commands of `worker` do, one file a command; `doctor` has its checks in a folder of their own."""
+"""One file a command, which imports at its top only typer and light parts of the standard library.
+
+So `worker --help` stays fast although all of them are loaded: asyncio alone would add a quarter to it. What a longer
+command does is in a neighbour that is imported late and whose name begins with the command's; `checks/` is what
+`doctor` checks; `exits` is how all commands end. Each command is registered in `worker/cli.py`.
+"""

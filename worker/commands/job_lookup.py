@@ -1,4 +1,4 @@
-"""Finding one job of any kind, and what an administrator may do to it."""
+"""Finds one job of any kind, requeues it or cancels it, as an administrator."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import psycopg
 from worker.database.owner import Connection
 from worker.errors import CommandRefused
 
-SHORTEST_PREFIX = 4
+MIN_PREFIX_DIGITS = 4
 
 
 def find_job(connection: Connection, given: str) -> dict[str, Any]:
-    """The row of worker.job_details whose id is `given` or begins so; `kind:id` says which kind.
+    """Return the row of worker.job_details whose id is or begins with `given`; `kind:id` names the kind.
 
-    Raises CommandRefused when there is none, or more than one.
+    Raises CommandRefused if no job matches, or several do.
     """
     kind, _, text = given.rpartition(":")
     digits = text.replace("-", "").lower()
-    if not re.fullmatch(rf"[0-9a-f]{{{SHORTEST_PREFIX},32}}", digits):
+    if not re.fullmatch(rf"[0-9a-f]{{{MIN_PREFIX_DIGITS},32}}", digits):
         raise CommandRefused(
-            f"{given!r} is no id of a job, nor its beginning ({SHORTEST_PREFIX} digits or more): "
-            "`worker status` and worker.jobs show ids"
+            f"invalid job id: {given!r}; give an id or at least {MIN_PREFIX_DIGITS} of its first digits, "
+            "as `worker status` and worker.jobs show it"
         )
     # A range, which the primary keys answer; letters compare as the bytes of the id do.
     jobs = connection.execute(
@@ -33,15 +33,15 @@ def find_job(connection: Connection, given: str) -> dict[str, Any]:
         [UUID(digits.ljust(32, "0")), UUID(digits.ljust(32, "f")), kind, kind],
     ).fetchall()
     if not jobs:
-        raise CommandRefused(f"there is no job {given}: `worker status` and worker.jobs show ids")
+        raise CommandRefused(f"job not found: {given}; `worker status` and worker.jobs show ids")
     if len(jobs) > 1:
         found = ", ".join(f"{job['kind']}:{job['id']}" for job in jobs)
-        raise CommandRefused(f"several jobs begin so, name one of them: {found}")
+        raise CommandRefused(f"several jobs match {given}; name one of them: {found}")
     return jobs[0]
 
 
 def retry_job(connection: Connection, given: str) -> str:
-    """Put a failed or cancelled job back on the queue. Raises CommandRefused with why it cannot be."""
+    """Requeue a failed or cancelled job. Raises CommandRefused if the database does not allow it."""
     job = find_job(connection, given)
     try:
         connection.execute("select public.retry_job(%s, %s)", [job["kind"], job["id"]])
@@ -54,24 +54,24 @@ def retry_job(connection: Connection, given: str) -> str:
             f"{_refusal(error)} Cancel some of them, or raise open_jobs_per_owner in worker.config."
         ) from error
     return (
-        f"{job['kind']} {job['id']} is queued again; consent is checked when it starts. "
+        f"{job['kind']} {job['id']} is queued again; consent is checked again when it starts. "
         f"Follow it with: worker job {job['id']}"
     )
 
 
 def cancel_job(connection: Connection, given: str) -> str:
-    """Cancel an open job. Raises CommandRefused when it had ended before."""
+    """Cancel an open job. Raises CommandRefused if it has ended already."""
     job = find_job(connection, given)
     row = connection.execute("select public.cancel_job(%s, %s) as answer", [job["kind"], job["id"]]).fetchone()
     answer = row["answer"] if row else None
-    what = f"{job['kind']} {job['id']}"
+    name = f"{job['kind']} {job['id']}"
     match answer:
         case "cancelled" if job["status"] == "queued":
-            return f"{what} is cancelled: it had not begun. `worker job retry {job['id']}` puts it back."
+            return f"{name} is cancelled before it started. To requeue it: worker job retry {job['id']}"
         case "stopping":
-            return f"{what} is being stopped: its pod ends it within a step. Follow it with: worker job {job['id']}"
+            return f"{name} is being stopped: its pod ends it at the next step. Follow it with: worker job {job['id']}"
         case _:
-            raise CommandRefused(f"{what} had ended before ({answer}): there is nothing to cancel")
+            raise CommandRefused(f"{name} has already ended ({answer}); only open jobs can be cancelled")
 
 
 def _refusal(error: psycopg.Error) -> str:

@@ -1,4 +1,4 @@
-"""`worker lora export`: a LoRA in the names that another program reads."""
+"""Converts a LoRA to the key names that another program expects."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ class Exported:
 
 
 def export(source: str, naming: Naming, output: Path) -> Exported:
-    """Write a LoRA again in these names, alpha folded in.
+    """Write a LoRA with these key names, alpha folded in.
 
     Args:
-        source: a file; or the id of a row of `subjects_models`, for which settings say where database and bucket are.
+        source: a file, or the id of a row of `subjects_models`; for an id, the settings name database and bucket.
 
     Raises:
-        CommandRefused: the source cannot be had or converted, or the output exists: nothing is overwritten.
-        SettingsError: for an id, when a setting is missing.
+        CommandRefused: the source was not found or cannot be converted, or the output exists.
+        SettingsError: for an id, if a setting is missing.
     """
     if output.exists():
-        raise CommandRefused(f"{output} exists already: choose another --output")
+        raise CommandRefused(f"{output} already exists; choose another --output")
     if output.suffix != ".safetensors":
-        raise CommandRefused(f"{output} would not be read as a LoRA: let --output end in .safetensors")
+        raise CommandRefused(f"--output must end in .safetensors: {output}")
     try:
         model_id = UUID(source)
     except ValueError:
@@ -53,33 +53,33 @@ def export(source: str, naming: Naming, output: Path) -> Exported:
 
 
 def _convert(source: Path, naming: Naming, output: Path) -> Exported:
-    from worker.ml import lora_files, lora_names  # torch: seconds that no other command should wait for
+    from worker.ml import lora_files, lora_names  # torch: other commands should not wait seconds for it
     from worker.ml.errors import ModelUnreadable
 
     if not source.is_file():
-        raise CommandRefused(f"there is no file {source}, and it is no id of a LoRA")
+        raise CommandRefused(f"file not found: {source}; give a file, or the id of a LoRA in subjects_models")
     try:
         header, pairs = lora_files.read(source)
         if header.naming == naming:
-            raise CommandRefused(f"{source.name} is in {naming} names already")
+            raise CommandRefused(f"{source.name} already has {naming} names")
         convert = lora_names.to_kohya if naming == "kohya" else lora_names.to_diffusers
         converted = convert(header.family, pairs)
         if not converted:
-            raise CommandRefused(f"{source.name} changes nothing: all its weights or its alphas are zero")
+            raise CommandRefused(f"{source.name} has no effect: all its weights or all its alphas are zero")
         state = lora_files.state_of(converted, naming)
         rank = max(len(a) for a, _ in converted.values())
         sha256 = lora_files.write(output, state, _metadata(header.metadata, header.family, naming, rank))
     except ModelUnreadable as error:
         raise CommandRefused(str(error)) from error
     except OSError as error:
-        raise CommandRefused(f"{output} cannot be written: {error.strerror}") from error
+        raise CommandRefused(f"writing {output} failed: {error.strerror}") from error
     return Exported(output, header.family, len(converted), sha256)
 
 
-def _metadata(said: Mapping[str, str], family: str, naming: Naming, rank: int) -> dict[str, str]:
-    """What the file said, but for what the conversion changed."""
+def _metadata(original: Mapping[str, str], family: str, naming: Naming, rank: int) -> dict[str, str]:
+    """Return the file's metadata, with what the conversion changed."""
     kept = {
-        name: value for name, value in said.items() if name not in ("format", "sshs_model_hash", "sshs_legacy_hash")
+        name: value for name, value in original.items() if name not in ("format", "sshs_model_hash", "sshs_legacy_hash")
     }
     kept |= {"ss_network_dim": str(rank), "ss_network_alpha": str(rank)}
     if naming == "kohya":
@@ -90,9 +90,9 @@ def _metadata(said: Mapping[str, str], family: str, naming: Naming, rank: int) -
 
 
 def _fetch(model_id: UUID, settings: Settings, folder: Path) -> Path:
-    """A published LoRA from the bucket, as the database's owner.
+    """Download a published LoRA from the bucket, as the database's owner.
 
-    Raises CommandRefused: there is no such LoRA, its person did not agree (any more), or it is not in storage.
+    Raises CommandRefused if the LoRA is not in the database or in the bucket, or its person does not consent.
     """
     with owner.connect(settings.database_url.get_secret_value()) as connection:
         row = connection.execute(
@@ -103,14 +103,14 @@ def _fetch(model_id: UUID, settings: Settings, folder: Path) -> Path:
             [model_id],
         ).fetchone()
     if row is None:
-        raise CommandRefused(f"there is no LoRA {model_id} in subjects_models")
+        raise CommandRefused(f"LoRA not found in subjects_models: {model_id}")
     if row["objection"]:
         raise CommandRefused(f"LoRA {model_id} may not be used: {row['objection']}")
     path = folder / f"{model_id}.safetensors"
     asyncio.run(_download(settings.store_config, row["bucket"], row["path"], path))
     with path.open("rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != row["sha256"]:
-            raise CommandRefused(f"LoRA {model_id} in storage is not the one that was published: train it again")
+            raise CommandRefused(f"LoRA {model_id} in the bucket differs from the published one; train it again")
     return path
 
 

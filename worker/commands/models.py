@@ -1,123 +1,108 @@
-"""The commands `worker models pull|push|list|import`: what they say while they work, and in the end."""
+"""`worker models`: base models and upscalers, on this disk and in the model bucket."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from worker.console import console, table
-from worker.errors import CommandRefused, StorageError, WorkerError
-from worker.models.importing import import_files
-from worker.models.overview import COLUMNS, collect_inventory
-from worker.models.pull import Pull
-from worker.models.push import Push, Pushed
-from worker.settings import Settings
-from worker.storage.object_store import ObjectStore
+app = typer.Typer(
+    name="models",
+    help="Download, share, list and import base models and upscalers.",
+    epilog="Example: worker models list",
+    no_args_is_help=True,
+)
+
+Slug = Annotated[str, typer.Argument(metavar="SLUG", help="The model's name, as in worker.base_models.")]
 
 
-def pull(settings: Settings, repo: str, slug: str, revision: str | None) -> None:
-    """Bring a base from a hub to MODELS_DIR. Raises CommandRefused."""
-    token = settings.hf_token.get_secret_value() if settings.hf_token else None
-    with _refusals(settings.models_dir):
-        pulling = Pull(settings.models_dir, slug, repo, revision, token)
-        with pulling.alone():
-            repository = pulling.look_up()
-            size = f"{len(repository.files)} files, {repository.size_bytes / 1e9:.2f} GB"
-            typer.echo(f"{repo} at {repository.commit[:12]}: {size}")
-            typer.echo(f"Licence: {_licence(repository.licence, repository.licence_link)}")
-            with _progress(f"Pulling {slug}", repository.size_bytes) as bar:
-                pulling.run(repository, bar.advance)
-    typer.echo(f"{slug} is in {settings.models_dir}. `worker models push {slug}` shares it with all pods.")
-
-
-def push(settings: Settings, slug: str) -> None:
-    """Share a model through the bucket. Raises CommandRefused."""
-    with _refusals(settings.models_dir):
-        pushed = asyncio.run(_push(settings, slug))
-    already = pushed.size_bytes - pushed.sent_bytes
-    typer.echo(
-        f"{slug} is in the bucket {settings.bucket_models}: {pushed.sent_bytes / 1e9:.2f} GB sent, "
-        f"{already / 1e9:.2f} GB were there. Pods notice it within half a minute."
-    )
-
-
-def import_(
-    settings: Settings, slug: str, files: Mapping[str, Path], tokenizers: Path | None, configs: Path | None
+@app.command(epilog="Example: HF_TOKEN=… worker models pull black-forest-labs/FLUX.1-dev --as flux-dev")
+def pull(
+    repo: Annotated[str, typer.Argument(metavar="REPO", help="OWNER/NAME on the hub, in diffusers layout.")],
+    slug: Annotated[str, typer.Option("--as", metavar="SLUG", help="The model's name, as in worker.base_models.")],
+    revision: Annotated[
+        str | None, typer.Option(help="A branch, tag or commit. The default is the newest commit of the main branch.")
+    ] = None,
 ) -> None:
-    """Make a model of single files in MODELS_DIR. Raises CommandRefused."""
-    with _refusals(settings.models_dir):
-        manifest = import_files(settings.models_dir, slug, files, tokenizers, configs)
-    typer.echo(f"{slug} is in {settings.models_dir}: {len(manifest.files)} files, {manifest.size_bytes / 1e9:.2f} GB.")
-    typer.echo(f"Single files do not name their licence: find out. `worker models push {slug}` shares it.")
+    """Download a base model from a Hugging Face hub into MODELS_DIR.
+
+    Downloads one commit, safetensors only, and verifies its checksums. An interrupted download continues where it
+    stopped. Reads MODELS_DIR, and HF_TOKEN for a gated model.
+    """
+    from worker.commands import models_actions
+    from worker.settings import Settings
+
+    models_actions.pull(Settings.load(storage=False, database=False), repo, slug, revision)
 
 
-def list_(settings: Settings, *, thorough: bool) -> None:
-    """Print the table. Raises CommandRefused at the end when a model is damaged."""
-    shown = console()
-    with _refusals(settings.models_dir):
-        overview = collect_inventory(settings, thorough=thorough)
-    table(shown, f"Models in {settings.models_dir} and {settings.bucket_models}", COLUMNS, overview.rows, "none")
-    for note in overview.notes:
-        shown.print(note)
-    if overview.damaged:
-        raise CommandRefused(
-            f"damaged: {', '.join(overview.damaged)}; on this disk a pod fetches it again from the bucket when it is "
-            "next used, in the bucket `worker models push` mends it"
-        )
+@app.command(epilog="Example: worker models push flux-dev")
+def push(slug: Slug) -> None:
+    """Upload a model from MODELS_DIR to the model bucket, for all pods.
+
+    Files that the bucket has are not sent again. Reads MODELS_DIR, BUCKET_MODELS and the S3 settings.
+    """
+    from worker.commands import models_actions
+    from worker.settings import Settings
+
+    models_actions.push(Settings.load(database=False), slug)
 
 
-async def _push(settings: Settings, slug: str) -> Pushed:
-    store = ObjectStore(settings.store_config)
-    pushing = Push(settings.models_dir, slug, store, settings.bucket_models)
-    try:
-        typer.echo(f"Checking {slug} …")
-        manifest = await pushing.describe()
-        with _progress(f"Pushing {slug}", manifest.size_bytes) as bar:
-            return await pushing.run(manifest, bar.advance)
-    except StorageError as error:
-        raise CommandRefused(f"{error.message}; what was sent stays, run the command again") from error
-    finally:
-        await store.close()
+@app.command("list", epilog="Example: worker models list --check")
+def list_(
+    check: Annotated[
+        bool, typer.Option("--check", help="Verify the checksum of every file on this disk. Takes minutes.")
+    ] = False,
+) -> None:
+    """List all models: where they are, and whether they are intact.
+
+    With family, licence, size, and the routes that each enables. Reads MODELS_DIR, and for more columns
+    DATABASE_URL and the S3 settings. Exit code 1 if a model is damaged.
+    """
+    from worker.commands import models_actions
+    from worker.settings import Settings
+
+    models_actions.list_(Settings.load(storage=False, database=False), thorough=check)
 
 
-class Bar:
-    """A progress bar of bytes, on standard error."""
-
-    def __init__(self, progress: Progress, title: str, size_bytes: int) -> None:
-        self._progress = progress
-        self._task = progress.add_task(title, total=size_bytes)
-
-    def advance(self, size_bytes: int) -> None:
-        self._progress.advance(self._task, size_bytes)
+def _file(help: str) -> Any:
+    return typer.Option(metavar="FILE", help=help, exists=True, dir_okay=False)
 
 
-@contextmanager
-def _progress(title: str, size_bytes: int) -> Iterator[Bar]:
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
-        yield Bar(progress, title, size_bytes)
+def _folder(help: str) -> Any:
+    return typer.Option(metavar="DIR", help=help, exists=True, file_okay=False)
 
 
-@contextmanager
-def _refusals(models_dir: Path) -> Iterator[None]:
-    """What ends a job elsewhere ends a command here, and so does a disk that fails or may not be written."""
-    try:
-        yield
-    except WorkerError as error:
-        raise CommandRefused(error.message) from error
-    except OSError as error:
-        not_ours = isinstance(error, PermissionError | NotADirectoryError | FileExistsError)
-        cure = "; set MODELS_DIR to a folder of your own" if not_ours else ""
-        raise CommandRefused(f"{error.filename or models_dir}: {error.strerror}{cure}") from error
+@app.command(
+    "import",
+    epilog="Example: worker models import flux-dev --transformer flux1-dev.safetensors --vae ae.safetensors "
+    "--clip clip_l.safetensors --t5 t5xxl_fp16.safetensors --tokenizers ./FLUX.1-dev",
+)
+def import_(
+    slug: Slug,
+    transformer: Annotated[Path | None, _file("FLUX: the transformer.")] = None,
+    vae: Annotated[Path | None, _file("FLUX: the autoencoder. SD 1.5: another autoencoder.")] = None,
+    clip: Annotated[Path | None, _file("FLUX: the CLIP-L text encoder.")] = None,
+    t5: Annotated[Path | None, _file("FLUX: the T5-XXL text encoder.")] = None,
+    checkpoint: Annotated[Path | None, _file("SD 1.5: the whole model in one file.")] = None,
+    upscaler: Annotated[Path | None, _file("Real-ESRGAN: .pth or .safetensors.")] = None,
+    tokenizers: Annotated[Path | None, _folder("A folder with tokenizer/ (FLUX: and tokenizer_2/).")] = None,
+    configs: Annotated[Path | None, _folder("The configs of a model that differs from the published one.")] = None,
+) -> None:
+    """Create a model from the single files that ComfyUI uses.
 
+    Writes it to MODELS_DIR, in diffusers layout. Needs no network.
+    """
+    from worker.commands import models_actions
+    from worker.settings import Settings
 
-def _licence(name: str | None, link: str | None) -> str:
-    if name is None:
-        return "the repository names none: find out before you use it"
-    return f"{name} ({link})" if link else name
+    parts = {
+        "transformer": transformer,
+        "vae": vae,
+        "clip": clip,
+        "t5": t5,
+        "checkpoint": checkpoint,
+        "upscaler": upscaler,
+    }
+    files = {part: file for part, file in parts.items() if file is not None}
+    models_actions.import_(Settings.load(storage=False, database=False), slug, files, tokenizers, configs)

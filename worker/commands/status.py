@@ -1,14 +1,20 @@
-"""`worker status`: what waits, what runs, who is alive, what nobody can take, what failed.
+"""`worker status`: the queue, live pods, stranded jobs and recent failures.
 
-A pod's login sees the queue and the pods; people's jobs are the owner's to see.
+A pod's login sees the queue and the pods. Only the owner sees people's jobs.
 """
 
 from __future__ import annotations
 
-from rich.console import Console
+from typing import TYPE_CHECKING
 
-from worker.console import table
-from worker.database.owner import Connection
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from worker.database.owner import Connection
+
+app = typer.Typer()
 
 _QUEUE = """
     select route, waiting, oldest, running, pods from worker.queue_depth
@@ -29,7 +35,7 @@ _RUNNING_AS_A_POD = """
 
 _PODS = """
     select name, version, vram_gib, array_to_string(routes, ', ') as routes,
-           case when worker.is_alive(pods) then 'yes' else 'no, held for dead' end as alive,
+           case when worker.is_alive(pods) then 'yes' else 'no, considered dead' end as alive,
            clock_timestamp() - last_heartbeat as silent, clock_timestamp() - registered_at as since
     from worker.pods order by name, registered_at"""
 
@@ -45,7 +51,7 @@ _FAILED = """
     where job.status = 'failed' and job.finished_at > clock_timestamp() - interval '24 hours'
     group by job.kind, job.error_code order by jobs desc, job.kind"""
 
-_TRIED_AGAIN = """
+_RETRIED = """
     select kind, detail ->> 'code' as code, count(*) as attempts, max(at) as last
     from worker.job_events
     where at > clock_timestamp() - interval '24 hours' and event = 'requeued' and detail ->> 'code' is not null
@@ -54,23 +60,41 @@ _TRIED_AGAIN = """
 _MAY_SEE_JOBS = "select has_table_privilege('worker.job_details', 'select') as may"
 
 
+@app.command(epilog="Example: worker status")
+def status() -> None:
+    """Show the queue, live pods, stranded jobs and recent failures.
+
+    Reads DATABASE_URL. The URL of the database's owner shows more: the phase of each running job, and failures.
+    """
+    from worker.console import console
+    from worker.database.owner import connect
+    from worker.settings import Settings
+
+    with connect(Settings.load(storage=False).database_url.get_secret_value()) as connection:
+        print_status(connection, console())
+
+
 def print_status(connection: Connection, to: Console) -> None:
-    """Print it all, or as much as this login may see."""
-    _print_rows(connection, to, "Queue", _QUEUE, "nothing waits and nothing runs")
-    _print_rows(connection, to, "No live pod can take", _STRANDED, "nothing: every open job has a pod that can")
-    _print_rows(connection, to, "Pods", _PODS, "none is alive: start one with `worker run`")
+    """Print all tables, or those that this login may see."""
+    _print_rows(connection, to, "Queue", _QUEUE, "empty")
+    _print_rows(
+        connection, to, "Stranded: no live pod can run these", _STRANDED, "none: a live pod can run each open job"
+    )
+    _print_rows(connection, to, "Pods", _PODS, "no live pods: start one with `worker run`")
     allowed = connection.execute(_MAY_SEE_JOBS).fetchone()
     if allowed is None or not allowed["may"]:
-        _print_rows(connection, to, "Running", _RUNNING_AS_A_POD, "nothing")
-        to.print("A pod's login may not see phases and failures: that needs the owner's URL.")
+        _print_rows(connection, to, "Running", _RUNNING_AS_A_POD, "none")
+        to.print("Phases and failures are not shown to a pod's login: set DATABASE_URL to the owner's URL to see them.")
         return
-    _print_rows(connection, to, "Running", _RUNNING, "nothing")
-    _print_rows(connection, to, "Failed in the last 24 hours (times in UTC)", _FAILED, "nothing")
-    _print_rows(connection, to, "JobRunner that failed and were tried again, last 24 hours", _TRIED_AGAIN, "none")
-    to.print("One job in full: worker job ID")
+    _print_rows(connection, to, "Running", _RUNNING, "none")
+    _print_rows(connection, to, "Failed in the last 24 hours (times in UTC)", _FAILED, "none")
+    _print_rows(connection, to, "Attempts that failed and were retried, last 24 hours", _RETRIED, "none")
+    to.print("To see one job in full: worker job ID")
 
 
 def _print_rows(connection: Connection, to: Console, title: str, query: str, empty: str) -> None:
+    from worker.console import table
+
     cursor = connection.execute(query.encode())  # as bytes: constants of this file
     columns = [column.name.replace("_", " ") for column in cursor.description or ()]
     table(to, title, columns, (list(row.values()) for row in cursor), empty)

@@ -1,4 +1,4 @@
-"""`worker storage init`: the buckets that the settings name, private."""
+"""Creates the buckets that the settings name, as private."""
 
 from __future__ import annotations
 
@@ -11,24 +11,26 @@ from worker.storage.errors import was_answered
 from worker.storage.object_store import ObjectStore
 
 UNREACHED = "correct S3_ENDPOINT_URL, or open the network to it"
-BY_HAND = "make it by hand, private (Supabase: Storage → New bucket), or take keys that may: S3_ACCESS_KEY_ID"
+BY_HAND = (
+    "create it by hand, private (Supabase: Storage → New bucket), or use an S3_ACCESS_KEY_ID that may create buckets"
+)
 
 
-async def make_buckets(settings: Settings, report: Report) -> None:
-    """Make what is not there yet, and try each: one that anybody may read is told as wrong, made now or before."""
+async def create_buckets(settings: Settings, report: Report) -> None:
+    """Create missing buckets, and try each. A bucket that can be read without keys fails, whoever created it."""
     store = ObjectStore(settings.store_config)
     try:
         for name in BUCKETS:
             bucket = getattr(settings, name)
-            if await report.check(f"bucket {bucket}", _make(store, bucket)):
+            if await report.check(f"bucket {bucket}", _create(store, bucket)):
                 await report.check(f"bucket {bucket}, use", try_bucket(store, bucket))
     finally:
         await store.close()
 
 
-async def _make(store: ObjectStore, bucket: str) -> str:
+async def _create(store: ObjectStore, bucket: str) -> str:
     try:
-        made = await store.ensure_bucket(bucket)
+        created = await store.ensure_bucket(bucket)
     except StorageError as error:
         raise SettingsError(error.message, BY_HAND if was_answered(error) else UNREACHED) from error
-    return "made, private" if made else "there already"
+    return "created, private" if created else "already exists"

@@ -1,1 +1,1 @@
-"""The database as a pod and as its owner reach it: pool, errors, migrations, logins."""
+"""The database as a pod and as its owner reach it: pool, claims, errors, migrations, logins."""

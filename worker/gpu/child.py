@@ -1,9 +1,10 @@
-"""The GPU process: takes a task, does it, says how it goes. `process.py` is the other end.
+"""The GPU process: accepts a task, does it, reports how it goes. `process.py` is the other end.
 
-    python -m worker.gpu.child SOCKET_FD PARENT_PID
+    python -m worker.gpu.child SOCKET_FD PARENT_PID [MODULE:FUNCTION]...
 
-What a task does is in `work.py`. It is imported late: that takes seconds, and by then this process
-already ends with its parent.
+What does a task is named by the task (`Task.performer`) and imported when the first one comes. Those named on the
+command line are imported before this process says that it is ready, since that takes seconds. All of it is imported
+late: by then this process already ends with its parent.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
+import pkgutil
 import queue
 import signal
 import socket
@@ -18,31 +20,31 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 from worker import errors
 from worker.gpu.messages import (
     HEADER,
     Done,
+    Event,
     Failed,
     FromChild,
-    Interrupt,
     Outcome,
     Phase,
     Progress,
+    Ready,
     Stopped,
-    Task,
-    ToChild,
     Work,
     frame,
-    parse_to_child,
+    is_interrupt,
+    parse_task,
 )
+from worker.gpu.models import Models
 from worker.lossy_output import ignore_write_errors
 
-if TYPE_CHECKING:
-    from worker.gpu.work import Models
+Performer = Callable[..., Work]
 
 PROGRESS_EVERY_S = 0.2
 """More would only make the worker read: it tells the database once a second."""
@@ -62,12 +64,8 @@ def main() -> None:
         except ConnectionError:
             os._exit(0)  # the worker is gone, and nobody else wants the result
 
-    from worker.gpu.work import Models
-
+    send(get_ready(sys.argv[3:]))
     models = Models()
-    gc.collect()
-    gc.freeze()  # collecting what the imports made would stall every step that triggers it
-    send(models.ready())
     while True:
         perform(inbox.tasks.get(), models, inbox.stop, send)
 
@@ -83,11 +81,38 @@ def end_with_parent(parent_pid: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
+def get_ready(performers: Sequence[str]) -> Ready:
+    """Import what the pod's tasks need, and look at the GPU."""
+    import torch
+
+    for performer in performers:
+        try:
+            import_performer(performer)
+        except errors.ModelMissing:
+            traceback.print_exc()  # its first task fails with it, and other pods may do it
+    gc.collect()
+    gc.freeze()  # collecting what the imports made would stall every step that triggers it
+    if not torch.cuda.is_available():
+        return Ready(pid=os.getpid(), device="cpu", vram_gib=None)
+    gpu = torch.cuda.get_device_properties(0)
+    return Ready(pid=os.getpid(), device=gpu.name, vram_gib=gpu.total_memory / 2**30)
+
+
+def import_performer(performer: str) -> Performer:
+    """Raises ModelMissing, this pod's own fault, when it cannot be imported."""
+    try:
+        found: Performer = pkgutil.resolve_name(performer)
+    except Exception as error:
+        raise errors.ModelMissing(f"this pod cannot import {performer}; its log says why") from error
+    return found
+
+
 class Inbox:
     """What the worker sends, read by a thread, so that an interrupt is seen while the GPU works."""
 
     def __init__(self, connection: socket.socket) -> None:
-        self.tasks: queue.SimpleQueue[Task] = queue.SimpleQueue()
+        self.tasks: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        """Not parsed yet: that may import a package, and an interrupt must not wait for it."""
         self.stop = threading.Event()
         """The task that runs shall stop."""
         connection.set_inheritable(False)  # a process started by a library must not keep the line open
@@ -96,39 +121,39 @@ class Inbox:
     def _listen(self, connection: socket.socket) -> None:
         try:
             with connection.makefile("rb") as stream:
-                while (message := _receive(stream)) is not None:
-                    if isinstance(message, Interrupt):
+                while (body := _receive(stream)) is not None:
+                    if is_interrupt(body):
                         self.stop.set()
                     else:
                         # Cleared where frames are still in order: an interrupt that came too late for the
                         # task before must not stop this one.
                         self.stop.clear()
-                        self.tasks.put(message)
+                        self.tasks.put(body)
         except (OSError, ValueError):
             traceback.print_exc()
         finally:
             os._exit(0)  # whatever the main thread does now, the GPU and its memory are free at once
 
 
-def _receive(stream: BinaryIO) -> ToChild | None:
-    """The next message; None at the end of the stream, wherever it ends."""
+def _receive(stream: BinaryIO) -> bytes | None:
+    """The next message's bytes; None at the end of the stream, wherever it ends."""
     header = stream.read(HEADER.size)
     if len(header) < HEADER.size:
         return None
     (length,) = HEADER.unpack(header)
     body = stream.read(length)
-    return parse_to_child(body) if len(body) == length else None
+    return body if len(body) == length else None
 
 
-def perform(task: Task, models: Models, stop: threading.Event, send: Callable[[FromChild], None]) -> None:
+def perform(body: bytes, models: Models, stop: threading.Event, send: Callable[[FromChild], None]) -> None:
     """Do one task and send its outcome; ends the process when it cannot be trusted with another."""
-    from worker.gpu.work import begin, failure
+    from worker.gpu.failures import failure
 
     report = Reporter(send)
     outcome: Outcome
     try:
-        work = begin(task, models)
-        outcome = drain(work, stop, report)
+        task = parse_task(body)
+        outcome = drain(import_performer(task.performer)(task, models), stop, report)
     except Exception as error:
         outcome = failure(error, report.phase)
         if outcome.code not in (errors.InvalidInput.code, errors.OutOfMemory.code):
@@ -147,6 +172,8 @@ def drain(work: Work, stop: threading.Event, report: Reporter) -> Done | Stopped
                 event = next(work)
             except StopIteration as end:
                 return Done(result=end.value | {"seconds": report.seconds()})
+            if not isinstance(event, Event):
+                raise TypeError(f"{type(event).__name__} is not an event")
             report(event)
     return Stopped()
 
@@ -162,7 +189,7 @@ class Reporter:
         self._seconds: dict[str, float] = {}
         self._phase_began = time.monotonic()
 
-    def __call__(self, event: FromChild) -> None:
+    def __call__(self, event: Event | Outcome) -> None:
         if isinstance(event, Progress):
             now = time.monotonic()
             if now - self._sent_at < PROGRESS_EVERY_S:

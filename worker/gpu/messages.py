@@ -1,127 +1,63 @@
 """What the worker and its GPU process say to each other, and how it travels.
 
-    worker → GPU process     TrainTask | GenerateTask, then possibly Interrupt
-    GPU process → worker     Ready once; then for each task any number of
-                             Phase | Progress | PhotosSkipped | CheckpointSaved
-                             and exactly one of Done | Failed | Stopped
+    worker → GPU process     a Task, then possibly Interrupt
+    GPU process → worker     Ready once; then for each task any number of events (Phase, Progress, CheckpointSaved and
+                             those that its task declares) and exactly one of Done | Failed | Stopped
 
-A frame is four bytes, the length of the rest as a big-endian integer, and one message as JSON. Pictures and
-LoRAs never travel: they are files in the task's `workdir`.
+A frame is four bytes, the length of the rest as a big-endian integer; then the message's type as `module:Class`, a
+newline, and its fields as JSON. Pictures and LoRAs never travel: they are files in the task's `workdir`.
+
+The GPU process trusts the worker: it imports the type that a task's frame names. The worker never imports what the GPU
+process names: it looks the type up among those that may come.
 """
 
 from __future__ import annotations
 
+import pkgutil
 import struct
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 HEADER = struct.Struct("!I")
 """The length of the message that follows, in bytes."""
 
 
-class _Message(BaseModel):
+class Message(BaseModel):
+    """Anything that travels."""
+
     # An error about a message must not quote it: it may hold a prompt.
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
-# -- tasks: every path is absolute and readable by the GPU process
+# -- worker → GPU process
 
 
-class PhotoFile(_Message):
-    """One training photo on disk."""
+class Task(Message):
+    """One piece of work for the GPU process. A subclass is what a handler sends; its module imports no torch.
 
-    path: Path
-    caption: str
-    class_caption: str | None = None
-    """The caption with anybody in the person's place."""
-    refused: str | None = None
-    """What is wrong with it, where the worker did not fetch it: "too large (…)"."""
-
-
-class LoraSettings(_Message):
-    """How to train; what is None comes from the base's family (`Architecture.training_defaults`)."""
-
-    steps: int | None = None
-    rank: int | None = None
-    learning_rate: float | None = None
-    resolution: int | None = None
-    batch_size: int | None = None
-    preservation: float | None = None
-    seed: int = 0
-
-
-class TrainTask(_Message):
-    """Train one LoRA.
-
-    `Done.result`: the fields of `ml.train_lora.TrainedLora`; `resolved`, the settings with the family's
-    defaults filled in; `seconds` a phase; `memory_plan`.
+    Its fields are what the work needs. Every path is absolute and readable by the GPU process.
     """
 
-    kind: Literal["train"] = "train"
-    base: Path
-    photos: list[PhotoFile]
-    """A path where there is no file is a photo that is missing: reported and left out like one that is damaged."""
-    fewest_photos: int = 1
-    """With fewer that can be used the task fails."""
-    config: LoraSettings = LoraSettings()
-    workdir: Path
-    metadata: dict[str, str] = {}
-    """Goes into the LoRA file's header; never a person's name."""
-    resume_from: Path | None = None
-    checkpoint_every_s: float = 120.0
-    checkpoint_every_steps: int | None = None
+    performer: ClassVar[str]
+    """The function that does it, as `module:function`: from (task, `worker.gpu.models.Models`) to `Work`. Only the GPU
+    process imports it: at the start for the tasks of the pod's kinds (`Kind.tasks`), else when the first one comes."""
+    events: ClassVar[tuple[type[Event], ...]] = ()
+    """The types of events of its own that it may report; any other ends the task as `internal`."""
 
 
-class LoraFile(_Message):
-    """One LoRA to draw with."""
-
-    path: Path
-    scale: float = 1.0
+class Interrupt(Message):
+    """Stop the task that runs; ignored by a GPU process that has just finished it."""
 
 
-class GenerateTask(_Message):
-    """Draw pictures and upscale each.
-
-    `Done.result`: `pictures`, a list of {index, seed, raw, upscaled, width, height} where raw and upscaled
-    are .npy files of uint8 (H, W, 3) and width and height those of the upscaled picture; `resolved`, the
-    settings with the base's defaults filled in; `seconds` a phase; `peak_gib`; `memory_plan`.
-    """
-
-    kind: Literal["generate"] = "generate"
-    base: Path
-    prompt: str
-    negative_prompt: str | None = None
-    width: int | None = None
-    height: int | None = None
-    steps: int | None = None
-    guidance: float | None = None
-    seed: int
-    num_images: int = 1
-    loras: list[LoraFile] = []
-    upscaler: Path
-    workdir: Path
+# -- GPU process → worker
 
 
-class Interrupt(_Message):
-    """Stop the task that runs; says nothing to a GPU process that has just finished it."""
-
-    kind: Literal["interrupt"] = "interrupt"
-
-
-Task = TrainTask | GenerateTask
-ToChild = TrainTask | GenerateTask | Interrupt
-
-
-# -- events
-
-
-class Ready(_Message):
+class Ready(Message):
     """The libraries are imported; tasks start without delay from here."""
 
-    kind: Literal["ready"] = "ready"
     pid: int
     device: str
     """The GPU's name, or `cpu`."""
@@ -129,61 +65,44 @@ class Ready(_Message):
     """All memory of the GPU, used or free; None on a CPU."""
 
 
-class Phase(_Message):
+class Event(Message):
+    """How a task goes. Between any two events it can be stopped. A task with events of its own subclasses this."""
+
+
+class Phase(Event):
     """What the task does now, in words a person can read."""
 
-    kind: Literal["phase"] = "phase"
     name: str
     stepwise: bool = False
     """It goes in steps and looks for an interrupt between them; any other phase is stopped by killing it."""
 
 
-class Progress(_Message):
+class Progress(Event):
     """How far the task is."""
 
-    kind: Literal["progress"] = "progress"
     fraction: float = Field(ge=0, le=1)
     phase: str
     metrics: dict[str, float | None] = {}
-    """None stands for a number that is not finite."""
+    """None replaces a number that is not finite."""
 
 
-class SkippedPhoto(_Message):
-    """A photo that cannot be trained on."""
-
-    path: Path
-    """As in the task."""
-    reason: str
-
-
-class PhotosSkipped(_Message):
-    """The training goes on without these photos."""
-
-    kind: Literal["photos_skipped"] = "photos_skipped"
-    photos: list[SkippedPhoto]
-    summary: str
-    """For the app's user: how many of how many, and the first few by name."""
-
-
-class CheckpointSaved(_Message):
+class CheckpointSaved(Event):
     """The task can go on from this file, here or on another pod. The next one may replace it."""
 
-    kind: Literal["checkpoint"] = "checkpoint"
     step: int
     path: Path
 
 
-class Done(_Message):
+class Done(Message):
     """The task's result; numbers that are not finite arrive as None."""
 
-    kind: Literal["done"] = "done"
     result: dict[str, Any]
+    """What the performer returned, and `seconds`: how long each phase took."""
 
 
-class Failed(_Message):
-    """The task ended badly."""
+class Failed(Message):
+    """The task failed."""
 
-    kind: Literal["failed"] = "failed"
     code: str
     """One of `errors.BY_CODE`."""
     message: str
@@ -192,34 +111,58 @@ class Failed(_Message):
     """The GPU process cannot be trusted any more and ends."""
 
 
-class Stopped(_Message):
+class Stopped(Message):
     """The task saw its interrupt."""
-
-    kind: Literal["stopped"] = "stopped"
 
 
 Outcome = Done | Failed | Stopped
-Event = Phase | Progress | PhotosSkipped | CheckpointSaved | Done
-"""What `GpuChild.run` yields: a failure and a stop are raised there."""
-Work = Generator[Phase | Progress | PhotosSkipped | CheckpointSaved, None, dict[str, Any]]
+FromChild = Ready | Event | Outcome
+Work = Generator[Event, None, dict[str, Any]]
 """A task under way in the GPU process: what it reports, and in the end `Done.result`."""
-FromChild = Ready | Phase | Progress | PhotosSkipped | CheckpointSaved | Done | Failed | Stopped
 
-_TO_CHILD: TypeAdapter[ToChild] = TypeAdapter(Annotated[ToChild, Field(discriminator="kind")])
-_FROM_CHILD: TypeAdapter[FromChild] = TypeAdapter(Annotated[FromChild, Field(discriminator="kind")])
+_CORE: tuple[type[FromChild], ...] = (Ready, Phase, Progress, CheckpointSaved, Done, Failed, Stopped)
 
 
-def frame(message: ToChild | FromChild) -> bytes:
+# -- the wire
+
+
+def type_name(cls: type[Message]) -> str:
+    """How a frame names the type of its message."""
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def frame(message: Message) -> bytes:
     """The bytes of one message on the wire."""
-    body = message.model_dump_json().encode()
+    body = f"{type_name(type(message))}\n{message.model_dump_json()}".encode()
     return HEADER.pack(len(body)) + body
 
 
-def parse_to_child(body: bytes) -> ToChild:
-    """Raises ValueError for anything that is not one of these messages."""
-    return _TO_CHILD.validate_json(body)
+def is_interrupt(body: bytes) -> bool:
+    """Return True for an Interrupt, False for a task; imports nothing."""
+    return _split(body)[0] == type_name(Interrupt)
 
 
-def parse_from_child(body: bytes) -> FromChild:
-    """Raises ValueError for anything that is not one of these messages."""
-    return _FROM_CHILD.validate_json(body)
+def parse_task(body: bytes) -> Task:
+    """Import the type of a task and parse it. Raises ValueError when it is not a task."""
+    name, fields = _split(body)
+    cls = pkgutil.resolve_name(name)
+    if not (isinstance(cls, type) and issubclass(cls, Task)):
+        raise ValueError(f"{name} is not a task")
+    return cls.model_validate_json(fields)
+
+
+def parse_from_child(body: bytes, declared: Iterable[type[Event]] = ()) -> FromChild:
+    """Parse a message of one of the core's types or of the declared ones; raises ValueError for any other."""
+    name, fields = _split(body)
+    for cls in (*_CORE, *declared):
+        if type_name(cls) == name:
+            try:
+                return cls.model_validate_json(fields)
+            except ValidationError as error:
+                raise ValueError(f"{name} is malformed") from error
+    raise ValueError(f"{name[:200]} is not declared")
+
+
+def _split(body: bytes) -> tuple[str, bytes]:
+    name, _, fields = body.partition(b"\n")
+    return name.decode(), fields

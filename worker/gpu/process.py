@@ -13,7 +13,7 @@ import re
 import signal
 import socket
 import sys
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
 
 from worker import errors
@@ -28,7 +28,6 @@ from worker.gpu.messages import (
     Ready,
     Stopped,
     Task,
-    ToChild,
     frame,
     parse_from_child,
 )
@@ -59,12 +58,14 @@ class GpuChild:
     """One GPU's process, and its successors. It does one task at a time.
 
     It has this process's environment without the secrets, which it has no use for, and with `env`
-    (`CUDA_VISIBLE_DEVICES`, say).
+    (`CUDA_VISIBLE_DEVICES`, say). What performs `tasks` is imported before it is ready, anything else when it is
+    first asked for.
     """
 
-    def __init__(self, env: Mapping[str, str] | None = None) -> None:
+    def __init__(self, env: Mapping[str, str] | None = None, tasks: Iterable[type[Task]] = ()) -> None:
         inherited = {name: value for name, value in os.environ.items() if not _SECRETS.search(name)}
         self._env = {**inherited, **CHILD, **(env or {})}
+        self._performers = sorted({task.performer for task in tasks})
         self._process: _Process | None = None
         self._device: str | None = None
         self._starting = asyncio.Lock()
@@ -97,7 +98,7 @@ class GpuChild:
                 await asyncio.wait_for(process.ended.wait(), grace_s)
             await process.kill()
 
-    async def run(self, task: Task) -> AsyncGenerator[Event, None]:
+    async def run(self, task: Task) -> AsyncGenerator[Event | Done, None]:
         """Do one task; yields its events, Done last.
 
         Consume it inside `contextlib.aclosing`: leaving before Done kills the process, and only a closed
@@ -161,7 +162,7 @@ class GpuChild:
             if process is None or not process.alive:
                 if process is not None:
                     await process.ended.wait()  # its memory on the GPU is free only then
-                process = self._process = await _Process.spawn(self._env)
+                process = self._process = await _Process.spawn(self._env, self._performers)
             ready = await process.ready()
             self._device = self._device or ready.device
             if ready.device != self._device:
@@ -192,10 +193,13 @@ class _Process:
         self._writer = writer
         self._events: asyncio.Queue[FromChild | None] = asyncio.Queue()
         self._ready: Ready | None = None
+        self._task: type[Task] = Task
+        self._violation: errors.InternalError | None = None
+        """It sent what its task may not send, and was killed for it."""
         self._listener = asyncio.create_task(self._listen(), name="gpu-listener")
 
     @classmethod
-    async def spawn(cls, env: Mapping[str, str]) -> _Process:
+    async def spawn(cls, env: Mapping[str, str], performers: Sequence[str]) -> _Process:
         """Start it in a session of its own, so that Ctrl-C on the terminal reaches the worker alone.
 
         It ends itself when the other end of its socket closes, so nobody is left behind if this is cancelled.
@@ -207,7 +211,7 @@ class _Process:
                 process = await asyncio.create_subprocess_exec(
                     # -P: no file of the current folder is taken for a module of Python's
                     *(sys.executable, "-P", "-m", "worker.gpu.child"),
-                    *(str(theirs.fileno()), str(os.getpid())),
+                    *(str(theirs.fileno()), str(os.getpid()), *performers),
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=2,  # with its stderr: the worker's own stdout is for the worker
                     pass_fds=(theirs.fileno(),),
@@ -234,9 +238,10 @@ class _Process:
         self._events = asyncio.Queue()  # an interrupted task may have left events that nobody read
         self.idle = asyncio.Event()
         self.phase = Phase(name="starting")
+        self._task = type(task)
         self.send(task)
 
-    async def events(self) -> AsyncGenerator[Event, None]:
+    async def events(self) -> AsyncGenerator[Event | Done, None]:
         """The task's events, Done last; raises for a failure, a stop and the end of the process."""
         while True:
             match await self._next_event():
@@ -246,7 +251,7 @@ class _Process:
                 case Failed(code=code, message=message, fatal=fatal):
                     if fatal:
                         await self.kill()  # ending by itself can hang in a broken driver
-                    raise errors.BY_CODE[code](message)
+                    raise errors.BY_CODE.get(code, errors.InternalError)(message)
                 case Stopped():
                     raise Interrupted
                 case Ready():
@@ -254,7 +259,7 @@ class _Process:
                 case event:
                     yield event
 
-    def send(self, message: ToChild) -> None:
+    def send(self, message: Task | Interrupt) -> None:
         """Does not wait: frames are small beside the memory of this machine, and its reader always reads."""
         self._writer.write(frame(message))
 
@@ -285,7 +290,7 @@ class _Process:
         try:
             while True:
                 (length,) = HEADER.unpack(await self._reader.readexactly(HEADER.size))
-                event = parse_from_child(await self._reader.readexactly(length))
+                event = parse_from_child(await self._reader.readexactly(length), self._task.events)
                 if isinstance(event, Phase):
                     self.phase = event
                 elif isinstance(event, Ready | Done | Failed | Stopped):
@@ -293,6 +298,8 @@ class _Process:
                 self._events.put_nowait(event)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass  # it ended, or is about to
+        except ValueError as error:
+            self._violation = errors.InternalError(f"an event of {self._task.__name__} was refused: {error}")
         finally:
             self._kill()
             await self._process.wait()
@@ -301,7 +308,9 @@ class _Process:
             self.idle.set()
             self._events.put_nowait(None)
 
-    def _lost(self) -> errors.WorkerLost:
+    def _lost(self) -> errors.WorkerError:
+        if self._violation is not None:
+            return self._violation
         code = self._process.returncode
         how = f"exit code {code}"
         if code is not None and code < 0:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from worker.database.pool import Database
 from worker.errors import ConsentDenied
-from worker.jobs.lease import StartedJob
+from worker.jobs.started_job import StartedJob
 
 
 async def require(database: Database, job: StartedJob) -> None:

@@ -14,7 +14,7 @@ import stamina
 
 from worker.database.pool import Database
 from worker.errors import StorageError
-from worker.gpu.messages import Event, Task
+from worker.gpu.messages import Done, Event, Phase, Progress, Task
 from worker.gpu.process import GpuChild
 from worker.jobs.lease import Lease
 from worker.models import JobModels
@@ -48,17 +48,36 @@ class JobContext:
     """The GPU is free: the slot may be claimed for again while this attempt encodes and publishes."""
     traffic: Traffic = field(default_factory=Traffic)
 
-    async def compute(self, task: Task, lease: Lease) -> AsyncGenerator[Event, None]:
-        """Run a task on the GPU and count its seconds. Consume it inside `aclosing`."""
+    async def compute(self, task: Task, lease: Lease) -> AsyncGenerator[Event | Done, None]:
+        """Run a task on the GPU, report its phases and progress, and count its seconds; yields its events, Done last.
+
+        Consume it inside `aclosing`. Raises the WorkerError of a task that failed.
+        """
         started = time.monotonic()
         before = lease.gpu_seconds
+        lease.on_gpu = True
         try:
             async with aclosing(self.gpu.run(task)) as events:
                 async for event in events:
                     lease.gpu_seconds = before + time.monotonic() - started
+                    if isinstance(event, Phase):
+                        await lease.begin_phase(event.name)
+                    elif isinstance(event, Progress):
+                        metrics = {**event.metrics, "seconds": round(lease.gpu_seconds, 1)}
+                        await lease.report(event.fraction, event.phase, metrics)
                     yield event
         finally:
+            lease.on_gpu = False
             lease.gpu_seconds = before + time.monotonic() - started
+
+    async def compute_result(self, task: Task, lease: Lease) -> dict[str, Any]:
+        """`compute` for a handler that needs nothing but the result."""
+        result: dict[str, Any] = {}
+        async with aclosing(self.compute(task, lease)) as events:
+            async for event in events:
+                if isinstance(event, Done):
+                    result = event.result
+        return result
 
     def computed(self, lease: Lease) -> None:
         """The GPU's part is done: a shutdown lets the attempt publish, and another job may begin."""
@@ -86,4 +105,4 @@ class JobContext:
 
 
 Handler = Callable[[Lease, JobContext], Coroutine[Any, Any, dict[str, Any]]]
-"""From a started attempt to the result that `complete_job` publishes. Running it twice is harmless."""
+"""From a started attempt to the result that `complete_job` publishes; it must be safe to run twice."""

@@ -4,44 +4,112 @@ from __future__ import annotations
 
 import asyncio
 import os
-from contextlib import aclosing
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from worker.gpu.messages import Done, GenerateTask, LoraFile, Phase, Progress
-from worker.guard import consent
+from worker.gpu.tasks.generation import GenerateTask, LoraFile
+from worker.guard.prompts import Text
 from worker.handlers.context import JobContext
-from worker.jobs.lease import Lease, TrainedModel
+from worker.jobs.lease import Lease
+from worker.jobs.started_job import Row, StartedJob
 from worker.jobs.wording import merged_negative_prompt, merged_prompt
 from worker.storage.image_encoding import CONTENT_TYPE, SUFFIX, EncodedPicture, encode
+from worker.storage.lora_cache import StoredLora
+
+
+class TrainedModel(StoredLora):
+    """A published LoRA, with the strength this job wants."""
+
+    version: int
+    rank: int
+    trigger_word: str | None
+    scale: float
+
+
+class GenerationInputs(Row):
+    """What the database found for the request."""
+
+    models: list[TrainedModel]
+
+
+class GenerationRequest(Row):
+    """The request columns of `generation_jobs`. What they leave open the defaults of the base decide; what is still
+    None, its family.
+    """
+
+    prompt: str = ""
+    negative_prompt: str | None = None
+    width: int | None = None
+    height: int | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    seed: int
+    num_images: int = 1
+    upscale: Literal[2, 4] = 4
+    quality: int = 92
+    output_format: Literal["png", "jpeg", "webp"] = "png"
+    inputs: GenerationInputs
+
+    @classmethod
+    def of(cls, job: StartedJob) -> GenerationRequest:
+        """Raises InternalError when this release cannot read the request."""
+        return job.request(cls, job.base_defaults)
+
+    def merged_prompt(self, job: StartedJob) -> str:
+        """What is asked for, with the words of the preset and of every LoRA."""
+        words = [model.trigger_word for model in self.inputs.models if model.trigger_word]
+        return merged_prompt(self.prompt, job.preset, words)
+
+    def merged_negative_prompt(self, job: StartedJob) -> str | None:
+        """What is not wanted, with the words of the preset."""
+        return merged_negative_prompt(self.negative_prompt, job.preset)
+
+
+def texts(job: StartedJob) -> Iterator[Text]:
+    """What a picture's request says to a model."""
+    request = GenerationRequest.of(job)
+    yield Text("the prompt", request.merged_prompt(job))
+    yield Text("the negative prompt", request.merged_negative_prompt(job) or "", "negative_prompt")
+
+
+def loras(inputs: dict[str, Any]) -> list[TrainedModel]:
+    """The LoRAs of a job that waits."""
+    return GenerationInputs.model_validate(inputs).models
 
 
 async def generate(lease: Lease, context: JobContext) -> dict[str, Any]:
     """Draw and upscale the pictures a job asks for, and stage them under this attempt."""
-    job = lease.job
-    base, request = job.required_base, job.generation
-    await consent.require(context.database, job)
+    request, base = GenerationRequest.of(lease.job), lease.job.required_base
     await lease.begin_phase("fetching the base model")
-    base_folder = await context.models.ensure(base.slug)
-    upscaler = await context.models.ensure_upscaler(request.upscale)
-    loras = [await _fetch_lora(model, context) for model in job.models]
     task = GenerateTask(
-        base=base_folder,
-        prompt=merged_prompt(request.prompt, job.preset, job.models),
-        negative_prompt=merged_negative_prompt(request.negative_prompt, job.preset),
-        seed=request.seed if request.seed is not None else lease.id.int % 2**32,
+        base=await context.models.ensure(base.slug),
+        upscaler=await context.models.ensure_upscaler(request.upscale),
+        loras=[await _fetch_lora(model, context) for model in request.inputs.models],
+        prompt=request.merged_prompt(lease.job),
+        negative_prompt=request.merged_negative_prompt(lease.job),
+        seed=request.seed,
         num_images=request.num_images,
-        loras=loras,
-        upscaler=upscaler,
         workdir=context.workdir,
         width=request.width,
         height=request.height,
         steps=request.steps,
         guidance=request.guidance,
     )
-    drawn = await _run(task, lease, context)
+    drawn = await context.compute_result(task, lease)
     context.computed(lease)
-    return await _stage(drawn, lease, context)
+    return {
+        "bucket": context.bucket_uploads,
+        "pictures": await _publish(drawn, request, lease, context),
+        "base": base.slug,
+        "models": [
+            {"id": str(model.id), "version": model.version, "scale": model.scale} for model in request.inputs.models
+        ],
+        "settings": drawn["resolved"],
+        "seconds": drawn["seconds"],
+        "peak_gib": drawn["peak_gib"],
+        "memory_plan": drawn["memory_plan"],
+    }
 
 
 async def _fetch_lora(model: TrainedModel, context: JobContext) -> LoraFile:
@@ -53,86 +121,71 @@ async def _fetch_lora(model: TrainedModel, context: JobContext) -> LoraFile:
     return LoraFile(path=path, scale=model.scale)
 
 
-async def _run(task: GenerateTask, lease: Lease, context: JobContext) -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    async with aclosing(context.compute(task, lease)) as events:
-        async for event in events:
-            match event:
-                case Phase(name=name):
-                    await lease.begin_phase(name)
-                case Progress(fraction=fraction, phase=phase, metrics=metrics):
-                    await lease.report(fraction, phase, {**metrics, "seconds": round(lease.gpu_seconds, 1)})
-                case Done():
-                    result = event.result
-    return result
-
-
-async def _stage(drawn: dict[str, Any], lease: Lease, context: JobContext) -> dict[str, Any]:
+async def _publish(
+    drawn: dict[str, Any], request: GenerationRequest, lease: Lease, context: JobContext
+) -> list[dict[str, Any]]:
     """Encode in threads, register the keys, upload; the raw picture is kept beside the upscaled one."""
-    request = lease.job.generation
-    suffix = SUFFIX[request.output_format]
     await lease.begin_phase("encoding")
+    files: dict[str, EncodedPicture] = {}
     pictures: list[dict[str, Any]] = []
-    files: list[tuple[str, EncodedPicture]] = []
     for picture in drawn["pictures"]:
-        metadata = _metadata(picture, drawn["resolved"], lease)
-        keys = {
-            "upscaled": f"{lease.job.prefix}{picture['index']}.{suffix}",
-            "raw": f"{lease.job.prefix}{picture['index']}.raw.png",
-        }
-        upscaled = await asyncio.to_thread(
-            encode,
-            Path(picture["upscaled"]),
-            context.workdir / f"{picture['index']}.{suffix}",
-            request.output_format,
-            request.quality,
-            metadata,
-        )
-        raw = await asyncio.to_thread(
-            encode,
-            Path(picture["raw"]),
-            context.workdir / f"{picture['index']}.raw.png",
-            "png",
-            request.quality,
-            metadata,
-        )
-        files += [(keys["upscaled"], upscaled), (keys["raw"], raw)]
-        pictures.append(
-            {
-                **keys,
-                "seed": picture["seed"],
-                "sha256": upscaled.sha256,
-                "width": upscaled.width,
-                "height": upscaled.height,
-                "raw_width": raw.width,
-                "raw_height": raw.height,
-                "size_bytes": upscaled.size_bytes,
-            }
-        )
-    await lease.stage([(context.bucket_uploads, key) for key, _ in files])
+        metadata = _metadata(picture["seed"], drawn["resolved"], request, lease)
+        encoded = await _encode(picture, metadata, request, context)
+        files |= {f"{lease.job.prefix}{file.path.name}": file for file in encoded}
+        pictures.append(_described(picture["seed"], *encoded, lease.job.prefix))
+    await lease.stage([(context.bucket_uploads, key) for key in files])
     await lease.begin_phase("uploading")
-    for key, file in files:
+    for key, file in files.items():
         content_type = CONTENT_TYPE["png"] if key.endswith(".png") else CONTENT_TYPE[request.output_format]
         await context.upload(context.bucket_uploads, key, file.path, content_type)
+    return pictures
+
+
+async def _encode(
+    picture: dict[str, Any], metadata: dict[str, str], request: GenerationRequest, context: JobContext
+) -> tuple[EncodedPicture, EncodedPicture]:
+    """Return the upscaled picture in the format asked for, and the raw one as PNG."""
+    upscaled = await asyncio.to_thread(
+        encode,
+        Path(picture["upscaled"]),
+        context.workdir / f"{picture['index']}.{SUFFIX[request.output_format]}",
+        request.output_format,
+        request.quality,
+        metadata,
+    )
+    raw = await asyncio.to_thread(
+        encode,
+        Path(picture["raw"]),
+        context.workdir / f"{picture['index']}.raw.png",
+        "png",
+        request.quality,
+        metadata,
+    )
+    return upscaled, raw
+
+
+def _described(seed: int, upscaled: EncodedPicture, raw: EncodedPicture, prefix: str) -> dict[str, Any]:
+    """One picture as the result names it."""
     return {
-        "bucket": context.bucket_uploads,
-        "pictures": pictures,
-        "base": lease.job.required_base.slug,
-        "models": [{"id": str(model.id), "version": model.version, "scale": model.scale} for model in lease.job.models],
-        "settings": drawn["resolved"],
-        "seconds": drawn["seconds"],
-        "peak_gib": drawn["peak_gib"],
-        "memory_plan": drawn["memory_plan"],
+        "upscaled": f"{prefix}{upscaled.path.name}",
+        "raw": f"{prefix}{raw.path.name}",
+        "seed": seed,
+        "sha256": upscaled.sha256,
+        "width": upscaled.width,
+        "height": upscaled.height,
+        "raw_width": raw.width,
+        "raw_height": raw.height,
+        "size_bytes": upscaled.size_bytes,
     }
 
 
-def _metadata(picture: dict[str, Any], resolved: dict[str, Any], lease: Lease) -> dict[str, str]:
+def _metadata(seed: int, resolved: dict[str, Any], request: GenerationRequest, lease: Lease) -> dict[str, str]:
     """What a file says about itself: model, LoRA versions, seed, steps, job. Never the prompt or a person."""
     return {
         "Software": "Likeness",
         "base": lease.job.required_base.slug,
-        "loras": ", ".join(f"{model.id} v{model.version}" for model in lease.job.models),
-        "seed": str(picture["seed"]),
+        "loras": ", ".join(f"{model.id} v{model.version}" for model in request.inputs.models),
+        "seed": str(seed),
         "steps": str(resolved.get("steps")),
         "job": str(lease.id),
     }

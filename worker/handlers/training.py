@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Iterator
 from contextlib import aclosing, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -11,91 +12,117 @@ from typing import Any
 import structlog
 
 from worker.errors import InputMissing, JobInterrupted, truncate_list
-from worker.gpu.messages import (
-    CheckpointSaved,
-    Done,
-    LoraSettings,
-    Phase,
-    PhotoFile,
-    PhotosSkipped,
-    Progress,
-    SkippedPhoto,
-    TrainTask,
-)
-from worker.guard import consent
+from worker.gpu.messages import CheckpointSaved, Done
+from worker.gpu.tasks.training import LoraSettings, PhotoFile, PhotosSkipped, SkippedPhoto, TrainTask
+from worker.guard.prompts import Text
 from worker.handlers.context import JobContext
-from worker.jobs.lease import Lease, Photo
-from worker.jobs.wording import CLASS_NAME, TRIGGER_WORD, caption, name_class
+from worker.jobs.lease import Lease
+from worker.jobs.started_job import Row, StartedJob
+from worker.jobs.wording import caption, name_class
 
 log = structlog.get_logger()
 
+CLASS_NAME = "a person"
+"""Stands for everybody the LoRA must leave as they are, where neither the request nor its preset says more."""
 PARALLEL_DOWNLOADS = 8
-MIN_PHOTOS = 3  # as many as worker.photos_error asks for
 MAX_MB_A_PHOTO = 200
 """More than any camera writes; a film would fill the pod's disk."""
 
 
+class Photo(Row):
+    """A photograph in the uploads bucket."""
+
+    path: str
+    caption: str | None = None
+
+
+class TrainingInputs(Row):
+    """What the database found for the request."""
+
+    photos: list[Photo]
+    min_photos: int
+    """The database starts no training with fewer; storage may turn out to have fewer of them."""
+
+
+class TrainingRequest(Row):
+    """The request columns of `training_jobs`, with what they leave open decided.
+
+    In this order: the request (its preset filled it in), `training` in the defaults of its base, the fallbacks of `of`.
+    A setting that is still None is the family's (`training_defaults` in `worker/ml`, which has all but the seed).
+    """
+
+    steps: int | None = None
+    rank: int | None = None
+    learning_rate: float | None = None
+    resolution: int | None = None
+    batch_size: int | None = None  # these two have no column: only a base's defaults say them
+    preservation: float | None = None
+    seed: int
+    trigger_word: str
+    class_name: str
+    inputs: TrainingInputs
+
+    @classmethod
+    def of(cls, job: StartedJob) -> TrainingRequest:
+        """Raises InternalError when this release cannot read the request."""
+        named = job.subject.trigger_word if job.subject else None
+        fallbacks = {"trigger_word": named or "subject", "class_name": CLASS_NAME}
+        return job.request(cls, {**fallbacks, **job.base_defaults.get("training", {})})
+
+    def captions(self, photo: Photo) -> tuple[str, str]:
+        """What a photograph is trained with: of the person, and of the class in the person's place."""
+        text = caption(photo.caption, self.trigger_word)
+        return text, name_class(text, self.trigger_word, self.class_name)
+
+
+def texts(job: StartedJob) -> Iterator[Text]:
+    """What a training says to a model: trigger word, class name and every caption."""
+    request = TrainingRequest.of(job)
+    yield Text("the trigger word", request.trigger_word)
+    yield Text("the class name", request.class_name)
+    for photo in request.inputs.photos:
+        for words in request.captions(photo):
+            yield Text(f"the caption of {PurePosixPath(photo.path).name}", words)
+
+
 async def train(lease: Lease, context: JobContext) -> dict[str, Any]:
     """Train one LoRA on the subject's photographs and stage it under this attempt."""
-    job = lease.job
-    base = job.required_base
-    await consent.require(context.database, job)
+    request, base = TrainingRequest.of(lease.job), lease.job.required_base
     await lease.begin_phase("fetching the base model")
     base_folder = await context.models.ensure(base.slug)
-    await lease.begin_phase(f"fetching {len(job.photos)} photographs")
-    photos, refused = await _fetch_photos(lease, context)
-    resume_from = await _fetch_checkpoint(lease, context)
-    trigger_word = job.training.trigger_word or (job.subject.trigger_word if job.subject else None) or TRIGGER_WORD
-    class_name = job.training.class_name or CLASS_NAME
-    captions = {path: caption(photo, trigger_word) for path, photo in photos.items()}
+    await lease.begin_phase(f"fetching {len(request.inputs.photos)} photographs")
+    photos, refused = await _fetch_photos(request.inputs, context)
     task = TrainTask(
         base=base_folder,
-        photos=[
-            PhotoFile(
-                path=path,
-                caption=text,
-                class_caption=name_class(text, trigger_word, class_name),
-                refused=refused.get(path),
-            )
-            for path, text in captions.items()
-        ],
-        fewest_photos=MIN_PHOTOS,
-        config=_settings(lease),
+        photos=[_photo_file(path, photo, refused.get(path), request) for path, photo in photos.items()],
+        min_photos=request.inputs.min_photos,
+        config=LoraSettings(**request.model_dump(include=set(LoraSettings.model_fields))),
         workdir=context.workdir,
-        metadata={"base": base.slug, "trigger_word": trigger_word},
-        resume_from=resume_from,
+        metadata={"base": base.slug, "trigger_word": request.trigger_word},
+        resume_from=await _fetch_checkpoint(lease, context),
         checkpoint_every_s=context.checkpoint_every_s,
     )
     trained, skipped = await _run(task, lease, context)
     context.computed(lease)
-    result = await _stage(trained, trigger_word, class_name, lease, context)
+    result = await _stage(trained, request, lease, context)
     return result | {"skipped_photos": [{"path": photos[photo.path].path, "reason": photo.reason} for photo in skipped]}
 
 
-def _settings(lease: Lease) -> LoraSettings:
-    """The request (its preset filled it up, then its base), else the family's; without a seed, the job's own."""
-    request = lease.job.training
-    return LoraSettings(
-        steps=request.steps,
-        rank=request.rank,
-        learning_rate=request.learning_rate,
-        resolution=request.resolution,
-        batch_size=request.batch_size,
-        preservation=request.preservation,
-        seed=request.seed if request.seed is not None else lease.id.int % 2**32,
-    )
+def _photo_file(path: Path, photo: Photo, refused: str | None, request: TrainingRequest) -> PhotoFile:
+    of_person, of_class = request.captions(photo)
+    return PhotoFile(path=path, caption=of_person, class_caption=of_class, refused=refused)
 
 
-async def _fetch_photos(lease: Lease, context: JobContext) -> tuple[dict[Path, Photo], dict[Path, str]]:
-    """All photographs by their place on disk, and what is wrong with those that were refused.
+async def _fetch_photos(inputs: TrainingInputs, context: JobContext) -> tuple[dict[Path, Photo], dict[Path, str]]:
+    """Return all photographs by their path on disk, and what is wrong with those that were refused.
 
-    Nothing lies in the place of one that was refused or that storage does not have. Raises InputMissing when storage
-    has fewer than MIN_PHOTOS.
+    There is no file for one that was refused or that storage does not have. Raises InputMissing when storage has too
+    few.
     """
     # The name stays, because it is what an error about the picture says; keys hold nothing a disk minds.
     photos = {
         context.workdir / "photos" / f"{index:04d}" / PurePosixPath(photo.path).name[-100:]: photo
-        for index, photo in enumerate(lease.job.photos)
+        for index, photo in enumerate(inputs.photos)
     }
     missing: list[str] = []
     refused: dict[Path, str] = {}
@@ -119,9 +146,9 @@ async def _fetch_photos(lease: Lease, context: JobContext) -> tuple[dict[Path, P
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-    if len(photos) - len(missing) < MIN_PHOTOS:
+    if len(photos) - len(missing) < inputs.min_photos:
         raise InputMissing(
-            f"training needs at least {MIN_PHOTOS} photographs, and of {len(photos)} only "
+            f"training needs at least {inputs.min_photos} photographs, and of {len(photos)} only "
             f"{len(photos) - len(missing)} are in storage: upload {truncate_list(sorted(missing))}, or name others"
         )
     return photos, refused
@@ -137,7 +164,7 @@ async def _fetch_checkpoint(lease: Lease, context: JobContext) -> Path | None:
 
 
 async def _run(task: TrainTask, lease: Lease, context: JobContext) -> tuple[dict[str, Any], list[SkippedPhoto]]:
-    """Drain the GPU's events: report progress, upload checkpoints in the background, one at a time.
+    """Upload checkpoints in the background, one at a time.
 
     Returns the task's result and the photographs it did without.
     """
@@ -148,12 +175,8 @@ async def _run(task: TrainTask, lease: Lease, context: JobContext) -> tuple[dict
         async with aclosing(context.compute(task, lease)) as events:
             async for event in events:
                 match event:
-                    case Phase(name=name):
-                        await lease.begin_phase(name)
                     case PhotosSkipped(photos=skipped, summary=summary):
                         await lease.begin_phase(summary)
-                    case Progress(fraction=fraction, phase=phase, metrics=metrics):
-                        await lease.report(fraction, phase, {**metrics, "seconds": round(lease.gpu_seconds, 1)})
                     case CheckpointSaved() if saving is None or saving.done():
                         saving = asyncio.create_task(_save_checkpoint(event, lease, context))
                     case CheckpointSaved():
@@ -180,12 +203,16 @@ async def _save_checkpoint(event: CheckpointSaved, lease: Lease, context: JobCon
     except JobInterrupted:
         pass  # the handler is being stopped
     except Exception as error:
-        # Training goes on: a pod that is lost now costs more, and that is all.
-        log.warning("checkpoint.skipped", step=event.step, reason=type(error).__name__)
+        log.warning(
+            "checkpoint.upload_failed",
+            message="the training goes on; if this pod is lost, it resumes from an earlier checkpoint",
+            step=event.step,
+            reason=type(error).__name__,
+        )
 
 
 async def _stage(
-    trained: dict[str, Any], trigger_word: str, class_name: str, lease: Lease, context: JobContext
+    trained: dict[str, Any], request: TrainingRequest, lease: Lease, context: JobContext
 ) -> dict[str, Any]:
     lora_key, losses_key = f"{lease.job.prefix}lora.safetensors", f"{lease.job.prefix}losses.json"
     await lease.begin_phase("uploading")
@@ -198,9 +225,9 @@ async def _stage(
         "losses": losses_key,
         "sha256": trained["sha256"],
         "rank": trained["rank"],
-        "trigger_word": trigger_word,
+        "trigger_word": request.trigger_word,
         "base": lease.job.required_base.slug,
-        "settings": trained["resolved"] | {"class_name": class_name},
+        "settings": trained["resolved"] | {"class_name": request.class_name},
         "seconds": trained["seconds"],
         "peak_gib": trained["peak_gib"],
         "memory_plan": trained.get("memory_plan"),

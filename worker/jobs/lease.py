@@ -1,158 +1,22 @@
-"""Jobs as a handler sees them, and the lease that every later write of an attempt presents."""
+"""The lease that every write of an attempt presents."""
 
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from datetime import timedelta
-from typing import Any, Literal
-from uuid import UUID
+from typing import Any
 
-import structlog
 from psycopg.types.json import Jsonb
-from pydantic import BaseModel, ConfigDict, Field
 
 from worker import errors
-from worker.database.pool import Database, is_transient
+from worker.database.pool import Database
+from worker.database.transient import suppress_transient_errors
 from worker.errors import Interruption, JobInterrupted
-
-log = structlog.get_logger()
+from worker.jobs.started_job import StartedJob
 
 REPORT_EVERY_S = 1.0
 REPORT_WITHIN_S = 2.0
-
-
-class _Row(BaseModel):
-    """Parsed once, at the boundary. Columns a later schema adds are ignored, so that this release survives it."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
-
-
-class Base(_Row):
-    """A row of `worker.base_models`."""
-
-    slug: str
-    family: str
-    licence: str
-    defaults: dict[str, Any] = {}
-
-
-class Preset(_Row):
-    """A look to reuse. `{prompt}` stands for the request's prompt, `{trigger}` for the trigger word."""
-
-    prompt: str = ""
-    negative_prompt: str | None = None
-
-
-class Photo(_Row):
-    """A photograph in the uploads bucket."""
-
-    path: str
-    caption: str | None = None
-
-
-class TrainedModel(_Row):
-    """A LoRA in the models bucket, with the strength this job wants."""
-
-    id: UUID
-    subject_id: UUID | None
-    version: int
-    path: str
-    sha256: str
-    rank: int
-    trigger_word: str | None
-    scale: float
-
-
-class Checkpoint(_Row):
-    """Where an earlier attempt of this job had got to."""
-
-    step: int
-    bucket: str
-    key: str
-
-
-class Subject(_Row):
-    """The person or product a job is about."""
-
-    id: UUID
-    trigger_word: str | None
-
-
-class TrainingRequest(_Row):
-    """The request columns of `training_jobs`."""
-
-    steps: int | None = None
-    rank: int | None = None
-    learning_rate: float | None = None
-    resolution: int | None = None
-    batch_size: int | None = None  # these two have no column: only a base's defaults say them
-    preservation: float | None = None
-    seed: int | None = None
-    trigger_word: str | None = None
-    class_name: str | None = None
-
-
-class GenerationRequest(_Row):
-    """The request columns of `generation_jobs`."""
-
-    prompt: str = ""
-    negative_prompt: str | None = None
-    width: int | None = None
-    height: int | None = None
-    steps: int | None = None
-    guidance: float | None = None
-    seed: int | None = None
-    num_images: int = 1
-    upscale: Literal[2, 4] = 4
-    quality: int = 92
-    output_format: Literal["png", "jpeg", "webp"] = "png"
-
-
-def names_trigger(text: str, trigger_word: str) -> bool:
-    """Whether a prompt or caption holds the trigger word, as a word."""
-    return re.search(rf"\b{re.escape(trigger_word)}\b", text) is not None
-
-
-class StartedJob(_Row):
-    """What `worker.start_job` answers: everything a handler needs to know about one attempt."""
-
-    kind: str
-    id: UUID
-    attempt: int
-    purpose: str | None
-    subjects: list[UUID]
-    subject: Subject | None
-    base: Base | None
-    preset: Preset | None
-    photos: list[Photo]
-    models: list[TrainedModel]
-    checkpoint: Checkpoint | None
-    prefix: str
-    row: dict[str, Any] = Field(alias="job")
-
-    @property
-    def training(self) -> TrainingRequest:
-        """How to train, filled up from `training` in the base's defaults."""
-        defaults = self.base.defaults.get("training", {}) if self.base else {}
-        return TrainingRequest.model_validate({**defaults, **self._asked})
-
-    @property
-    def generation(self) -> GenerationRequest:
-        """What to draw, filled up from the base's defaults."""
-        return GenerationRequest.model_validate({**(self.base.defaults if self.base else {}), **self._asked})
-
-    @property
-    def _asked(self) -> dict[str, Any]:
-        return {name: value for name, value in self.row.items() if value is not None}
-
-    @property
-    def required_base(self) -> Base:
-        """The base; raises InvalidInput for a job without one."""
-        if self.base is None:
-            raise errors.InvalidInput(f"job {self.id} names no base model")
-        return self.base
 
 
 class Lease:
@@ -169,6 +33,8 @@ class Lease:
         self.id = job.id
         self.attempt = job.attempt
         self.gpu_seconds = 0.0
+        self.on_gpu = False
+        """A task of this attempt runs on the GPU."""
         self.computed = False
         """The GPU's part is done: what is left is encoding and publishing."""
         self.given_back: str | None = None
@@ -210,21 +76,17 @@ class Lease:
 
     async def _report(self, progress: float, phase: str, metrics: dict[str, Any] | None) -> None:
         self._reported_at = time.monotonic()
-        try:
+        with suppress_transient_errors("job.report_skipped", TimeoutError):
             state = await asyncio.wait_for(
                 self._database.call_once(
                     "report_job", self.kind, self.id, self.attempt, progress, phase, metrics and Jsonb(metrics)
                 ),
                 REPORT_WITHIN_S,
             )
-        except Exception as error:
-            if not (is_transient(error) or isinstance(error, TimeoutError)):
-                raise
-            # Left out: the next report says more, and the heartbeat says what must be known.
-            self._reported_at = time.monotonic()
-            log.warning("job.report_skipped", reason=type(error).__name__)
+            self._apply_lease_state(state)
             return
-        self._apply_lease_state(state)
+        # Left out: the next report says more, and the heartbeat says what must be known.
+        self._reported_at = time.monotonic()
 
     async def stage(self, objects: list[tuple[str, str]]) -> None:
         """Register (bucket, key) pairs before they are uploaded. Raises JobInterrupted when the attempt must stop."""
@@ -264,7 +126,7 @@ class Lease:
         )
 
     async def release(self, reason: str, code: str | None = None) -> str:
-        """Give the job back, uncharged: queued, cancelled, consent_denied or lost."""
+        """Give the job back, which does not count as a failure: queued, cancelled, consent_denied or lost."""
         return str(
             await self._database.call_until_answered(
                 "release_job", self.kind, self.id, self.attempt, reason, code, self.gpu_seconds

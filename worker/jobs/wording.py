@@ -3,43 +3,43 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
-from worker.jobs.lease import Photo, Preset, TrainedModel, names_trigger
-
-TRIGGER_WORD = "subject"
-"""For a training whose request and subject name none."""
-CLASS_NAME = "a person"
-"""The same of the class."""
+from worker.jobs.started_job import Preset
 
 
-def merged_prompt(prompt: str, preset: Preset | None, models: list[TrainedModel]) -> str:
-    """Preset and request as one prompt that calls up every LoRA by its trigger word."""
+def merged_prompt(prompt: str, preset: Preset | None, trigger_words: Sequence[str]) -> str:
+    """Merge preset and request into one prompt that calls up every LoRA by its trigger word."""
     template = preset.prompt if preset and preset.prompt else "{prompt}"
-    triggers = [model.trigger_word for model in models if model.trigger_word]
     if "{prompt}" in template:
         merged = template.replace("{prompt}", prompt)
     else:
         merged = ", ".join(part for part in (prompt, template) if part)
-    merged = merged.replace("{trigger}", " and ".join(triggers))
-    missing = [trigger for trigger in triggers if not names_trigger(merged, trigger)]
+    merged = merged.replace("{trigger}", " and ".join(trigger_words))
+    missing = [word for word in trigger_words if not _names_trigger(merged, word)]
     return ", ".join([*missing, merged]) if merged else ", ".join(missing)
 
 
 def merged_negative_prompt(negative_prompt: str | None, preset: Preset | None) -> str | None:
-    """What neither the request nor its preset wants to see."""
+    """Merge what the request and its preset do not want to see; None if neither says anything."""
     parts = [part for part in (negative_prompt, preset.negative_prompt if preset else None) if part]
     return ", ".join(parts) or None
 
 
-def caption(photo: Photo, trigger_word: str) -> str:
-    """What the picture shows, always with the word that is to call the person up."""
-    if photo.caption is None:
+def caption(text: str | None, trigger_word: str) -> str:
+    """Return a photograph's caption, always with the word that is to call the person up."""
+    if text is None:
         return f"a photo of {trigger_word}"
-    return photo.caption if names_trigger(photo.caption, trigger_word) else f"{trigger_word}, {photo.caption}"
+    return text if _names_trigger(text, trigger_word) else f"{trigger_word}, {text}"
+
+
+def _names_trigger(text: str, trigger_word: str) -> bool:
+    """Return True if a prompt or caption holds the trigger word, as a word."""
+    return re.search(rf"\b{re.escape(trigger_word)}\b", text) is not None
 
 
 def name_class(text: str, trigger_word: str, class_name: str) -> str:
-    """The text about anybody: the class's name for the trigger word, and for article and noun that may stand beside it.
+    """Replace the trigger word, and an article and noun beside it, with the name of the class.
 
     "a photo of a ohwx person" is "a photo of a person", and so is "a photo of ohwx".
     """

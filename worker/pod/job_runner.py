@@ -1,10 +1,10 @@
-"""JobRunner of this pod from their claim to their end. Every outcome passes through one place."""
+"""The attempts of this pod, from their claim to their end. Every outcome passes through one place."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -12,16 +12,16 @@ from typing import Any, Protocol
 from uuid import UUID
 
 import structlog
-from pydantic import ValidationError
 
 from worker import errors
 from worker.database.pool import Database
 from worker.errors import Interruption, JobInterrupted
 from worker.gpu.process import GpuChild, Interrupted
-from worker.guard import guardrails
-from worker.handlers import HANDLERS
+from worker.guard import consent, prompts
 from worker.handlers.context import JobContext, Traffic
-from worker.jobs.lease import Lease, StartedJob
+from worker.jobs.lease import Lease
+from worker.jobs.started_job import StartedJob
+from worker.kinds import Kind
 from worker.models import BaseModels, JobModels
 from worker.settings import Settings
 from worker.storage.lora_cache import LoraCache
@@ -33,7 +33,7 @@ log = structlog.get_logger()
 STOP_GRACE_S = 5.0
 SHUTDOWN_GRACE_S = 1.0
 UPLOAD_DEADLINE_S = 600.0
-"""`worker.garbage_gone` waits longer than this before it offers a deleted object again."""
+"""`worker.mark_objects_deleted` waits longer than this before it offers a deleted object again."""
 
 
 class Pod(Protocol):
@@ -50,6 +50,7 @@ class PodServices:
     """What a pod is made of, as far as its attempts need it."""
 
     settings: Settings
+    kinds: Mapping[str, Kind]
     database: Database
     store: ObjectStore
     models: BaseModels
@@ -128,14 +129,13 @@ class JobRunner:
         database = self._services.database
         payload = await database.call("start_job", kind, job_id, self._pod.pod_id)
         if payload is None:
-            what = "it ended, was refused or is another's"
-            log.info("job.not_started", kind=kind, job_id=str(job_id), what=what)
+            message = "it has ended, was refused, or belongs to another pod"
+            log.info("job.not_started", kind=kind, job_id=str(job_id), message=message)
             return None
         try:
-            job = StartedJob.model_validate(payload)
-        except ValidationError:
-            why = "this worker cannot read what the database says about the job"
-            await database.call("fail_job", kind, job_id, payload["attempt"], "internal", why)
+            job = StartedJob.read(payload)
+        except errors.InternalError as error:
+            await database.call("fail_job", kind, job_id, payload["attempt"], error.code, error.message)
             raise
         lease = Lease(database, job)
         self.leases[lease.key] = lease
@@ -163,16 +163,7 @@ class JobRunner:
         finally:
             context.models.end()
             await asyncio.to_thread(self._services.workspace.end_attempt, workdir)
-        log.info(
-            "job.finished",
-            outcome=outcome,
-            **detail,
-            duration_s=round(time.monotonic() - started, 3),
-            queue_wait_s=_queue_wait_s(lease.job),
-            gpu_s=round(lease.gpu_seconds, 3),
-            bytes_in=context.traffic.bytes_in,
-            bytes_out=context.traffic.bytes_out,
-        )
+        _log_finished(lease, context.traffic, time.monotonic() - started, outcome=outcome, **detail)
 
     def _make_slot_release(self, lease: Lease, free_slot: Callable[[], None]) -> Callable[[], None]:
         """Before the slot is claimed for again, the claim must know what the GPU holds."""
@@ -203,8 +194,6 @@ class JobRunner:
     async def _outcome(self, lease: Lease, context: JobContext) -> tuple[str, dict[str, Any]]:
         """Run the handler and settle the attempt: how it ended, and what to log about it."""
         try:
-            # Here and not in the handlers, so that none can forget it.
-            await asyncio.to_thread(guardrails.require, lease.job)
             result = await self._run_handler(lease, context)
             outcome = await lease.complete(result)
             if outcome == "invalid":
@@ -233,7 +222,7 @@ class JobRunner:
 
     async def _run_handler(self, lease: Lease, context: JobContext) -> dict[str, Any]:
         """The handler's result; raises JobInterrupted when the attempt was told to stop meanwhile."""
-        handler = asyncio.create_task(HANDLERS[lease.kind](lease, context), name=f"handler {lease.key}")
+        handler = asyncio.create_task(self._check_and_run(lease, context), name=f"handler {lease.key}")
         watch = asyncio.create_task(lease.interrupted.wait())
         try:
             await asyncio.wait({handler, watch}, return_when=asyncio.FIRST_COMPLETED)
@@ -252,10 +241,17 @@ class JobRunner:
                 handler.cancel()
                 await asyncio.gather(handler, return_exceptions=True)
 
+    async def _check_and_run(self, lease: Lease, context: JobContext) -> dict[str, Any]:
+        """The checks are here and not in the handlers, so that no kind can forget them."""
+        kind = self._services.kinds[lease.kind]
+        await asyncio.to_thread(prompts.require, kind.texts(lease.job))
+        await consent.require(self._services.database, lease.job)
+        return await kind.run(lease, context)
+
     async def _stop_handler(self, lease: Lease, handler: asyncio.Task[dict[str, Any]]) -> None:
-        uses_gpu = lease.job.base is not None and not lease.computed
         shutdown = lease.interruption is Interruption.SHUTDOWN
-        stopping = [self._services.gpu.interrupt(SHUTDOWN_GRACE_S if shutdown else STOP_GRACE_S)] if uses_gpu else []
+        grace_s = SHUTDOWN_GRACE_S if shutdown else STOP_GRACE_S
+        stopping = [self._services.gpu.interrupt(grace_s)] if lease.on_gpu else []
         if shutdown:
             # Given back at once: the fence keeps this attempt from publishing, and nobody need wait for our child.
             await asyncio.gather(self._give_back(lease), *stopping)
@@ -272,7 +268,7 @@ class JobRunner:
     async def _settle_interrupted(self, lease: Lease, reason: Interruption) -> str:
         match reason:
             case Interruption.LEASE_LOST:
-                log.warning("lease.lost", what="another attempt owns the job; nothing was written")
+                log.warning("lease.lost", message="another attempt owns the job; nothing was written")
                 return "lost"
             case Interruption.TIMEOUT:
                 limit = lease.job.row["max_runtime"]
@@ -285,6 +281,19 @@ class JobRunner:
 
 def _route(job: StartedJob) -> str:
     return f"{job.kind}/{job.base.slug}" if job.base else job.kind
+
+
+def _log_finished(lease: Lease, traffic: Traffic, duration_s: float, **outcome: Any) -> None:
+    """The one line of every attempt."""
+    log.info(
+        "job.finished",
+        **outcome,
+        duration_s=round(duration_s, 3),
+        queue_wait_s=_queue_wait_s(lease.job),
+        gpu_s=round(lease.gpu_seconds, 3),
+        bytes_in=traffic.bytes_in,
+        bytes_out=traffic.bytes_out,
+    )
 
 
 def _queue_wait_s(job: StartedJob) -> float:

@@ -1,52 +1,53 @@
-"""While the GPU is busy, bring what the next job will need. A wrong guess costs a download: nothing is claimed."""
+"""While the GPU is busy, fetch what the next job will need. A wrong guess costs a download: nothing is claimed."""
 
 from __future__ import annotations
 
 import asyncio
+from typing import Any
+from uuid import UUID
 
 import structlog
-from pydantic import TypeAdapter
 
-from worker.database.pool import Database, is_transient
+from worker.database.pool import Database
+from worker.database.transient import is_transient
 from worker.errors import WorkerError
-from worker.jobs.lease import TrainedModel
-from worker.models import BaseModels
-from worker.storage.lora_cache import LoraCache
-from worker.storage.workspace import Workspace
+from worker.pod.job_runner import PodServices
 
 log = structlog.get_logger()
 
 LOOK_AHEAD = 1
-_MODELS = TypeAdapter(list[TrainedModel])
 
 
-async def warm(
-    database: Database, models: BaseModels, loras: LoraCache, workspace: Workspace, routes: list[str]
-) -> None:
+async def prefetch(services: PodServices, routes: list[str]) -> None:
     """Fetch base and LoRAs of the job at the head of these routes; `worker.peek` names only people who agree."""
     try:
-        for waiting in await database.call_once("peek", routes, LOOK_AHEAD):
+        for waiting in await services.database.call_once("peek", routes, LOOK_AHEAD):
             if waiting["base"] is not None:
                 # A guess evicts nothing: the running job may still be loading what was used before.
-                await models.ensure(waiting["base"], may_evict=False)
-            folder = await asyncio.to_thread(workspace.attempt, f"warming-{waiting['id']}")
-            try:
-                for model in _MODELS.validate_python(waiting["models"]):
-                    # Again, because the base may have taken an hour.
-                    if await _agrees(database, model):
-                        await loras.get(model, folder)
-            finally:
-                await asyncio.to_thread(workspace.end_attempt, folder)
+                await services.models.ensure(waiting["base"], may_evict=False)
+            await _fetch_loras(waiting, services)
     except (WorkerError, OSError) as error:
-        log.info("warming.failed", reason=type(error).__name__)  # the job itself will say what is wrong
+        log.info("prefetch.failed", reason=type(error).__name__)  # the job itself will say what is wrong
     except Exception as error:
         if not is_transient(error):
-            log.exception("warming.crashed")  # no reason to end the process: whatever it is, the job will meet it
+            log.exception("prefetch.crashed")  # no reason to end the process: the job will fail with the same
         else:
-            log.info("warming.failed", reason=type(error).__name__)
+            log.info("prefetch.failed", reason=type(error).__name__)
 
 
-async def _agrees(database: Database, model: TrainedModel) -> bool:
-    if model.subject_id is None:
-        return True
-    return await database.call_once("consent_error", model.subject_id, "generation") is None
+async def _fetch_loras(waiting: dict[str, Any], services: PodServices) -> None:
+    folder = await asyncio.to_thread(services.workspace.attempt, f"prefetch-{waiting['id']}")
+    try:
+        for lora in services.kinds[waiting["kind"]].prefetch(waiting["inputs"]):
+            # Again, because the base may have taken an hour.
+            if lora.subject_id is None or await _agrees(services.database, lora.subject_id, waiting["kind"]):
+                await services.loras.get(lora, folder)
+    finally:
+        await asyncio.to_thread(services.workspace.end_attempt, folder)
+
+
+async def _agrees(database: Database, subject_id: UUID, kind: str) -> bool:
+    """Return True if the person agrees to what the kind is for."""
+    refusal = "select worker.consent_error(%s, purpose) as reason from worker.job_kinds where kind = %s"
+    (answer,) = await database.fetch(refusal, [subject_id, kind])
+    return answer["reason"] is None

@@ -1,6 +1,6 @@
 """What must be right before a pod starts anything. `worker run` refuses with it, and `worker doctor` reports it.
 
-Every check raises SettingsError, naming the setting, with what mends it.
+Every check raises SettingsError, which names the setting and says how to fix it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import structlog
 from worker.database.migrate import SCHEMA_MAJOR
 from worker.database.pool import Database
 from worker.errors import SettingsError, StorageError
-from worker.handlers import HANDLERS
+from worker.kinds import load_kinds
 from worker.settings import Settings
 from worker.storage.object_store import ObjectStore
 from worker.storage.writable_dirs import check_folder
@@ -33,30 +33,30 @@ async def check_installation(settings: Settings, database: Database, store: Obje
     check_kinds(settings)
     for name in BUCKETS:
         await check_bucket(settings, store, name)
-    await _warn_an_owner(database)
+    await _warn_if_privileged(database)
 
 
-async def _warn_an_owner(database: Database) -> None:
+async def _warn_if_privileged(database: Database) -> None:
     (login,) = await database.fetch(
         """select current_user::text as name, pg_has_role(nspowner, 'usage') as owns
            from pg_namespace where nspname = 'worker'"""
     )
     if login["owns"]:  # a superuser too
         log.warning(
-            "pod.owners_login",
-            what=f"{login['name']} may do all in this database, which is too much for a pod",
-            remedy="give this pod the DATABASE_URL that worker role likeness_pod --apply prints",
+            "pod.privileged_role",
+            message=f"{login['name']} may do everything in this database, which is too much for a pod",
+            hint="give this pod the DATABASE_URL that worker role likeness_pod --apply prints",
         )
 
 
 def check_models_dir(settings: Settings) -> None:
-    """MODELS_DIR takes files, or is there: a volume that may only be read serves the models that lie on it."""
+    """MODELS_DIR accepts files, or exists: a read-only volume serves the models that are on it."""
     if not (os.path.isdir(settings.models_dir) and os.access(settings.models_dir, os.R_OK | os.X_OK)):
         check_folder("MODELS_DIR", settings.models_dir)
 
 
 async def check_schema(database: Database) -> None:
-    """The schema is there, this role may use it, and it is none of a newer major version."""
+    """The schema exists, this role may use it, and its major version is not newer than this worker's."""
     try:
         found = await database.fetch("select to_regprocedure('worker.schema_major()') is not null as installed")
         major = await database.call("schema_major") if found[0]["installed"] else None
@@ -77,12 +77,13 @@ async def check_schema(database: Database) -> None:
 
 
 def check_kinds(settings: Settings) -> None:
-    """WORKER_KINDS names kinds that this worker can do."""
-    unknown = settings.worker_kinds - set(HANDLERS)
+    """WORKER_KINDS names kinds of this worker's, or of an installed package's, even of one that cannot be used."""
+    kinds, unusable = load_kinds()
+    unknown = settings.worker_kinds - kinds.keys() - {kind.name for kind in unusable}
     if unknown:
         raise SettingsError(
-            f"WORKER_KINDS is refused: there is no {', '.join(sorted(unknown))}",
-            f"for example WORKER_KINDS={','.join(sorted(HANDLERS))}",
+            f"WORKER_KINDS is refused: unknown kind {', '.join(sorted(unknown))}",
+            f"for example WORKER_KINDS={','.join(sorted(kinds))}",
         )
 
 

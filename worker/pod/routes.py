@@ -1,20 +1,21 @@
-"""Which routes a pod takes: a pod takes only what it can do.
+"""Which routes a pod offers: only what it can do.
 
 A route is `{kind}/{base}`, or the kind alone. A GPU route is offered when its base is on disk or in the model bucket,
-can do the kind, and fits the device; pictures also need both upscalers. A route that failed here for the pod's own
-reasons is not offered for a while.
+can do the kind, and fits the device, and when the models that the kind requires can be had too. A route that failed
+here for the pod's own reasons is not offered for a while.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection
+from collections.abc import Iterable, Mapping
 
 import structlog
 
 from worker.database.pool import Database
-from worker.models import UPSCALERS, BaseModels
+from worker.kinds import Kind
+from worker.models import BaseModels, install_command
 
 log = structlog.get_logger()
 
@@ -24,7 +25,7 @@ REFUSE_FOR_S = 600.0
 class Routes:
     """The routes of this pod, and the slot (`gpu` or `light`) that each needs."""
 
-    def __init__(self, database: Database, models: BaseModels, kinds: Collection[str]) -> None:
+    def __init__(self, database: Database, models: BaseModels, kinds: Mapping[str, Kind]) -> None:
         self._database = database
         self._models = models
         self._kinds = kinds
@@ -42,42 +43,48 @@ class Routes:
         `vram_gib` is None on a CPU, which takes only bases that need no GPU memory.
         """
         kinds = await self._database.fetch(
-            "select kind, slot from worker.job_kinds where kind = any(%s)", [list(self._kinds)]
+            "select kind, slot, uses_base from worker.job_kinds where kind = any(%s)", [list(self._kinds)]
         )
         offered = {row["kind"]: "light" for row in kinds if row["slot"] == "light"}
-        gpu_kinds = [row["kind"] for row in kinds if row["slot"] == "gpu"]
+        gpu_kinds = {row["kind"]: row["uses_base"] for row in kinds if row["slot"] == "gpu"}
         in_reach = set(await asyncio.to_thread(self._models.present))
         if gpu:
             if await self._models.can_fetch():
                 in_reach |= set(await self._models.in_bucket())
-            for kind in gpu_kinds:
-                for base in await self._usable_bases(kind, in_reach, vram_gib):
-                    offered[f"{kind}/{base}"] = "gpu"
+            for kind, uses_base in gpu_kinds.items():
+                offered |= dict.fromkeys(await self._gpu_routes(kind, uses_base, in_reach, vram_gib), "gpu")
         why = None
         if gpu_kinds and "gpu" not in offered.values():
             why = await self._why_no_gpu_job(in_reach, vram_gib) if gpu else "its GPU is not ready"
         if gpu and why is not None and why != self.why_no_gpu_job:
-            log.warning("routes.no_gpu_job", why=why)
+            log.warning("routes.gpu_unavailable", message="this pod takes no GPU job", reason=why)
         self.why_no_gpu_job = why
         offered = {route: slot for route, slot in offered.items() if not self._is_refused(route)}
         changed = (offered, sorted(in_reach)) != (self.slot_of, self.models_in_reach)
         self.slot_of, self.models_in_reach = offered, sorted(in_reach)
-        lacking = sorted(set(UPSCALERS.values()) - in_reach)
-        if changed and gpu and lacking and "generation" in self._kinds:
-            log.warning("routes.no_upscaler", missing=lacking, what="this pod takes no pictures: see docs/models.md")
+        if changed and gpu:
+            self._warn_of_missing_models(gpu_kinds, in_reach)
         return changed
 
-    async def _usable_bases(self, kind: str, in_reach: set[str], vram_gib: float | None) -> list[str]:
-        """The bases in reach that fit this device and can do the kind."""
-        if kind == "generation" and not in_reach >= set(UPSCALERS.values()):
+    async def _gpu_routes(self, kind: str, uses_base: bool, in_reach: set[str], vram_gib: float | None) -> list[str]:
+        """Return a route for each base in reach that fits this device and can do the kind, or that of the kind alone.
+
+        None without the models that the kind requires.
+        """
+        if not in_reach.issuperset(self._kinds[kind].required_models):
             return []
-        rows = await self._database.fetch(
-            """select slug from worker.base_models
-               where slug = any(%s) and worker.fits_memory(min_vram_gib, %s)
-                 and (%s <> 'training' or 'train' = any(capabilities))""",
-            [sorted(in_reach), vram_gib, kind],
-        )
-        return [row["slug"] for row in rows]
+        if not uses_base:
+            return [kind]
+        bases: list[str] = await self._database.call_once("usable_bases", kind, sorted(in_reach), vram_gib)
+        return [f"{kind}/{base}" for base in bases]
+
+    def _warn_of_missing_models(self, gpu_kinds: Iterable[str], in_reach: set[str]) -> None:
+        for kind in gpu_kinds:
+            missing = sorted(set(self._kinds[kind].required_models) - in_reach)
+            if missing:
+                hint = "; ".join(map(install_command, missing))
+                message = f"this pod takes no {kind} job"
+                log.warning("routes.model_missing", kind=kind, message=message, missing=missing, hint=hint)
 
     async def _why_no_gpu_job(self, in_reach: set[str], vram_gib: float | None) -> str:
         fits = await self._database.fetch(
@@ -89,7 +96,7 @@ class Routes:
         if not any(row["fits"] for row in fits):
             memory = "has no GPU memory" if vram_gib is None else f"has {vram_gib:g} GiB of GPU memory"
             return f"this pod {memory}, and no base at hand fits it"
-        return "no base at hand can do its kinds, or the upscalers are missing"
+        return "no base at hand can do its kinds, or a model that they require is missing"
 
     def refuse(self, route: str) -> None:
         """Stop offering a route for ten minutes: this pod cannot do it."""

@@ -1,7 +1,8 @@
 """Personal files on a pod's disk: a folder for each attempt, and a cache of LoRAs for each person.
 
-All of it lies in one folder a process. It goes when the process ends, and what a killed process left behind goes when
-the next one starts: a file lock tells the living from the dead. A person's cache goes when their consent ends.
+All of them are in one folder per process, which is deleted when the process ends. The folder of a killed process is
+deleted when the next one starts: only a running process holds its folder's file lock. A person's cache is deleted when
+their consent ends.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from uuid import UUID
 
 
 class Workspace:
-    """`root` holds one folder for each process of this machine."""
+    """The folder of one process, inside `root`, which the processes of this machine share."""
 
     def __init__(self, root: Path, pod_id: UUID) -> None:
         self._root = root
@@ -26,8 +27,8 @@ class Workspace:
 
     def __enter__(self) -> Self:
         self._root.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock_of(self._folder).open("w")
-        fcntl.flock(self._lock, fcntl.LOCK_EX)  # before the folder is there, so that it is never seen unlocked
+        self._lock = _lock_path(self._folder).open("w")
+        fcntl.flock(self._lock, fcntl.LOCK_EX)  # before the folder exists, so that it is never seen unlocked
         self._folder.mkdir(mode=0o700)
         for folder in self._root.iterdir():
             if folder.is_dir() and folder != self._folder and _is_abandoned(folder):
@@ -42,37 +43,37 @@ class Workspace:
             self._lock.close()
 
     def touch(self) -> None:
-        """Say that this process turns; see `last_touches`."""
+        """Record that this process's event loop runs; see `last_touches`."""
         if self._lock is not None:
             os.utime(self._lock.fileno())
 
     def attempt(self, name: str) -> Path:
-        """An empty folder for one attempt; its name must hold kind, job and attempt."""
+        """Create an empty folder for one attempt; its name must contain kind, job and attempt."""
         folder = self._folder / "attempts" / name
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         return folder
 
     def end_attempt(self, folder: Path) -> None:
-        """Nothing of an attempt stays on the disk."""
+        """Delete an attempt's folder."""
         shutil.rmtree(folder, ignore_errors=True)
 
     def cached_lora(self, subject_id: UUID | None, sha256: str) -> Path:
-        """Where a LoRA is cached, there or not. The folder is the person's, so that it can go as a whole."""
+        """Return where a LoRA is cached, whether it exists or not. Each person has a folder, deleted as a whole."""
         return self._folder / "subjects" / (str(subject_id) if subject_id else "_") / f"{sha256}.safetensors"
 
     def forget_all(self) -> None:
-        """Delete what is cached of everybody."""
+        """Delete every person's cache."""
         shutil.rmtree(self._folder / "subjects", ignore_errors=True)
 
     def trim(self, keep: int) -> None:
-        """Delete the LoRAs that were used longest ago, beyond the newest `keep`."""
+        """Delete the least recently used LoRAs beyond `keep` files."""
         files = sorted((self._folder / "subjects").glob("*/*.safetensors"), key=lambda path: path.stat().st_mtime)
         for path in files[:-keep]:
             path.unlink(missing_ok=True)
 
     def forget(self, subject_id: UUID) -> bool:
-        """Delete what is cached of a person; True if there was anything."""
+        """Delete a person's cache; returns True if there was one."""
         folder = self._folder / "subjects" / str(subject_id)
         if not folder.exists():
             return False
@@ -81,28 +82,28 @@ class Workspace:
 
 
 def last_touches(root: Path) -> list[float]:
-    """When each living process of this machine last said that it turns, in seconds since the epoch."""
+    """Return when each running process of this machine last touched its file, in seconds since the epoch."""
     touches = []
     for folder in root.glob("*/"):
-        with suppress(FileNotFoundError):  # it ends just now
+        with suppress(FileNotFoundError):  # it is just ending
             if not _is_abandoned(folder):
-                touches.append(_lock_of(folder).stat().st_mtime)
+                touches.append(_lock_path(folder).stat().st_mtime)
     return touches
 
 
-def _lock_of(folder: Path) -> Path:
+def _lock_path(folder: Path) -> Path:
     return folder.with_suffix(".lock")
 
 
 def _remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
-    _lock_of(folder).unlink(missing_ok=True)
+    _lock_path(folder).unlink(missing_ok=True)
 
 
 def _is_abandoned(folder: Path) -> bool:
-    """Whether no living process holds the folder's lock."""
+    """Return True if no running process holds the folder's lock."""
     try:
-        descriptor = os.open(_lock_of(folder), os.O_RDWR)
+        descriptor = os.open(_lock_path(folder), os.O_RDWR)
     except FileNotFoundError:
         return True
     try:

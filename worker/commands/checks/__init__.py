@@ -1,1 +1,1 @@
-"""What `worker doctor` looks at, one file a part of the installation."""
+"""What `worker doctor` checks, one file a part of the installation. `worker storage init` uses two of them."""

@@ -14,7 +14,7 @@ from worker.database.pool import KEEPALIVES, Database
 from worker.database.sql_files import numbered_files, this_release
 from worker.errors import SettingsError, truncate_list
 from worker.pod.preflight import check_schema
-from worker.pod.session import NO_LISTEN_CURE, listen_works
+from worker.pod.session import LISTEN_HINT, listen_works
 from worker.settings import Settings
 
 OLDEST_POSTGRES = 15
@@ -24,7 +24,7 @@ CONNECTION, LISTEN, CLOCK, SCHEMA, RELEASE = "connection", "LISTEN", "clock", "s
 
 
 async def check_database(report: Report, settings: Settings, stack: AsyncExitStack) -> Database | None:
-    """All of it. Returns the database, open until `stack` ends; None when it or its schema cannot be used."""
+    """Check all of it. Returns the database, open until `stack` ends; None if it or its schema cannot be used."""
     if not settings.database_url.get_secret_value():
         report.skip("DATABASE_URL is missing or malformed", CONNECTION, LISTEN, CLOCK, SCHEMA, RELEASE)
         return None
@@ -35,7 +35,7 @@ async def check_database(report: Report, settings: Settings, stack: AsyncExitSta
     await report.check(LISTEN, _listen(settings, database))
     await report.check(CLOCK, _clock(database))
     if not await report.check(SCHEMA, _schema(database)):
-        report.skip("no schema that can be used", RELEASE)
+        report.skip("no usable schema", RELEASE)
         return None
     await report.check(RELEASE, _release(database))
     return database
@@ -52,13 +52,14 @@ async def _connect(database: Database, stack: AsyncExitStack) -> str:
     where = f"{host}:{port}/{row['name']} as {row['login']}, PostgreSQL {row['major']}"
     if row["major"] < OLDEST_POSTGRES:
         raise SettingsError(
-            f"{where}; the oldest that serves is {OLDEST_POSTGRES}", "upgrade the server: Supabase has 15 and 17"
+            f"{where}; PostgreSQL {OLDEST_POSTGRES} or newer is required",
+            "upgrade the server: Supabase offers 15 and 17",
         )
     if encrypted:
         return f"{where}, encrypted"
     if host.startswith("/") or host in ("localhost", "127.0.0.1", "::1"):
         return f"{where}, on this machine"
-    raise CheckWarning(f"{where}, NOT encrypted", "add ?sslmode=require to DATABASE_URL, unless the network is private")
+    raise CheckWarning(f"{where}, NOT encrypted", "add ?sslmode=require to DATABASE_URL unless the network is private")
 
 
 async def _listen(settings: Settings, database: Database) -> str:
@@ -75,17 +76,17 @@ async def _listen(settings: Settings, database: Database) -> str:
         raise explain_connection(error, variable) from error
     async with connection:
         if await listen_works(connection, database):
-            return f"a notification made the round trip through {variable}"
+            return f"a test notification arrived through {variable}"
     raise SettingsError(
-        f"no notification arrives through {variable}: it leads to a pooler in transaction mode, or to another "
-        "database; a pod would poll every 2 s",
-        NO_LISTEN_CURE,
+        f"notifications do not arrive through {variable}: it is the address of a pooler in transaction mode, or of "
+        "another database; a pod would poll every 2 s",
+        LISTEN_HINT,
     )
 
 
 async def _schema(database: Database) -> str:
     await check_schema(database)
-    return "there, and this login may use it"
+    return "installed, and this login may use it"
 
 
 async def _release(database: Database) -> str:
@@ -95,8 +96,8 @@ async def _release(database: Database) -> str:
     newer = sorted({name for name in applied if name[:4].isdigit()} - {file.name for file in numbered})
     if newer:
         raise CheckWarning(
-            f"migrated by a newer release than this one, which does not know {', '.join(newer)}",
-            "deploy that release here too; until then this pod works",
+            f"the database was migrated by a newer release, with {', '.join(newer)}",
+            "deploy that release here too; until then this pod still works",
         )
     try:
         # Of this project alone: a pod need not have the packages that bring other kinds.
@@ -111,8 +112,8 @@ async def _release(database: Database) -> str:
         release = "an older" if any(file.number for file in pending) else "another"
         raise SettingsError(
             f"the database is at {at}, of {release} release than this one: "
-            f"{truncate_list(differing)} missing there, or other",
-            "as the owner, with the newer release of the two: worker migrate, or with supabase db push: "
+            f"{truncate_list(differing)} missing or different there",
+            "as the owner, with the newer of the two releases: worker migrate, or for supabase db push: "
             f"worker migrate --print --since {int(at[:4])}",
         )
     return f"the database was migrated by this release, up to {numbered[-1].name}"
@@ -125,12 +126,12 @@ async def _clock(database: Database) -> str:
 
 
 def format_clock_skew(here: datetime, there: datetime) -> str:
-    """The difference between two clocks. Raises SettingsError when it is too much."""
+    """Return the difference between two clocks in words. Raises SettingsError if it is over `SKEW_LIMIT`."""
     skew = here - there
-    told = f"{abs(skew.total_seconds()):.1f} s {'ahead of' if skew > timedelta(0) else 'behind'} the database's"
+    difference = f"{abs(skew.total_seconds()):.1f} s {'ahead of' if skew > timedelta(0) else 'behind'} the database's"
     if abs(skew) > SKEW_LIMIT:
         raise SettingsError(
-            f"this machine's clock is {told}; stores refuse signatures of another time",
+            f"this machine's clock is {difference}; object stores reject signatures with a wrong time",
             "set the clock: timedatectl set-ntp true",
         )
-    return f"this machine's is {told}"
+    return f"this machine's is {difference}"

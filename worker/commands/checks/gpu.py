@@ -1,4 +1,4 @@
-"""The GPU as the worker's own GPU process finds it, and the driver as nvidia-smi tells it."""
+"""The GPU as the worker's own GPU process finds it, and the driver as nvidia-smi reports it."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from worker.errors import SettingsError
 from worker.gpu.process import GpuChild
 
 DRIVER_FLOOR = 580
-"""PyTorch's wheels carry CUDA 13 (as the Dockerfile says), which needs this driver."""
+"""PyTorch's wheels contain CUDA 13 (as the Dockerfile says), which needs this driver."""
 IMPORTS_DEADLINE_S = 180.0
 """The GPU process imports its libraries first: seconds, minutes from a cold network volume."""
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """One line of nvidia-smi; its memory is "[N/A]" where the host's is shared, so that nobody asks for it."""
+    """One line of nvidia-smi. Not its memory, which is "[N/A]" on machines that share the host's."""
 
     name: str
     driver: str
 
 
 class GpuCheck:
-    """The check, and what it found: `vram_gib` is None on a CPU, `usable` False when nothing can compute here."""
+    """The check and its result: `vram_gib` is None on a CPU, `usable` is False if nothing can compute here."""
 
     def __init__(self) -> None:
         self.vram_gib: float | None = None
@@ -34,9 +34,9 @@ class GpuCheck:
 
     async def make(self, report: Report) -> None:
         """One line; imports torch in a process of its own, as `worker run` does."""
-        self.usable = await report.check("GPU", self._look(), IMPORTS_DEADLINE_S)
+        self.usable = await report.check("GPU", self._find(), IMPORTS_DEADLINE_S)
 
-    async def _look(self) -> str:
+    async def _find(self) -> str:
         gpus = await _nvidia_smi()
         child = GpuChild()
         try:
@@ -49,23 +49,23 @@ class GpuCheck:
             return f"{ready.device}, {ready.vram_gib:.0f} GiB{driver}"
         if not gpus:
             raise CheckWarning(
-                "none: this machine takes only bases that need no GPU memory",
+                "none: this machine runs only base models that need no GPU memory",
                 "on a GPU pod, start the container with --gpus all and the NVIDIA container toolkit",
             )
         gpu = gpus[0]
         if int(gpu.driver.split(".")[0]) < DRIVER_FLOOR:
             raise SettingsError(
-                f"{gpu.name}: torch cannot use it, its driver {gpu.driver} is older than {DRIVER_FLOOR}",
+                f"{gpu.name}: unsupported by torch, its driver {gpu.driver} is older than {DRIVER_FLOOR}",
                 f"update the host's driver, or rent a pod with {DRIVER_FLOOR} or newer (CUDA 13)",
             )
         raise SettingsError(
             f"nvidia-smi shows {gpu.name} with driver {gpu.driver}, but torch finds no GPU",
-            "look at CUDA_VISIBLE_DEVICES, and install torch's CUDA build: pip install torch",
+            "check CUDA_VISIBLE_DEVICES, and install torch with CUDA: pip install torch",
         )
 
 
 async def _nvidia_smi() -> list[Gpu]:
-    """The GPUs of this machine, whether or not torch can use them."""
+    """Return the GPUs of this machine, whether or not torch can use them."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return []
@@ -76,11 +76,11 @@ async def _nvidia_smi() -> list[Gpu]:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
     )
-    told, _ = await process.communicate()
+    listed, _ = await process.communicate()
     if process.returncode != 0:
         raise SettingsError(
-            f"nvidia-smi fails with exit code {process.returncode}: the driver is not loaded, or the GPU is lost",
+            f"nvidia-smi failed with exit code {process.returncode}: the driver is not loaded, or the GPU is lost",
             "run nvidia-smi by hand; restart the host or rent another pod",
         )
-    rows = csv.reader(told.decode().splitlines(), skipinitialspace=True)
+    rows = csv.reader(listed.decode().splitlines(), skipinitialspace=True)
     return [Gpu(name, driver) for name, driver in rows]

@@ -1,4 +1,4 @@
-"""What this pod would take, and what it has for that: base models and their licences, upscalers, disks."""
+"""Which jobs this pod would run, and what it has for them: base models and their licences, upscalers, disks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from worker.commands.checks.gpu import GpuCheck
 from worker.commands.checks.report import CheckSkipped, CheckWarning, Report
 from worker.database.pool import Database
 from worker.errors import SettingsError
-from worker.handlers import HANDLERS
+from worker.kinds import kinds_of_pod, load_kinds
 from worker.models import UPSCALERS, BaseModels, install_command
 from worker.pod.preflight import check_kinds, check_models_dir
 from worker.pod.routes import Routes
@@ -19,23 +19,23 @@ from worker.settings import Settings
 from worker.storage.object_store import ObjectStore
 from worker.storage.writable_dirs import check_folder
 
-WORK_ROOM_GB = 5.0
-"""Photographs, LoRAs and finished pictures of the jobs at hand."""
+WORK_SPACE_GB = 5.0
+"""Photos, LoRAs and finished pictures of the running jobs."""
 
 
 async def check_models(
     report: Report, settings: Settings, database: Database | None, store: ObjectStore | None, gpu: GpuCheck
 ) -> None:
-    """Kinds, disks, each base that the database knows, the upscalers, and the routes that follow."""
+    """Check kinds, disks, upscalers, each base model that the database knows, and the routes that follow."""
     await report.check("WORKER_KINDS", _kinds(settings))
     await report.check("MODELS_DIR", _models_dir(settings))
     await report.check("WORK_DIR", _work_dir(settings))
     models = BaseModels(settings.models_dir, store, settings.bucket_models, settings.models_max_gb)
     places = Places()
-    await report.check("models at hand", places.look(models))
+    await report.check("models", places.collect(models))
     await report.check("upscalers", _upscalers(places))
     if database is None:
-        report.skip("no usable database to ask which there are", "base models", "routes")
+        report.skip("no usable database to list them", "base models", "routes")
         return
     default_base = (await database.fetch("select default_base from worker.config"))[0]["default_base"]
     for base in await database.fetch("select * from worker.base_models order by slug"):
@@ -49,30 +49,30 @@ class Places:
     def __init__(self) -> None:
         self._on_disk: frozenset[str] = frozenset()
         self._in_bucket: frozenset[str] = frozenset()
-        self.nowhere = "not on disk, and the bucket could not be asked"
-        """What is said of a model that this pod does not have."""
+        self.nowhere = "not on disk, and the bucket could not be listed"
+        """How to describe a model that this pod does not have."""
 
-    async def look(self, models: BaseModels) -> str:
+    async def collect(self, models: BaseModels) -> str:
         self._on_disk = frozenset(await asyncio.to_thread(models.present))
         if not models.has_bucket:
-            return f"{len(self._on_disk)} on disk; the bucket could not be asked"
+            return f"{len(self._on_disk)} on disk; the bucket could not be listed"
         in_bucket = await models.in_bucket()
         self.nowhere = "neither on disk nor in the bucket"
         if await models.can_fetch():
             self._in_bucket = frozenset(in_bucket)
             return f"{len(self._on_disk)} on disk, {len(in_bucket)} in the bucket"
-        self.nowhere = "not on disk, and MODELS_DIR takes none from the bucket"
-        return f"{len(self._on_disk)} on disk; MODELS_DIR takes none of the {len(in_bucket)} in the bucket"
+        self.nowhere = "not on disk, and not downloaded from the bucket: MODELS_DIR is not writable"
+        return f"{len(self._on_disk)} on disk; MODELS_DIR is not writable: {len(in_bucket)} in the bucket are unused"
 
     def of(self, slug: str) -> str | None:
         if slug in self._on_disk:
             return "on disk"
-        return "in the bucket, fetched when first used" if slug in self._in_bucket else None
+        return "in the bucket, downloaded when first used" if slug in self._in_bucket else None
 
 
 async def _kinds(settings: Settings) -> str:
     check_kinds(settings)
-    return "this pod does " + ", ".join(sorted(settings.worker_kinds or HANDLERS))
+    return "this pod accepts " + ", ".join(sorted(settings.worker_kinds or load_kinds()[0]))
 
 
 async def _models_dir(settings: Settings) -> str:
@@ -81,9 +81,7 @@ async def _models_dir(settings: Settings) -> str:
     try:
         free_gb = _free_gb("MODELS_DIR", folder)
     except SettingsError as error:
-        raise CheckWarning(
-            f"{error.what}; this pod takes the models that are there and fetches none", error.cure
-        ) from error
+        raise CheckWarning(f"{error.problem}; this pod uses the models in it and downloads none", error.hint) from error
     limit = "" if settings.models_max_gb is None else f", MODELS_MAX_GB={settings.models_max_gb:g}"
     return f"{folder}, {free_gb:.0f} GB free{limit}"
 
@@ -91,28 +89,28 @@ async def _models_dir(settings: Settings) -> str:
 async def _work_dir(settings: Settings) -> str:
     folder = settings.work_dir
     free_gb = _free_gb("WORK_DIR", folder)
-    if free_gb < WORK_ROOM_GB:
+    if free_gb < WORK_SPACE_GB:
         raise CheckWarning(
-            f"{folder}, {free_gb:.1f} GB free: jobs at hand need up to {WORK_ROOM_GB:g} GB",
-            "free some, or set WORK_DIR to a larger local disk",
+            f"{folder}, {free_gb:.1f} GB free: running jobs need up to {WORK_SPACE_GB:g} GB",
+            "free some space, or set WORK_DIR to a larger local disk",
         )
     return f"{folder}, {free_gb:.0f} GB free"
 
 
 def _free_gb(variable: str, folder: Path) -> float:
-    """Room where the folder is, or will be made. Raises SettingsError when it cannot be written."""
+    """Return the free space where the folder is or will be created. Raises SettingsError if it is not writable."""
     return shutil.disk_usage(check_folder(variable, folder)).free / 1e9
 
 
 async def _upscalers(places: Places) -> str:
-    told = {slug: places.of(slug) for slug in UPSCALERS.values()}
-    missing = [slug for slug, place in told.items() if place is None]
+    found = {slug: places.of(slug) for slug in UPSCALERS.values()}
+    missing = [slug for slug, place in found.items() if place is None]
     if missing:
         raise SettingsError(
-            f"{places.nowhere}: {', '.join(missing)}; every picture is upscaled at the end",
+            f"{places.nowhere}: {', '.join(missing)}; every picture is upscaled last",
             "; ".join(map(install_command, missing)),
         )
-    return ", ".join(f"{slug} {place}" for slug, place in told.items())
+    return ", ".join(f"{slug} {place}" for slug, place in found.items())
 
 
 async def _base(base: dict[str, Any], places: Places, default_base: str) -> str:
@@ -121,22 +119,22 @@ async def _base(base: dict[str, Any], places: Places, default_base: str) -> str:
     about = f"{base['licence']}, {use}, from {base['min_vram_gib']:g} GiB"
     if place is not None:
         return f"{place}; {about}"
-    cure = f"{install_command(slug)}; then, for all pods: worker models push {slug}"
+    hint = f"{install_command(slug)}; then, for all pods: worker models push {slug}"
     if slug == default_base:
         raise SettingsError(
-            f"{places.nowhere}, and jobs that name no base take it; {about}",
-            f"{cure}; or, as the owner, set default_base in worker.config to a base that is there",
+            f"{places.nowhere}, although it is the default base of jobs; {about}",
+            f"{hint}; or, as the owner, set default_base in worker.config to an available base",
         )
-    raise CheckSkipped(f"{places.nowhere}: this pod does not take it", cure)
+    raise CheckSkipped(f"{places.nowhere}: this pod does not run its jobs", hint)
 
 
 async def _routes(settings: Settings, database: Database, models: BaseModels, gpu: GpuCheck) -> str:
-    routes = Routes(database, models, settings.worker_kinds or frozenset(HANDLERS))
+    routes = Routes(database, models, kinds_of_pod(settings.worker_kinds))
     await routes.refresh(gpu=gpu.usable, vram_gib=gpu.vram_gib)
     offered = ", ".join(sorted(routes.slot_of))
     if routes.why_no_gpu_job is None:
-        return f"this pod would take {offered}"
+        return f"this pod would accept {offered}"
     raise SettingsError(
-        f"this pod would take no GPU job, only {offered or 'nothing'}: {routes.why_no_gpu_job}",
-        "bring a base with `worker models pull`, look at WORKER_KINDS, or rent more GPU memory",
+        f"this pod would accept no GPU jobs, only {offered or 'nothing'}: {routes.why_no_gpu_job}",
+        "download a base with `worker models pull`, check WORKER_KINDS, or rent more GPU memory",
     )

@@ -1,4 +1,4 @@
-"""Who is at work now, and what nobody can take."""
+"""The live pods, and the jobs that none of them can run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from worker.database.pool import Database
 
 
 async def check_pods(report: Report, database: Database | None) -> None:
-    """Live pods, and routes where jobs wait that none of them takes."""
+    """Check for live pods, and for routes whose waiting jobs none of them can run."""
     if database is None:
         report.skip("no usable database", "pods", "waiting jobs")
         return
@@ -22,12 +22,12 @@ async def _pods(database: Database) -> str:
            from worker.pods order by name"""
     )
     alive = [pod["name"] for pod in pods if pod["alive"]]
-    found = f"{len(alive)} alive: {', '.join(alive)}" if alive else "none is alive"
+    found = f"{len(alive)} alive: {', '.join(alive)}" if alive else "no live pods"
     dead = [f"{pod['name']} for {pod['silent_s']} s" for pod in pods if not pod["alive"]]
     if dead:
         raise CheckWarning(
-            f"{found}; silent and held for dead: {', '.join(dead)}",
-            "the next tick of a living pod takes over from them; start one: worker run",
+            f"{found}; silent and considered dead: {', '.join(dead)}",
+            "a live pod takes over their jobs at its next tick; start one: worker run",
         )
     if not alive:
         raise CheckWarning(found, "start one: worker run")
@@ -41,7 +41,7 @@ async def _waiting(database: Database) -> str:
     if stranded:
         raise CheckWarning(
             "; ".join(f"{row['jobs']} on {row['route']}: {row['why']}" for row in stranded),
-            "start a pod that can, or bring the base to one: worker models list",
+            "start a pod that can run them, or give one the base model: worker models list",
         )
     (queue,) = await database.fetch("select coalesce(sum(waiting), 0)::int as jobs from worker.queue_depth")
-    return f"{queue['jobs']}, and a live pod takes each of them" if queue["jobs"] else "none"
+    return f"{queue['jobs']}, and live pods can run them all" if queue["jobs"] else "none"

@@ -1,8 +1,8 @@
-"""What the checks found, told one line a check as each is done.
+"""Runs checks and reports what each found, one line a check, as soon as it is done.
 
 A check is a coroutine. It returns what it found, or raises: SettingsError for a fault, CheckWarning for something that
-works and still deserves a look, CheckSkipped for something this pod may not see or does not need. No check hides
-another: an exception, or a host that never answers, ends this one check.
+works but needs attention, CheckSkipped for something that this pod may not see or does not need. No check hides
+another: an exception, or a host that never responds, ends only its own check.
 """
 
 from __future__ import annotations
@@ -13,52 +13,54 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import psycopg
+from rich.console import Console
+from rich.text import Text
 
 from worker.errors import SettingsError, WorkerError
 
 DEADLINE_S = 20.0
-"""Longer than a connection may take to come about."""
+"""Longer than connecting may take."""
 
 
 class State(StrEnum):
     """How a check ended, as it is shown."""
 
-    SOUND = "✓"
-    WRONG = "✗"
-    ATTENTION = "!"
-    ASIDE = "–"  # noqa: RUF001  a dash, as in tables
+    PASSED = "✓"
+    FAILED = "✗"
+    WARNING = "!"
+    SKIPPED = "–"  # noqa: RUF001  a dash, as in tables
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found, and the command or setting that mends it."""
+    """What one check found, and how to fix it: a command or a setting."""
 
     state: State
     name: str
-    what: str
-    cure: str = ""
+    message: str
+    hint: str = ""
 
 
 class CheckWarning(Exception):
-    """It works, and somebody should know."""
+    """It works, but needs attention."""
 
-    def __init__(self, what: str, cure: str) -> None:
-        super().__init__(what)
-        self.what = what
-        self.cure = cure
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
 
 
 class CheckSkipped(Exception):
-    """Neither right nor wrong: it cannot be seen from here, or this pod does without it."""
+    """Neither passed nor failed: this pod may not see it, or does not need it."""
 
-    def __init__(self, what: str, cure: str = "") -> None:
-        super().__init__(what)
-        self.what = what
-        self.cure = cure
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
 
 
 class Report:
-    """Runs checks and hands each finding to `show` at once."""
+    """Runs checks and passes each finding to `show` at once."""
 
     def __init__(self, show: Callable[[Finding], None], deadline_s: float = DEADLINE_S) -> None:
         self._show = show
@@ -66,45 +68,58 @@ class Report:
         self.findings: list[Finding] = []
 
     @property
-    def sound(self) -> bool:
-        """Nothing is wrong."""
-        return all(finding.state != State.WRONG for finding in self.findings)
+    def passed(self) -> bool:
+        """No check failed."""
+        return all(finding.state != State.FAILED for finding in self.findings)
 
-    def add(self, state: State, name: str, what: str, cure: str = "") -> None:
-        self.findings.append(Finding(state, name, what, cure))
+    def add(self, state: State, name: str, message: str, hint: str = "") -> None:
+        self.findings.append(Finding(state, name, message, hint))
         self._show(self.findings[-1])
 
-    def skip(self, why: str, *names: str) -> None:
-        """Say of checks that depend on one that failed that they were not made."""
+    def skip(self, reason: str, *names: str) -> None:
+        """Report checks as not made, because one that they depend on failed."""
         for name in names:
-            self.add(State.ASIDE, name, f"not checked: {why}")
+            self.add(State.SKIPPED, name, f"not checked: {reason}")
 
     async def check(self, name: str, work: Awaitable[str], deadline_s: float | None = None) -> bool:
-        """Make one check; True when what depends on it can be checked too."""
+        """Make one check. Returns True if what depends on it can be checked too."""
         deadline_s = deadline_s or self._deadline_s
         try:
             async with asyncio.timeout(deadline_s):
-                what = await work
+                message = await work
         except CheckWarning as found:
-            self.add(State.ATTENTION, name, found.what, found.cure)
+            self.add(State.WARNING, name, found.message, found.hint)
         except CheckSkipped as found:
-            self.add(State.ASIDE, name, found.what, found.cure)
+            self.add(State.SKIPPED, name, found.message, found.hint)
         except SettingsError as error:
-            self.add(State.WRONG, name, error.what, error.cure)
+            self.add(State.FAILED, name, error.problem, error.hint)
         except TimeoutError:
-            self.add(
-                State.WRONG, name, f"no answer within {deadline_s:g} s", "look at the network between here and there"
-            )
+            self.add(State.FAILED, name, f"no response within {deadline_s:g} s", "check the network to this host")
         except WorkerError as error:
-            self.add(State.WRONG, name, error.message)
+            self.add(State.FAILED, name, error.message)
         except psycopg.Error as error:
-            said = error.diag.message_primary or type(error).__name__
-            self.add(State.WRONG, name, f"the database says: {said}", "look at its log, and at what was found above")
+            reason = error.diag.message_primary or type(error).__name__
+            self.add(State.FAILED, name, f"the database reports: {reason}", "check its log, and the lines above")
         except OSError as error:
-            self.add(State.WRONG, name, str(error), "look at what it names")
+            self.add(State.FAILED, name, str(error), "check the file or address that the error names")
         except Exception as error:
-            # What nobody thought of must not hide what the other checks would find. Its words may quote a secret.
-            self.add(State.WRONG, name, f"the check itself failed: {type(error).__name__}", "report it as a bug")
+            # An unexpected error must not hide what the other checks would find. Its text may quote a secret.
+            self.add(State.FAILED, name, f"the check itself failed: {type(error).__name__}", "report it as a bug")
         else:
-            self.add(State.SOUND, name, what)
-        return self.findings[-1].state in (State.SOUND, State.ATTENTION)
+            self.add(State.PASSED, name, message)
+        return self.findings[-1].state in (State.PASSED, State.WARNING)
+
+
+COLOURS = {State.PASSED: "green", State.FAILED: "bold red", State.WARNING: "yellow", State.SKIPPED: "dim"}
+
+
+def print_to(console: Console) -> Callable[[Finding], None]:
+    """Return a function that prints a finding as one line, with its hint below. Plain text if not on a terminal."""
+
+    def show(finding: Finding) -> None:
+        mark = (f"{finding.state} ", COLOURS[finding.state])
+        console.print(Text.assemble(mark, (f"{finding.name}: ", "bold"), finding.message), soft_wrap=True)
+        if finding.hint:
+            console.print(Text(f"    → {finding.hint}"), soft_wrap=True)
+
+    return show

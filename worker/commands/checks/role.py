@@ -1,4 +1,4 @@
-"""What the login of DATABASE_URL may do: all that a pod needs, and no more."""
+"""The rights of DATABASE_URL's login: all that a pod needs, and no more."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ CONNECTIONS_A_POD = 5
 """Two in the pool, one session, and one for each of two convenience copies."""
 
 FUNCTIONS = """
-    complete_job consent_error fail_job fits_memory garbage_gone heartbeat is_alive leave_pod lora_to_copy peek
-    pod_lock_key reap register_pod release_job report_job save_checkpoint schema_major stage_objects start_job
-    starved_routes subject_lock_key take_garbage tick why_stranded
+    claim_deletable_objects complete_job consent_error deregister_pod fail_job fits_memory heartbeat is_alive
+    lora_to_copy mark_objects_deleted peek pod_lock_key reap register_pod release_job report_job save_checkpoint
+    schema_major stage_objects start_job starved_routes subject_lock_key tick timing usable_bases why_stranded
+    garbage_gone leave_pod take_garbage
 """
-"""What a pod calls in schema worker. It calls nothing in public."""
+"""Functions that a pod calls in schema worker, last those of release 0.1.0. It calls none in public."""
 
 TABLES = """
-    base_models config job_kinds pgqueuer pgqueuer_log pgqueuer_schedules pgqueuer_statistics pods queue_depth
-    schema_versions stranded_jobs
+    base_models config job_kinds kind_versions pgqueuer pgqueuer_log pgqueuer_schedules pgqueuer_statistics pods
+    queue_depth schema_versions stranded_jobs
 """
-"""What a pod reads in schema worker. It reads nothing in public."""
+"""Tables and views that a pod reads in schema worker. It reads none in public."""
 
 _LOGIN = """
     select current_user::text as login, rolsuper, rolcreaterole, rolcreatedb, rolbypassrls, rolconnlimit,
@@ -35,10 +36,12 @@ _MAY_CALL = """
     select n.nspname || '.' || p.proname as what, n.nspname = 'worker' and p.proname = any (%s) as needed,
            has_function_privilege(p.oid, 'execute') as may
     from pg_proc p join pg_namespace n on n.oid = p.pronamespace
-    where n.nspname = 'worker'
+    where n.nspname = 'worker' and not exists (
+            select from worker.job_kinds where package is not null and starts_with(p.proname, kind || '_'))
        or n.nspname = 'public' and p.proname in (
             'cancel_job', 'retry_job', 'grant_consent', 'revoke_consent', 'reject_consent')
     order by 1"""
+"""What a package grants on functions of its own is its business."""
 
 _MAY_READ = """
     select n.nspname || '.' || c.relname as what, n.nspname = 'worker' and c.relname = any (%s) as needed,
@@ -52,7 +55,7 @@ _MAY_READ = """
 
 
 async def check_role(report: Report, database: Database) -> None:
-    """One line: whether this login is a pod's."""
+    """Check that this login is a pod's."""
     await report.check("role", _role(database))
 
 
@@ -61,31 +64,33 @@ async def _role(database: Database) -> str:
     name = login["login"]
     if login["owner"] or login["rolsuper"]:
         raise CheckWarning(
-            f"{name} owns the schema or is a superuser: right for `worker migrate`, too much for a pod",
-            "give each pod a login of its own: worker role likeness_pod",
+            f"{name} owns the schema or is a superuser: right for `worker migrate`, but not for a pod",
+            "create a login for pods: worker role likeness_pod",
         )
     if not login["member"]:
-        raise SettingsError(f"{name} is not in likeness_worker", f"as the owner: grant likeness_worker to {name}")
-    rights = await database.fetch(_MAY_CALL, [FUNCTIONS.split()]) + await database.fetch(_MAY_READ, [TABLES.split()])
-    lacks = [right["what"] for right in rights if right["needed"] and not right["may"]]
-    if lacks:
         raise SettingsError(
-            f"{name} may not use {truncate_list(lacks)}",
-            "as the owner: worker migrate; where nothing is left to apply, set the rights again: "
+            f"{name} is not a member of likeness_worker", f"as the owner: grant likeness_worker to {name}"
+        )
+    rights = await database.fetch(_MAY_CALL, [FUNCTIONS.split()]) + await database.fetch(_MAY_READ, [TABLES.split()])
+    missing = [right["what"] for right in rights if right["needed"] and not right["may"]]
+    if missing:
+        raise SettingsError(
+            f"permission denied to {name}: {truncate_list(missing)}",
+            "as the owner: worker migrate; if that has nothing to apply, set the rights again: "
             f'worker migrate --print --since {numbered_files()[-1].number} | psql -1 -v ON_ERROR_STOP=1 "$OWNERS_URL"',
         )
     excess = _powers(login) + [right["what"] for right in rights if right["may"] and not right["needed"]]
     if excess:
         raise SettingsError(
-            f"{name} may do what a pod must not: {truncate_list(excess)}",
-            "give the pod a login in likeness_worker alone: worker role likeness_pod",
+            f"{name} has rights that a pod must not have: {truncate_list(excess)}",
+            "give the pod a login that is a member of likeness_worker only: worker role likeness_pod",
         )
     if 0 <= login["rolconnlimit"] < CONNECTIONS_A_POD:
         raise SettingsError(
-            f"{name} may open {login['rolconnlimit']} connections, and a pod needs {CONNECTIONS_A_POD}",
+            f"{name} may open {login['rolconnlimit']} connections, but a pod needs {CONNECTIONS_A_POD}",
             f"as the owner: alter role {name} connection limit {CONNECTIONS_A_POD}",
         )
-    return f"{name} is in likeness_worker, and may do what a pod does and no more"
+    return f"{name} is a member of likeness_worker and has the rights of a pod, no more"
 
 
 def _powers(login: dict[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The buckets: there, called as in the database, private, and writable; and how large a file they take."""
+"""The buckets: they exist, are named as in the database, private and writable; and their upload limits."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from worker.settings import Settings
 from worker.storage.object_store import ObjectStore
 
 TRIAL_PREFIX = "_doctor/"
-"""No owner's, no subject's and no model's keys begin so: no policy shows it to anybody, no pod reads it."""
+"""Keys of owners, subjects and models never begin so: no policy shows these objects, and no pod reads them."""
 
 LARGEST_BYTES = {"bucket_uploads": 100_000_000, "bucket_models": 10_000_000_000}
-"""A 16-megapixel PNG, four times enlarged by an upscaler, and some room; the largest file of FLUX.1."""
-TOO_LITTLE = {
-    "bucket_uploads": ("too little for large pictures", ""),
-    "bucket_models": ("too little for the largest files of base models", ", or keep bases on the pods' disks"),
+"""A 16-megapixel PNG enlarged four times by an upscaler, with a margin; the largest file of FLUX.1."""
+TOO_SMALL = {
+    "bucket_uploads": ("too small for large pictures", ""),
+    "bucket_models": ("too small for the largest files of base models", ", or keep base models on the pods' disks"),
 }
-"""What a lower limit is too little for, and what else helps."""
+"""What a lower limit is too small for, and what else helps."""
 
 
 async def check_storage(report: Report, settings: Settings, database: Database | None) -> ObjectStore | None:
-    """Every bucket on its own. Returns the store; None when its settings are not there or nobody answers."""
+    """Check each bucket. Returns the store; None if settings are missing or no bucket can be reached."""
     names = {name: f"bucket {getattr(settings, name)}" for name in BUCKETS}
     try:
         store = ObjectStore(settings.store_config)
@@ -47,49 +47,49 @@ async def _check_bucket(
 ) -> bool:
     bucket = getattr(settings, name)
     label = f"bucket {bucket}"
-    if not await report.check(label, _found(settings, store, database, name)):
-        report.skip("it cannot be reached", f"{label}, use", f"{label}, limit")
+    if not await report.check(label, _find(settings, store, database, name)):
+        report.skip("the bucket cannot be reached", f"{label}, use", f"{label}, limit")
         return False
     await report.check(f"{label}, use", try_bucket(store, bucket))
     await report.check(f"{label}, limit", _limit(database, bucket, name))
     return True
 
 
-async def _found(settings: Settings, store: ObjectStore, database: Database | None, name: str) -> str:
+async def _find(settings: Settings, store: ObjectStore, database: Database | None, name: str) -> str:
     if database is not None:
-        # First, as a pod does: where the names differ, that is what is wrong, and not that there is no such bucket.
+        # First, as a pod does: if the names differ, that is the problem, not the missing bucket.
         await check_bucket_name(settings, database, name)
     await check_bucket(settings, store, name)
     if database is None:
-        return "there; its name in worker.config is not checked: no database"
-    return "there, and called so in worker.config"
+        return "found; its name in worker.config was not checked: no database"
+    return "found, with the same name in worker.config"
 
 
 async def try_bucket(store: ObjectStore, bucket: str) -> str:
-    """Write, read and delete a small object, and ask for it without keys.
+    """Write, read and delete a small object, and try to read it without keys.
 
-    Raises SettingsError when one of them is refused, or when anybody may read what lies here.
+    Raises SettingsError if the store denies one of them, or if the object can be read without keys.
     """
     key, content = f"{TRIAL_PREFIX}{uuid4()}.txt", uuid4().bytes
     try:
         received, public = await _round_trip(store, bucket, key, content)
     except StorageError as error:
         raise SettingsError(
-            f"a trial object cannot be written, read and deleted: {error.message}",
-            "give the keys of S3_ACCESS_KEY_ID all rights on this bucket",
+            f"writing, reading and deleting a test object failed: {error.message}",
+            "give S3_ACCESS_KEY_ID full rights on this bucket",
         ) from error
     if received != content:
-        raise SettingsError("a trial object came back changed", "look at what stands between here and the store")
+        raise SettingsError("a test object came back changed", "check the proxies between this machine and the store")
     if public:
         raise SettingsError(
-            f"{bucket} is PUBLIC: anybody may read people's files in it, without keys",
-            "make it private at once; on Supabase: Storage → the bucket → Edit → Public off",
+            f"{bucket} is PUBLIC: the files in it can be read without keys",
+            "make it private now; on Supabase: Storage → the bucket → Edit → Public off",
         )
-    return "a trial object was written, read and deleted; nobody reads here without keys"
+    return "a test object was written, read and deleted, and could not be read without keys"
 
 
 async def _round_trip(store: ObjectStore, bucket: str, key: str, content: bytes) -> tuple[bytes, bool]:
-    """What comes back of an object, which is deleted again, and whether it came without keys too."""
+    """Return the content of an object, which is deleted again, and whether it can be read without keys."""
     folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="likeness-doctor-"))
     sent, received = folder / "sent", folder / "received"
     try:
@@ -106,12 +106,12 @@ async def _round_trip(store: ObjectStore, bucket: str, key: str, content: bytes)
 
 
 async def _limit(database: Database | None, bucket: str, name: str) -> str:
-    """Supabase keeps a limit for each bucket in its table; other servers tell none over S3."""
-    look = "look at the store's own settings (Supabase: Storage → Settings has the project's limit)"
+    """Supabase keeps a limit for each bucket in its table; other servers do not report one over S3."""
+    hint = "check the store's own settings (Supabase: the project's limit is in Storage → Settings)"
     if database is None:
         raise CheckSkipped("not checked: no usable database")
     try:
-        # As JSON, because the column is Supabase's alone: a stand-in has none.
+        # As JSON, because only Supabase has the column: the stub of its table does not.
         rows = await database.fetch(
             """select (to_jsonb(bucket) ->> 'file_size_limit')::bigint as bytes,
                       to_jsonb(bucket) ? 'file_size_limit' as kept
@@ -120,18 +120,18 @@ async def _limit(database: Database | None, bucket: str, name: str) -> str:
         )
     except psycopg.errors.InsufficientPrivilege:
         raise CheckSkipped(
-            "not checked: only the database's owner sees upload limits; run this with that URL"
+            "not checked: only the database's owner can read upload limits; run this with the owner's DATABASE_URL"
         ) from None
     except psycopg.errors.UndefinedTable:
         rows = []
     if not rows or not rows[0]["kept"]:
-        raise CheckSkipped("not checked: this store tells no upload limit", look)
+        raise CheckSkipped("not checked: this store does not report an upload limit", hint)
     if rows[0]["bytes"] is None:
-        return f"the bucket has no upload limit of its own; {look}"
+        return f"the bucket has no upload limit of its own; {hint}"
     if rows[0]["bytes"] < LARGEST_BYTES[name]:
-        what, else_ = TOO_LITTLE[name]
+        problem, alternative = TOO_SMALL[name]
         raise CheckWarning(
-            f"takes files up to {rows[0]['bytes'] / 1e6:.0f} MB: {what}",
-            f"on Supabase: Storage → {bucket} → Edit → no file size limit{else_}; {look}",
+            f"accepts files up to {rows[0]['bytes'] / 1e6:.0f} MB: {problem}",
+            f"on Supabase: Storage → {bucket} → Edit → no file size limit{alternative}; {hint}",
         )
-    return f"takes files up to {rows[0]['bytes'] / 1e6:.0f} MB"
+    return f"accepts files up to {rows[0]['bytes'] / 1e6:.0f} MB"

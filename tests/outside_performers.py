@@ -1,0 +1,56 @@
+"""What performs the tasks of `outside_tasks.py`. Only a GPU process may import this."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from typing import cast
+
+from tests.outside_tasks import CountTask, FailTask, Remark, ShoutTask, WhisperTask
+from worker.errors import InvalidInput, WorkerError
+from worker.gpu.messages import Done, Event, Phase, Progress, Work
+from worker.gpu.models import Models
+
+IMPORTED_FOR_A_TASK = "perform" in {frame.name for frame in traceback.extract_stack()}
+"""False when it was imported before the GPU process was ready."""
+
+
+class Refused(WorkerError):
+    """An error of the package's own, with a code that the worker does not know."""
+
+    code = "refused"
+
+
+class Whisper(Event):
+    """Declared by no task."""
+
+
+def count(task: CountTask, models: Models) -> Work:
+    yield Phase(name="counting", stepwise=True)
+    for number in range(1, task.to + 1):
+        yield Remark(about=number)
+        yield Progress(fraction=number / task.to, phase="counting")
+    return {
+        "imported": sorted({"worker.ml.base_models", "diffusers", "transformers"} & set(sys.modules)),
+        "imported_for_a_task": IMPORTED_FOR_A_TASK,
+    }
+
+
+def fail(task: FailTask, models: Models) -> Work:
+    yield Phase(name="failing")
+    raise {
+        "input": InvalidInput("there is nothing to count"),
+        "unknown code": Refused("not today"),
+        "private": RuntimeError(f"{task.private} cannot be read"),
+        "memory": MemoryError(),
+    }[task.error]
+
+
+def whisper(task: WhisperTask, models: Models) -> Work:
+    yield Whisper()
+    return {}
+
+
+def shout(task: ShoutTask, models: Models) -> Work:
+    yield cast(Event, Done(result={}))
+    return {}

@@ -1,0 +1,52 @@
+"""GPU tasks as a package from outside has them: messages alone, without torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from worker.gpu.messages import Event, Task
+
+PERFORMERS = "tests.outside_performers"
+
+
+class Remark(Event):
+    """An event that CountTask declares."""
+
+    about: int
+
+
+class CountTask(Task):
+    """Count to a number, with a Remark at each; `Done.result` also says what the GPU process has imported."""
+
+    performer: ClassVar[str] = f"{PERFORMERS}:count"
+    events: ClassVar[tuple[type[Event], ...]] = (Remark,)
+
+    to: int
+
+
+class FailTask(Task):
+    """Raise what `error` names."""
+
+    performer: ClassVar[str] = f"{PERFORMERS}:fail"
+
+    error: str
+    private: Path = Path("/private/Ada.jpg")
+
+
+class WhisperTask(Task):
+    """Report an event that this task does not declare."""
+
+    performer: ClassVar[str] = f"{PERFORMERS}:whisper"
+
+
+class ShoutTask(Task):
+    """Report what is not an event at all."""
+
+    performer: ClassVar[str] = f"{PERFORMERS}:shout"
+
+
+class BrokenTask(Task):
+    """A task whose performer cannot be imported."""
+
+    performer: ClassVar[str] = "tests.outside_nothing:perform"

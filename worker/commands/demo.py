@@ -1,0 +1,43 @@
+"""`worker demo`: the whole pipeline on one machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from worker.commands.exits import WRONG_SETTINGS
+
+app = typer.Typer()
+
+
+@app.command(epilog="Example: worker demo --photos ~/Pictures/me --keep")
+def demo(
+    photos: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder with at least six photos of you (JPEG, PNG, HEIC), instead of the drawn person.",
+            exists=True,
+            file_okay=False,
+        ),
+    ] = None,
+    output: Annotated[Path, typer.Option(help="Where to write the pictures, the LoRA and summary.json.")] = Path(
+        "demo-output"
+    ),
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep Postgres and the S3 server running for a look around, until Ctrl-C.")
+    ] = False,
+) -> None:
+    """Run the whole pipeline locally, with a tiny model.
+
+    Starts an embedded Postgres and an S3 server, and goes from the INSERT of a job to the pictures of a person who
+    consented. Reads no settings.
+    """
+    try:
+        from worker.demo.run import main as run_demo
+    except ModuleNotFoundError as error:
+        typer.echo(f"demo: {error.name} is not installed; pip install 'likeness-worker[demo]'", err=True)
+        raise typer.Exit(WRONG_SETTINGS) from error
+
+    raise typer.Exit(run_demo(output, photos, keep=keep))

@@ -1,0 +1,82 @@
+"""`worker migrate`: the database's schema, applied or printed."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from worker.commands.exits import FAILED
+from worker.errors import CommandRefused
+
+app = typer.Typer()
+
+
+@app.command(epilog="Example: worker migrate --print --since 2 > supabase/migrations/20260101000000_likeness.sql")
+def migrate(
+    print_sql: Annotated[
+        bool, typer.Option("--print", help="Print one plain SQL file instead of applying it. Needs no database.")
+    ] = False,
+    since: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="N|PACKAGE:N",
+            help="With --print: only numbered migrations after this one, of this project or of a package.",
+        ),
+    ] = None,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PACKAGE", help="Go on without a package that the database has kinds of job of."),
+    ] = None,
+    supabase_stubs: Annotated[
+        bool,
+        typer.Option("--supabase-stubs", help="Plain Postgres only: first create stubs for what Supabase provides."),
+    ] = False,
+    stand_ins: Annotated[
+        bool, typer.Option("--stand-ins", hidden=True, help="The old name of --supabase-stubs.")
+    ] = False,
+) -> None:
+    """Migrate the database to this release. Safe to repeat.
+
+    Includes the SQL of installed packages that bring kinds of job. Reads DATABASE_URL, which must be the URL of the
+    database's owner.
+    """
+    from worker.database import migrate as migrations
+    from worker.database.printed import render
+    from worker.settings import Settings
+
+    if since and not print_sql:
+        raise CommandRefused("--since requires --print; without it, worker migrate applies whatever is missing")
+    if stand_ins:
+        typer.echo("migrate: --stand-ins was renamed --supabase-stubs; the next release removes the old name", err=True)
+        supabase_stubs = True
+    if supabase_stubs and print_sql:
+        raise CommandRefused("--supabase-stubs changes the database and cannot be combined with --print")
+    try:
+        if print_sql:
+            number, numbers_of = _read_since(since or [])
+            sys.stdout.write(render(number, since_of=numbers_of, without=without or ()))
+            return
+        url = Settings.load(storage=False).database_url.get_secret_value()
+        if supabase_stubs and not migrations.install_supabase_stubs(url):
+            typer.echo("No stubs were created: auth.users already exists.")
+        names = migrations.migrate(url, without=without or ())
+    except migrations.MigrationError as error:
+        typer.echo(f"migrate: {error}", err=True)
+        raise typer.Exit(FAILED) from error
+    typer.echo("Applied: " + ", ".join(names) if names else "Up to date: nothing to apply.")
+
+
+def _read_since(given: list[str]) -> tuple[int, dict[str, int]]:
+    """Return the number for this project (0 without one), and those of packages. Raises CommandRefused."""
+    number, numbers_of = 0, {}
+    for item in given:
+        package, _, digits = item.rpartition(":")
+        if not digits.isdecimal():
+            raise CommandRefused(f"--since {item} must be a number, or a package and a number, such as likeness-echo:1")
+        if package:
+            numbers_of[package] = int(digits)
+        else:
+            number = int(digits)
+    return number, numbers_of

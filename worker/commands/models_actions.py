@@ -1,0 +1,125 @@
+"""What `worker models` pull, push, list and import do, with their progress and results on the console."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from worker.console import console, table
+from worker.errors import CommandRefused, StorageError, WorkerError
+from worker.models.importing import import_files
+from worker.models.overview import COLUMNS, collect_inventory
+from worker.models.pull import Pull
+from worker.models.push import Push, Pushed
+from worker.settings import Settings
+from worker.storage.object_store import ObjectStore
+
+
+def pull(settings: Settings, repo: str, slug: str, revision: str | None) -> None:
+    """Download a base from a hub into MODELS_DIR. Raises CommandRefused."""
+    token = settings.hf_token.get_secret_value() if settings.hf_token else None
+    with _refusals(settings.models_dir):
+        pulling = Pull(settings.models_dir, slug, repo, revision, token)
+        with pulling.alone():
+            repository = pulling.look_up()
+            size = f"{len(repository.files)} files, {repository.size_bytes / 1e9:.2f} GB"
+            typer.echo(f"{repo} at {repository.commit[:12]}: {size}")
+            typer.echo(f"Licence: {_licence(repository.licence, repository.licence_link)}")
+            with _progress(f"Downloading {slug}", repository.size_bytes) as bar:
+                pulling.run(repository, bar.advance)
+    typer.echo(f"{slug} is in {settings.models_dir}. To share it with all pods: worker models push {slug}")
+
+
+def push(settings: Settings, slug: str) -> None:
+    """Upload a model to the bucket. Raises CommandRefused."""
+    with _refusals(settings.models_dir):
+        pushed = asyncio.run(_push(settings, slug))
+    already = pushed.size_bytes - pushed.sent_bytes
+    typer.echo(
+        f"{slug} is in the bucket {settings.bucket_models}: {pushed.sent_bytes / 1e9:.2f} GB sent, "
+        f"{already / 1e9:.2f} GB were already there. Pods find it within half a minute."
+    )
+
+
+def import_(
+    settings: Settings, slug: str, files: Mapping[str, Path], tokenizers: Path | None, configs: Path | None
+) -> None:
+    """Create a model in MODELS_DIR from single files. Raises CommandRefused."""
+    with _refusals(settings.models_dir):
+        manifest = import_files(settings.models_dir, slug, files, tokenizers, configs)
+    typer.echo(f"{slug} is in {settings.models_dir}: {len(manifest.files)} files, {manifest.size_bytes / 1e9:.2f} GB.")
+    typer.echo(
+        f"Single files do not name their licence: look it up. To share it with all pods: worker models push {slug}"
+    )
+
+
+def list_(settings: Settings, *, thorough: bool) -> None:
+    """Print the table. Raises CommandRefused at the end if a model is damaged."""
+    shown = console()
+    with _refusals(settings.models_dir):
+        overview = collect_inventory(settings, thorough=thorough)
+    table(shown, f"Models in {settings.models_dir} and {settings.bucket_models}", COLUMNS, overview.rows, "none")
+    for note in overview.notes:
+        shown.print(note)
+    if overview.damaged:
+        raise CommandRefused(
+            f"damaged: {', '.join(overview.damaged)}; on this disk, a pod downloads it again when it is next used; "
+            "in the bucket, `worker models push` replaces it"
+        )
+
+
+async def _push(settings: Settings, slug: str) -> Pushed:
+    store = ObjectStore(settings.store_config)
+    pushing = Push(settings.models_dir, slug, store, settings.bucket_models)
+    try:
+        typer.echo(f"Checking {slug} …")
+        manifest = await pushing.describe()
+        with _progress(f"Uploading {slug}", manifest.size_bytes) as bar:
+            return await pushing.run(manifest, bar.advance)
+    except StorageError as error:
+        raise CommandRefused(f"{error.message}; run the command again: it continues where it stopped") from error
+    finally:
+        await store.close()
+
+
+class Bar:
+    """A progress bar of bytes, on standard error."""
+
+    def __init__(self, progress: Progress, title: str, size_bytes: int) -> None:
+        self._progress = progress
+        self._task = progress.add_task(title, total=size_bytes)
+
+    def advance(self, size_bytes: int) -> None:
+        self._progress.advance(self._task, size_bytes)
+
+
+@contextmanager
+def _progress(title: str, size_bytes: int) -> Iterator[Bar]:
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
+        yield Bar(progress, title, size_bytes)
+
+
+@contextmanager
+def _refusals(models_dir: Path) -> Iterator[None]:
+    """Raise CommandRefused for errors that end a job elsewhere, and for those of the disk."""
+    try:
+        yield
+    except WorkerError as error:
+        raise CommandRefused(error.message) from error
+    except OSError as error:
+        not_ours = isinstance(error, PermissionError | NotADirectoryError | FileExistsError)
+        hint = "; set MODELS_DIR to a folder of your own" if not_ours else ""
+        raise CommandRefused(f"{error.filename or models_dir}: {error.strerror}{hint}") from error
+
+
+def _licence(name: str | None, link: str | None) -> str:
+    if name is None:
+        return "the repository names none; look it up before you use the model"
+    return f"{name} ({link})" if link else name

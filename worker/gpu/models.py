@@ -1,0 +1,45 @@
+"""The models that stay loaded in the GPU process from task to task, offered to whatever performs a task."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from worker import errors
+
+if TYPE_CHECKING:
+    from worker.ml.base_models import Base, Resident
+    from worker.ml.upscale import Upscaler
+
+
+class Models:
+    """`ml` is imported when the first base or upscaler is asked for: a task that needs neither loads no diffusers."""
+
+    def __init__(self) -> None:
+        self._bases: Resident | None = None
+        self._upscalers: dict[Path, Upscaler] = {}
+
+    def base(self, folder: Path) -> Base:
+        """Return a loaded base model. Raises ModelMissing when the folder is not one that can be used."""
+        from worker.ml.base_models import Resident
+        from worker.ml.errors import ModelUnreadable
+
+        self._bases = self._bases or Resident()
+        try:
+            return self._bases.get(folder)
+        except ModelUnreadable as error:
+            raise errors.ModelMissing(f"this pod cannot use the base model {folder.name}; its log says why") from error
+
+    def upscaler(self, path: Path) -> Upscaler:
+        """Return a loaded upscaler. Raises ModelMissing when the file is not one that can be used."""
+        from worker.ml import upscale
+        from worker.ml.errors import ModelUnreadable
+
+        if path not in self._upscalers:
+            try:
+                self._upscalers[path] = upscale.load(path)
+            except ModelUnreadable as error:
+                raise errors.ModelMissing(
+                    f"this pod cannot use the upscaler {path.parent.name}; its log says why"
+                ) from error
+        return self._upscalers[path]

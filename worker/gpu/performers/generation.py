@@ -1,0 +1,99 @@
+"""Draw and upscale the pictures of a GenerateTask."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from worker.gpu.messages import Event, Phase, Progress, Work
+from worker.gpu.models import Models
+from worker.gpu.tasks.generation import GenerateTask
+from worker.ml import generate as pictures
+from worker.ml.base_models import Base
+from worker.ml.phases import Phase as MlPhase
+from worker.ml.upscale import Upscaler
+
+
+@dataclass
+class Drawn:
+    """What was drawn, before it is upscaled."""
+
+    resolved: dict[str, Any] = field(default_factory=dict)
+    pictures: list[pictures.Picture] = field(default_factory=list)
+    steps: int = 0
+    """Over all pictures."""
+
+
+def generate(task: GenerateTask, models: Models) -> Work:
+    """Do a GenerateTask."""
+    yield Phase(name="loading the models")
+    upscaler = models.upscaler(task.upscaler)  # first, so that the base's memory plan counts it
+    base = models.base(task.base)
+    on_gpu = base.device.type == "cuda"
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats(base.device)
+    drawn = yield from _draw(base, task)
+    upscaled = yield from _upscale(drawn, upscaler, task.workdir)
+    return {
+        "pictures": upscaled,
+        "resolved": drawn.resolved,
+        "peak_gib": torch.cuda.max_memory_allocated(base.device) / 2**30 if on_gpu else None,
+        "memory_plan": base.memory_plan,
+    }
+
+
+def _draw(base: Base, task: GenerateTask) -> Generator[Event, None, Drawn]:
+    request = pictures.PictureRequest(
+        **task.model_dump(exclude={"base", "loras", "upscaler", "workdir"}),
+        loras=tuple(pictures.LoraUse(lora.path, lora.scale) for lora in task.loras),
+    )
+    drawn = Drawn()
+    with closing(cast(Generator[Any, None, None], pictures.generate(base, request))) as drawing:
+        for event in drawing:
+            match event:
+                case pictures.Resolved():
+                    drawn.resolved = asdict(event)
+                case MlPhase(name=name):
+                    yield Phase(name=name, stepwise=name == "drawing")
+                case pictures.Step(index, total):
+                    drawn.steps = total
+                    metrics: dict[str, float | None] = {"step": index, "steps": total}
+                    yield Progress(fraction=index / (total + task.num_images), phase="drawing", metrics=metrics)
+                case pictures.Picture():
+                    drawn.pictures.append(event)
+    return drawn
+
+
+def _upscale(drawn: Drawn, upscaler: Upscaler, workdir: Path) -> Generator[Event, None, list[dict[str, Any]]]:
+    """Upscale every picture and leave it in `workdir`, raw and upscaled.
+
+    For the progress a step is one unit of work and so is an upscaled picture: close enough for a bar that never goes
+    back.
+    """
+    yield Phase(name="upscaling")
+    work = drawn.steps + len(drawn.pictures)
+    made: list[dict[str, Any]] = []
+    for picture in drawn.pictures:
+        raw, upscaled = (workdir / f"{kind}_{picture.index}.npy" for kind in ("raw", "upscaled"))
+        pixels = upscaler.upscale(picture.pixels)
+        np.save(raw, picture.pixels)
+        np.save(upscaled, pixels)
+        height, width, _ = pixels.shape
+        made.append(
+            {
+                "index": picture.index,
+                "seed": picture.seed,
+                "raw": raw,
+                "upscaled": upscaled,
+                "width": width,
+                "height": height,
+            }
+        )
+        yield Progress(fraction=(drawn.steps + len(made)) / work, phase="upscaling")
+    return made

@@ -1,0 +1,84 @@
+"""Train a LoRA for a TrainTask."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import asdict
+
+from worker.gpu.messages import CheckpointSaved, Event, Phase, Progress, Work
+from worker.gpu.models import Models
+from worker.gpu.tasks.training import LoraSettings, PhotosSkipped, SkippedPhoto, TrainTask
+from worker.ml import train_lora
+from worker.ml.architectures.architecture import TrainingDefaults
+from worker.ml.batches import Photo
+from worker.ml.phases import Phase as MlPhase
+
+MlEvent = train_lora.PhotosSkipped | MlPhase | train_lora.Step | train_lora.Checkpoint
+
+
+def train(task: TrainTask, models: Models) -> Work:
+    """Do a TrainTask."""
+    yield Phase(name="loading the models")
+    base = models.base(task.base)
+    config = _config(task.config, base.architecture.training_defaults)
+    trained = yield from _reported(
+        train_lora.train(
+            base,
+            [Photo(photo.path, photo.caption, photo.class_caption, photo.refused) for photo in task.photos],
+            config,
+            workdir=task.workdir,
+            metadata=task.metadata,
+            resume_from=task.resume_from,
+            checkpoint_every_s=task.checkpoint_every_s,
+            fewest_photos=task.min_photos,
+        )
+    )
+    resolved = asdict(config) | {"steps": trained.steps}
+    return asdict(trained) | {"resolved": resolved, "memory_plan": base.memory_plan}
+
+
+def _config(asked: LoraSettings, defaults: TrainingDefaults) -> train_lora.LoraConfig:
+    """Fill in the family's settings where the task leaves them open; `ml` finds the number of steps by the photos."""
+    family = {
+        "rank": defaults.rank,
+        "learning_rate": defaults.learning_rate,
+        "resolution": defaults.resolution,
+        "batch_size": defaults.batch_size,
+        "caption_dropout": defaults.caption_dropout,
+        "preservation": defaults.preservation,
+    }
+    return train_lora.LoraConfig(**family | asked.model_dump(exclude_none=True))
+
+
+def _reported(
+    training: Generator[MlEvent, None, train_lora.TrainedLora],
+) -> Generator[Event, None, train_lora.TrainedLora]:
+    """Yield the messages for what the training yields; return what it returns."""
+    with closing(training):
+        while True:
+            try:
+                event = next(training)
+            except StopIteration as end:
+                trained: train_lora.TrainedLora = end.value
+                return trained
+            yield _message(event)
+
+
+def _message(event: MlEvent) -> Event:
+    match event:
+        case MlPhase(name=name):
+            return Phase(name=name, stepwise=name == "training")
+        case train_lora.PhotosSkipped(skipped, summary):
+            photos = [SkippedPhoto(path=photo.path, reason=photo.reason) for photo in skipped]
+            return PhotosSkipped(photos=photos, summary=summary)
+        case train_lora.Step(index, total, loss, learning_rate):
+            metrics: dict[str, float | None] = {
+                "step": index,
+                "steps": total,
+                "loss": loss,
+                "learning_rate": learning_rate,
+            }
+            return Progress(fraction=index / total, phase="training", metrics=metrics)
+        case train_lora.Checkpoint(step, path):
+            return CheckpointSaved(step=step, path=path)

@@ -1,0 +1,41 @@
+"""Draw pictures and upscale each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import Field
+
+from worker.gpu.messages import Message, Task
+
+
+class LoraFile(Message):
+    """One LoRA to draw with."""
+
+    path: Path
+    scale: float = 1.0
+
+
+class GenerateTask(Task):
+    """Draw pictures and upscale each. None leaves a setting to the base.
+
+    `Done.result`: `pictures`, a list of {index, seed, raw, upscaled, width, height} where raw and upscaled
+    are .npy files of uint8 (H, W, 3) and width and height those of the upscaled picture; `resolved`, the
+    settings with the base's defaults filled in; `seconds` a phase; `peak_gib`; `memory_plan`.
+    """
+
+    performer: ClassVar[str] = "worker.gpu.performers.generation:generate"
+
+    base: Path
+    prompt: str
+    negative_prompt: str | None = None
+    width: int | None = None
+    height: int | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    seed: int
+    num_images: int = 1
+    loras: list[LoraFile] = Field(default_factory=list)
+    upscaler: Path
+    workdir: Path

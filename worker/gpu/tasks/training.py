@@ -1,0 +1,72 @@
+"""Train a LoRA."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import Field
+
+from worker.gpu.messages import Event, Message, Task
+
+
+class SkippedPhoto(Message):
+    """A photo that cannot be trained on."""
+
+    path: Path
+    """As in the task."""
+    reason: str
+
+
+class PhotosSkipped(Event):
+    """The training goes on without these photos."""
+
+    photos: list[SkippedPhoto]
+    summary: str
+    """For the app's user: how many of how many, and the first few by name."""
+
+
+class PhotoFile(Message):
+    """One training photo on disk."""
+
+    path: Path
+    caption: str
+    class_caption: str | None = None
+    """The caption with the class in the person's place."""
+    refused: str | None = None
+    """What is wrong with it, where the worker did not fetch it: "too large (…)"."""
+
+
+class LoraSettings(Message):
+    """How to train. None leaves a setting to the base's family (`Architecture.training_defaults`)."""
+
+    steps: int | None = None
+    rank: int | None = None
+    learning_rate: float | None = None
+    resolution: int | None = None
+    batch_size: int | None = None
+    preservation: float | None = None
+    seed: int = 0
+
+
+class TrainTask(Task):
+    """Train one LoRA; reports CheckpointSaved and PhotosSkipped.
+
+    `Done.result`: the fields of `ml.train_lora.TrainedLora`; `resolved`, the settings with the family's
+    defaults filled in; `seconds` a phase; `memory_plan`.
+    """
+
+    performer: ClassVar[str] = "worker.gpu.performers.training:train"
+    events: ClassVar[tuple[type[Event], ...]] = (PhotosSkipped,)
+
+    base: Path
+    photos: list[PhotoFile]
+    """A path where there is no file is a photo that is missing: reported and left out like one that is damaged."""
+    min_photos: int = 1
+    """With fewer that can be used the task fails."""
+    config: LoraSettings = LoraSettings()
+    workdir: Path
+    metadata: dict[str, str] = Field(default_factory=dict)
+    """Written to the LoRA file's header; never a person's name."""
+    resume_from: Path | None = None
+    checkpoint_every_s: float = 120.0

@@ -1,0 +1,55 @@
+"""The sweep: deletes from storage what ended attempts left, a hundred objects at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+import structlog
+
+from worker.database.pool import Database
+from worker.database.transient import suppress_transient_errors
+from worker.errors import StorageError
+from worker.storage.object_store import ObjectStore
+
+log = structlog.get_logger()
+
+SWEEP_LIMIT = 100
+UNFINISHED_UPLOAD_AGE = timedelta(0)
+"""An unfinished upload to a deletable key belongs to an attempt that has ended, so it is aborted whatever its age."""
+
+
+class Sweep:
+    """Sweeps on request: after a tick that found objects to delete."""
+
+    def __init__(self, database: Database, store: ObjectStore) -> None:
+        self._database = database
+        self._store = store
+        self._requested = asyncio.Event()
+
+    def request(self) -> None:
+        """Sweep as soon as the sweep before has ended."""
+        self._requested.set()
+
+    async def run(self) -> None:
+        """Sweep whenever that is requested; never returns."""
+        while True:
+            await self._requested.wait()
+            self._requested.clear()
+            with suppress_transient_errors("sweep.failed", StorageError):
+                await self._sweep()
+
+    async def _sweep(self) -> None:
+        # The objects were marked as deletable and committed before; claimed ones are offered again in a minute.
+        claimed = await self._database.call_once("claim_deletable_objects", SWEEP_LIMIT)
+        for bucket in {item["bucket"] for item in claimed}:
+            items = [item for item in claimed if item["bucket"] == bucket]
+            try:
+                await self._store.delete(bucket, [item["key"] for item in items])
+                for item in items:
+                    await self._store.abort_uploads(bucket, item["key"], UNFINISHED_UPLOAD_AGE)
+            except StorageError as error:
+                log.warning("sweep.failed", bucket=bucket, code=error.code, error=error.message)
+                continue
+            await self._database.call("mark_objects_deleted", [item["id"] for item in items])
+            log.info("garbage.deleted", bucket=bucket, objects=len(items))

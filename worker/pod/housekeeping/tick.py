@@ -1,0 +1,37 @@
+"""The tick: `worker.tick`, called every 2 s by the two pods that the database chose."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from worker.database.pool import Database
+from worker.database.transient import suppress_transient_errors
+
+TICK_EVERY_S = 2.0
+
+
+class Tick:
+    """Ticks while this pod is chosen to; every answer to a heartbeat or registration says whether it is."""
+
+    def __init__(self, database: Database, on_garbage: Callable[[], None]) -> None:
+        """`on_garbage` is called after a tick that found objects to delete from storage."""
+        self._database = database
+        self._on_garbage = on_garbage
+        self._chosen = asyncio.Event()
+
+    def set_chosen(self, chosen: bool) -> None:
+        """Begin or cease to tick."""
+        if chosen:
+            self._chosen.set()
+        else:
+            self._chosen.clear()
+
+    async def run(self) -> None:
+        """Tick whenever this pod is chosen; never returns."""
+        while True:
+            await self._chosen.wait()
+            with suppress_transient_errors("tick.failed"):
+                if await self._database.call_once("tick"):
+                    self._on_garbage()
+            await asyncio.sleep(TICK_EVERY_S)
