@@ -172,7 +172,7 @@ begin
   exception when data_exception then
     -- Else every pod would fail over it, again and again.
     v_inputs_error := array['invalid_input', 'the request cannot be read: ' || sqlerrm];
-  when others then
+  when others or assert_failure then
     if worker.is_transient(sqlstate) then
       raise;
     end if;
@@ -320,15 +320,15 @@ begin
     perform worker.finish_job(p_kind, v_job, 'failed', 'consent_denied', v_error, p_gpu_seconds);
     return 'consent_denied';
   end if;
-  if worker.result_error(p_kind, v_job, p_result) is not null then
-    return 'invalid';
-  end if;
   begin
+    if worker.result_error(p_kind, v_job, p_result) is not null then
+      return 'invalid';
+    end if;
     update worker.staged_objects set state = 'published'
     where kind = p_kind and job_id = p_id and attempt = p_attempt and state = 'staged'
       and key in (select worker.result_keys(p_kind, p_result));
     v_result := worker.publish(p_kind, v_job, p_result);
-  exception when others then
+  exception when others or assert_failure then
     if worker.is_transient(sqlstate) then
       raise;
     end if;

@@ -42,18 +42,20 @@ language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 begin
   if worker.has_hook(p_kind, 'named_keys') then
-    return query execute format('select * from %s($1)', worker.hook(p_kind, 'named_keys')) using p_job;
+    -- A rule that is NULL would be equal to none and different from none: such a key would be checked by nothing.
+    return query execute format('select column_name, key, coalesce(rule, ''none'') from %s($1)', worker.hook(p_kind, 'named_keys')) using p_job;
   end if;
 end $$;
 comment on function worker.named_keys is 'Every object key and LoRA that a job names, with the rule each must keep. Default: none.';
 
--- screens: prompt or negative_prompt.
+-- screens: negative_prompt, or prompt, which is stricter and what everything else counts as.
 create or replace function worker.texts(p_kind text, p_job jsonb) returns table (column_name text, words text, screens text)
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 begin
   if worker.has_hook(p_kind, 'texts') then
-    return query execute format('select * from %s($1)', worker.hook(p_kind, 'texts')) using p_job;
+    return query execute format('select column_name, words, case screens when ''negative_prompt'' then screens else ''prompt'' end from %s($1)',
+                                worker.hook(p_kind, 'texts')) using p_job;
   end if;
 end $$;
 comment on function worker.texts is 'The words of a job that reach a model, in the order in which they are screened. Default: none.';
@@ -169,7 +171,7 @@ begin
   end if;
   if v_prefix is null or not v_prefix like format('_%%/%s/%s/', p_job ->> 'id', p_attempt) or v_prefix like '%..%' then
     raise exception 'kind %: prefix % must end in /%/%/', p_kind, coalesce(quote_literal(v_prefix), 'null'), p_job ->> 'id', p_attempt
-      using errcode = '22023', hint = format('%s returns the beginning of every key that an attempt may write.', worker.hook(p_kind, 'prefix'));
+      using errcode = '39000', hint = format('%s returns the beginning of every key that an attempt may write.', worker.hook(p_kind, 'prefix'));
   end if;
   return v_prefix;
 end $$;

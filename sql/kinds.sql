@@ -60,7 +60,7 @@ begin
     select found.oid::regprocedure::text as signature, substr(found.proname, length(p_kind) + 3) as hook, known.arguments, known.result,
       found.proargtypes = '' and known.arguments = '' or oidvectortypes(found.proargtypes) = known.arguments as takes_these,
       pg_get_function_result(found.oid) as returns, found.provolatile = 'v' as writes, known.may_write, found.prosecdef as is_definer,
-      coalesce('search_path=pg_catalog, pg_temp' = any (found.proconfig), false) as has_search_path
+      found.proconfig is not distinct from array['search_path=pg_catalog, pg_temp'] as has_search_path
     from pg_catalog.pg_proc found left join worker.hook_signatures() known on known.hook = substr(found.proname, length(p_kind) + 3)
     where found.pronamespace = 'worker'::regnamespace and starts_with(found.proname, p_kind || '__')
     order by 1
@@ -68,14 +68,14 @@ begin
     if v_hook.result is null then
       raise exception 'kind %: % is not a hook', p_kind, v_hook.signature
         using errcode = '22023', hint = 'Hooks: ' || (select string_agg(hook, ', ' order by hook) from worker.hook_signatures());
-    elsif not v_hook.takes_these or v_hook.returns <> v_hook.result then
+    elsif not v_hook.takes_these or v_hook.returns is distinct from v_hook.result then  -- NULL: a procedure or an aggregate
       raise exception 'kind %: hook % must take (%) and return %, not %', p_kind, v_hook.signature, v_hook.arguments, v_hook.result, v_hook.returns
         using errcode = '22023';
     elsif v_hook.writes <> v_hook.may_write then
       raise exception 'kind %: hook % must be %', p_kind, v_hook.signature, case when v_hook.may_write then 'volatile' else 'stable or immutable' end
         using errcode = '22023';
     elsif v_hook.is_definer or not v_hook.has_search_path then
-      raise exception 'kind %: hook % must be security invoker with search_path = pg_catalog, pg_temp', p_kind, v_hook.signature using errcode = '22023';
+      raise exception 'kind %: hook % must be security invoker with search_path = pg_catalog, pg_temp and no other setting', p_kind, v_hook.signature using errcode = '22023';
     end if;
     v_hooks := v_hooks || v_hook.hook;
   end loop;
@@ -99,12 +99,20 @@ begin
       select from pg_catalog.pg_attribute own
       where own.attrelid = p_table::regclass and own.attname = template.attname and own.atttypid = template.atttypid
         and own.attnotnull = template.attnotnull and own.atthasdef = template.atthasdef and not own.attisdropped);
+  if v_missing is null then
+    select string_agg(pg_get_constraintdef(template.oid), ', ' order by template.conname) into v_missing
+    from pg_catalog.pg_constraint template
+    where template.conrelid = 'worker.life_cycle'::regclass and template.contype in ('c', 'p')
+      and not exists (
+        select from pg_catalog.pg_constraint own
+        where own.conrelid = p_table::regclass and pg_get_constraintdef(own.oid) = pg_get_constraintdef(template.oid));
+  end if;
   if v_missing is not null then
     raise exception 'kind %: table % lacks % of the life cycle', p_kind, p_table, v_missing
       using errcode = '22023', hint = 'Create it with (like worker.life_cycle including all, …).';
   end if;
 end $$;
-comment on function worker.check_life_cycle is 'Raise unless a table has every column of the life cycle as its template has it.';
+comment on function worker.check_life_cycle is 'Raise unless a table has every column and constraint of the life cycle as its template has it.';
 
 -- A kind cannot forget a person: a column that could name one, or words that reach a model, is declared or refused. Asked with
 -- a request that fills every such column.
@@ -150,7 +158,10 @@ declare
   v_known worker.job_kinds;
 begin
   select * into v_known from worker.job_kinds where kind = p_kind;
-  if v_known.kind is not null and v_known.package is distinct from v_package then
+  -- One spelling for each table: the kinds, and what is meant for apps (public), are told apart by it.
+  if p_table is null or p_table !~ '^[a-z_][a-z0-9_]*\.[a-z_][a-z0-9_]*$' then
+    raise exception 'kind %: table % must be written schema.table, in plain lower case', p_kind, coalesce(quote_literal(p_table), 'null') using errcode = '22023';
+  elsif v_known.kind is not null and v_known.package is distinct from v_package then
     raise exception 'kind % is already that of %', p_kind, coalesce('package ' || v_known.package, 'the core') using errcode = '42710';
   elsif exists (select from worker.job_kinds where table_name = p_table and kind <> p_kind) then
     raise exception 'kind %: table % is already that of kind %', p_kind, p_table, (select kind from worker.job_kinds where table_name = p_table)
@@ -165,25 +176,12 @@ comment on function worker.check_registration is 'Raise unless a kind and its ta
 
 -- ------------------------------------------------------------------------------------------------------------ registering
 
--- Every migration runs it again.
-create or replace function worker.register_job_table(
-  p_kind text, p_table text, p_purpose text, p_subject_required boolean, p_slot text, p_max_runtime interval
-) returns void
+create or replace function worker.make_job_table(p_kind text, p_table text) returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_name text := split_part(p_table, '.', 2);
 begin
-  perform worker.check_registration(p_kind, p_table, p_purpose);
-  insert into worker.job_kinds (kind, table_name, purpose, subject_required, slot, max_runtime, package, hooks, uses_base)
-  values (p_kind, p_table, p_purpose, p_subject_required, p_slot, p_max_runtime,
-          nullif(current_setting('worker.package', true), ''), worker.check_hooks(p_kind),
-          exists (select from worker.request_columns(p_table) where column_name = 'base'))
-  on conflict (kind) do update set table_name = excluded.table_name, purpose = excluded.purpose,
-    subject_required = excluded.subject_required, slot = excluded.slot, hooks = excluded.hooks, uses_base = excluded.uses_base;
-  perform worker.check_columns(p_kind, p_table);
-  delete from worker.kind_policies where kind = p_kind;
-  delete from worker.kind_grants where kind = p_kind;
   if not exists (select from pg_catalog.pg_constraint where conrelid = p_table::regclass and conname = v_name || '_subject_id_fkey') then
     execute format('alter table %s add constraint %I foreign key (subject_id) references public.subjects (id)', p_table, v_name || '_subject_id_fkey');
   end if;
@@ -203,12 +201,62 @@ begin
     end if;
   end if;
 end $$;
+comment on function worker.make_job_table is 'Give a table what every job table has: keys, indexes, triggers, grants, row-level security, Realtime. Idempotent.';
+
+-- Every migration runs it again.
+create or replace function worker.register_job_table(
+  p_kind text, p_table text, p_purpose text, p_subject_required boolean, p_slot text, p_max_runtime interval
+) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform worker.check_registration(p_kind, p_table, p_purpose);
+  insert into worker.job_kinds (kind, table_name, purpose, subject_required, slot, max_runtime, package, hooks, uses_base)
+  values (p_kind, p_table, p_purpose, p_subject_required, p_slot, p_max_runtime,
+          nullif(current_setting('worker.package', true), ''), worker.check_hooks(p_kind),
+          exists (select from worker.request_columns(p_table) where column_name = 'base'))
+  on conflict (kind) do update set table_name = excluded.table_name, purpose = excluded.purpose,
+    subject_required = excluded.subject_required, slot = excluded.slot, hooks = excluded.hooks, uses_base = excluded.uses_base;
+  perform worker.check_columns(p_kind, p_table);
+  delete from worker.kind_policies where kind = p_kind;
+  delete from worker.kind_grants where kind = p_kind;
+  perform worker.make_job_table(p_kind, p_table);
+end $$;
 comment on function worker.register_job_table is
-  'Make a table a job table: checks, hooks, keys, triggers, grants, Realtime. Idempotent. Policies and grants are declared after it.';
+  'Make a table a job table: checks, hooks, and what every job table has. Idempotent. Policies and grants are declared after it.';
+
+-- rights.sql calls it when all files have run: one that came after the registration may have changed a hook, a column or a trigger.
+create or replace function worker.check_kinds() returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_kind worker.job_kinds;
+begin
+  for v_kind in select * from worker.live_kinds() order by kind loop
+    if v_kind.package is not null and v_kind.purpose is null then
+      raise exception 'kind %: package % took its purpose away', v_kind.kind, v_kind.package using errcode = '22023';
+    end if;
+    perform worker.check_life_cycle(v_kind.kind, v_kind.table_name);
+    update worker.job_kinds set hooks = worker.check_hooks(kind),
+      uses_base = exists (select from worker.request_columns(table_name) where column_name = 'base')
+    where kind = v_kind.kind;
+    perform worker.check_columns(v_kind.kind, v_kind.table_name);
+    perform worker.make_job_table(v_kind.kind, v_kind.table_name);
+  end loop;
+end $$;
+comment on function worker.check_kinds is 'Check every kind of job again, and set its table right.';
 
 create or replace function worker.declare_policy(p_kind text, p_name text, p_command text, p_condition text) returns void
-language sql volatile set search_path = pg_catalog, pg_temp
-as $$ insert into worker.kind_policies (kind, policy_name, command, condition) values (p_kind, p_name, p_command, p_condition) $$;
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_rows refcursor;
+begin
+  -- A cursor takes one statement: a condition that ended the policy and began another statement would run later, unseen.
+  open v_rows for execute format('select from %s where (%s)', worker.table_of(p_kind), p_condition);
+  close v_rows;
+  insert into worker.kind_policies (kind, policy_name, command, condition) values (p_kind, p_name, p_command, p_condition);
+end $$;
 comment on function worker.declare_policy is
   'Declare a policy on a kind''s table for authenticated: its name, select or insert, and its condition. rls.sql creates it.';
 

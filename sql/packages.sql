@@ -1,6 +1,7 @@
 -- Kinds of job that an installed package brings: its SQL files run one by one, and none may change what is not its own.
 
--- Everything that a package could change, in one line each. An object that belongs to a table names it in parent.
+-- Everything that a package could change, in one line each. parent is what an object belongs to: a table, a package, or
+-- something of which no package owns a part.
 create or replace function worker.catalog_objects() returns table (object text, parent text, definition text)
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -18,7 +19,7 @@ as $$
   from pg_catalog.pg_proc found join schemas on schemas.oid = pronamespace
   union all
   select 'relation ' || name, null,
-    md5(concat_ws(' ', relkind, relowner::regrole, relacl::text, relrowsecurity, relforcerowsecurity, reloptions::text,
+    md5(concat_ws(' ', relkind, relpersistence, relreplident, relowner::regrole, relacl::text, relrowsecurity, relforcerowsecurity, reloptions::text,
                   case when relkind in ('v', 'm') then pg_get_viewdef(relations.oid) end))
   from relations
   union all
@@ -43,27 +44,70 @@ as $$
     concat_ws(' ', polcmd, polpermissive, polroles::text, pg_get_expr(polqual, polrelid), pg_get_expr(polwithcheck, polrelid))
   from relations join pg_catalog.pg_policy on polrelid = relations.oid
   union all
+  -- By what this transaction wrote, so that rows of others do not count; TRUNCATE gives a table a new file.
+  select 'rows of ' || name, name, concat_ws(' ',
+    case when name not in ('public.presets', 'worker.base_models') then pg_stat_get_xact_tuples_inserted(oid) end,
+    case when name <> 'worker.base_models' then pg_stat_get_xact_tuples_updated(oid) end,
+    pg_stat_get_xact_tuples_deleted(oid), pg_relation_filenode(oid))
+  from relations
+  where relkind = 'r' and name not in ('worker.job_kinds', 'worker.kind_policies', 'worker.kind_grants')
+  union all
+  -- A child's rows are read as the parent's.
+  select 'inheritance ' || inhrelid::regclass || ' of ' || name, name, null from relations join pg_catalog.pg_inherits on inhparent = relations.oid
+  union all
+  select 'publication ' || pubname || ' of ' || name, name, null
+  from pg_catalog.pg_publication_tables join relations on name = format('%I.%I', schemaname, tablename)
+  union all
+  select 'type ' || pg_type.oid::regtype, null, concat_ws(' ', typowner::regrole, typacl::text, typdefault, typnotnull, format_type(typbasetype, typtypmod),
+    (select string_agg(enumlabel, ',' order by enumsortorder) from pg_catalog.pg_enum where enumtypid = pg_type.oid),
+    (select string_agg(pg_get_constraintdef(oid), ',' order by conname) from pg_catalog.pg_constraint where contypid = pg_type.oid))
+  from pg_catalog.pg_type join schemas on schemas.oid = typnamespace where typtype in ('e', 'd', 'r')
+  union all
+  -- What is in no schema of ours and yet reaches every call.
+  select 'function in pg_catalog ' || oid::regprocedure, 'the database', null from pg_catalog.pg_proc
+  where pronamespace = 'pg_catalog'::regnamespace and oid >= 16384
+  union all
+  select 'cast ' || castsource::regtype || ' to ' || casttarget::regtype, 'the database', concat_ws(' ', castfunc::regprocedure, castcontext, castmethod)
+  from pg_catalog.pg_cast where oid >= 16384
+  union all
+  select 'extension ' || extname, 'the database', extversion from pg_catalog.pg_extension
+  union all
   select 'event trigger ' || evtname, 'the database', concat_ws(' ', evtevent, evtfoid::regprocedure, evtenabled) from pg_catalog.pg_event_trigger
+  union all
+  select 'publication ' || pubname, 'the database', to_jsonb(pg_publication)::text from pg_catalog.pg_publication
   union all
   select concat_ws(' ', 'default privileges', defaclrole::regrole, defaclnamespace::regnamespace, defaclobjtype), 'the database', defaclacl::text
   from pg_catalog.pg_default_acl
   union all
-  select concat_ws(' ', 'membership', roleid::regrole, member::regrole), 'the database', admin_option::text from pg_catalog.pg_auth_members
+  select concat_ws(' ', 'membership', roleid::regrole, member::regrole, grantor::regrole), 'the database', (to_jsonb(pg_auth_members) - 'oid')::text
+  from pg_catalog.pg_auth_members
   union all
-  select 'role ' || rolname, 'the database', concat_ws(' ', rolsuper, rolbypassrls, rolcreaterole, rolinherit, rolcanlogin, rolconfig::text) from pg_catalog.pg_roles
+  select 'role ' || rolname, 'the database', to_jsonb(pg_roles)::text from pg_catalog.pg_roles
   union all
-  select 'kind ' || kind, case when package is null then 'the core' end, to_jsonb(kinds)::text from worker.job_kinds kinds
+  select concat_ws(' ', 'settings', setdatabase, setrole::regrole), 'the database', setconfig::text from pg_catalog.pg_db_role_setting
+  union all
+  select 'kind ' || kind, coalesce('package ' || package, 'the core'), to_jsonb(kinds)::text from worker.job_kinds kinds
+  union all
+  select format('policy %s declared for kind %s', policy_name, kind), coalesce('package ' || package, 'the core'), to_jsonb(declared)::text
+  from worker.kind_policies declared join worker.job_kinds using (kind)
+  union all
+  select format('grant of %s on %s to %s declared for kind %s', privilege, object, grantee, kind), coalesce('package ' || package, 'the core'), null
+  from worker.kind_grants declared join worker.job_kinds using (kind)
+  union all
+  select 'base ' || slug, null, to_jsonb(base)::text from worker.base_models base
   union all
   select 'row of worker.config', 'the core', to_jsonb(config)::text from worker.config
 $$;
-comment on function worker.catalog_objects is 'Functions, tables, columns, constraints, indexes, triggers, policies, grants, roles and kinds, each with a definition to compare.';
+comment on function worker.catalog_objects is 'Functions, tables, rows written, types, triggers, policies, grants, roles, kinds and bases, each with a definition to compare.';
 
 -- EXECUTE refuses COMMIT in a file, which would survive a later error; the SET clause gives it a search_path without surprises.
+-- What a deferred trigger would do at the end of the transaction happens here, where it is seen.
 create or replace function worker.run_package_file(p_text text) returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 begin
   execute p_text;
+  set constraints all immediate;
 end $$;
 comment on function worker.run_package_file is 'Run the text of a package''s SQL file.';
 
@@ -72,6 +116,8 @@ language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_before jsonb := (select jsonb_object_agg(object, definition) from worker.catalog_objects());
+  v_comparison text := pg_get_functiondef('worker.catalog_objects'::regproc) || pg_get_functiondef('worker.foreign_change'::regproc);
+  v_settings jsonb := (select jsonb_object_agg(name, setting) from pg_catalog.pg_settings);
   v_user text := current_user;
   v_sqlstate text;
   v_message text;
@@ -89,11 +135,20 @@ begin
     raise exception 'package %, %: it changed the role or worker.package', p_package, p_name
       using errcode = '42501', hint = 'A package''s SQL runs as the database''s owner and stays that.';
   end if;
-  v_foreign := worker.foreign_change(p_package, v_before);
+  select string_agg(name, ', ' order by name) into v_foreign from pg_catalog.pg_settings
+  where v_settings ? name and setting is distinct from v_settings ->> name;
+  if v_foreign is not null then
+    raise exception 'package %, %: it leaves settings changed for what runs after it: %', p_package, p_name, v_foreign
+      using errcode = '42501', hint = 'A function may have settings of its own; a file may not.';
+  end if;
+  -- Compared here, because neither would notice that it was replaced.
+  v_foreign := case when v_comparison <> pg_get_functiondef('worker.catalog_objects'::regproc) || pg_get_functiondef('worker.foreign_change'::regproc)
+    then 'worker.catalog_objects or worker.foreign_change' else worker.foreign_change(p_package, v_before) end;
   if v_foreign is not null then
     raise exception 'package %, %: it changes what is not its own: %', p_package, p_name, v_foreign
       using errcode = '42501', hint = 'A package creates tables, functions and kinds of its own, and changes nothing else.';
   end if;
+  delete from worker.package_objects where package = p_package and object not in (select objects.object from worker.catalog_objects() objects);
   insert into worker.package_objects (package, object)
   select p_package, object from worker.catalog_objects() where not v_before ? object on conflict do nothing;
   insert into worker.kind_versions (package, name, checksum) values (p_package, p_name, p_checksum)
@@ -119,8 +174,12 @@ as $$
     -- New, but a part of something that was there, or by a name that the core's calls could find.
     select object, 'added' from now
     where is_new and (
-      parent is not null and not exists (select from now parents where parents.object = 'relation ' || now.parent and (parents.is_new or parents.object in (select object from own)))
-      or object like 'function worker.%' and not exists (select from worker.job_kinds where package = p_package and starts_with(now.object, 'function worker.' || kind || '_'))
+      parent is not null and parent <> 'package ' || p_package
+        and not exists (select from now parents where parents.object = 'relation ' || now.parent and (parents.is_new or parents.object in (select object from own)))
+      -- kind__hook of a kind of its own, not of mesh_fine by a package that has mesh; else kind_something.
+      or object like 'function worker.%' and not exists (
+        select from worker.job_kinds where package = p_package
+          and case when object like '%\_\_%' then starts_with(now.object, 'function worker.' || kind || '__') else starts_with(now.object, 'function worker.' || kind || '_') end)
       or object like 'function %' and exists (
         select from jsonb_object_keys(p_before) known (object)
         where known.object not in (select object from own) and split_part(known.object, '(', 1) = split_part(now.object, '(', 1)))
@@ -128,3 +187,35 @@ as $$
   select string_agg(what || ' ' || object, ', ' order by object) from wrong where what is not null
 $$;
 comment on function worker.foreign_change is 'What a package changed although it is not its own, or NULL. p_before holds the catalog''s objects as they were.';
+
+-- For rights.sql. What a package made is taken from everybody first: in public it would be theirs by default.
+create or replace function worker.grant_declared_rights() returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_object record;
+begin
+  for v_object in
+    select 'function ' || found.oid::regprocedure as name from pg_catalog.pg_proc found
+    join worker.package_objects made on made.object = 'function ' || found.oid::regprocedure
+    union all
+    select 'table ' || found.oid::regclass from pg_catalog.pg_class found
+    join worker.package_objects made on made.object = 'relation ' || found.oid::regclass
+    where found.oid::regclass::text not in (select table_name from worker.job_kinds)
+  loop
+    execute format('revoke all on %s from public, anon, authenticated, service_role, likeness_worker', v_object.name);
+  end loop;
+  for v_object in
+    select declared.kind, declared.privilege, declared.grantee, kinds.package, case declared.privilege
+        when 'execute' then 'function ' || to_regprocedure(declared.object) else 'relation ' || to_regclass(declared.object) end as name
+    from worker.kind_grants declared join worker.live_kinds() kinds using (kind)
+  loop
+    continue when v_object.name is null;  -- dropped by hand
+    if v_object.package is not null and not exists (
+      select from worker.package_objects made where made.package = v_object.package and made.object = v_object.name) then
+      raise exception 'package %: kind % declares a grant on %, which is not its own', v_object.package, v_object.kind, v_object.name using errcode = '42501';
+    end if;
+    execute format('grant %s on %s to %I', v_object.privilege, regexp_replace(v_object.name, '^relation', 'table'), v_object.grantee);
+  end loop;
+end $$;
+comment on function worker.grant_declared_rights is 'Grant what the kinds declare, and nothing else on what packages made.';

@@ -43,10 +43,18 @@ declare
   v_policy record;
 begin
   for v_policy in
+    select known.policy_name, kinds.table_name
+    from worker.policies known join worker.live_kinds() kinds on kinds.table_name = known.schema_name || '.' || known.table_name
+    where not exists (select from worker.kind_policies declared where declared.kind = kinds.kind and declared.policy_name = known.policy_name)
+  loop
+    execute format('drop policy if exists %I on %s', v_policy.policy_name, v_policy.table_name);
+    delete from worker.policies where policy_name = v_policy.policy_name and schema_name || '.' || table_name = v_policy.table_name;
+  end loop;
+  for v_policy in
     select declared.*, kinds.table_name from worker.kind_policies declared join worker.live_kinds() kinds using (kind) order by kind, policy_name
   loop
     perform worker.ensure_policy(v_policy.policy_name, v_policy.table_name, v_policy.command, 'authenticated',
       case when v_policy.command <> 'insert' then v_policy.condition end, case when v_policy.command = 'insert' then v_policy.condition end);
   end loop;
 end $$;
-comment on function worker.ensure_kind_policies is 'Create the policies that the kinds of job declared for their tables.';
+comment on function worker.ensure_kind_policies is 'Create the policies that the kinds of job declare for their tables, and drop those that they declare no more.';

@@ -41,24 +41,8 @@ grant select on worker.job_kinds, worker.base_models, worker.config, worker.sche
 grant select on worker.queue_depth, worker.stranded_jobs to likeness_worker;
 grant select on worker.config, worker.base_models, worker.job_kinds, worker.pods, worker.job_events, worker.consent_events to service_role;
 
--- What the kinds of job declare. Functions that a package made are revoked like ours before: in public they would be everybody's.
 do $$
-declare
-  v_object record;
 begin
-  for v_object in
-    select found.oid::regprocedure as signature from pg_catalog.pg_proc found
-    join worker.package_objects made on made.object = 'function ' || found.oid::regprocedure
-  loop
-    execute format('revoke all on function %s from public, anon, authenticated, service_role, likeness_worker', v_object.signature);
-  end loop;
-  for v_object in select declared.*, kinds.package from worker.kind_grants declared join worker.job_kinds kinds using (kind) loop
-    if v_object.package is not null and not exists (
-      select from worker.package_objects made where made.package = v_object.package
-        and made.object in ('function ' || to_regprocedure(v_object.object), 'relation ' || to_regclass(v_object.object))) then
-      raise exception 'package %: kind % declares a grant on %, which is not its own', v_object.package, v_object.kind, v_object.object using errcode = '42501';
-    end if;
-    execute format('grant %s on %s %s to %I', v_object.privilege, case v_object.privilege when 'execute' then 'function' else 'table' end,
-                   v_object.object, v_object.grantee);
-  end loop;
+  perform worker.check_kinds();
+  perform worker.grant_declared_rights();
 end $$;

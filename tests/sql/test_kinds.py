@@ -1,0 +1,375 @@
+"""What a kind of job must be before it is one, and what its hooks may do to the jobs of others: nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.sql.echo_kind import HOOKS, NAMED_KEYS, REGISTRATION, TABLE, TEXTS, apply_file
+from tests.sql.pod import ROUTES, Pod
+from tests.sql.tables import AppTables
+
+SIGNED = "set search_path = pg_catalog, pg_temp"
+
+
+def hook(name: str, body: str, *, arguments: str = "p_job jsonb", returns: str = "jsonb", how: str = "stable") -> str:
+    """A hook of the kind echo in plpgsql; `body` ends in a semicolon."""
+    return f"""
+create or replace function worker.echo__{name}({arguments}) returns {returns}
+language plpgsql {how} {"" if "search_path" in how else SIGNED}
+as $$ begin {body} end $$;
+"""
+
+
+def execute(db: AppTables, *statements: str) -> None:
+    for statement in statements:
+        db.database.execute(statement.encode())
+
+
+def add_echo(db: AppTables, *more: str) -> None:
+    """Register the kind, with these statements before the registration."""
+    execute(db, TABLE, HOOKS, *more, REGISTRATION)
+
+
+def ask_echo(db: AppTables, **columns: Any) -> Any:
+    columns = {"owner_id": db.owner, "words": "hello"} | columns
+    names = ", ".join(columns)
+    marks = ", ".join(["%s"] * len(columns))
+    return db.one(f"insert into public.echo_jobs ({names}) values ({marks}) returning id", *columns.values())
+
+
+def echo(db: AppTables, job: Any) -> dict[str, Any]:
+    (row,) = db.run("select * from public.echo_jobs where id = %s", job)
+    return row
+
+
+@pytest.fixture
+def echo_pod(start_pod: Callable[..., Pod]) -> Pod:
+    """A pod that takes echoes beside everything else."""
+    return start_pod(routes=(*ROUTES, "echo"))
+
+
+# -- registration
+
+WRONG_HOOKS = {
+    "a hook that nothing asks": (hook("colour", "return null;"), "is not a hook"),
+    "other arguments": (hook("payload", "return null;", arguments="p_job text"), "must take \\(jsonb\\)"),
+    "one argument too many": (
+        hook("payload", "return null;", arguments="p_job jsonb, p_more text default ''"),
+        "must take \\(jsonb\\)",
+    ),
+    "another result": (hook("payload", "return null;", returns="text"), "and return jsonb, not text"),
+    "other columns": (
+        "drop function worker.echo__texts(jsonb);"
+        + hook("texts", "return;", returns="table (column_name text, words text)"),
+        "and return TABLE",
+    ),
+    "a procedure": (
+        f"create procedure worker.echo__publish(p_job jsonb, p_result jsonb) language sql {SIGNED} as 'select 1'",
+        "and return jsonb",
+    ),
+    "a volatile question": (hook("payload", "return null;", how="volatile"), "must be stable or immutable"),
+    "a publication that may not write": (
+        hook("publish", "return null;", arguments="p_job jsonb, p_result jsonb"),
+        "must be volatile",
+    ),
+    "the rights of the owner": (hook("payload", "return null;", how="stable security definer"), "security invoker"),
+    "any search_path": (
+        hook("payload", "return null;", how="stable set search_path = public"),
+        "must be security invoker with search_path = pg_catalog, pg_temp",
+    ),
+    "no search_path": (
+        hook("payload", "return null;") + "alter function worker.echo__payload(jsonb) reset all;",
+        "must be security invoker with search_path = pg_catalog, pg_temp",
+    ),
+    "a setting more": (
+        hook("payload", "return null;", how=f"stable {SIGNED} set worker.changing_consent = 'yes'"),
+        "and no other setting",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_HOOKS)
+def test_a_hook_that_is_not_as_it_must_be_fails_the_registration(db: AppTables, name: str) -> None:
+    wrong, complaint = WRONG_HOOKS[name]
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match=rf"kind echo: .*{complaint}"):
+        add_echo(db, wrong)
+    assert db.run("select from worker.job_kinds where kind = 'echo'") == []
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        "friends uuid[]",
+        "friend uuid",
+        "paths text[]",
+        "face jsonb",
+        "face json",
+        "notes text",
+        "name varchar(20)",
+        "note char(9)",
+        "sizes integer[]",
+        "raw bytea",
+        "word public.word",
+    ],
+)
+def test_a_column_that_could_name_a_person_or_hold_words_must_be_declared(db: AppTables, column: str) -> None:
+    execute(db, "create domain public.word as text", TABLE, HOOKS, f"alter table public.echo_jobs add column {column}")
+    with pytest.raises(
+        psycopg.errors.InvalidParameterValue, match=rf"column {column.split()[0]} of .* named by no hook"
+    ):
+        execute(db, REGISTRATION)
+
+
+def test_numbers_times_and_switches_need_no_declaration(db: AppTables) -> None:
+    execute(db, TABLE, HOOKS)
+    for kind in ("integer", "bigint", "real", "numeric(3, 1)", "boolean", "interval", "date", "timestamptz"):
+        execute(db, f'alter table public.echo_jobs add column "{kind}" {kind}')
+    execute(db, REGISTRATION)
+
+
+@pytest.mark.parametrize(
+    ("change", "missing"),
+    [
+        ("drop column gpu_seconds", "gpu_seconds"),
+        ("alter column attempt type bigint", "attempt"),
+        ("alter column status drop not null", "status"),
+        ("alter column failures drop default", "failures"),
+        ("drop constraint status_is_known", "CHECK \\(\\(status = ANY"),
+        ("drop constraint echo_jobs_pkey", "PRIMARY KEY \\(id\\)"),
+    ],
+)
+def test_a_table_without_the_whole_life_cycle_is_refused(db: AppTables, change: str, missing: str) -> None:
+    execute(db, TABLE, HOOKS, f"alter table public.echo_jobs {change}")
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match=rf"lacks {missing}.* of the life cycle"):
+        execute(db, REGISTRATION)
+
+
+ALL_PLAIN = hook(
+    "plain_columns",
+    "return array(select attname::text from pg_catalog.pg_attribute "
+    "where attrelid = 'public.generation_jobs'::regclass and attnum > 0);",
+    arguments="",
+    returns="text[]",
+)
+"""A kind of pictures to which every column is plain: nobody would be asked, nothing screened."""
+
+
+@pytest.mark.parametrize(
+    "spelling", ["public.Generation_Jobs", 'public."generation_jobs"', '"public".generation_jobs', "generation_jobs"]
+)
+def test_a_table_has_one_spelling(db: AppTables, spelling: str) -> None:
+    execute(db, "set search_path = public", ALL_PLAIN)
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match=r"must be written schema\.table"):
+        execute(db, REGISTRATION.replace("public.echo_jobs", spelling))
+
+
+def test_two_kinds_never_share_a_table(db: AppTables) -> None:
+    execute(db, ALL_PLAIN)
+    with pytest.raises(psycopg.errors.DuplicateObject, match="already that of kind generation"):
+        execute(db, REGISTRATION.replace("public.echo_jobs", "public.generation_jobs"))
+
+
+def test_a_kind_needs_its_table(db: AppTables) -> None:
+    with pytest.raises(psycopg.errors.UndefinedTable, match=r"there is no table public\.echo_jobs"):
+        execute(db, REGISTRATION)
+
+
+@pytest.mark.parametrize("kind", ["echo__loud", "Echo", "echo-loud", "9echo", "e", "echo_"])
+def test_a_name_that_hooks_could_not_be_told_apart_by_is_refused(db: AppTables, kind: str) -> None:
+    execute(db, TABLE)
+    with pytest.raises(psycopg.errors.CheckViolation, match="job_kinds_kind_is_a_word"):
+        execute(db, REGISTRATION.replace("'echo'", f"'{kind}'"))
+
+
+def test_a_kind_keeps_to_the_package_that_registered_it(db: AppTables) -> None:
+    apply_file(db.url, TABLE + HOOKS + REGISTRATION)
+    with pytest.raises(psycopg.errors.DuplicateObject, match="already that of package likeness-echo"):
+        apply_file(db.url, REGISTRATION, package="another")
+    with pytest.raises(psycopg.errors.DuplicateObject, match="kind echo is already that of package likeness-echo"):
+        execute(db, REGISTRATION)
+    with pytest.raises(psycopg.errors.DuplicateObject, match="kind generation is already that of the core"):
+        apply_file(db.url, REGISTRATION.replace("'echo'", "'generation'"))
+
+
+def test_a_kind_from_outside_asks_people_for_something(db: AppTables) -> None:
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match="purpose must be training or generation"):
+        apply_file(db.url, TABLE + HOOKS + REGISTRATION.replace("'generation'", "null"))
+
+
+def test_a_condition_of_a_policy_is_one_condition(db: AppTables) -> None:
+    add_echo(db)
+    for condition, error in (
+        ("true); drop table public.echo_jobs; select (true", psycopg.errors.InvalidCursorDefinition),
+        ("owner = auth.uid()", psycopg.errors.UndefinedColumn),
+    ):
+        with pytest.raises(error):
+            db.run("select worker.declare_policy('echo', 'all', 'select', %s)", condition)
+
+
+# -- what a request says
+
+
+def test_whoever_a_kind_names_is_asked(db: AppTables) -> None:
+    add_echo(db)
+    ada = db.add_subject()
+    job = ask_echo(db, picture_path=f"{db.owner}/{ada}/photos/1.jpg")
+    assert db.touched("echo", job) == {ada}
+    db.run("select public.revoke_consent(%s)", ada)
+    assert (echo(db, job)["status"], echo(db, job)["error_code"]) == ("failed", "consent_denied")
+    again = ask_echo(db, picture_path=f"{db.owner}/{ada}/photos/1.jpg")
+    assert echo(db, again)["error_code"] == "consent_denied"
+
+
+@pytest.mark.parametrize("rule", ["null", "'owner'", "'LORA'"])
+def test_a_key_without_a_known_rule_is_refused(db: AppTables, rule: str) -> None:
+    add_echo(db, NAMED_KEYS.replace("'person'", rule))
+    ada = db.add_subject(consent=False)
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match=r"picture_path: .* has the unknown rule"):
+        ask_echo(db, picture_path=f"{db.owner}/{ada}/photos/1.jpg")
+
+
+@pytest.mark.parametrize("screens", ["'prompt'", "'promt'", "null"])
+def test_words_are_screened_as_a_prompt_unless_they_are_a_negative_one(db: AppTables, screens: str) -> None:
+    add_echo(db, TEXTS.replace("'prompt'", screens))
+    job = ask_echo(db, words="ohwx naked on a balcony")
+    assert (echo(db, job)["status"], echo(db, job)["error_code"]) == ("failed", "prompt_blocked")
+
+
+# -- hooks that fail
+
+RAISES = {
+    "an exception": "raise exception 'not today';",
+    "an assertion": "assert false;",
+    "a table that is gone": "return (select to_jsonb(t) from public.nowhere t);",
+}
+
+
+@pytest.mark.parametrize("failure", RAISES)
+@pytest.mark.parametrize(
+    ("name", "arguments", "returns"),
+    [
+        ("inputs_error", "p_job jsonb", "text[]"),
+        ("payload", "p_job jsonb", "jsonb"),
+        ("prefix", "p_job jsonb, p_attempt integer", "text"),
+    ],
+)
+def test_a_hook_that_fails_at_the_start_fails_the_job(
+    db: AppTables, echo_pod: Pod, name: str, arguments: str, returns: str, failure: str
+) -> None:
+    add_echo(db, hook(name, RAISES[failure], arguments=arguments, returns=returns))
+    job = ask_echo(db)
+    assert echo_pod.claim("echo") == ("echo", job)
+    assert echo_pod.start("echo", job) is None
+    row = echo(db, job)
+    assert (row["status"], row["error_code"], row["attempt"]) == ("failed", "internal", 0)
+    assert row["error"].startswith("a hook of kind echo failed with SQLSTATE ")
+    assert db.queue_row("echo", job) is None
+
+
+def test_a_request_that_a_hook_cannot_read_is_invalid(db: AppTables, echo_pod: Pod) -> None:
+    add_echo(db, hook("payload", "return (p_job ->> 'words')::integer;"))
+    job = ask_echo(db)
+    assert echo_pod.start(*echo_pod.claim("echo")) is None  # type: ignore[misc]
+    assert (echo(db, job)["status"], echo(db, job)["error_code"]) == ("failed", "invalid_input")
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "format('%s/%s/', p_job ->> 'id', p_attempt)",
+        "format('mine/%s/%s/', p_attempt, p_job ->> 'id')",
+        "format('mine/%s/%s', p_job ->> 'id', p_attempt)",
+        "format('mine/%s/%s/', p_job ->> 'id', p_attempt + 1)",
+        "format('mine/%s/%s/more/', p_job ->> 'id', p_attempt)",
+        "format('../%s/%s/', p_job ->> 'id', p_attempt)",
+        "'mine/'",
+        "null::text",
+    ],
+)
+def test_a_prefix_that_does_not_name_job_and_attempt_starts_nothing(db: AppTables, echo_pod: Pod, prefix: str) -> None:
+    add_echo(db, hook("prefix", f"return {prefix};", arguments="p_job jsonb, p_attempt integer", returns="text"))
+    job = ask_echo(db)
+    assert echo_pod.start(*echo_pod.claim("echo")) is None  # type: ignore[misc]
+    assert (echo(db, job)["status"], echo(db, job)["error_code"]) == ("failed", "internal")
+
+
+@pytest.mark.parametrize("failure", RAISES)
+@pytest.mark.parametrize("name", ["publish", "result_error", "result_keys"])
+def test_a_hook_that_fails_at_the_publication_publishes_nothing(
+    db: AppTables, echo_pod: Pod, name: str, failure: str
+) -> None:
+    wrong = {
+        "publish": hook(
+            "publish",
+            "update public.echo_jobs set phase = 'half done' where id = (p_job ->> 'id')::uuid; " + RAISES[failure],
+            arguments="p_job jsonb, p_result jsonb",
+            how="volatile",
+        ),
+        "result_error": hook("result_error", RAISES[failure], arguments="p_job jsonb, p_result jsonb", returns="text"),
+        "result_keys": hook(
+            "result_keys",
+            RAISES[failure].replace("return (", "return query (").replace("to_jsonb(t)", "t::text"),
+            arguments="p_result jsonb",
+            returns="setof text",
+        ),
+    }[name]
+    add_echo(db, wrong)
+    attempt = echo_pod.run("echo", ask_echo(db))
+    attempt.stage("0.png")
+    before = echo(db, attempt.id)
+    assert attempt.complete({"objects": [attempt.key("0.png")]}) == "invalid"
+    assert echo(db, attempt.id) == before
+    assert db.staged(attempt.id) == {attempt.key("0.png"): "staged"}
+    assert attempt.fail("internal") == "queued"
+
+
+# -- a table that is gone
+
+
+def test_a_dropped_table_stops_no_revocation_no_heartbeat_and_no_tick(db: AppTables, echo_pod: Pod) -> None:
+    add_echo(db)
+    ada = db.add_subject()
+    waiting, running = (ask_echo(db, subject_id=ada, priority=priority) for priority in (0, 1))
+    echoing = echo_pod.run("echo", running)
+    drawing = echo_pod.run("generation", db.ask(subject_id=ada))
+    queued = db.ask(subject_id=ada)
+    warnings: list[str] = []
+    db.database.add_notice_handler(lambda notice: warnings.append(notice.message_primary or ""))
+    db.run("drop table public.echo_jobs cascade")  # the views over all kinds go with it
+
+    db.run("select public.revoke_consent(%s)", ada)
+    assert db.status("generation", queued) == ("failed", "consent_denied")
+    states = {lease["kind"]: lease["state"] for lease in echo_pod.heartbeat(echoing, drawing)["leases"]}
+    assert states == {"echo": "lost", "generation": "cancel"}
+    assert [echoing.report(), echoing.fail(), echoing.release(), echoing.complete({})] == ["lost"] * 4
+
+    assert db.tick() is not None
+    assert db.tick() is not None
+    assert [text for text in warnings if "its table public.echo_jobs is gone" in text] == [
+        "kind echo is skipped: its table public.echo_jobs is gone"
+    ]
+    assert db.queue_row("echo", waiting) is None
+    assert {row["kind"] for row in db.run("select distinct kind from worker.jobs")} == {"generation"}
+    assert {row["kind"] for row in db.run("select distinct kind from worker.job_details")} == {"generation"}
+    assert echo_pod.call("peek", ["echo", *ROUTES], 10) == []
+    assert drawing.release() == "consent_denied"
+
+
+def test_what_is_checked_at_the_registration_is_checked_again_at_the_end(db: AppTables) -> None:
+    add_echo(db)
+    db.run("select worker.check_kinds()")
+    execute(db, NAMED_KEYS.replace("'picture_path'", "'elsewhere'"))
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match=r"column picture_path .* is named by no hook"):
+        db.run("select worker.check_kinds()")
+
+
+def test_a_trigger_that_was_disabled_is_set_right_at_the_end(db: AppTables) -> None:
+    add_echo(db)
+    execute(db, "alter table public.echo_jobs disable trigger _100_before_insert")
+    db.run("select worker.check_kinds()")
+    unasked = db.add_subject(consent=False)
+    assert echo(db, ask_echo(db, subject_id=unasked))["error_code"] == "consent_denied"
