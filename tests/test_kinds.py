@@ -138,8 +138,8 @@ async def test_a_pod_offers_what_packages_bring_and_logs_once_what_is_broken(
     with structlog.testing.capture_logs() as logged:
         worker = Worker(settings(database_url, models_dir=tmp_path))
         async with worker._database:
-            await worker._refresh_routes()
-            await worker._refresh_routes()
+            await worker._registration.refresh_routes()
+            await worker._registration.refresh_routes()
 
     assert worker._routes.slot_of == {"echo": "light", "publish_lora": "light"}
     (told,) = [line for line in logged if line["event"] == "kind.unusable"]
