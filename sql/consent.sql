@@ -1,8 +1,7 @@
--- Consent: who may be trained on and drawn, who may change that, and the ledger of it.
--- Rights stand in rights.sql, one line a function.
+-- Consent: for whom LoRAs may be trained and pictures generated, who may change that, and the ledger.
+-- Rights are in rights.sql, one line a function.
 
--- NULL when the person may be used for the purpose now, else why not. Call it in a LATER statement than the one that
--- locks the subject: in the same statement it would still read the row as it was before the lock was waited for.
+-- In the statement that locks the subject, it would still read the row as it was before the lock was waited for.
 create or replace function worker.consent_error(p_subject_id uuid, p_purpose text) returns text
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -11,22 +10,23 @@ declare
 begin
   select * into v_subject from public.subjects where id = p_subject_id;
   return case
-    when v_subject.id is null then 'the person is unknown'
+    when v_subject.id is null then 'the person was not found'
     when v_subject.erased_at is not null then 'the person''s data was erased'
     when not v_subject.subject_is_adult then 'the person is not stated to be an adult'
-    when v_subject.consent_status = 'pending' then 'the person has not agreed yet: consent is pending'
-    when v_subject.consent_status = 'rejected' then 'the person did not agree: consent was rejected'
+    when v_subject.consent_status = 'pending' then 'the person has not consented yet: consent is pending'
+    when v_subject.consent_status = 'rejected' then 'the person did not consent: consent was rejected'
     when v_subject.consent_expires_at <= clock_timestamp() then 'the person''s consent has expired'
-    when v_subject.consent_status = 'revoked' then 'the person took consent back: it was revoked'
-    when v_subject.owner_id is null then 'the account that held the person''s consent is gone'
+    when v_subject.consent_status = 'revoked' then 'the person revoked consent'
+    when v_subject.owner_id is null then 'the account that owned the subject was deleted'
     when p_purpose is null or p_purpose <> all (v_subject.consent_purposes) then
-      format('the person has not agreed to %s, only to %s', coalesce(p_purpose, 'this'),
+      format('the person has not consented to %s, only to %s', coalesce(p_purpose, 'this'),
              array_to_string(v_subject.consent_purposes, ' and '))
   end;
 end $$;
-comment on function worker.consent_error is 'NULL when the person may be used for the purpose, else why not. Call it in a later statement than the lock.';
+comment on function worker.consent_error is
+  'Return why the person may not be used for the purpose now, or NULL. Call it in a later statement than the lock on the subject.';
 
--- The first objection of any person that a job touches, or NULL. Kinds without a purpose need no consent.
+-- Kinds without a purpose need no consent.
 create or replace function worker.job_consent_error(p_kind text, p_job_id uuid) returns text
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -38,13 +38,12 @@ as $$
   order by touched.subject_id
   limit 1
 $$;
-comment on function worker.job_consent_error is 'The first objection of any person that a job touches, or NULL.';
+comment on function worker.job_consent_error is 'Return the first reason why a person in the job may not be used, or NULL.';
 
--- Who is acting, for the ledger: the signed-in user, else the role of the session.
 create or replace function worker.actor() returns text
 language sql stable set search_path = pg_catalog, pg_temp
 as $$ select coalesce(auth.uid()::text, session_user::text) $$;
-comment on function worker.actor is 'Who is acting, for the ledger: the signed-in user, else the role of the session.';
+comment on function worker.actor is 'Return who is acting, for the ledger: the signed-in user, else the role of the session.';
 
 create or replace function worker.set_consent(
   p_subject_id uuid, p_status text, p_purposes text[], p_expires_at timestamptz, p_adult boolean,
@@ -55,7 +54,7 @@ as $$
 begin
   if current_setting('transaction_isolation') <> 'read committed' then
     -- An older snapshot would not see the jobs that must be told to stop.
-    raise exception 'consent changes at READ COMMITTED only, not at %', current_setting('transaction_isolation') using errcode = '25001';
+    raise exception 'consent cannot be changed at isolation level %: use READ COMMITTED', current_setting('transaction_isolation') using errcode = '25001';
   end if;
   perform set_config('worker.changing_consent', 'yes', true);
   update public.subjects
@@ -69,7 +68,7 @@ begin
   values (p_subject_id, p_event, p_purposes, p_expires_at, p_reason,
           encode(sha256(convert_to(p_evidence, 'UTF8')), 'hex'), worker.actor());
 end $$;
-comment on function worker.set_consent is 'Change the consent columns and write the ledger. Only for the functions below.';
+comment on function worker.set_consent is 'Change the consent columns and write the ledger; only for the functions below.';
 
 create or replace function worker.check_grant(p_purposes text[], p_expires_at timestamptz) returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp
@@ -79,10 +78,10 @@ begin
     raise exception 'purposes must be one or both of training and generation, not %', coalesce(p_purposes::text, 'null')
       using errcode = '22023', hint = 'grant_consent(subject_id, ''{training,generation}'')';
   elsif p_expires_at <= clock_timestamp() then
-    raise exception 'expires_at must lie in the future, not at %', p_expires_at using errcode = '22023';
+    raise exception 'expires_at must be in the future, not %', p_expires_at using errcode = '22023';
   end if;
 end $$;
-comment on function worker.check_grant is 'Raise 22023 when purposes or expiry of a grant make no sense.';
+comment on function worker.check_grant is 'Raise 22023 unless purposes and expiry of a grant are valid.';
 
 create or replace function worker.grant_consent_as_service(
   p_subject_id uuid, p_purposes text[], p_expires_at timestamptz, p_evidence text, p_confirmed boolean, p_adult boolean
@@ -95,16 +94,16 @@ begin
   perform worker.check_grant(p_purposes, p_expires_at);
   select * into v_subject from public.subjects where id = p_subject_id for update;
   if v_subject.id is null then
-    raise exception 'no subject %', p_subject_id using errcode = '42501';
+    raise exception 'subject % not found', p_subject_id using errcode = '42501';
   elsif v_subject.erased_at is not null then
-    raise exception 'subject % was erased; make a new one', p_subject_id using errcode = '22023';
+    raise exception 'subject % was erased: insert a new one', p_subject_id using errcode = '22023';
   elsif not (v_subject.subject_is_adult or coalesce(p_adult, false)) then
     raise exception 'subject % is not stated to be an adult', p_subject_id
-      using errcode = '22023', hint = 'Only adults can agree: grant_consent(…, adult => true) states it.';
+      using errcode = '22023', hint = 'Only adults can consent: grant_consent(…, adult => true) states it.';
   end if;
   perform worker.set_consent(p_subject_id, 'approved', p_purposes, p_expires_at, p_adult, 'grant', null, p_evidence);
 end $$;
-comment on function worker.grant_consent_as_service is 'Record that a person agreed, as the administrator of the app.';
+comment on function worker.grant_consent_as_service is 'Record that a person consented, as the administrator of the app.';
 
 create or replace function worker.grant_consent_as_owner(
   p_subject_id uuid, p_purposes text[], p_expires_at timestamptz, p_evidence text, p_confirmed boolean, p_adult boolean
@@ -116,16 +115,16 @@ begin
     raise exception 'consent is granted by an administrator here'
       using errcode = '42501', hint = 'worker.config.consent_mode is admin.';
   elsif not exists (select from public.subjects where id = p_subject_id and owner_id = auth.uid()) then
-    raise exception 'no such subject of yours' using errcode = '42501';
+    raise exception 'subject not found for this user' using errcode = '42501';
   elsif exists (select from public.subjects where id = p_subject_id and consent_status = 'rejected') then
-    raise exception 'an administrator noted that the person did not agree' using errcode = '42501';
+    raise exception 'an administrator recorded that the person did not consent' using errcode = '42501';
   elsif p_confirmed is not true or p_adult is not true then
-    raise exception 'state both: confirmed => true (the person agreed) and adult => true (the person is an adult)'
+    raise exception 'state both: confirmed => true (the person consented) and adult => true (the person is an adult)'
       using errcode = '22023';
   end if;
   perform worker.grant_consent_as_service(p_subject_id, p_purposes, p_expires_at, p_evidence, p_confirmed, p_adult);
 end $$;
-comment on function worker.grant_consent_as_owner is 'Record that a person agreed, attested by the subject''s owner (consent_mode owner_attests).';
+comment on function worker.grant_consent_as_owner is 'Record that a person consented, attested by the subject''s owner (consent_mode owner_attests).';
 
 create or replace function public.grant_consent(
   subject_id uuid, purposes text[] default '{training,generation}', expires_at timestamptz default null,
@@ -142,7 +141,7 @@ begin
   end if;
 end $$;
 comment on function public.grant_consent is
-  'Record that a person agreed to purposes (training, generation), until expires_at. evidence is kept as a digest only.';
+  'Record that a person consented to purposes (training, generation), until expires_at; only a digest of evidence is stored.';
 
 create or replace function worker.reject_consent_as_service(p_subject_id uuid, p_reason text) returns void
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
@@ -150,16 +149,16 @@ as $$
 begin
   perform from public.subjects where id = p_subject_id for update;
   if not found then
-    raise exception 'no subject %', p_subject_id using errcode = '42501';
+    raise exception 'subject % not found', p_subject_id using errcode = '42501';
   end if;
   perform worker.set_consent(p_subject_id, 'rejected', '{}', null, false, 'reject', null, p_reason);
 end $$;
-comment on function worker.reject_consent_as_service is 'Record that a person did not agree.';
+comment on function worker.reject_consent_as_service is 'Record that a person did not consent.';
 
 create or replace function public.reject_consent(subject_id uuid, reason text default null) returns void
 language sql volatile security invoker set search_path = pg_catalog, pg_temp
 as $$ select worker.reject_consent_as_service(subject_id, reason) $$;
-comment on function public.reject_consent is 'Record that a person did not agree (service_role).';
+comment on function public.reject_consent is 'Record that a person did not consent (service_role).';
 
 create or replace function worker.revoke_consent_as_service(p_subject_id uuid, p_reason text) returns void
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
@@ -169,23 +168,24 @@ declare
 begin
   select consent_status into v_status from public.subjects where id = p_subject_id for update;
   if v_status is null then
-    raise exception 'no subject %', p_subject_id using errcode = '42501';
+    raise exception 'subject % not found', p_subject_id using errcode = '42501';
   elsif v_status <> 'revoked' then
     perform worker.set_consent(p_subject_id, 'revoked', '{}', null, false, 'revoke', null, p_reason);
   end if;
 end $$;
-comment on function worker.revoke_consent_as_service is 'Take a person''s consent back: queued jobs fail, running ones are interrupted, nothing more is published.';
+comment on function worker.revoke_consent_as_service is
+  'Revoke a person''s consent: queued jobs fail, running ones are interrupted, nothing more is published.';
 
 create or replace function worker.revoke_consent_as_owner(p_subject_id uuid, p_reason text) returns void
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   if not exists (select from public.subjects where id = p_subject_id and owner_id = auth.uid()) then
-    raise exception 'no such subject of yours' using errcode = '42501';
+    raise exception 'subject not found for this user' using errcode = '42501';
   end if;
   perform worker.revoke_consent_as_service(p_subject_id, p_reason);
 end $$;
-comment on function worker.revoke_consent_as_owner is 'Take consent back for a subject of one''s own.';
+comment on function worker.revoke_consent_as_owner is 'Revoke the consent of a subject of one''s own.';
 
 create or replace function public.revoke_consent(subject_id uuid, reason text default null) returns void
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp
@@ -197,10 +197,11 @@ begin
     perform worker.revoke_consent_as_service(subject_id, reason);
   end if;
 end $$;
-comment on function public.revoke_consent is 'Take a person''s consent back, at once: queued jobs fail, running ones stop, nothing more is published. Of reason a digest is kept.';
+comment on function public.revoke_consent is
+  'Revoke a person''s consent at once: queued jobs fail, running ones stop, nothing more is published; only a digest of reason is stored.';
 
--- End every consent whose time is up, in one statement, so that all jobs it stops are locked in order. Part of worker.tick(),
--- so it waits for nobody who holds a person's row: the clock refuses that person already, and the next round comes soon.
+-- In one statement, so that all jobs it stops are locked in order. A person's row that is locked now is skipped: their
+-- consent is refused by its expiry time already, and the next tick comes soon.
 create or replace function worker.expire_consent() returns integer
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
@@ -221,10 +222,9 @@ begin
   perform set_config('worker.changing_consent', '', true);
   return v_count;
 end $$;
-comment on function worker.expire_consent is 'End every consent whose time is up.';
+comment on function worker.expire_consent is 'End every consent that has expired; returns how many.';
 
--- A loss of consent reaches every open job that touches these people: queued ones fail, running ones are told to stop.
--- Jobs are locked in (kind, id) order over all of them, as everywhere.
+-- Jobs are locked in (kind, id) order, as everywhere.
 create or replace function worker.stop_jobs_of(p_subject_ids uuid[]) returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
@@ -256,18 +256,18 @@ begin
     raise exception 'a subject starts without consent'
       using errcode = '42501', hint = 'Insert it, then call grant_consent(subject_id, …).';
   end if;
-  -- A word no tokenizer knows, and another one for each person, so that two LoRAs in a picture do not answer to one name.
+  -- A word that no tokenizer knows, different for each person, so that two LoRAs in a picture are not mixed up.
   new.trigger_word := coalesce(new.trigger_word, 'ohwx' || left(replace(new.id::text, '-', ''), 6));
   return new;
 end $$;
-comment on function worker.on_subject_insert is 'A subject starts without consent, and with a trigger word.';
+comment on function worker.on_subject_insert is 'Refuse a subject that is inserted with consent, and fill in its trigger word.';
 
 create or replace function worker.on_subject_update() returns trigger
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   if old.owner_id is not null and new.owner_id is null then
-    -- The account was deleted: nobody is left who may keep or use this person's likeness.
+    -- The account was deleted: the person's likeness may not be kept or used any more.
     new.consent_status := 'revoked';
     new.consent_purposes := '{}';
     insert into worker.consent_events (subject_id, event, reason, actor)
@@ -275,16 +275,16 @@ begin
   elsif coalesce(current_setting('worker.changing_consent', true), '') <> 'yes' then
     if (old.consent_status, old.consent_purposes, old.consent_expires_at, old.subject_is_adult)
        is distinct from (new.consent_status, new.consent_purposes, new.consent_expires_at, new.subject_is_adult) then
-      raise exception 'consent columns change only through functions'
+      raise exception 'consent columns can only be changed by functions'
         using errcode = '42501', hint = 'Use grant_consent, reject_consent or revoke_consent.';
     end if;
   end if;
   if old.owner_id is distinct from new.owner_id and new.owner_id is not null then
-    raise exception 'a subject keeps its owner' using errcode = '42501';
+    raise exception 'owner_id of a subject cannot be changed' using errcode = '42501';
   end if;
   return new;
 end $$;
-comment on function worker.on_subject_update is 'Guards the consent columns; an owner''s deleted account takes consent back.';
+comment on function worker.on_subject_update is 'Guard the consent columns, and revoke consent when the owner''s account is deleted.';
 
 create or replace function worker.after_subject_update() returns trigger
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
@@ -301,7 +301,7 @@ begin
   end if;
   return null;
 end $$;
-comment on function worker.after_subject_update is 'A loss of consent reaches the open jobs, of all the people of the statement at once.';
+comment on function worker.after_subject_update is 'Stop the open jobs of all people who lost consent in the statement.';
 
 create or replace function worker.refuse_change() returns trigger
 language plpgsql volatile set search_path = pg_catalog, pg_temp
@@ -309,4 +309,4 @@ as $$
 begin
   raise exception '% is append-only', tg_table_name using errcode = '42501';
 end $$;
-comment on function worker.refuse_change is 'The ledger is append-only.';
+comment on function worker.refuse_change is 'Raise 42501: the ledger is append-only.';

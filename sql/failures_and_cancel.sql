@@ -1,5 +1,4 @@
--- How a job ends other than well: failures, releasing, cancelling, trying again. Locks as in functions.sql; what is tried
--- again is in retry_policy.sql.
+-- Failures, releases, cancellations and retries of jobs. Locks as in functions.sql; retry_policy.sql says what is retried.
 
 -- ---------------------------------------------------------------------------------------------------- fail, release, stop
 
@@ -22,7 +21,8 @@ begin
   perform worker.requeue(p_kind, p_job, 1, p_delay, p_code, p_error, 'waiting to try again', p_gpu_seconds);
   return 'queued';
 end $$;
-comment on function worker.count_failure is 'Count one failure: queued again, or failed when that was the last try or trying again cannot help.';
+comment on function worker.count_failure is
+  'Count one failure: requeue the job, or fail it when that was the last try or the error is never retried.';
 
 create or replace function worker.fail_job(
   p_kind text, p_id uuid, p_attempt integer, p_code text, p_error text, p_retry_after interval default null, p_gpu_seconds double precision default 0
@@ -38,10 +38,11 @@ begin
   return worker.count_failure(p_kind, v_job, p_code, left(p_error, 2000),
     coalesce(p_retry_after, worker.backoff((v_job ->> 'failures')::integer + 1)), p_gpu_seconds);
 end $$;
-comment on function worker.fail_job is 'An attempt ended badly: queued again after a while, or failed. Answers queued, failed, cancelled, consent_denied or lost.';
+comment on function worker.fail_job is
+  'End an attempt that failed: requeue the job after a pause, or fail it; returns queued, failed, cancelled, consent_denied or lost.';
 
--- A shutdown, or a pod that cannot do this job. A p_code that is the pod's fault lets the tick fail the job when no live pod
--- lists its route.
+-- For a shutdown, or a pod that cannot do this job. With a p_code that is the pod's fault, the tick fails the job when no
+-- live pod lists its route.
 create or replace function worker.release_job(
   p_kind text, p_id uuid, p_attempt integer, p_reason text, p_code text default null, p_gpu_seconds double precision default 0
 ) returns text
@@ -58,9 +59,8 @@ begin
   perform worker.requeue(p_kind, v_job, 0, interval '0', p_code, case when p_code is not null then p_reason end, left(p_reason, 200), p_gpu_seconds);
   return 'queued';
 end $$;
-comment on function worker.release_job is 'Put a job back on the queue; no failure is counted.';
+comment on function worker.release_job is 'Requeue a job, which does not count as a failure; returns queued, cancelled, consent_denied or lost.';
 
--- Stop a job: a queued one ends now, a running one is told to stop and ends when its pod has stopped.
 create or replace function worker.request_stop(p_kind text, p_id uuid, p_code text, p_error text) returns text
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
@@ -85,7 +85,8 @@ begin
   end if;
   return v_job ->> 'status';
 end $$;
-comment on function worker.request_stop is 'Stop a job: a queued one ends now, a running one is told to stop.';
+comment on function worker.request_stop is
+  'Stop a job: a queued one ends now, a running one when its pod has stopped it; returns stopping, or the status of an ended job.';
 
 create or replace function worker.cancel_job_as_service(p_kind text, p_id uuid) returns text
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
@@ -94,7 +95,7 @@ declare
   v_status text := worker.request_stop(p_kind, p_id, 'cancelled', null);
 begin
   if v_status is null then
-    raise exception 'no % job %', p_kind, p_id using errcode = '42501';
+    raise exception '% job % not found', p_kind, p_id using errcode = '42501';
   end if;
   return v_status;
 end $$;
@@ -110,10 +111,11 @@ begin
     execute format('select owner_id from %s where id = $1', worker.table_of(p_kind)) into v_owner_id using p_id;
   end if;
   if v_owner_id is null or v_owner_id is distinct from auth.uid() then
-    raise exception 'no such job of yours' using errcode = '42501';
+    raise exception 'job not found for this user' using errcode = '42501';
   end if;
 end $$;
-comment on function worker.check_job_owner is 'Raise 42501 unless the job is the signed-in user''s; unknown and another''s give the same answer.';
+comment on function worker.check_job_owner is
+  'Raise 42501 unless the job is the signed-in user''s; the error is the same for an unknown job and for another user''s.';
 
 create or replace function worker.cancel_job_as_owner(p_kind text, p_id uuid) returns text
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
@@ -133,7 +135,8 @@ begin
   end if;
   return worker.cancel_job_as_service(kind, id);
 end $$;
-comment on function public.cancel_job is 'Cancel a job: cancelled (it had not begun), stopping (its pod is being told), or how it had ended.';
+comment on function public.cancel_job is
+  'Cancel a job; returns cancelled (it had not started), stopping (its pod is told to stop), or the status with which it had ended.';
 
 create or replace function worker.retry_job_as_service(p_kind text, p_id uuid) returns text
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
@@ -142,9 +145,9 @@ declare
   v_job jsonb := worker.lock_job(p_kind, p_id);
 begin
   if v_job is null then
-    raise exception 'no % job %', p_kind, p_id using errcode = '42501';
+    raise exception '% job % not found', p_kind, p_id using errcode = '42501';
   elsif v_job ->> 'status' not in ('failed', 'cancelled') then
-    raise exception 'a % job cannot be tried again', v_job ->> 'status' using errcode = '22023', hint = 'Only failed and cancelled jobs can.';
+    raise exception 'a % job cannot be retried', v_job ->> 'status' using errcode = '22023', hint = 'Only failed and cancelled jobs can.';
   end if;
   if v_job ->> 'owner_id' is not null then
     perform worker.check_open_jobs((v_job ->> 'owner_id')::uuid);
@@ -157,7 +160,7 @@ begin
   perform worker.enqueue(p_kind, v_job);
   return 'queued';
 end $$;
-comment on function worker.retry_job_as_service is 'Put a failed or cancelled job back on the queue, as the administrator of the app.';
+comment on function worker.retry_job_as_service is 'Requeue a failed or cancelled job, as the administrator of the app.';
 
 create or replace function worker.retry_job_as_owner(p_kind text, p_id uuid) returns text
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
@@ -166,7 +169,7 @@ begin
   perform worker.check_job_owner(p_kind, p_id);
   return worker.retry_job_as_service(p_kind, p_id);
 end $$;
-comment on function worker.retry_job_as_owner is 'Put a failed or cancelled job of one''s own back on the queue.';
+comment on function worker.retry_job_as_owner is 'Requeue a failed or cancelled job of one''s own.';
 
 create or replace function public.retry_job(kind text, id uuid) returns text
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp
@@ -177,4 +180,4 @@ begin
   end if;
   return worker.retry_job_as_service(kind, id);
 end $$;
-comment on function public.retry_job is 'Put a failed or cancelled job back on the queue; consent is checked again when it starts.';
+comment on function public.retry_job is 'Requeue a failed or cancelled job; consent is checked again when it starts.';

@@ -1,11 +1,11 @@
 -- The life of a job, in order: start, report, stage, complete.
 --
 -- Lock order everywhere: subjects (by id), job, queue row, staged rows, ledger. Consent is evaluated in a later statement
--- than the lock on the subjects. What pods call waits 4 s for a lock at most and is asked again, so that two statements
--- that are blocked by another open transaction never hold both of a pod's connections. The fence is status = 'running' AND
--- attempt. Rights are in rights.sql, one line a function. What a kind of job decides is asked in hooks.sql.
+-- than the lock on the subjects. A function that pods call waits 4 s for a lock at most and is called again, so that two
+-- statements blocked by another open transaction never hold both of a pod's connections. The fence is status = 'running'
+-- AND attempt. Rights are in rights.sql, one line a function. hooks.sql calls the functions of each kind of job.
 
--- ------------------------------------------------------------------------------------------------------ small questions
+-- ------------------------------------------------------------------------------------------------------------- lookups
 
 create or replace function worker.table_of(p_kind text) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
@@ -14,12 +14,12 @@ declare
   v_table text := (select table_name from worker.job_kinds where kind = p_kind);
 begin
   if v_table is null then
-    raise exception 'no such kind of job: %', coalesce(p_kind, 'null')
+    raise exception 'unknown kind of job: %', coalesce(p_kind, 'null')
       using errcode = '22023', hint = 'Kinds: ' || (select string_agg(kind, ', ' order by kind) from worker.job_kinds);
   end if;
   return v_table;
 end $$;
-comment on function worker.table_of is 'The table of a kind of job; raises for an unknown kind.';
+comment on function worker.table_of is 'Return the table of a kind of job; raises 22023 for an unknown kind.';
 
 create or replace function worker.changing_columns() returns text[]
 language sql stable set search_path = pg_catalog, pg_temp
@@ -28,7 +28,7 @@ as $$
   where attrelid = 'worker.life_cycle'::regclass and attnum > 0 and not attisdropped
     and attname not in ('id', 'owner_id', 'subject_id', 'preset', 'created_at')
 $$;
-comment on function worker.changing_columns is 'The columns that the life of a job changes; all others are the request.';
+comment on function worker.changing_columns is 'Return the columns that change during the life of a job; all others are the request.';
 
 create or replace function worker.lock_job(p_kind text, p_id uuid) returns jsonb
 language plpgsql volatile set search_path = pg_catalog, pg_temp
@@ -41,9 +41,9 @@ begin
   end if;
   return v_job;
 end $$;
-comment on function worker.lock_job is 'Lock a job and return its row, NULL when there is none or its table is gone.';
+comment on function worker.lock_job is 'Lock a job and return its row; NULL when the job or its table does not exist.';
 
--- Housekeeping holds several jobs at once, so it never waits for one: the next round comes soon.
+-- Housekeeping holds several jobs at once, so it never waits for one: the next tick comes soon.
 create or replace function worker.try_lock_job(p_kind text, p_id uuid) returns jsonb
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
@@ -55,9 +55,8 @@ begin
   end if;
   return v_job;
 end $$;
-comment on function worker.try_lock_job is 'Lock a job and return its row, NULL when there is none, its table is gone or it is locked.';
+comment on function worker.try_lock_job is 'Lock a job and return its row; NULL when the job or its table does not exist, or the job is locked.';
 
--- Locks the job; NULL unless this attempt is the one that runs.
 create or replace function worker.lock_lease(p_kind text, p_id uuid, p_attempt integer) returns jsonb
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
@@ -69,9 +68,9 @@ begin
   end if;
   return null;
 end $$;
-comment on function worker.lock_lease is 'Lock a job and return its row, NULL unless this attempt is the one that runs: the fence.';
+comment on function worker.lock_lease is 'Lock a job and return its row; NULL unless this attempt is running (the fence).';
 
--- A lost race, a lock that was waited for too long, a server that stops: the pod asks again.
+-- A serialization failure, a lock timeout, a server that stops: the pod calls again.
 create or replace function worker.is_transient(p_sqlstate text) returns boolean
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select left(p_sqlstate, 2) in ('40', '53', '55', '57', '58') $$;
@@ -83,9 +82,8 @@ as $$
   insert into worker.job_events (kind, job_id, attempt, event, detail)
   values (p_kind, p_id, p_attempt, p_event, jsonb_strip_nulls(p_detail))
 $$;
-comment on function worker.log_event is 'Note what happened to a job.';
+comment on function worker.log_event is 'Record an event of a job.';
 
--- A refusal in the ledger, one for each person that objects.
 create or replace function worker.log_refusal(p_kind text, p_id uuid, p_reason text) returns void
 language sql volatile set search_path = pg_catalog, pg_temp
 as $$
@@ -96,7 +94,7 @@ as $$
   where touched.kind = p_kind and touched.job_id = p_id and kinds.purpose is not null
     and worker.consent_error(touched.subject_id, kinds.purpose) is not null
 $$;
-comment on function worker.log_refusal is 'Write a refusal to the consent ledger.';
+comment on function worker.log_refusal is 'Write a refusal to the consent ledger, one entry for each person without consent.';
 
 -- ----------------------------------------------------------------------------------------------------------------- start
 
@@ -112,16 +110,15 @@ as $$
     'base', (select to_jsonb(base) from worker.base_models base where slug = p_job ->> 'base'),
     'preset', p_job -> 'preset',
     'inputs', inputs,
-    -- As pods of 0.1.0 read them.
+    -- For pods of 0.1.0.
     'photos', coalesce(inputs -> 'photos', '[]'), 'models', coalesce(inputs -> 'models', '[]'),
     'checkpoint', (select jsonb_build_object('step', step, 'bucket', bucket, 'key', key) from worker.staged_objects
                    where kind = p_kind and job_id = (p_job ->> 'id')::uuid and state = 'checkpoint' order by step desc limit 1),
     'prefix', worker.prefix(p_kind, p_job, (p_job ->> 'attempt')::integer))
   from worker.payload(p_kind, p_job) inputs
 $$;
-comment on function worker.start_payload is 'Everything a handler needs to know about a started attempt.';
+comment on function worker.start_payload is 'Return everything that a handler needs to know about a started attempt.';
 
--- Start an attempt. NULL when there is nothing to run: not picked by this pod, ended, stopped, or refused (then it is settled).
 create or replace function worker.start_job(p_kind text, p_id uuid, p_pod_id uuid) returns jsonb
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '4s'
 as $$
@@ -170,7 +167,7 @@ begin
       v_payload := worker.start_payload(p_kind, v_started);
     end if;
   exception when data_exception then
-    -- Else every pod would fail over it, again and again.
+    -- Otherwise every pod would fail on it, again and again.
     v_inputs_error := array['invalid_input', 'the request cannot be read: ' || sqlerrm];
   when others or assert_failure then
     if worker.is_transient(sqlstate) then
@@ -186,11 +183,11 @@ begin
     jsonb_build_object('pod_id', p_pod_id, 'pod', (select name from worker.pods where id = p_pod_id), 'resumed_step', v_payload -> 'checkpoint' -> 'step'));
   return v_payload;
 end $$;
-comment on function worker.start_job is 'Start an attempt of a job; the attempt is the fencing token. NULL when there is nothing to run.';
+comment on function worker.start_job is
+  'Start an attempt of a job and return its payload; NULL when there is nothing to run: not claimed by this pod, ended, stopped or refused.';
 
 -- ---------------------------------------------------------------------------------------------------------- while it runs
 
--- What the pod should do about a running job.
 create or replace function worker.lease_state(p_job jsonb) returns text
 language sql volatile set search_path = pg_catalog, pg_temp
 as $$
@@ -201,9 +198,8 @@ as $$
     else 'ok'
   end
 $$;
-comment on function worker.lease_state is 'ok, cancel, timeout or lost: what the pod should do about a running job.';
+comment on function worker.lease_state is 'Return what the pod should do about a running job: ok, cancel, timeout or lost.';
 
--- The same for a lease or, with attempt null, for a claim not yet started.
 create or replace function worker.held_state(p_pod_id uuid, p_lease jsonb) returns text
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
@@ -221,7 +217,7 @@ begin
   end if;
   return worker.lease_state(v_job);
 end $$;
-comment on function worker.held_state is 'The state of a lease, or of a claim not yet started.';
+comment on function worker.held_state is 'Return the state of a lease or, with attempt null, of a claim not yet started.';
 
 create or replace function worker.report_job(
   p_kind text, p_id uuid, p_attempt integer, p_progress double precision, p_phase text, p_metrics jsonb default null
@@ -241,9 +237,8 @@ begin
   end if;
   return worker.lease_state(v_job);
 end $$;
-comment on function worker.report_job is 'Progress of an attempt. Answers ok, cancel, timeout or lost.';
+comment on function worker.report_job is 'Record the progress of an attempt; returns ok, cancel, timeout or lost.';
 
--- Register keys before they are uploaded. Safe to repeat.
 create or replace function worker.stage_objects(p_kind text, p_id uuid, p_attempt integer, p_objects jsonb) returns text
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '4s'
 as $$
@@ -267,9 +262,9 @@ begin
   on conflict (bucket, key) do nothing;
   return worker.lease_state(v_job);
 end $$;
-comment on function worker.stage_objects is 'Register object keys of an attempt before they are uploaded; refuses keys that do not name the attempt.';
+comment on function worker.stage_objects is
+  'Register object keys of an attempt before they are uploaded; raises 22023 for a key outside its prefix. Safe to repeat.';
 
--- A checkpoint was uploaded: the next attempt resumes from it, and the ones before it are garbage.
 create or replace function worker.save_checkpoint(p_kind text, p_id uuid, p_attempt integer, p_step integer, p_bucket text, p_key text) returns text
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '4s'
 as $$
@@ -289,11 +284,12 @@ begin
   perform worker.log_event(p_kind, p_id, p_attempt, 'checkpoint', jsonb_build_object('step', p_step));
   return worker.lease_state(v_job);
 end $$;
-comment on function worker.save_checkpoint is 'An uploaded checkpoint becomes the one to resume from.';
+comment on function worker.save_checkpoint is
+  'Make an uploaded checkpoint the one that the next attempt resumes from, and mark earlier ones for deletion.';
 
 -- -------------------------------------------------------------------------------------------------------------- complete
 
--- Publish the result of an attempt: ok, lost, cancelled, consent_denied or invalid. Never an exception for what a pod may send.
+-- A malformed result is answered with invalid, never with an exception.
 create or replace function worker.complete_job(p_kind text, p_id uuid, p_attempt integer, p_result jsonb, p_gpu_seconds double precision default 0) returns text
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '4s'
 as $$
@@ -338,4 +334,5 @@ begin
   perform worker.finish_job(p_kind, v_job, 'completed', null, null, p_gpu_seconds, v_result);
   return 'ok';
 end $$;
-comment on function worker.complete_job is 'Publish the result of an attempt, if it still holds the job and everybody in it still agrees.';
+comment on function worker.complete_job is
+  'Publish the result of an attempt if it holds the lease and every person in the job still consents; returns ok, lost, cancelled, consent_denied or invalid.';

@@ -1,7 +1,6 @@
--- What the core asks a kind of job. Each question is a function worker.{kind}__{hook} in sql/kinds/{kind}.sql, found in the
--- catalog when the kind is registered; a kind without it gets the default written here. The core itself names no kind.
+-- Hooks: functions worker.{kind}__{hook} in sql/kinds/{kind}.sql that the core calls for a kind of job. They are found in the
+-- catalog when the kind is registered; a kind without one gets the default written here. The core does not name any kind.
 
--- The signature of every hook: arguments, result, and whether it may write.
 create or replace function worker.hook_signatures() returns table (hook text, arguments text, result text, may_write boolean)
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
@@ -21,7 +20,7 @@ as $$
     ('result_error', 'jsonb, jsonb', 'text', false),
     ('publish', 'jsonb, jsonb', 'jsonb', true)
 $$;
-comment on function worker.hook_signatures is 'Every hook that a kind of job may have: its arguments, its result, and whether it may write.';
+comment on function worker.hook_signatures is 'Return every hook that a kind of job may have: its arguments, its result, and whether it may write.';
 
 create or replace function worker.has_hook(p_kind text, p_hook text) returns boolean
 language sql stable set search_path = pg_catalog, pg_temp
@@ -31,24 +30,24 @@ comment on function worker.has_hook is 'Return true if a kind of job has this ho
 create or replace function worker.hook(p_kind text, p_hook text) returns text
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select format('worker.%I', p_kind || '__' || p_hook) $$;
-comment on function worker.hook is 'The name of a kind''s hook.';
+comment on function worker.hook is 'Return the name of a kind''s hook function.';
 
--- --------------------------------------------------------------------------------------------------- what a request names
+-- ------------------------------------------------------------------------------------------------------------ requests
 
--- rule: own_photo (a photograph of the job's own subject), person (a picture of a subject of the same owner), input (that, or
--- a picture that shows no person), lora (the id of a LoRA; its person counts).
+-- rule: own_photo (a photo of the job's own subject), person (a picture of a subject of the same owner), input (that, or
+-- a picture without a person), lora (the id of a LoRA; its person counts).
 create or replace function worker.named_keys(p_kind text, p_job jsonb) returns table (column_name text, key text, rule text)
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 begin
   if worker.has_hook(p_kind, 'named_keys') then
-    -- A rule that is NULL would be equal to none and different from none: such a key would be checked by nothing.
+    -- A NULL rule would compare as unknown to every rule, and the key would not be checked.
     return query execute format('select column_name, key, coalesce(rule, ''none'') from %s($1)', worker.hook(p_kind, 'named_keys')) using p_job;
   end if;
 end $$;
-comment on function worker.named_keys is 'Every object key and LoRA that a job names, with the rule each must keep. Default: none.';
+comment on function worker.named_keys is 'Return every object key and LoRA that a job names, with the rule that it must meet. Default: none.';
 
--- screens: negative_prompt, or prompt, which is stricter and what everything else counts as.
+-- screens: negative_prompt or prompt; any other value counts as prompt, which is stricter.
 create or replace function worker.texts(p_kind text, p_job jsonb) returns table (column_name text, words text, screens text)
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -58,7 +57,7 @@ begin
                                 worker.hook(p_kind, 'texts')) using p_job;
   end if;
 end $$;
-comment on function worker.texts is 'The words of a job that reach a model, in the order in which they are screened. Default: none.';
+comment on function worker.texts is 'Return the texts of a job that reach a model, in the order in which they are screened. Default: none.';
 
 create or replace function worker.plain_columns(p_kind text) returns text[]
 language plpgsql stable set search_path = pg_catalog, pg_temp
@@ -71,7 +70,8 @@ begin
   end if;
   return coalesce(v_columns, '{}');
 end $$;
-comment on function worker.plain_columns is 'Request columns that name no person and no object, and whose words reach no model. Default: none.';
+comment on function worker.plain_columns is
+  'Return the request columns that name neither a person nor an object and hold no words for a model. Default: none.';
 
 -- ------------------------------------------------------------------------------------------------------- what is possible
 
@@ -86,7 +86,7 @@ begin
   end if;
   return coalesce(v_base, (select default_base from worker.config));
 end $$;
-comment on function worker.default_base is 'The base a job runs on when it names none. Default: worker.config.default_base.';
+comment on function worker.default_base is 'Return the base model of a job that names none. Default: worker.config.default_base.';
 
 create or replace function worker.capabilities(p_kind text, p_job jsonb) returns text[]
 language plpgsql stable set search_path = pg_catalog, pg_temp
@@ -99,9 +99,9 @@ begin
   end if;
   return coalesce(v_capabilities, '{}');
 end $$;
-comment on function worker.capabilities is 'What the base of a job must be able to do; of an empty job, what every base of the kind must. Default: nothing.';
+comment on function worker.capabilities is
+  'Return the capabilities that the base model of a job must have or, for an empty job, those that every job of the kind needs. Default: none.';
 
--- Of request_error, insert_error: one text about one job, or NULL.
 create or replace function worker.hook_error(p_kind text, p_hook text, p_job jsonb) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -114,7 +114,7 @@ begin
   return v_error;
 end $$;
 comment on function worker.hook_error is
-  'What is wrong with a request: request_error is asked at INSERT and at start, insert_error at INSERT once nothing else objects. Default: nothing.';
+  'Return what is wrong with a request, or NULL: request_error is called at INSERT and at start, insert_error at INSERT after all other checks. Default: NULL.';
 
 create or replace function worker.inputs_error(p_kind text, p_job jsonb) returns text[]
 language plpgsql stable set search_path = pg_catalog, pg_temp
@@ -127,9 +127,9 @@ begin
   end if;
   return v_error;
 end $$;
-comment on function worker.inputs_error is 'Why a job cannot start for lack of what it needs: error code and message, or NULL. Default: NULL.';
+comment on function worker.inputs_error is 'Return why a job cannot start because of its inputs, as error code and message, or NULL. Default: NULL.';
 
--- ------------------------------------------------------------------------------------------------------- what a pod is told
+-- ------------------------------------------------------------------------------------------------------------- payload
 
 create or replace function worker.payload(p_kind text, p_job jsonb) returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp
@@ -142,7 +142,7 @@ begin
   end if;
   return coalesce(v_payload, '{}');
 end $$;
-comment on function worker.payload is 'What the handler needs beside the row: an object, inputs of the started job. Default: empty.';
+comment on function worker.payload is 'Return an object with what the handler needs besides the row, inputs of the started job. Default: empty.';
 
 create or replace function worker.prefetch(p_kind text, p_job jsonb) returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp
@@ -155,9 +155,9 @@ begin
   end if;
   return coalesce(v_inputs, '{}');
 end $$;
-comment on function worker.prefetch is 'What a pod may fetch ahead for a waiting job: an object. Default: empty.';
+comment on function worker.prefetch is 'Return an object with what a pod may prefetch for a waiting job. Default: empty.';
 
--- Whatever the kind says, the key names the job and the attempt, so that no attempt writes into another's objects.
+-- Whatever the hook returns, the prefix contains the job and the attempt, so that no attempt overwrites another's objects.
 create or replace function worker.prefix(p_kind text, p_job jsonb, p_attempt integer) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -176,9 +176,9 @@ begin
   return v_prefix;
 end $$;
 comment on function worker.prefix is
-  'The beginning of every key an attempt may write; it ends in /{job_id}/{attempt}/. Default: {owner_id}/{subject_id|_}/generated/{job_id}/{attempt}/.';
+  'Return the beginning of every key that an attempt may write; it ends in /{job_id}/{attempt}/. Default: {owner_id}/{subject_id|_}/generated/{job_id}/{attempt}/.';
 
--- -------------------------------------------------------------------------------------------------------- what comes of it
+-- ------------------------------------------------------------------------------------------------------------- results
 
 create or replace function worker.result_keys(p_kind text, p_result jsonb) returns setof text
 language plpgsql stable set search_path = pg_catalog, pg_temp
@@ -190,9 +190,8 @@ begin
     return query select key #>> '{}' from jsonb_path_query(p_result, 'lax $.objects[*]') key;
   end if;
 end $$;
-comment on function worker.result_keys is 'Every object key that a result names. Default: the list objects.';
+comment on function worker.result_keys is 'Return every object key that a result names. Default: the list objects.';
 
--- Why a result cannot be published, or NULL. What is staged and what a result names must agree, for every kind.
 create or replace function worker.result_error(p_kind text, p_job jsonb, p_result jsonb) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -218,7 +217,8 @@ begin
 exception when data_exception then
   return 'the result is malformed';
 end $$;
-comment on function worker.result_error is 'Why a result cannot be published, or NULL. Default: every object it names must be staged by this attempt.';
+comment on function worker.result_error is
+  'Return why a result cannot be published, or NULL. For every kind, each object it names must have been staged by this attempt.';
 
 create or replace function worker.publish(p_kind text, p_job jsonb, p_result jsonb) returns jsonb
 language plpgsql volatile set search_path = pg_catalog, pg_temp
@@ -231,4 +231,5 @@ begin
   end if;
   return p_result || coalesce(v_more, '{}');
 end $$;
-comment on function worker.publish is 'What publishing a result does beside it, in the same transaction; answers the result with what the kind adds. Default: nothing.';
+comment on function worker.publish is
+  'Do what a kind adds to publishing a result, in the same transaction; returns the result with the kind''s additions. Default: nothing.';

@@ -1,7 +1,6 @@
--- What happens to a row of a job table: checked and completed before it is inserted, put on the queue after, and never
--- changed in what it asks for.
+-- Triggers of the job tables: a row is checked and completed before it is inserted and queued after, and its request columns
+-- never change.
 
--- How many jobs of an owner meet a condition of ours, over all kinds that apps insert.
 create or replace function worker.count_jobs(p_owner_id uuid, p_condition text) returns bigint
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
@@ -16,7 +15,7 @@ begin
   end loop;
   return v_total;
 end $$;
-comment on function worker.count_jobs is 'How many jobs of an owner meet a condition.';
+comment on function worker.count_jobs is 'Return how many jobs of an owner meet a SQL condition, over all kinds that apps insert.';
 
 create or replace function worker.check_open_jobs(p_owner_id uuid) returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp
@@ -24,9 +23,9 @@ as $$
 declare
   v_limit integer := (select open_jobs_per_owner from worker.config);
 begin
-  -- One at a time for each owner, or two requests could both take the last place.
+  -- One transaction at a time for each owner; otherwise two requests could both get the last place.
   perform pg_advisory_xact_lock(hashtextextended('open jobs of ' || p_owner_id, 0));
-  -- Each refused request is a row for ever, of the ledger too, and nobody may feel a way around the words.
+  -- Refused requests are kept for ever, also in the ledger, and a user must not find a way around the words by trying.
   if worker.count_jobs(p_owner_id,
        $q$created_at > now() - worker.timing('refusals_counted') and status = 'failed' and error_code in ('consent_denied', 'prompt_blocked') and attempt = 0$q$) >= 10 * v_limit then
     raise exception 'too many refused requests: at most % an hour', 10 * v_limit using errcode = 'PT429';
@@ -38,8 +37,7 @@ begin
 end $$;
 comment on function worker.check_open_jobs is 'Raise PT429 (HTTP 429) when the owner has too many open jobs.';
 
--- What a preset brings to a job: a snapshot of itself, and its settings for columns that the request leaves open. The
--- job's own CHECKs then hold for both, and a preset that is edited or deleted later changes no request.
+-- The job's own CHECKs then apply to the preset's settings, and editing or deleting a preset later does not change a request.
 create or replace function worker.preset_columns(p_kind text, p_job jsonb) returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -54,7 +52,8 @@ as $$
     group by preset.id
   ), '{}')
 $$;
-comment on function worker.preset_columns is 'What a preset brings to a job: a snapshot, and settings for columns that the request leaves open.';
+comment on function worker.preset_columns is
+  'Return what a preset adds to a job: a snapshot of itself, and settings for columns that the request leaves open.';
 
 create or replace function worker.before_job_insert() returns trigger
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
@@ -76,16 +75,16 @@ begin
   else
     select * into v_subject from public.subjects where id = new.subject_id;
     if v_subject.id is null or (v_user is not null and v_subject.owner_id is distinct from v_user) then
-      raise exception 'subject_id: no such subject of yours' using errcode = '42501';
+      raise exception 'subject_id: subject not found for this user' using errcode = '42501';
     end if;
     new.owner_id := v_subject.owner_id;
   end if;
   if v_kind.table_name like 'public.%' then
     if new.owner_id is null then
-      raise exception 'owner_id: whose job is this? name a subject or an owner' using errcode = '23502';
+      raise exception 'owner_id is missing: set subject_id or owner_id' using errcode = '23502';
     end if;
     execute format('select exists (select from %s where id = $1)', v_kind.table_name) into v_known using new.id;
-    if not v_known then  -- a request that is repeated with its id takes no new place
+    if not v_known then  -- a request repeated with the same id needs no new place
       perform worker.check_open_jobs(new.owner_id);
     end if;
   end if;
@@ -117,7 +116,7 @@ begin
     v_code := 'prompt_blocked';
   end if;
   if v_error is not null then
-    -- The row arrives, refused, so that the app has something to show and the ledger an entry.
+    -- The row is inserted as failed, so that the app can show why, and the ledger has an entry.
     new.status := 'failed';
     new.phase := 'refused';
     new.error_code := v_code;
@@ -132,7 +131,7 @@ begin
   end if;
   return new;
 end $$;
-comment on function worker.before_job_insert is 'Fill owner and base, check the request, refuse people without consent and blocked prompts.';
+comment on function worker.before_job_insert is 'Fill in owner and base model, check the request, refuse people without consent and blocked prompts.';
 
 create or replace function worker.after_job_insert() returns trigger
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
@@ -150,7 +149,7 @@ begin
   end if;
   return null;
 end $$;
-comment on function worker.after_job_insert is 'Note who is touched, and put the job on the queue.';
+comment on function worker.after_job_insert is 'Record the people in the job, and put it on the queue.';
 
 create or replace function worker.before_job_update() returns trigger
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
@@ -158,21 +157,21 @@ as $$
 declare
   v_changed text;
 begin
-  -- Request columns are all that the life cycle does not own, plus the three that say who.
+  -- The request is every column that the life of a job does not change.
   select string_agg(coalesce(old_column.key, new_column.key), ', ') into v_changed
   from jsonb_each(to_jsonb(old)) old_column full join jsonb_each(to_jsonb(new)) new_column using (key)
   where old_column.value is distinct from new_column.value
     and not (coalesce(old_column.key, new_column.key) = any (worker.changing_columns()));
   if v_changed is not null then
-    raise exception 'a request does not change after it was made: %', v_changed
+    raise exception 'a request cannot be changed after INSERT: %', v_changed
       using errcode = '42501', hint = 'Cancel this job and insert another.';
   end if;
   if new.attempt < old.attempt then
-    raise exception 'attempt is the fencing token and never goes down' using errcode = '42501';
+    raise exception 'attempt is the fencing token and cannot decrease' using errcode = '42501';
   end if;
   return new;
 end $$;
-comment on function worker.before_job_update is 'Request columns never change after INSERT, for any role.';
+comment on function worker.before_job_update is 'Raise 42501 when a request column changes after INSERT, for any role.';
 
 create or replace function worker.after_order_update() returns trigger
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
@@ -183,7 +182,7 @@ begin
   perform pg_notify('likeness_queue', '');
   return null;
 end $$;
-comment on function worker.after_order_update is 'Carry a changed priority or run_after over to the queue.';
+comment on function worker.after_order_update is 'Copy a changed priority or run_after to the queue.';
 
 create or replace function worker.on_photo_write() returns trigger
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
@@ -193,15 +192,15 @@ declare
   v_error text;
 begin
   if v_owner_id is null or (auth.uid() is not null and v_owner_id <> auth.uid()) then
-    raise exception 'subject_id: no such subject of yours' using errcode = '42501';
+    raise exception 'subject_id: subject not found for this user' using errcode = '42501';
   end if;
   v_error := worker.key_error(v_owner_id, new.path, false);
   if v_error is null and new.path not like format('%s/%s/photos/%%', v_owner_id, new.subject_id) then
-    v_error := format('must lie under %s/%s/photos/', v_owner_id, new.subject_id);
+    v_error := format('must be under %s/%s/photos/', v_owner_id, new.subject_id);
   end if;
   if v_error is not null then
     raise exception 'path: % %', quote_literal(left(new.path, 200)), v_error using errcode = '22023';
   end if;
   return new;
 end $$;
-comment on function worker.on_photo_write is 'A photograph lies under its own subject''s prefix.';
+comment on function worker.on_photo_write is 'Raise 22023 unless a photo''s key is under its own subject''s prefix.';

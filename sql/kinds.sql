@@ -1,12 +1,12 @@
--- What makes a table a job table, and what a kind of job must have before it is one. sql/kinds/ holds the kinds.
+-- Registration: what makes a table a job table, and what a kind of job must have. The kinds are in sql/kinds/.
 
 -- A kind whose table was dropped by hand must not stop the housekeeping, nor a revocation.
 create or replace function worker.live_kinds() returns setof worker.job_kinds
 language sql stable set search_path = pg_catalog, pg_temp
 as $$ select * from worker.job_kinds where to_regclass(table_name) is not null order by kind $$;
-comment on function worker.live_kinds is 'The kinds of job whose table exists.';
+comment on function worker.live_kinds is 'Return the kinds of job whose table exists.';
 
--- LIKE copies the columns once; '%s' stands for the table.
+-- LIKE copies the columns when a table is created; a later change must be applied to each table.
 create or replace function worker.alter_job_tables(p_ddl text) returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
@@ -17,9 +17,8 @@ begin
     execute format(p_ddl, v_table);
   end loop;
 end $$;
-comment on function worker.alter_job_tables is 'Apply DDL (with %s for the table) to every job table and their template.';
+comment on function worker.alter_job_tables is 'Apply DDL, with %s for the table, to every job table and to their template.';
 
--- The columns that a kind adds to the life cycle: what was asked for.
 create or replace function worker.request_columns(p_table text) returns table (column_name text, type_name text, is_array boolean)
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -29,7 +28,7 @@ as $$
     and own.attname not in (
       select attname from pg_catalog.pg_attribute where attrelid = 'worker.life_cycle'::regclass and attnum > 0 and not attisdropped)
 $$;
-comment on function worker.request_columns is 'The columns of a job table that are its kind''s own.';
+comment on function worker.request_columns is 'Return the columns that a kind adds to the life cycle: the request.';
 
 create or replace function worker.grant_job_table(p_table text) returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp
@@ -45,7 +44,7 @@ begin
       v_request, p_table);
   end if;
 end $$;
-comment on function worker.grant_job_table is 'Clients insert requests; the life cycle is the functions'' alone.';
+comment on function worker.grant_job_table is 'Grant clients INSERT on the request columns of a job table; only functions write the life cycle.';
 
 -- ------------------------------------------------------------------------------------------------- what a kind must have
 
@@ -69,7 +68,7 @@ begin
       raise exception 'kind %: % is not a hook', p_kind, v_hook.signature
         using errcode = '22023', hint = 'Hooks: ' || (select string_agg(hook, ', ' order by hook) from worker.hook_signatures());
     elsif not v_hook.takes_these or v_hook.returns is distinct from v_hook.result then  -- NULL: a procedure or an aggregate
-      raise exception 'kind %: hook % must take (%) and return %, not %', p_kind, v_hook.signature, v_hook.arguments, v_hook.result, v_hook.returns
+      raise exception 'kind %: hook % must accept (%) and return %, not %', p_kind, v_hook.signature, v_hook.arguments, v_hook.result, v_hook.returns
         using errcode = '22023';
     elsif v_hook.writes <> v_hook.may_write then
       raise exception 'kind %: hook % must be %', p_kind, v_hook.signature, case when v_hook.may_write then 'volatile' else 'stable or immutable' end
@@ -81,7 +80,8 @@ begin
   end loop;
   return v_hooks;
 end $$;
-comment on function worker.check_hooks is 'The hooks of a kind, as the catalog has them; raises 22023 for one that is unknown or not as it must be.';
+comment on function worker.check_hooks is
+  'Return the hooks of a kind, as found in the catalog; raises 22023 for one that is unknown or has another signature or setting.';
 
 create or replace function worker.check_life_cycle(p_kind text, p_table text) returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp
@@ -90,7 +90,7 @@ declare
   v_missing text;
 begin
   if to_regclass(p_table) is null then
-    raise exception 'kind %: there is no table %', p_kind, p_table using errcode = '42P01', hint = 'Create it in a numbered migration.';
+    raise exception 'kind %: table % not found', p_kind, p_table using errcode = '42P01', hint = 'Create it in a numbered migration.';
   end if;
   select string_agg(template.attname, ', ' order by template.attnum) into v_missing
   from pg_catalog.pg_attribute template
@@ -112,10 +112,9 @@ begin
       using errcode = '22023', hint = 'Create it with (like worker.life_cycle including all, …).';
   end if;
 end $$;
-comment on function worker.check_life_cycle is 'Raise unless a table has every column and constraint of the life cycle as its template has it.';
+comment on function worker.check_life_cycle is 'Raise 22023 unless a table has every column and constraint of the life cycle as in the template.';
 
--- A kind cannot forget a person: a column that could name one, or words that reach a model, is declared or refused. Asked with
--- a request that fills every such column.
+-- So that a kind cannot miss a person or a prompt. The hooks are called with a request that fills every such column.
 create or replace function worker.check_columns(p_kind text, p_table text) returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -134,11 +133,11 @@ begin
     select named.column_name from worker.named_keys(p_kind, v_probe) named
     union select said.column_name from worker.texts(p_kind, v_probe) said);
   if v_forgotten is not null then
-    raise exception 'kind %: column % of % is named by no hook', p_kind, v_forgotten, p_table
+    raise exception 'kind %: column % of % is not declared by any hook', p_kind, v_forgotten, p_table
       using errcode = '22023', hint = format('Object keys and LoRAs go into worker.%1$s__named_keys, words that reach a model into worker.%1$s__texts, everything else into worker.%1$s__plain_columns.', p_kind);
   end if;
 end $$;
-comment on function worker.check_columns is 'Raise unless every request column that could name a person or hold words is declared by a hook.';
+comment on function worker.check_columns is 'Raise 22023 unless a hook declares every request column that could name a person or hold words.';
 
 -- base and preset_id are the core's own.
 create or replace function worker.undeclared_columns(p_kind text, p_table text) returns table (column_name text, type_name text, is_array boolean)
@@ -148,7 +147,8 @@ as $$
   where (is_array or type_name !~ '^(smallint|integer|bigint|real|double precision|numeric|boolean|interval|date|time|timestamp)')
     and column_name not in ('base', 'preset_id') and column_name <> all (worker.plain_columns(p_kind))
 $$;
-comment on function worker.undeclared_columns is 'Request columns that are not numbers, times or switches, and that the kind does not call plain.';
+comment on function worker.undeclared_columns is
+  'Return the request columns that are not numbers, times or booleans, and that the kind does not declare plain.';
 
 create or replace function worker.check_registration(p_kind text, p_table text, p_purpose text) returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp
@@ -158,21 +158,21 @@ declare
   v_known worker.job_kinds;
 begin
   select * into v_known from worker.job_kinds where kind = p_kind;
-  -- One spelling for each table: the kinds, and what is meant for apps (public), are told apart by it.
+  -- One spelling for each table, because kinds, and tables for apps (public), are compared by it.
   if p_table is null or p_table !~ '^[a-z_][a-z0-9_]*\.[a-z_][a-z0-9_]*$' then
     raise exception 'kind %: table % must be written schema.table, in plain lower case', p_kind, coalesce(quote_literal(p_table), 'null') using errcode = '22023';
   elsif v_known.kind is not null and v_known.package is distinct from v_package then
-    raise exception 'kind % is already that of %', p_kind, coalesce('package ' || v_known.package, 'the core') using errcode = '42710';
+    raise exception 'kind % already belongs to %', p_kind, coalesce('package ' || v_known.package, 'the core') using errcode = '42710';
   elsif exists (select from worker.job_kinds where table_name = p_table and kind <> p_kind) then
-    raise exception 'kind %: table % is already that of kind %', p_kind, p_table, (select kind from worker.job_kinds where table_name = p_table)
+    raise exception 'kind %: table % already belongs to kind %', p_kind, p_table, (select kind from worker.job_kinds where table_name = p_table)
       using errcode = '42710', hint = 'Every kind has a table of its own.';
   elsif v_package is not null and p_purpose is null then
     raise exception 'kind %: purpose must be training or generation', p_kind
-      using errcode = '22023', hint = 'People in a job have agreed to one of them; only the core has kinds without.';
+      using errcode = '22023', hint = 'People consent to one of them; only kinds of the core may have none.';
   end if;
   perform worker.check_life_cycle(p_kind, p_table);
 end $$;
-comment on function worker.check_registration is 'Raise unless a kind and its table may be registered by whoever does it.';
+comment on function worker.check_registration is 'Raise unless this package, or the core, may register the kind and its table.';
 
 -- ------------------------------------------------------------------------------------------------------------ registering
 
@@ -201,7 +201,8 @@ begin
     end if;
   end if;
 end $$;
-comment on function worker.make_job_table is 'Give a table what every job table has: keys, indexes, triggers, grants, row-level security, Realtime. Idempotent.';
+comment on function worker.make_job_table is
+  'Add to a table what every job table has: keys, indexes, triggers, grants, row-level security, Realtime. Idempotent.';
 
 -- Every migration runs it again.
 create or replace function worker.register_job_table(
@@ -223,9 +224,9 @@ begin
   perform worker.make_job_table(p_kind, p_table);
 end $$;
 comment on function worker.register_job_table is
-  'Make a table a job table: checks, hooks, and what every job table has. Idempotent. Policies and grants are declared after it.';
+  'Register a kind of job and its table: checks, hooks, and what every job table has. Idempotent. Declare policies and grants after it.';
 
--- rights.sql calls it when all files have run: one that came after the registration may have changed a hook, a column or a trigger.
+-- rights.sql calls it after all files: one that ran after the registration may have changed a hook, a column or a trigger.
 create or replace function worker.check_kinds() returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
@@ -234,7 +235,7 @@ declare
 begin
   for v_kind in select * from worker.live_kinds() order by kind loop
     if v_kind.package is not null and v_kind.purpose is null then
-      raise exception 'kind %: package % took its purpose away', v_kind.kind, v_kind.package using errcode = '22023';
+      raise exception 'kind %: package % removed its purpose', v_kind.kind, v_kind.package using errcode = '22023';
     end if;
     perform worker.check_life_cycle(v_kind.kind, v_kind.table_name);
     update worker.job_kinds set hooks = worker.check_hooks(kind),
@@ -244,7 +245,7 @@ begin
     perform worker.make_job_table(v_kind.kind, v_kind.table_name);
   end loop;
 end $$;
-comment on function worker.check_kinds is 'Check every kind of job again, and set its table right.';
+comment on function worker.check_kinds is 'Check every kind of job again, and restore what its table must have.';
 
 create or replace function worker.declare_policy(p_kind text, p_name text, p_command text, p_condition text) returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp
@@ -252,7 +253,7 @@ as $$
 declare
   v_rows refcursor;
 begin
-  -- A cursor takes one statement: a condition that ended the policy and began another statement would run later, unseen.
+  -- A cursor accepts one statement: a condition that ended the policy and began another statement would run later, unchecked.
   open v_rows for execute format('select from %s where (%s)', worker.table_of(p_kind), p_condition);
   close v_rows;
   insert into worker.kind_policies (kind, policy_name, command, condition) values (p_kind, p_name, p_command, p_condition);
@@ -268,7 +269,7 @@ declare
 begin
   if v_object is null then
     raise exception 'kind %: cannot declare a grant of % on %', p_kind, p_privilege, p_object
-      using errcode = '22023', hint = 'execute on a function, with its argument types, or select on a table or view.';
+      using errcode = '22023', hint = 'Declare execute on a function, with its argument types, or select on a table or view.';
   end if;
   insert into worker.kind_grants (kind, privilege, object, grantee) values (p_kind, p_privilege, p_object, p_grantee);
 end $$;

@@ -1,7 +1,7 @@
--- Kinds of job that an installed package brings: its SQL files run one by one, and none may change what is not its own.
+-- Packages that add kinds of job: their SQL files run one by one, and each may change only its package's own objects.
 
--- Everything that a package could change, in one line each. parent is what an object belongs to: a table, a package, or
--- something of which no package owns a part.
+-- One row for each thing that a package could change. parent is the table or package that it belongs to, or else something
+-- that packages cannot own a part of.
 create or replace function worker.catalog_objects() returns table (object text, parent text, definition text)
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -44,7 +44,7 @@ as $$
     concat_ws(' ', polcmd, polpermissive, polroles::text, pg_get_expr(polqual, polrelid), pg_get_expr(polwithcheck, polrelid))
   from relations join pg_catalog.pg_policy on polrelid = relations.oid
   union all
-  -- By what this transaction wrote, so that rows of others do not count; TRUNCATE gives a table a new file.
+  -- Counted by the writes of this transaction, so that those of others do not matter; TRUNCATE gives a table a new file.
   select 'rows of ' || name, name, concat_ws(' ',
     case when name not in ('public.presets', 'worker.base_models') then pg_stat_get_xact_tuples_inserted(oid) end,
     case when name <> 'worker.base_models' then pg_stat_get_xact_tuples_updated(oid) end,
@@ -63,7 +63,7 @@ as $$
     (select string_agg(pg_get_constraintdef(oid), ',' order by conname) from pg_catalog.pg_constraint where contypid = pg_type.oid))
   from pg_catalog.pg_type join schemas on schemas.oid = typnamespace where typtype in ('e', 'd', 'r')
   union all
-  -- What is in no schema of ours and yet reaches every call.
+  -- Outside of the schemas, but effective in every call.
   select 'function in pg_catalog ' || oid::regprocedure, 'the database', null from pg_catalog.pg_proc
   where pronamespace = 'pg_catalog'::regnamespace and oid >= 16384
   union all
@@ -98,10 +98,11 @@ as $$
   union all
   select 'row of worker.config', 'the core', to_jsonb(config)::text from worker.config
 $$;
-comment on function worker.catalog_objects is 'Functions, tables, rows written, types, triggers, policies, grants, roles, kinds and bases, each with a definition to compare.';
+comment on function worker.catalog_objects is
+  'Return functions, tables, rows written, types, triggers, policies, grants, roles, kinds and bases, each with a definition to compare.';
 
 -- EXECUTE refuses COMMIT in a file, which would survive a later error; the SET clause gives it a search_path without surprises.
--- What a deferred trigger would do at the end of the transaction happens here, where it is seen.
+-- Deferred triggers fire here and not at the end of the transaction, so that their changes are checked.
 create or replace function worker.run_package_file(p_text text) returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
@@ -133,19 +134,19 @@ begin
   end;
   if current_user <> v_user or current_setting('worker.package', true) is distinct from p_package then
     raise exception 'package %, %: it changed the role or worker.package', p_package, p_name
-      using errcode = '42501', hint = 'A package''s SQL runs as the database''s owner and stays that.';
+      using errcode = '42501', hint = 'A package''s SQL must keep running as the database''s owner.';
   end if;
   select string_agg(name, ', ' order by name) into v_foreign from pg_catalog.pg_settings
   where v_settings ? name and setting is distinct from v_settings ->> name;
   if v_foreign is not null then
-    raise exception 'package %, %: it leaves settings changed for what runs after it: %', p_package, p_name, v_foreign
+    raise exception 'package %, %: it left settings of the session changed: %', p_package, p_name, v_foreign
       using errcode = '42501', hint = 'A function may have settings of its own; a file may not.';
   end if;
   -- Compared here, because neither would notice that it was replaced.
   v_foreign := case when v_comparison <> pg_get_functiondef('worker.catalog_objects'::regproc) || pg_get_functiondef('worker.foreign_change'::regproc)
     then 'worker.catalog_objects or worker.foreign_change' else worker.foreign_change(p_package, v_before) end;
   if v_foreign is not null then
-    raise exception 'package %, %: it changes what is not its own: %', p_package, p_name, v_foreign
+    raise exception 'package %, %: it changed objects that are not its own: %', p_package, p_name, v_foreign
       using errcode = '42501', hint = 'A package creates tables, functions and kinds of its own, and changes nothing else.';
   end if;
   delete from worker.package_objects where package = p_package and object not in (select objects.object from worker.catalog_objects() objects);
@@ -155,7 +156,8 @@ begin
   on conflict (package, name) do update set checksum = excluded.checksum, applied_at = now();
   perform set_config('worker.package', '', true);
 end $$;
-comment on function worker.apply_package_file is 'Run a SQL file of a package and record it; raises when it fails, or changes anything that is not the package''s own.';
+comment on function worker.apply_package_file is
+  'Run a SQL file of a package and record it; raises if it fails, or changes anything that is not the package''s own.';
 
 create or replace function worker.foreign_change(p_package text, p_before jsonb) returns text
 language sql stable set search_path = pg_catalog, pg_temp
@@ -186,9 +188,10 @@ as $$
   )
   select string_agg(what || ' ' || object, ', ' order by object) from wrong where what is not null
 $$;
-comment on function worker.foreign_change is 'What a package changed although it is not its own, or NULL. p_before holds the catalog''s objects as they were.';
+comment on function worker.foreign_change is
+  'Return what a package changed although it is not its own, or NULL; p_before holds the catalog''s objects as they were.';
 
--- For rights.sql. What a package made is taken from everybody first: in public it would be theirs by default.
+-- rights.sql calls it. Rights on a package's objects are revoked first: in schema public, roles have some by default.
 create or replace function worker.grant_declared_rights() returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
@@ -218,4 +221,4 @@ begin
     execute format('grant %s on %s to %I', v_object.privilege, regexp_replace(v_object.name, '^relation', 'table'), v_object.grantee);
   end loop;
 end $$;
-comment on function worker.grant_declared_rights is 'Grant what the kinds declare, and nothing else on what packages made.';
+comment on function worker.grant_declared_rights is 'Grant the rights that kinds declare; on a package''s objects, grant nothing else.';

@@ -1,12 +1,12 @@
--- Pods: registering, what they may take, heartbeats, leaving. Locks as in functions.sql.
+-- Pods: registration, routes, heartbeats, deregistration. Locks as in functions.sql.
 
--- The 64-bit key of the advisory lock that a pod's session connection holds (shared) while the process lives.
 create or replace function worker.pod_lock_key(p_pod_id uuid) returns bigint
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select ('x' || left(replace(p_pod_id::text, '-', ''), 16))::bit(64)::bigint $$;
-comment on function worker.pod_lock_key is 'The advisory lock that a living pod''s session holds.';
+comment on function worker.pod_lock_key is
+  'Return the 64-bit key of the advisory lock that a pod''s session connection holds (shared) while its process lives.';
 
--- Read in pg_locks and never taken: taking it would make the pod's own reconnect wait.
+-- Read from pg_locks and never acquired: acquiring it would make the pod's own reconnect wait.
 create or replace function worker.lock_is_free(p_pod_id uuid) returns boolean
 language sql volatile set search_path = pg_catalog, pg_temp
 as $$
@@ -18,8 +18,8 @@ as $$
 $$;
 comment on function worker.lock_is_free is 'Return true if a pod''s advisory lock is free.';
 
--- Two, because the one that ticks may be the one that died. The locks are looked at here too: it is a tick that notes
--- lock_free_since, and both tickers may have died at once.
+-- Two, because one of them may have died. Locks are checked here too, because only a tick sets lock_free_since, and both
+-- tickers may have died at once.
 create or replace function worker.is_ticker(p_pod_id uuid) returns boolean
 language sql volatile set search_path = pg_catalog, pg_temp
 as $$
@@ -29,13 +29,13 @@ as $$
       and not (has_lock and worker.lock_is_free(id))
     order by registered_at, id limit 2)
 $$;
-comment on function worker.is_ticker is 'Return true if this pod is one of the two longest-living ones, which tick.';
+comment on function worker.is_ticker is 'Return true if a pod is one of the two longest-running pods, which tick.';
 
 -- The tick removes the row of a silent pod; where no pod is left to tick, the row stays.
 create or replace function worker.is_alive(p_pod worker.pods) returns boolean
 language sql stable set search_path = pg_catalog, pg_temp
 as $$ select p_pod.last_heartbeat > statement_timestamp() - worker.timing('pod_silent') $$;
-comment on function worker.is_alive is 'Return true if a pod sent a heartbeat lately.';
+comment on function worker.is_alive is 'Return true if a pod''s last heartbeat is recent.';
 
 create or replace function worker.register_pod(
   p_pod_id uuid, p_name text, p_routes text[], p_vram_gib double precision, p_models_present text[], p_has_lock boolean, p_version text
@@ -50,9 +50,9 @@ begin
     last_heartbeat = clock_timestamp(), lock_free_since = null;
   return jsonb_build_object('tick', worker.is_ticker(p_pod_id));
 end $$;
-comment on function worker.register_pod is 'A pod says what it is and which routes it takes; again whenever that changes.';
+comment on function worker.register_pod is 'Record what a pod is and which routes it offers, again whenever that changes; returns whether to tick.';
 
--- Running jobs, and claims that were not started. A job that is locked just now is left for the next time: this runs beside others that hold several jobs.
+-- A job that is locked now is left for the next call: this function runs beside others that hold several jobs.
 create or replace function worker.release_unheld_jobs(p_pod_id uuid, p_unnamed_for interval, p_named text[], p_reason text) returns integer
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
@@ -72,7 +72,7 @@ begin
     -- Look again now that the job is locked: it may have ended meanwhile.
     continue when v_job is null or not exists (
       select from worker.pgqueuer where dedupe_key = v_row.dedupe_key and queue_manager_id = p_pod_id and status = 'picked');
-    -- What a dead pod ran is the reaper's, which counts a failure, also when it could not lock the job a moment ago.
+    -- A running job of a dead pod is left to the reaper, which counts a failure, even if it could not lock the job just now.
     continue when v_job ->> 'status' = 'running' and not exists (select from worker.pods where id = p_pod_id);
     v_count := v_count + 1;
     if v_job ->> 'status' not in ('queued', 'running') then
@@ -85,7 +85,8 @@ begin
   end loop;
   return v_count;
 end $$;
-comment on function worker.release_unheld_jobs is 'Put back on the queue what a pod holds and has not named for a while; no failure is counted.';
+comment on function worker.release_unheld_jobs is
+  'Requeue the jobs and claims that a pod holds but has not named for a while, which does not count as a failure; returns how many.';
 
 create or replace function worker.deregister_pod(p_pod_id uuid) returns void
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
@@ -93,14 +94,14 @@ as $$
 begin
   -- The pod before its jobs, as in heartbeat and reap.
   perform from worker.pods where id = p_pod_id for update;
-  -- Wait for each job, in order, so that none is left behind for the reaper to count as a failure.
+  -- Wait for each job, in order, so that none is left to the reaper, which would count a failure.
   perform worker.lock_job(kind, job_id) from (
     select split_part(dedupe_key, ':', 1) as kind, split_part(dedupe_key, ':', 2)::uuid as job_id
     from worker.pgqueuer where queue_manager_id = p_pod_id and status = 'picked' order by 1, 2) held;
   perform worker.release_unheld_jobs(p_pod_id, interval '0', '{}', 'requeued: its pod left');
   delete from worker.pods where id = p_pod_id;
 end $$;
-comment on function worker.deregister_pod is 'A pod leaves: what it still holds is put back on the queue; no failure is counted.';
+comment on function worker.deregister_pod is 'Delete the row of a pod that leaves, and requeue what it holds, which does not count as a failure.';
 
 create or replace function worker.peek(p_routes text[], p_limit integer) returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp
@@ -123,13 +124,13 @@ begin
     v_inputs := worker.prefetch(v_row.kind, v_job);
     v_jobs := v_jobs || jsonb_build_object('kind', v_row.kind, 'id', v_row.job_id, 'base', v_job ->> 'base',
       'subject_id', v_job ->> 'subject_id', 'inputs', v_inputs,
-      'models', coalesce(v_inputs -> 'models', '[]'));  -- as pods of 0.1.0 read them
+      'models', coalesce(v_inputs -> 'models', '[]'));  -- for pods of 0.1.0
   end loop;
   return v_jobs;
 end $$;
-comment on function worker.peek is 'What the jobs at the head of some routes will need, for fetching ahead; only jobs whose people agree.';
+comment on function worker.peek is 'Return what the first jobs of these routes will need, for prefetching; only jobs whose people consent.';
 
--- Routes whose oldest job has waited for a while although no pod started anything of them: they come before affinity.
+-- These routes are claimed first, before those of the loaded base model.
 create or replace function worker.starved_routes(p_routes text[], p_wait interval) returns text[]
 language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -142,7 +143,7 @@ as $$
     select from worker.pgqueuer_log picked
     where picked.entrypoint = waiting.route and picked.status = 'picked' and picked.created > clock_timestamp() - p_wait)
 $$;
-comment on function worker.starved_routes is 'Routes whose oldest job has waited too long while no pod took any.';
+comment on function worker.starved_routes is 'Return the routes whose oldest job has waited for p_wait while no pod claimed any job of the route.';
 
 create or replace function worker.usable_bases(p_kind text, p_slugs text[], p_vram_gib double precision) returns text[]
 language sql stable security definer set search_path = pg_catalog, pg_temp
@@ -150,17 +151,18 @@ as $$
   select coalesce(array_agg(slug order by slug), '{}') from worker.base_models
   where slug = any (p_slugs) and worker.fits_memory(min_vram_gib, p_vram_gib) and capabilities @> worker.capabilities(p_kind, '{}')
 $$;
-comment on function worker.usable_bases is 'Which of these bases fit a pod''s memory and can do what every job of a kind needs.';
+comment on function worker.usable_bases is
+  'Return those of these base models that fit a pod''s memory and have the capabilities that every job of a kind needs.';
 
--- The major version of this schema. It goes up when pods of the release before cannot work with it.
+-- It increases when pods of the previous release cannot work with this schema.
 create or replace function worker.schema_major() returns integer
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select 1 $$;
-comment on function worker.schema_major is 'The major version of this schema; pods refuse a newer one.';
+comment on function worker.schema_major is 'Return the major version of this schema; pods refuse a newer one.';
 
 -- ------------------------------------------------------------------------------------------------------------- heartbeat
 
--- One statement for the pod and the leases it names: [{kind, id, attempt}], attempt null for a claim not yet started.
+-- p_leases: [{kind, id, attempt}], attempt null for a claim not yet started.
 create or replace function worker.heartbeat(p_pod_id uuid, p_leases jsonb) returns jsonb
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -177,7 +179,7 @@ begin
   for v_lease in select value from jsonb_array_elements(p_leases) loop
     v_states := v_states || (v_lease || jsonb_build_object('state', worker.held_state(p_pod_id, v_lease)));
   end loop;
-  -- No pod names a claim whose reply was lost: without this it would be kept alive for ever.
+  -- No pod names a claim whose reply was lost: without this call it would stay claimed for ever.
   perform worker.release_unheld_jobs(p_pod_id, worker.timing('claim_unnamed'), v_named, 'requeued: its pod did not know of it');
   update worker.pgqueuer set heartbeat = clock_timestamp()
   where queue_manager_id = p_pod_id and status = 'picked' and dedupe_key = any (v_named);
@@ -187,5 +189,6 @@ begin
     'ended_subjects', (select coalesce(jsonb_agg(distinct subject_id), '[]') from worker.consent_events
                        where event in ('revoke', 'expiry', 'reject', 'erasure') and at > coalesce(v_last, clock_timestamp()) - worker.timing('consent_overlap')));
 end $$;
-comment on function worker.heartbeat is 'A pod is alive and names its leases; answers the state of each, whose consent ended, and whether to tick.';
+comment on function worker.heartbeat is
+  'Record that a pod is alive; returns the state of each lease that it names, whose consent ended, and whether to tick.';
 

@@ -1,7 +1,7 @@
--- How policies are made: only those that differ from the catalog, because on Supabase each policy statement locks every auth
--- and storage table until commit. rls.sql makes them, last; the kinds of job declare theirs before.
+-- Policies are created only if they differ from the catalog, because on Supabase each policy statement locks every auth and
+-- storage table until commit. rls.sql creates them, last; the kinds of job declare theirs before.
 
--- Remembers what the catalog made of a policy, so that one changed by hand is noticed and set right.
+-- The catalog's text of a policy is stored, so that a policy changed by hand is detected and recreated.
 create or replace function worker.ensure_policy(
   p_name text, p_table text, p_command text, p_role text, p_using text default null, p_check text default null
 ) returns boolean
@@ -26,7 +26,7 @@ begin
   do update set definition = excluded.definition, catalog_definition = excluded.catalog_definition;
   return true;
 end $$;
-comment on function worker.ensure_policy is 'Create a policy unless it exists just as written; a changed one is recreated.';
+comment on function worker.ensure_policy is 'Create a policy unless it exists exactly as written; returns true if it was created.';
 
 create or replace function worker.policy_in_catalog(p_name text, p_table text) returns text
 language sql stable set search_path = pg_catalog, pg_temp
@@ -34,7 +34,7 @@ as $$
   select concat_ws(' / ', permissive, roles::text, cmd, qual, with_check) from pg_catalog.pg_policies
   where schemaname || '.' || tablename = p_table and policyname = p_name
 $$;
-comment on function worker.policy_in_catalog is 'A policy as the catalog shows it.';
+comment on function worker.policy_in_catalog is 'Return a policy as the catalog shows it.';
 
 create or replace function worker.ensure_kind_policies() returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp
@@ -57,4 +57,5 @@ begin
       case when v_policy.command <> 'insert' then v_policy.condition end, case when v_policy.command = 'insert' then v_policy.condition end);
   end loop;
 end $$;
-comment on function worker.ensure_kind_policies is 'Create the policies that the kinds of job declare for their tables, and drop those that they declare no more.';
+comment on function worker.ensure_kind_policies is
+  'Create the policies that the kinds of job declare for their tables, and drop those that they no longer declare.';

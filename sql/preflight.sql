@@ -1,4 +1,4 @@
--- What this project stands on, and what it must not overwrite. Runs before anything else.
+-- Checks what this project needs and what it must not overwrite. Runs before all other files.
 do $$
 declare
   v_missing text;
@@ -17,11 +17,11 @@ begin
   if to_regclass('worker.config') is null then
     foreach v_table in array array['subjects', 'subject_photos', 'subjects_models', 'presets', 'training_jobs', 'generation_jobs'] loop
       if to_regclass('public.' || v_table) is not null then
-        raise exception 'table public.% is there already and was not made by this project', v_table
+        raise exception 'table public.% already exists and does not belong to this project', v_table
           using hint = 'Rename it, or install into another database: nothing was changed.';
       end if;
     end loop;
-    -- The rights at the end take everything in schema worker from everybody, and replace functions of these names.
+    -- rights.sql revokes all rights in schema worker, and other files replace functions of these names.
     select string_agg(what, ', ' order by what) into v_table from (
       select 'function ' || oid::regprocedure as what from pg_catalog.pg_proc
       where pronamespace = 'public'::regnamespace and proname in ('grant_consent', 'reject_consent', 'revoke_consent', 'cancel_job', 'retry_job')
@@ -29,7 +29,7 @@ begin
       union all select 'function ' || oid::regprocedure from pg_catalog.pg_proc where pronamespace = to_regnamespace('worker')
     ) theirs;
     if v_table is not null then
-      raise exception '% is there already and was not made by this project', v_table
+      raise exception '% already exists and does not belong to this project', v_table
         using hint = 'Rename it, or install into another database: nothing was changed.';
     end if;
   end if;

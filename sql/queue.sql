@@ -3,7 +3,7 @@
 create or replace function worker.route(p_kind text, p_job jsonb) returns text
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select p_kind || coalesce('/' || (p_job ->> 'base'), '') $$;
-comment on function worker.route is 'The queue''s entrypoint of a job: kind/base, or the kind alone.';
+comment on function worker.route is 'Return the route of a job, its entrypoint in the queue: kind/base, or the kind alone.';
 
 create or replace function worker.enqueue(p_kind text, p_job jsonb) returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp
@@ -19,7 +19,7 @@ begin
   insert into worker.pgqueuer_log (job_id, status, entrypoint, priority)
   select id, 'queued', entrypoint, priority from queued;
 end $$;
-comment on function worker.enqueue is 'Put a job on the queue, once.';
+comment on function worker.enqueue is 'Put a job on the queue, unless it is there already.';
 
 create or replace function worker.dequeue_row(p_kind text, p_id uuid, p_status worker.pgqueuer_status) returns void
 language sql volatile set search_path = pg_catalog, pg_temp
@@ -32,7 +32,7 @@ as $$
 $$;
 comment on function worker.dequeue_row is 'Take an ended job off the queue and log how it ended.';
 
--- Back to the queue. The caller holds the job's lock. failures counts when p_code is a failure.
+-- The caller holds the job's lock.
 create or replace function worker.requeue(
   p_kind text, p_job jsonb, p_failures integer, p_delay interval, p_code text, p_error text, p_phase text, p_gpu_seconds double precision default 0
 ) returns void
@@ -59,9 +59,8 @@ begin
     jsonb_build_object('code', p_code, 'error', p_error, 'phase', p_phase));
   perform pg_notify('likeness_queue', '');
 end $$;
-comment on function worker.requeue is 'Put a job back on the queue after an attempt.';
+comment on function worker.requeue is 'Put a job back on the queue after an attempt, p_delay from now; p_failures is added to its failures.';
 
--- Everything an attempt wrote and did not publish is garbage from now on; checkpoints live as long as their job.
 create or replace function worker.end_attempt(p_kind text, p_id uuid, p_attempt integer, p_job_ended boolean) returns void
 language sql volatile set search_path = pg_catalog, pg_temp
 as $$
@@ -69,9 +68,10 @@ as $$
   where kind = p_kind and job_id = p_id
     and ((attempt = p_attempt and state = 'staged') or (p_job_ended and state in ('staged', 'checkpoint')))
 $$;
-comment on function worker.end_attempt is 'What an ended attempt staged and did not publish becomes garbage.';
+comment on function worker.end_attempt is
+  'Mark for deletion what an ended attempt staged and did not publish; checkpoints are kept until the job ends.';
 
--- The one place where a job ends. The caller holds the job's lock.
+-- The caller holds the job's lock.
 create or replace function worker.finish_job(
   p_kind text, p_job jsonb, p_status text, p_code text, p_error text, p_gpu_seconds double precision default 0, p_result jsonb default null
 ) returns void
@@ -94,19 +94,18 @@ begin
     perform worker.log_refusal(p_kind, v_id, p_error);
   end if;
 end $$;
-comment on function worker.finish_job is 'End a job: row, queue, staged objects, events, ledger. The one place where a job ends.';
+comment on function worker.finish_job is 'End a job: row, queue, staged objects, events, ledger. The only function that ends jobs.';
 
--- A job that must stop ends here, whoever ends it: cancelled, or refused when a person took consent back.
 create or replace function worker.finish_stopped_job(p_kind text, p_job jsonb, p_gpu_seconds double precision default 0) returns text
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 begin
   if p_job ->> 'cancel_code' = 'consent_denied' then
     perform worker.finish_job(p_kind, p_job, 'failed', 'consent_denied',
-      coalesce(worker.job_consent_error(p_kind, (p_job ->> 'id')::uuid), 'a person took consent back while the job ran'), p_gpu_seconds);
+      coalesce(worker.job_consent_error(p_kind, (p_job ->> 'id')::uuid), 'a person revoked consent while the job ran'), p_gpu_seconds);
     return 'consent_denied';
   end if;
   perform worker.finish_job(p_kind, p_job, 'cancelled', null, null, p_gpu_seconds);
   return 'cancelled';
 end $$;
-comment on function worker.finish_stopped_job is 'End a job whose stop was requested: cancelled, or failed / consent_denied.';
+comment on function worker.finish_stopped_job is 'End a job whose stop was requested: as cancelled, or as failed with consent_denied.';

@@ -1,4 +1,4 @@
--- What pods of release 0.1.0 call by names that are no longer used. This file goes with the release after this one.
+-- Old names of functions, which pods of release 0.1.0 call. The release after this one deletes this file.
 
 create or replace function worker.leave_pod(p_pod_id uuid) returns void
 language sql volatile security definer set search_path = pg_catalog, pg_temp

@@ -1,11 +1,12 @@
--- What is tried again, how often and when. A job fails for good when failures reaches its max_failures (default 3).
+-- The retry policy: which failures are retried, and when. A job fails for good when failures reaches its max_failures, whose
+-- default is that of the column in worker.life_cycle.
 
 create or replace function worker.is_retried(p_code text) returns boolean
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select p_code not in ('consent_denied', 'prompt_blocked', 'output_blocked', 'invalid_input', 'input_missing') $$;
-comment on function worker.is_retried is 'Return false for a failure that trying again cannot mend.';
+comment on function worker.is_retried is 'Return true if a failure is retried; the others would fail in the same way again.';
 
--- Such a job goes back without counting a failure, and its pod stops taking the route.
+-- Such a job is requeued, which does not count as a failure, and its pod stops offering the route.
 create or replace function worker.is_fault_of_pod(p_code text) returns boolean
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select p_code in ('model_missing', 'out_of_memory') $$;
@@ -14,10 +15,10 @@ comment on function worker.is_fault_of_pod is 'Return true for a failure that an
 create or replace function worker.backoff(p_failures integer) returns interval
 language sql volatile set search_path = pg_catalog, pg_temp
 as $$ select least(interval '10 minutes', interval '10 seconds' * power(4, least(p_failures, 8) - 1)) * (0.8 + 0.4 * random()) $$;
-comment on function worker.backoff is 'How long to wait after the n-th failure: 10 s, 40 s, 160 s … up to 10 minutes, give or take a fifth.';
+comment on function worker.backoff is 'Return how long to wait after the n-th failure: 10 s, 40 s, 160 s … up to 10 minutes, plus or minus a fifth.';
 
--- A process that died once is as good as new elsewhere; one that dies again and again waits longer.
+-- After one lost pod the job may start elsewhere at once; a job that loses one pod after another waits longer.
 create or replace function worker.backoff_after_lost_pod(p_failures integer) returns interval
 language sql volatile set search_path = pg_catalog, pg_temp
 as $$ select case when p_failures = 0 then interval '0' else worker.backoff(p_failures) end $$;
-comment on function worker.backoff_after_lost_pod is 'How long to wait after a pod was lost, when the job had failed so often before.';
+comment on function worker.backoff_after_lost_pod is 'Return how long to wait after a pod was lost; p_failures is the number of failures before.';

@@ -1,6 +1,6 @@
--- Who may call what. It runs after everything that makes functions and views, those of packages included.
+-- Who may call what. It runs after all files that create functions and views, those of packages included.
 
--- Everything is revoked from everybody, whatever the project's default privileges gave; then each line below grants.
+-- Everything is revoked first, whatever the project's default privileges granted; then each line below grants.
 do $$
 declare
   v_function record;
@@ -19,7 +19,7 @@ grant usage on schema worker to authenticated, service_role, likeness_worker;
 revoke all on all tables in schema worker from public, anon, authenticated, service_role, likeness_worker;
 revoke all on all sequences in schema worker from public, anon, authenticated, service_role, likeness_worker;
 
--- What apps call. The wrappers run as their caller, who needs the one function that is meant for that role.
+-- Functions that apps call. The wrappers run as their caller, who needs the one function that is meant for that role.
 grant execute on function public.cancel_job, public.retry_job, public.grant_consent, public.revoke_consent to authenticated, service_role;
 grant execute on function public.reject_consent to service_role;
 grant execute on function worker.cancel_job_as_owner, worker.retry_job_as_owner, worker.grant_consent_as_owner,
@@ -27,7 +27,7 @@ grant execute on function worker.cancel_job_as_owner, worker.retry_job_as_owner,
 grant execute on function worker.cancel_job_as_service, worker.retry_job_as_service, worker.grant_consent_as_service,
   worker.revoke_consent_as_service, worker.reject_consent_as_service to service_role;
 
--- What pods call. They own nothing, and may neither cancel nor touch consent.
+-- Functions that pods call. Pods own nothing, and may neither cancel jobs nor change consent.
 grant execute on function worker.consent_error, worker.pod_lock_key, worker.subject_lock_key, worker.register_pod, worker.deregister_pod, worker.peek,
   worker.start_job, worker.report_job, worker.stage_objects, worker.save_checkpoint, worker.complete_job, worker.fail_job,
   worker.release_job, worker.heartbeat, worker.tick, worker.reap, worker.claim_deletable_objects, worker.mark_objects_deleted, worker.lora_to_copy,
@@ -37,7 +37,7 @@ grant execute on function worker.consent_error, worker.pod_lock_key, worker.subj
 grant select, insert, update, delete on worker.pgqueuer, worker.pgqueuer_log, worker.pgqueuer_schedules, worker.pgqueuer_statistics to likeness_worker;
 grant usage on sequence worker.pgqueuer_id_seq, worker.pgqueuer_log_id_seq, worker.pgqueuer_schedules_id_seq, worker.pgqueuer_statistics_id_seq to likeness_worker;
 grant select on worker.job_kinds, worker.base_models, worker.config, worker.schema_versions, worker.kind_versions, worker.pods to likeness_worker;
--- Both views say nothing of people: `worker doctor` and `status` look at them with a pod's login.
+-- Neither view shows people: `worker doctor` and `status` read them with a pod's login.
 grant select on worker.queue_depth, worker.stranded_jobs to likeness_worker;
 grant select on worker.config, worker.base_models, worker.job_kinds, worker.pods, worker.job_events, worker.consent_events to service_role;
 

@@ -3,20 +3,20 @@
 -- Last, and under a short lock_timeout: on Supabase each policy statement locks every auth and storage table until commit.
 set local lock_timeout = '3s';
 
--- Published objects of the signed-in user: staged ones are never listed. A set, so that it runs once and not for each row.
+-- A set, so that it runs once and not for each row.
 create or replace function worker.my_published_objects() returns table (bucket text, key text)
 language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$ select bucket, key from worker.staged_objects where owner_id = (select auth.uid()) and state = 'published' $$;
 revoke all on function worker.my_published_objects from public, anon, authenticated, service_role;
 grant execute on function worker.my_published_objects to authenticated;
-comment on function worker.my_published_objects is 'Objects of the signed-in user''s completed jobs.';
+comment on function worker.my_published_objects is 'Return the published objects of the signed-in user''s jobs.';
 
 create or replace function worker.uploads_bucket() returns text
 language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$ select bucket_uploads from worker.config $$;
 revoke all on function worker.uploads_bucket from public, anon, authenticated, service_role;
 grant execute on function worker.uploads_bucket to authenticated;
-comment on function worker.uploads_bucket is 'The bucket that apps upload to.';
+comment on function worker.uploads_bucket is 'Return the bucket that apps upload to.';
 
 -- ---------------------------------------------------------------------------------------------------------- table rights
 
@@ -74,7 +74,7 @@ begin
 
   perform worker.ensure_kind_policies();
 
-  -- {owner_id}/{subject_id}/photos/… and {owner_id}/_/inputs/… in the uploads bucket are the app's own; all else only once published.
+  -- {owner_id}/{subject_id}/photos/… and {owner_id}/_/inputs/… in the uploads bucket are the app's own; other objects are visible once they are published.
   perform worker.ensure_policy('likeness: users can upload photos and inputs of their own', 'storage.objects', 'insert', 'authenticated',
     null, $$bucket_id = (select worker.uploads_bucket())
     and (storage.foldername(name))[1] = (select auth.uid())::text

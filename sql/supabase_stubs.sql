@@ -1,4 +1,4 @@
--- Stand-ins for what Supabase provides, for tests, the demo and plain Postgres. Never applied where auth.users exists.
+-- Stubs of what Supabase provides, for tests, the demo and plain Postgres. Never applied where auth.users exists.
 
 do $$
 declare

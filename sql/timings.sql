@@ -6,16 +6,16 @@ as $$
 begin
   case p_name
     -- pods
-    when 'pod_silent' then return interval '30 seconds';           -- without a heartbeat for so long, a pod is considered dead
-    when 'pod_lock_free' then return interval '1.5 seconds';       -- so is one whose advisory lock was free for so long
+    when 'pod_silent' then return interval '30 seconds';           -- a pod without a heartbeat for this long is considered dead
+    when 'pod_lock_free' then return interval '1.5 seconds';       -- so is one whose advisory lock has been free for this long
     when 'ticker_heartbeat' then return interval '20 seconds';     -- only a pod with a newer heartbeat runs the housekeeping
-    when 'tick_gap' then return interval '5 seconds';              -- after a longer gap between ticks, every grace starts anew
-    when 'claim_unnamed' then return interval '30 seconds';        -- a claim that its pod has not named for so long is released
-    when 'consent_overlap' then return interval '1 minute';        -- a heartbeat repeats so much of the ledger: stamped before committed
+    when 'tick_gap' then return interval '5 seconds';              -- after a longer gap between ticks, every grace period starts again
+    when 'claim_unnamed' then return interval '30 seconds';        -- a claim that its pod has not named for this long is released
+    when 'consent_overlap' then return interval '1 minute';        -- a heartbeat repeats this much of the ledger, whose rows are stamped before they commit
     -- jobs
     when 'paused_kind' then return interval '30 seconds';          -- a job of a paused kind is offered again after this
     when 'queue_row_missing' then return interval '10 seconds';    -- a queued job without a queue row gets one after this
-    when 'refusals_counted' then return interval '1 hour';         -- refused requests of an owner are counted over this
+    when 'refusals_counted' then return interval '1 hour';         -- refused requests of an owner are counted over this period
     -- objects to delete in storage
     when 'deletion_unconfirmed' then return interval '1 minute';   -- offered again when no pod confirmed the deletion
     when 'second_deletion' then return interval '15 minutes';      -- longer than any upload may take: a late PUT is deleted too
@@ -23,4 +23,4 @@ begin
     when 'last_deletion' then return interval '1 day';
   end case;
 end $$;
-comment on function worker.timing is 'A timeout or interval of the SQL half by its name; an unknown name is an error.';
+comment on function worker.timing is 'Return a timeout or interval of the SQL half by its name; an unknown name raises an error.';

@@ -1,4 +1,4 @@
--- Which triggers fire where. Postgres fires them in the order of their names.
+-- Triggers of tables other than job tables, whose triggers are in kinds.sql. Postgres fires them in the order of their names.
 
 create or replace trigger _100_starts_without_consent before insert on public.subjects
   for each row execute function worker.on_subject_insert();
@@ -16,7 +16,7 @@ create or replace trigger _100_append_only before update or delete on worker.con
 create or replace trigger _100_never_emptied before truncate on worker.consent_events
   for each statement execute function worker.refuse_change();
 
--- Realtime: what a client may watch beside its jobs.
+-- Realtime: the tables that a client may watch besides those of its jobs.
 do $$
 declare
   v_table text;

@@ -1,6 +1,6 @@
--- What a person looks at with psql.
+-- Views for people who look at the queue with psql.
 
--- Built from job_kinds, so a new kind appears by itself. worker.jobs is at most 120 characters wide.
+-- Built from job_kinds, so that a new kind is included. worker.jobs is at most 120 characters wide.
 create or replace function worker.make_job_views() returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
@@ -47,7 +47,7 @@ from (select entrypoint as route from worker.pgqueuer union select unnest(routes
 left join worker.pgqueuer queue on queue.entrypoint = routes.route
 group by routes.route
 order by routes.route;
-comment on view worker.queue_depth is 'Each route: what waits, since when, what runs, and how many live pods could take it.';
+comment on view worker.queue_depth is 'Each route: jobs that wait, age of the oldest, jobs that run, and live pods that offer it.';
 
 create or replace view worker.stranded_jobs with (security_invoker = true) as
 select split_part(queue.dedupe_key, ':', 1) as kind, split_part(queue.dedupe_key, ':', 2)::uuid as id, queue.entrypoint as route,
@@ -57,4 +57,4 @@ join (select entrypoint, worker.why_stranded(entrypoint) as why
       from (select distinct entrypoint from worker.pgqueuer where status = 'queued') waiting) routes using (entrypoint)
 where queue.status = 'queued' and routes.why is not null
 order by queue.created, queue.id;
-comment on view worker.stranded_jobs is 'Open jobs that no live pod can take, and why.';
+comment on view worker.stranded_jobs is 'Queued jobs that no live pod can run, and why.';

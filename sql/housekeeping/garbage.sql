@@ -1,6 +1,6 @@
--- Objects that ended attempts left in storage: a pod deletes them, because only a pod can.
+-- Objects that ended attempts left in storage: a pod deletes them, because the database cannot.
 
--- Their state was committed before a pod reads it here. Not offered again for a while.
+-- Their state was committed before a pod reads it here. They are offered again if no pod confirms the deletion.
 create or replace function worker.claim_deletable_objects(p_limit integer) returns jsonb
 language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -13,7 +13,7 @@ as $$
   )
   select coalesce(jsonb_agg(jsonb_build_object('id', id, 'bucket', bucket, 'key', key)), '[]') from taken
 $$;
-comment on function worker.claim_deletable_objects is 'Objects of ended attempts to delete in storage.';
+comment on function worker.claim_deletable_objects is 'Return objects of ended attempts that the calling pod is to delete from storage.';
 
 -- Offered again after the longest upload deadline and twice more: the PUT of a pod that was suspended may arrive late.
 create or replace function worker.mark_objects_deleted(p_ids bigint[]) returns void
@@ -25,4 +25,4 @@ as $$
       offer_after = clock_timestamp() + (array[worker.timing('second_deletion'), worker.timing('third_deletion'), worker.timing('last_deletion')])[deletions + 1]
   where id = any (p_ids) and state = 'deleting';
 $$;
-comment on function worker.mark_objects_deleted is 'Note that these objects were deleted in storage.';
+comment on function worker.mark_objects_deleted is 'Record that these objects were deleted from storage.';

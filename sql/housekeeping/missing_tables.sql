@@ -1,5 +1,4 @@
--- A kind of job whose table was dropped by hand is skipped by everything that goes through the kinds (worker.live_kinds), and
--- said once in the server's log.
+-- A kind of job whose table was dropped by hand is skipped everywhere (worker.live_kinds), with one warning in the server's log.
 
 create or replace function worker.note_missing_tables() returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp
@@ -9,7 +8,7 @@ declare
 begin
   update worker.job_kinds set table_missing_since = null where table_missing_since is not null and to_regclass(table_name) is not null;
   for v_kind in select * from worker.job_kinds where table_missing_since is null and to_regclass(table_name) is null order by kind loop
-    raise warning 'kind % is skipped: its table % is gone', v_kind.kind, v_kind.table_name;
+    raise warning 'kind % is skipped: table % not found', v_kind.kind, v_kind.table_name;
     update worker.job_kinds set table_missing_since = clock_timestamp() where kind = v_kind.kind;
     delete from worker.pgqueuer where split_part(dedupe_key, ':', 1) = v_kind.kind;
     perform worker.make_job_views();

@@ -8,4 +8,4 @@ as $$
   delete from worker.job_events where id in (
     select id from worker.job_events where at < now() - (select keep_logs_for from worker.config) limit 1000);
 $$;
-comment on function worker.prune is 'Forget old logs, a thousand rows at a time.';
+comment on function worker.prune is 'Delete old logs, a thousand rows at a time.';

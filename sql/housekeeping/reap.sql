@@ -1,7 +1,7 @@
 -- Taking over from dead pods.
 
--- It registered with a lock, the lock was seen free a while ago and no heartbeat came since; or it has been silent for long.
--- After an outage every grace starts anew.
+-- Its lock has been free for a while without a heartbeat since, or it has been silent for long. After an outage both grace
+-- periods start again.
 create or replace function worker.is_dead(p_pod worker.pods, p_grace_from timestamptz) returns boolean
 language sql volatile set search_path = pg_catalog, pg_temp
 as $$
@@ -10,7 +10,6 @@ as $$
 $$;
 comment on function worker.is_dead is 'Return true if a pod is considered dead.';
 
--- A running job counts a failure; a claim that was not started does not.
 create or replace function worker.reap() returns integer
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -48,4 +47,5 @@ begin
   end loop;
   return v_count;
 end $$;
-comment on function worker.reap is 'Take over the jobs of dead pods.';
+comment on function worker.reap is
+  'Take over the jobs of dead pods: a running job counts a failure, a claim that was not started does not; returns how many.';

@@ -1,4 +1,4 @@
--- Queue and jobs agree: every queued job has a queue row, and only open jobs have one.
+-- Consistency of the queue with the jobs.
 
 create or replace function worker.reconcile() returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp
@@ -29,4 +29,4 @@ begin
     end loop;
   end loop;
 end $$;
-comment on function worker.reconcile is 'Queue and jobs agree.';
+comment on function worker.reconcile is 'Add missing queue rows of queued jobs, and delete the queue rows of ended ones.';

@@ -1,10 +1,10 @@
--- Jobs that no live pod can take say so, and why.
+-- Stranded jobs: why no live pod can run them.
 
--- A base asks for what is printed on the card; its driver and error correction keep up to a tenth of that for themselves.
+-- min_vram_gib is the nominal memory of a GPU; its driver and error correction use up to a tenth of that.
 create or replace function worker.fits_memory(p_needed_gib double precision, p_vram_gib double precision) returns boolean
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select p_needed_gib <= coalesce(p_vram_gib, 0) * 1.1 $$;
-comment on function worker.fits_memory is 'Return true if a base that needs so much GPU memory may run on a pod with so much; NULL is a CPU.';
+comment on function worker.fits_memory is 'Return true if a base model that needs so much GPU memory may run on a pod with so much; NULL is a CPU.';
 
 create or replace function worker.why_stranded(p_route text) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
@@ -23,25 +23,25 @@ begin
   if v_package is not null and not exists (
     select from worker.pods cross join unnest(pods.routes) offered
     where worker.is_alive(pods) and split_part(offered, '/', 1) = split_part(p_route, '/', 1)) then
-    return format('no live pod takes %s: look at its WORKER_KINDS, and whether it has the package %s', split_part(p_route, '/', 1), v_package);
+    return format('no live pod offers %s: check its WORKER_KINDS, and that package %s is installed', split_part(p_route, '/', 1), v_package);
   end if;
   select * into v_base from worker.base_models where slug = nullif(split_part(p_route, '/', 2), '');
   if v_base.slug is null then
-    return 'no live pod takes ' || p_route || ': look at its WORKER_KINDS';
+    return 'no live pod offers ' || p_route || ': check its WORKER_KINDS';
   elsif not exists (select from worker.pods where worker.is_alive(pods) and worker.fits_memory(v_base.min_vram_gib, vram_gib)) then
     return format('%s needs %s GiB of GPU memory, %s', v_base.slug, v_base.min_vram_gib,
       coalesce('the largest pod has ' || trim_scale(round(v_largest::numeric, 1)), 'no live pod has a GPU that is ready'));
   elsif not exists (select from worker.pods where worker.is_alive(pods)
                     and worker.fits_memory(v_base.min_vram_gib, vram_gib) and v_base.slug = any (models_present)) then
-    return 'no live pod has ' || v_base.slug || ', nor has the bucket: worker models push ' || v_base.slug;
+    return v_base.slug || ' not found on a live pod or in the bucket: worker models push ' || v_base.slug;
   end if;
-  return 'the pods that have ' || v_base.slug || ' do not take ' || p_route || ': their logs say why';
+  return 'the pods that have ' || v_base.slug || ' do not offer ' || p_route || ': their logs say why';
 end $$;
-comment on function worker.why_stranded is 'Why no live pod takes a route; NULL when one does.';
+comment on function worker.why_stranded is 'Return why no live pod offers a route; NULL when one does.';
 
--- Say so where nobody can take a job; fail one that was given back and that no pod lists any more, but not while every pod
--- restarts, nor where one that lists it is only silent. Some at a time: each is locked until the tick commits, and a tick
--- that ran into its pod's statement_timeout would begin anew for ever.
+-- A job is failed when a pod released it for its own fault and its route is not listed by any pod; not while every pod
+-- restarts, nor while a pod that lists the route is only silent. Some at a time: each is locked until the tick commits, and
+-- a tick that reached its pod's statement_timeout would start again and again.
 create or replace function worker.explain_waiting(p_kind worker.job_kinds) returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
@@ -82,4 +82,4 @@ begin
     end loop;
   end loop;
 end $$;
-comment on function worker.explain_waiting is 'Say in phase that no live pod can take a job, and why.';
+comment on function worker.explain_waiting is 'Write to phase that no live pod can run a job, and why, or fail the job.';

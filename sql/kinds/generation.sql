@@ -1,6 +1,5 @@
 -- Generation: pictures from a prompt, with the LoRAs of people or products, always upscaled.
 
--- Those it names, else the subject's newest of its base, else the newest of the base's family.
 create or replace function worker.generation_loras(p_job jsonb) returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -19,9 +18,10 @@ as $$
      order by current_one.base = p_job ->> 'base' desc, current_one.version desc limit 1)
   ) wanted join public.subjects_models models using (id)
 $$;
-comment on function worker.generation_loras is 'The LoRAs of a generation job, in order, with their scales.';
+comment on function worker.generation_loras is
+  'Return the LoRAs of a generation job with their scales: those it names, else the subject''s newest of the base model, else of its family.';
 
--- ------------------------------------------------------------------------------------------------- what a request may say
+-- ------------------------------------------------------------------------------------------------------------- request
 
 create or replace function worker.generation__named_keys(p_job jsonb) returns table (column_name text, key text, rule text)
 language sql immutable set search_path = pg_catalog, pg_temp
@@ -30,7 +30,8 @@ as $$
   union all select 'control_path', p_job ->> 'control_path', 'input' where p_job ->> 'control_path' is not null
   union all select 'model_ids', id, 'lora' from worker.items(p_job, 'model_ids') id
 $$;
-comment on function worker.generation__named_keys is 'References show people, a control picture may show none, LoRAs belong to people.';
+comment on function worker.generation__named_keys is
+  'Return the references, which show people, the control picture, which may show none, and the LoRAs.';
 
 create or replace function worker.generation__texts(p_job jsonb) returns table (column_name text, words text, screens text)
 language sql stable set search_path = pg_catalog, pg_temp
@@ -45,12 +46,13 @@ as $$
   union all
   select 'negative_prompt', concat_ws(', ', p_job ->> 'negative_prompt', p_job -> 'preset' ->> 'negative_prompt'), 'negative_prompt'
 $$;
-comment on function worker.generation__texts is 'Prompt and negative prompt, each with the preset''s; the worker adds missing trigger words and screens once more.';
+comment on function worker.generation__texts is
+  'Return prompt and negative prompt, each with the preset''s; the worker adds missing trigger words and screens again.';
 
 create or replace function worker.generation__plain_columns() returns text[]
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select '{lora_scales,control_kind,output_format}'::text[] $$;
-comment on function worker.generation__plain_columns is 'Numbers, and words from a fixed list.';
+comment on function worker.generation__plain_columns is 'Return the columns that hold numbers, or words from a fixed list.';
 
 create or replace function worker.generation__default_base(p_job jsonb) returns text
 language sql stable set search_path = pg_catalog, pg_temp
@@ -61,7 +63,7 @@ as $$
              else models.subject_id = (p_job ->> 'subject_id')::uuid and models.retired_at is null end
   order by models.created_at desc limit 1
 $$;
-comment on function worker.generation__default_base is 'The base of the newest of its LoRAs.';
+comment on function worker.generation__default_base is 'Return the base model of the newest of its LoRAs.';
 
 create or replace function worker.generation__capabilities(p_job jsonb) returns text[]
 language sql immutable set search_path = pg_catalog, pg_temp
@@ -71,14 +73,15 @@ as $$
     union all select 'ip_adapter' where jsonb_typeof(p_job -> 'reference_paths') = 'array'
     union all select 'control:' || (p_job ->> 'control_kind') where p_job ->> 'control_kind' is not null)
 $$;
-comment on function worker.generation__capabilities is 'LoRAs, references and control pictures, where the request has them.';
+comment on function worker.generation__capabilities is
+  'Return what the base model must support: LoRAs, references and control pictures, if the request has them.';
 
 create or replace function worker.generation__request_error(p_job jsonb) returns text
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select 'prompt: give a prompt, a preset or both' where p_job ->> 'preset_id' is null and btrim(p_job ->> 'prompt') = '' $$;
-comment on function worker.generation__request_error is 'A request without any prompt.';
+comment on function worker.generation__request_error is 'Return an error for a request without any prompt.';
 
--- ----------------------------------------------------------------------------------------------------- what a pod is told
+-- ------------------------------------------------------------------------------------------------------------- payload
 
 create or replace function worker.generation__inputs_error(p_job jsonb) returns text[]
 language sql stable set search_path = pg_catalog, pg_temp
@@ -87,26 +90,26 @@ as $$
   where p_job ->> 'subject_id' is not null and coalesce(jsonb_typeof(p_job -> 'model_ids'), 'null') = 'null'
     and worker.generation_loras(p_job) = '[]'
 $$;
-comment on function worker.generation__inputs_error is 'A subject without a LoRA.';
+comment on function worker.generation__inputs_error is 'Return an error for a subject without a LoRA.';
 
 create or replace function worker.generation__payload(p_job jsonb) returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp
 as $$ select jsonb_build_object('models', worker.generation_loras(p_job)) $$;
-comment on function worker.generation__payload is 'models: the LoRAs to draw with.';
+comment on function worker.generation__payload is 'Return models: the LoRAs to generate with.';
 
 create or replace function worker.generation__prefetch(p_job jsonb) returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp
 as $$ select jsonb_build_object('models', worker.generation_loras(p_job)) $$;
-comment on function worker.generation__prefetch is 'models: the LoRAs to fetch ahead.';
+comment on function worker.generation__prefetch is 'Return models: the LoRAs to prefetch.';
 
--- ------------------------------------------------------------------------------------------------------ what comes of it
+-- -------------------------------------------------------------------------------------------------------------- result
 
 create or replace function worker.generation__result_keys(p_result jsonb) returns setof text
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
   select key #>> '{}' from jsonb_path_query(p_result, 'lax $.pictures[*].keyvalue() ? (@.key == "upscaled" || @.key == "raw").value') key
 $$;
-comment on function worker.generation__result_keys is 'Every picture, upscaled and raw.';
+comment on function worker.generation__result_keys is 'Return every picture, upscaled and raw.';
 
 create or replace function worker.generation__result_error(p_job jsonb, p_result jsonb) returns text
 language plpgsql immutable set search_path = pg_catalog, pg_temp
@@ -128,7 +131,7 @@ begin
   end loop;
   return null;
 end $$;
-comment on function worker.generation__result_error is 'Too few pictures, or one that is not upscaled.';
+comment on function worker.generation__result_error is 'Return an error for too few pictures, or for one that is not upscaled.';
 
 do $$
 begin

@@ -4,9 +4,10 @@
 create or replace function worker.subject_lock_key(p_subject_id uuid) returns bigint
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select hashtextextended('convenience copy of ' || p_subject_id, 0) $$;
-comment on function worker.subject_lock_key is 'The advisory lock that copying and erasing a subject''s LoRA take: never the row, so that no copy makes a revocation wait.';
+comment on function worker.subject_lock_key is
+  'Return the key of the advisory lock for copying and erasing a subject''s LoRA: not of the row, so that no copy makes a revocation wait.';
 
--- Asked before and after copying.
+-- Called before and after copying.
 create or replace function worker.lora_to_copy(p_kind text, p_id uuid, p_attempt integer) returns jsonb
 language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -21,12 +22,12 @@ as $$
   where p_kind = 'publish_lora' and job.id = p_id and job.status = 'running' and job.attempt = p_attempt
 $$;
 comment on function worker.lora_to_copy is
-  'Source and target of a convenience copy, and whether it may be made; NULL to an attempt that lost its lease.';
+  'Return source and target of a convenience copy, and whether it may be made; NULL for an attempt that lost its lease.';
 
 create or replace function worker.publish_lora__plain_columns() returns text[]
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select '{payload}'::text[] $$;
-comment on function worker.publish_lora__plain_columns is 'payload names a LoRA of the job''s own subject.';
+comment on function worker.publish_lora__plain_columns is 'Return payload, which names a LoRA of the job''s own subject.';
 
 do $$
 begin

@@ -1,9 +1,9 @@
--- Training: a LoRA of one person or product from its photographs.
+-- Training: a LoRA of one person or product from its photos.
 
 create or replace function worker.training_min_photos() returns integer
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select 3 $$;
-comment on function worker.training_min_photos is 'With fewer photos no LoRA is trained.';
+comment on function worker.training_min_photos is 'Return the number of photos that a training needs at least.';
 
 create or replace function worker.training_photos(p_job jsonb) returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp
@@ -19,14 +19,16 @@ as $$
       and subject_id = (p_job ->> 'subject_id')::uuid and status <> 'rejected'
   ) photo
 $$;
-comment on function worker.training_photos is 'The photos of a training job: those it names, else all of the subject''s that are not rejected.';
+comment on function worker.training_photos is
+  'Return the photos of a training job: those it names, else all of the subject''s that are not rejected.';
 
--- ------------------------------------------------------------------------------------------------- what a request may say
+-- ------------------------------------------------------------------------------------------------------------- request
 
 create or replace function worker.training__named_keys(p_job jsonb) returns table (column_name text, key text, rule text)
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select 'sample_paths', path, 'own_photo' from worker.items(p_job, 'sample_paths') path $$;
-comment on function worker.training__named_keys is 'A LoRA belongs to one person, so it learns from that person''s photos alone.';
+comment on function worker.training__named_keys is
+  'Return the photos that the request names: a LoRA belongs to one person, so it learns from that person''s photos alone.';
 
 create or replace function worker.training__texts(p_job jsonb) returns table (column_name text, words text, screens text)
 language sql stable set search_path = pg_catalog, pg_temp
@@ -35,25 +37,26 @@ as $$
     ('trigger_word', coalesce(p_job ->> 'trigger_word', (select trigger_word from public.subjects where id = (p_job ->> 'subject_id')::uuid)), 'prompt'),
     ('class_name', p_job ->> 'class_name', 'prompt')
 $$;
-comment on function worker.training__texts is 'Trigger word and class name reach the captions. The captions of photos are screened when the job starts.';
+comment on function worker.training__texts is
+  'Return trigger word and class name, which become part of captions; captions of photos are screened when the job starts.';
 
 create or replace function worker.training__capabilities(p_job jsonb) returns text[]
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select '{train}'::text[] $$;
-comment on function worker.training__capabilities is 'Distilled bases draw only.';
+comment on function worker.training__capabilities is 'Return train, which distilled base models do not have.';
 
--- Photos may come and go between INSERT and start: asked at both.
+-- Photos may be inserted and deleted between INSERT and start, so both check this.
 create or replace function worker.training__insert_error(p_job jsonb) returns text
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
-  select format('training needs at least %s photographs, there are %s: insert them into subject_photos, or name them in sample_paths',
+  select format('training needs at least %s photos, but there are %s: insert them into subject_photos, or name them in sample_paths',
                 worker.training_min_photos(), photo_count)
   from (select jsonb_array_length(worker.training_photos(p_job)) as photo_count) counted
   where photo_count < worker.training_min_photos()
 $$;
-comment on function worker.training__insert_error is 'Too few photos.';
+comment on function worker.training__insert_error is 'Return an error for too few photos.';
 
--- ----------------------------------------------------------------------------------------------------- what a pod is told
+-- ------------------------------------------------------------------------------------------------------------- payload
 
 create or replace function worker.training__inputs_error(p_job jsonb) returns text[]
 language sql stable set search_path = pg_catalog, pg_temp
@@ -61,29 +64,29 @@ as $$
   select case
     when worker.training__insert_error(p_job) is not null then array['input_missing', worker.training__insert_error(p_job)]
     when jsonb_array_length(worker.training_photos(p_job)) > 200 then
-      array['invalid_input', 'training takes at most 200 photographs: name the best in sample_paths']
+      array['invalid_input', 'training accepts at most 200 photos: name the best in sample_paths']
   end
 $$;
-comment on function worker.training__inputs_error is 'Too few photos, or too many.';
+comment on function worker.training__inputs_error is 'Return an error for too few photos, or too many.';
 
 create or replace function worker.training__payload(p_job jsonb) returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp
 as $$ select jsonb_build_object('photos', worker.training_photos(p_job), 'min_photos', worker.training_min_photos()) $$;
-comment on function worker.training__payload is 'photos: [{path, caption}]; min_photos: with fewer in storage the job fails.';
+comment on function worker.training__payload is 'Return photos, [{path, caption}], and min_photos: with fewer in storage the job fails.';
 
 create or replace function worker.training__prefix(p_job jsonb, p_attempt integer) returns text
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select format('%s/%s/%s/', p_job ->> 'subject_id', p_job ->> 'id', p_attempt) $$;
-comment on function worker.training__prefix is 'Versions of a LoRA are kept under their person.';
+comment on function worker.training__prefix is 'Return a prefix under the subject, whose versions of the LoRA are kept together.';
 
--- ------------------------------------------------------------------------------------------------------ what comes of it
+-- -------------------------------------------------------------------------------------------------------------- result
 
 create or replace function worker.training__result_keys(p_result jsonb) returns setof text
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
   select key #>> '{}' from jsonb_path_query(p_result, 'lax $.keyvalue() ? (@.key == "lora" || @.key == "losses" || @.key == "loss_curve").value') key
 $$;
-comment on function worker.training__result_keys is 'The LoRA, its losses and their curve.';
+comment on function worker.training__result_keys is 'Return the LoRA, its losses and their curve.';
 
 create or replace function worker.training__result_error(p_job jsonb, p_result jsonb) returns text
 language sql immutable set search_path = pg_catalog, pg_temp
@@ -92,7 +95,7 @@ as $$
   where p_result ->> 'lora' is null or p_result ->> 'sha256' is null or p_result ->> 'sha256' !~ '^[0-9a-f]{64}$'
      or (p_result ->> 'rank')::integer is null
 $$;
-comment on function worker.training__result_error is 'A result without the LoRA, its checksum or its rank.';
+comment on function worker.training__result_error is 'Return an error for a result without the LoRA, its checksum or its rank.';
 
 create or replace function worker.training__publish(p_job jsonb, p_result jsonb) returns jsonb
 language plpgsql volatile set search_path = pg_catalog, pg_temp
@@ -115,7 +118,7 @@ begin
   return jsonb_build_object('model_id', v_model_id);
 end $$;
 comment on function worker.training__publish is
-  'The LoRA becomes the subject''s newest version; a light job copies it to {subject_id}/lora.safetensors.';
+  'Make the LoRA the subject''s newest version, and insert a light job that copies it to {subject_id}/lora.safetensors.';
 
 do $$
 begin

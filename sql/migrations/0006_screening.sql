@@ -11,4 +11,4 @@ drop function if exists
   worker.fold_breaks(text);
 drop table worker.prompt_folding;
 alter table worker.screened_terms drop column skeleton;
-comment on column worker.screened_terms.is_phrase is 'Of several words, which a text may write as one or apart.';
+comment on column worker.screened_terms.is_phrase is 'True for several words, which a text may write together or apart.';

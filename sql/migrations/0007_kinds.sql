@@ -45,9 +45,9 @@ create table worker.package_objects (
   object text not null,
   primary key (package, object)
 );
-comment on table worker.package_objects is 'What the SQL of a package created, and so may change.';
+comment on table worker.package_objects is 'The objects that the SQL of a package created, and may therefore change.';
 
--- The kinds were registered by the release before, or will be by the files that follow: presets have none before that.
+-- The previous release registered the kinds, or later files of this one will; presets refer to kinds only after that.
 alter table public.presets drop constraint presets_kind_is_known;
 alter table public.presets add constraint presets_kind_is_known foreign key (kind) references worker.job_kinds (kind);
 create index presets_kind on public.presets (kind);

@@ -219,7 +219,7 @@ def test_a_job_is_found_by_a_beginning_that_is_its_own(db: AppTables) -> None:
 def test_retry_and_cancel_refuse_what_cannot_be(db: AppTables, pods: Callable[[str], Pod]) -> None:
     job_id = a_drawing(db)
     with connect(db.url) as owner:
-        with pytest.raises(CommandRefused, match="a queued job cannot be tried again"):
+        with pytest.raises(CommandRefused, match="a queued job cannot be retried"):
             retry_job(owner, str(job_id))
         assert "is cancelled" in cancel_job(owner, str(job_id))
         with pytest.raises(CommandRefused, match=r"has already ended \(cancelled\)"):

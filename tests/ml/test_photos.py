@@ -363,7 +363,7 @@ def test_a_training_continues_without_unusable_photos_and_steps_count_the_rest(
         "gone.jpg": "missing",
         **{name: reason for name, (_, reason) in UNUSABLE.items()},
     }
-    assert skipped.summary.startswith("12 of 14 photographs cannot be used: gone.jpg is missing, cut.jpg is damaged")
+    assert skipped.summary.startswith("12 of 14 photos cannot be used: gone.jpg is missing, cut.jpg is damaged")
     assert skipped.summary.endswith(", 7 more")
 
     alone = finish(train(base, photos[:2], SHORT, workdir=tmp_path, metadata={}))
@@ -380,4 +380,4 @@ def test_a_training_with_too_few_photos_names_the_unusable_ones(
     given = [*photos[:2], Photo(tmp_path / "gone.jpg", "a photo")]
     with pytest.raises(BadInput) as refused:
         finish(train(base, given, SHORT, workdir=tmp_path, metadata={}, fewest_photos=3))
-    assert str(refused.value) == ("training needs at least 3 usable photographs, but there are 2: gone.jpg is missing")
+    assert str(refused.value) == ("training needs at least 3 usable photos, but there are 2: gone.jpg is missing")

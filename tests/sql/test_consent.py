@@ -69,7 +69,7 @@ def test_in_mode_owner_attests_an_owner_must_state_both_and_only_for_subjects_of
             with pytest.raises(psycopg.errors.InvalidParameterValue, match="state both"):
                 owner.execute(f"select grant_consent(%s{half})", [mine])  # type: ignore[arg-type]
         for unknown in (theirs, uuid4()):
-            with refused("no such subject of yours"):
+            with refused("subject not found for this user"):
                 owner.execute("select grant_consent(%s, confirmed => true, adult => true)", [unknown])
         assert (consent(db, mine), consent(db, theirs)) == ("pending", "pending")
         owner.execute("select grant_consent(%s, confirmed => true, adult => true)", [mine])
@@ -83,7 +83,7 @@ def test_an_owner_takes_consent_back_in_both_modes_but_only_his_own(db: AppTable
     mine, theirs = db.add_subject(), db.add_subject(owner=db.add_user(uuid4()))
     with db.acting_as("authenticated", db.owner) as owner:
         for unknown in (theirs, uuid4()):
-            with refused("no such subject of yours"):
+            with refused("subject not found for this user"):
                 owner.execute("select revoke_consent(%s)", [unknown])
         owner.execute("select revoke_consent(%s, 'I asked')", [mine])
         with refused():
@@ -117,7 +117,7 @@ def test_in_mode_owner_attests_a_person_who_did_not_agree_cannot_be_attested(db:
     set_mode(db, "owner_attests")
     subject = db.add_subject(consent=False)
     db.run("select public.reject_consent(%s)", subject)
-    with db.acting_as("authenticated", db.owner) as owner, refused("did not agree"):
+    with db.acting_as("authenticated", db.owner) as owner, refused("did not consent"):
         owner.execute("select grant_consent(%s, confirmed => true, adult => true)", [subject])
     assert consent(db, subject) == "rejected"
 
@@ -128,7 +128,7 @@ def test_consent_changes_only_where_every_open_job_is_seen(db: AppTables) -> Non
     for level in (psycopg.IsolationLevel.REPEATABLE_READ, psycopg.IsolationLevel.SERIALIZABLE):
         with psycopg.connect(db.url) as connection:
             connection.isolation_level = level
-            with pytest.raises(psycopg.errors.ActiveSqlTransaction, match="READ COMMITTED only"):
+            with pytest.raises(psycopg.errors.ActiveSqlTransaction, match="use READ COMMITTED"):
                 connection.execute("select public.revoke_consent(%s)", [subject])
     assert consent(db, subject) == "approved"
 
@@ -144,7 +144,7 @@ def test_a_grant_that_makes_no_sense_is_refused(db: AppTables) -> None:
     ):
         with pytest.raises(psycopg.errors.InvalidParameterValue):
             db.run("select public.grant_consent(%s, %s::text[], %s)", *arguments)
-    with refused("no subject"):
+    with refused("not found"):
         db.run("select public.grant_consent(%s)", uuid4())
     assert {consent(db, subject), consent(db, child)} == {"pending"}
 
@@ -310,7 +310,7 @@ def test_whatever_ends_a_revoked_attempt_settles_it_as_refused(db: AppTables, po
         None,
         1,
     )
-    assert job["error"] == "the person took consent back: it was revoked"
+    assert job["error"] == "the person revoked consent"
     assert db.queue_row("generation", attempt.id) is None
     assert set(db.staged(attempt.id).values()) == {"deleting"}
     assert {entry["job_id"] for entry in db.ledger(ada, "refusal")} >= {attempt.id}

@@ -203,6 +203,6 @@ def test_what_no_second_try_can_help_is_not_asked_again(db: AppTables, retried: 
         async with Database(as_worker(db.url), "pod") as database:
             await database.call("start_job", "no such kind", uuid4(), uuid4())
 
-    with pytest.raises(psycopg.errors.InvalidParameterValue, match="no such kind of job"):
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match="unknown kind of job"):
         asyncio.run(call())
     assert retried == []

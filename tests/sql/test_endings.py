@@ -169,7 +169,7 @@ def test_only_failed_and_cancelled_jobs_are_tried_again(db: AppTables, pod: Pod)
     for status in ("running", "completed"):
         if status == "completed":
             attempt.complete(attempt.result())
-        with pytest.raises(psycopg.errors.InvalidParameterValue, match=f"a {status} job cannot be tried again"):
+        with pytest.raises(psycopg.errors.InvalidParameterValue, match=f"a {status} job cannot be retried"):
             retry(db, attempt.id)
 
 
@@ -191,7 +191,7 @@ def test_somebody_elses_job_is_as_unknown_as_none(db: AppTables, pod: Pod) -> No
     before = db.snapshot()
     for function in (cancel, retry):
         for unknown in (job, uuid4()):
-            with pytest.raises(psycopg.errors.InsufficientPrivilege, match="no such job of yours"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege, match="job not found for this user"):
                 function(db, unknown, user=stranger)
     for function_name in ("cancel_job", "retry_job"):
         with pytest.raises(psycopg.errors.InsufficientPrivilege):

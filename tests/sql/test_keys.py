@@ -15,7 +15,7 @@ from tests.sql.pod import Pod
 from tests.sql.tables import ABLE_BASE, AppTables
 
 MESSAGE_OF_A_STRANGERS_PREFIX = "must begin with the owner's id"
-NOT_A_SUBJECT_OF_THIS_OWNER = "must lie under {owner_id}/{subject_id}/ of a subject of the same owner"
+NOT_A_SUBJECT_OF_THIS_OWNER = "must be under {owner_id}/{subject_id}/ of a subject of the same owner"
 NOT_A_PLAIN_KEY = "is not a plain key such as {owner_id}/{subject_id}/photos/1.jpg"
 
 
@@ -116,7 +116,7 @@ def test_a_drawn_picture_brings_everybody_in_it(db: AppTables, pod: Pod) -> None
     assert attempt is not None
     picture = attempt.staged_result()["pictures"][0]["upscaled"]
     assert picture.startswith(f"{db.owner}/_/generated/")
-    assert "is no picture of a completed job" in refusal(db, "control_path", picture, cem)
+    assert "is not a picture of a completed job" in refusal(db, "control_path", picture, cem)
     assert attempt.complete(attempt.result()) == "ok"
 
     job = request(db, "control_path", picture, cem)
@@ -136,7 +136,7 @@ def test_another_owners_job_cannot_be_brought_in_by_its_id(db: AppTables, pod: P
     mine = db.add_subject()
     for folder in ("_", str(mine)):
         key = f"{db.owner}/{folder}/generated/{job}/1/0.png"
-        assert "is no picture of a completed job of this owner" in refusal(db, "control_path", key, mine)
+        assert "is not a picture of a completed job of this owner" in refusal(db, "control_path", key, mine)
     assert MESSAGE_OF_A_STRANGERS_PREFIX in refusal(
         db, "control_path", f"{stranger}/{theirs}/generated/{job}/1/0.png", mine
     )

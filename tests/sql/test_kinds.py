@@ -119,7 +119,7 @@ def test_a_hook_that_is_not_as_it_must_be_fails_the_registration(db: AppTables, 
 def test_a_column_that_could_name_a_person_or_hold_words_must_be_declared(db: AppTables, column: str) -> None:
     execute(db, "create domain public.word as text", TABLE, HOOKS, f"alter table public.echo_jobs add column {column}")
     with pytest.raises(
-        psycopg.errors.InvalidParameterValue, match=rf"column {column.split()[0]} of .* named by no hook"
+        psycopg.errors.InvalidParameterValue, match=rf"column {column.split()[0]} of .* is not declared by any hook"
     ):
         execute(db, REGISTRATION)
 
@@ -169,12 +169,12 @@ def test_a_table_has_one_spelling(db: AppTables, spelling: str) -> None:
 
 def test_two_kinds_never_share_a_table(db: AppTables) -> None:
     execute(db, ALL_PLAIN)
-    with pytest.raises(psycopg.errors.DuplicateObject, match="already that of kind generation"):
+    with pytest.raises(psycopg.errors.DuplicateObject, match="already belongs to kind generation"):
         execute(db, REGISTRATION.replace("public.echo_jobs", "public.generation_jobs"))
 
 
 def test_a_kind_needs_its_table(db: AppTables) -> None:
-    with pytest.raises(psycopg.errors.UndefinedTable, match=r"there is no table public\.echo_jobs"):
+    with pytest.raises(psycopg.errors.UndefinedTable, match=r"table public\.echo_jobs not found"):
         execute(db, REGISTRATION)
 
 
@@ -187,11 +187,11 @@ def test_a_name_that_hooks_could_not_be_told_apart_by_is_refused(db: AppTables, 
 
 def test_a_kind_keeps_to_the_package_that_registered_it(db: AppTables) -> None:
     apply_file(db.url, TABLE + HOOKS + REGISTRATION)
-    with pytest.raises(psycopg.errors.DuplicateObject, match="already that of package likeness-echo"):
+    with pytest.raises(psycopg.errors.DuplicateObject, match="already belongs to package likeness-echo"):
         apply_file(db.url, REGISTRATION, package="another")
-    with pytest.raises(psycopg.errors.DuplicateObject, match="kind echo is already that of package likeness-echo"):
+    with pytest.raises(psycopg.errors.DuplicateObject, match="kind echo already belongs to package likeness-echo"):
         execute(db, REGISTRATION)
-    with pytest.raises(psycopg.errors.DuplicateObject, match="kind generation is already that of the core"):
+    with pytest.raises(psycopg.errors.DuplicateObject, match="kind generation already belongs to the core"):
         apply_file(db.url, REGISTRATION.replace("'echo'", "'generation'"))
 
 
@@ -363,7 +363,7 @@ def test_what_is_checked_at_the_registration_is_checked_again_at_the_end(db: App
     add_echo(db)
     db.run("select worker.check_kinds()")
     execute(db, NAMED_KEYS.replace("'picture_path'", "'elsewhere'"))
-    with pytest.raises(psycopg.errors.InvalidParameterValue, match=r"column picture_path .* is named by no hook"):
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match=r"column picture_path .* is not declared by any hook"):
         db.run("select worker.check_kinds()")
 
 

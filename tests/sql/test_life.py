@@ -102,7 +102,7 @@ def test_what_is_missing_at_the_start_ends_the_job_with_the_reason(db: AppTables
     subject = db.add_subject()
     photos = db.add_photos(subject, 3)
     jobs = {
-        "training needs at least 3 photographs, there are 2": ("training", db.request("training", subject_id=subject)),
+        "training needs at least 3 photos, but there are 2": ("training", db.request("training", subject_id=subject)),
         "the subject has no trained LoRA for tiny-flux yet": (
             "generation",
             db.request("generation", subject_id=subject, prompt="x"),

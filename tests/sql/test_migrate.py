@@ -202,7 +202,7 @@ def test_a_table_of_the_app_is_refused_by_name(supabase: Supabase, table: str) -
     url = supabase.create()
     execute(url, f"create table public.{table} (id uuid primary key, mine text)")
     before = snapshot(url)
-    with pytest.raises(MigrationError, match=rf"public\.{table} is there already and was not made by this project"):
+    with pytest.raises(MigrationError, match=rf"public\.{table} already exists and does not belong to this project"):
         migrate.migrate(url)
     assert differences(before, snapshot(url)) == {}
 
@@ -220,7 +220,7 @@ def test_functions_and_a_schema_of_the_app_are_refused_by_name(supabase: Supabas
     url = supabase.create()
     execute(url, theirs)
     before = snapshot(url)
-    with pytest.raises(MigrationError, match=rf"{name}.* is there already and was not made by this project"):
+    with pytest.raises(MigrationError, match=rf"{name}.* already exists and does not belong to this project"):
         migrate.migrate(url)
     assert differences(before, snapshot(url)) == {}
 

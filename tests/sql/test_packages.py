@@ -292,7 +292,7 @@ def test_a_grant_on_what_is_not_its_own_is_refused(supabase: Supabase, tmp_path:
 UNDONE_LATER = {
     "the hook that names people": (NAMED_KEYS.replace("'picture_path'", "'elsewhere'"), "column picture_path of"),
     "a column more": ("alter table public.echo_jobs add column friend_ids uuid[];", "column friend_ids of"),
-    "the purpose": ("update worker.job_kinds set purpose = null where kind = 'echo';", "took its purpose away"),
+    "the purpose": ("update worker.job_kinds set purpose = null where kind = 'echo';", "removed its purpose"),
     "the list of hooks": ("update worker.job_kinds set hooks = '{}' where kind = 'echo';", None),
     "the trigger": ("drop trigger _100_before_insert on public.echo_jobs;", None),
     "row-level security": ("alter table public.echo_jobs disable row level security;", None),
@@ -320,13 +320,13 @@ def test_a_refused_file_leaves_nothing_by_either_route(supabase: Supabase, tmp_p
     package = write_package(tmp_path, more=CORE_IS_CHANGED["a core function is replaced"])
     url = supabase.create()
     before = snapshot(url)
-    refusal = rf"package {PACKAGE}, more: it changes what is not its own: changed function worker\.consent_error"
+    refusal = rf"package {PACKAGE}, more: it changed objects that are not its own: changed function worker\.consent_error"
     with pytest.raises(MigrationError, match=refusal):
         migrate(url, packages=[package])
     assert differences(before, snapshot(url)) == {}
     printed = psql(url, render(packages=[package]), tmp_path)
     assert printed.returncode != 0
-    assert "it changes what is not its own: changed function worker.consent_error(uuid,text)" in printed.stderr
+    assert "it changed objects that are not its own: changed function worker.consent_error(uuid,text)" in printed.stderr
     assert differences(before, snapshot(url)) == {}
 
 

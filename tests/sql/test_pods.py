@@ -310,15 +310,15 @@ def test_a_job_that_no_pod_can_take_says_why_until_one_can(db: AppTables, start_
     tiny, large = db.ask(), db.ask(base="flux-dev")
     assert stranded(db, tiny) == stranded(db, large) == "no pod is running"
     pod = start_pod(routes=(TRAINING,))
-    assert stranded(db, tiny) == f"the pods that have {TINY_BASE} do not take {GENERATION}: their logs say why"
+    assert stranded(db, tiny) == f"the pods that have {TINY_BASE} do not offer {GENERATION}: their logs say why"
     pod.register(PUBLISH, vram_gib=None, models=("another",))
-    assert stranded(db, tiny) == f"no live pod has {TINY_BASE}, nor has the bucket: worker models push {TINY_BASE}"
+    assert stranded(db, tiny) == f"{TINY_BASE} not found on a live pod or in the bucket: worker models push {TINY_BASE}"
     assert stranded(db, large) == "flux-dev needs 24 GiB of GPU memory, no live pod has a GPU that is ready"
     pod.register(GENERATION, vram_gib=15.77)
     assert stranded(db, tiny) is None
     assert stranded(db, large) == "flux-dev needs 24 GiB of GPU memory, the largest pod has 15.8"
     pod.register(PUBLISH, vram_gib=79.1, models=("another",))
-    assert stranded(db, large) == "no live pod has flux-dev, nor has the bucket: worker models push flux-dev"
+    assert stranded(db, large) == "flux-dev not found on a live pod or in the bucket: worker models push flux-dev"
     pod.register("generation/flux-dev", vram_gib=79.1, models=("flux-dev",))
     assert stranded(db, large) is None
     # The last pod that could leaves while it holds the job.

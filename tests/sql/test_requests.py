@@ -67,7 +67,7 @@ def test_without_a_subject_the_owner_is_who_is_signed_in(db: AppTables) -> None:
 
 def test_the_service_key_must_say_whose_job_it_is(db: AppTables) -> None:
     state, message = refusal(db, "generation", role="service_role", prompt="a chair")
-    assert (state, message) == ("23502", "owner_id: whose job is this? name a subject or an owner")
+    assert (state, message) == ("23502", "owner_id is missing: set subject_id or owner_id")
     assert insert(db, "generation", role="service_role", prompt="a chair", owner_id=db.owner)["status"] == "queued"
 
 
@@ -83,7 +83,7 @@ def test_an_unknown_subject_and_another_owners_give_the_same_answer(db: AppTable
     answers = [
         refusal(db, kind, subject_id=subject) for kind in ("training", "generation") for subject in (theirs, uuid4())
     ]
-    assert set(answers) == {("42501", "subject_id: no such subject of yours")}
+    assert set(answers) == {("42501", "subject_id: subject not found for this user")}
     assert refusal(db, "training", role="service_role", subject_id=uuid4()) == answers[0]
 
 
@@ -123,9 +123,9 @@ def erased(db: AppTables) -> UUID:
 
 
 WITHOUT_CONSENT = {
-    pending: "the person has not agreed yet: consent is pending",
-    rejected: "the person did not agree: consent was rejected",
-    revoked: "the person took consent back: it was revoked",
+    pending: "the person has not consented yet: consent is pending",
+    rejected: "the person did not consent: consent was rejected",
+    revoked: "the person revoked consent",
     expired: "the person's consent has expired",
     underage: "the person is not stated to be an adult",
     erased: "the person's data was erased",
@@ -154,7 +154,7 @@ def test_consent_for_one_purpose_is_none_for_the_other(db: AppTables, agreed: st
     db.run("select public.grant_consent(%s, array[%s])", subject, agreed)
     prompts = {"generation": {"prompt": "x"}, "training": {}}
     row = insert(db, asked, subject_id=subject, **prompts[asked])
-    assert (row["status"], row["error"]) == ("failed", f"the person has not agreed to {asked}, only to {agreed}")
+    assert (row["status"], row["error"]) == ("failed", f"the person has not consented to {asked}, only to {agreed}")
     assert insert(db, agreed, subject_id=subject, **prompts[agreed])["status"] == "queued"
 
 
@@ -166,7 +166,7 @@ def test_another_owners_lora_is_as_unknown_as_none(db: AppTables) -> None:
     theirs = db.add_lora(db.add_subject(owner=db.add_user(uuid4())))
     for model in (theirs, uuid4()):
         answer = refusal(db, "generation", subject_id=subject, prompt="x", model_ids=[model])
-        assert answer == ("22023", f"model_ids: no such LoRA of this owner: {model}")
+        assert answer == ("22023", f"model_ids: LoRA not found for this owner: {model}")
         assert (
             refusal(db, "generation", role="service_role", subject_id=subject, prompt="x", model_ids=[model]) == answer
         )
@@ -198,7 +198,7 @@ def test_an_unknown_base_is_named_with_the_known_ones(db: AppTables) -> None:
     known = "able-flux, flux-dev, flux-schnell, sd15, tiny-flux"
     for kind in ("training", "generation"):
         answer = refusal(db, kind, subject_id=db.add_subject(), base="fluxx")
-        assert answer == ("22023", f"base: 'fluxx' is not known here; known are {known}")
+        assert answer == ("22023", f"base: 'fluxx' not found; base models: {known}")
 
 
 def test_what_a_base_cannot_do_is_named(db: AppTables) -> None:
@@ -233,7 +233,7 @@ def test_another_owners_preset_is_as_unknown_as_none(db: AppTables) -> None:
     subject = db.add_subject()
     for unusable in (theirs, uuid4()):
         answer = refusal(db, "generation", subject_id=subject, preset_id=unusable)
-        assert answer == ("22023", "preset_id: no such preset of this owner for generation")
+        assert answer == ("22023", "preset_id: preset not found for this owner and kind generation")
     for usable in (mine, everyones):
         assert insert(db, "generation", subject_id=subject, preset_id=usable)["status"] == "queued"
 
@@ -272,7 +272,7 @@ def test_training_needs_three_photographs_from_the_start(db: AppTables) -> None:
     for role in CLIENTS:
         answer = refusal(db, "training", role=role, subject_id=subject)
         assert answer[0] == "22023"
-        assert answer[1].startswith("training needs at least 3 photographs, there are 2: ")
+        assert answer[1].startswith("training needs at least 3 photos, but there are 2: ")
         answer = refusal(db, "training", role=role, subject_id=subject, sample_paths=photos[:1] * 3)
         assert "there are 1" in answer[1], "the same one three times"
     assert insert(db, "training", subject_id=subject, sample_paths=photos)["status"] == "queued"
@@ -356,7 +356,7 @@ def test_request_columns_never_change_for_any_role(db: AppTables, pod: Pod) -> N
             statement = sql.SQL("update {} set {} = %s where id = %s").format(
                 sql.Identifier(*TABLES[kind].split(".")), sql.Identifier(column["name"])
             )
-            with pytest.raises(psycopg.errors.InsufficientPrivilege, match=f"after it was made: {column['name']}"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege, match=f"cannot be changed after INSERT: {column['name']}"):
                 db.database.execute(statement, [another[column["type"]], job])
             for role in CLIENTS:
                 with db.acting_as(role, db.owner) as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):

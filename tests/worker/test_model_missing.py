@@ -42,7 +42,7 @@ def test_a_damaged_base_costs_the_pod_its_route_and_the_job_fails_when_nobody_el
 
 def test_a_job_that_nobody_can_take_waits_and_says_so_until_a_pod_can(fleet: Fleet) -> None:
     job_id = fleet.draw()
-    why = f"the pods that have {TINY_BASE} do not take generation/{TINY_BASE}: their logs say why"
+    why = f"the pods that have {TINY_BASE} do not offer generation/{TINY_BASE}: their logs say why"
     waiting = f"waiting: no live pod can take this: {why}"
     wait_until(lambda: fleet.app.job("generation", job_id)["phase"] == waiting, "the job to say why it waits")
     fleet.start(WORKER_NAME="whole")

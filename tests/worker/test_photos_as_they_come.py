@@ -98,7 +98,7 @@ def test_a_training_goes_on_without_them_and_names_each_with_its_reason(fleet: F
     assert store.asked == 0
     told = next(phase for phase in phases(fleet, job_id) if "cannot be used" in phase)
     assert told.startswith(
-        "7 of 10 photographs cannot be used: bomb.png is too large (400 megapixels, at most 134), cut"
+        "7 of 10 photos cannot be used: bomb.png is too large (400 megapixels, at most 134), cut"
     )
 
 
@@ -109,7 +109,7 @@ def test_with_two_left_the_job_fails_and_says_which_and_why(fleet: Fleet) -> Non
     job = fleet.app.wait_for("training", fleet.train(subject_id=subject))
     assert (job["status"], job["error_code"], job["attempt"]) == ("failed", "invalid_input", 1)
     assert job["error"] == (
-        "training needs at least 3 usable photographs, but there are 2: "
+        "training needs at least 3 usable photos, but there are 2: "
         "cut.jpg is damaged or cut off, huge.jpg is too large (312 MB, at most 200), lost.jpg is missing"
     )
 
@@ -120,7 +120,7 @@ def test_with_two_left_in_storage_the_rest_is_missing(fleet: Fleet) -> None:
     job = fleet.app.wait_for("training", fleet.train(subject_id=subject))
     assert (job["status"], job["error_code"], job["attempt"]) == ("failed", "input_missing", 1)
     assert job["error"] == (
-        "training needs at least 3 photographs, and of 9 only 2 are in storage: "
+        "training needs at least 3 photos, and of 9 only 2 are in storage: "
         "upload lost-0.jpg, lost-1.jpg, lost-2.jpg, lost-3.jpg, lost-4.jpg and 2 more, or name others"
     )
 

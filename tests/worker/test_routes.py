@@ -85,7 +85,7 @@ def test_a_base_that_needs_more_memory_than_any_pod_has_waits_and_says_so(fleet:
 
 def test_a_model_that_is_pushed_while_pods_run_is_noticed(fleet: Fleet, tiny_models: Path, tmp_path: Path) -> None:
     job = fleet.draw(base=NOWHERE)
-    why = f"no live pod has {NOWHERE}, nor has the bucket: worker models push {NOWHERE}"
+    why = f"{NOWHERE} not found on a live pod or in the bucket: worker models push {NOWHERE}"
     phase = f"waiting: no live pod can take this: {why}"
     wait_until(lambda: fleet.app.job("generation", job)["phase"] == phase, "the job to say why it waits")
     shutil.copytree(tiny_models / TINY_BASE, tmp_path / NOWHERE)  # no link: a push writes a manifest beside the files

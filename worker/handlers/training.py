@@ -148,7 +148,7 @@ async def _fetch_photos(inputs: TrainingInputs, context: JobContext) -> tuple[di
         await asyncio.gather(*tasks, return_exceptions=True)
     if len(photos) - len(missing) < inputs.min_photos:
         raise InputMissing(
-            f"training needs at least {inputs.min_photos} photographs, and of {len(photos)} only "
+            f"training needs at least {inputs.min_photos} photos, and of {len(photos)} only "
             f"{len(photos) - len(missing)} are in storage: upload {truncate_list(sorted(missing))}, or name others"
         )
     return photos, refused

@@ -164,10 +164,10 @@ def _encode(
     if len(samples) < fewest_photos:
         reasons = f": {summarize_unusable(unusable)}" if unusable else ""
         raise BadInput(
-            f"training needs at least {fewest_photos} usable photographs, but there are {len(samples)}{reasons}"
+            f"training needs at least {fewest_photos} usable photos, but there are {len(samples)}{reasons}"
         )
     if unusable:
-        summary = f"{len(unusable)} of {len(photos)} photographs cannot be used: {summarize_unusable(unusable)}"
+        summary = f"{len(unusable)} of {len(photos)} photos cannot be used: {summarize_unusable(unusable)}"
         yield PhotosSkipped(tuple(unusable), summary)
 
     yield Phase("encoding captions")
