@@ -1,4 +1,4 @@
-"""How commands print rows of the database: tables and lists, as plain text if the output is not a terminal."""
+"""Print rows of the database for commands: tables and lists, as plain text if the output is not a terminal."""
 
 from __future__ import annotations
 

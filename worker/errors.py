@@ -46,7 +46,7 @@ class ConsentDenied(WorkerError):
 
 
 class PromptBlocked(WorkerError):
-    """The merged prompt asks for something that this service does not draw."""
+    """The merged prompt asks for something that this service does not generate."""
 
     code = "prompt_blocked"
 
@@ -54,7 +54,7 @@ class PromptBlocked(WorkerError):
 class OutputBlocked(WorkerError):
     """The finished picture may not be published."""
 
-    # For a kind that checks its pictures, which those of this package do not: the database and apps know the code.
+    # For kinds that check their pictures, which the core's kinds do not: the database and apps know the code.
     code = "output_blocked"
 
 

@@ -1,6 +1,6 @@
 """The kinds of job that this worker can do: the core's, and those of installed packages.
 
-A package brings kinds by an entry point each, which has the kind's name and loads a `Kind`:
+A package adds each kind by an entry point, which has the kind's name and loads a `Kind`:
 
     [project.entry-points."likeness.kinds"]
     echo = "likeness_echo.kind:KIND"
@@ -57,44 +57,44 @@ from worker.storage.lora_cache import StoredLora
 log = structlog.get_logger()
 
 GROUP = "likeness.kinds"
-"""The entry points of packages that bring kinds."""
+"""The entry points of packages that add kinds."""
 
 
 def no_texts(job: StartedJob) -> Sequence[Text]:
-    """For a kind whose jobs say nothing to a model."""
+    """Return nothing, for a kind whose jobs have no text for a model."""
     return ()
 
 
 def no_loras(inputs: dict[str, Any]) -> Sequence[StoredLora]:
-    """For a kind whose jobs use no LoRA."""
+    """Return nothing, for a kind whose jobs use no LoRA."""
     return ()
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What the worker must know of a kind of job. SQL knows the rest: table, purpose, slot, what may be published.
+    """The worker's part of a kind of job. SQL has the rest: table, purpose, slot, what may be published.
 
-    Before every `run` the worker screens `texts`, and asks again whether every person in the job agrees. A kind that
+    Before every `run` the worker screens `texts`, and checks again that every person in the job consents. A kind that
     uses the GPU has the slot `gpu` and a column `base`: a pod offers it for each base that it can load.
     """
 
     name: str
     """As in `worker.job_kinds`."""
     run: Handler
-    """Does a started attempt and returns its result, for the SQL hooks `result_keys`, `result_error` and `publish`.
+    """Runs a started attempt and returns its result, for the SQL hooks `result_keys`, `result_error` and `publish`.
 
-    It registers what it uploads with `lease.stage`, every key under `lease.job.prefix`; gives its GPU work to
-    `context.compute` and says with `context.computed` when the GPU is free; raises one of `worker.errors` (any other
+    It registers what it uploads with `lease.stage`, every key under `lease.job.prefix`; passes its GPU work to
+    `context.compute` and calls `context.computed` when the GPU is free; raises one of `worker.errors` (any other
     exception is `internal`). It may be cancelled at any await and run again: it must be safe to run twice."""
     texts: Callable[[StartedJob], Iterable[Text]]
     """All words of a job that will reach a model, merged as the model reads them; `no_texts` if there are none."""
     tasks: Collection[type[Task]] = ()
-    """The tasks that `run` gives to the GPU process, which imports what performs them before it is ready."""
+    """The tasks that `run` sends to the GPU process, which imports their performers before it is ready."""
     required_models: Collection[str] = ()
-    """Models beside the base that its jobs need: a pod that cannot get them all offers no GPU route of the kind."""
+    """Models that its jobs need besides the base model: without all of them, a pod offers no GPU route of the kind."""
     prefetch: Callable[[dict[str, Any]], Iterable[StoredLora]] = no_loras
     """The LoRAs of a waiting job, from the `inputs` that its SQL hook `prefetch` returns. While its GPU is busy, a pod
-    fetches them and the base, a person's LoRA only if that person still agrees."""
+    fetches them and the base, a person's LoRA only if that person still consents."""
 
 
 CORE = (
@@ -106,7 +106,7 @@ CORE = (
 
 @dataclass(frozen=True)
 class UnusableKind:
-    """An entry point that brings no kind to this worker."""
+    """An entry point that this worker cannot use."""
 
     name: str
     package: str
@@ -136,7 +136,7 @@ def load_kinds() -> tuple[dict[str, Kind], list[UnusableKind]]:
 
 
 def kinds_of_pod(wanted: Collection[str]) -> dict[str, Kind]:
-    """Return the kinds that a pod does, all where none is wanted by name; logs those that it cannot do."""
+    """Return the kinds of a pod, all if `wanted` is empty; logs those that cannot be used."""
     kinds, unusable = load_kinds()
     for kind in unusable:
         if not wanted or kind.name in wanted:

@@ -1,4 +1,4 @@
-"""Output that cannot be written: `worker run | head`, a log on a full disk, a service without stdout."""
+"""Ignore output that cannot be written: `worker run | head`, a log on a full disk, a service without stdout."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The claim loop of a pod, and its life from start to stop.
 
-One asyncio process for each GPU. It claims one job at a time, and only for a free slot, so that no pod holds work that
-another could do. It never computes: the GPU belongs to a child process, encoding to threads, transfers to the store's
-threads. What else a pod does while it runs is in `worker/pod/`.
+One asyncio process for each GPU. It claims one job at a time, and only for a free slot, so that no pod holds a job that
+another could run. It never computes: the GPU is used by a child process, encoding and transfers run in threads. The
+other parts of a running pod are in `worker/pod/`.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ POLL_WITHOUT_LISTEN_EVERY_S = 2.0
 POLL_JITTER = (0.9, 1.0)
 """Shares of the interval."""
 DUE_MARGIN_S = 0.01
-"""Added to when a deferred job is due, so that the claim does not come a moment too early."""
+"""Added to the time when a deferred job is due, so that the claim is not a moment too early."""
 SECOND_LOOK_AFTER_S = (0.02, 0.06)
 CLAIM_AGAIN_AFTER_FAILURE_S = 1.0
 PREFETCH_EVERY_S = 15.0
 STOP_WITHOUT_DATABASE_AFTER_S = 20.0
-"""Since the last heartbeat that was answered. Below what a container runtime grants: `--stop-timeout 30`."""
+"""Since the last heartbeat that was answered. Below the limit of a container runtime: `--stop-timeout 30`."""
 
 
 class Worker:
@@ -102,7 +102,7 @@ class Worker:
     # -- from start to stop
 
     async def run(self) -> None:
-        """Work until `request_stop`. Raises SettingsError before anything starts when a setting is wrong."""
+        """Work until `request_stop`. Raises SettingsError before anything starts if a setting is wrong."""
         async with self._database:
             check = check_installation(self._settings, self._database, self._store)
             await wait_for_first(self._stopping.wait(), check)
@@ -190,7 +190,7 @@ class Worker:
         await self._session.first_try.wait()
         while not self._stopping.is_set():
             self._wake.clear()
-            slot_of = dict(self._routes.slot_of)  # a route may be dropped while the claim for it is under way
+            slot_of = dict(self._routes.slot_of)  # a route may be dropped while a claim for it is running
             routes = [route for route, slot in slot_of.items() if self._free[slot] > 0]
             pause_s: float | None = CLAIM_AGAIN_AFTER_FAILURE_S
             with suppress_transient_errors("claim.failed"):
@@ -220,7 +220,7 @@ class Worker:
         """Return the routes to ask for before all others, the most urgent first."""
         loaded = [route for route in routes if route.partition("/")[2] in ("", self._runner.loaded_base)]
         if self._runner.loaded_base is None or len(loaded) == len(routes):
-            return []  # no base is loaded, or all routes use it: no affinity, so none can starve
+            return []  # no base is loaded, or all routes use it: no affinity, so no route can starve
         wait = timedelta(seconds=self._settings.max_affinity_wait_s)
         starved = await self._database.call_once("starved_routes", routes, wait)
         return [wanted for wanted in (starved, loaded) if wanted]

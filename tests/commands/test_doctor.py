@@ -219,15 +219,15 @@ TABLE = {
         repointed(password="wrong"), "database", "connection", "password authentication failed", "--rotate"
     ),
     "database": Broken(
-        repointed(database="elsewhere"), "database", "connection", "does not exist", "Supabase's is postgres"
+        repointed(database="elsewhere"), "database", "connection", "does not exist", "on Supabase it is postgres"
     ),
-    "TLS": Broken(repointed(options="?sslmode=require"), "database", "connection", "SSL", "take sslmode=require out"),
+    "TLS": Broken(repointed(options="?sslmode=require"), "database", "connection", "SSL", "remove sslmode=require"),
     "no TLS": Broken(unencrypted, "database", "connection", "NOT encrypted", "sslmode=require", NOTE),
     "listening login": Broken(
         env(DATABASE_LISTEN_URL="postgresql://pod:doctors-secret-marker@127.0.0.1:{closed}/postgres"),
         "database",
         "LISTEN",
-        "DATABASE_LISTEN_URL is refused",
+        "connection to DATABASE_LISTEN_URL failed",
         "nothing listens there",
     ),
     # the schema
@@ -235,7 +235,7 @@ TABLE = {
         sql("create or replace function worker.schema_major() returns integer language sql as 'select 2'"),
         "database",
         "schema",
-        "is version 2",
+        "its version is 2",
         "newer worker",
     ),
     "schema older": Broken(

@@ -121,10 +121,10 @@ def test_printed_sql_leaves_a_role_alone_that_was_there(operator: Operator) -> N
     [
         ("doctors_pod", False, "--rotate gives it a new password"),
         ("nobody_yet", True, "leave --rotate out"),
-        ("accountant", True, "no pod's login"),
-        ("manager", True, "no pod's login"),
-        ("postgres", True, "DATABASE_URL is postgres's own"),
-        ("likeness_worker", False, "somebody else"),
+        ("accountant", True, "not a pod's login"),
+        ("manager", True, "not a pod's login"),
+        ("postgres", True, "DATABASE_URL is the URL of postgres"),
+        ("likeness_worker", False, "a role of the system"),
         ("Pod-1", False, "letters a-z"),
     ],
 )

@@ -1,1 +1,1 @@
-"""The database as a pod and as its owner reach it: pool, claims, errors, migrations, logins."""
+"""Access to the database, for pods and for its owner: pool, claims, errors, migrations, logins."""

@@ -1,4 +1,4 @@
-"""Claiming jobs: pgqueuer's queries over the pod's pool. The rest of the worker sees two methods, not pgqueuer."""
+"""Claim jobs with pgqueuer's queries over the pod's pool. The rest of the worker uses two methods, not pgqueuer."""
 
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ class ClaimQueue:
     async def claim(self, routes: list[str]) -> tuple[str, UUID] | None:
         """Claim one job of these routes for this pod: its kind and id, or None.
 
-        Not retried: a claim whose reply was lost is requeued after 30 s because no heartbeat names it.
+        Not retried: no heartbeat names a claim whose reply was lost, so it is requeued after `claim_unnamed` of
+        `worker.timing`.
         """
         jobs = await self._queries.dequeue(
             batch_size=1,

@@ -1,6 +1,6 @@
-"""Applies `sql/` and the SQL of installed packages to a database, in one transaction.
+"""Apply `sql/` and the SQL of installed packages to a database, in one transaction.
 
-`printed.py` prints the same as one plain SQL file for `supabase/migrations/`. Either route may follow the other: both
+`printed.py` prints the same as one plain SQL file for `supabase/migrations/`. Both ways may be mixed, because they
 record the same versions.
 """
 
@@ -15,7 +15,7 @@ from worker.database.errors import explain_connection
 from worker.database.sql_files import Package, Release, SqlFile, sql_folder, this_release
 
 SCHEMA_MAJOR = 1
-"""The major version of the schema this code understands; pods refuse a newer one."""
+"""The major version of the schema that this code supports; pods refuse a newer one."""
 
 LOCK = "do $$ begin perform pg_advisory_xact_lock(hashtextextended('likeness migrate', 0)); end $$"
 
@@ -24,7 +24,7 @@ Ledger = Mapping[tuple[str | None, str], str]
 
 
 class MigrationError(Exception):
-    """The database was left as it was; the message says why and what to do."""
+    """The migration failed and changed nothing; the message says why and what to do."""
 
 
 def migrate(
@@ -37,11 +37,11 @@ def migrate(
     """Bring the database up to date in one transaction; returns the names of the files that ran.
 
     Args:
-        packages: those whose SQL is applied too; by default, those that are installed.
-        without: packages the database has kinds of and that need not be installed here.
+        packages: packages whose SQL is also applied; by default, the installed ones.
+        without: packages that have kinds in the database and need not be installed here.
 
-    Raises MigrationError when nobody answers, a file fails, an applied one was edited, a newer release was here, or a
-    package is not installed; nothing is changed then.
+    Raises MigrationError if the connection or a file fails, an applied file was edited, a newer release was applied, or
+    a package is not installed; nothing is changed then.
     """
     release = this_release(folder, packages)
     try:
@@ -59,7 +59,7 @@ def migrate(
 
 
 def read_ledger(connection: psycopg.Connection) -> dict[tuple[str | None, str], str]:
-    """What was applied to this database."""
+    """Return the checksums of the files that were applied to this database."""
     applied: dict[tuple[str | None, str], str] = {
         (None, name): checksum
         for name, checksum in connection.execute("select name, checksum from worker.schema_versions").fetchall()
@@ -72,9 +72,9 @@ def read_ledger(connection: psycopg.Connection) -> dict[tuple[str | None, str], 
 
 
 def pending_files(applied: Ledger, release: Release, without: Collection[str] = ()) -> list[SqlFile]:
-    """What a database with these files still needs, in order.
+    """Return the files that a database with these applied files still needs, in order.
 
-    Raises MigrationError when an applied file was edited, a newer release was here, or a package is not installed.
+    Raises MigrationError if an applied file was edited, a newer release was applied, or a package is not installed.
     """
     numbered = release.numbered
     _check_packages({package for package, _ in applied if package}, release, without)
@@ -135,7 +135,7 @@ def _run(connection: psycopg.Connection, text: str) -> None:
 
 
 def _explain(error: psycopg.Error) -> str:
-    if error.sqlstate is None:  # no server said it: nobody was reached
+    if error.sqlstate is None:  # without SQLSTATE, no server was reached
         return str(explain_connection(error, "DATABASE_URL"))
     hint = f" {error.diag.message_hint}" if error.diag.message_hint else ""
     if isinstance(error, psycopg.errors.InsufficientPrivilege) and not hint:
@@ -144,10 +144,9 @@ def _explain(error: psycopg.Error) -> str:
 
 
 def install_supabase_stubs(database_url: str) -> bool:
-    """Supabase's roles, `auth` and `storage`, as far as this project uses them, for plain Postgres.
+    """Create stubs of Supabase's roles, `auth` and `storage` on plain Postgres, as far as this project uses them.
 
-    False where auth.users is there already, made so before or by Supabase: then nothing is touched. Raises
-    MigrationError.
+    Return False, without a change, if auth.users exists already. Raises MigrationError.
     """
     try:
         with psycopg.connect(database_url) as connection:

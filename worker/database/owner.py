@@ -1,4 +1,4 @@
-"""The database as its owner sees it: for commands that look at people's jobs or change what pods may not."""
+"""The connection of the database's owner, for commands that show people's jobs or change what pods may not."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Connection = psycopg.Connection[dict[str, Any]]
 
 @contextmanager
 def connect(url: str) -> Iterator[Connection]:
-    """An autocommit connection; rows are dicts.
+    """Open an autocommit connection; rows are dicts.
 
-    Raises SettingsError when nobody answers. Inside it, a right that this login lacks, a schema that is not there and
-    a connection that breaks become CommandRefused.
+    Raises SettingsError if it fails. Within it, a missing right, a missing schema and a broken connection raise
+    CommandRefused.
     """
     try:
         connection = psycopg.connect(
@@ -34,13 +34,15 @@ def connect(url: str) -> Iterator[Connection]:
             yield connection
         except psycopg.errors.InsufficientPrivilege as error:
             raise CommandRefused(
-                f"{connection.info.user} may not do this ({error.diag.message_primary}): "
+                f"permission denied for {connection.info.user} ({error.diag.message_primary}): "
                 "set DATABASE_URL to the URL of the database's owner (postgres, on Supabase), not of a pod"
             ) from error
         except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedFunction) as error:
             raise CommandRefused(
-                "this database has no Likeness schema, or one of an older release: as the owner, worker migrate"
+                "schema worker not found in this database, or of an older release: as the owner, worker migrate"
             ) from error
         except psycopg.OperationalError as error:
-            said = error.diag.message_primary or "the connection broke"
-            raise CommandRefused(f"the database says: {said}; try again, and look at it with worker doctor") from error
+            reason = error.diag.message_primary or "the connection broke"
+            raise CommandRefused(
+                f"the database failed: {reason}; try again, and check it with worker doctor"
+            ) from error

@@ -1,4 +1,4 @@
-"""The database as a pod reaches it: a small pool for statements, and SQL functions called over it.
+"""The database connections of a pod: a small pool, and calls of SQL functions over it.
 
 Connections are few on small plans, so a pod holds three: two in the pool and one session (`worker/pod/session.py`);
 plus one for each convenience copy while it is made. Nothing in the pool needs a session (no prepared statements, no
@@ -56,7 +56,7 @@ RETRY_LONGEST_PAUSE_S = 2.0
 
 
 class Database:
-    """Statements over the pool. Every function a pod calls is safe to repeat, so a lost reply is asked for again."""
+    """Statements over the pool. Every function that pods call is safe to repeat, also when a reply was lost."""
 
     def __init__(self, url: str, name: str) -> None:
         self._url = url
@@ -78,7 +78,7 @@ class Database:
         )
 
     async def __aenter__(self) -> Self:
-        """Raises SettingsError when DATABASE_URL cannot be connected to."""
+        """Open the pool. Raises SettingsError if DATABASE_URL cannot be connected to."""
         try:
             # The pool would keep trying for a long time, and not say why.
             await (await psycopg.AsyncConnection.connect(self._url, **self._options)).close()

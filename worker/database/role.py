@@ -1,7 +1,7 @@
-"""`worker role`: a login for a pod, as SQL that its owner runs, and the addresses the pod then uses.
+"""`worker role`: a login for a pod, as SQL that the database's owner runs, and the addresses for the pod.
 
-The SQL holds a SCRAM verifier, never the password: statements land in server logs. The password stands in the printed
-addresses alone.
+The SQL contains a SCRAM verifier, never the password, because statements appear in server logs. Only the printed
+addresses contain the password.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from worker.database.owner import Connection
 from worker.errors import CommandRefused
 
 STATEMENT_TIMEOUT = "60s"
-"""No call of a pod's takes seconds; one that hangs frees its connection and is asked again."""
+"""Pods' calls take less than seconds; one that hangs is cancelled, frees its connection and is retried."""
 IDLE_IN_TRANSACTION_TIMEOUT = "5min"
 """Longer than the copy of a LoRA, the one thing a pod does inside a transaction."""
 
 
 @dataclass(frozen=True)
 class Login:
-    """A pod's login: `statements` make it or change its password, `addresses` are what the pod is given."""
+    """A pod's login: `statements` create it or change its password, `addresses` are for the pod's DATABASE_URL."""
 
     name: str
     statements: list[str]
@@ -32,25 +32,29 @@ class Login:
 
     @property
     def script(self) -> str:
-        """The statements for `psql`, all or none: it goes on after an error, and would change a role that was there."""
+        """Return the statements in a transaction: `psql` continues after errors, and would change an existing role."""
         return "".join(f"{statement};\n" for statement in ("begin", *self.statements, "commit"))
 
 
 def make_login(name: str, owners_url: str, connection_limit: int | None, *, rotate: bool) -> Login:
-    """A new password for a new or, with `rotate`, an existing login. Touches no database.
+    """Return a new or, with `rotate`, an existing login with a new password, without using the database.
 
-    Raises CommandRefused for a name that no pod's login may have.
+    Raises CommandRefused for a name that a pod's login may not have.
     """
     owner = (urlsplit(owners_url).username or "").split(".")[0]
     if not re.fullmatch(r"[a-z][a-z0-9_]{0,62}", name) or name.startswith("pg_"):
-        raise CommandRefused(f"{name!r} cannot be a login's name: letters a-z, digits and _, for example likeness_pod")
+        raise CommandRefused(
+            f"{name!r} is not a valid login name: use letters a-z, digits and _, for example likeness_pod"
+        )
     if name == owner:
         raise CommandRefused(
-            f"DATABASE_URL is {name}'s own: set it to the URL of the database's owner, "
-            "and take a name of the pod's own, for example likeness_pod"
+            f"DATABASE_URL is the URL of {name}: set it to the URL of the database's owner, "
+            "and choose another name for the pod, for example likeness_pod"
         )
     if name in ("postgres", "likeness_worker", "anon", "authenticated", "service_role", "authenticator"):
-        raise CommandRefused(f"{name} is somebody else already; take a name of the pod's own, for example likeness_pod")
+        raise CommandRefused(
+            f"{name} is a role of the system; choose another name for the pod, for example likeness_pod"
+        )
     password = secrets.token_urlsafe(24)
     verifier = _scram_verifier(password, name)
     role = sql.Identifier(name)
@@ -71,27 +75,27 @@ def make_login(name: str, owners_url: str, connection_limit: int | None, *, rota
 
 
 def apply_login(connection: Connection, login: Login, *, rotate: bool) -> None:
-    """Run the statements. Raises CommandRefused when the role is there already, or is no pod's to rotate."""
+    """Run the statements. Raises CommandRefused if the role exists already, or is not a pod's login to rotate."""
     found = connection.execute(
-        # Whoever made likeness_worker is its member too, the schema's owner for one.
+        # The role that created likeness_worker, such as the schema's owner, is a member too.
         """select rolcanlogin and not rolsuper and not rolcreaterole and not rolcreatedb
                   and pg_has_role(oid, 'likeness_worker', 'member') as a_pods
            from pg_roles where rolname = %s""",
         [login.name],
     ).fetchone()
     if rotate and found is None:
-        raise CommandRefused(f"there is no role {login.name} to rotate: leave --rotate out to make it")
+        raise CommandRefused(f"role {login.name} not found: leave --rotate out to create it")
     if rotate and not (found and found["a_pods"]):
-        raise CommandRefused(f"{login.name} is no pod's login in likeness_worker: its password stays as it is")
+        raise CommandRefused(f"{login.name} is not a pod's login in likeness_worker: its password was not changed")
     if not rotate and found is not None:
-        raise CommandRefused(f"there is a role {login.name} already: --rotate gives it a new password")
+        raise CommandRefused(f"role {login.name} already exists: --rotate gives it a new password")
     with connection.transaction():
         for statement in login.statements:
             connection.execute(statement.encode())
 
 
 def _scram_verifier(password: str, name: str) -> str:
-    # libpq makes it by itself; it only wants a connection to keep its errors in, which need not lead anywhere.
+    # libpq computes it locally; it needs a connection only to store errors in, which need not reach a server.
     nowhere = pq.PGconn.connect_start(b"host=/nonexistent")
     try:
         return nowhere.encrypt_password(password.encode(), name.encode(), b"scram-sha-256").decode()
@@ -100,7 +104,7 @@ def _scram_verifier(password: str, name: str) -> str:
 
 
 def _addresses(owners_url: str, name: str, password: str) -> dict[str, str]:
-    """What a pod's DATABASE_URL is, by the way it takes."""
+    """Return the possible DATABASE_URLs of a pod, by the kind of connection."""
     host = urlsplit(owners_url).hostname or ""
     owner = urlsplit(owners_url).username or ""
     if host.endswith(".pooler.supabase.com"):
@@ -114,7 +118,7 @@ def _addresses(owners_url: str, name: str, password: str) -> dict[str, str]:
     supabase = re.fullmatch(r"db\.([a-z0-9]+)\.supabase\.co", host)
     if not supabase:
         return {"direct": direct}
-    # The project's pooler has a host of its own, which only the dashboard tells.
+    # The project's pooler has a host of its own, which only the dashboard shows.
     pooled = _address(owners_url, f"{name}.{supabase[1]}", password, "POOLER_HOST:5432")
     return {
         "direct (IPv6)": direct,
@@ -127,7 +131,7 @@ def _hosts(url: str) -> str:
 
 
 def _address(owners_url: str, user: str, password: str, hosts: str) -> str:
-    """The owner's address with other credentials; those that stood behind the `?` are left out too."""
+    """Return the owner's address with other credentials; those behind the `?` are removed too."""
     parts = urlsplit(owners_url)
     options = [(key, value) for key, value in parse_qsl(parts.query) if key not in ("user", "password", "passfile")]
     return urlunsplit(parts._replace(netloc=f"{user}:{password}@{hosts}", query=urlencode(options, safe="/")))

@@ -3,7 +3,7 @@
 Numbered files hold state and run once each, in order, with a checksum. Repeatable files hold none; when anything
 changed they all run again, in order, because the rights at the end cover what the others create.
 
-A package brings kinds of job: it has an entry point in the group `likeness.kinds`, and a folder `sql/` in its top
+A package adds kinds of job: it has an entry point in the group `likeness.kinds`, and a folder `sql/` in its top
 module, with `migrations/NNNN_*.sql` and repeatable `*.sql`. Its modules are not imported for this.
 """
 
@@ -36,7 +36,7 @@ REPEATABLE = (
 )
 """In the order in which they depend on each other; `*` is every file of a folder."""
 LAST = ("views", "rights", "comments", "rls")
-"""After the kinds that packages bring, because views, rights and policies cover them."""
+"""After the kinds that packages add, because views, rights and policies cover them."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class SqlFile:
 
     @property
     def key(self) -> tuple[str | None, str]:
-        """What the ledgers know it by: the package and the file's name."""
+        """Return its key in the ledgers: the package and the file's name."""
         return self.package, self.name
 
     def __str__(self) -> str:
@@ -63,7 +63,7 @@ class SqlFile:
 
 @dataclass(frozen=True)
 class Package:
-    """An installed distribution that brings kinds of job, and where its SQL is."""
+    """An installed distribution that adds kinds of job, and the folder of its SQL."""
 
     name: str
     folder: Path
@@ -74,7 +74,7 @@ class Release:
     """Every SQL file of an installation of this project.
 
     They run in this order: our numbered files, our repeatable ones, the numbered and the repeatable files of each
-    package (applied by functions that our own made before), and what is LAST.
+    package (applied by functions that our own files create), then those in LAST.
     """
 
     folder: Path
@@ -82,7 +82,7 @@ class Release:
 
     @property
     def files(self) -> list[SqlFile]:
-        """All of them, in their order."""
+        """Return all files, in their order."""
         return [
             *numbered_files(self.folder),
             *_files(self.folder, REPEATABLE),
@@ -93,34 +93,34 @@ class Release:
 
     @property
     def numbered(self) -> list[SqlFile]:
-        """Those that hold state."""
+        """Return the files that hold state."""
         return [file for file in self.files if file.number is not None]
 
     @property
     def repeatable(self) -> list[SqlFile]:
-        """Those that hold none."""
+        """Return the files that hold no state."""
         return [file for file in self.files if file.number is None]
 
 
 def this_release(folder: Path | None = None, packages: Sequence[Package] | None = None) -> Release:
-    """The files of `folder` (the project's own `sql/`) and of these packages (those that are installed)."""
+    """Return the files of `folder` (default: the project's `sql/`) and of `packages` (default: the installed ones)."""
     return Release(folder or sql_folder(), tuple(installed_packages() if packages is None else packages))
 
 
 def sql_folder() -> Path:
-    """Where `sql/` is: inside the installed package, else beside it in a checkout."""
+    """Return the path of `sql/`: inside the installed package, else beside it in a checkout."""
     installed = Path(__file__).parents[1] / "_sql"
     return installed if installed.is_dir() else Path(__file__).parents[2] / "sql"
 
 
 def numbered_files(folder: Path | None = None, package: str | None = None) -> list[SqlFile]:
-    """The numbered migrations of a folder, in order."""
+    """Return the numbered migrations of a folder, in order."""
     paths = sorted(((folder or sql_folder()) / "migrations").glob("[0-9][0-9][0-9][0-9]_*.sql"))
     return [SqlFile(path.stem, path.read_text(), int(path.stem[:4]), package) for path in paths]
 
 
 def repeatable_files(folder: Path | None = None) -> list[SqlFile]:
-    """The project's own repeatable files, in the order in which they depend on each other."""
+    """Return the project's own repeatable files, in the order in which they depend on each other."""
     return Release(folder or sql_folder()).repeatable
 
 
@@ -132,7 +132,7 @@ def _files(folder: Path, patterns: Iterable[str], package: str | None = None) ->
 
 
 def installed_packages() -> list[Package]:
-    """The installed distributions with an entry point for kinds and SQL in their top module, by name."""
+    """Return the installed distributions with an entry point for kinds and SQL in their top module, by name."""
     packages = {
         package.name: package
         for point in entry_points(group=ENTRY_POINTS)

@@ -1,4 +1,4 @@
-"""Database errors that pass by themselves: which they are, and how a background loop carries on after one."""
+"""Transient database errors: which they are, and how a background loop continues after one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def is_transient(error: Exception) -> bool:
 def suppress_transient_errors(event: str, *others: type[Exception]) -> Iterator[None]:
     """Suppress transient database errors and `others`, each logged as a warning named `event`.
 
-    Any other error is raised: a worker must not carry on after a bug.
+    Any other error is raised: a worker must not continue after a bug.
     """
     try:
         yield

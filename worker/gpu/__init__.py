@@ -1,3 +1,3 @@
-"""The GPU process: the parent's side (`process.py`), the child's (`child.py`), what they say to each other
-(`messages.py`) and what the child does. Only what the child imports may reach `ml/` and torch.
+"""The GPU process: the parent's side (`process.py`), the child's (`child.py`), their messages (`messages.py`), the
+tasks and their performers. Only modules that the child imports may import `ml/` and torch.
 """

@@ -1,10 +1,10 @@
-"""The GPU process: accepts a task, does it, reports how it goes. `process.py` is the other end.
+"""The GPU process: accepts a task, performs it, reports its progress. `process.py` is the other end.
 
     python -m worker.gpu.child SOCKET_FD PARENT_PID [MODULE:FUNCTION]...
 
-What does a task is named by the task (`Task.performer`) and imported when the first one comes. Those named on the
-command line are imported before this process says that it is ready, since that takes seconds. All of it is imported
-late: by then this process already ends with its parent.
+The function that performs a task is named by the task (`Task.performer`) and imported with the first one. Functions
+named on the command line are imported before this process reports that it is ready, since that takes seconds.
+Everything is imported late: by then this process already ends with its parent.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from worker.lossy_output import ignore_write_errors
 Performer = Callable[..., Work]
 
 PROGRESS_EVERY_S = 0.2
-"""More would only make the worker read: it tells the database once a second."""
+"""The worker reports to the database only once a second."""
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -62,7 +62,7 @@ def main() -> None:
         try:
             connection.sendall(frame(message))
         except ConnectionError:
-            os._exit(0)  # the worker is gone, and nobody else wants the result
+            os._exit(0)  # the worker has died, and the result is of no use
 
     send(get_ready(sys.argv[3:]))
     models = Models()
@@ -71,27 +71,27 @@ def main() -> None:
 
 
 def end_with_parent(parent_pid: int) -> None:
-    """No orphan keeps GPU memory, and no signal but SIGKILL ends this process while its parent needs it."""
+    """End this process when its parent dies, so that it frees the GPU. Ignore SIGTERM and SIGINT until then."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent_pid:
-        os._exit(0)  # it died before it could have been noticed
+        os._exit(0)  # it died before prctl
     # A service manager may signal every process of the service. The parent stops this one in its own order.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def get_ready(performers: Sequence[str]) -> Ready:
-    """Import what the pod's tasks need, and look at the GPU."""
+    """Import what the pod's tasks need, and describe the GPU."""
     import torch
 
     for performer in performers:
         try:
             import_performer(performer)
         except errors.ModelMissing:
-            traceback.print_exc()  # its first task fails with it, and other pods may do it
+            traceback.print_exc()  # its first task fails with it, and is requeued for other pods
     gc.collect()
-    gc.freeze()  # collecting what the imports made would stall every step that triggers it
+    gc.freeze()  # collecting the imported objects would stall every step that triggers a collection
     if not torch.cuda.is_available():
         return Ready(pid=os.getpid(), device="cpu", vram_gib=None)
     gpu = torch.cuda.get_device_properties(0)
@@ -99,7 +99,7 @@ def get_ready(performers: Sequence[str]) -> Ready:
 
 
 def import_performer(performer: str) -> Performer:
-    """Raises ModelMissing, this pod's own fault, when it cannot be imported."""
+    """Import the function that performs a task. Raises ModelMissing, for which this pod is at fault, if that fails."""
     try:
         found: Performer = pkgutil.resolve_name(performer)
     except Exception as error:
@@ -108,14 +108,14 @@ def import_performer(performer: str) -> Performer:
 
 
 class Inbox:
-    """What the worker sends, read by a thread, so that an interrupt is seen while the GPU works."""
+    """The worker's messages, read by a thread, so that an interrupt is seen while the GPU works."""
 
     def __init__(self, connection: socket.socket) -> None:
         self.tasks: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-        """Not parsed yet: that may import a package, and an interrupt must not wait for it."""
+        """Not parsed yet: parsing may import a package, and an interrupt must not wait for that."""
         self.stop = threading.Event()
-        """The task that runs shall stop."""
-        connection.set_inheritable(False)  # a process started by a library must not keep the line open
+        """Set when the running task must stop."""
+        connection.set_inheritable(False)  # a process started by a library must not keep the connection open
         threading.Thread(target=self._listen, args=(connection,), name="inbox", daemon=True).start()
 
     def _listen(self, connection: socket.socket) -> None:
@@ -132,11 +132,11 @@ class Inbox:
         except (OSError, ValueError):
             traceback.print_exc()
         finally:
-            os._exit(0)  # whatever the main thread does now, the GPU and its memory are free at once
+            os._exit(0)  # frees the GPU and its memory at once, whatever the main thread is doing
 
 
 def _receive(stream: BinaryIO) -> bytes | None:
-    """The next message's bytes; None at the end of the stream, wherever it ends."""
+    """Return the next message's bytes; None at the end of the stream, even within a message."""
     header = stream.read(HEADER.size)
     if len(header) < HEADER.size:
         return None
@@ -146,7 +146,7 @@ def _receive(stream: BinaryIO) -> bytes | None:
 
 
 def perform(body: bytes, models: Models, stop: threading.Event, send: Callable[[FromChild], None]) -> None:
-    """Do one task and send its outcome; ends the process when it cannot be trusted with another."""
+    """Perform one task and send its outcome. Ends the process after a fatal failure."""
     from worker.gpu.failures import failure
 
     report = Reporter(send)
@@ -157,7 +157,7 @@ def perform(body: bytes, models: Models, stop: threading.Event, send: Callable[[
     except Exception as error:
         outcome = failure(error, report.phase)
         if outcome.code not in (errors.InvalidInput.code, errors.OutOfMemory.code):
-            traceback.print_exc()  # its message is not all there is to know
+            traceback.print_exc()  # the log needs more than the message
     report(outcome)
     if isinstance(outcome, Failed) and outcome.fatal:
         sys.stderr.flush()
@@ -206,7 +206,7 @@ class Reporter:
         self._send(event)
 
     def seconds(self) -> dict[str, float]:
-        """How long each phase has taken, to the millisecond; a phase that came twice in sum."""
+        """Return how long each phase has taken, to the millisecond; a phase that came twice is summed up."""
         now = time.monotonic()
         self._seconds[self.phase] = self._seconds.get(self.phase, 0.0) + now - self._phase_began
         self._phase_began = now

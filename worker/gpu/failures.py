@@ -1,4 +1,4 @@
-"""What an error in the GPU process means for the job: its code, what the app's user may read, and whether to go on."""
+"""Describe an error in the GPU process: its code, a message for the app's user, and whether it is fatal."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from worker.ml.errors import BadInput, ModelUnreadable
 def failure(error: Exception, phase: str) -> Failed:
     """Describe an error of any task, of the core or from outside.
 
-    A library's own text may quote a prompt or a path: only errors that were worded for the app's user are passed on.
+    A library's own text may quote a prompt or a path: only messages of our own errors are passed on.
     """
     match error:
         case errors.WorkerError():
             return Failed(code=error.code, message=error.message)
-        case BadInput() | ModelUnreadable():  # a base or upscaler that is unreadable came as ModelMissing
+        case BadInput() | ModelUnreadable():  # an unreadable base model or upscaler raised ModelMissing
             return Failed(code=errors.InvalidInput.code, message=str(error))
         case torch.OutOfMemoryError() | MemoryError():
             message = f"the job does not fit this pod's memory: it ran out while {phase}"
@@ -34,7 +34,7 @@ def failure(error: Exception, phase: str) -> Failed:
 
 
 def _gpu_is_broken(error: Exception) -> bool:
-    """After most CUDA errors every later call fails too, and libraries wrap them in types of their own."""
+    """Return True if later CUDA calls fail too, as after most CUDA errors; libraries wrap them in their own types."""
     if isinstance(error, torch.AcceleratorError):
         return True
     if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]

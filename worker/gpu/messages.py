@@ -1,14 +1,14 @@
-"""What the worker and its GPU process say to each other, and how it travels.
+"""The messages between the worker and its GPU process, and their encoding.
 
     worker → GPU process     a Task, then possibly Interrupt
     GPU process → worker     Ready once; then for each task any number of events (Phase, Progress, CheckpointSaved and
                              those that its task declares) and exactly one of Done | Failed | Stopped
 
 A frame is four bytes, the length of the rest as a big-endian integer; then the message's type as `module:Class`, a
-newline, and its fields as JSON. Pictures and LoRAs never travel: they are files in the task's `workdir`.
+newline, and its fields as JSON. Pictures and LoRAs are not sent: they are files in the task's `workdir`.
 
 The GPU process trusts the worker: it imports the type that a task's frame names. The worker never imports what the GPU
-process names: it looks the type up among those that may come.
+process names: it looks the type up among those that are declared.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ HEADER = struct.Struct("!I")
 
 
 class Message(BaseModel):
-    """Anything that travels."""
+    """A message of any type."""
 
     # An error about a message must not quote it: it may hold a prompt.
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
@@ -42,8 +42,8 @@ class Task(Message):
     """
 
     performer: ClassVar[str]
-    """The function that does it, as `module:function`: from (task, `worker.gpu.models.Models`) to `Work`. Only the GPU
-    process imports it: at the start for the tasks of the pod's kinds (`Kind.tasks`), else when the first one comes."""
+    """The function that performs it, as `module:function`: from (task, `worker.gpu.models.Models`) to `Work`. Only the
+    GPU process imports it: at the start for the tasks of the pod's kinds (`Kind.tasks`), else with the first one."""
     events: ClassVar[tuple[type[Event], ...]] = ()
     """The types of events of its own that it may report; any other ends the task as `internal`."""
 
@@ -62,23 +62,23 @@ class Ready(Message):
     device: str
     """The GPU's name, or `cpu`."""
     vram_gib: float | None
-    """All memory of the GPU, used or free; None on a CPU."""
+    """Total memory of the GPU; None on a CPU."""
 
 
 class Event(Message):
-    """How a task goes. Between any two events it can be stopped. A task with events of its own subclasses this."""
+    """A report of a running task, which can be stopped between any two of them. Tasks may declare subclasses."""
 
 
 class Phase(Event):
-    """What the task does now, in words a person can read."""
+    """What the task is doing now, in words for the app's user."""
 
     name: str
     stepwise: bool = False
-    """It goes in steps and looks for an interrupt between them; any other phase is stopped by killing it."""
+    """The phase checks for an interrupt between steps; any other phase is stopped by killing the process."""
 
 
 class Progress(Event):
-    """How far the task is."""
+    """The progress of the task."""
 
     fraction: float = Field(ge=0, le=1)
     phase: str
@@ -87,7 +87,7 @@ class Progress(Event):
 
 
 class CheckpointSaved(Event):
-    """The task can go on from this file, here or on another pod. The next one may replace it."""
+    """The task can resume from this file, here or on another pod. The next checkpoint may replace it."""
 
     step: int
     path: Path
@@ -108,17 +108,17 @@ class Failed(Message):
     message: str
     """For the app's user: no prompt, no folder."""
     fatal: bool = False
-    """The GPU process cannot be trusted any more and ends."""
+    """The GPU process cannot continue, and ends."""
 
 
 class Stopped(Message):
-    """The task saw its interrupt."""
+    """The task was interrupted."""
 
 
 Outcome = Done | Failed | Stopped
 FromChild = Ready | Event | Outcome
 Work = Generator[Event, None, dict[str, Any]]
-"""A task under way in the GPU process: what it reports, and in the end `Done.result`."""
+"""A running task in the GPU process: yields its events and returns `Done.result`."""
 
 _CORE: tuple[type[FromChild], ...] = (Ready, Phase, Progress, CheckpointSaved, Done, Failed, Stopped)
 
@@ -127,12 +127,12 @@ _CORE: tuple[type[FromChild], ...] = (Ready, Phase, Progress, CheckpointSaved, D
 
 
 def type_name(cls: type[Message]) -> str:
-    """How a frame names the type of its message."""
+    """Return the name of a message type in a frame."""
     return f"{cls.__module__}:{cls.__qualname__}"
 
 
 def frame(message: Message) -> bytes:
-    """The bytes of one message on the wire."""
+    """Return the bytes of one message on the wire."""
     body = f"{type_name(type(message))}\n{message.model_dump_json()}".encode()
     return HEADER.pack(len(body)) + body
 
@@ -143,7 +143,7 @@ def is_interrupt(body: bytes) -> bool:
 
 
 def parse_task(body: bytes) -> Task:
-    """Import the type of a task and parse it. Raises ValueError when it is not a task."""
+    """Import the type of a task and parse it. Raises ValueError if it is not a task."""
     name, fields = _split(body)
     cls = pkgutil.resolve_name(name)
     if not (isinstance(cls, type) and issubclass(cls, Task)):

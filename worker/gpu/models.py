@@ -1,4 +1,4 @@
-"""The models that stay loaded in the GPU process from task to task, offered to whatever performs a task."""
+"""The models that stay loaded in the GPU process from task to task, for the functions that perform tasks."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 class Models:
-    """`ml` is imported when the first base or upscaler is asked for: a task that needs neither loads no diffusers."""
+    """Loads models on request. `ml` is imported with the first one, so other tasks do not import diffusers."""
 
     def __init__(self) -> None:
         self._bases: Resident | None = None
         self._upscalers: dict[Path, Upscaler] = {}
 
     def base(self, folder: Path) -> Base:
-        """Return a loaded base model. Raises ModelMissing when the folder is not one that can be used."""
+        """Return a loaded base model. Raises ModelMissing if the folder cannot be used."""
         from worker.ml.base_models import Resident
         from worker.ml.errors import ModelUnreadable
 
@@ -31,7 +31,7 @@ class Models:
             raise errors.ModelMissing(f"this pod cannot use the base model {folder.name}; its log says why") from error
 
     def upscaler(self, path: Path) -> Upscaler:
-        """Return a loaded upscaler. Raises ModelMissing when the file is not one that can be used."""
+        """Return a loaded upscaler. Raises ModelMissing if the file cannot be used."""
         from worker.ml import upscale
         from worker.ml.errors import ModelUnreadable
 

@@ -1,8 +1,8 @@
 """The GPU process as the worker sees it: spawn, talk, interrupt, replace.
 
-The worker never computes, so that it always answers the database. Everything that touches the GPU happens in
-a process of its own (`child.py`): one that hangs is killed, one that dies costs one attempt, and the next
-task gets a new one. It keeps the models it has loaded from task to task.
+The worker never computes, so that it always responds to the database. Everything that uses the GPU runs in a process
+of its own (`child.py`): if it hangs it is killed, if it dies one attempt fails, and the next task gets a new process.
+Models stay loaded in it from task to task.
 """
 
 from __future__ import annotations
@@ -33,33 +33,33 @@ from worker.gpu.messages import (
 )
 
 KILL_ONLY_GRACE_S = 0.5
-"""How long a phase that does not look for interrupts may take to end by itself."""
+"""How long a phase that does not check for interrupts may take to end by itself."""
 
 CHILD = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
     "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while they wait made a CPU shared with others six times slower
 }
-"""What the GPU process's environment says beside what it inherits."""
+"""The GPU process's environment, besides what it inherits."""
 
 
 _SECRETS = re.compile(
     r"^(DATABASE_|PG|S3_|MODELS_S3_|AWS_|(NEXT_PUBLIC_)?SUPABASE_|HF_TOKEN|HUGGING_FACE_HUB_TOKEN|WORKER_SECRET)"
     r"|SECRET|PASSWORD|TOKEN$|API_KEY"
 )
-"""Names of variables that the GPU process never sees: the worker's own, and what else a pod's host may have set."""
+"""Names of variables that the GPU process never sees: the worker's own, and others that a pod's host may have set."""
 
 
 class Interrupted(Exception):
-    """`GpuChild.interrupt` ended the task; what its workdir holds is no result."""
+    """`GpuChild.interrupt` ended the task; its workdir does not contain a result."""
 
 
 class GpuChild:
-    """One GPU's process, and its successors. It does one task at a time.
+    """One GPU's process, and its successors. It performs one task at a time.
 
-    It has this process's environment without the secrets, which it has no use for, and with `env`
-    (`CUDA_VISIBLE_DEVICES`, say). What performs `tasks` is imported before it is ready, anything else when it is
-    first asked for.
+    It has this process's environment without the secrets, which it does not need, and with `env` (for example
+    `CUDA_VISIBLE_DEVICES`). The functions that perform `tasks` are imported before it is ready, others with the first
+    task that names them.
     """
 
     def __init__(self, env: Mapping[str, str] | None = None, tasks: Iterable[type[Task]] = ()) -> None:
@@ -74,18 +74,18 @@ class GpuChild:
 
     @property
     def pid(self) -> int | None:
-        """The living process's id."""
+        """Return the running process's id, or None."""
         return self._process.pid if self._process and self._process.alive else None
 
     @property
     def busy(self) -> bool:
-        """A `run` has begun and is not over."""
+        """Return True while a `run` is not over."""
         return self._busy
 
     async def start(self) -> Ready:
-        """Make sure a process lives and has imported its libraries (seconds); the second call is free.
+        """Start a process unless one runs, and wait until it has imported its libraries (seconds).
 
-        Raises WorkerLost when it dies before that.
+        Raises WorkerLost if it dies before that.
         """
         return await (await self._ready_process()).ready()
 
@@ -99,7 +99,7 @@ class GpuChild:
             await process.kill()
 
     async def run(self, task: Task) -> AsyncGenerator[Event | Done, None]:
-        """Do one task; yields its events, Done last.
+        """Perform one task; yields its events, Done last.
 
         Consume it inside `contextlib.aclosing`: leaving before Done kills the process, and only a closed
         generator has left.
@@ -108,7 +108,7 @@ class GpuChild:
         `interrupt` was called, even if the task was done a moment before.
         """
         if self._busy:
-            raise RuntimeError("the GPU process does one task at a time")
+            raise RuntimeError("the GPU process performs one task at a time")
         self._busy, self._interrupted = True, False
         process = None
         try:
@@ -126,8 +126,8 @@ class GpuChild:
                 raise Interrupted from error
             raise
         finally:
-            # The GPU is free when this generator is over: the task ended, or interrupt() sees to it, or the
-            # consumer left and nobody wants the rest.
+            # The GPU is free when this generator is over: the task ended, or interrupt() ends it, or the consumer
+            # left and the process is killed.
             if process is not None:
                 if not self._interrupted and not process.idle.is_set():
                     await process.kill()
@@ -166,14 +166,14 @@ class GpuChild:
             ready = await process.ready()
             self._device = self._device or ready.device
             if ready.device != self._device:
-                # The driver failed: what runs now would run on the CPU, a hundred times slower.
+                # The driver failed: a task would now run on the CPU, a hundred times slower.
                 await process.kill()
                 raise errors.ModelMissing(f"this pod lost its GPU, {self._device}")
             return process
 
 
 class _Process:
-    """One process from its start to its end. A task of its own reads what it says."""
+    """One process from its start to its end. An asyncio task reads its messages."""
 
     def __init__(
         self,
@@ -195,25 +195,25 @@ class _Process:
         self._ready: Ready | None = None
         self._task: type[Task] = Task
         self._violation: errors.InternalError | None = None
-        """It sent what its task may not send, and was killed for it."""
+        """It sent an event that its task does not declare, and was killed."""
         self._listener = asyncio.create_task(self._listen(), name="gpu-listener")
 
     @classmethod
     async def spawn(cls, env: Mapping[str, str], performers: Sequence[str]) -> _Process:
         """Start it in a session of its own, so that Ctrl-C on the terminal reaches the worker alone.
 
-        It ends itself when the other end of its socket closes, so nobody is left behind if this is cancelled.
+        It exits when the other end of its socket closes, so it does not outlive this call if the call is cancelled.
         """
         ours, theirs = socket.socketpair()
         with theirs:
             reader, writer = await asyncio.open_connection(sock=ours)
             try:
                 process = await asyncio.create_subprocess_exec(
-                    # -P: no file of the current folder is taken for a module of Python's
+                    # -P: modules are not imported from the current folder
                     *(sys.executable, "-P", "-m", "worker.gpu.child"),
                     *(str(theirs.fileno()), str(os.getpid()), *performers),
                     stdin=asyncio.subprocess.DEVNULL,
-                    stdout=2,  # with its stderr: the worker's own stdout is for the worker
+                    stdout=2,  # joined to stderr: the worker's stdout is for the worker alone
                     pass_fds=(theirs.fileno(),),
                     start_new_session=True,
                     env=env,
@@ -224,7 +224,7 @@ class _Process:
         return cls(process, reader, writer)
 
     async def ready(self) -> Ready:
-        """What it said when it had imported its libraries. One caller at a time."""
+        """Return its Ready message, once it has imported its libraries. One caller at a time."""
         if self._ready is None:
             first = await self._next_event()
             assert isinstance(first, Ready), first
@@ -235,14 +235,14 @@ class _Process:
         """Give it a task; it must be idle."""
         if self.ended.is_set():
             raise self._lost()
-        self._events = asyncio.Queue()  # an interrupted task may have left events that nobody read
+        self._events = asyncio.Queue()  # an interrupted task may have left unread events
         self.idle = asyncio.Event()
         self.phase = Phase(name="starting")
         self._task = type(task)
         self.send(task)
 
     async def events(self) -> AsyncGenerator[Event | Done, None]:
-        """The task's events, Done last; raises for a failure, a stop and the end of the process."""
+        """Yield the task's events, Done last. Raises for a failure, a stop and the end of the process."""
         while True:
             match await self._next_event():
                 case Done() as done:
@@ -260,22 +260,22 @@ class _Process:
                     yield event
 
     def send(self, message: Task | Interrupt) -> None:
-        """Does not wait: frames are small beside the memory of this machine, and its reader always reads."""
+        """Send a message without waiting: frames are small, and the process always reads."""
         self._writer.write(frame(message))
 
     def hang_up(self) -> None:
-        """Let it see the end of its input, at which it ends itself."""
+        """Close its input, at the end of which the process exits."""
         with suppress(OSError):
             self._writer.write_eof()
 
     async def kill(self) -> None:
-        """End it and whatever it started, and wait until it is gone. Safe to repeat."""
+        """Kill the process and those that it started, and wait until it has ended. Safe to repeat."""
         self._kill()
         await self.ended.wait()
 
     def _kill(self) -> None:
         self.alive = False
-        if self._process.returncode is None:  # afterwards its number may be another's
+        if self._process.returncode is None:  # afterwards its id may belong to another process
             with suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
 
@@ -286,7 +286,7 @@ class _Process:
         return event
 
     async def _listen(self) -> None:
-        """Read until it hangs up; keep `idle` and `phase` true even while nobody consumes the events."""
+        """Read until the connection ends; keep `idle` and `phase` current even while the events are not consumed."""
         try:
             while True:
                 (length,) = HEADER.unpack(await self._reader.readexactly(HEADER.size))

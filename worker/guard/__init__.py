@@ -1,1 +1,1 @@
-"""What protects people: consent is asked for again before anything is loaded, and prompts are screened."""
+"""Protection of people: consent is checked again before anything is loaded, and prompts are screened."""

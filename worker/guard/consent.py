@@ -1,4 +1,4 @@
-"""The worker's own check: the database has refused already, and the worker refuses again before it loads anything."""
+"""The worker's own check of consent, before it loads anything; the database has checked it too."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from worker.jobs.started_job import StartedJob
 
 
 async def require(database: Database, job: StartedJob) -> None:
-    """Raises ConsentDenied unless every person in the job agrees to its purpose now."""
+    """Raise ConsentDenied unless every person in the job consents to its purpose now."""
     if job.purpose is None:
         return
     for subject_id in job.subjects:

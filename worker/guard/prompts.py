@@ -1,7 +1,7 @@
-"""Screens all the texts of a job before anything is fetched for it; `docs/guardrails.md` says what is blocked and why.
+"""Screen all texts of a job before anything is downloaded for it; `docs/guardrails.md` says what is blocked and why.
 
-The database screens requests when they are inserted. Here everything is screened again, as it is when the job starts:
-presets, trigger words and captions merged, and what a retry contains.
+The database screens requests when they are inserted. Here the texts are screened as the models read them, with presets,
+trigger words and captions merged, and again at every retry.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ class Text:
     """Words of a job that reach a model, and the rules that screen them."""
 
     what: str
-    """Names them to the app's user without quoting them: "the prompt"."""
+    """Their name for the app's user, without a quotation: "the prompt"."""
     words: str
     screens: screening.Kind = "prompt"
 
 
 def require(texts: Iterable[Text]) -> None:
-    """Raises PromptBlocked for the first text that breaks a rule. The message never repeats it."""
+    """Raise PromptBlocked for the first text that breaks a rule. The message never quotes it."""
     for text in texts:
         rule = screening.find(text.words, text.screens)
         if rule is not None:

@@ -1,9 +1,9 @@
-"""Finds what may not be asked for in a text, in whatever disguise: `guardrails.toml` says what, this file how.
+"""Find blocked words in a text, in any disguise. `guardrails.toml` lists the words; this file says how they are found.
 
 A folded text is cut into pieces: runs of letters, runs of digits, single symbols. A term is found wherever consecutive
 pieces spell it, so "n u d e", "nu-de" and "n.4.k.3.d" are seen, while no piece is ever cut: "Sussex" and "kidney" pass.
 Digits and symbols may stand for letters, or between them, so that a text with any is read both ways, and letters may be
-repeated. The worker refuses by this; `sql/guardrails.sql` looks for plain words alone, for an early answer at INSERT.
+repeated. The worker refuses jobs by this; `sql/guardrails.sql` finds plain words only, for early feedback at INSERT.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from worker.guard.screening_folding import fold, folding, part_words, skeleton, 
 from worker.guard.screening_list import data, expand
 
 NOT_DIGITS = 2
-"""So much of a word is left in any disguise: "A55" is a road and a phone."""
+"""The letters or signs that a disguised word must contain: "A55" is a road and a phone."""
 MAX_PIECES = 100
-"""A term is no longer than that, letter by letter and some of them repeated; else a prompt of signs takes seconds."""
+"""The limit for one term, spelled letter by letter and some repeated; otherwise a prompt of signs takes seconds."""
 
 Kind = Literal["prompt", "negative_prompt"]
-"""A negative prompt has rules of its own: what it names is driven away."""
+"""A negative prompt has its own rules: it says what to avoid."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What is not allowed; `asks` says it in words that quote no prompt."""
+    """Something that is blocked; `asks` describes it without quoting a prompt."""
 
     id: str
     category: str
@@ -47,26 +47,26 @@ class Term:
 
     @cached_property
     def letters(self) -> str:
-        """The words without spaces."""
+        """Return the words without spaces."""
         return self.words.replace(" ", "")
 
     @property
     def is_phrase(self) -> bool:
-        """Of several words: punctuation may stand between them."""
+        """Return True for several words: punctuation may separate them."""
         return " " in self.words
 
     @cached_property
     def disguises(self) -> re.Pattern[str]:
-        """The letters, each perhaps repeated, or as a sign that stands for it."""
+        """Return a pattern of the letters, each possibly repeated, or replaced by a sign that stands for it."""
         return re.compile("".join(f"{letter}{{{count},}}" for letter, count in self._letters()))
 
     @cached_property
     def disguises_in_parts(self) -> re.Pattern[str]:
-        """The same between gaps, where two of a letter may be innocent: "an all-white outfit"."""
+        """Return the pattern for letters with gaps, where a doubled letter may be innocent: "an all-white outfit"."""
         return re.compile("".join(f"(?:{letter}{{{count}}}|{letter}{{3,}})" for letter, count in self._letters()))
 
     def _letters(self) -> list[tuple[str, int]]:
-        """Return what stands for each letter, as a regular expression, and how often it stands in a row."""
+        """Return what stands for each letter, as a regular expression, and how often it is repeated."""
         runs = [(letter, len(list(run))) for letter, run in groupby(self.letters)]
         return [(folding().signs.get(letter, re.escape(letter)), count) for letter, count in runs]
 
@@ -166,7 +166,7 @@ def _is_allowed(folded: str, pieces: list[re.Match[str]], found: tuple[int, int]
 
 @dataclass(frozen=True)
 class Screen:
-    """All that is looked for in one kind of prompt."""
+    """The terms and innocent phrases for one kind of prompt."""
 
     terms: dict[str, tuple[Term, ...]]
     """By their squeezed skeletons."""

@@ -1,4 +1,4 @@
-"""Finds ages below 18 in a folded text: in digits and in words, in English and Polish, in the usual disguises.
+"""Find ages below 18 in a folded text: in digits and in words, in English and Polish, in the usual disguises.
 
 A number below 18 becomes N. `[ages]` in `guardrails.toml` says what is innocent, and where N is a person's age.
 """
@@ -13,7 +13,7 @@ from worker.guard.screening_list import data
 
 
 def find_minors_age(folded: str) -> str | None:
-    """Return the part of a folded text that says somebody is younger than 18, or None.
+    """Return the part of a folded text that gives a person's age below 18, or None.
 
     It is as the patterns read it: N stands for the number, and i also for l.
     """
@@ -76,7 +76,7 @@ class _AgeFinder:
         self._larger_numbers = re.compile(f"{edge}(?:{larger_numbers}){edge}")
         self._numbers = re.compile(f"(?<![0-9]){edge}(?:{_as_read('|'.join(numbers), ' ?')}){edge}(?![0-9])")
         innocent = _as_read("|".join(ages["innocent"]), " ?")
-        # Spelled words have lost their punctuation, where what is innocent ends.
+        # Spelled words have lost their punctuation, at which innocent phrases end.
         self._innocent = re.compile(f"{edge}(?:{innocent}){edge}") if edge else _NOTHING
         self._ages = re.compile(f"{edge}(?:{_as_read('|'.join(ages['patterns']), ',? ?')}){edge}")
 

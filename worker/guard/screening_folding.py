@@ -1,4 +1,4 @@
-"""Folds a text to plain lower-case letters, digits and a few symbols, so that no disguise hides a word."""
+"""Fold a text to plain lower-case letters, digits and a few symbols, so that no disguise hides a word."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def fold(text: str) -> str:
     Words are separated by one space, by "," for punctuation that touches both sides, or by ", " for other punctuation.
     """
     tables = folding()
-    # Looks come first: NFKD makes a sigma of what looks like a c (U+03F2).
+    # Look-alikes first: NFKD turns U+03F2, which looks like a c, into a sigma.
     decomposed = unicodedata.normalize("NFKD", _I_OR_L.sub("|", text).translate(tables.letters))
     plain = tables.ignored.sub("", decomposed).translate(tables.letters)
     return _break(tables.punctuation.sub(",", _SPACES.sub(" ", plain)))
@@ -97,7 +97,7 @@ def _symbols() -> str:
 
 
 def _named_after(letters: dict[int, str]) -> dict[int, str]:
-    """Map what NFKD leaves alone: letters "WITH STROKE" and the like to those they are named after, digits to 0…9."""
+    """Map what NFKD does not change: letters "WITH STROKE" and so on to those they are named after, digits to 0…9."""
     table: dict[int, str] = {}
     for code in _NAMED:
         character = chr(code)

@@ -1,4 +1,4 @@
-"""Reads `guardrails.toml`: the words, phrases and ages that may not be asked for, and what may stand for a letter."""
+"""Read `guardrails.toml`: the blocked words, phrases and ages, and the signs that may stand for a letter."""
 
 from __future__ import annotations
 

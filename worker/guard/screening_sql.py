@@ -1,4 +1,4 @@
-"""Prints `sql/screened_terms.sql`: the words and phrases of `guardrails.toml` that an INSERT is screened for.
+"""Print `sql/screened_terms.sql`: the words and phrases of `guardrails.toml` that an INSERT is screened for.
 
 python -m worker.guard.screening_sql > sql/screened_terms.sql
 """

@@ -1,1 +1,1 @@
-"""One file a kind of job: its request, the texts that are screened, its run. `worker/kinds.py` lists them."""
+"""One file for each kind of job: its request, its texts for screening, its handler. `worker/kinds.py` lists them."""

@@ -1,4 +1,4 @@
-"""What a handler may use."""
+"""The parts of the worker that a handler uses."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Traffic:
 
 @dataclass(frozen=True)
 class JobContext:
-    """The worker's parts as one attempt sees them."""
+    """The parts of the worker for one attempt."""
 
     database: Database
     store: ObjectStore
@@ -71,7 +71,7 @@ class JobContext:
             lease.gpu_seconds = before + time.monotonic() - started
 
     async def compute_result(self, task: Task, lease: Lease) -> dict[str, Any]:
-        """`compute` for a handler that needs nothing but the result."""
+        """Run a task as `compute` does, and return only its result."""
         result: dict[str, Any] = {}
         async with aclosing(self.compute(task, lease)) as events:
             async for event in events:
@@ -80,18 +80,18 @@ class JobContext:
         return result
 
     def computed(self, lease: Lease) -> None:
-        """The GPU's part is done: a shutdown lets the attempt publish, and another job may begin."""
+        """Record that the GPU's part is done: a shutdown lets the attempt publish, and another job may begin."""
         lease.computed = True
         self.free_slot()
 
     async def download(self, bucket: str, key: str, path: Path) -> Path:
-        """Fetch one object; InputMissing when it is not there."""
+        """Download one object. Raises InputMissing if it does not exist."""
         await self.store.download(bucket, key, path)
         self.traffic.bytes_in += (await asyncio.to_thread(path.stat)).st_size
         return path
 
     async def upload(self, bucket: str, key: str, path: Path, content_type: str) -> None:
-        """Upload one object that was staged before; a store that fails is asked again until the deadline.
+        """Upload one object that was staged before. After a StorageError it is retried until the deadline.
 
         Computing it again would cost more than waiting.
         """
@@ -105,4 +105,4 @@ class JobContext:
 
 
 Handler = Callable[[Lease, JobContext], Coroutine[Any, Any, dict[str, Any]]]
-"""From a started attempt to the result that `complete_job` publishes; it must be safe to run twice."""
+"""Runs a started attempt and returns the result that `complete_job` publishes; it must be safe to run twice."""

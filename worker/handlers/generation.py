@@ -1,4 +1,4 @@
-"""Draw pictures: base, LoRAs, merged prompt, always upscaled; then encode and stage beside the next job."""
+"""Generate and upscale pictures with a base model, LoRAs and a merged prompt; encode and upload beside the next job."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from worker.storage.lora_cache import StoredLora
 
 
 class TrainedModel(StoredLora):
-    """A published LoRA, with the strength this job wants."""
+    """A published LoRA, with its strength in this job."""
 
     version: int
     rank: int
@@ -28,14 +28,14 @@ class TrainedModel(StoredLora):
 
 
 class GenerationInputs(Row):
-    """What the database found for the request."""
+    """The answer of the SQL hook `payload`."""
 
     models: list[TrainedModel]
 
 
 class GenerationRequest(Row):
-    """The request columns of `generation_jobs`. What they leave open the defaults of the base decide; what is still
-    None, its family.
+    """The request columns of `generation_jobs`. The base model's defaults fill in what they leave open; what is
+    still None is up to its family.
     """
 
     prompt: str = ""
@@ -53,33 +53,33 @@ class GenerationRequest(Row):
 
     @classmethod
     def of(cls, job: StartedJob) -> GenerationRequest:
-        """Raises InternalError when this release cannot read the request."""
+        """Return the request of a job. Raises InternalError if this release cannot read it."""
         return job.request(cls, job.base_defaults)
 
     def merged_prompt(self, job: StartedJob) -> str:
-        """What is asked for, with the words of the preset and of every LoRA."""
+        """Return the prompt, with the preset's and the trigger word of every LoRA."""
         words = [model.trigger_word for model in self.inputs.models if model.trigger_word]
         return merged_prompt(self.prompt, job.preset, words)
 
     def merged_negative_prompt(self, job: StartedJob) -> str | None:
-        """What is not wanted, with the words of the preset."""
+        """Return the negative prompt, with the preset's."""
         return merged_negative_prompt(self.negative_prompt, job.preset)
 
 
 def texts(job: StartedJob) -> Iterator[Text]:
-    """What a picture's request says to a model."""
+    """Yield the texts of a request that reach a model."""
     request = GenerationRequest.of(job)
     yield Text("the prompt", request.merged_prompt(job))
     yield Text("the negative prompt", request.merged_negative_prompt(job) or "", "negative_prompt")
 
 
 def loras(inputs: dict[str, Any]) -> list[TrainedModel]:
-    """The LoRAs of a job that waits."""
+    """Return the LoRAs of a waiting job."""
     return GenerationInputs.model_validate(inputs).models
 
 
 async def generate(lease: Lease, context: JobContext) -> dict[str, Any]:
-    """Draw and upscale the pictures a job asks for, and stage them under this attempt."""
+    """Generate and upscale the pictures of a job, and upload them under this attempt's prefix."""
     request, base = GenerationRequest.of(lease.job), lease.job.required_base
     await lease.begin_phase("fetching the base model")
     task = GenerateTask(
@@ -115,7 +115,7 @@ async def generate(lease: Lease, context: JobContext) -> dict[str, Any]:
 async def _fetch_lora(model: TrainedModel, context: JobContext) -> LoraFile:
     cached, fetched = await context.loras.get(model, context.workdir)
     context.traffic.bytes_in += fetched
-    path = context.workdir / f"{model.id}.safetensors"  # what an error about the file calls it
+    path = context.workdir / f"{model.id}.safetensors"  # errors about the file name it
     if not path.exists():
         await asyncio.to_thread(os.link, cached, path)
     return LoraFile(path=path, scale=model.scale)
@@ -124,7 +124,7 @@ async def _fetch_lora(model: TrainedModel, context: JobContext) -> LoraFile:
 async def _publish(
     drawn: dict[str, Any], request: GenerationRequest, lease: Lease, context: JobContext
 ) -> list[dict[str, Any]]:
-    """Encode in threads, register the keys, upload; the raw picture is kept beside the upscaled one."""
+    """Encode in threads, register the keys, upload; the raw picture is stored beside the upscaled one."""
     await lease.begin_phase("encoding")
     files: dict[str, EncodedPicture] = {}
     pictures: list[dict[str, Any]] = []
@@ -165,7 +165,7 @@ async def _encode(
 
 
 def _described(seed: int, upscaled: EncodedPicture, raw: EncodedPicture, prefix: str) -> dict[str, Any]:
-    """One picture as the result names it."""
+    """Return the entry of one picture in the result."""
     return {
         "upscaled": f"{prefix}{upscaled.path.name}",
         "raw": f"{prefix}{raw.path.name}",
@@ -180,7 +180,7 @@ def _described(seed: int, upscaled: EncodedPicture, raw: EncodedPicture, prefix:
 
 
 def _metadata(seed: int, resolved: dict[str, Any], request: GenerationRequest, lease: Lease) -> dict[str, str]:
-    """What a file says about itself: model, LoRA versions, seed, steps, job. Never the prompt or a person."""
+    """Return the metadata of a file: base model, LoRA versions, seed, steps, job. Never the prompt or a person."""
     return {
         "Software": "Likeness",
         "base": lease.job.required_base.slug,

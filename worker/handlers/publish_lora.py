@@ -10,7 +10,7 @@ from worker.jobs.lease import Lease
 
 
 async def publish_lora(lease: Lease, context: JobContext) -> dict[str, Any]:
-    """Copy the newest LoRA of a subject on the store's side; undone when consent ended or a newer one came meanwhile.
+    """Copy the newest LoRA of a subject within the store. The copy is deleted if consent ended meanwhile.
 
     The transaction holds a per-subject advisory lock, never the row: a copy must not make a revocation wait.
     """

@@ -1,4 +1,4 @@
-"""Train a LoRA of one subject: fetch photographs, train, checkpoint in the background, stage the files."""
+"""Train a LoRA of one subject: download photos, train, upload checkpoints in the background, upload the files."""
 
 from __future__ import annotations
 
@@ -23,39 +23,39 @@ from worker.jobs.wording import caption, name_class
 log = structlog.get_logger()
 
 CLASS_NAME = "a person"
-"""Stands for everybody the LoRA must leave as they are, where neither the request nor its preset says more."""
+"""The class that the LoRA must leave unchanged, if neither the request nor its preset names one."""
 PARALLEL_DOWNLOADS = 8
 MAX_MB_A_PHOTO = 200
-"""More than any camera writes; a film would fill the pod's disk."""
+"""Larger than any camera's file; a video would fill the pod's disk."""
 
 
 class Photo(Row):
-    """A photograph in the uploads bucket."""
+    """A photo in the uploads bucket."""
 
     path: str
     caption: str | None = None
 
 
 class TrainingInputs(Row):
-    """What the database found for the request."""
+    """The answer of the SQL hook `payload`."""
 
     photos: list[Photo]
     min_photos: int
-    """The database starts no training with fewer; storage may turn out to have fewer of them."""
+    """The database starts no training with fewer; some of them may be missing from storage."""
 
 
 class TrainingRequest(Row):
-    """The request columns of `training_jobs`, with what they leave open decided.
+    """The request columns of `training_jobs`, with defaults for what they leave open.
 
-    In this order: the request (its preset filled it in), `training` in the defaults of its base, the fallbacks of `of`.
-    A setting that is still None is the family's (`training_defaults` in `worker/ml`, which has all but the seed).
+    In this order: the request (which its preset completed), `training` in the base model's defaults, the fallbacks of
+    `of`. A setting that is still None is up to the family (`training_defaults` in `worker/ml`).
     """
 
     steps: int | None = None
     rank: int | None = None
     learning_rate: float | None = None
     resolution: int | None = None
-    batch_size: int | None = None  # these two have no column: only a base's defaults say them
+    batch_size: int | None = None  # without a column, like the next: only a base model's defaults set them
     preservation: float | None = None
     seed: int
     trigger_word: str
@@ -64,19 +64,19 @@ class TrainingRequest(Row):
 
     @classmethod
     def of(cls, job: StartedJob) -> TrainingRequest:
-        """Raises InternalError when this release cannot read the request."""
+        """Return the request of a job. Raises InternalError if this release cannot read it."""
         named = job.subject.trigger_word if job.subject else None
         fallbacks = {"trigger_word": named or "subject", "class_name": CLASS_NAME}
         return job.request(cls, {**fallbacks, **job.base_defaults.get("training", {})})
 
     def captions(self, photo: Photo) -> tuple[str, str]:
-        """What a photograph is trained with: of the person, and of the class in the person's place."""
+        """Return the captions that a photo is trained with: of the person, and of the class in the person's place."""
         text = caption(photo.caption, self.trigger_word)
         return text, name_class(text, self.trigger_word, self.class_name)
 
 
 def texts(job: StartedJob) -> Iterator[Text]:
-    """What a training says to a model: trigger word, class name and every caption."""
+    """Yield the texts of a training that reach a model: trigger word, class name and every caption."""
     request = TrainingRequest.of(job)
     yield Text("the trigger word", request.trigger_word)
     yield Text("the class name", request.class_name)
@@ -86,11 +86,11 @@ def texts(job: StartedJob) -> Iterator[Text]:
 
 
 async def train(lease: Lease, context: JobContext) -> dict[str, Any]:
-    """Train one LoRA on the subject's photographs and stage it under this attempt."""
+    """Train one LoRA on the subject's photos, and upload it under this attempt's prefix."""
     request, base = TrainingRequest.of(lease.job), lease.job.required_base
     await lease.begin_phase("fetching the base model")
     base_folder = await context.models.ensure(base.slug)
-    await lease.begin_phase(f"fetching {len(request.inputs.photos)} photographs")
+    await lease.begin_phase(f"fetching {len(request.inputs.photos)} photos")
     photos, refused = await _fetch_photos(request.inputs, context)
     task = TrainTask(
         base=base_folder,
@@ -114,12 +114,11 @@ def _photo_file(path: Path, photo: Photo, refused: str | None, request: Training
 
 
 async def _fetch_photos(inputs: TrainingInputs, context: JobContext) -> tuple[dict[Path, Photo], dict[Path, str]]:
-    """Return all photographs by their path on disk, and what is wrong with those that were refused.
+    """Return all photos by their path on disk, and why some were refused.
 
-    There is no file for one that was refused or that storage does not have. Raises InputMissing when storage has too
-    few.
+    A photo that was refused, or not found in storage, has no file. Raises InputMissing if too few are in storage.
     """
-    # The name stays, because it is what an error about the picture says; keys hold nothing a disk minds.
+    # The name is kept, because errors about the photo contain it; keys contain only characters safe in file names.
     photos = {
         context.workdir / "photos" / f"{index:04d}" / PurePosixPath(photo.path).name[-100:]: photo
         for index, photo in enumerate(inputs.photos)
@@ -158,7 +157,7 @@ async def _fetch_checkpoint(lease: Lease, context: JobContext) -> Path | None:
     checkpoint = lease.job.checkpoint
     if checkpoint is None:
         return None
-    with suppress(InputMissing):  # swept meanwhile: training starts again
+    with suppress(InputMissing):  # deleted meanwhile: training starts again
         return await context.download(checkpoint.bucket, checkpoint.key, context.workdir / "resume.safetensors")
     return None
 
@@ -166,7 +165,7 @@ async def _fetch_checkpoint(lease: Lease, context: JobContext) -> Path | None:
 async def _run(task: TrainTask, lease: Lease, context: JobContext) -> tuple[dict[str, Any], list[SkippedPhoto]]:
     """Upload checkpoints in the background, one at a time.
 
-    Returns the task's result and the photographs it did without.
+    Returns the task's result and the photos that it skipped.
     """
     result: dict[str, Any] = {}
     skipped: list[SkippedPhoto] = []
@@ -180,7 +179,7 @@ async def _run(task: TrainTask, lease: Lease, context: JobContext) -> tuple[dict
                     case CheckpointSaved() if saving is None or saving.done():
                         saving = asyncio.create_task(_save_checkpoint(event, lease, context))
                     case CheckpointSaved():
-                        pass  # the upload before it is still under way: the next checkpoint is soon enough
+                        pass  # the previous upload is still running: the next checkpoint is soon enough
                     case Done():
                         result = event.result
     finally:
@@ -205,7 +204,7 @@ async def _save_checkpoint(event: CheckpointSaved, lease: Lease, context: JobCon
     except Exception as error:
         log.warning(
             "checkpoint.upload_failed",
-            message="the training goes on; if this pod is lost, it resumes from an earlier checkpoint",
+            message="the training continues; if this pod is lost, it resumes from an earlier checkpoint",
             step=event.step,
             reason=type(error).__name__,
         )

@@ -23,7 +23,7 @@ class Lease:
     """(kind, job id, attempt): the right to report, publish and end one attempt.
 
     Every method is one SQL function that checks the fence. Where it answers that the attempt must stop, `interrupt`
-    is called and `interruption` is set; whoever runs the attempt watches it.
+    is called and `interruption` is set; the job runner watches it.
     """
 
     def __init__(self, database: Database, job: StartedJob) -> None:
@@ -37,39 +37,39 @@ class Lease:
         """A task of this attempt runs on the GPU."""
         self.computed = False
         """The GPU's part is done: what is left is encoding and publishing."""
-        self.given_back: str | None = None
-        """What the database answered when a shutdown gave the job back."""
+        self.release_state: str | None = None
+        """The answer of the database when a shutdown released the job."""
         self.interrupted = asyncio.Event()
         self.interruption: Interruption | None = None
         self._reported_at, self._progress = 0.0, 0.0
 
     @property
     def key(self) -> str:
-        """kind:id, as in notifications."""
+        """Return kind:id, as in notifications."""
         return f"{self.kind}:{self.id}"
 
     def heartbeat_payload(self) -> dict[str, Any]:
-        """As a heartbeat names it."""
+        """Return the lease as a heartbeat names it."""
         return {"kind": self.kind, "id": str(self.id), "attempt": self.attempt}
 
     def interrupt(self, reason: Interruption) -> None:
         """Tell the attempt to stop. The first reason counts, but a lost lease outranks all: nothing may be written."""
-        given_back = self.interruption is Interruption.SHUTDOWN  # then "lost" is what it has to be
-        if self.interruption is None or (reason is Interruption.LEASE_LOST and not given_back):
+        was_released = self.interruption is Interruption.SHUTDOWN  # then the lease must be lost
+        if self.interruption is None or (reason is Interruption.LEASE_LOST and not was_released):
             self.interruption = reason
         self.interrupted.set()
 
     def check(self) -> None:
-        """Raises JobInterrupted when the attempt was told to stop."""
+        """Raise JobInterrupted if the attempt was told to stop."""
         if self.interruption is not None:
             raise JobInterrupted(self.interruption)
 
     async def begin_phase(self, name: str) -> None:
-        """Say at once that a phase begins; the progress stays as it is."""
+        """Report at once that a phase begins; the progress stays as it is."""
         await self._report(self._progress, name, None)
 
     async def report(self, progress: float, phase: str, metrics: dict[str, Any]) -> None:
-        """Say how far the attempt is (0…1), at most once a second."""
+        """Report the progress of the attempt (0…1), at most once a second."""
         self._progress = progress
         if time.monotonic() - self._reported_at >= REPORT_EVERY_S:
             await self._report(progress, phase, metrics)
@@ -85,7 +85,7 @@ class Lease:
             )
             self._apply_lease_state(state)
             return
-        # Left out: the next report says more, and the heartbeat says what must be known.
+        # Not repeated: the next report replaces it, and a heartbeat's answer tells whether to stop.
         self._reported_at = time.monotonic()
 
     async def stage(self, objects: list[tuple[str, str]]) -> None:
@@ -97,13 +97,13 @@ class Lease:
         self.check()
 
     async def save_checkpoint(self, step: int, bucket: str, key: str) -> None:
-        """An uploaded checkpoint becomes the one that the next attempt resumes from."""
+        """Make an uploaded checkpoint the one that the next attempt resumes from."""
         self._apply_lease_state(
             await self._database.call("save_checkpoint", self.kind, self.id, self.attempt, step, bucket, key)
         )
 
     async def complete(self, result: dict[str, Any]) -> str:
-        """Publish: ok, lost, cancelled, consent_denied or invalid."""
+        """Publish the result. Return ok, lost, cancelled, consent_denied or invalid."""
         return str(
             await self._database.call_until_answered(
                 "complete_job", self.kind, self.id, self.attempt, Jsonb(result), self.gpu_seconds
@@ -111,7 +111,7 @@ class Lease:
         )
 
     async def fail(self, error: errors.WorkerError, retry_after: timedelta | None = None) -> str:
-        """End the attempt badly: queued (again later), failed, cancelled, consent_denied or lost."""
+        """Report that the attempt failed. Return queued (retried later), failed, cancelled, consent_denied or lost."""
         return str(
             await self._database.call_until_answered(
                 "fail_job",
@@ -126,7 +126,7 @@ class Lease:
         )
 
     async def release(self, reason: str, code: str | None = None) -> str:
-        """Give the job back, which does not count as a failure: queued, cancelled, consent_denied or lost."""
+        """Requeue the job, which does not count as a failure. Return queued, cancelled, consent_denied or lost."""
         return str(
             await self._database.call_until_answered(
                 "release_job", self.kind, self.id, self.attempt, reason, code, self.gpu_seconds

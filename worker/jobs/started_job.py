@@ -1,4 +1,4 @@
-"""What the database says about a started job, parsed once, at the boundary."""
+"""A started job as the database describes it, parsed once, at the boundary."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from worker import errors
 
 
 class Row(BaseModel):
-    """Columns a later schema adds are ignored, so that this release survives it."""
+    """A row of a table. Columns that a later schema adds are ignored, so that this release continues to work."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
@@ -37,7 +37,7 @@ class Preset(Row):
 
 
 class Checkpoint(Row):
-    """Where an earlier attempt of this job had got to."""
+    """The training state that an earlier attempt of this job saved."""
 
     step: int
     bucket: str
@@ -45,20 +45,20 @@ class Checkpoint(Row):
 
 
 class Subject(Row):
-    """The person or product a job is about."""
+    """The person or product that a job is about."""
 
     id: UUID
     trigger_word: str | None
 
 
 class StartedJob(Row):
-    """What `worker.start_job` answers: all that a handler needs to know about one attempt, of whatever kind it is."""
+    """The answer of `worker.start_job`: all that a handler of any kind needs to know about one attempt."""
 
     kind: str
     id: UUID
     attempt: int
     purpose: str | None
-    """What the people in the job must have agreed to; None needs no consent."""
+    """The purpose to which the people in the job must have consented; None if no consent is needed."""
     subjects: list[UUID]
     """Every person in the job."""
     subject: Subject | None
@@ -68,36 +68,36 @@ class StartedJob(Row):
     prefix: str
     """Every key that the attempt may write begins with it."""
     inputs: dict[str, Any]
-    """What the kind's SQL hook `payload` found for the request: photographs, LoRAs."""
+    """The answer of the kind's SQL hook `payload`: photos, LoRAs."""
     row: dict[str, Any] = Field(alias="job")
     """Every column of the job's table."""
 
     @classmethod
     def read(cls, payload: Mapping[str, Any]) -> StartedJob:
-        """Raises InternalError when this release cannot read the payload."""
+        """Parse a payload. Raises InternalError if this release cannot read it."""
         return _read(cls, payload)
 
     def request(self, model: type[R], defaults: Mapping[str, Any] | None = None) -> R:
         """Return the request as its kind's model: the columns of its table by their names, and `inputs`.
 
-        Of those that say something about a column, the first decides: the request (its preset filled it in when it was
-        inserted), then `defaults`. Without a seed in either, it is made of the job's id: every attempt has the same.
+        A value of the request (which its preset completed when it was inserted) takes precedence over `defaults`.
+        Without a seed in either, the seed is derived from the job's id, the same for every attempt.
 
-        Raises InternalError when this release cannot read the request.
+        Raises InternalError if this release cannot read the request.
         """
         requested = {name: value for name, value in self.row.items() if value is not None}
         return _read(model, {"seed": self.id.int % 2**32, **(defaults or {}), **requested, "inputs": self.inputs})
 
     @property
     def base_defaults(self) -> dict[str, Any]:
-        """What the base says about requests that leave something open."""
+        """Return the base model's defaults for settings that a request leaves open."""
         return self.base.defaults if self.base else {}
 
     @property
     def required_base(self) -> Base:
-        """The base; raises InvalidInput for a job without one."""
+        """Return the base model. Raises InvalidInput for a job without one."""
         if self.base is None:
-            raise errors.InvalidInput(f"job {self.id} names no base model")
+            raise errors.InvalidInput(f"job {self.id} does not name a base model")
         return self.base
 
 

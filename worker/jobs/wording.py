@@ -9,7 +9,7 @@ from worker.jobs.started_job import Preset
 
 
 def merged_prompt(prompt: str, preset: Preset | None, trigger_words: Sequence[str]) -> str:
-    """Merge preset and request into one prompt that calls up every LoRA by its trigger word."""
+    """Merge preset and request into one prompt that contains the trigger word of every LoRA."""
     template = preset.prompt if preset and preset.prompt else "{prompt}"
     if "{prompt}" in template:
         merged = template.replace("{prompt}", prompt)
@@ -21,20 +21,20 @@ def merged_prompt(prompt: str, preset: Preset | None, trigger_words: Sequence[st
 
 
 def merged_negative_prompt(negative_prompt: str | None, preset: Preset | None) -> str | None:
-    """Merge what the request and its preset do not want to see; None if neither says anything."""
+    """Merge the negative prompts of the request and its preset; None if neither has one."""
     parts = [part for part in (negative_prompt, preset.negative_prompt if preset else None) if part]
     return ", ".join(parts) or None
 
 
 def caption(text: str | None, trigger_word: str) -> str:
-    """Return a photograph's caption, always with the word that is to call the person up."""
+    """Return a photo's caption, always with the trigger word."""
     if text is None:
         return f"a photo of {trigger_word}"
     return text if _names_trigger(text, trigger_word) else f"{trigger_word}, {text}"
 
 
 def _names_trigger(text: str, trigger_word: str) -> bool:
-    """Return True if a prompt or caption holds the trigger word, as a word."""
+    """Return True if a prompt or caption contains the trigger word, as a word."""
     return re.search(rf"\b{re.escape(trigger_word)}\b", text) is not None
 
 

@@ -163,9 +163,7 @@ def _encode(
     samples, unusable = encode_photos(base, photos, resolution)
     if len(samples) < fewest_photos:
         reasons = f": {summarize_unusable(unusable)}" if unusable else ""
-        raise BadInput(
-            f"training needs at least {fewest_photos} usable photos, but there are {len(samples)}{reasons}"
-        )
+        raise BadInput(f"training needs at least {fewest_photos} usable photos, but there are {len(samples)}{reasons}")
     if unusable:
         summary = f"{len(unusable)} of {len(photos)} photos cannot be used: {summarize_unusable(unusable)}"
         yield PhotosSkipped(tuple(unusable), summary)

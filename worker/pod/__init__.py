@@ -1,3 +1,3 @@
-"""What a pod does around the claim loop: it runs claimed jobs, holds the session connection, sends heartbeats,
-registers its routes, keeps house, prefetches for the next job, and checks the installation before it starts.
+"""The parts of a pod around the claim loop: attempts, session connection, heartbeats, registration and routes,
+housekeeping, prefetching for the next job, and the checks before it starts.
 """

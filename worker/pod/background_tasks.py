@@ -1,7 +1,7 @@
-"""Groups of asyncio tasks: start them, wait for what ends them, cancel them.
+"""Groups of asyncio tasks: start them, wait until they end, cancel them.
 
 Loops that are cancelled use `asyncio.timeout`, not `asyncio.wait_for`: in Python 3.11 the latter loses a cancellation
-that arrives together with what it waits for, and the loop runs on.
+that arrives together with the awaited result, and the loop continues.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from contextlib import suppress
 from typing import Any
 
 CANCEL_AGAIN_AFTER_S = 2.0
-"""Time to clean up in. A task that is still running then has lost its cancellation inside a library's `wait_for`."""
+"""A task that is still running after this time has lost its cancellation inside a library's `wait_for`."""
 
 
 def start_tasks(**work: Coroutine[Any, Any, None]) -> list[asyncio.Task[None]]:
-    """Start each coroutine as a task with its keyword for a name."""
+    """Start each coroutine as a task, named by its keyword."""
     return [asyncio.create_task(coroutine, name=name) for name, coroutine in work.items()]
 
 
@@ -31,7 +31,7 @@ async def cancel_tasks(tasks: list[asyncio.Task[None]]) -> None:
 
 
 async def wait_while_running(end: Coroutine[Any, Any, Any], background: list[asyncio.Task[None]]) -> None:
-    """Wait for `end`, and raise at once what a background task raised: half a worker would look alive."""
+    """Wait for `end`, and raise the error of a background task at once: half a worker would look alive."""
     ending = asyncio.create_task(end)
     waiting: set[asyncio.Task[Any]] = {ending, *background}
     try:
@@ -45,7 +45,7 @@ async def wait_while_running(end: Coroutine[Any, Any, Any], background: list[asy
 
 
 async def wait_for_first(*work: Coroutine[Any, Any, Any]) -> None:
-    """Wait until one of the coroutines is done, raise what it raised, and cancel the others."""
+    """Wait until one of the coroutines is done, cancel the others, and raise its error if it failed."""
     tasks = [asyncio.create_task(item) for item in work]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -1,4 +1,4 @@
-"""The heartbeat: tells the database that this pod is alive and what it holds, and acts on the answer."""
+"""The heartbeat: tells the database that this pod is alive and which leases it holds, and acts on the answer."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Heartbeat:
     _answered_at: float = field(default_factory=time.monotonic)
 
     def send_now(self) -> None:
-        """Do not wait for the interval to pass."""
+        """Send the next heartbeat without waiting for the interval to pass."""
         self._due.set()
 
     async def run(self) -> None:
@@ -64,7 +64,7 @@ class Heartbeat:
             await asyncio.sleep(left_s)  # an answer meanwhile only makes it longer
 
     async def _beat(self) -> bool:
-        """Send one heartbeat and act on its answer; False when there was none."""
+        """Send one heartbeat and act on its answer. Return False if there was none."""
         with suppress_transient_errors("heartbeat.failed"):
             answer = await self.database.call_once("heartbeat", self.pod_id, Jsonb(self.runner.heartbeat_payload()))
             await self._apply(answer)

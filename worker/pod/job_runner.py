@@ -42,12 +42,12 @@ class Pod(Protocol):
     pod_id: UUID
 
     async def refuse_route(self, route: str) -> None:
-        """This pod cannot do a route after all."""
+        """Stop offering a route that this pod cannot run."""
 
 
 @dataclass(frozen=True)
 class PodServices:
-    """What a pod is made of, as far as its attempts need it."""
+    """The parts of a pod that its attempts use."""
 
     settings: Settings
     kinds: Mapping[str, Kind]
@@ -71,7 +71,7 @@ class JobRunner:
         self.leases: dict[str, Lease] = {}
         """By kind:id."""
         self.loaded_base: str | None = None
-        """What the GPU process holds, as far as the parent knows."""
+        """The slug of the base model that the GPU process holds, as far as the parent knows."""
 
     def begin(self, kind: str, job_id: UUID, free_slot: Callable[[], None]) -> None:
         """Run a claimed job in a task of its own."""
@@ -81,12 +81,12 @@ class JobRunner:
         task.add_done_callback(self._tasks.discard)
 
     def heartbeat_payload(self) -> list[dict[str, Any]]:
-        """Every lease and every claim not yet started, as a heartbeat names them."""
+        """Return every lease and every claim not yet started, as a heartbeat names them."""
         claims = [{"kind": kind, "id": str(job_id), "attempt": None} for kind, job_id in self._claims]
         return [lease.heartbeat_payload() for lease in self.leases.values()] + claims
 
     def apply_lease_state(self, state: dict[str, Any]) -> None:
-        """What a heartbeat says about one lease."""
+        """Interrupt an attempt if a heartbeat's answer about its lease says so."""
         lease = self.leases.get(f"{state['kind']}:{state['id']}")
         if lease is not None and lease.attempt == state["attempt"] and state["state"] != "ok":
             lease.interrupt(Interruption(state["state"]))
@@ -104,7 +104,7 @@ class JobRunner:
             await asyncio.wait(self._tasks)
 
     def cancel_all(self) -> None:
-        """Stop at once; the database takes the jobs back when the pod leaves."""
+        """Stop at once; the database requeues the jobs when the pod deregisters."""
         for task in self._tasks:
             task.cancel()
 
@@ -116,11 +116,11 @@ class JobRunner:
                 with structlog.contextvars.bound_contextvars(kind=kind, job_id=str(job_id), attempt=lease.attempt):
                     await self._run_lease(lease, free_slot)
         except Exception:
-            # Not even settled: nobody names the job from now on, so the database gives it back.
+            # The database was not told how the attempt ended. No heartbeat names the job any more, so it is requeued.
             log.exception("job.abandoned", kind=kind, job_id=str(job_id))
         finally:
             self._claims.discard((kind, job_id))
-            # Only its own: a pod that was held for dead may have claimed the job again meanwhile.
+            # Only its own: a pod that was considered dead may have claimed the job again meanwhile.
             if lease is not None and self.leases.get(lease.key) is lease:
                 del self.leases[lease.key]
             free_slot()
@@ -152,10 +152,10 @@ class JobRunner:
                 self._services.workspace.attempt, f"{lease.kind}-{lease.id}-{lease.attempt}"
             )
         except OSError as error:
-            # Else this pod would run through the whole queue, a job a moment.
+            # Otherwise this pod would claim and release every job of the queue.
             log.error("pod.disk_failed", reason=error.strerror)
             await self._pod.refuse_route(_route(lease.job))
-            await lease.release(f"given back: its pod's disk failed, {error.strerror}")
+            await lease.release(f"requeued: its pod's disk failed, {error.strerror}")
             return
         context = self._context(workdir, self._make_slot_release(lease, free_slot))
         try:
@@ -166,7 +166,7 @@ class JobRunner:
         _log_finished(lease, context.traffic, time.monotonic() - started, outcome=outcome, **detail)
 
     def _make_slot_release(self, lease: Lease, free_slot: Callable[[], None]) -> Callable[[], None]:
-        """Before the slot is claimed for again, the claim must know what the GPU holds."""
+        """Return a function that frees the slot, after it has set `loaded_base` for the next claim."""
 
         def freed() -> None:
             if lease.job.base is not None:
@@ -192,7 +192,7 @@ class JobRunner:
         )
 
     async def _outcome(self, lease: Lease, context: JobContext) -> tuple[str, dict[str, Any]]:
-        """Run the handler and settle the attempt: how it ended, and what to log about it."""
+        """Run the handler and end the attempt. Return how it ended, and what to log about it."""
         try:
             result = await self._run_handler(lease, context)
             outcome = await lease.complete(result)
@@ -200,7 +200,7 @@ class JobRunner:
                 outcome = await lease.fail(errors.InternalError("the worker's result was malformed"))
             return outcome, {"gpu_peak_gib": result.get("peak_gib")}
         except JobInterrupted as interruption:
-            return await self._settle_interrupted(lease, interruption.reason), {"reason": interruption.reason.value}
+            return await self._end_interrupted(lease, interruption.reason), {"reason": interruption.reason.value}
         except (errors.ModelMissing, errors.OutOfMemory) as error:
             self.loaded_base = None
             await self._pod.refuse_route(_route(lease.job))
@@ -212,7 +212,7 @@ class JobRunner:
             retry_after = None
             if isinstance(error, errors.WorkerLost):
                 self.loaded_base = None
-                # A GPU process that died once is as good as new; one that dies again and again waits longer.
+                # After the GPU process died once, retry at once; if it dies again, wait longer.
                 retry_after = timedelta(0) if lease.job.row["failures"] == 0 else None
             return await lease.fail(error, retry_after), {"code": error.code, "error": error.message}
         except Exception as error:
@@ -221,7 +221,7 @@ class JobRunner:
             return await lease.fail(fault), {"code": fault.code, "error": fault.message}
 
     async def _run_handler(self, lease: Lease, context: JobContext) -> dict[str, Any]:
-        """The handler's result; raises JobInterrupted when the attempt was told to stop meanwhile."""
+        """Return the handler's result. Raises JobInterrupted if the attempt was told to stop meanwhile."""
         handler = asyncio.create_task(self._check_and_run(lease, context), name=f"handler {lease.key}")
         watch = asyncio.create_task(lease.interrupted.wait())
         try:
@@ -242,7 +242,7 @@ class JobRunner:
                 await asyncio.gather(handler, return_exceptions=True)
 
     async def _check_and_run(self, lease: Lease, context: JobContext) -> dict[str, Any]:
-        """The checks are here and not in the handlers, so that no kind can forget them."""
+        """Check prompts and consent, then run the handler. The checks are here, so that no kind can omit them."""
         kind = self._services.kinds[lease.kind]
         await asyncio.to_thread(prompts.require, kind.texts(lease.job))
         await consent.require(self._services.database, lease.job)
@@ -253,19 +253,19 @@ class JobRunner:
         grace_s = SHUTDOWN_GRACE_S if shutdown else STOP_GRACE_S
         stopping = [self._services.gpu.interrupt(grace_s)] if lease.on_gpu else []
         if shutdown:
-            # Given back at once: the fence keeps this attempt from publishing, and nobody need wait for our child.
-            await asyncio.gather(self._give_back(lease), *stopping)
+            # Requeued at once: the fence keeps this attempt from publishing, so other pods need not wait for our child.
+            await asyncio.gather(self._release(lease), *stopping)
         else:
             await asyncio.gather(*stopping)
         handler.cancel()
         await asyncio.gather(handler, return_exceptions=True)
 
-    async def _give_back(self, lease: Lease) -> str:
-        if lease.given_back is None:
-            lease.given_back = await lease.release("given back: its pod is stopping")
-        return lease.given_back
+    async def _release(self, lease: Lease) -> str:
+        if lease.release_state is None:
+            lease.release_state = await lease.release("requeued: its pod is stopping")
+        return lease.release_state
 
-    async def _settle_interrupted(self, lease: Lease, reason: Interruption) -> str:
+    async def _end_interrupted(self, lease: Lease, reason: Interruption) -> str:
         match reason:
             case Interruption.LEASE_LOST:
                 log.warning("lease.lost", message="another attempt owns the job; nothing was written")
@@ -274,7 +274,7 @@ class JobRunner:
                 limit = lease.job.row["max_runtime"]
                 return await lease.fail(errors.JobTimeout(f"the attempt ran longer than max_runtime, {limit}"))
             case Interruption.SHUTDOWN:
-                return await self._give_back(lease)
+                return await self._release(lease)
             case Interruption.CANCELLED:
                 return await lease.release("stopped")
 
@@ -284,7 +284,7 @@ def _route(job: StartedJob) -> str:
 
 
 def _log_finished(lease: Lease, traffic: Traffic, duration_s: float, **outcome: Any) -> None:
-    """The one line of every attempt."""
+    """Log the one line at the end of every attempt."""
     log.info(
         "job.finished",
         **outcome,
@@ -297,6 +297,6 @@ def _log_finished(lease: Lease, traffic: Traffic, duration_s: float, **outcome: 
 
 
 def _queue_wait_s(job: StartedJob) -> float:
-    """Seconds from when the job could have been started until it was."""
+    """Return the seconds from when the job could have been started until it was."""
     could = [datetime.fromisoformat(job.row[name]) for name in ("created_at", "run_after") if job.row[name]]
     return round((datetime.fromisoformat(job.row["started_at"]) - max(could)).total_seconds(), 3)

@@ -1,4 +1,4 @@
-"""What must be right before a pod starts anything. `worker run` refuses with it, and `worker doctor` reports it.
+"""Checks of the installation before a pod starts anything. `worker run` ends if one fails; `worker doctor` reports it.
 
 Every check raises SettingsError, which names the setting and says how to fix it.
 """
@@ -24,7 +24,7 @@ BUCKETS = {"bucket_uploads": "BUCKET_UPLOADS", "bucket_models": "BUCKET_MODELS"}
 
 
 async def check_installation(settings: Settings, database: Database, store: ObjectStore) -> None:
-    """Folders, schema, kinds, buckets and store, in this order; the first that is wrong is raised."""
+    """Check folders, schema, kinds, buckets and store, in this order. Raises SettingsError at the first problem."""
     check_writable("WORK_DIR", settings.work_dir)
     check_models_dir(settings)
     await check_schema(database)
@@ -50,34 +50,32 @@ async def _warn_if_privileged(database: Database) -> None:
 
 
 def check_models_dir(settings: Settings) -> None:
-    """MODELS_DIR accepts files, or exists: a read-only volume serves the models that are on it."""
+    """Check that MODELS_DIR is writable, or at least readable: a read-only volume offers the models on it."""
     if not (os.path.isdir(settings.models_dir) and os.access(settings.models_dir, os.R_OK | os.X_OK)):
         check_writable("MODELS_DIR", settings.models_dir)
 
 
 async def check_schema(database: Database) -> None:
-    """The schema exists, this role may use it, and its major version is not newer than this worker's."""
+    """Check that the schema exists, this role may use it, and its major version is not newer than this worker's."""
     try:
         found = await database.fetch("select to_regprocedure('worker.schema_major()') is not null as installed")
         major = await database.call("schema_major") if found[0]["installed"] else None
     except psycopg.errors.InsufficientPrivilege as error:
         raise SettingsError(
-            "DATABASE_URL is refused: its role may not call the worker's functions",
+            "permission denied for DATABASE_URL: its role may not call the worker's functions",
             "as the owner: grant likeness_worker to <role>",
         ) from error
     if major is None:
-        raise SettingsError(
-            "DATABASE_URL leads to a database that has no Likeness schema", "as the owner: worker migrate"
-        )
+        raise SettingsError("schema worker not found in the database of DATABASE_URL", "as the owner: worker migrate")
     if major > SCHEMA_MAJOR:
         raise SettingsError(
-            f"DATABASE_URL is refused: its schema is version {major} and this worker knows {SCHEMA_MAJOR}",
+            f"the schema of DATABASE_URL is unsupported: its version is {major}, this worker supports {SCHEMA_MAJOR}",
             "deploy a newer worker",
         )
 
 
 def check_kinds(settings: Settings) -> None:
-    """WORKER_KINDS names kinds of this worker's, or of an installed package's, even of one that cannot be used."""
+    """Check that WORKER_KINDS names kinds of this worker or an installed package, even of one that cannot be used."""
     kinds, unusable = load_kinds()
     unknown = settings.worker_kinds - kinds.keys() - {kind.name for kind in unusable}
     if unknown:
@@ -88,7 +86,7 @@ def check_kinds(settings: Settings) -> None:
 
 
 async def check_bucket_name(settings: Settings, database: Database, name: str) -> None:
-    """A bucket is called here as in the database, which refuses keys of any other."""
+    """Check that a bucket has the same name here and in the database, which refuses keys of any other bucket."""
     config = (await database.fetch("select bucket_uploads, bucket_models from worker.config"))[0]
     variable = BUCKETS[name]
     if config[name] != getattr(settings, name):
@@ -99,12 +97,12 @@ async def check_bucket_name(settings: Settings, database: Database, name: str) -
 
 
 async def check_bucket(settings: Settings, store: ObjectStore, name: str) -> None:
-    """The store answers, and the bucket is there for these keys."""
+    """Check that the store responds, and that these credentials may access the bucket."""
     try:
         await store.require_bucket(getattr(settings, name))
     except StorageError as error:
         raise SettingsError(
             error.message,
-            f"look at {BUCKETS[name]}, S3_ACCESS_KEY_ID, S3_SECRET_ACCESS_KEY and S3_ENDPOINT_URL, "
+            f"check {BUCKETS[name]}, S3_ACCESS_KEY_ID, S3_SECRET_ACCESS_KEY and S3_ENDPOINT_URL, "
             "for example https://PROJECT_REF.storage.supabase.co/storage/v1/s3",
         ) from error

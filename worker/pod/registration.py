@@ -20,7 +20,7 @@ from worker.pod.session import Session
 log = structlog.get_logger()
 
 ROUTES_REFRESH_EVERY_S = 20.0
-"""How long a pod takes to notice a model that was put on its disk or into the bucket."""
+"""A model that was put on the disk or into the bucket is noticed within this time."""
 DEREGISTER_WITHIN_S = 2.0
 
 
@@ -41,7 +41,7 @@ class Registration:
     _registering: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def register(self) -> None:
-        """Write what this pod is and offers now; the answer says whether it ticks."""
+        """Register what this pod is and offers now; the answer says whether it ticks."""
         # One at a time, so that the last write to arrive has the latest state.
         async with self._registering:
             with suppress_transient_errors("pod.register_failed"):
@@ -71,12 +71,12 @@ class Registration:
             await asyncio.sleep(ROUTES_REFRESH_EVERY_S)
 
     async def refresh_routes(self) -> None:
-        """Look again at what this pod can do, and register it if that changed."""
+        """Determine again which routes this pod can run, and register them if they changed."""
         with suppress_transient_errors("routes.refresh_failed", StorageError):
             try:
                 changed = await self.routes.refresh(gpu=self._gpu_ready, vram_gib=self._vram_gib)
             except OSError as error:
-                # A shared volume may come back. Meanwhile, a job that needs one of its models goes to another pod.
+                # A shared volume may return. Meanwhile, a job that needs one of its models is requeued for another pod.
                 log.warning("routes.refresh_failed", reason=str(error))
                 return
             if changed:
@@ -89,6 +89,6 @@ class Registration:
         await self.refresh_routes()
 
     async def refuse_route(self, route: str) -> None:
-        """Withdraw a route that this pod cannot do after all, before its job is requeued."""
+        """Withdraw a route that this pod cannot run, before its job is requeued."""
         self.routes.refuse(route)
         await self.register()

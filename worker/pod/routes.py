@@ -1,8 +1,8 @@
 """Which routes a pod offers: only what it can do.
 
 A route is `{kind}/{base}`, or the kind alone. A GPU route is offered when its base is on disk or in the model bucket,
-can do the kind, and fits the device, and when the models that the kind requires can be had too. A route that failed
-here for the pod's own reasons is not offered for a while.
+supports the kind and fits the device, and when the models that the kind requires are available too. A route that failed
+because of this pod is not offered for a while.
 """
 
 from __future__ import annotations
@@ -38,9 +38,11 @@ class Routes:
         """Why no GPU route is offered; None where one is, or none is wanted."""
 
     async def refresh(self, *, gpu: bool, vram_gib: float | None) -> bool:
-        """Look again at kinds, bases, disk and bucket; True when the offer changed. No GPU routes while `gpu` is False.
+        """Check kinds, base models, disk and bucket again. Return True if the offer changed.
 
-        `vram_gib` is None on a CPU, which takes only bases that need no GPU memory.
+        Without `gpu` no GPU routes are offered.
+
+        `vram_gib` is None on a CPU, which supports only base models that need no GPU memory.
         """
         kinds = await self._database.fetch(
             "select kind, slot, uses_base from worker.job_kinds where kind = any(%s)", [list(self._kinds)]
@@ -57,7 +59,7 @@ class Routes:
         if gpu_kinds and "gpu" not in offered.values():
             why = await self._why_no_gpu_job(in_reach, vram_gib) if gpu else "its GPU is not ready"
         if gpu and why is not None and why != self.why_no_gpu_job:
-            log.warning("routes.gpu_unavailable", message="this pod takes no GPU job", reason=why)
+            log.warning("routes.gpu_unavailable", message="this pod accepts no GPU job", reason=why)
         self.why_no_gpu_job = why
         offered = {route: slot for route, slot in offered.items() if not self._is_refused(route)}
         changed = (offered, sorted(in_reach)) != (self.slot_of, self.models_in_reach)
@@ -67,9 +69,9 @@ class Routes:
         return changed
 
     async def _gpu_routes(self, kind: str, uses_base: bool, in_reach: set[str], vram_gib: float | None) -> list[str]:
-        """Return a route for each base in reach that fits this device and can do the kind, or that of the kind alone.
+        """Return a route for each base in reach that fits this device and supports the kind, or that of the kind alone.
 
-        None without the models that the kind requires.
+        Empty without the models that the kind requires.
         """
         if not in_reach.issuperset(self._kinds[kind].required_models):
             return []
@@ -83,7 +85,7 @@ class Routes:
             missing = sorted(set(self._kinds[kind].required_models) - in_reach)
             if missing:
                 hint = "; ".join(map(install_command, missing))
-                message = f"this pod takes no {kind} job"
+                message = f"this pod accepts no {kind} job"
                 log.warning("routes.model_missing", kind=kind, message=message, missing=missing, hint=hint)
 
     async def _why_no_gpu_job(self, in_reach: set[str], vram_gib: float | None) -> str:
@@ -99,7 +101,7 @@ class Routes:
         return "no base at hand can do its kinds, or a model that they require is missing"
 
     def refuse(self, route: str) -> None:
-        """Stop offering a route for ten minutes: this pod cannot do it."""
+        """Stop offering a route for REFUSE_FOR_S."""
         self._refused_until[route] = time.monotonic() + REFUSE_FOR_S
         self.slot_of.pop(route, None)
 

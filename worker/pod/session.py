@@ -1,7 +1,7 @@
 """The session connection of a pod: it listens, and holds the lock that shows that the process is alive.
 
 When it breaks, the first reconnect is immediate; later ones back off, but stay below the reaper's grace. Behind a
-transaction-mode pooler neither LISTEN nor session locks work: a round trip between two connections finds that out, and
+transaction-mode pooler neither LISTEN nor session locks work: a notification between two connections detects that, and
 the pod polls instead.
 """
 
@@ -49,7 +49,7 @@ async def listen_works(connection: psycopg.AsyncConnection, database: Database) 
 
 @dataclass
 class Session:
-    """State of the session connection; `run` keeps it up until it is cancelled."""
+    """State of the session connection; `run` keeps it open until it is cancelled."""
 
     url: str
     database: Database
@@ -80,7 +80,7 @@ class Session:
                 self._log_failure(error)
             was_up, self.has_lock, self.listening = self.has_lock or self.listening, False, False
             if was_up:
-                with suppress(TimeoutError):  # the database is gone; the next session announces its own state
+                with suppress(TimeoutError):  # the database is down; the next session announces its own state
                     async with asyncio.timeout(ANNOUNCE_LOSS_WITHIN_S):
                         await self.on_state()
             await self._publish_initial_state()
@@ -88,7 +88,7 @@ class Session:
             self._failures += 1
 
     async def _connect_and_listen(self) -> None:
-        """Raises OperationalError when the connection ends."""
+        """Hold one session connection. Raises OperationalError when it ends."""
         async with await psycopg.AsyncConnection.connect(
             self.url,
             autocommit=True,
@@ -147,7 +147,7 @@ class Session:
             self._password_refusal_logged = True
             log.error(
                 "session.password_refused",
-                message="the password was refused, most likely because it was changed",
+                message="password authentication failed, most likely because the password was changed",
                 hint="restart this pod with the new DATABASE_URL, printed by worker role NAME --rotate",
             )
 

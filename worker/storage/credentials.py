@@ -1,4 +1,4 @@
-"""How settings lead to the object store: S3 access keys of any store, or the legacy keys of a Supabase project."""
+"""The object store's address and keys from the settings: S3 access keys, or the legacy keys of a Supabase project."""
 
 from __future__ import annotations
 

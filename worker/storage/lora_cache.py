@@ -1,4 +1,4 @@
-"""LoRAs on a pod's disk, a folder for each person, gone when the person's consent ends."""
+"""LoRAs on a pod's disk, in a folder for each person, which is deleted when the person's consent ends."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KEEP = 64
 
 
 class StoredLora(BaseModel):
-    """A LoRA in the models bucket, as far as fetching it needs to know it. A handler's model may say more."""
+    """A LoRA in the models bucket, with the fields that downloading needs. A handler's model may have more."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
@@ -33,7 +33,7 @@ class StoredLora(BaseModel):
 
 
 class LoraCache:
-    """What arrives must be what was published: the database has its SHA-256."""
+    """A cache of verified LoRAs: a downloaded file must have the SHA-256 that the database stores."""
 
     def __init__(self, store: ObjectStore, bucket: str, workspace: Workspace) -> None:
         self._store = store
@@ -44,9 +44,9 @@ class LoraCache:
         self._all_forgotten = 0
 
     async def get(self, lora: StoredLora, workdir: Path) -> tuple[Path, int]:
-        """Return the file, and how many bytes were fetched for it (0: it was here).
+        """Return the file, and how many bytes were downloaded for it (0: it was cached).
 
-        Raises InputMissing when it is not in storage and InvalidInput when it is not the published file.
+        Raises InputMissing if it is not in storage and InvalidInput if it is not the published file.
         """
         async with self._fetching[lora.sha256]:
             cached = self._workspace.cached_lora(lora.subject_id, lora.sha256)
@@ -59,25 +59,25 @@ class LoraCache:
             if await asyncio.to_thread(sha256_of, arriving) != lora.sha256:
                 raise InvalidInput(f"LoRA {lora.id} in storage is not the one that was published: train it again")
             if (self._forgotten[lora.subject_id], self._all_forgotten) != before:
-                return arriving, size  # consent ended meanwhile: nothing is kept beyond this attempt
+                return arriving, size  # consent ended meanwhile: the file is deleted with this attempt
             cached.parent.mkdir(parents=True, exist_ok=True)
             arriving.replace(cached)
             await asyncio.to_thread(self._workspace.trim, KEEP)
             return cached, size
 
     def forget_all(self) -> None:
-        """After a while without word from the database nobody knows whose consent ended."""
+        """Delete every cached LoRA: after a silence of the database it is unknown whose consent ended."""
         self._all_forgotten += 1
         self._workspace.forget_all()
 
     def forget(self, subject_id: UUID) -> bool:
-        """Delete what is cached of a person; True if there was anything."""
+        """Delete the cached LoRAs of a person. Return True if there were any."""
         self._forgotten[subject_id] += 1
         return self._workspace.forget(subject_id)
 
 
 def _touch(path: Path) -> bool:
-    """Mark a cached file as used just now; False when there is none."""
+    """Mark a cached file as used now. Return False if it does not exist."""
     try:
         os.utime(path)
     except FileNotFoundError:

@@ -73,7 +73,7 @@ class Workspace:
             path.unlink(missing_ok=True)
 
     def forget(self, subject_id: UUID) -> bool:
-        """Delete a person's cache; returns True if there was one."""
+        """Delete a person's cache. Return True if there was one."""
         folder = self._folder / "subjects" / str(subject_id)
         if not folder.exists():
             return False

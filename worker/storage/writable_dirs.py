@@ -1,4 +1,4 @@
-"""Check that a folder is writable, by creating something in it: permissions alone do not tell."""
+"""Check that a folder is writable, by creating something in it: permissions alone do not prove it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Draw and upscale the pictures of a GenerateTask."""
+"""Generate and upscale the pictures of a GenerateTask."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from worker.ml.upscale import Upscaler
 
 @dataclass
 class Drawn:
-    """What was drawn, before it is upscaled."""
+    """The generated pictures, before they are upscaled."""
 
     resolved: dict[str, Any] = field(default_factory=dict)
     pictures: list[pictures.Picture] = field(default_factory=list)
@@ -31,7 +31,7 @@ class Drawn:
 
 
 def generate(task: GenerateTask, models: Models) -> Work:
-    """Do a GenerateTask."""
+    """Perform a GenerateTask."""
     yield Phase(name="loading the models")
     upscaler = models.upscaler(task.upscaler)  # first, so that the base's memory plan counts it
     base = models.base(task.base)
@@ -71,10 +71,9 @@ def _draw(base: Base, task: GenerateTask) -> Generator[Event, None, Drawn]:
 
 
 def _upscale(drawn: Drawn, upscaler: Upscaler, workdir: Path) -> Generator[Event, None, list[dict[str, Any]]]:
-    """Upscale every picture and leave it in `workdir`, raw and upscaled.
+    """Upscale every picture, and write it to `workdir`, raw and upscaled.
 
-    For the progress a step is one unit of work and so is an upscaled picture: close enough for a bar that never goes
-    back.
+    For the progress, a step and an upscaled picture are one unit of work each: exact enough for a progress bar.
     """
     yield Phase(name="upscaling")
     work = drawn.steps + len(drawn.pictures)

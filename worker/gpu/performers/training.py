@@ -18,7 +18,7 @@ MlEvent = train_lora.PhotosSkipped | MlPhase | train_lora.Step | train_lora.Chec
 
 
 def train(task: TrainTask, models: Models) -> Work:
-    """Do a TrainTask."""
+    """Perform a TrainTask."""
     yield Phase(name="loading the models")
     base = models.base(task.base)
     config = _config(task.config, base.architecture.training_defaults)
@@ -39,7 +39,7 @@ def train(task: TrainTask, models: Models) -> Work:
 
 
 def _config(asked: LoraSettings, defaults: TrainingDefaults) -> train_lora.LoraConfig:
-    """Fill in the family's settings where the task leaves them open; `ml` finds the number of steps by the photos."""
+    """Fill in the family's settings where the task leaves them open; `ml` derives the steps from the photos."""
     family = {
         "rank": defaults.rank,
         "learning_rate": defaults.learning_rate,
@@ -54,7 +54,7 @@ def _config(asked: LoraSettings, defaults: TrainingDefaults) -> train_lora.LoraC
 def _reported(
     training: Generator[MlEvent, None, train_lora.TrainedLora],
 ) -> Generator[Event, None, train_lora.TrainedLora]:
-    """Yield the messages for what the training yields; return what it returns."""
+    """Yield the training's events as messages, and return its result."""
     with closing(training):
         while True:
             try:

@@ -1,4 +1,5 @@
-"""What the worker asks of its GPU process: one file a task, with its message and the events of its own.
+"""The tasks that the worker sends to its GPU process: one file for each, with its message and its own events.
 
-A handler imports these, so none imports torch: each names what performs it as `module:function` (`Task.performer`).
+Handlers import them, so none imports torch: each names the function that performs it as `module:function`
+(`Task.performer`).
 """

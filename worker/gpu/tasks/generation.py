@@ -1,4 +1,4 @@
-"""Draw pictures and upscale each."""
+"""Generate pictures and upscale each."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from worker.gpu.messages import Message, Task
 
 
 class LoraFile(Message):
-    """One LoRA to draw with."""
+    """One LoRA to generate with."""
 
     path: Path
     scale: float = 1.0
 
 
 class GenerateTask(Task):
-    """Draw pictures and upscale each. None leaves a setting to the base.
+    """Generate pictures and upscale each. None leaves a setting to the base model.
 
     `Done.result`: `pictures`, a list of {index, seed, raw, upscaled, width, height} where raw and upscaled
     are .npy files of uint8 (H, W, 3) and width and height those of the upscaled picture; `resolved`, the

@@ -11,7 +11,7 @@ from worker.gpu.messages import Event, Message, Task
 
 
 class SkippedPhoto(Message):
-    """A photo that cannot be trained on."""
+    """A photo that cannot be used for training."""
 
     path: Path
     """As in the task."""
@@ -19,11 +19,11 @@ class SkippedPhoto(Message):
 
 
 class PhotosSkipped(Event):
-    """The training goes on without these photos."""
+    """The training continues without these photos."""
 
     photos: list[SkippedPhoto]
     summary: str
-    """For the app's user: how many of how many, and the first few by name."""
+    """For the app's user: how many of all photos, and the names of the first few."""
 
 
 class PhotoFile(Message):
@@ -34,7 +34,7 @@ class PhotoFile(Message):
     class_caption: str | None = None
     """The caption with the class in the person's place."""
     refused: str | None = None
-    """What is wrong with it, where the worker did not fetch it: "too large (…)"."""
+    """Why the worker did not download it: "too large (…)"."""
 
 
 class LoraSettings(Message):
@@ -61,9 +61,9 @@ class TrainTask(Task):
 
     base: Path
     photos: list[PhotoFile]
-    """A path where there is no file is a photo that is missing: reported and left out like one that is damaged."""
+    """A path without a file is a missing photo: reported and skipped like a damaged one."""
     min_photos: int = 1
-    """With fewer that can be used the task fails."""
+    """The task fails if fewer photos can be used."""
     config: LoraSettings = LoraSettings()
     workdir: Path
     metadata: dict[str, str] = Field(default_factory=dict)

@@ -13,11 +13,12 @@ from worker.storage.lora_cache import LoraCache
 log = structlog.get_logger()
 
 PURGE_ALL_AFTER_SILENCE_S = 45.0
-"""An answer lists whose consent ended since a minute before; after a longer silence, every person's cache is purged."""
+"""After a longer silence every person's cache is purged. Shorter than `consent_overlap` of `worker.timing`, for which
+answers repeat whose consent ended."""
 
 
 async def purge_cached_loras(loras: LoraCache, ended_subjects: Collection[str], silent_s: float) -> None:
-    """Delete what is cached of these people; of everyone if the database had not answered for too long."""
+    """Delete the cached LoRAs of these people, or of everyone if the database did not answer for too long."""
     if silent_s > PURGE_ALL_AFTER_SILENCE_S:
         await asyncio.to_thread(loras.forget_all)
     for subject_id in ended_subjects:

@@ -1,4 +1,4 @@
-"""The sweep: deletes from storage what ended attempts left, a hundred objects at a time."""
+"""The sweep: deletes objects of ended attempts from storage, a hundred at a time."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Sweep:
                 await self._sweep()
 
     async def _sweep(self) -> None:
-        # The objects were marked as deletable and committed before; claimed ones are offered again in a minute.
+        # The objects were marked as deletable and committed before; claimed ones are offered again after a while.
         claimed = await self._database.call_once("claim_deletable_objects", SWEEP_LIMIT)
         for bucket in {item["bucket"] for item in claimed}:
             items = [item for item in claimed if item["bucket"] == bucket]

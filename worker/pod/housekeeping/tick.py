@@ -1,4 +1,4 @@
-"""The tick: `worker.tick`, called every 2 s by the two pods that the database chose."""
+"""The tick: `worker.tick`, called by the two pods that the database chose."""
 
 from __future__ import annotations
 
