@@ -89,7 +89,7 @@ def test_migrating_with_supabase_stubs_again_is_safe(operator: Operator) -> None
     ("words", "why"),
     [
         ("--since 2", "requires --print"),
-        ("--print --since 99", "there is no migration 99"),
+        ("--print --since 99", "migration 99 not found"),
         ("--print --supabase-stubs", "cannot be combined with --print"),
     ],
 )

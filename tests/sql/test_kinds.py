@@ -56,10 +56,10 @@ def echo_pod(start_pod: Callable[..., Pod]) -> Pod:
 
 WRONG_HOOKS = {
     "a hook that nothing asks": (hook("colour", "return null;"), "is not a hook"),
-    "other arguments": (hook("payload", "return null;", arguments="p_job text"), "must take \\(jsonb\\)"),
+    "other arguments": (hook("payload", "return null;", arguments="p_job text"), "must accept \\(jsonb\\)"),
     "one argument too many": (
         hook("payload", "return null;", arguments="p_job jsonb, p_more text default ''"),
-        "must take \\(jsonb\\)",
+        "must accept \\(jsonb\\)",
     ),
     "another result": (hook("payload", "return null;", returns="text"), "and return jsonb, not text"),
     "other columns": (
@@ -349,8 +349,8 @@ def test_a_dropped_table_stops_no_revocation_no_heartbeat_and_no_tick(db: AppTab
 
     assert db.tick() is not None
     assert db.tick() is not None
-    assert [text for text in warnings if "its table public.echo_jobs is gone" in text] == [
-        "kind echo is skipped: its table public.echo_jobs is gone"
+    assert [text for text in warnings if "table public.echo_jobs not found" in text] == [
+        "kind echo is skipped: table public.echo_jobs not found"
     ]
     assert db.queue_row("echo", waiting) is None
     assert {row["kind"] for row in db.run("select distinct kind from worker.jobs")} == {"generation"}
@@ -363,7 +363,9 @@ def test_what_is_checked_at_the_registration_is_checked_again_at_the_end(db: App
     add_echo(db)
     db.run("select worker.check_kinds()")
     execute(db, NAMED_KEYS.replace("'picture_path'", "'elsewhere'"))
-    with pytest.raises(psycopg.errors.InvalidParameterValue, match=r"column picture_path .* is not declared by any hook"):
+    with pytest.raises(
+        psycopg.errors.InvalidParameterValue, match=r"column picture_path .* is not declared by any hook"
+    ):
         db.run("select worker.check_kinds()")
 
 

@@ -89,7 +89,7 @@ def test_the_printed_sql_says_how_it_is_applied() -> None:
 
 
 def test_sql_since_a_migration_that_is_not_there_is_refused_with_the_newest() -> None:
-    with pytest.raises(MigrationError, match=f"there is no migration 99: the newest is {NEWEST}, {NUMBERED[-1]}"):
+    with pytest.raises(MigrationError, match=f"migration 99 not found: the newest is {NEWEST}, {NUMBERED[-1]}"):
         render(99)
 
 

@@ -97,9 +97,7 @@ def test_a_training_goes_on_without_them_and_names_each_with_its_reason(fleet: F
     assert job["result"]["metrics"]["photos"] == len(GOOD)
     assert store.asked == 0
     told = next(phase for phase in phases(fleet, job_id) if "cannot be used" in phase)
-    assert told.startswith(
-        "7 of 10 photos cannot be used: bomb.png is too large (400 megapixels, at most 134), cut"
-    )
+    assert told.startswith("7 of 10 photos cannot be used: bomb.png is too large (400 megapixels, at most 134), cut")
 
 
 def test_with_two_left_the_job_fails_and_says_which_and_why(fleet: Fleet) -> None:

@@ -58,7 +58,7 @@ def _check_since(applied: Mapping[str | None, int], release: Release) -> None:
         if number and number not in [file.number for file in numbered]:
             newest = f"the newest is {numbered[-1].number}, {numbered[-1].name}" if numbered else "it has none"
             whose = "" if package is None else f" of {package}"
-            raise MigrationError(f"there is no migration {number}{whose}: {newest}.")
+            raise MigrationError(f"migration {number}{whose} not found: {newest}.")
 
 
 def _statement(file: SqlFile) -> str:
