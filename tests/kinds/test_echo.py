@@ -148,7 +148,7 @@ def test_without_its_package_everything_else_works_and_its_jobs_say_why_they_wai
     fleet.ready(1)
     waiting = echo(fleet.app)
     wait_until(
-        lambda: str(fleet.app.job("echo", waiting)["phase"]).endswith("whether it has the package likeness-echo"),
+        lambda: str(fleet.app.job("echo", waiting)["phase"]).endswith("that package likeness-echo is installed"),
         "the job to say why it waits",
     )
     assert fleet.app.one("select route from worker.stranded_jobs") == "echo"

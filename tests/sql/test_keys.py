@@ -157,7 +157,7 @@ def test_photographs_are_registered_under_their_own_subject(db: AppTables) -> No
             with pytest.raises(psycopg.errors.InvalidParameterValue, match=r"^path: "):
                 connection.execute(insert, [mine, key])
         for unknown in (theirs, uuid4()):
-            with pytest.raises(psycopg.errors.InsufficientPrivilege, match="subject_id: no such subject"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege, match="subject_id: subject not found"):
                 connection.execute(insert, [unknown, f"{stranger}/{theirs}/photos/1.jpg"])
         connection.execute(insert, [mine, f"{db.owner}/{mine}/photos/1.jpg"])
     with db.acting_as("service_role") as connection, pytest.raises(psycopg.errors.InvalidParameterValue):
