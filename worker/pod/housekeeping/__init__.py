@@ -1,7 +1,7 @@
 """What a pod does beside its jobs to keep the queue, the bucket and its own disk in order; one file a duty.
 
     tick.py         every 2 s, in the two pods that the database chose: take over from dead pods, end expired consent,
-                    explain why jobs wait, prune logs (`worker.tick` in sql/pods.sql)
+                    explain why jobs wait, prune logs (`worker.tick` in sql/housekeeping/)
     sweep.py        after a tick that found some: delete from storage what ended attempts left
     cache_purge.py  at every heartbeat's answer: delete the cached LoRAs of people whose consent ended
     health.py       every 5 s: touch this process's file, which `worker health` reads
