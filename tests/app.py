@@ -42,6 +42,8 @@ class App:
     uploads: str
     models: str
     owner: UUID = field(default_factory=uuid4)
+    tables: dict[str, str] = field(default_factory=lambda: dict(TABLES))
+    """The table of each kind; kinds of packages are added."""
 
     @classmethod
     def create(cls, url: str, s3_server: EmbeddedS3) -> App:
@@ -155,14 +157,19 @@ class App:
         """Insert a job as the owner of the database; returns its id."""
         names = sql.SQL(", ").join(sql.Identifier(name) for name in columns)
         values = sql.SQL(", ").join(sql.Placeholder() * len(columns))
-        statement = sql.SQL("insert into {} ({}) values ({}) returning id").format(_table(kind), names, values)
+        statement = sql.SQL("insert into {} ({}) values ({}) returning id").format(self._table(kind), names, values)
         row = self.database.execute(statement, list(columns.values())).fetchone()
         assert row is not None
         job: UUID = row["id"]
         return job
 
+    def _table(self, kind: str) -> sql.Identifier:
+        return sql.Identifier(*self.tables[kind].split("."))
+
     def job(self, kind: str, job_id: UUID) -> dict[str, Any]:
-        row = self.database.execute(sql.SQL("select * from {} where id = %s").format(_table(kind)), [job_id]).fetchone()
+        row = self.database.execute(
+            sql.SQL("select * from {} where id = %s").format(self._table(kind)), [job_id]
+        ).fetchone()
         assert row is not None, f"no {kind} job {job_id}"
         return row
 
@@ -190,10 +197,6 @@ class App:
     def read(self, bucket: str, key: str) -> bytes:
         body: bytes = self.s3.get_object(Bucket=bucket, Key=key)["Body"].read()
         return body
-
-
-def _table(kind: str) -> sql.Identifier:
-    return sql.Identifier(*TABLES[kind].split("."))
 
 
 def small_jpeg(seed: int) -> bytes:

@@ -12,12 +12,11 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from tests.app import TABLES, App
+from tests.app import App
 from tests.kinds.packages import migrate, python_path
 from tests.waiting import wait_until
 from tests.worker.conftest import Fleet, MakeFleet
 
-TABLES["echo"] = "public.echo_jobs"
 LONG = {"times": 1000, "pause_ms": 20}
 """Long enough to be stopped in the middle."""
 
@@ -25,6 +24,7 @@ LONG = {"times": 1000, "pause_ms": 20}
 @pytest.fixture(scope="module")
 def fleet(make_fleet: MakeFleet, echo_package: Path) -> Fleet:
     fleet = make_fleet(PYTHONPATH=python_path(echo_package))
+    fleet.app.tables["echo"] = "public.echo_jobs"
     ran = migrate(fleet.app.url, packages=(echo_package,))
     assert "likeness-echo: 0001_echo_jobs, likeness-echo: echo, views" in ran.stdout, ran.stderr
     return fleet
@@ -134,6 +134,7 @@ def test_without_its_package_everything_else_works_and_its_jobs_say_why_they_wai
     make_fleet: MakeFleet, echo_package: Path
 ) -> None:
     fleet = make_fleet()
+    fleet.app.tables["echo"] = "public.echo_jobs"
     assert migrate(fleet.app.url, packages=(echo_package,)).returncode == 0
     done = echo(fleet.app)
     fleet.app.run("update public.echo_jobs set status = 'completed', finished_at = now() where id = %s", done)

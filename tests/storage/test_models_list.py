@@ -44,7 +44,7 @@ def disk(tmp_path: Path) -> Path:
 def test_the_list_shows_disk_bucket_and_database(app: App, disk: Path) -> None:
     environment = worker_environment(app, disk)
     code, said, _ = run(disk, "push", "tiny-flux", **environment)
-    assert (code, "Pods notice it within half a minute" in said) == (0, True)
+    assert (code, "Pods find it within half a minute" in said) == (0, True)
     app.s3.put_object(Bucket=app.models, Key="models/base/half/vae.safetensors", Body=b"0")
     code, table, _ = run(disk, "list", "--check", **environment)
     assert code == 0

@@ -60,7 +60,7 @@ def started(kind: str, row: dict[str, object], **more: object) -> StartedJob:
             "subject": None,
             "base": None,
             "preset": None,
-            "inputs": {"photos": [], "models": []},
+            "inputs": {"photos": [], "min_photos": 3, "models": []},
             "checkpoint": None,
             "prefix": "",
             "job": row,
@@ -83,7 +83,7 @@ def test_words_are_screened_as_the_model_reads_them() -> None:
     training = {"trigger_word": None, "class_name": None}
     nameless = {
         "subject": {**ada, "trigger_word": None},
-        "inputs": {"photos": [{**photo, "caption": "little subject on a beach"}]},
+        "inputs": {"photos": [{**photo, "caption": "little subject on a beach"}], "min_photos": 3},
     }
     require(started("training", training, **nameless))
     with pytest.raises(PromptBlocked, match="a child"):  # the word that stands for it is the class's too
@@ -96,12 +96,12 @@ def test_words_are_screened_as_the_model_reads_them() -> None:
         "the trigger word": started("training", {**training, "trigger_word": "kid"}, subject=ada),
         "the class name": started("training", {**training, "class_name": "a child"}, subject=ada),
         "the caption of 7.jpg": started(
-            "training", {**training, "class_name": "girl"}, subject=ada, inputs={"photos": [photo]}
+            "training", {**training, "class_name": "girl"}, subject=ada, inputs={"photos": [photo], "min_photos": 3}
         ),
     }.items():
         with pytest.raises(PromptBlocked, match=f"^{what} asks for "):
             require(job)
-    require(started("training", training, subject=ada, inputs={"photos": [photo]}))
+    require(started("training", training, subject=ada, inputs={"photos": [photo], "min_photos": 3}))
     require(started("publish_lora", {"payload": {}}, subject={**ada, "trigger_word": "kid"}))
 
 

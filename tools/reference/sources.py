@@ -26,6 +26,7 @@ FOLDERS = (
     ("worker/ml", "training and drawing: paths and numbers in, paths and numbers out"),
     ("worker/ml/architectures", "one file a model family"),
     ("worker/models", "base models on disk and in the bucket"),
+    ("worker/models/hub", "base models from a public hub"),
     ("worker/storage", "the object store, and the pod's own disk"),
     ("worker/database", "the database as a pod and as its owner reach it"),
     ("worker/commands", "one file a command"),

@@ -13,9 +13,9 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from worker.console import console, table
 from worker.errors import CommandRefused, StorageError, WorkerError
+from worker.models.hub.pull import Pull
 from worker.models.importing import import_files
 from worker.models.inventory import COLUMNS, collect_inventory
-from worker.models.pull import Pull
 from worker.models.push import Push, PushResult
 from worker.settings import Settings
 from worker.storage.object_store import ObjectStore

@@ -7,13 +7,12 @@ prefix `models/base/{slug}/`.
     bases.py           the models of a pod        integrity.py   complete, undamaged
     partial_folder.py  unfinished downloads       locks.py       file locks between processes
     eviction.py        space for a new model
-    pull.py            from a hub to the disk     hub_files.py   which files of a repository
-                                                  hub_errors.py  what its errors mean
+    hub/               from a hub to the disk
     push.py            from the disk to the bucket
     importing.py       from single files to the disk
     inventory.py       every model and where it is stored
 
-`worker run` needs bases.py and what it imports; only the commands import the modules from pull.py on.
+`worker run` needs bases.py and what it imports; only the commands import the modules from hub/ on.
 """
 
 from worker.models.bases import BaseModels, JobModels

@@ -72,7 +72,12 @@ class Places:
 
 async def _kinds(settings: Settings) -> str:
     check_kinds(settings)
-    return "this pod accepts " + ", ".join(sorted(settings.worker_kinds or load_kinds()[0]))
+    kinds, unusable = load_kinds()
+    accepted = "this pod accepts " + ", ".join(sorted(settings.worker_kinds or kinds))
+    if unusable:
+        found = "; ".join(f"{kind.message}: {kind.reason}" for kind in unusable)
+        raise CheckWarning(f"{accepted}; {found}", "; ".join(kind.hint for kind in unusable))
+    return accepted
 
 
 async def _models_dir(settings: Settings) -> str:

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from worker.console import sanitize_line
 from worker.errors import CommandRefused
-from worker.models.hub_errors import translate_hub_errors
-from worker.models.hub_files import INDEX, select_files
+from worker.models.hub.errors import translate_hub_errors
+from worker.models.hub.files import INDEX, select_files
 from worker.models.locks import fetch_lock_path, try_file_lock
 from worker.models.manifest import Manifest, Origin, build_manifest
 from worker.models.names import UPSCALERS, partial_path, slug_path

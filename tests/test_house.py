@@ -1,0 +1,47 @@
+"""The house stays one where each kind of job, family and command has a room of its own."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from worker.kinds import CORE
+
+ROOT = Path(__file__).parent.parent
+SOURCES = [
+    path for folder in ("worker", "sql") for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".sql")
+]
+MAX_LINES = 400
+MAX_FILES = 12
+LISTS_OF_WORDS = {"sql/screened_terms.sql"}
+
+CORE_FILES = [
+    *(path for path in (ROOT / "sql").glob("*.sql") if path.name not in ("comments.sql", "consent.sql")),
+    *(ROOT / "sql" / "housekeeping").glob("*.sql"),
+    *(ROOT / "worker" / "pod").rglob("*.py"),
+    *(ROOT / "worker" / "jobs").rglob("*.py"),
+    ROOT / "worker" / "queue.py",
+]
+"""What does not know which kinds there are. In consent.sql, training and generation are purposes."""
+
+
+@pytest.mark.parametrize("path", CORE_FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_the_core_names_no_kind(path: Path) -> None:
+    kinds = "|".join(kind.name for kind in CORE)
+    assert re.findall(rf"""['"](?:{kinds})['"/:]""", path.read_text()) == []
+
+
+def test_no_source_file_is_longer_than_a_reader_holds() -> None:
+    lines = {path.relative_to(ROOT).as_posix(): len(path.read_text().splitlines()) for path in SOURCES}
+    assert {name: count for name, count in lines.items() if count > MAX_LINES} == {
+        name: lines[name] for name in LISTS_OF_WORDS
+    }
+
+
+def test_a_folder_of_more_than_a_dozen_files_says_why() -> None:
+    folders = {path.parent for path in SOURCES if path.suffix == ".py"}
+    large = [folder for folder in folders if len([*folder.glob("*.py")]) - 1 > MAX_FILES]
+    silent = [folder for folder in large if "dozen files" not in (folder / "__init__.py").read_text()]
+    assert silent == []
