@@ -73,7 +73,7 @@ end $$;
 comment on function worker.plain_columns is
   'Return the request columns that name neither a person nor an object and hold no words for a model. Default: none.';
 
--- ------------------------------------------------------------------------------------------------------- what is possible
+-- -------------------------------------------------------------------------------------------------------------- checks
 
 create or replace function worker.default_base(p_kind text, p_job jsonb) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp

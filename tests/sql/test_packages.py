@@ -138,9 +138,7 @@ def echoing(databases: Databases) -> Iterator[str]:
 
 @pytest.mark.parametrize("name", CORE_IS_CHANGED)
 def test_a_file_that_changes_what_is_not_its_own_is_refused(echoing: str, name: str) -> None:
-    with pytest.raises(
-        psycopg.errors.InsufficientPrivilege, match=rf"^package {PACKAGE}, more: it (changed|left) "
-    ):
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match=rf"^package {PACKAGE}, more: it (changed|left) "):
         apply_file(echoing, CORE_IS_CHANGED[name])
 
 
