@@ -233,7 +233,7 @@ comment on column worker.staged_objects.kind is 'The job''s kind.';
 comment on column worker.staged_objects.job_id is 'The job.';
 comment on column worker.staged_objects.attempt is 'The attempt that uploads it.';
 comment on column worker.staged_objects.owner_id is 'The owner of the job; clients see their own published objects.';
-comment on column worker.staged_objects.state is 'staged, checkpoint, published or deleting.';
+comment on column worker.staged_objects.state is 'staged, checkpoint, published or deleting (deletable: a pod deletes it).';
 comment on column worker.staged_objects.step is 'The training step of a checkpoint.';
 comment on column worker.staged_objects.created_at is 'When it was registered.';
 comment on column worker.staged_objects.deletions is 'How often it was deleted from storage; more than once, because a late upload may create it again.';

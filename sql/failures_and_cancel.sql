@@ -2,7 +2,7 @@
 
 -- ---------------------------------------------------------------------------------------------------- fail, release, stop
 
-create or replace function worker.count_failure(
+create or replace function worker.end_failed_attempt(
   p_kind text, p_job jsonb, p_code text, p_error text, p_delay interval, p_gpu_seconds double precision
 ) returns text
 language plpgsql volatile set search_path = pg_catalog, pg_temp
@@ -21,8 +21,8 @@ begin
   perform worker.requeue(p_kind, p_job, 1, p_delay, p_code, p_error, 'waiting to try again', p_gpu_seconds);
   return 'queued';
 end $$;
-comment on function worker.count_failure is
-  'Count one failure: requeue the job, or fail it when that was the last try or the error is never retried.';
+comment on function worker.end_failed_attempt is
+  'Count a failure and end the attempt: requeue the job, or fail it when that was the last attempt or the error is never retried.';
 
 create or replace function worker.fail_job(
   p_kind text, p_id uuid, p_attempt integer, p_code text, p_error text, p_retry_after interval default null, p_gpu_seconds double precision default 0
@@ -35,7 +35,7 @@ begin
   if v_job is null then
     return 'lost';
   end if;
-  return worker.count_failure(p_kind, v_job, p_code, left(p_error, 2000),
+  return worker.end_failed_attempt(p_kind, v_job, p_code, left(p_error, 2000),
     coalesce(p_retry_after, worker.backoff((v_job ->> 'failures')::integer + 1)), p_gpu_seconds);
 end $$;
 comment on function worker.fail_job is
@@ -61,6 +61,10 @@ begin
 end $$;
 comment on function worker.release_job is 'Requeue a job, which does not count as a failure; returns queued, cancelled, consent_denied or lost.';
 
+-- A revocation, an expiry (stop_jobs_of) and cancel_job all come here. A pod hears the notification and sends a heartbeat at
+-- once, whose answer is lease_state; a lost notification only makes it wait for the next heartbeat or report. The pod then
+-- stops the attempt and calls release_job or any other function that ends it: finish_stopped_job decides how it ended. The
+-- pod's side is in worker/errors.py, at Interruption.
 create or replace function worker.request_stop(p_kind text, p_id uuid, p_code text, p_error text) returns text
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$

@@ -111,7 +111,7 @@ as $$
     'preset', p_job -> 'preset',
     'inputs', inputs,
     -- For pods of 0.1.0.
-    'photos', coalesce(inputs -> 'photos', '[]'), 'models', coalesce(inputs -> 'models', '[]'),
+    'photos', coalesce(inputs -> 'photos', '[]'), 'models', coalesce(inputs -> 'loras', '[]'),
     'checkpoint', (select jsonb_build_object('step', step, 'bucket', bucket, 'key', key) from worker.staged_objects
                    where kind = p_kind and job_id = (p_job ->> 'id')::uuid and state = 'checkpoint' order by step desc limit 1),
     'prefix', worker.prefix(p_kind, p_job, (p_job ->> 'attempt')::integer))
@@ -285,7 +285,7 @@ begin
   return worker.lease_state(v_job);
 end $$;
 comment on function worker.save_checkpoint is
-  'Make an uploaded checkpoint the one that the next attempt resumes from, and mark earlier ones for deletion.';
+  'Make an uploaded checkpoint the one that the next attempt resumes from, and mark earlier ones as deletable.';
 
 -- -------------------------------------------------------------------------------------------------------------- complete
 

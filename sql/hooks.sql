@@ -1,5 +1,6 @@
--- Hooks: functions worker.{kind}__{hook} in sql/kinds/{kind}.sql that the core calls for a kind of job. They are found in the
--- catalog when the kind is registered; a kind without one gets the default written here. The core does not name any kind.
+-- Hooks: functions worker.{kind}__{hook} that the core calls for a kind of job, from sql/kinds/{kind}.sql or from the SQL of a
+-- package. They are found in the catalog when the kind is registered; a kind without one gets the default written here. The
+-- core does not name any kind.
 
 create or replace function worker.hook_signatures() returns table (hook text, arguments text, result text, may_write boolean)
 language sql immutable set search_path = pg_catalog, pg_temp
@@ -213,7 +214,7 @@ begin
     select from worker.staged_objects staged
     where staged.key = named.object_key and staged.kind = p_kind and staged.job_id = (p_job ->> 'id')::uuid
       and staged.attempt = (p_job ->> 'attempt')::integer and staged.state = 'staged') limit 1;
-  return 'not staged by this attempt: ' || v_unknown;
+  return case when v_unknown is not null then 'not staged by this attempt: ' || v_unknown end;
 exception when data_exception then
   return 'the result is malformed';
 end $$;

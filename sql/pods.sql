@@ -6,7 +6,7 @@ as $$ select ('x' || left(replace(p_pod_id::text, '-', ''), 16))::bit(64)::bigin
 comment on function worker.pod_lock_key is
   'Return the 64-bit key of the advisory lock that a pod''s session connection holds (shared) while its process lives.';
 
--- Read from pg_locks and never acquired: acquiring it would make the pod's own reconnect wait.
+-- The lock is looked up in pg_locks and never acquired: acquiring it would make the pod's own reconnect wait.
 create or replace function worker.lock_is_free(p_pod_id uuid) returns boolean
 language sql volatile set search_path = pg_catalog, pg_temp
 as $$
@@ -18,8 +18,8 @@ as $$
 $$;
 comment on function worker.lock_is_free is 'Return true if a pod''s advisory lock is free.';
 
--- Two, because one of them may have died. Locks are checked here too, because only a tick sets lock_free_since, and both
--- tickers may have died at once.
+-- Two pods tick, because one of them may have died. is_ticker checks locks itself, because only a tick sets lock_free_since,
+-- and both tickers may have died at once.
 create or replace function worker.is_ticker(p_pod_id uuid) returns boolean
 language sql volatile set search_path = pg_catalog, pg_temp
 as $$
@@ -31,7 +31,9 @@ as $$
 $$;
 comment on function worker.is_ticker is 'Return true if a pod is one of the two longest-running pods, which tick.';
 
--- The tick removes the row of a silent pod; where no pod is left to tick, the row stays.
+-- Not the opposite of is_dead, which decides whether a pod's jobs are taken over. This is for views, phases and reports: it
+-- does not look at locks, so for a moment a pod can be both. The tick deletes the row of a dead pod; where no pod is left to
+-- tick the row stays, and this is false.
 create or replace function worker.is_alive(p_pod worker.pods) returns boolean
 language sql stable set search_path = pg_catalog, pg_temp
 as $$ select p_pod.last_heartbeat > statement_timestamp() - worker.timing('pod_silent') $$;
@@ -124,13 +126,13 @@ begin
     v_inputs := worker.prefetch(v_row.kind, v_job);
     v_jobs := v_jobs || jsonb_build_object('kind', v_row.kind, 'id', v_row.job_id, 'base', v_job ->> 'base',
       'subject_id', v_job ->> 'subject_id', 'inputs', v_inputs,
-      'models', coalesce(v_inputs -> 'models', '[]'));  -- for pods of 0.1.0
+      'models', coalesce(v_inputs -> 'loras', '[]'));  -- for pods of 0.1.0
   end loop;
   return v_jobs;
 end $$;
 comment on function worker.peek is 'Return what the first jobs of these routes will need, for prefetching; only jobs whose people consent.';
 
--- These routes are claimed first, before those of the loaded base model.
+-- A pod claims jobs of starved routes first, before those of the loaded base model.
 create or replace function worker.starved_routes(p_routes text[], p_wait interval) returns text[]
 language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -154,7 +156,7 @@ $$;
 comment on function worker.usable_bases is
   'Return those of these base models that fit a pod''s memory and have the capabilities that every job of a kind needs.';
 
--- It increases when pods of the previous release cannot work with this schema.
+-- The number increases when pods of the previous release cannot work with this schema.
 create or replace function worker.schema_major() returns integer
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select 1 $$;

@@ -54,22 +54,22 @@ begin
   )
   insert into worker.pgqueuer_log (job_id, status, entrypoint, priority)
   select id, 'queued', entrypoint, priority from back;
-  perform worker.end_attempt(p_kind, v_id, (p_job ->> 'attempt')::integer, false);
+  perform worker.discard_staged_objects(p_kind, v_id, (p_job ->> 'attempt')::integer, false);
   perform worker.log_event(p_kind, v_id, (p_job ->> 'attempt')::integer, 'requeued',
     jsonb_build_object('code', p_code, 'error', p_error, 'phase', p_phase));
   perform pg_notify('likeness_queue', '');
 end $$;
 comment on function worker.requeue is 'Put a job back on the queue after an attempt, p_delay from now; p_failures is added to its failures.';
 
-create or replace function worker.end_attempt(p_kind text, p_id uuid, p_attempt integer, p_job_ended boolean) returns void
+create or replace function worker.discard_staged_objects(p_kind text, p_id uuid, p_attempt integer, p_job_ended boolean) returns void
 language sql volatile set search_path = pg_catalog, pg_temp
 as $$
   update worker.staged_objects set state = 'deleting', offer_after = clock_timestamp()
   where kind = p_kind and job_id = p_id
     and ((attempt = p_attempt and state = 'staged') or (p_job_ended and state in ('staged', 'checkpoint')))
 $$;
-comment on function worker.end_attempt is
-  'Mark for deletion what an ended attempt staged and did not publish; checkpoints are kept until the job ends.';
+comment on function worker.discard_staged_objects is
+  'Mark as deletable what an ended attempt staged and did not publish; checkpoints are kept until the job ends.';
 
 -- The caller holds the job's lock.
 create or replace function worker.finish_job(
@@ -88,7 +88,7 @@ begin
     using v_id, p_status, p_code, p_error, coalesce(p_gpu_seconds, 0), p_result;
   perform worker.dequeue_row(p_kind, v_id,
     (case p_status when 'completed' then 'successful' when 'cancelled' then 'canceled' else 'exception' end)::worker.pgqueuer_status);
-  perform worker.end_attempt(p_kind, v_id, v_attempt, true);
+  perform worker.discard_staged_objects(p_kind, v_id, v_attempt, true);
   perform worker.log_event(p_kind, v_id, v_attempt, p_status, jsonb_build_object('code', p_code, 'error', p_error));
   if p_code = 'consent_denied' then
     perform worker.log_refusal(p_kind, v_id, p_error);

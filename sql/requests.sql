@@ -9,7 +9,7 @@ as $$
 $$;
 comment on function worker.items is 'Return the elements of an array column of a job''s row; none for a NULL or missing column.';
 
--- The worker's own S3 key bypasses RLS, so this is the check.
+-- The worker's own S3 key bypasses RLS, so key_error is the check of whose objects a job reads.
 create or replace function worker.key_error(p_owner_id uuid, p_key text, p_inputs_allowed boolean) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -141,7 +141,7 @@ as $$
 $$;
 comment on function worker.preset_error is 'Return why the preset that a job names may not be used, or NULL.';
 
--- First ownership, then the base model, then the kind's own checks.
+-- Ownership is checked first, then the base model, then what the kind itself checks.
 create or replace function worker.request_error(p_kind text, p_job jsonb) returns text
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -154,7 +154,7 @@ as $$
 $$;
 comment on function worker.request_error is 'Return why a request cannot be done, or NULL.';
 
--- It names the rule and never quotes the text.
+-- The message names the rule and never quotes the text.
 create or replace function worker.prompt_error(p_kind text, p_job jsonb) returns text
 language sql stable set search_path = pg_catalog, pg_temp
 as $$

@@ -6,7 +6,7 @@ language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select p_code not in ('consent_denied', 'prompt_blocked', 'output_blocked', 'invalid_input', 'input_missing') $$;
 comment on function worker.is_retried is 'Return true if a failure is retried; the others would fail in the same way again.';
 
--- Such a job is requeued, which does not count as a failure, and its pod stops offering the route.
+-- A job with such a failure is requeued, which does not count as a failure, and its pod stops offering the route.
 create or replace function worker.is_fault_of_pod(p_code text) returns boolean
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select p_code in ('model_missing', 'out_of_memory') $$;

@@ -26,7 +26,7 @@ def payload(row: dict[str, Any], **more: Any) -> dict[str, Any]:
         "subject": None,
         "base": None,
         "preset": None,
-        "inputs": {"photos": [], "min_photos": 3, "models": []},
+        "inputs": {"photos": [], "min_photos": 3, "loras": []},
         "checkpoint": None,
         "prefix": "p/",
         "job": row,

@@ -19,10 +19,11 @@ begin
   perform worker.reap();
   perform worker.expire_consent();
   perform worker.note_missing_tables();
+  perform worker.fail_stranded_jobs(kinds) from worker.live_kinds() kinds;
   perform worker.explain_waiting(kinds) from worker.live_kinds() kinds;
   perform worker.reconcile();
   perform worker.prune();
   return (select count(*) from worker.staged_objects where state = 'deleting' and offer_after <= clock_timestamp());
 end $$;
 comment on function worker.tick is
-  'Run the housekeeping: reap, expire consent, explain what waits, reconcile, prune. Returns how many objects wait to be deleted from storage; NULL while another tick runs.';
+  'Run the housekeeping: reap, expire consent, note missing tables, fail stranded jobs, explain why others wait, reconcile, prune. Returns how many objects wait to be deleted from storage; NULL while another tick runs.';

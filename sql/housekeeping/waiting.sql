@@ -1,4 +1,4 @@
--- Stranded jobs: why no live pod can run them.
+-- Stranded jobs, which no live pod can run: fail those that a pod has tried and could not run, write to the others why they wait.
 
 -- min_vram_gib is the nominal memory of a GPU; its driver and error correction use up to a tenth of that.
 create or replace function worker.fits_memory(p_needed_gib double precision, p_vram_gib double precision) returns boolean
@@ -39,15 +39,45 @@ begin
 end $$;
 comment on function worker.why_stranded is 'Return why no live pod offers a route; NULL when one does.';
 
--- A job is failed when a pod released it for its own fault and its route is not listed by any pod; not while every pod
--- restarts, nor while a pod that lists the route is only silent. Some at a time: each is locked until the tick commits, and
--- a tick that reached its pod's statement_timeout would start again and again.
+-- A job is failed when a pod released it for its own fault (is_fault_of_pod) and its route is not listed by any pod; not while
+-- every pod restarts, nor while a pod that lists the route is only silent. Some at a time, here and below: each is locked until the tick
+-- commits, and a tick that reached its pod's statement_timeout would start again and again.
+create or replace function worker.fail_stranded_jobs(p_kind worker.job_kinds) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_route text;
+  v_job_id uuid;
+  v_job jsonb;
+begin
+  if not exists (select from worker.pods where worker.is_alive(pods)) then
+    return;
+  end if;
+  for v_route in
+    select distinct entrypoint from worker.pgqueuer
+    where status = 'queued' and split_part(entrypoint, '/', 1) = p_kind.kind
+      and not exists (select from worker.pods where entrypoint = any (routes))
+  loop
+    for v_job_id in execute format(
+      'select job.id from worker.pgqueuer queue join %s job on job.id = split_part(queue.dedupe_key, '':'', 2)::uuid
+       where queue.status = ''queued'' and queue.entrypoint = $1 and job.status = ''queued'' and worker.is_fault_of_pod(job.error_code)
+       order by job.id limit 500', p_kind.table_name)
+      using v_route
+    loop
+      v_job := worker.try_lock_job(p_kind.kind, v_job_id);
+      if v_job ->> 'status' = 'queued' and worker.is_fault_of_pod(v_job ->> 'error_code') then
+        perform worker.finish_job(p_kind.kind, v_job, 'failed', v_job ->> 'error_code', v_job ->> 'error');
+      end if;
+    end loop;
+  end loop;
+end $$;
+comment on function worker.fail_stranded_jobs is
+  'Fail the jobs that a pod could not run for lack of a model or of memory, and whose route no pod offers any more.';
+
 create or replace function worker.explain_waiting(p_kind worker.job_kinds) returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_pods_live boolean := exists (select from worker.pods where worker.is_alive(pods));
-  v_gone boolean;
   v_route text;
   v_phase text;
   v_job_id uuid;
@@ -57,29 +87,24 @@ begin
     select entrypoint, 'waiting: no live pod can take this: ' || worker.why_stranded(entrypoint)
     from (select distinct entrypoint from worker.pgqueuer where status = 'queued' and split_part(entrypoint, '/', 1) = p_kind.kind) waiting
   loop
-    if v_phase is null then
+    if v_phase is null then  -- a live pod offers the route
       execute format(
         'update %1$s set phase = ''waiting'' where id in (
            select job.id from %1$s job where status = ''queued'' and phase like ''waiting: no live pod can take this: %%''
              and worker.route($1, to_jsonb(job)) = $2 order by job.id for update skip locked)', p_kind.table_name) using p_kind.kind, v_route;
       continue;
     end if;
-    v_gone := v_pods_live and not exists (select from worker.pods where v_route = any (routes));
     for v_job_id in execute format(
       'select job.id from worker.pgqueuer queue join %s job on job.id = split_part(queue.dedupe_key, '':'', 2)::uuid
-       where queue.status = ''queued'' and queue.entrypoint = $1 and job.status = ''queued''
-         and ($3 and worker.is_fault_of_pod(job.error_code) or job.phase is distinct from $2)
+       where queue.status = ''queued'' and queue.entrypoint = $1 and job.status = ''queued'' and job.phase is distinct from $2
        order by job.id limit 500', p_kind.table_name)
-      using v_route, v_phase, v_gone
+      using v_route, v_phase
     loop
       v_job := worker.try_lock_job(p_kind.kind, v_job_id);
-      continue when v_job is null or v_job ->> 'status' <> 'queued';
-      if v_gone and worker.is_fault_of_pod(v_job ->> 'error_code') then
-        perform worker.finish_job(p_kind.kind, v_job, 'failed', v_job ->> 'error_code', v_job ->> 'error');
-      else
+      if v_job ->> 'status' = 'queued' then
         execute format('update %s set phase = $2 where id = $1', p_kind.table_name) using v_job_id, v_phase;
       end if;
     end loop;
   end loop;
 end $$;
-comment on function worker.explain_waiting is 'Write to phase that no live pod can run a job, and why, or fail the job.';
+comment on function worker.explain_waiting is 'Write to phase that no live pod can run a job, and why, until one can.';

@@ -33,6 +33,9 @@ $$;
 comment on function worker.generation__named_keys is
   'Return the references, which show people, the control picture, which may show none, and the LoRAs.';
 
+-- Early feedback on the words of the request and its preset. Unlike merged_prompt in worker/jobs/wording.py, this adds no trigger
+-- word that the prompt lacks; the worker screens the prompt that the model reads. The scales of LoRAs are left out, because a
+-- request is screened before the CHECKs of its table: scales that cannot be read are theirs to refuse.
 create or replace function worker.generation__texts(p_job jsonb) returns table (column_name text, words text, screens text)
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -94,16 +97,17 @@ comment on function worker.generation__inputs_error is 'Return an error for a su
 
 create or replace function worker.generation__payload(p_job jsonb) returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp
-as $$ select jsonb_build_object('models', worker.generation_loras(p_job)) $$;
-comment on function worker.generation__payload is 'Return models: the LoRAs to generate with.';
+as $$ select jsonb_build_object('loras', worker.generation_loras(p_job)) $$;
+comment on function worker.generation__payload is 'Return loras: the LoRAs to generate with.';
 
 create or replace function worker.generation__prefetch(p_job jsonb) returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp
-as $$ select jsonb_build_object('models', worker.generation_loras(p_job)) $$;
-comment on function worker.generation__prefetch is 'Return models: the LoRAs to prefetch.';
+as $$ select jsonb_build_object('loras', worker.generation_loras(p_job)) $$;
+comment on function worker.generation__prefetch is 'Return loras: the LoRAs to prefetch.';
 
 -- -------------------------------------------------------------------------------------------------------------- result
 
+-- keyvalue() finds both names in one path, and raises a data exception for a picture that is not an object.
 create or replace function worker.generation__result_keys(p_result jsonb) returns setof text
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$

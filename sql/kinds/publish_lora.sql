@@ -7,7 +7,7 @@ as $$ select hashtextextended('convenience copy of ' || p_subject_id, 0) $$;
 comment on function worker.subject_lock_key is
   'Return the key of the advisory lock for copying and erasing a subject''s LoRA: not of the row, so that no copy makes a revocation wait.';
 
--- Called before and after copying.
+-- The handler calls lora_to_copy before and after copying.
 create or replace function worker.lora_to_copy(p_kind text, p_id uuid, p_attempt integer) returns jsonb
 language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$

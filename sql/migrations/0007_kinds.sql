@@ -61,5 +61,6 @@ drop function if exists worker.named_keys(jsonb), worker.subjects_of(jsonb), wor
   worker.prompt_error(jsonb), worker.merged_prompt(jsonb), worker.models_of(jsonb), worker.photos_of(jsonb), worker.photos_error(jsonb),
   worker.staging_prefix(text, jsonb, integer), worker.publish_training(jsonb, jsonb),
   worker.settle(text, jsonb, text, text, text, double precision, jsonb), worker.settle_stopped(text, jsonb, double precision),
-  worker.charge_failure(text, jsonb, text, text, interval, double precision), worker.give_back(uuid, interval, text[], text);
+  worker.charge_failure(text, jsonb, text, text, interval, double precision), worker.give_back(uuid, interval, text[], text),
+  worker.end_attempt(text, uuid, integer, boolean);
 delete from worker.schema_versions where name = 'endings';

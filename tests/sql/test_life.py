@@ -73,7 +73,7 @@ def test_a_start_brings_everything_a_handler_needs(db: AppTables, pod: Pod) -> N
     assert payload["prefix"] == f"{db.owner}/{subject}/generated/{job}/1/"
     assert (payload["purpose"], payload["subjects"]) == ("generation", [str(subject)])
     assert (payload["base"]["slug"], payload["preset"]["prompt"], payload["job"]["steps"]) == ("tiny-flux", "in oil", 3)
-    assert [(item["id"], item["scale"]) for item in payload["models"]] == [(str(model), 0.5)]
+    assert [(item["id"], item["scale"]) for item in payload["inputs"]["loras"]] == [(str(model), 0.5)]
     training = pod.run("training", db.request("training", subject_id=subject)).payload
     assert [photo["path"] for photo in training["photos"]] == photos
     assert training["prefix"] == f"{subject}/{training['id']}/1/"
@@ -85,17 +85,17 @@ def test_the_newest_unretired_lora_is_used_unless_others_are_named(db: AppTables
     db.run("update public.subjects_models set retired_at = now() where id = %s", retired)
     for wanted, named in ((current, {}), (old, {"model_ids": [old]})):
         attempt = pod.run("generation", db.request("generation", subject_id=subject, prompt="x", **named))
-        assert [item["id"] for item in attempt.payload["models"]] == [str(wanted)]
+        assert [item["id"] for item in attempt.payload["inputs"]["loras"]] == [str(wanted)]
 
 
 def test_a_lora_of_the_base_itself_goes_before_a_newer_one_of_its_family(db: AppTables, pod: Pod) -> None:
     subject = db.add_subject()
     of_the_family = db.add_lora(subject, base=ABLE_BASE)
     drawn = {"subject_id": subject, "prompt": "x", "base": TINY_BASE}
-    assert pod.run("generation", db.request("generation", **drawn)).payload["models"][0]["id"] == str(of_the_family)
+    assert pod.run("generation", db.request("generation", **drawn)).payload["inputs"]["loras"][0]["id"] == str(of_the_family)
     of_the_base = db.add_lora(subject, base=TINY_BASE)
     db.add_lora(subject, base=ABLE_BASE)
-    assert pod.run("generation", db.request("generation", **drawn)).payload["models"][0]["id"] == str(of_the_base)
+    assert pod.run("generation", db.request("generation", **drawn)).payload["inputs"]["loras"][0]["id"] == str(of_the_base)
 
 
 def test_what_is_missing_at_the_start_ends_the_job_with_the_reason(db: AppTables, pod: Pod) -> None:

@@ -60,7 +60,7 @@ def started(kind: str, row: dict[str, object], **more: object) -> StartedJob:
             "subject": None,
             "base": None,
             "preset": None,
-            "inputs": {"photos": [], "min_photos": 3, "models": []},
+            "inputs": {"photos": [], "min_photos": 3, "loras": []},
             "checkpoint": None,
             "prefix": "",
             "job": row,
@@ -90,7 +90,7 @@ def test_words_are_screened_as_the_model_reads_them() -> None:
         require(started("training", {**training, "class_name": "girl"}, **nameless))
     for what, job in {
         "the prompt": started(
-            "generation", {"prompt": "girl at sea", "negative_prompt": None}, inputs={"models": [young]}
+            "generation", {"prompt": "girl at sea", "negative_prompt": None}, inputs={"loras": [young]}
         ),
         "the negative prompt": started("generation", {"prompt": "", "negative_prompt": "adult"}),
         "the trigger word": started("training", {**training, "trigger_word": "kid"}, subject=ada),

@@ -1,6 +1,6 @@
--- Objects that ended attempts left in storage: a pod deletes them, because the database cannot.
+-- Deletable objects: what ended attempts left in storage, state deleting. A pod deletes them, because the database cannot.
 
--- Their state was committed before a pod reads it here. They are offered again if no pod confirms the deletion.
+-- The state of an object was committed before a pod reads it here. An object is offered again if no pod confirms its deletion.
 create or replace function worker.claim_deletable_objects(p_limit integer) returns jsonb
 language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -8,14 +8,14 @@ as $$
     select id from worker.staged_objects where state = 'deleting' and offer_after <= clock_timestamp()
     order by offer_after limit p_limit for update skip locked
   ), taken as (
-    update worker.staged_objects garbage set offer_after = clock_timestamp() + worker.timing('deletion_unconfirmed')
-    from due where garbage.id = due.id returning garbage.id, garbage.bucket, garbage.key
+    update worker.staged_objects object set offer_after = clock_timestamp() + worker.timing('deletion_unconfirmed')
+    from due where object.id = due.id returning object.id, object.bucket, object.key
   )
   select coalesce(jsonb_agg(jsonb_build_object('id', id, 'bucket', bucket, 'key', key)), '[]') from taken
 $$;
 comment on function worker.claim_deletable_objects is 'Return objects of ended attempts that the calling pod is to delete from storage.';
 
--- Offered again after the longest upload deadline and twice more: the PUT of a pod that was suspended may arrive late.
+-- An object is offered again after the longest upload deadline and twice more: the PUT of a pod that was suspended may arrive late.
 create or replace function worker.mark_objects_deleted(p_ids bigint[]) returns void
 language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
