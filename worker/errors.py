@@ -13,7 +13,7 @@
     │   ├── WorkerLost         worker_lost      retried with backoff
     │   ├── JobTimeout         timeout          retried with backoff
     │   └── InternalError      internal         retried with backoff
-    ├── JobInterrupted         the attempt must stop: cancelled or revoked, shutdown, lease lost
+    ├── JobInterrupted         the attempt must stop: cancelled or revoked, timeout, lease lost, shutdown
     ├── SettingsError          a wrong or missing setting: exit code 2, before anything starts
     └── CommandRefused         a command cannot do what it was asked to do: exit code 1
 
@@ -115,10 +115,23 @@ BY_CODE: dict[str, type[WorkerError]] = {cls.code: cls for cls in WorkerError.__
 
 
 class Interruption(StrEnum):
-    """Why a running attempt must stop early."""
+    """Why a running attempt must stop early. All but SHUTDOWN are lease states of the database (`worker.lease_state`).
 
-    CANCELLED = "cancel"
-    """The job was cancelled, or a person in it revoked consent."""
+    How a cancellation or revocation reaches the GPU:
+
+        public.cancel_job; or public.revoke_consent, expiry → worker.stop_jobs_of     one call for each open job
+        worker.request_stop       sets cancel_requested_at and cancel_code, NOTIFY likeness_cancel
+        Session.on_cancel         a pod that runs the job hears it, and sends a heartbeat at once
+        worker.heartbeat          answers `cancel` for that lease; so do report_job and stage_objects
+        Lease.interrupt           sets `interruption`; the first reason counts
+        JobRunner._stop_handler   GpuChild.interrupt ends the task on the GPU, then the handler is cancelled
+        Lease.release             the database ends the job: cancelled, or failed with consent_denied
+
+    Where the notification is lost, the next heartbeat or report has the same answer.
+    """
+
+    STOP_REQUESTED = "cancel"
+    """The job was cancelled, or a person in it revoked consent: `cancel_code` says which, and only SQL reads it."""
     TIMEOUT = "timeout"
     """It ran longer than `max_runtime`."""
     LEASE_LOST = "lost"

@@ -75,7 +75,7 @@ class Kind:
     """The worker's part of a kind of job. SQL has the rest: table, purpose, slot, what may be published.
 
     Before every `run` the worker screens `texts`, and checks again that every person in the job consents. A kind that
-    uses the GPU has the slot `gpu` and a column `base`: a pod offers it for each base that it can load.
+    uses the GPU has the slot `gpu`. If its table has a column `base`, a pod offers it for each base that it can load.
     """
 
     name: str
@@ -84,7 +84,7 @@ class Kind:
     """Runs a started attempt and returns its result, for the SQL hooks `result_keys`, `result_error` and `publish`.
 
     It registers what it uploads with `lease.stage`, every key under `lease.job.prefix`; passes its GPU work to
-    `context.compute` and calls `context.computed` when the GPU is free; raises one of `worker.errors` (any other
+    `context.compute` and calls `context.mark_computed` when the GPU is free; raises one of `worker.errors` (any other
     exception is `internal`). It may be cancelled at any await and run again: it must be safe to run twice."""
     texts: Callable[[StartedJob], Iterable[Text]]
     """All words of a job that will reach a model, merged as the model reads them; `no_texts` if there are none."""

@@ -78,7 +78,7 @@ class Worker:
         self._stopping = asyncio.Event()
         self._abort = asyncio.Event()
         self._sweep = Sweep(self._database, self._store)
-        self._tick = Tick(self._database, on_garbage=self._sweep.request)
+        self._tick = Tick(self._database, on_deletable_objects=self._sweep.request)
         self._session = Session(
             url=settings.listen_url.get_secret_value(),
             database=self._database,
@@ -218,6 +218,7 @@ class Worker:
 
     async def _preferences(self, routes: list[str]) -> list[list[str]]:
         """Return the routes to ask for before all others, the most urgent first."""
+        # A route without a base counts as one of the loaded base: its job makes the GPU load no other.
         loaded = [route for route in routes if route.partition("/")[2] in ("", self._runner.loaded_base)]
         if self._runner.loaded_base is None or len(loaded) == len(routes):
             return []  # no base is loaded, or all routes use it: no affinity, so no route can starve
@@ -227,6 +228,7 @@ class Worker:
 
     def _begin(self, kind: str, job_id: UUID, slot_of: dict[str, str]) -> None:
         """Run a claimed job in its slot."""
+        # A claim names the kind, not the route; all routes of a kind have the same slot.
         slot = next(slot for route, slot in slot_of.items() if route.split("/")[0] == kind)
         self._free[slot] -= 1
         if slot == "gpu":

@@ -14,7 +14,7 @@ import pytest
 from diffusers import FluxTransformer2DModel
 from diffusers.models.embeddings import CombinedTimestepTextProjEmbeddings
 
-from tests.ml.runs import finish
+from tests.ml.runs import finish, lora_config
 from worker.demo.drawing import portrait
 from worker.ml import base_models
 from worker.ml.base_models import Base
@@ -22,7 +22,7 @@ from worker.ml.batches import Photo
 from worker.ml.train_lora import LoraConfig, TrainedLora, train
 
 TRIGGER = "ohwx"
-QUICK_CONFIG = LoraConfig(steps=120, rank=16, learning_rate=5e-3, resolution=96, batch_size=6)
+QUICK_CONFIG = lora_config(steps=120, rank=16, learning_rate=5e-3, resolution=96, batch_size=6)
 """A few seconds on the tiny base, after which the person is recognisable."""
 LEARNING_RATES = {"flux": 5e-3, "sd15": 1e-2}
 PEOPLE = {"example": portrait.Person.example(), "other": portrait.Person.other()}

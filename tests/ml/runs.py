@@ -1,4 +1,4 @@
-"""Draining the generators of `ml`."""
+"""Draining the generators of `ml`, and the settings that most tests share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,21 @@ import numpy as np
 import numpy.typing as npt
 
 from worker.ml.generate import Picture
-from worker.ml.train_lora import TrainedLora
+from worker.ml.train_lora import LoraConfig, TrainedLora
+
+UNLESS_GIVEN = {
+    "rank": 16,
+    "learning_rate": 1e-4,
+    "resolution": 512,
+    "batch_size": 1,
+    "caption_dropout": 0.05,
+    "preservation": 0.25,
+}
+
+
+def lora_config(**settings: Any) -> LoraConfig:
+    """Settings of a training; UNLESS_GIVEN has those that a test does not care about."""
+    return LoraConfig(**UNLESS_GIVEN | settings)
 
 
 def finish(training: Generator[Any, None, TrainedLora]) -> TrainedLora:

@@ -16,13 +16,14 @@ from safetensors.torch import load_file, save_file
 
 from tests.ml.families import only_flux, only_sd15
 from tests.ml.keys import DATA, listed_keys
+from tests.ml.runs import lora_config
 from worker.ml import lora_files
 from worker.ml.architectures.flux import Flux
 from worker.ml.architectures.sd15 import StableDiffusion15
 from worker.ml.base_models import Base
 from worker.ml.errors import ModelUnreadable
 from worker.ml.generate import LoraUse, PictureRequest, generate
-from worker.ml.train_lora import LoraConfig, TrainedLora, file_metadata
+from worker.ml.train_lora import TrainedLora, file_metadata
 
 LAYERS = {
     "flux": "transformer.single_transformer_blocks.0.attn.to_q.lora_{}.weight",
@@ -132,7 +133,7 @@ def test_every_ss_name_is_one_that_sd_scripts_writes(trained: TrainedLora) -> No
 @only_flux
 def test_metadata_cannot_hold_a_persons_name(base: Base) -> None:
     with pytest.raises(ValueError, match="subject"):
-        file_metadata(base, LoraConfig(steps=1), 1, {"subject": "Ada"})
+        file_metadata(base, lora_config(steps=1), 1, {"subject": "Ada"})
 
 
 def test_the_bytes_depend_on_the_content_alone(tmp_path: Path) -> None:

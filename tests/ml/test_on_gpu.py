@@ -9,20 +9,20 @@ import numpy as np
 import pytest
 import torch
 
-from tests.ml.runs import finish, pictures
+from tests.ml.runs import finish, lora_config, pictures
 from worker.demo.held_out_loss import held_out_loss
 from worker.ml import base_models, upscale
 from worker.ml.base_models import Base
 from worker.ml.batches import Photo
 from worker.ml.generate import LoraUse, PictureRequest, generate
-from worker.ml.train_lora import Checkpoint, LoraConfig, train
+from worker.ml.train_lora import Checkpoint, train
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
 REQUEST = PictureRequest("a photo", negative_prompt=None, width=64, height=96, steps=4, guidance=3.5, seed=1)
-CONFIG = LoraConfig(steps=30, rank=8, learning_rate=5e-3, resolution=64, batch_size=4)
+CONFIG = lora_config(steps=30, rank=8, learning_rate=5e-3, resolution=64, batch_size=4)
 
 
 @pytest.fixture(scope="module")

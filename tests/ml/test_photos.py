@@ -16,14 +16,14 @@ import pillow_heif
 import pytest
 from PIL import Image, ImageCms, ImageOps
 
-from tests.ml.runs import finish
+from tests.ml.runs import finish, lora_config
 from worker.demo.drawing.portrait import Person, draw, scenes
 from worker.ml import photos
 from worker.ml.base_models import Base
 from worker.ml.batches import Photo
 from worker.ml.errors import BadInput
 from worker.ml.photos import UnusablePhoto
-from worker.ml.train_lora import LoraConfig, PhotosSkipped, train
+from worker.ml.train_lora import PhotosSkipped, train
 
 ORIENTATION = 0x0112
 UNDO_ORIENTATION = {  # what undoes each orientation of EXIF 2.32 (table in 4.6.4, tag Orientation)
@@ -356,7 +356,7 @@ def test_a_training_continues_without_unusable_photos_and_steps_count_the_rest(
     for name, (content, _) in UNUSABLE.items():
         (tmp_path / name).write_bytes(content)
         mixed.append(Photo(tmp_path / name, "a photo"))
-    run = train(base, mixed, LoraConfig(resolution=64), workdir=tmp_path, metadata={}, fewest_photos=2)
+    run = train(base, mixed, lora_config(resolution=64), workdir=tmp_path, metadata={}, fewest_photos=2)
     skipped = next(event for event in run if isinstance(event, PhotosSkipped))
     run.close()
     assert {photo.path.name: photo.reason for photo in skipped.photos} == {
@@ -371,7 +371,7 @@ def test_a_training_continues_without_unusable_photos_and_steps_count_the_rest(
     assert (among.photos, among.sha256) == (2, alone.sha256)
 
 
-SHORT = LoraConfig(steps=2, rank=2, resolution=64)
+SHORT = lora_config(steps=2, rank=2, resolution=64)
 
 
 def test_a_training_with_too_few_photos_names_the_unusable_ones(

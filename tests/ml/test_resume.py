@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.ml.runs import finish
+from tests.ml.runs import finish, lora_config
 from worker.ml import base_models
 from worker.ml.base_models import Base
 from worker.ml.batches import Photo
 from worker.ml.phases import Phase
-from worker.ml.train_lora import Checkpoint, LoraConfig, Step, TrainedLora, train
+from worker.ml.train_lora import Checkpoint, Step, TrainedLora, train
 
-CONFIG = LoraConfig(
+CONFIG = lora_config(
     steps=14,
     rank=4,
     learning_rate=3e-3,

@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 import torch
 
-from tests.ml.runs import pictures
+from tests.ml.runs import lora_config, pictures
 from worker.ml import generate as drawing
 from worker.ml import train_lora as training
 from worker.ml.base_models import Base
 from worker.ml.batches import Photo
 from worker.ml.errors import BadInput, ModelUnreadable
 from worker.ml.generate import LoraUse, PictureRequest, generate
-from worker.ml.train_lora import LoraConfig, TrainedLora, train
+from worker.ml.train_lora import TrainedLora, train
 
 REQUEST = PictureRequest("a photo", negative_prompt=None, width=64, height=64, steps=3, guidance=2.0, seed=5)
-CONFIG = LoraConfig(steps=4, rank=4, learning_rate=1e-2, resolution=64, batch_size=3)
+CONFIG = lora_config(steps=4, rank=4, learning_rate=1e-2, resolution=64, batch_size=3)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.ml.conftest import TRIGGER
-from tests.ml.runs import finish
+from tests.ml.runs import finish, lora_config
 from worker.demo.held_out_loss import held_out_loss
 from worker.jobs.wording import name_class
 from worker.ml.architectures import ARCHITECTURES
@@ -34,7 +34,7 @@ def batch_of(base: Base, photos: list[Photo]) -> Callable[..., Batch]:
     samples, _ = encode_photos(base, of_a_class(photos), 64)
     texts = encode_captions(base, [caption for sample in samples for caption in sample.photo.captions])
     data = TrainingData(samples, texts)
-    defaults = LoraConfig(batch_size=5, caption_dropout=0, preservation=0)
+    defaults = lora_config(batch_size=5, caption_dropout=0, preservation=0)
 
     def draw(step: int, **settings: float) -> Batch:
         return draw_batch(base, data, replace(defaults, **settings), step)
@@ -73,7 +73,7 @@ def test_photos_of_different_shapes_share_no_batch(base: Base, photos: list[Phot
         Image.new("RGB", (120, 80), "red").save(photo.path)
     samples, _ = encode_photos(base, [*photos[:3], *wide], 64)
     texts = encode_captions(base, [sample.photo.caption for sample in samples])
-    data, config = TrainingData(samples, texts), LoraConfig(batch_size=2, caption_dropout=0, preservation=1)
+    data, config = TrainingData(samples, texts), lora_config(batch_size=2, caption_dropout=0, preservation=1)
     batches = [draw_batch(base, data, config, step) for step in range(4)]
     assert not any(batch.preserved.any() for batch in batches), "no class caption, no preservation"
     assert sorted(len(batch.latents) for batch in batches) == [1, 1, 2, 2]
@@ -138,7 +138,7 @@ def test_preservation_costs_a_second_pass_only_where_it_is_used_and_does_not_cha
     base: Base, photos: list[Photo], batch_of: Callable[..., Batch], tmp_path: Path
 ) -> None:
     passes: list[int] = []
-    config = LoraConfig(steps=12, rank=4, learning_rate=1e-3, resolution=64, caption_dropout=0, preservation=0.4)
+    config = lora_config(steps=12, rank=4, learning_rate=1e-3, resolution=64, caption_dropout=0, preservation=0.4)
     denoiser = base.architecture.modules(base.parts)[base.architecture.denoiser]
     hook = denoiser.register_forward_hook(lambda *_: passes.append(1))
     losses, counted = [], []
@@ -278,7 +278,7 @@ def test_in_bfloat16_as_on_a_gpu_a_training_runs_and_its_lora_is_bfloat16(
     half = replace(base, parts=parts, dtype=torch.bfloat16)
     for module in half.architecture.modules(parts).values():
         module.requires_grad_(False)
-    config = LoraConfig(steps=10, rank=4, learning_rate=5e-3, resolution=64, batch_size=4)
+    config = lora_config(steps=10, rank=4, learning_rate=5e-3, resolution=64, batch_size=4)
     trained = finish(train(half, of_a_class(photos), config, workdir=tmp_path, metadata={}))
     assert {weights.dtype for weights in load_file(trained.path).values()} == {torch.bfloat16}
     assert held_out_loss(half, photos[:2], trained.path, resolution=64) < held_out_loss(
@@ -301,14 +301,14 @@ def test_in_bfloat16_as_on_a_gpu_a_training_runs_and_its_lora_is_bfloat16(
 def test_impossible_settings_are_refused(
     base: Base, photos: list[Photo], tmp_path: Path, change: dict[str, float]
 ) -> None:
-    config = replace(LoraConfig(steps=1), **change)
+    config = replace(lora_config(steps=1), **change)
     with pytest.raises(BadInput, match=next(iter(change))):
         next(train(base, photos, config, workdir=tmp_path, metadata={}))
 
 
 def test_no_photos_are_refused(base: Base, tmp_path: Path) -> None:
     with pytest.raises(BadInput):
-        next(train(base, [], LoraConfig(steps=1), workdir=tmp_path, metadata={}))
+        next(train(base, [], lora_config(steps=1), workdir=tmp_path, metadata={}))
 
 
 @pytest.mark.parametrize(("photo_count", "steps"), [(1, 800), (15, 1500), (60, 2500)])

@@ -20,12 +20,12 @@ from diffusers import (
 
 from tests.ml import vanilla
 from tests.ml.families import only_sd15
-from tests.ml.runs import finish, pictures
+from tests.ml.runs import finish, lora_config, pictures
 from worker.ml import base_models
 from worker.ml.base_models import Base
 from worker.ml.batches import Photo, TrainingData, draw_batch, encode_captions, encode_photos
 from worker.ml.generate import LoraUse, PictureRequest, generate
-from worker.ml.train_lora import LoraConfig, TrainedLora, sample_losses, train
+from worker.ml.train_lora import TrainedLora, sample_losses, train
 
 PROMPT = "a photo of ohwx person, wearing a blue shirt, in a park"
 REQUEST = PictureRequest(
@@ -41,7 +41,7 @@ def furthest(a: np.ndarray, b: np.ndarray) -> int:
 @pytest.fixture(scope="module")
 def narrow(base: Base, photos: list[Photo], tmp_path_factory: pytest.TempPathFactory) -> TrainedLora:
     """A LoRA of another rank, from another seed."""
-    config = LoraConfig(steps=20, rank=6, learning_rate=5e-3, resolution=64, batch_size=4, seed=3)
+    config = lora_config(steps=20, rank=6, learning_rate=5e-3, resolution=64, batch_size=4, seed=3)
     return finish(train(base, photos, config, workdir=tmp_path_factory.mktemp("narrow"), metadata={}))
 
 
@@ -164,7 +164,7 @@ def gradients_of(base: Base, photos: list[Photo]) -> tuple[torch.Tensor, torch.T
     captions = [photo.caption for photo in photos]
     samples, _ = encode_photos(base, photos, 64)
     data = TrainingData(samples, encode_captions(base, captions))
-    batch = draw_batch(base, data, LoraConfig(batch_size=len(photos), caption_dropout=0, preservation=0), 0)
+    batch = draw_batch(base, data, lora_config(batch_size=len(photos), caption_dropout=0, preservation=0), 0)
     plain = DiffusionPipeline.from_pretrained(base.folder, dtype=torch.float32, local_files_only=True)
     results = []
     with base.architecture.new_lora(base.parts, 4, torch.Generator().manual_seed(0)) as lora:

@@ -79,7 +79,7 @@ class JobContext:
                     result = event.result
         return result
 
-    def computed(self, lease: Lease) -> None:
+    def mark_computed(self, lease: Lease) -> None:
         """Record that the GPU's part is done: a shutdown lets the attempt publish, and another job may begin."""
         lease.computed = True
         self.free_slot()

@@ -18,7 +18,7 @@ from worker.storage.image_encoding import CONTENT_TYPE, SUFFIX, EncodedPicture, 
 from worker.storage.lora_cache import StoredLora
 
 
-class TrainedModel(StoredLora):
+class ScaledLora(StoredLora):
     """A published LoRA, with its strength in this job."""
 
     version: int
@@ -30,7 +30,7 @@ class TrainedModel(StoredLora):
 class GenerationInputs(Row):
     """The answer of the SQL hook `payload`."""
 
-    models: list[TrainedModel]
+    loras: list[ScaledLora]
 
 
 class GenerationRequest(Row):
@@ -58,7 +58,7 @@ class GenerationRequest(Row):
 
     def merged_prompt(self, job: StartedJob) -> str:
         """Return the prompt, with the preset's and the trigger word of every LoRA."""
-        words = [model.trigger_word for model in self.inputs.models if model.trigger_word]
+        words = [lora.trigger_word for lora in self.inputs.loras if lora.trigger_word]
         return merged_prompt(self.prompt, job.preset, words)
 
     def merged_negative_prompt(self, job: StartedJob) -> str | None:
@@ -73,9 +73,9 @@ def texts(job: StartedJob) -> Iterator[Text]:
     yield Text("the negative prompt", request.merged_negative_prompt(job) or "", "negative_prompt")
 
 
-def loras(inputs: dict[str, Any]) -> list[TrainedModel]:
+def loras(inputs: dict[str, Any]) -> list[ScaledLora]:
     """Return the LoRAs of a waiting job."""
-    return GenerationInputs.model_validate(inputs).models
+    return GenerationInputs.model_validate(inputs).loras
 
 
 async def generate(lease: Lease, context: JobContext) -> dict[str, Any]:
@@ -85,7 +85,7 @@ async def generate(lease: Lease, context: JobContext) -> dict[str, Any]:
     task = GenerateTask(
         base=await context.models.ensure(base.slug),
         upscaler=await context.models.ensure_upscaler(request.upscale),
-        loras=[await _fetch_lora(model, context) for model in request.inputs.models],
+        loras=[await _fetch_lora(lora, context) for lora in request.inputs.loras],
         prompt=request.merged_prompt(lease.job),
         negative_prompt=request.merged_negative_prompt(lease.job),
         seed=request.seed,
@@ -97,14 +97,14 @@ async def generate(lease: Lease, context: JobContext) -> dict[str, Any]:
         guidance=request.guidance,
     )
     drawn = await context.compute_result(task, lease)
-    context.computed(lease)
+    context.mark_computed(lease)
+    files, pictures = await _encode_pictures(drawn, request, lease, context)
+    await _upload_results(files, request, lease, context)
     return {
         "bucket": context.bucket_uploads,
-        "pictures": await _publish(drawn, request, lease, context),
+        "pictures": pictures,
         "base": base.slug,
-        "models": [
-            {"id": str(model.id), "version": model.version, "scale": model.scale} for model in request.inputs.models
-        ],
+        "models": [{"id": str(lora.id), "version": lora.version, "scale": lora.scale} for lora in request.inputs.loras],
         "settings": drawn["resolved"],
         "seconds": drawn["seconds"],
         "peak_gib": drawn["peak_gib"],
@@ -112,19 +112,19 @@ async def generate(lease: Lease, context: JobContext) -> dict[str, Any]:
     }
 
 
-async def _fetch_lora(model: TrainedModel, context: JobContext) -> LoraFile:
-    cached, fetched = await context.loras.get(model, context.workdir)
+async def _fetch_lora(lora: ScaledLora, context: JobContext) -> LoraFile:
+    cached, fetched = await context.loras.get(lora, context.workdir)
     context.traffic.bytes_in += fetched
-    path = context.workdir / f"{model.id}.safetensors"  # errors about the file name it
+    path = context.workdir / f"{lora.id}.safetensors"  # errors about the file name it
     if not path.exists():
         await asyncio.to_thread(os.link, cached, path)
-    return LoraFile(path=path, scale=model.scale)
+    return LoraFile(path=path, scale=lora.scale)
 
 
-async def _publish(
+async def _encode_pictures(
     drawn: dict[str, Any], request: GenerationRequest, lease: Lease, context: JobContext
-) -> list[dict[str, Any]]:
-    """Encode in threads, register the keys, upload; the raw picture is stored beside the upscaled one."""
+) -> tuple[dict[str, EncodedPicture], list[dict[str, Any]]]:
+    """Return the encoded files by their keys, and the pictures of the result: each an upscaled file and a raw one."""
     await lease.begin_phase("encoding")
     files: dict[str, EncodedPicture] = {}
     pictures: list[dict[str, Any]] = []
@@ -133,12 +133,17 @@ async def _publish(
         encoded = await _encode(picture, metadata, request, context)
         files |= {f"{lease.job.prefix}{file.path.name}": file for file in encoded}
         pictures.append(_described(picture["seed"], *encoded, lease.job.prefix))
+    return files, pictures
+
+
+async def _upload_results(
+    files: dict[str, EncodedPicture], request: GenerationRequest, lease: Lease, context: JobContext
+) -> None:
     await lease.stage([(context.bucket_uploads, key) for key in files])
     await lease.begin_phase("uploading")
     for key, file in files.items():
         content_type = CONTENT_TYPE["png"] if key.endswith(".png") else CONTENT_TYPE[request.output_format]
         await context.upload(context.bucket_uploads, key, file.path, content_type)
-    return pictures
 
 
 async def _encode(
@@ -184,7 +189,7 @@ def _metadata(seed: int, resolved: dict[str, Any], request: GenerationRequest, l
     return {
         "Software": "Likeness",
         "base": lease.job.required_base.slug,
-        "loras": ", ".join(f"{model.id} v{model.version}" for model in request.inputs.models),
+        "loras": ", ".join(f"{lora.id} v{lora.version}" for lora in request.inputs.loras),
         "seed": str(seed),
         "steps": str(resolved.get("steps")),
         "job": str(lease.id),

@@ -45,7 +45,7 @@ class TrainingInputs(Row):
 
 
 class TrainingRequest(Row):
-    """The request columns of `training_jobs`, with defaults for what they leave open.
+    """The request columns of `training_jobs`. `of` fills in what they leave open.
 
     In this order: the request (which its preset completed), `training` in the base model's defaults, the fallbacks of
     `of`. A setting that is still None is up to the family (`training_defaults` in `worker/ml`).
@@ -103,9 +103,15 @@ async def train(lease: Lease, context: JobContext) -> dict[str, Any]:
         checkpoint_every_s=context.checkpoint_every_s,
     )
     trained, skipped = await _run(task, lease, context)
-    context.computed(lease)
-    result = await _stage(trained, request, lease, context)
-    return result | {"skipped_photos": [{"path": photos[photo.path].path, "reason": photo.reason} for photo in skipped]}
+    context.mark_computed(lease)
+    keys = await _upload_results(trained, lease, context)
+    skipped_photos = [{"path": photos[photo.path].path, "reason": photo.reason} for photo in skipped]
+    return {
+        "bucket": context.bucket_models,
+        **keys,
+        **_described(trained, request, lease),
+        "skipped_photos": skipped_photos,
+    }
 
 
 def _photo_file(path: Path, photo: Photo, refused: str | None, request: TrainingRequest) -> PhotoFile:
@@ -210,18 +216,19 @@ async def _save_checkpoint(event: CheckpointSaved, lease: Lease, context: JobCon
         )
 
 
-async def _stage(
-    trained: dict[str, Any], request: TrainingRequest, lease: Lease, context: JobContext
-) -> dict[str, Any]:
+async def _upload_results(trained: dict[str, Any], lease: Lease, context: JobContext) -> dict[str, str]:
+    """Return the keys of the LoRA and its losses, by their names in the result."""
     lora_key, losses_key = f"{lease.job.prefix}lora.safetensors", f"{lease.job.prefix}losses.json"
     await lease.begin_phase("uploading")
     await lease.stage([(context.bucket_models, lora_key), (context.bucket_models, losses_key)])
     await context.upload(context.bucket_models, lora_key, Path(trained["path"]), "application/octet-stream")
     await context.upload(context.bucket_models, losses_key, Path(trained["losses"]), "application/json")
+    return {"lora": lora_key, "losses": losses_key}
+
+
+def _described(trained: dict[str, Any], request: TrainingRequest, lease: Lease) -> dict[str, Any]:
+    """Return what the result says about the LoRA besides its keys."""
     return {
-        "bucket": context.bucket_models,
-        "lora": lora_key,
-        "losses": losses_key,
         "sha256": trained["sha256"],
         "rank": trained["rank"],
         "trigger_word": request.trigger_word,

@@ -8,22 +8,20 @@ from dataclasses import dataclass
 from worker.ml.errors import BadInput
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LoraConfig:
-    """Settings of one training.
-
-    The worker fills in every field from the family's `Architecture.training_defaults`. The defaults here are for
-    scripts and tests.
+    """Settings of one training. The GPU process fills them in from its task; where the task leaves one open, from the
+    family's `Architecture.training_defaults`.
     """
 
     steps: int | None = None  # None: the family's number for this many photos
-    rank: int = 16
-    learning_rate: float = 1e-4
-    resolution: int = 512
-    batch_size: int = 1
+    rank: int
+    learning_rate: float
+    resolution: int
+    batch_size: int
     seed: int = 0
-    caption_dropout: float = 0.05
-    preservation: float = 0.25  # the share of samples, among those with a class caption
+    caption_dropout: float
+    preservation: float  # the share of samples, among those with a class caption
 
     def check(self) -> None:
         """Raise BadInput, naming the setting and its value, for one that is impossible."""

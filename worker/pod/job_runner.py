@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from uuid import UUID
 
 import structlog
@@ -23,6 +23,7 @@ from worker.jobs.lease import Lease
 from worker.jobs.started_job import StartedJob
 from worker.kinds import Kind
 from worker.models import BaseModels, JobModels
+from worker.pod.registration import Registration
 from worker.settings import Settings
 from worker.storage.lora_cache import LoraCache
 from worker.storage.object_store import ObjectStore
@@ -34,15 +35,6 @@ STOP_GRACE_S = 5.0
 SHUTDOWN_GRACE_S = 1.0
 UPLOAD_DEADLINE_S = 600.0
 """`worker.mark_objects_deleted` waits longer than this before it offers a deleted object again."""
-
-
-class Pod(Protocol):
-    """The pod as its attempts see it."""
-
-    pod_id: UUID
-
-    async def refuse_route(self, route: str) -> None:
-        """Stop offering a route that this pod cannot run."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +54,9 @@ class PodServices:
 class JobRunner:
     """The attempts that run on this pod."""
 
-    def __init__(self, services: PodServices, pod: Pod) -> None:
+    def __init__(self, services: PodServices, registration: Registration) -> None:
         self._services = services
-        self._pod = pod
+        self._registration = registration
         self._claims: set[tuple[str, UUID]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._shutting_down = False
@@ -127,7 +119,7 @@ class JobRunner:
 
     async def _start(self, kind: str, job_id: UUID) -> Lease | None:
         database = self._services.database
-        payload = await database.call("start_job", kind, job_id, self._pod.pod_id)
+        payload = await database.call("start_job", kind, job_id, self._registration.pod_id)
         if payload is None:
             message = "it has ended, was refused, or belongs to another pod"
             log.info("job.not_started", kind=kind, job_id=str(job_id), message=message)
@@ -154,7 +146,7 @@ class JobRunner:
         except OSError as error:
             # Otherwise this pod would claim and release every job of the queue.
             log.error("pod.disk_failed", reason=error.strerror)
-            await self._pod.refuse_route(_route(lease.job))
+            await self._registration.refuse_route(_route(lease.job))
             await lease.release(f"requeued: its pod's disk failed, {error.strerror}")
             return
         context = self._context(workdir, self._make_slot_release(lease, free_slot))
@@ -203,7 +195,7 @@ class JobRunner:
             return await self._end_interrupted(lease, interruption.reason), {"reason": interruption.reason.value}
         except (errors.ModelMissing, errors.OutOfMemory) as error:
             self.loaded_base = None
-            await self._pod.refuse_route(_route(lease.job))
+            await self._registration.refuse_route(_route(lease.job))
             return await lease.release(error.message, error.code), {
                 "code": error.code,
                 "error": error.message,
@@ -221,16 +213,14 @@ class JobRunner:
             return await lease.fail(fault), {"code": fault.code, "error": fault.message}
 
     async def _run_handler(self, lease: Lease, context: JobContext) -> dict[str, Any]:
-        """Return the handler's result. Raises JobInterrupted if the attempt was told to stop meanwhile."""
+        """Return the handler's result. Raises JobInterrupted if the attempt was told to stop before there was one."""
         handler = asyncio.create_task(self._check_and_run(lease, context), name=f"handler {lease.key}")
         watch = asyncio.create_task(lease.interrupted.wait())
         try:
             await asyncio.wait({handler, watch}, return_when=asyncio.FIRST_COMPLETED)
             if lease.interruption is not None and not handler.done():
                 await self._stop_handler(lease, handler)
-            if lease.interruption is not None and not (
-                handler.done() and not handler.cancelled() and handler.exception() is None
-            ):
+            if lease.interruption is not None and not _has_result(handler):
                 raise JobInterrupted(lease.interruption)
             return await handler
         except Interrupted as error:
@@ -268,15 +258,22 @@ class JobRunner:
     async def _end_interrupted(self, lease: Lease, reason: Interruption) -> str:
         match reason:
             case Interruption.LEASE_LOST:
-                log.warning("lease.lost", message="another attempt owns the job; nothing was written")
+                message = "the job has ended, was requeued or belongs to another attempt; nothing is published"
+                log.warning("lease.lost", message=message)
                 return "lost"
             case Interruption.TIMEOUT:
                 limit = lease.job.row["max_runtime"]
                 return await lease.fail(errors.JobTimeout(f"the attempt ran longer than max_runtime, {limit}"))
             case Interruption.SHUTDOWN:
                 return await self._release(lease)
-            case Interruption.CANCELLED:
+            case Interruption.STOP_REQUESTED:
+                # Not requeued: for a job whose stop was requested, release_job ends it (finish_stopped_job in SQL).
                 return await lease.release("stopped")
+
+
+def _has_result(handler: asyncio.Task[dict[str, Any]]) -> bool:
+    """Return True if the handler returned; `complete_job` then decides whether its result may still be published."""
+    return handler.done() and not handler.cancelled() and handler.exception() is None
 
 
 def _route(job: StartedJob) -> str:

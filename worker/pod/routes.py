@@ -31,16 +31,16 @@ class Routes:
         self._kinds = kinds
         self._refused_until: dict[str, float] = {}
         self.slot_of: dict[str, str] = {}
-        """Slot by route; empty until the first `refresh`."""
+        """The routes that this pod offers now, each with its slot; empty until the first `refresh`."""
         self.models_in_reach: list[str] = []
         """Models on this pod's disk or in the bucket, upscalers among them."""
         self.why_no_gpu_job: str | None = None
         """Why no GPU route is offered; None where one is, or none is wanted."""
 
     async def refresh(self, *, gpu: bool, vram_gib: float | None) -> bool:
-        """Check kinds, base models, disk and bucket again. Return True if the offer changed.
+        """Work out `slot_of` and `models_in_reach` again from kinds, base models, disk and bucket.
 
-        Without `gpu` no GPU routes are offered.
+        Return True if one of them changed. Without `gpu` no GPU routes are offered.
 
         `vram_gib` is None on a CPU, which supports only base models that need no GPU memory.
         """

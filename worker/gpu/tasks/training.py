@@ -38,7 +38,7 @@ class PhotoFile(Message):
 
 
 class LoraSettings(Message):
-    """How to train. None leaves a setting to the base's family (`Architecture.training_defaults`)."""
+    """How to train. The handler fills it in from its `TrainingRequest`; None leaves a setting to the base's family."""
 
     steps: int | None = None
     rank: int | None = None

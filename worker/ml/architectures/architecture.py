@@ -21,7 +21,7 @@ Grid = tuple[int, int]
 
 @dataclass(frozen=True)
 class TrainingDefaults:
-    """A family's published LoRA settings."""
+    """A family's published LoRA settings: written in its own file, they fill in what a `LoraSettings` leaves open."""
 
     rank: int
     learning_rate: float

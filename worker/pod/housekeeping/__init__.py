@@ -1,7 +1,8 @@
-"""Housekeeping of a pod: the queue, the bucket and its own disk; one file a duty.
+"""Housekeeping of a pod: the queue, the bucket and its own disk; one file per duty.
 
     tick.py         every 2 s, in the two pods that the database chose: take over from dead pods, end expired consent,
-                    explain why jobs wait, prune logs (`worker.tick` in sql/housekeeping/)
+                    note missing tables, fail stranded jobs, explain why others wait, reconcile the queue with the jobs,
+                    prune logs (`worker.tick` in sql/housekeeping/)
     sweep.py        after a tick that found some: delete objects of ended attempts from storage
     cache_purge.py  at every heartbeat's answer: delete the cached LoRAs of people whose consent ended
     health.py       every 5 s: touch this process's file, which `worker health` reads

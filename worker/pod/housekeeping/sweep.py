@@ -1,4 +1,4 @@
-"""The sweep: deletes objects of ended attempts from storage, a hundred at a time."""
+"""The sweep: deletes deletable objects, which ended attempts left, from storage, a hundred at a time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ UNFINISHED_UPLOAD_AGE = timedelta(0)
 
 
 class Sweep:
-    """Sweeps on request: after a tick that found objects to delete."""
+    """Sweeps on request: after a tick that found deletable objects."""
 
     def __init__(self, database: Database, store: ObjectStore) -> None:
         self._database = database
@@ -40,7 +40,7 @@ class Sweep:
                 await self._sweep()
 
     async def _sweep(self) -> None:
-        # The objects were marked as deletable and committed before; claimed ones are offered again after a while.
+        # They were marked as deletable and committed before; claimed ones are offered again after a while.
         claimed = await self._database.call_once("claim_deletable_objects", SWEEP_LIMIT)
         for bucket in {item["bucket"] for item in claimed}:
             items = [item for item in claimed if item["bucket"] == bucket]
@@ -52,4 +52,4 @@ class Sweep:
                 log.warning("sweep.failed", bucket=bucket, code=error.code, error=error.message)
                 continue
             await self._database.call("mark_objects_deleted", [item["id"] for item in items])
-            log.info("garbage.deleted", bucket=bucket, objects=len(items))
+            log.info("objects.deleted", bucket=bucket, objects=len(items))

@@ -14,10 +14,10 @@ TICK_EVERY_S = 2.0
 class Tick:
     """Ticks while this pod is chosen to; every answer to a heartbeat or registration says whether it is."""
 
-    def __init__(self, database: Database, on_garbage: Callable[[], None]) -> None:
-        """`on_garbage` is called after a tick that found objects to delete from storage."""
+    def __init__(self, database: Database, on_deletable_objects: Callable[[], None]) -> None:
+        """`on_deletable_objects` is called after a tick that found some."""
         self._database = database
-        self._on_garbage = on_garbage
+        self._on_deletable_objects = on_deletable_objects
         self._chosen = asyncio.Event()
 
     def set_chosen(self, chosen: bool) -> None:
@@ -33,5 +33,5 @@ class Tick:
             await self._chosen.wait()
             with suppress_transient_errors("tick.failed"):
                 if await self._database.call_once("tick"):
-                    self._on_garbage()
+                    self._on_deletable_objects()
             await asyncio.sleep(TICK_EVERY_S)

@@ -29,7 +29,7 @@ async def echo(lease: Lease, context: JobContext) -> dict[str, Any]:
     request = lease.job.request(EchoRequest, {})
     task = EchoTask(words=request.words, times=request.times, pause_s=request.pause_ms / 1000, workdir=context.workdir)
     said = await context.compute_result(task, lease)
-    context.computed(lease)  # the GPU is free: the next job may begin
+    context.mark_computed(lease)  # the GPU is free: the next job may begin
     key = f"{lease.job.prefix}echo.txt"
     await lease.stage([(context.bucket_uploads, key)])
     await context.upload(context.bucket_uploads, key, Path(said["path"]), "text/plain")
