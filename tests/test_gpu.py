@@ -167,7 +167,7 @@ async def test_a_training_reports_its_phases_steps_and_checkpoints_and_leaves_a_
     assert checkpoints[-1].path.is_file()
 
 
-async def test_a_training_goes_on_from_a_checkpoint(gpu: GpuChild, files: Files, tmp_path: Path) -> None:
+async def test_a_training_resumes_from_a_checkpoint(gpu: GpuChild, files: Files, tmp_path: Path) -> None:
     whole, rest = tmp_path / "whole", tmp_path / "rest"
     whole.mkdir()
     rest.mkdir()
@@ -180,7 +180,7 @@ async def test_a_training_goes_on_from_a_checkpoint(gpu: GpuChild, files: Files,
     assert steps == [3]
 
 
-async def test_every_picture_comes_raw_and_upscaled(gpu: GpuChild, files: Files, tmp_path: Path) -> None:
+async def test_every_picture_is_returned_raw_and_upscaled(gpu: GpuChild, files: Files, tmp_path: Path) -> None:
     events = await events_of(gpu, drawing(files, tmp_path, num_images=2))
 
     done = events[-1]
@@ -199,7 +199,7 @@ async def test_every_picture_comes_raw_and_upscaled(gpu: GpuChild, files: Files,
     assert progress[-1].fraction == 1
 
 
-async def test_a_loaded_base_stays_for_the_next_task(gpu: GpuChild, files: Files, tmp_path: Path) -> None:
+async def test_a_loaded_base_is_kept_for_the_next_task(gpu: GpuChild, files: Files, tmp_path: Path) -> None:
     base = shutil.copytree(files.base, tmp_path / "base")
     first = await events_of(gpu, drawing(files, tmp_path, base=base))
     shutil.rmtree(base)
@@ -220,7 +220,7 @@ async def test_a_loaded_base_stays_for_the_next_task(gpu: GpuChild, files: Files
         ("workdir", errors.InternalError),
     ],
 )
-async def test_what_cannot_be_used_is_a_typed_error_and_the_process_goes_on(
+async def test_unusable_input_raises_a_typed_error_and_the_process_continues(
     gpu: GpuChild, files: Files, tmp_path: Path, broken: str, error: type[errors.WorkerError]
 ) -> None:
     await gpu.start()
@@ -243,7 +243,7 @@ async def test_what_cannot_be_used_is_a_typed_error_and_the_process_goes_on(
     assert gpu.pid == pid
 
 
-async def test_one_task_at_a_time(gpu: GpuChild, files: Files, tmp_path: Path) -> None:
+async def test_only_one_task_runs_at_a_time(gpu: GpuChild, files: Files, tmp_path: Path) -> None:
     async def second() -> None:
         assert gpu.busy
         with pytest.raises(RuntimeError, match="one task"):
@@ -273,7 +273,7 @@ async def test_messages_larger_than_a_socket_buffer_arrive_both_ways(
 # -- interrupts
 
 
-async def test_between_steps_an_interrupt_keeps_the_process_and_its_models(
+async def test_an_interrupt_between_steps_keeps_the_process_and_its_models(
     gpu: GpuChild, files: Files, tmp_path: Path
 ) -> None:
     ready = await gpu.start()
@@ -307,7 +307,7 @@ async def test_the_next_task_may_begin_before_the_interrupt_has_returned(
     assert gpu.pid == pid
 
 
-async def test_an_interrupt_with_nothing_running_or_too_late_leaves_the_next_task_alone(
+async def test_an_idle_or_late_interrupt_does_not_affect_the_next_task(
     gpu: GpuChild, files: Files, tmp_path: Path
 ) -> None:
     await gpu.interrupt()
@@ -318,7 +318,7 @@ async def test_an_interrupt_with_nothing_running_or_too_late_leaves_the_next_tas
     assert isinstance((await events_of(gpu, drawing(files, tmp_path)))[-1], Done)
 
 
-async def test_a_process_that_does_not_answer_an_interrupt_is_killed(
+async def test_a_process_that_does_not_respond_to_an_interrupt_is_killed(
     gpu: GpuChild, files: Files, tmp_path: Path
 ) -> None:
     pid = (await gpu.start()).pid
@@ -369,7 +369,7 @@ async def test_an_interrupt_also_ends_the_start_of_a_process(files: Files, tmp_p
 # -- crashes
 
 
-async def test_out_of_memory_ends_the_process_and_says_so(gpu: GpuChild, files: Files, tmp_path: Path) -> None:
+async def test_out_of_memory_ends_the_process_with_that_error(gpu: GpuChild, files: Files, tmp_path: Path) -> None:
     pid = (await gpu.start()).pid
 
     with pytest.raises(errors.OutOfMemory, match="memory"):
@@ -390,7 +390,7 @@ async def test_leaving_a_task_early_frees_the_gpu(gpu: GpuChild, files: Files, t
     assert not gpu.busy
 
 
-async def test_a_killed_process_costs_its_task_only(gpu: GpuChild, files: Files, tmp_path: Path) -> None:
+async def test_a_killed_process_fails_only_its_task(gpu: GpuChild, files: Files, tmp_path: Path) -> None:
     pid = (await gpu.start()).pid
 
     async def kill() -> None:
@@ -403,7 +403,7 @@ async def test_a_killed_process_costs_its_task_only(gpu: GpuChild, files: Files,
     assert gpu.pid != pid
 
 
-async def test_stopping_ends_a_process_that_still_starts() -> None:
+async def test_stop_ends_a_process_that_is_still_starting() -> None:
     gpu = GpuChild(THREADS)
     starting = asyncio.create_task(gpu.start())
     await condition(lambda: gpu.pid is not None)
@@ -456,7 +456,7 @@ def worker(files: Files, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     process.stdout.close()
 
 
-async def test_ctrl_c_reaches_the_worker_alone_and_its_death_leaves_no_orphan(
+async def test_ctrl_c_reaches_only_the_worker_and_its_death_leaves_no_orphan(
     worker: subprocess.Popen[str],
 ) -> None:
     assert worker.stdout is not None

@@ -14,7 +14,7 @@ from worker.gpu.messages import FromChild, Phase, Progress, Stopped, Work
 from worker.ml import errors as ml_errors
 
 
-def test_no_step_is_begun_after_an_interrupt() -> None:
+def test_no_step_starts_after_an_interrupt() -> None:
     begun = []
     stop = threading.Event()
 
@@ -32,7 +32,7 @@ def test_no_step_is_begun_after_an_interrupt() -> None:
     assert begun == [0, 1, 2, 3, 4]
 
 
-def test_progress_that_was_held_back_arrives_before_what_follows_it() -> None:
+def test_throttled_progress_is_sent_before_the_next_event() -> None:
     sent: list[FromChild] = []
     report = Reporter(sent.append)
 
@@ -63,7 +63,7 @@ def test_every_error_has_a_code_and_only_a_damaged_process_ends(error: Exception
     assert (failed.code, failed.fatal) == (code, fatal)
 
 
-def test_a_failure_quotes_no_library_and_no_folder() -> None:
+def test_a_failure_message_quotes_no_library_and_no_folder() -> None:
     quoting = failure(RuntimeError("a prompt about Ada"), "drawing").message
     assert quoting == "RuntimeError while drawing; the pod's log says where"
     full = failure(OSError(28, "No space left on device", "/secret/folder/file.bin"), "training").message

@@ -97,7 +97,7 @@ def test_a_flux_lora_gets_the_names_that_sd_scripts_writes(flux_file: Path, tmp_
     )
 
 
-def test_fused_layers_do_what_their_parts_did(flux_file: Path, tmp_path: Path) -> None:
+def test_fused_layers_have_the_effect_of_their_parts(flux_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "kohya.safetensors"
     export(str(flux_file), "kohya", out)
     before, after = deltas(flux_file), deltas(out)
@@ -109,7 +109,7 @@ def test_fused_layers_do_what_their_parts_did(flux_file: Path, tmp_path: Path) -
     assert torch.equal(after["lora_unet_double_blocks_0_txt_mlp_2"], before[f"{DOUBLE}.ff_context.net.2"])
 
 
-def test_diffusers_reads_an_exported_flux_lora_as_the_one_it_was(tmp_path: Path) -> None:
+def test_diffusers_reads_an_exported_flux_lora_as_the_original(tmp_path: Path) -> None:
     """Its reader knows FLUX at its real width alone."""
     original, out = tmp_path / "flux.safetensors", tmp_path / "kohya.safetensors"
     lora_files.write(original, random_lora(flux_layers(3072)), {})
@@ -121,7 +121,7 @@ def test_diffusers_reads_an_exported_flux_lora_as_the_one_it_was(tmp_path: Path)
         )
 
 
-def test_a_flux_lora_comes_back_as_it_was(flux_file: Path, tmp_path: Path) -> None:
+def test_exporting_a_flux_lora_and_back_gives_the_original(flux_file: Path, tmp_path: Path) -> None:
     kohya, back = tmp_path / "kohya.safetensors", tmp_path / "back.safetensors"
     export(str(flux_file), "kohya", kohya)
     export(str(kohya), "diffusers", back)
@@ -177,7 +177,7 @@ def test_a_file_that_exists_is_not_overwritten(flux_file: Path, tmp_path: Path) 
     assert out.read_bytes() == b"precious"
 
 
-def test_what_cannot_be_exported_is_refused_by_name(flux_file: Path, tmp_path: Path) -> None:
+def test_an_unsupported_file_is_refused_by_name(flux_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.safetensors"
     dora = tmp_path / "dora.safetensors"
     save_file({**load_file(flux_file), f"{SINGLE}.attn.to_q.lora_magnitude_vector": torch.ones(48)}, dora)
@@ -238,9 +238,7 @@ def publish(app: App, subject: UUID, file: Path) -> UUID:
     return model
 
 
-def test_a_published_lora_is_exported_by_its_id_while_its_person_agrees(
-    app: App, flux_file: Path, tmp_path: Path
-) -> None:
+def test_a_published_lora_is_exported_by_its_id_only_with_consent(app: App, flux_file: Path, tmp_path: Path) -> None:
     subject = app.add_subject()
     model = publish(app, subject, flux_file)
     done = command(app, tmp_path, str(model), "--format", "kohya", "--output", "out.safetensors")
@@ -257,7 +255,7 @@ def test_a_published_lora_is_exported_by_its_id_while_its_person_agrees(
     assert not (tmp_path / "again.safetensors").exists()
 
 
-def test_an_id_that_is_nobodys_and_an_object_that_was_changed_are_refused(
+def test_an_unknown_id_and_a_changed_object_are_refused(
     app: App, flux_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in worker_environment(app, tmp_path).items():

@@ -94,7 +94,7 @@ class TestReading:
         assert (settings.worker_name, settings.log_format) == ("pod-1", "json")
         assert (settings.max_affinity_wait_s, settings.checkpoint_every_s) == (5.0, 0.5)
 
-    def test_the_environment_goes_before_the_file(self, monkeypatch, tmp_path):
+    def test_the_environment_overrides_the_file(self, monkeypatch, tmp_path):
         lines = [f"{name}={value}" for name, value in (DATABASE | KEYS).items()]
         (tmp_path / ".env").write_text("\n".join([*lines, "WORKER_NAME=file", "LOG_FORMAT=json", "OTHERS=1"]))
         settings = load(monkeypatch, {"WORKER_NAME": "environment"})
@@ -132,13 +132,13 @@ class TestStore:
         assert (store.region, store.access_key_id) == ("eu-central-1", "abcdefgh")
         assert (store.secret_access_key, store.session_token) == (JWT, SERVICE_JWT)
 
-    def test_access_keys_go_before_legacy_keys(self, monkeypatch):
+    def test_access_keys_override_legacy_keys(self, monkeypatch):
         own = {name: value for name, value in KEYS.items() if name != "S3_ENDPOINT_URL"}
         store = load(monkeypatch, DATABASE | LEGACY | own).store_config
         assert store.endpoint_url == "https://abcdefgh.storage.supabase.co/storage/v1/s3"
         assert (store.access_key_id, store.session_token) == ("key-id", None)
 
-    def test_a_supabase_of_ones_own_is_reached_at_its_own_address(self, monkeypatch):
+    def test_a_self_hosted_supabase_is_used_at_its_own_address(self, monkeypatch):
         own = {name: value for name, value in KEYS.items() if name != "S3_ENDPOINT_URL"}
         store = load(monkeypatch, DATABASE | own | {"SUPABASE_URL": "http://127.0.0.1:54321"}).store_config
         assert store.endpoint_url == "http://127.0.0.1:54321/storage/v1/s3"
@@ -150,7 +150,7 @@ class TestStore:
 
 
 class TestRefusals:
-    def test_all_that_is_missing_is_named_at_once_with_examples(self, monkeypatch):
+    def test_all_missing_settings_are_named_at_once_with_examples(self, monkeypatch):
         lines = refused(monkeypatch, {})
         names = ["DATABASE_URL", "S3_ENDPOINT_URL", "S3_ACCESS_KEY_ID", "S3_SECRET_ACCESS_KEY"]
         assert [line.split()[0] for line in lines] == names
@@ -160,9 +160,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("text", "why"), [(b"WORKER_NAME=caf\xe9\n", "is not UTF-8"), (None, "cannot be read (Input/output error)")]
     )
-    def test_a_file_that_cannot_be_read_is_named_and_the_environment_is_still_read(
-        self, monkeypatch, tmp_path, text, why
-    ):
+    def test_an_unreadable_file_is_named_and_the_environment_is_still_read(self, monkeypatch, tmp_path, text, why):
         if text is None:
             (tmp_path / ".env").symlink_to("/proc/self/mem")  # not even root can read its beginning
         else:
@@ -209,7 +207,7 @@ class TestRefusals:
             ("CHECKPOINT_EVERY_SECONDS", "inf", "is invalid"),
         ],
     )
-    def test_what_is_malformed_is_named_without_its_value(self, monkeypatch, name, value, what):
+    def test_a_malformed_setting_is_named_without_its_value(self, monkeypatch, name, value, what):
         (line,) = refused(monkeypatch, DATABASE | KEYS | {name: value})
         assert line.startswith(f"{name} ")
         assert what in line
@@ -241,7 +239,7 @@ class TestRefusals:
             "postgresql:///db?host=h&user=u@tenant",
         ],
     )
-    def test_what_libpq_reads_is_taken(self, monkeypatch, address):
+    def test_a_url_that_libpq_accepts_is_accepted(self, monkeypatch, address):
         settings = load(monkeypatch, KEYS | {"DATABASE_URL": address})
         assert settings.database_url.get_secret_value() == address
 
@@ -295,17 +293,17 @@ class TestExample:
     def test_every_setting_is_in_it(self):
         assert env_example().count("=") == len(Settings.model_fields)
 
-    def test_it_can_be_used_as_it_is(self, tmp_path):
+    def test_it_can_be_used_unchanged(self, tmp_path):
         shutil.copy(ROOT / ".env.example", tmp_path / ".env")
         assert Settings.load().store_config.region == "eu-central-1"
 
-    def test_its_optional_lines_can_be_used_too(self, tmp_path):
+    def test_its_optional_lines_can_be_used(self, tmp_path):
         text = env_example().replace("\n#", "\n").replace("\n ", "\n# ")
         (tmp_path / ".env").write_text(text)
         assert Settings.load().worker_kinds == {"training", "generation"}
 
 
-def test_importing_the_settings_imports_nothing_heavy():
+def test_importing_the_settings_imports_no_slow_modules():
     code = (
         "import sys, worker.settings;"
         "print({'boto3', 'botocore', 'torch', 'diffusers', 'psycopg', 'structlog'} & set(sys.modules))"

@@ -59,7 +59,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     return Installed(wheel, environment)
 
 
-def test_it_holds_all_that_runs_and_nothing_else(installed: Installed) -> None:
+def test_the_wheel_contains_every_runtime_file_and_nothing_else(installed: Installed) -> None:
     listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "worker", "sql"]
     listed = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True)
     files = [name for name in listed.stdout.splitlines() if (ROOT / name).exists()]
@@ -72,7 +72,7 @@ def test_it_holds_all_that_runs_and_nothing_else(installed: Installed) -> None:
     assert not [name for name in held if name.endswith(".pyc") or "/test" in name]
 
 
-def test_its_commands_answer_in_any_folder(installed: Installed) -> None:
+def test_its_commands_run_in_any_folder(installed: Installed) -> None:
     where = subprocess.run(
         [installed.environment / "bin" / "python", "-c", "import worker; print(worker.__file__)"],
         cwd=installed.environment,
@@ -104,7 +104,7 @@ def test_it_migrates_as_the_checkout_does(installed: Installed, databases: Datab
         databases.drop(name)
 
 
-def test_its_doctor_finds_a_sound_installation(installed: Installed, app: App, tiny_models: Path) -> None:
+def test_its_doctor_finds_no_problem(installed: Installed, app: App, tiny_models: Path) -> None:
     app.run(MAKE_POD_ROLE)
     examined = installed.run("doctor", **{**worker_environment(app, tiny_models), "DATABASE_URL": as_pod(app.url)})
     assert examined.returncode == 0, examined.stdout + examined.stderr

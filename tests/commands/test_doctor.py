@@ -369,7 +369,7 @@ TABLE = {
 
 
 @pytest.mark.parametrize("broken", TABLE.values(), ids=TABLE.keys())
-async def test_what_is_broken_is_named_with_its_fix(patient: Patient, broken: Broken) -> None:
+async def test_each_problem_is_reported_with_its_fix(patient: Patient, broken: Broken) -> None:
     broken.break_it(patient)
     findings = await patient.found(broken.part)
     line = findings[broken.line.format(uploads=patient.app.uploads, models=patient.app.models)]
@@ -380,7 +380,7 @@ async def test_what_is_broken_is_named_with_its_fix(patient: Patient, broken: Br
     assert not any(secret in told for secret in SECRETS)
 
 
-async def test_on_a_sound_installation_nothing_is_wrong(patient: Patient) -> None:
+async def test_a_correct_installation_has_no_problems(patient: Patient) -> None:
     """The control of the table: the same parts, with nothing broken."""
     for part in ("database", "role", "storage", "models"):
         findings = await patient.found(part)
@@ -389,7 +389,7 @@ async def test_on_a_sound_installation_nothing_is_wrong(patient: Patient) -> Non
     assert "NOT for commercial use" not in findings["base tiny-flux"].message
 
 
-async def test_a_model_in_the_bucket_is_as_good_as_one_on_the_disk(patient: Patient) -> None:
+async def test_a_model_in_the_bucket_counts_as_present(patient: Patient) -> None:
     """The control of the read-only folder: where one may be written, the same bucket is of use."""
     only_in_the_bucket(patient)
     patient.set(MODELS_DIR=str(patient.folder / "nothing"))
@@ -398,7 +398,7 @@ async def test_a_model_in_the_bucket_is_as_good_as_one_on_the_disk(patient: Pati
     assert findings["routes"].message == "this pod would accept generation/tiny-flux, publish_lora, training/tiny-flux"
 
 
-async def test_no_trial_object_stays_in_a_bucket(patient: Patient) -> None:
+async def test_no_probe_object_is_left_in_a_bucket(patient: Patient) -> None:
     await patient.found("storage")
     assert patient.app.keys(patient.app.uploads) + patient.app.keys(patient.app.models) == []
 
@@ -406,7 +406,9 @@ async def test_no_trial_object_stays_in_a_bucket(patient: Patient) -> None:
 @pytest.mark.parametrize(
     ("limit", "told"), [(None, "no upload limit of its own"), (20_000_000_000, "up to 20000 MB")], ids=["none", "high"]
 )
-async def test_an_owner_is_shown_a_limit_that_is_high_enough(patient: Patient, limit: int | None, told: str) -> None:
+async def test_the_owner_sees_that_the_upload_limit_is_high_enough(
+    patient: Patient, limit: int | None, told: str
+) -> None:
     limited(limit)(patient)
     findings = await patient.found("storage")
     for bucket in (patient.app.uploads, patient.app.models):
@@ -414,7 +416,7 @@ async def test_an_owner_is_shown_a_limit_that_is_high_enough(patient: Patient, l
         assert (line.state, told in line.message) == (State.PASSED, True), line
 
 
-async def test_a_pooler_in_transaction_mode_is_named_and_port_5432_is_the_fix(patient: Patient) -> None:
+async def test_a_transaction_mode_pooler_is_reported_with_port_5432_as_the_fix(patient: Patient) -> None:
     with PostgresProxy(address(), mute=True) as pooler:
         repointed(port=str(pooler.port))(patient)
         line = (await patient.found("database"))["LISTEN"]
@@ -423,14 +425,14 @@ async def test_a_pooler_in_transaction_mode_is_named_and_port_5432_is_the_fix(pa
     assert "port 5432" in line.hint
 
 
-async def test_a_server_that_is_too_old_is_named(patient: Patient) -> None:
+async def test_a_postgres_version_that_is_too_old_is_reported(patient: Patient) -> None:
     patient.monkeypatch.setattr(database_checks, "OLDEST_POSTGRES", 99)
     line = (await patient.found("database"))["connection"]
     assert line.state == State.FAILED
     assert "PostgreSQL 99 or newer is required" in line.message
 
 
-async def test_a_database_without_the_schema_is_named(patient: Patient, guarded: Databases) -> None:
+async def test_a_database_without_the_schema_is_reported(patient: Patient, guarded: Databases) -> None:
     bare = guarded.create("template1")
     repointed(database=bare)(patient)
     try:
@@ -448,7 +450,7 @@ def silent_server() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
-async def test_hosts_that_never_answer_end_their_own_checks_alone(patient: Patient) -> None:
+async def test_a_host_that_never_responds_fails_only_its_own_checks(patient: Patient) -> None:
     with silent_server() as port:
         sound = address()
         repointed(port=str(port))(patient)
@@ -489,7 +491,7 @@ def refusing_store(refused: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize(("refused", "line"), [("HEAD", "bucket {uploads}"), ("PUT", "bucket {uploads}, use")])
-async def test_keys_that_may_not_are_named(patient: Patient, refused: str, line: str) -> None:
+async def test_storage_keys_without_permission_are_reported(patient: Patient, refused: str, line: str) -> None:
     """Wrong keys are refused everything; keys for reading alone, only the writing."""
     with refusing_store(refused) as address:
         patient.set(S3_ENDPOINT_URL=address)
@@ -499,7 +501,7 @@ async def test_keys_that_may_not_are_named(patient: Patient, refused: str, line:
     assert "S3_ACCESS_KEY_ID" in f"{found.message} {found.hint}"
 
 
-def test_clocks_that_differ_are_named() -> None:
+def test_clock_skew_is_reported() -> None:
     now = datetime.now(UTC)
     assert format_clock_skew(now, now - timedelta(seconds=2)) == "this machine's is 2.0 s ahead of the database's"
     with pytest.raises(SettingsError, match=r"behind the database's.*timedatectl"):
@@ -523,7 +525,7 @@ def put_nvidia_smi(folder: Path, script: str) -> Path:
     ],
     ids=["broken driver", "torch without CUDA"],
 )
-async def test_a_gpu_that_cannot_be_used_is_named(
+async def test_an_unusable_gpu_is_reported(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str, message: str, hint: str
 ) -> None:
     monkeypatch.setenv("PATH", str(put_nvidia_smi(tmp_path, script)), prepend=":")
@@ -536,7 +538,7 @@ async def test_a_gpu_that_cannot_be_used_is_named(
     assert hint in line.hint
 
 
-async def test_an_unexpected_error_is_a_finding_and_hides_no_other() -> None:
+async def test_an_unexpected_error_fails_one_check_and_the_others_still_run() -> None:
     async def denied() -> str:
         raise PermissionError(13, "Permission denied", "/root/models")
 
@@ -556,9 +558,7 @@ async def test_an_unexpected_error_is_a_finding_and_hides_no_other() -> None:
     assert "secret" not in report.findings[1].message
 
 
-def test_a_sound_installation_ends_with_exit_code_0(
-    operator: Operator, pod_url: str, start_pod: Callable[..., Pod]
-) -> None:
+def test_a_correct_installation_exits_with_0(operator: Operator, pod_url: str, start_pod: Callable[..., Pod]) -> None:
     """The whole command, with a pod's own login and a pod alive: no line is wrong."""
     start_pod(name="pod-1")
     operator.app.run("update worker.pods set last_heartbeat = now() + interval '1 hour'")  # it does not beat here
@@ -573,7 +573,7 @@ def test_a_sound_installation_ends_with_exit_code_0(
         assert secret not in ran.stdout + ran.stderr
 
 
-def test_one_failure_hides_no_other_and_the_exit_code_is_1(operator: Operator) -> None:
+def test_every_failure_is_shown_and_the_exit_code_is_1(operator: Operator) -> None:
     programs = put_nvidia_smi(operator.folder, "echo 'NVIDIA H100 80GB HBM3, 535.104.05'")
     ran = operator.worker(
         "doctor",
@@ -595,7 +595,7 @@ def test_one_failure_hides_no_other_and_the_exit_code_is_1(operator: Operator) -
     assert "update the host's driver" in ran.stdout
 
 
-def test_what_a_pod_may_do_is_what_the_doctor_expects() -> None:
+def test_the_doctor_expects_exactly_the_rights_of_a_pod() -> None:
     """Else it would call a sound login wrong, or a wrong one sound."""
     calls = {name.removeprefix("worker.") for name, roles in rights.EXECUTE.items() if "likeness_worker" in roles}
     reads = {

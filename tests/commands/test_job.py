@@ -83,7 +83,7 @@ def a_drawing(db: App, **columns: object) -> UUID:
     return db.request("generation", subject_id=subject, prompt="in a garden", **columns)
 
 
-def test_a_job_is_told_from_its_request_to_its_artefacts(
+def test_job_shows_request_attempts_and_artefacts(
     db: AppTables, pods: Callable[[str], Pod], told: Callable[[object], str], s3_server: EmbeddedS3
 ) -> None:
     """Two attempts on two pods: the first broke, the second published. No name of anybody, no address that opens."""
@@ -118,7 +118,7 @@ def test_a_job_is_told_from_its_request_to_its_artefacts(
     assert "X-Amz" not in text
 
 
-def test_without_a_store_artefacts_are_told_and_their_sizes_are_left_out(
+def test_without_a_store_artefacts_are_listed_without_sizes(
     db: AppTables,
     pods: Callable[[str], Pod],
     told: Callable[[object], str],
@@ -132,7 +132,7 @@ def test_without_a_store_artefacts_are_told_and_their_sizes_are_left_out(
     assert artefact.split()[-1] == "published"
 
 
-def test_a_failure_is_told_with_its_meaning_and_its_fix(db: AppTables, told: Callable[[object], str]) -> None:
+def test_a_failure_is_shown_with_its_meaning_and_fix(db: AppTables, told: Callable[[object], str]) -> None:
     subject = db.add_subject(consent=False, name=NAME)
     job_id = db.request("generation", subject_id=subject, prompt="in a garden")
     text = told(job_id)
@@ -150,7 +150,7 @@ def test_every_error_code_has_advice() -> None:
         advice.format(id=1, subject=2, base=3, install=4, table=5)
 
 
-def test_what_happens_next_is_told_at_every_stage(
+def test_the_next_step_is_shown_at_every_stage(
     db: AppTables, pods: Callable[[str], Pod], told: Callable[[object], str]
 ) -> None:
     def following(job_id: UUID) -> str:
@@ -175,7 +175,7 @@ def test_what_happens_next_is_told_at_every_stage(
     assert f"worker job retry {job_id}" in following(job_id)
 
 
-def test_a_stop_that_was_asked_for_is_told(
+def test_a_requested_cancellation_is_shown(
     db: AppTables, pods: Callable[[str], Pod], told: Callable[[object], str]
 ) -> None:
     job_id = a_drawing(db)
@@ -185,7 +185,7 @@ def test_a_stop_that_was_asked_for_is_told(
     assert "told to stop" in told(job_id).splitlines()[-1]
 
 
-def test_a_prompt_cannot_steer_the_terminal(db: AppTables, told: Callable[[object], str]) -> None:
+def test_a_prompt_cannot_send_control_codes_to_the_terminal(db: AppTables, told: Callable[[object], str]) -> None:
     job_id = db.request(
         "generation", owner_id=db.owner, model_ids=[], prompt="\x1b]0;owned\x07[bold]a\r\ngarden[/bold] :smile:"
     )
@@ -194,7 +194,7 @@ def test_a_prompt_cannot_steer_the_terminal(db: AppTables, told: Callable[[objec
     assert not {"\x1b", "\x07", "\r"} & set(text)
 
 
-def test_a_job_is_found_by_a_beginning_that_is_its_own(db: AppTables) -> None:
+def test_a_job_is_found_by_a_unique_prefix_of_its_id(db: AppTables) -> None:
     first, second = UUID("abcd1234-0000-4000-8000-000000000001"), UUID("abcd1234-0000-4000-8000-000000000002")
     for job_id in (first, second):
         db.request("generation", id=job_id, owner_id=db.owner, model_ids=[], prompt="a garden")
@@ -216,7 +216,7 @@ def test_a_job_is_found_by_a_beginning_that_is_its_own(db: AppTables) -> None:
             find_job(owner, str(uuid4()))
 
 
-def test_retry_and_cancel_refuse_what_cannot_be(db: AppTables, pods: Callable[[str], Pod]) -> None:
+def test_retry_and_cancel_refuse_jobs_in_the_wrong_status(db: AppTables, pods: Callable[[str], Pod]) -> None:
     job_id = a_drawing(db)
     with connect(db.url) as owner:
         with pytest.raises(CommandRefused, match="a queued job cannot be tried again"):
@@ -233,7 +233,7 @@ def test_retry_and_cancel_refuse_what_cannot_be(db: AppTables, pods: Callable[[s
     assert pods("pod-1").claim(GENERATION) == ("generation", job_id)
 
 
-def test_the_commands_end_with_0_or_say_why_not(operator: Operator, pod_url: str) -> None:
+def test_job_commands_exit_with_0_or_print_the_reason(operator: Operator, pod_url: str) -> None:
     job_id = str(operator.app.request("generation", owner_id=operator.app.owner, model_ids=[], prompt="a garden"))
     assert operator.worker("job", job_id[:13]).code == 0
     assert operator.worker("job", "cancel", job_id).code == 0

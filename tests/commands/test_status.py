@@ -54,7 +54,7 @@ def at_work(db: AppTables, pod: Pod) -> dict[str, str]:
     return {"failed": failed, "running": running, "waiting": drawing(db), "stranded": stranded}
 
 
-def test_an_owner_sees_all_of_it(db: AppTables, at_work: dict[str, str]) -> None:
+def test_the_owner_sees_every_section(db: AppTables, at_work: dict[str, str]) -> None:
     shown = sections(db.url)
     (queue,) = (line.split() for line in shown["Queue"].splitlines() if line.startswith("  generation/tiny-flux"))
     assert (queue[1], queue[-2:]) == ("1", ["1", "1"])  # one waits, one runs, one pod
@@ -71,7 +71,7 @@ def test_an_owner_sees_all_of_it(db: AppTables, at_work: dict[str, str]) -> None
     assert at_work["failed"] in shown["Failed in the last 24 hours"]
 
 
-def test_a_pod_sees_the_queue_and_the_pods_and_is_told_what_not(db: AppTables, at_work: dict[str, str]) -> None:
+def test_a_pod_sees_queue_and_pods_and_is_told_what_is_hidden(db: AppTables, at_work: dict[str, str]) -> None:
     shown = sections(as_worker(db.url))
     assert "pod-1" in shown["Pods"]
     assert at_work["running"] in shown["Running"]
@@ -80,7 +80,7 @@ def test_a_pod_sees_the_queue_and_the_pods_and_is_told_what_not(db: AppTables, a
     assert "DATABASE_URL to the owner's URL" in list(shown)[-1]
 
 
-def test_attempts_that_were_retried_are_counted(db: AppTables, pod: Pod) -> None:
+def test_retried_attempts_are_counted(db: AppTables, pod: Pod) -> None:
     pod.run("generation", db.one("select %s::uuid", drawing(db))).fail("storage_error", "503")
     assert "storage_error" in sections(db.url)["Attempts that failed and were retried"]
 
@@ -91,7 +91,7 @@ def test_a_silent_pod_is_not_shown_as_alive(db: AppTables, pod: Pod) -> None:
         assert f" {alive} " in sections(db.url)["Pods"]
 
 
-def test_an_empty_installation_says_so(db: AppTables, database_url: str) -> None:
+def test_an_empty_installation_is_shown_as_empty(db: AppTables, database_url: str) -> None:
     shown = sections(database_url)
     assert "no live pods: start one with `worker run`" in shown["Pods"]
     assert "empty" in shown["Queue"]

@@ -120,7 +120,7 @@ def test_jobs_ended_as_the_demo_describes(kept: Kept) -> None:
     assert kept.job("train before consent")["attempt"] == kept.job("train after revocation")["attempt"] == 0
 
 
-def test_every_object_of_a_job_is_in_its_bucket_and_nothing_else_of_it(kept: Kept) -> None:
+def test_the_summary_lists_exactly_the_objects_of_each_job(kept: Kept) -> None:
     for job in kept.summary["jobs"]:
         if job["kind"] == "training":
             bucket, prefix = MODELS, f"{job['subject_id']}/{job['id']}/"
@@ -138,7 +138,7 @@ def test_published_objects_are_those_of_completed_jobs_and_none_is_left_staged(k
     assert {row["state"] for row in rows} == {"published"}
 
 
-def test_photographs_are_in_storage_and_the_held_out_ones_were_not_trained_on(kept: Kept) -> None:
+def test_photos_are_in_storage_and_held_out_photos_were_not_trained_on(kept: Kept) -> None:
     jobs = {"person": "train", "other person": "train another person"}
     for subject in kept.summary["subjects"]:
         photos = subject["training_photos"] + subject["held_out_photos"]

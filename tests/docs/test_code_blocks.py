@@ -122,6 +122,6 @@ TREATMENTS: dict[str, Callable[[Block], object]] = {
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=str)
-def test_a_block_is_what_it_says(block: Block) -> None:
+def test_each_block_is_valid_in_its_language(block: Block) -> None:
     assert block.language in TREATMENTS, f"{block}: give it one of {', '.join(TREATMENTS)}"
     TREATMENTS[block.language](block)

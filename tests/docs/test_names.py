@@ -51,7 +51,7 @@ def spans(page: str, text: str) -> Iterator[str]:
 SPANS = [(page, span) for page, text in pages().items() if page not in MADE for span in spans(page, text)]
 
 
-def test_files_are_there() -> None:
+def test_named_files_exist() -> None:
     named = {(page, span) for page, span in SPANS if FILE.fullmatch(span)}
     assert len(named) > 20
     assert {(page, name) for page, name in named if not _exists(page, name)} == set()
@@ -61,7 +61,7 @@ def _exists(page: str, name: str) -> bool:
     return PLACEHOLDER in name or (ROOT / name).exists() or (ROOT / page).parent.joinpath(name).exists()
 
 
-def test_the_tree_in_the_readme_names_folders_that_are_there() -> None:
+def test_the_tree_in_the_readme_names_existing_folders() -> None:
     (tree,) = re.findall(r"^```text\n(worker/.*?)^```", pages()["README.md"], re.MULTILINE | re.DOTALL)
     folders, top = [], ""
     for indent, name in re.findall(r"^( *)([\w-]+)/", tree, re.MULTILINE):
@@ -73,7 +73,7 @@ def test_the_tree_in_the_readme_names_folders_that_are_there() -> None:
     assert wings == {folder.removeprefix("worker/") for folder in folders if folder.startswith("worker/")}
 
 
-def test_settings_are_there() -> None:
+def test_named_settings_exist() -> None:
     named = {
         (page, match[1])
         for page, span in SPANS
@@ -84,7 +84,7 @@ def test_settings_are_there() -> None:
     assert {(page, name) for page, name in named if name not in VARIABLES | NOT_SETTINGS} == set()
 
 
-def test_commands_and_targets_are_there() -> None:
+def test_named_commands_and_targets_exist() -> None:
     named = {(page, span) for page, span in SPANS if COMMAND.match(span)}
     assert len(named) > 20
     found = {(page, wrong) for page, span in named for call in calls(_plain(span)) for wrong in problems(call)}

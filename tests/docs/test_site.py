@@ -17,7 +17,7 @@ ASKS = re.compile(
 """What a browser fetches from another server without being told to."""
 
 
-def test_it_builds_strictly_and_asks_nobody(tmp_path: Path) -> None:
+def test_the_site_builds_strictly_and_loads_nothing_from_other_servers(tmp_path: Path) -> None:
     # Not --quiet: what is not logged is not counted as a warning either.
     built = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path],

@@ -67,7 +67,7 @@ def pod(database_url: str) -> Iterator[Pod]:
         made.close()
 
 
-def test_its_sql_takes_a_user_from_sign_in_to_a_picture_and_back(app: AppTables, pod: Pod) -> None:
+def test_its_sql_runs_from_sign_in_to_a_picture_and_its_revocation(app: AppTables, pod: Pod) -> None:
     reader = Reader(app)
 
     def work_ends(kind: str) -> Callable[[], None]:
@@ -101,7 +101,7 @@ def test_its_sql_takes_a_user_from_sign_in_to_a_picture_and_back(app: AppTables,
     assert (seen["last_status"], seen["last_code"]) == ("failed", "consent_denied")
 
 
-def test_what_the_page_calls_refused_is_refused(app: AppTables, pod: Pod) -> None:
+def test_steps_without_the_required_right_are_refused(app: AppTables, pod: Pod) -> None:
     """Its steps work because of the rights they use, not because everything is allowed."""
     reader = Reader(app)
     steps = dict(blocks("sql"))
@@ -128,12 +128,12 @@ def test_what_the_page_calls_refused_is_refused(app: AppTables, pod: Pod) -> Non
     assert "signed_key" not in reader.values, "published, and seen by a stranger"
 
 
-def test_every_step_has_both_halves() -> None:
+def test_every_step_has_javascript_and_sql() -> None:
     assert [heading for heading, _ in blocks("js")] == [heading for heading, _ in blocks("sql")]
 
 
 @pytest.mark.skipif(NODE is None, reason="node is not installed")
-def test_its_javascript_is_one_module_that_parses(tmp_path: Path) -> None:
+def test_its_javascript_parses_as_one_module(tmp_path: Path) -> None:
     module = tmp_path / "page.mjs"
     module.write_text("\n".join(text for _, text in blocks("js")))
     check = subprocess.run([str(NODE), "--check", module], capture_output=True, text=True, check=False)

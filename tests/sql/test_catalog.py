@@ -214,7 +214,7 @@ def test_the_schema_keeps_the_rule(connection: psycopg.Connection[Any], rule: Ru
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_a_breach_of_the_rule_is_found(connection: psycopg.Connection[Any], rule: Rule) -> None:
+def test_a_violation_of_the_rule_is_found(connection: psycopg.Connection[Any], rule: Rule) -> None:
     with connection.transaction(force_rollback=True):
         connection.execute(rule.breach)  # type: ignore[arg-type]
         assert connection.execute(rule.query).fetchall() != []  # type: ignore[arg-type]

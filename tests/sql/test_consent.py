@@ -60,7 +60,7 @@ def test_in_mode_admin_an_owner_cannot_grant(db: AppTables) -> None:
     assert db.ledger(subject) == []
 
 
-def test_in_mode_owner_attests_an_owner_must_state_both_and_only_for_subjects_of_his_own(db: AppTables) -> None:
+def test_in_mode_owner_attests_an_owner_must_state_both_for_a_subject_of_his_own(db: AppTables) -> None:
     set_mode(db, "owner_attests")
     mine = db.add_subject(consent=False, adult=False)
     theirs = db.add_subject(consent=False, owner=db.add_user(uuid4()))
@@ -78,7 +78,7 @@ def test_in_mode_owner_attests_an_owner_must_state_both_and_only_for_subjects_of
 
 
 @pytest.mark.parametrize("mode", ["admin", "owner_attests"])
-def test_an_owner_takes_consent_back_in_both_modes_but_only_his_own(db: AppTables, mode: str) -> None:
+def test_an_owner_can_revoke_consent_in_both_modes_but_only_for_own_subjects(db: AppTables, mode: str) -> None:
     set_mode(db, mode)
     mine, theirs = db.add_subject(), db.add_subject(owner=db.add_user(uuid4()))
     with db.acting_as("authenticated", db.owner) as owner:
@@ -92,7 +92,7 @@ def test_an_owner_takes_consent_back_in_both_modes_but_only_his_own(db: AppTable
 
 
 @pytest.mark.parametrize("role", ["anon", "likeness_worker"])
-def test_nobody_else_may_touch_consent(db: AppTables, role: str) -> None:
+def test_anon_and_pods_cannot_change_consent(db: AppTables, role: str) -> None:
     set_mode(db, "owner_attests")
     subject = db.add_subject(consent=False)
     for call in ("public.grant_consent(%s)", "public.reject_consent(%s)", "public.revoke_consent(%s)"):
@@ -101,7 +101,7 @@ def test_nobody_else_may_touch_consent(db: AppTables, role: str) -> None:
     assert consent(db, subject) == "pending"
 
 
-def test_a_role_in_forged_claims_opens_nothing(db: AppTables) -> None:
+def test_a_forged_role_claim_gives_no_rights(db: AppTables) -> None:
     subject = db.add_subject(consent=False)
     with db.acting_as("authenticated", db.owner) as owner:
         owner.execute(
@@ -113,7 +113,7 @@ def test_a_role_in_forged_claims_opens_nothing(db: AppTables) -> None:
     assert consent(db, subject) == "pending"
 
 
-def test_in_mode_owner_attests_a_person_who_did_not_agree_cannot_be_attested(db: AppTables) -> None:
+def test_in_mode_owner_attests_rejected_consent_cannot_be_granted(db: AppTables) -> None:
     set_mode(db, "owner_attests")
     subject = db.add_subject(consent=False)
     db.run("select public.reject_consent(%s)", subject)
@@ -122,7 +122,7 @@ def test_in_mode_owner_attests_a_person_who_did_not_agree_cannot_be_attested(db:
     assert consent(db, subject) == "rejected"
 
 
-def test_consent_changes_only_where_every_open_job_is_seen(db: AppTables) -> None:
+def test_consent_changes_only_at_read_committed(db: AppTables) -> None:
     """At REPEATABLE READ a revocation would not see, and so not stop, what came after its transaction began."""
     subject = db.add_subject()
     for level in (psycopg.IsolationLevel.REPEATABLE_READ, psycopg.IsolationLevel.SERIALIZABLE):
@@ -133,7 +133,7 @@ def test_consent_changes_only_where_every_open_job_is_seen(db: AppTables) -> Non
     assert consent(db, subject) == "approved"
 
 
-def test_a_grant_that_makes_no_sense_is_refused(db: AppTables) -> None:
+def test_an_invalid_grant_is_refused(db: AppTables) -> None:
     subject, child = db.add_subject(consent=False), db.add_subject(consent=False, adult=False)
     for arguments in (
         (subject, [], None),
@@ -159,7 +159,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("role", [None, "authenticated", "service_role", "likeness_worker", "anon"])
-def test_consent_columns_change_no_other_way(db: AppTables, role: str | None) -> None:
+def test_consent_columns_cannot_be_written_directly(db: AppTables, role: str | None) -> None:
     subject = db.add_subject()
     before = db.run("select * from public.subjects")
     for column, value in CHANGES.items():
@@ -187,7 +187,7 @@ def test_consent_columns_change_no_other_way(db: AppTables, role: str | None) ->
 # -- the ledger
 
 
-def test_the_ledger_is_append_only_for_everybody(db: AppTables) -> None:
+def test_the_ledger_is_append_only_for_every_role(db: AppTables) -> None:
     subject = db.add_subject()
     before = db.ledger(subject)
     for statement in (
@@ -205,7 +205,7 @@ def test_the_ledger_is_append_only_for_everybody(db: AppTables) -> None:
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(evidence=st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1, max_size=200))
-def test_the_ledger_keeps_a_digest_of_the_evidence_and_no_name(db: AppTables, evidence: str) -> None:
+def test_the_ledger_stores_a_digest_of_the_evidence_and_no_name(db: AppTables, evidence: str) -> None:
     subject = db.add_subject(consent=False, name="Ada Personal-Name")
     db.run("select public.grant_consent(%s, evidence => %s)", subject, evidence)
     (entry,) = db.ledger(subject)
@@ -213,14 +213,14 @@ def test_the_ledger_keeps_a_digest_of_the_evidence_and_no_name(db: AppTables, ev
     assert not any(value in (evidence, "Ada Personal-Name") for value in entry.values())
 
 
-def test_taking_back_twice_is_one_entry(db: AppTables) -> None:
+def test_revoking_twice_adds_one_entry_to_the_ledger(db: AppTables) -> None:
     subject = db.add_subject()
     for _ in range(2):
         db.run("select public.revoke_consent(%s)", subject)
     assert [entry["event"] for entry in db.ledger(subject)] == ["grant", "revoke"]
 
 
-def test_the_ledger_outlives_the_person(db: AppTables) -> None:
+def test_the_ledger_survives_the_deletion_of_a_subject(db: AppTables) -> None:
     subject = db.add_subject()
     db.run("delete from public.subjects where id = %s", subject)
     assert len(db.ledger(subject)) == 1
@@ -268,7 +268,7 @@ def two_people(db: AppTables, pod: Pod) -> tuple[UUID, UUID, Attempt, UUID]:
 
 @pytest.mark.parametrize("loss", [revoke, reject, expire, erase, delete_the_account, agree_to_less])
 @pytest.mark.parametrize("who", ["the subject", "the other person"])
-def test_a_loss_of_consent_fails_queued_jobs_and_stops_running_ones(
+def test_losing_consent_fails_queued_jobs_and_stops_running_ones(
     db: AppTables, pod: Pod, loss: Callable[[AppTables, UUID], None], who: str
 ) -> None:
     ada, ben, attempt, queued = two_people(db, pod)
@@ -297,7 +297,7 @@ def test_a_loss_of_consent_fails_queued_jobs_and_stops_running_ones(
 
 
 @pytest.mark.parametrize("ending", ["complete", "fail", "release"])
-def test_whatever_ends_a_revoked_attempt_settles_it_as_refused(db: AppTables, pod: Pod, ending: str) -> None:
+def test_a_revoked_attempt_ends_as_consent_denied_however_it_ends(db: AppTables, pod: Pod, ending: str) -> None:
     ada, _, attempt, _ = two_people(db, pod)
     result = attempt.result()
     revoke(db, ada)
@@ -316,7 +316,7 @@ def test_whatever_ends_a_revoked_attempt_settles_it_as_refused(db: AppTables, po
     assert {entry["job_id"] for entry in db.ledger(ada, "refusal")} >= {attempt.id}
 
 
-def test_a_revocation_outranks_a_cancellation_whichever_came_first(db: AppTables, pod: Pod) -> None:
+def test_a_revocation_overrides_a_cancellation_in_either_order(db: AppTables, pod: Pod) -> None:
     for first, second in (("revoke", "cancel"), ("cancel", "revoke")):
         subject = db.add_subject()
         attempt = pod.run("generation", db.request("generation", subject_id=subject, prompt="x", model_ids=[]))
@@ -328,7 +328,7 @@ def test_a_revocation_outranks_a_cancellation_whichever_came_first(db: AppTables
         assert attempt.release() == "consent_denied"
 
 
-def test_granting_again_does_not_revive_what_was_stopped(db: AppTables, pod: Pod) -> None:
+def test_granting_consent_again_does_not_resume_stopped_jobs(db: AppTables, pod: Pod) -> None:
     ada, _, attempt, queued = two_people(db, pod)
     revoke(db, ada)
     db.run("select public.grant_consent(%s)", ada)
@@ -338,7 +338,7 @@ def test_granting_again_does_not_revive_what_was_stopped(db: AppTables, pod: Pod
     assert pod.run("generation", attempt.id).publish() == "ok"
 
 
-def test_an_expiry_counts_from_its_second_on_and_is_written_down_by_the_tick(db: AppTables, pod: Pod) -> None:
+def test_consent_expires_on_time_and_the_tick_records_it(db: AppTables, pod: Pod) -> None:
     subject = db.add_subject()
     waiting = db.request("generation", subject_id=subject, prompt="x", model_ids=[])
     claim = pod.claim()
@@ -366,7 +366,7 @@ def test_consent_that_expires_between_start_and_publication_stops_the_publicatio
     assert set(db.staged(attempt.id).values()) == {"deleting"}
 
 
-def test_a_deleted_account_leaves_its_rows_and_takes_every_consent_back(db: AppTables, pod: Pod) -> None:
+def test_deleting_an_account_keeps_its_rows_and_revokes_every_consent(db: AppTables, pod: Pod) -> None:
     subjects = [db.add_subject(), db.add_subject(consent=False)]
     job = db.request("generation", subject_id=subjects[0], prompt="x", model_ids=[])
     db.run("delete from auth.users where id = %s", db.owner)

@@ -41,7 +41,7 @@ def test_the_terms_of_the_database_are_those_of_the_data_file() -> None:
     )
 
 
-def test_no_phrase_is_longer_than_an_insert_looks() -> None:
+def test_no_phrase_is_longer_than_an_insert_compares() -> None:
     """An innocent phrase that is not seen whole would refuse what the worker allows."""
     phrases = [term.words for term in screening.terms()]
     phrases += [phrase for kind in screening.screens() for phrase in screening.allowed_phrases(kind)]
@@ -59,7 +59,7 @@ def violations(db: AppTables, texts: list[tuple[str, screening.Kind]]) -> list[s
     return [row["rule_id"] for row in rows]
 
 
-def test_an_insert_refuses_the_examples_that_their_list_says_and_allows_the_others(db: AppTables) -> None:
+def test_an_insert_refuses_exactly_the_examples_marked_for_it(db: AppTables) -> None:
     found = violations(db, [(example.text, example.kind) for example in examples()])
     wrong = []
     for example, rule_id in zip(examples(), found, strict=True):
@@ -100,7 +100,7 @@ def test_an_insert_refuses_nothing_that_the_worker_allows(
     assert [text for text in refused if screening.find(text, kind) is None] == []
 
 
-def test_an_insert_reads_each_character_as_the_worker_does_or_leaves_the_text_to_it(db: AppTables) -> None:
+def test_an_insert_folds_each_character_as_the_worker_does_or_skips_the_text(db: AppTables) -> None:
     codes = [code for code in range(1, 0x30000) if not 0xD800 <= code < 0xE000]
     rows = db.run(
         """select chr(code) as character, worker.fold_prompt('x' || chr(code) || 'y') as words
@@ -119,7 +119,7 @@ def test_an_insert_reads_each_character_as_the_worker_does_or_leaves_the_text_to
     assert differing == set()
 
 
-def test_a_database_that_has_just_been_migrated_looks_phrases_up_too(supabase: Supabase) -> None:
+def test_a_newly_migrated_database_finds_phrases_by_index(supabase: Supabase) -> None:
     """Postgres knows nothing yet of the tables' sizes; where it went through all phrases, such a prompt took 10 s."""
     url = supabase.create()
     migrate(url)
@@ -147,7 +147,7 @@ def insert(db: AppTables, kind: str, **columns: Any) -> dict[str, Any]:
     return row
 
 
-def test_a_blocked_prompt_arrives_refused_with_the_rule_and_without_the_words(db: AppTables, pod: Pod) -> None:
+def test_a_blocked_prompt_is_stored_as_failed_with_the_rule_and_without_the_words(db: AppTables, pod: Pod) -> None:
     row = insert(db, "generation", subject_id=db.add_subject(), prompt="ohwx naked on a balcony")
     assert (row["status"], row["phase"], row["error_code"], row["attempt"]) == (
         "failed",
@@ -174,7 +174,7 @@ def preset(db: AppTables, prompt: str, negative_prompt: str | None = None) -> UU
     return made
 
 
-def test_the_words_of_a_picture_are_screened_as_its_preset_merges_them(db: AppTables) -> None:
+def test_a_prompt_is_screened_as_merged_with_its_preset(db: AppTables) -> None:
     subject = db.add_subject()
     lora = db.add_lora(subject)
     db.run("update public.subjects_models set trigger_word = 'young' where id = %s", lora)
@@ -195,7 +195,7 @@ def test_the_words_of_a_picture_are_screened_as_its_preset_merges_them(db: AppTa
     assert insert(db, "generation", **plain)["status"] == "queued"
 
 
-def test_the_words_of_a_training_are_screened(db: AppTables) -> None:
+def test_trigger_word_and_class_name_are_screened(db: AppTables) -> None:
     subject = db.add_subject()
     db.add_photos(subject)
     row = insert(db, "training", subject_id=subject, trigger_word="naked")
@@ -208,7 +208,7 @@ def test_the_words_of_a_training_are_screened(db: AppTables) -> None:
     assert insert(db, "training", subject_id=subject, trigger_word="ohwx")["status"] == "queued"
 
 
-def test_a_person_without_consent_is_the_first_thing_that_is_said(db: AppTables) -> None:
+def test_missing_consent_is_reported_before_a_blocked_prompt(db: AppTables) -> None:
     subject = db.add_subject(consent=False)
     assert insert(db, "generation", subject_id=subject, prompt="nude")["error_code"] == "consent_denied"
     agreeing = db.add_subject()
@@ -216,7 +216,7 @@ def test_a_person_without_consent_is_the_first_thing_that_is_said(db: AppTables)
     assert db.ledger(agreeing, "refusal") == [], "nobody objected: the ledger is about consent"
 
 
-def test_refused_prompts_have_a_limit_so_that_nobody_feels_a_way_around_the_words(db: AppTables) -> None:
+def test_refused_prompts_are_limited_to_prevent_probing_of_the_list(db: AppTables) -> None:
     db.run("update worker.config set open_jobs_per_owner = 1")
     subject = db.add_subject()
     for _ in range(10):

@@ -68,7 +68,7 @@ def test_registering_the_kinds_again_changes_nothing(any_supabase: Supabase, pub
         assert published(url) == ({f"public.{table}" for table in WATCHED} if publication else set())
 
 
-def test_what_an_administrator_set_for_a_kind_outlives_the_next_release(supabase: Supabase, tmp_path: Path) -> None:
+def test_an_administrators_settings_survive_the_next_release(supabase: Supabase, tmp_path: Path) -> None:
     url = supabase.create()
     migrate.migrate(url)
     with AppTables.open(url) as app:
@@ -79,7 +79,7 @@ def test_what_an_administrator_set_for_a_kind_outlives_the_next_release(supabase
         assert list(differences(before, snapshot(url))) == ["row of worker.schema_versions views"]
 
 
-def test_a_publication_of_all_tables_is_left_alone(supabase: Supabase) -> None:
+def test_a_publication_for_all_tables_is_not_changed(supabase: Supabase) -> None:
     url = supabase.create()
     with psycopg.connect(supabase.superuser_url(url), autocommit=True) as superuser:
         superuser.execute("create publication supabase_realtime for all tables")
@@ -87,7 +87,7 @@ def test_a_publication_of_all_tables_is_left_alone(supabase: Supabase) -> None:
     assert {f"public.{table}" for table in WATCHED} <= published(url)
 
 
-def test_tables_are_watched_once_the_publication_is_there(supabase: Supabase, tmp_path: Path) -> None:
+def test_tables_join_the_publication_once_it_exists(supabase: Supabase, tmp_path: Path) -> None:
     url = supabase.create()
     migrate.migrate(url)
     with psycopg.connect(url, autocommit=True) as owner:
@@ -97,7 +97,9 @@ def test_tables_are_watched_once_the_publication_is_there(supabase: Supabase, tm
     assert published(url) == {f"public.{table}" for table in WATCHED}
 
 
-def test_a_life_cycle_column_reaches_every_job_table_and_no_client(any_supabase: Supabase, tmp_path: Path) -> None:
+def test_a_new_life_cycle_column_is_in_every_job_table_and_no_client_can_write_it(
+    any_supabase: Supabase, tmp_path: Path
+) -> None:
     url = any_supabase.create(grants_by_default=True)
     migrate.migrate(url)
     release = next_release(
@@ -127,7 +129,7 @@ def test_a_life_cycle_column_reaches_every_job_table_and_no_client(any_supabase:
                 client.execute("insert into public.generation_jobs (prompt) values ('the sea')")
 
 
-def test_a_new_kind_is_a_table_and_a_file(any_supabase: Supabase, tmp_path: Path) -> None:
+def test_a_new_kind_needs_only_a_table_and_a_file(any_supabase: Supabase, tmp_path: Path) -> None:
     release = next_release(tmp_path, _9001_mesh=A_NEW_KIND)
     (release / "kinds" / "mesh.sql").write_text(ITS_FILE)
     url = any_supabase.create(grants_by_default=True)

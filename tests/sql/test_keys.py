@@ -42,7 +42,7 @@ COLUMNS = ("sample_paths", "reference_paths", "control_path")
 
 
 @pytest.mark.parametrize("column", COLUMNS)
-def test_what_is_somebody_elses_is_refused(db: AppTables, column: str) -> None:
+def test_keys_of_another_owner_are_refused(db: AppTables, column: str) -> None:
     mine, stranger = db.add_subject(), db.add_user(uuid4())
     theirs = db.add_subject(owner=stranger)
     assert MESSAGE_OF_A_STRANGERS_PREFIX in refusal(db, column, f"{stranger}/{theirs}/photos/1.jpg", mine)
@@ -73,7 +73,7 @@ ODD = {
 
 
 @pytest.mark.parametrize("column", COLUMNS)
-def test_odd_keys_are_refused(db: AppTables, column: str) -> None:
+def test_malformed_keys_are_refused(db: AppTables, column: str) -> None:
     subject = db.add_subject()
     for name, key in ODD.items():
         assert NOT_A_PLAIN_KEY in refusal(db, column, key.format(owner=db.owner, subject=subject), subject), name
@@ -84,13 +84,13 @@ def test_odd_keys_are_refused(db: AppTables, column: str) -> None:
         assert NOT_A_PLAIN_KEY in refusal(db, column, None, subject)
 
 
-def test_a_lora_learns_from_its_own_persons_photographs_alone(db: AppTables) -> None:
+def test_a_training_accepts_only_photos_of_its_own_subject(db: AppTables) -> None:
     ada, ben = db.add_subject(), db.add_subject()
     for key in (f"{db.owner}/{ben}/photos/1.jpg", f"{db.owner}/{ada}/other/1.jpg"):
         assert "photos/ of the job's own subject" in refusal(db, "sample_paths", key, ada)
 
 
-def test_pictures_of_nobody_serve_as_poses_only(db: AppTables) -> None:
+def test_inputs_without_a_subject_are_accepted_only_as_poses(db: AppTables) -> None:
     subject, chair = db.add_subject(), f"{db.owner}/_/inputs/chair.png"
     for column in ("sample_paths", "reference_paths"):
         assert "pictures of people always need one" in refusal(db, column, chair, subject)
@@ -98,7 +98,7 @@ def test_pictures_of_nobody_serve_as_poses_only(db: AppTables) -> None:
 
 
 @pytest.mark.parametrize("column", ["reference_paths", "control_path"])
-def test_everybody_on_a_named_picture_must_agree(db: AppTables, column: str) -> None:
+def test_the_subject_of_a_named_picture_must_consent(db: AppTables, column: str) -> None:
     ada, ben = db.add_subject(), db.add_subject()
     job = request(db, column, f"{db.owner}/{ben}/photos/1.jpg", ada)
     assert db.touched("generation", job) == {ada, ben}
@@ -109,7 +109,7 @@ def test_everybody_on_a_named_picture_must_agree(db: AppTables, column: str) -> 
     assert db.status("generation", again) == ("failed", "consent_denied")
 
 
-def test_a_drawn_picture_brings_everybody_in_it(db: AppTables, pod: Pod) -> None:
+def test_a_generated_picture_adds_all_its_subjects(db: AppTables, pod: Pod) -> None:
     ada, ben, cem = (db.add_subject(name=name) for name in ("Ada", "Ben", "Cem"))
     db.request("generation", owner_id=db.owner, prompt="two friends", model_ids=[db.add_lora(ada), db.add_lora(ben)])
     attempt = pod.start(*pod.claim())  # type: ignore[misc]
@@ -127,7 +127,7 @@ def test_a_drawn_picture_brings_everybody_in_it(db: AppTables, pod: Pod) -> None
     assert "pictures of people always need one" in refusal(db, "reference_paths", picture, cem)
 
 
-def test_another_owners_job_cannot_be_brought_in_by_its_id(db: AppTables, pod: Pod) -> None:
+def test_a_key_cannot_name_another_owners_job(db: AppTables, pod: Pod) -> None:
     stranger = db.add_user(uuid4())
     theirs = db.add_subject(owner=stranger)
     db.add_lora(theirs)
@@ -142,7 +142,7 @@ def test_another_owners_job_cannot_be_brought_in_by_its_id(db: AppTables, pod: P
     )
 
 
-def test_photographs_are_registered_under_their_own_subject(db: AppTables) -> None:
+def test_photos_are_registered_only_under_their_own_subject(db: AppTables) -> None:
     mine, other = db.add_subject(), db.add_subject()
     stranger = db.add_user(uuid4())
     theirs = db.add_subject(owner=stranger)
@@ -196,7 +196,7 @@ def test_no_accepted_key_leaves_the_owners_prefix(db: AppTables, template: str, 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=st.text("abcXYZ019._ ()+@=,-", min_size=1, max_size=60).filter(lambda name: name not in (".", "..")))
-def test_plain_names_of_the_owners_own_are_accepted(db: AppTables, name: str) -> None:
+def test_ordinary_names_under_the_owners_prefix_are_accepted(db: AppTables, name: str) -> None:
     ids = _ids(db)
     assert (
         db.one("select worker.key_error(%s, %s, false)", ids["me"], f"{ids['me']}/{ids['mine']}/photos/{name}") is None

@@ -52,7 +52,7 @@ def test_a_claim_takes_one_job_of_the_offered_routes_for_one_pod(db: AppTables, 
     assert db.status("generation", job) == ("queued", None)
 
 
-def test_started_twice_by_the_same_pod_is_one_attempt(db: AppTables, start_pod: Callable[..., Pod]) -> None:
+def test_starting_twice_from_the_same_pod_is_one_attempt(db: AppTables, start_pod: Callable[..., Pod]) -> None:
     one, two = start_pod(), start_pod()
     first = one.run("generation", db.ask())
     again = one.start("generation", first.id)
@@ -62,7 +62,7 @@ def test_started_twice_by_the_same_pod_is_one_attempt(db: AppTables, start_pod: 
     assert two.start("generation", first.id) is None
 
 
-def test_a_start_brings_everything_a_handler_needs(db: AppTables, pod: Pod) -> None:
+def test_a_start_returns_everything_a_handler_needs(db: AppTables, pod: Pod) -> None:
     subject = db.add_subject()
     photos, model = db.add_photos(subject), db.add_lora(subject)
     preset = db.add_preset(owner=None, prompt="in oil", settings={"steps": 3})
@@ -88,7 +88,7 @@ def test_the_newest_unretired_lora_is_used_unless_others_are_named(db: AppTables
         assert [item["id"] for item in attempt.payload["models"]] == [str(wanted)]
 
 
-def test_a_lora_of_the_base_itself_goes_before_a_newer_one_of_its_family(db: AppTables, pod: Pod) -> None:
+def test_a_lora_of_the_base_is_preferred_to_a_newer_one_of_its_family(db: AppTables, pod: Pod) -> None:
     subject = db.add_subject()
     of_the_family = db.add_lora(subject, base=ABLE_BASE)
     drawn = {"subject_id": subject, "prompt": "x", "base": TINY_BASE}
@@ -98,7 +98,7 @@ def test_a_lora_of_the_base_itself_goes_before_a_newer_one_of_its_family(db: App
     assert pod.run("generation", db.request("generation", **drawn)).payload["models"][0]["id"] == str(of_the_base)
 
 
-def test_what_is_missing_at_the_start_ends_the_job_with_the_reason(db: AppTables, pod: Pod) -> None:
+def test_missing_input_at_the_start_fails_the_job_with_the_reason(db: AppTables, pod: Pod) -> None:
     subject = db.add_subject()
     photos = db.add_photos(subject, 3)
     jobs = {
@@ -117,7 +117,7 @@ def test_what_is_missing_at_the_start_ends_the_job_with_the_reason(db: AppTables
         assert db.queue_row(kind, job) is None
 
 
-def test_a_request_that_became_impossible_is_refused_at_the_start(db: AppTables, pod: Pod) -> None:
+def test_a_request_that_became_invalid_fails_at_the_start(db: AppTables, pod: Pod) -> None:
     subject = db.add_subject()
     model = db.add_lora(subject)
     job = db.request("generation", subject_id=subject, prompt="x", model_ids=[model])
@@ -126,7 +126,7 @@ def test_a_request_that_became_impossible_is_refused_at_the_start(db: AppTables,
     assert db.status("generation", job) == ("failed", "invalid_input")
 
 
-def test_a_paused_kind_goes_back_and_waits(db: AppTables, pod: Pod) -> None:
+def test_a_job_of_a_paused_kind_is_requeued_and_waits(db: AppTables, pod: Pod) -> None:
     job = db.ask()
     db.run("update worker.job_kinds set paused = true where kind = 'generation'")
     assert pod.start(*pod.claim()) is None  # type: ignore[misc]
@@ -159,7 +159,7 @@ def test_higher_priority_comes_first_then_the_older_job(db: AppTables, pod: Pod)
     assert [pod.claim() for _ in range(4)] == [("generation", job) for job in (raised, urgent, plain, later)]
 
 
-def test_run_after_is_waited_for(db: AppTables, pod: Pod) -> None:
+def test_a_job_is_not_claimed_before_run_after(db: AppTables, pod: Pod) -> None:
     job = db.ask(run_after="2999-01-01")
     assert pod.claim() is None
     db.run("update worker.pgqueuer set execute_after = now() - interval '1 second'")  # the year 2999 has come
@@ -183,7 +183,7 @@ def everything_it_may_say(attempt: Attempt, result: dict[str, Any]) -> list[str]
     ]
 
 
-def test_a_stale_attempt_is_told_it_is_lost_and_changes_nothing(db: AppTables, start_pod: Callable[..., Pod]) -> None:
+def test_a_stale_attempt_is_answered_lost_and_changes_nothing(db: AppTables, start_pod: Callable[..., Pod]) -> None:
     one, two = start_pod(), start_pod()
     for kind, job in (("generation", db.ask()), ("training", db.ask_training())):
         stale = one.run(kind, job)
@@ -213,7 +213,7 @@ def test_a_lease_on_a_job_that_does_not_exist_is_lost(pod: Pod) -> None:
 # -- reports
 
 
-def test_a_report_shows_in_the_row_and_new_phases_in_the_events(db: AppTables, pod: Pod) -> None:
+def test_a_report_updates_the_row_and_new_phases_become_events(db: AppTables, pod: Pod) -> None:
     attempt = pod.run("generation", db.ask())
     assert attempt.report(0.25, "drawing", {"step": 1}) == "ok"
     assert attempt.report(7.0, "drawing") == "ok"
@@ -223,7 +223,7 @@ def test_a_report_shows_in_the_row_and_new_phases_in_the_events(db: AppTables, p
     assert db.events(attempt.id) == ["started", "phase", "phase"]
 
 
-def test_an_attempt_longer_than_max_runtime_hears_timeout_and_is_charged(db: AppTables, pod: Pod) -> None:
+def test_an_attempt_over_max_runtime_is_answered_timeout_and_counts_as_a_failure(db: AppTables, pod: Pod) -> None:
     attempt = pod.run("generation", db.ask(max_runtime="1 minute"))
     assert attempt.report() == "ok"
     with db.without_triggers():
@@ -262,7 +262,7 @@ def test_an_attempt_stages_under_its_own_prefix_only(db: AppTables, pod: Pod) ->
 # -- completion
 
 
-def test_a_publication_settles_row_queue_log_objects_and_events(db: AppTables, pod: Pod) -> None:
+def test_a_publication_updates_row_queue_log_objects_and_events(db: AppTables, pod: Pod) -> None:
     job = db.ask(num_images=2)
     queue = db.queue_row("generation", job)
     assert queue is not None
@@ -284,7 +284,7 @@ def test_a_publication_settles_row_queue_log_objects_and_events(db: AppTables, p
     assert db.snapshot() == before
 
 
-def test_a_training_publishes_a_version_and_asks_for_the_convenience_copy(db: AppTables, pod: Pod) -> None:
+def test_a_training_publishes_a_version_and_enqueues_the_convenience_copy(db: AppTables, pod: Pod) -> None:
     subject = db.add_subject()
     db.add_photos(subject)
     for version in (1, 2):

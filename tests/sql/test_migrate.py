@@ -55,7 +55,7 @@ def test_running_every_repeatable_file_again_changes_nothing(any_supabase: Supab
     assert policy_oids(url) == policies
 
 
-def test_two_at_once_apply_it_once(supabase: Supabase) -> None:
+def test_two_migrations_at_once_apply_every_file_once(supabase: Supabase) -> None:
     url = supabase.create()
     with ThreadPoolExecutor() as threads:
         applied = [run.result() for run in [threads.submit(migrate.migrate, url) for _ in range(2)]]
@@ -66,7 +66,7 @@ def test_two_at_once_apply_it_once(supabase: Supabase) -> None:
 
 
 @pytest.mark.parametrize("grants_by_default", [True, False], ids=["older project", "newer project"])
-def test_the_printed_sql_makes_the_same_database(
+def test_the_printed_sql_creates_the_same_database(
     any_supabase: Supabase, grants_by_default: bool, tmp_path: Path
 ) -> None:
     applied, printed = (any_supabase.create(grants_by_default=grants_by_default) for _ in range(2))
@@ -78,22 +78,22 @@ def test_the_printed_sql_makes_the_same_database(
     assert migrate.migrate(printed) == []
 
 
-def test_the_printed_sql_is_plain_and_brings_no_transaction() -> None:
+def test_the_printed_sql_has_no_psql_commands_and_no_transaction() -> None:
     text = render()
     assert re.search(r"^\s*\\", text, re.MULTILINE) is None, "psql commands are not SQL"
     assert re.search(r"^\s*(begin|commit|rollback|start transaction)\s*;", text, re.MULTILINE | re.IGNORECASE) is None
 
 
-def test_the_printed_sql_says_how_it_is_applied() -> None:
+def test_the_printed_sql_states_how_to_apply_it() -> None:
     assert "psql -1 -v ON_ERROR_STOP=1" in render()[:400]
 
 
-def test_sql_since_a_migration_that_is_not_there_is_refused_with_the_newest() -> None:
+def test_since_an_unknown_migration_is_refused_with_the_newest() -> None:
     with pytest.raises(MigrationError, match=f"there is no migration 99: the newest is {NEWEST}, {NUMBERED[-1]}"):
         render(99)
 
 
-def test_the_next_release_may_take_the_other_route(supabase: Supabase, tmp_path: Path) -> None:
+def test_the_next_release_can_be_applied_by_the_other_route(supabase: Supabase, tmp_path: Path) -> None:
     release = next_release(tmp_path, _9001_mood=A_COLUMN_MORE)
     whole, printed_first, printed_second = (supabase.create() for _ in range(3))
     migrate.migrate(whole, release)
@@ -118,7 +118,7 @@ def test_the_next_release_may_take_the_other_route(supabase: Supabase, tmp_path:
         (False, NEWEST, f"not applied here yet: {', '.join(NUMBERED)}"),
     ],
 )
-def test_sql_printed_since_the_wrong_release_is_refused_by_name(
+def test_printed_sql_since_the_wrong_release_is_refused_by_name(
     supabase: Supabase, tmp_path: Path, applied: bool, since: int, complaint: str
 ) -> None:
     release = next_release(tmp_path, _9001_mood=A_COLUMN_MORE)
@@ -136,7 +136,7 @@ def test_sql_printed_since_the_wrong_release_is_refused_by_name(
 
 
 @pytest.mark.parametrize("migrated", [False, True], ids=["empty database", "migrated database"])
-def test_a_failing_file_is_named_and_leaves_nothing(supabase: Supabase, tmp_path: Path, migrated: bool) -> None:
+def test_a_failing_file_is_named_and_changes_nothing(supabase: Supabase, tmp_path: Path, migrated: bool) -> None:
     release = next_release(tmp_path, _9001_mood=A_COLUMN_MORE, _9002_broken="alter table public.nowhere add x int;")
     url = supabase.create()
     if migrated:
@@ -164,7 +164,7 @@ def test_an_applied_file_that_was_edited_is_refused_by_name(supabase: Supabase, 
     assert differences(before, snapshot(url)) == {}
 
 
-def test_an_older_release_never_puts_its_functions_back(supabase: Supabase, tmp_path: Path) -> None:
+def test_an_older_release_is_refused_after_a_newer_one(supabase: Supabase, tmp_path: Path) -> None:
     url = supabase.create()
     migrate.migrate(url, next_release(tmp_path, _9001_mood=A_COLUMN_MORE))
     before = snapshot(url)
@@ -177,7 +177,7 @@ def test_an_older_release_never_puts_its_functions_back(supabase: Supabase, tmp_
 
 
 @pytest.mark.parametrize("command", [migrate.migrate, migrate.install_supabase_stubs])
-def test_a_database_that_does_not_answer_is_named_and_no_password_is_shown(
+def test_an_unreachable_database_is_named_without_its_password(
     command: Callable[[str], object], unused_tcp_port: int
 ) -> None:
     with pytest.raises(MigrationError, match=r"127\.0\.0\.1") as refused:
@@ -185,7 +185,7 @@ def test_a_database_that_does_not_answer_is_named_and_no_password_is_shown(
     assert "hunter2" not in str(refused.value)
 
 
-def test_a_pods_url_is_told_that_the_owners_is_wanted(supabase: Supabase, tmp_path: Path) -> None:
+def test_a_pods_url_is_refused_with_a_hint_to_the_owners(supabase: Supabase, tmp_path: Path) -> None:
     url = supabase.create()
     migrate.migrate(url)
     with pytest.raises(MigrationError, match="URL of the database's owner"):
@@ -234,7 +234,7 @@ def test_every_table_and_function_of_public_is_guarded_against_overwriting(supab
     assert [name for name in made if f"'{name}'" not in preflight] == []
 
 
-def test_a_bare_postgres_is_told_what_is_missing_and_takes_the_stubs_once(tmp_path: Path) -> None:
+def test_a_plain_postgres_is_refused_until_the_stubs_are_installed(tmp_path: Path) -> None:
     with EmbeddedPostgres(tmp_path / "postgres", fast=True) as server:
         url = server.url()
         before = snapshot(url)
@@ -268,9 +268,7 @@ def test_supabase_stubs_never_touch_a_supabase_project(supabase: Supabase) -> No
 # ------------------------------------------------------------------------------------------------------------- policies
 
 
-def test_a_policy_dropped_or_changed_by_hand_is_set_right_and_no_other_is_touched(
-    supabase: Supabase, tmp_path: Path
-) -> None:
+def test_only_dropped_and_changed_policies_are_recreated(supabase: Supabase, tmp_path: Path) -> None:
     url = supabase.create()
     migrate.migrate(url)
     before, policies = snapshot(url), policy_oids(url)
@@ -290,7 +288,7 @@ def test_a_policy_dropped_or_changed_by_hand_is_set_right_and_no_other_is_touche
     assert made_again == {name.removeprefix("public.") for name in (dropped, moved)} | {loosened}
 
 
-def test_policies_never_wait_long_for_a_busy_storage_table(supabase: Supabase, tmp_path: Path) -> None:
+def test_policies_do_not_wait_long_for_a_busy_storage_table(supabase: Supabase, tmp_path: Path) -> None:
     url = supabase.create()
     migrate.migrate(url)
     with psycopg.connect(supabase.superuser_url(url)) as upload:

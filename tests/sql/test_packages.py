@@ -137,7 +137,7 @@ def echoing(databases: Databases) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("name", CORE_IS_CHANGED)
-def test_a_file_that_changes_what_is_not_its_own_is_refused(echoing: str, name: str) -> None:
+def test_a_file_that_changes_objects_of_others_is_refused(echoing: str, name: str) -> None:
     with pytest.raises(
         psycopg.errors.InsufficientPrivilege, match=rf"^package {PACKAGE}, more: it (changes|changed|leaves) "
     ):
@@ -165,7 +165,7 @@ def test_a_file_cannot_end_the_transaction(echoing: str, text: str) -> None:
     assert differences(before, snapshot(echoing)) == {}
 
 
-def test_a_package_changes_what_is_its_own(database_url: str) -> None:
+def test_a_package_can_change_its_own_objects(database_url: str) -> None:
     apply_file(database_url, TABLE + HOOKS + REGISTRATION, name="echo")
     own = """
       create schema echo;
@@ -201,7 +201,7 @@ def test_a_package_changes_what_is_its_own(database_url: str) -> None:
         )
 
 
-def test_a_name_that_a_package_gave_up_is_not_its_own_any_more(database_url: str) -> None:
+def test_a_package_no_longer_owns_a_name_that_it_dropped(database_url: str) -> None:
     made = "create function public.listen() returns int language sql as 'select 1'"
     apply_file(database_url, made)
     apply_file(database_url, "drop function public.listen()")
@@ -215,7 +215,7 @@ def test_a_name_that_a_package_gave_up_is_not_its_own_any_more(database_url: str
 
 
 @pytest.mark.parametrize("grants_by_default", [True, False], ids=["older project", "newer project"])
-def test_what_a_package_made_is_for_those_whom_it_declares(
+def test_a_packages_objects_are_granted_only_as_declared(
     any_supabase: Supabase, grants_by_default: bool, tmp_path: Path
 ) -> None:
     made = f"""
@@ -269,7 +269,7 @@ def held(url: str) -> dict[str, set[str]]:
     return found
 
 
-def test_a_grant_on_what_is_not_its_own_is_refused(supabase: Supabase, tmp_path: Path) -> None:
+def test_a_grant_on_an_object_of_others_is_refused(supabase: Supabase, tmp_path: Path) -> None:
     url = supabase.create()
     before = snapshot(url)
     for number, (privilege, thing) in enumerate(
@@ -316,7 +316,7 @@ def test_a_file_after_the_registration_cannot_undo_it(supabase: Supabase, tmp_pa
         assert differences(snapshot(good), snapshot(undone)) == {}
 
 
-def test_a_refused_file_leaves_nothing_by_either_route(supabase: Supabase, tmp_path: Path) -> None:
+def test_a_refused_file_changes_nothing_by_either_route(supabase: Supabase, tmp_path: Path) -> None:
     package = write_package(tmp_path, more=CORE_IS_CHANGED["a core function is replaced"])
     url = supabase.create()
     before = snapshot(url)

@@ -58,7 +58,7 @@ def _texts(value: object) -> list[str]:
     return [value] if isinstance(value, str) else []
 
 
-async def test_from_a_users_insert_to_a_published_picture(any_supabase: Supabase) -> None:
+async def test_a_users_insert_becomes_a_published_picture(any_supabase: Supabase) -> None:
     with project(any_supabase) as (app, url, rotated_url):
         user = app.add_user(uuid4())
         with app.acting_as("authenticated", user) as client, app.acting_as("service_role") as administrator:
@@ -153,7 +153,7 @@ async def test_a_revocation_by_the_user_reaches_a_running_job(any_supabase: Supa
         assert app.status("generation", job) == ("failed", "consent_denied")
 
 
-def test_the_auth_service_may_delete_an_account_whatever_hangs_on_it(any_supabase: Supabase) -> None:
+def test_the_auth_service_can_delete_an_account_with_subjects_and_jobs(any_supabase: Supabase) -> None:
     with project(any_supabase) as (app, _, _):
         subject = app.add_subject()
         app.add_photos(subject)
@@ -171,7 +171,7 @@ def test_the_auth_service_may_delete_an_account_whatever_hangs_on_it(any_supabas
         assert len(app.ledger(subject, "revoke")) == 1
 
 
-def test_a_pods_login_reads_no_person_and_decides_nothing(any_supabase: Supabase) -> None:
+def test_a_pods_login_cannot_read_subjects_or_change_consent_and_jobs(any_supabase: Supabase) -> None:
     with project(any_supabase) as (app, url, _):
         job = app.ask_training()
         subject = app.job("training", job)["subject_id"]

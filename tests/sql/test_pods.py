@@ -53,7 +53,7 @@ def held_unnamed_for(db: AppTables, seconds: float) -> None:
 # -- registering and beating
 
 
-def test_registering_again_updates_the_offer_and_keeps_the_age(db: AppTables, pod: Pod) -> None:
+def test_registering_again_updates_the_routes_and_keeps_registered_at(db: AppTables, pod: Pod) -> None:
     (before,) = db.run("select * from worker.pods")
     silent_for(db, pod, 25)
     pod.register(TRAINING)
@@ -63,7 +63,7 @@ def test_registering_again_updates_the_offer_and_keeps_the_age(db: AppTables, po
     assert after["last_heartbeat"] > before["last_heartbeat"]
 
 
-def test_a_heartbeat_answers_the_state_of_every_lease_and_claim(db: AppTables, pod: Pod) -> None:
+def test_a_heartbeat_returns_the_state_of_every_lease_and_claim(db: AppTables, pod: Pod) -> None:
     fine, stopped, lost = running(db, pod), running(db, pod), running(db, pod)
     db.run("select public.cancel_job('generation', %s)", stopped.id)
     lost.release()
@@ -76,7 +76,7 @@ def test_a_heartbeat_answers_the_state_of_every_lease_and_claim(db: AppTables, p
     assert beat["known"] is True
 
 
-def test_an_unknown_pod_is_told_so_and_may_register_again(db: AppTables, pod: Pod) -> None:
+def test_an_unknown_pod_is_told_so_and_can_register_again(db: AppTables, pod: Pod) -> None:
     db.run("delete from worker.pods")
     assert pod.heartbeat()["known"] is False
     assert not is_registered(db, pod), "a heartbeat alone does not register"
@@ -85,7 +85,7 @@ def test_an_unknown_pod_is_told_so_and_may_register_again(db: AppTables, pod: Po
 
 
 @pytest.mark.parametrize("started", [False, True], ids=["claimed", "running"])
-def test_what_a_pod_has_not_named_for_half_a_minute_goes_back_uncharged(
+def test_jobs_not_named_for_30_seconds_are_requeued_without_counting_a_failure(
     db: AppTables, start_pod: StartPod, started: bool
 ) -> None:
     one, two = start_pod(), start_pod()
@@ -106,7 +106,7 @@ def test_what_a_pod_has_not_named_for_half_a_minute_goes_back_uncharged(
     assert fresh.publish() == "ok"
 
 
-def test_what_a_pod_names_stays_its_own(db: AppTables, start_pod: StartPod) -> None:
+def test_jobs_named_in_heartbeats_stay_with_their_pod(db: AppTables, start_pod: StartPod) -> None:
     one, two = start_pod(), start_pod()
     attempt = running(db, one)
     db.ask()
@@ -123,7 +123,7 @@ def test_what_a_pod_names_stays_its_own(db: AppTables, start_pod: StartPod) -> N
 # -- the reaper
 
 
-def test_a_pod_whose_lock_is_free_is_dead_after_a_grace(db: AppTables, start_pod: StartPod) -> None:
+def test_a_pod_with_a_released_lock_is_dead_after_the_grace_period(db: AppTables, start_pod: StartPod) -> None:
     pod, other = start_pod(has_lock=True), start_pod()
     attempt, unstarted = running(db, pod), db.ask()
     assert pod.claim() == ("generation", unstarted)
@@ -148,7 +148,7 @@ def test_a_pod_whose_lock_is_free_is_dead_after_a_grace(db: AppTables, start_pod
 
 
 @pytest.mark.parametrize("sign_of_life", ["heartbeat", "register"])
-def test_a_sign_of_life_within_the_grace_ends_the_suspicion(
+def test_a_heartbeat_or_registration_within_the_grace_period_keeps_a_pod_alive(
     db: AppTables, start_pod: StartPod, sign_of_life: str
 ) -> None:
     pod = start_pod(has_lock=True)
@@ -167,7 +167,7 @@ def test_a_sign_of_life_within_the_grace_ends_the_suspicion(
     assert attempt.publish() == "ok"
 
 
-def test_a_shared_lock_lets_a_pod_reconnect_beside_its_own_ghost(db: AppTables, start_pod: StartPod) -> None:
+def test_a_pod_can_reconnect_beside_its_own_stale_connection(db: AppTables, start_pod: StartPod) -> None:
     pod = start_pod(has_lock=True)
     ghost = pod.session
     assert ghost is not None
@@ -180,7 +180,7 @@ def test_a_shared_lock_lets_a_pod_reconnect_beside_its_own_ghost(db: AppTables, 
 
 
 @pytest.mark.parametrize("has_lock", [False, True], ids=["without a lock", "with its lock held"])
-def test_a_silent_pod_is_dead_after_half_a_minute(db: AppTables, start_pod: StartPod, has_lock: bool) -> None:
+def test_a_silent_pod_is_dead_after_30_seconds(db: AppTables, start_pod: StartPod, has_lock: bool) -> None:
     pod = start_pod(has_lock=has_lock)
     attempt = running(db, pod)
     silent_for(db, pod, 20)
@@ -192,7 +192,7 @@ def test_a_silent_pod_is_dead_after_half_a_minute(db: AppTables, start_pod: Star
     assert db.job("generation", attempt.id)["failures"] == 1
 
 
-def test_dying_again_and_again_is_charged_waits_and_ends(db: AppTables, start_pod: StartPod) -> None:
+def test_each_lost_pod_counts_as_a_failure_until_max_failures(db: AppTables, start_pod: StartPod) -> None:
     job = db.ask(max_failures=3)
     for failures, status in ((1, "queued"), (2, "queued"), (3, "failed")):
         pod = start_pod()
@@ -210,7 +210,7 @@ def test_dying_again_and_again_is_charged_waits_and_ends(db: AppTables, start_po
 
 
 @pytest.mark.parametrize("seconds", ["soon", {"training": 3}, [1], None, True])
-def test_odd_metrics_do_not_stop_the_reaper(db: AppTables, pod: Pod, seconds: object) -> None:
+def test_malformed_metrics_do_not_stop_the_reaper(db: AppTables, pod: Pod, seconds: object) -> None:
     attempt = running(db, pod)
     attempt.report(0.5, "drawing", {"seconds": seconds})
     silent_for(db, pod, 31)
@@ -218,7 +218,7 @@ def test_odd_metrics_do_not_stop_the_reaper(db: AppTables, pod: Pod, seconds: ob
     assert db.status("generation", attempt.id) == ("queued", "worker_lost")
 
 
-def test_a_dead_pods_stopped_job_ends_as_it_was_told(db: AppTables, start_pod: StartPod) -> None:
+def test_a_dead_pods_job_ends_as_its_requested_stop_says(db: AppTables, start_pod: StartPod) -> None:
     one, two = start_pod(), start_pod()
     cancelled, revoked = running(db, one), running(db, two)
     db.run("select public.cancel_job('generation', %s)", cancelled.id)
@@ -230,7 +230,7 @@ def test_a_dead_pods_stopped_job_ends_as_it_was_told(db: AppTables, start_pod: S
     assert db.status("generation", revoked.id) == ("failed", "consent_denied")
 
 
-def test_after_an_outage_every_grace_starts_anew(db: AppTables, start_pod: StartPod) -> None:
+def test_every_grace_period_restarts_after_an_outage(db: AppTables, start_pod: StartPod) -> None:
     locked, plain = start_pod(has_lock=True), start_pod()
     attempts = [running(db, locked), running(db, plain)]
     locked.lose_session()
@@ -251,7 +251,7 @@ def test_after_an_outage_every_grace_starts_anew(db: AppTables, start_pod: Start
     assert [attempt.report() for attempt in attempts] == ["lost", "ok"]
 
 
-def test_a_pod_that_leaves_gives_everything_back_uncharged(db: AppTables, start_pod: StartPod) -> None:
+def test_deregistration_requeues_everything_without_counting_a_failure(db: AppTables, start_pod: StartPod) -> None:
     one, two = start_pod(), start_pod()
     attempt, cancelled, unstarted = running(db, one), running(db, one), db.ask()
     assert one.claim() == ("generation", unstarted)
@@ -267,7 +267,7 @@ def test_a_pod_that_leaves_gives_everything_back_uncharged(db: AppTables, start_
 # -- the tick
 
 
-def test_two_of_the_longest_living_pods_tick(db: AppTables, start_pod: StartPod) -> None:
+def test_the_two_longest_running_pods_tick(db: AppTables, start_pod: StartPod) -> None:
     pods = [start_pod(has_lock=True), start_pod(), start_pod(), start_pod()]
 
     def ticking() -> list[bool]:
@@ -283,7 +283,7 @@ def test_two_of_the_longest_living_pods_tick(db: AppTables, start_pod: StartPod)
     assert pods[1].heartbeat()["tick"] is True
 
 
-def test_who_ticks_second_does_nothing(db: AppTables, pod: Pod) -> None:
+def test_a_concurrent_second_tick_does_nothing(db: AppTables, pod: Pod) -> None:
     with psycopg.connect(as_worker(db.url)) as first:
         assert first.execute("select worker.tick()").fetchone() == (0,)
         pod.database.execute("set lock_timeout = '2s'")
@@ -306,7 +306,7 @@ def stranded(db: AppTables, job: UUID) -> str | None:
     return str(row["why"])
 
 
-def test_a_job_that_no_pod_can_take_says_why_until_one_can(db: AppTables, start_pod: StartPod) -> None:
+def test_a_stranded_job_says_why_until_a_pod_can_run_it(db: AppTables, start_pod: StartPod) -> None:
     tiny, large = db.ask(), db.ask(base="flux-dev")
     assert stranded(db, tiny) == stranded(db, large) == "no pod is running"
     pod = start_pod(routes=(TRAINING,))
@@ -327,7 +327,7 @@ def test_a_job_that_no_pod_can_take_says_why_until_one_can(db: AppTables, start_
     assert stranded(db, large) == "no pod is running"
 
 
-def test_where_nobody_is_left_to_tick_a_silent_pod_does_not_count_as_one_that_could(db: AppTables, pod: Pod) -> None:
+def test_a_silent_pod_does_not_count_as_live_even_without_a_tick(db: AppTables, pod: Pod) -> None:
     job = db.ask()
     stranded = "select why from worker.stranded_jobs where id = %s"
     depth = "select pods from worker.queue_depth where route = %s"
@@ -337,7 +337,7 @@ def test_where_nobody_is_left_to_tick_a_silent_pod_does_not_count_as_one_that_co
     assert (db.one(stranded, job), db.one(depth, GENERATION)) == ("no pod is running", 0)
 
 
-def test_thousands_of_jobs_that_nobody_can_take_are_told_so_some_at_a_time(db: AppTables) -> None:
+def test_stranded_jobs_are_updated_in_batches(db: AppTables) -> None:
     """A tick that tells all of them holds them all locked, and runs into its pod's statement_timeout."""
     db.run("update worker.config set open_jobs_per_owner = 10000")
     subject = db.add_subject()
@@ -353,7 +353,7 @@ def test_thousands_of_jobs_that_nobody_can_take_are_told_so_some_at_a_time(db: A
     assert db.one(told) == 600
 
 
-def test_a_pods_login_may_see_what_is_stranded(db: AppTables, pod: Pod) -> None:
+def test_a_pods_login_can_see_stranded_jobs(db: AppTables, pod: Pod) -> None:
     job = db.ask(base="flux-dev")
     rows = pod.database.execute("select id, why from worker.stranded_jobs").fetchall()
     assert rows == [{"id": job, "why": "flux-dev needs 24 GiB of GPU memory, the largest pod has 8"}]
@@ -363,13 +363,13 @@ def test_a_pods_login_may_see_what_is_stranded(db: AppTables, pod: Pod) -> None:
     ("card", "vram_gib", "fits"),
     [("RTX 4090", 23.5, True), ("A10G", 22.06, True), ("RTX 4080", 15.7, False), ("none", None, False)],
 )
-def test_a_card_fits_by_what_is_printed_on_it(db: AppTables, card: str, vram_gib: float | None, fits: bool) -> None:
+def test_a_gpu_fits_by_its_nominal_memory(db: AppTables, card: str, vram_gib: float | None, fits: bool) -> None:
     """A card of 24 GB reports less, because its driver and error correction keep some."""
     assert db.one("select worker.fits_memory(24, %s)", vram_gib) is fits, card
 
 
 @pytest.mark.parametrize("code", ["model_missing", "out_of_memory"])
-def test_a_job_given_back_for_its_base_fails_when_no_live_pod_lists_the_route(
+def test_a_job_requeued_for_its_base_fails_when_no_live_pod_has_the_route(
     db: AppTables, start_pod: StartPod, code: str
 ) -> None:
     one, two = start_pod(), start_pod()
@@ -387,9 +387,7 @@ def test_a_job_given_back_for_its_base_fails_when_no_live_pod_lists_the_route(
     assert (row["status"], row["error_code"], row["error"], row["failures"]) == ("failed", code, "nor here", 0)
 
 
-def test_a_job_given_back_for_its_base_outlives_an_outage_in_which_the_other_pod_is_silent(
-    db: AppTables, start_pod: StartPod
-) -> None:
+def test_a_job_requeued_for_its_base_survives_an_outage(db: AppTables, start_pod: StartPod) -> None:
     one, two = start_pod(), start_pod()
     attempt = running(db, one)
     one.register(TRAINING)
@@ -402,7 +400,7 @@ def test_a_job_given_back_for_its_base_outlives_an_outage_in_which_the_other_pod
     assert two.run("generation", attempt.id).number == 2
 
 
-def test_a_job_given_back_for_its_base_waits_while_no_pod_is_alive(db: AppTables, start_pod: StartPod) -> None:
+def test_a_job_requeued_for_its_base_waits_while_no_pod_is_live(db: AppTables, start_pod: StartPod) -> None:
     pod = start_pod()
     attempt = running(db, pod)
     assert attempt.release("the base flux-x is not here", "model_missing") == "queued"
@@ -426,7 +424,7 @@ def test_queue_and_jobs_are_reconciled(db: AppTables, pod: Pod) -> None:
     assert pod.run("generation", lost).publish() == "ok"
 
 
-def test_old_logs_are_forgotten(db: AppTables, pod: Pod) -> None:
+def test_old_log_entries_are_deleted(db: AppTables, pod: Pod) -> None:
     old, new = running(db, pod), running(db, pod)
     for attempt in (old, new):
         attempt.complete(attempt.result())
@@ -440,7 +438,7 @@ def test_old_logs_are_forgotten(db: AppTables, pod: Pod) -> None:
     assert db.one("select count(*) from worker.pgqueuer_log") == 3
 
 
-def test_a_row_that_somebody_holds_does_not_stop_the_tick(db: AppTables, start_pod: StartPod) -> None:
+def test_a_locked_row_does_not_block_the_tick(db: AppTables, start_pod: StartPod) -> None:
     pod = start_pod()
     held, free = running(db, pod), running(db, pod)
     expired = db.add_subject()
@@ -458,7 +456,7 @@ def test_a_row_that_somebody_holds_does_not_stop_the_tick(db: AppTables, start_p
     assert db.one("select consent_status from public.subjects where id = %s", expired) == "revoked"
 
 
-def test_nobody_reaps_a_pod_it_never_heard_of(db: AppTables, pod: Pod) -> None:
+def test_a_claim_of_an_unregistered_pod_is_requeued_without_counting_a_failure(db: AppTables, pod: Pod) -> None:
     """A claim under a name that never registered goes back; nothing else happens."""
     job = db.ask()
     db.run("update worker.pgqueuer set status = 'picked', queue_manager_id = %s", uuid4())

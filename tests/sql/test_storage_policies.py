@@ -83,7 +83,7 @@ def store(supabase: Supabase) -> Iterator[Store]:
         yield Store(app, pod, other, *subjects, actors)
 
 
-def test_uploads_go_under_photos_of_own_subjects_and_under_inputs(store: Store) -> None:
+def test_users_upload_only_photos_of_own_subjects_and_inputs(store: Store) -> None:
     me, mine, them, theirs = store.app.owner, store.subject, store.other, store.other_subject
     expected = {
         (UPLOADS, f"{me}/{mine}/photos/1.jpg"): "row refused refused row refused",
@@ -115,7 +115,7 @@ def test_uploads_go_under_photos_of_own_subjects_and_under_inputs(store: Store) 
     assert found == expected | dict.fromkeys(refused, nobody)
 
 
-def test_each_reads_own_uploads_and_nobody_elses(store: Store) -> None:
+def test_each_user_reads_only_own_uploads(store: Store) -> None:
     mine = {
         (UPLOADS, f"{store.app.owner}/{store.subject}/photos/1.jpg"),
         (UPLOADS, f"{store.app.owner}/_/inputs/chair.png"),
@@ -133,7 +133,7 @@ def test_each_reads_own_uploads_and_nobody_elses(store: Store) -> None:
     assert store.seen_by("service_role") == mine | theirs | nobodys
 
 
-def test_pictures_and_loras_are_listed_once_their_job_completed_and_to_its_owner_alone(store: Store) -> None:
+def test_results_are_listed_only_to_the_owner_of_a_completed_job(store: Store) -> None:
     app, pod = store.app, store.pod
     for kind, columns in (("training", {}), ("generation", {"prompt": "in a garden"})):
         job = app.request(kind, subject_id=store.subject, **columns)
@@ -154,7 +154,7 @@ def test_pictures_and_loras_are_listed_once_their_job_completed_and_to_its_owner
             assert copy is not None
 
 
-def test_what_a_cancelled_or_failed_job_left_is_never_listed(store: Store) -> None:
+def test_objects_of_cancelled_and_failed_jobs_are_never_listed(store: Store) -> None:
     app, pod = store.app, store.pod
     app.add_lora(store.subject)
     for end in ("fail", "cancel", "lose"):
@@ -173,7 +173,7 @@ def test_what_a_cancelled_or_failed_job_left_is_never_listed(store: Store) -> No
         assert store.seen_by("owner") == set()
 
 
-def test_nobody_changes_or_deletes_objects_but_the_service(store: Store) -> None:
+def test_only_the_service_can_change_or_delete_objects(store: Store) -> None:
     key = f"{store.app.owner}/{store.subject}/photos/1.jpg"
     store.put((UPLOADS, key))
     assert store.outcomes("select from storage.objects where name = %s", key) == "row none none row refused"
@@ -182,7 +182,7 @@ def test_nobody_changes_or_deletes_objects_but_the_service(store: Store) -> None
     assert store.outcomes("update storage.objects set name = name || '.old' where name = %s", key) == read_only
 
 
-def test_storage_itself_is_left_as_it_was(supabase: Supabase) -> None:
+def test_supabases_own_tables_get_policies_and_nothing_else(supabase: Supabase) -> None:
     """No column, trigger or grant of ours on Supabase's tables: policies alone."""
     query = """select attrelid::regclass::text as name, attname::text as what from pg_attribute
                where attrelid in ('storage.objects'::regclass, 'auth.users'::regclass) and attnum > 0

@@ -53,7 +53,7 @@ def trained(fleet: Fleet, person: UUID) -> dict[str, Any]:
     return result
 
 
-def test_a_base_is_trained_and_draws_with_its_own_defaults_as_plain_diffusers_does(
+def test_a_base_trains_and_draws_with_its_own_defaults_as_plain_diffusers_does(
     fleet: Fleet, person: UUID, trained: dict[str, Any], tiny_models: Path, tmp_path: Path
 ) -> None:
     lora = tmp_path / "lora.safetensors"

@@ -17,7 +17,7 @@ def fleet(make_fleet: MakeFleet) -> Fleet:
     return make_fleet()
 
 
-def test_what_the_database_let_through_ends_before_anything_is_fetched(fleet: Fleet) -> None:
+def test_a_blocked_prompt_that_the_insert_allowed_fails_before_any_download(fleet: Fleet) -> None:
     app = fleet.app
     drawing = fleet.draw(prompt="a n|u|d|e on a sofa")
     subject = fleet.person()
@@ -105,7 +105,7 @@ def test_words_are_screened_as_the_model_reads_them() -> None:
     require(started("publish_lora", {"payload": {}}, subject={**ada, "trigger_word": "kid"}))
 
 
-def test_the_message_is_one_of_a_few_and_quotes_nobody() -> None:
+def test_the_message_depends_only_on_the_rule() -> None:
     messages = set()
     for example in examples():
         if example.category:

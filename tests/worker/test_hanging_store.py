@@ -24,7 +24,7 @@ def fleet(make_fleet: MakeFleet, relay: S3Relay) -> Fleet:
     return make_fleet(S3_ENDPOINT_URL=relay.url)
 
 
-def test_as_many_hanging_copies_as_there_are_slots_leave_the_pod_its_heartbeat(fleet: Fleet, relay: S3Relay) -> None:
+def test_hanging_copies_in_every_slot_do_not_stop_the_heartbeat(fleet: Fleet, relay: S3Relay) -> None:
     """Each holds a transaction; were it on a connection of the pool, none would be left."""
     fleet.ready(1)
     people = [fleet.person(), fleet.person()]
@@ -42,7 +42,7 @@ def test_as_many_hanging_copies_as_there_are_slots_leave_the_pod_its_heartbeat(f
         fleet.completed("publish_lora", row["id"])
 
 
-def test_a_hanging_sweep_does_not_keep_dead_pods_from_being_noticed(fleet: Fleet, relay: S3Relay) -> None:
+def test_a_hanging_sweep_does_not_prevent_the_detection_of_dead_pods(fleet: Fleet, relay: S3Relay) -> None:
     fleet.ready(1)
     sweep = relay.hold("POST", "?delete", "before")
     job_id = fleet.draw(steps=100, num_images=16)
@@ -62,7 +62,7 @@ def test_a_hanging_sweep_does_not_keep_dead_pods_from_being_noticed(fleet: Fleet
     fleet.app.wait_for("generation", job_id)
 
 
-def test_a_worker_whose_store_hangs_ends_at_sigterm(fleet: Fleet, relay: S3Relay) -> None:
+def test_a_worker_with_a_hanging_store_stops_on_sigterm(fleet: Fleet, relay: S3Relay) -> None:
     """The threads that wait for the store are not waited for."""
     (worker,) = fleet.ready(1)
     person = fleet.person()

@@ -62,7 +62,7 @@ def assert_resumed(fleet: Fleet, job: dict[str, Any], checkpoint: int) -> None:
     assert [step for step, _ in losses] == list(range(1, STEPS + 1))
 
 
-def test_a_training_whose_gpu_process_is_killed_goes_on_in_the_same_pods_next_one(fleet: Fleet) -> None:
+def test_a_training_resumes_on_the_same_pod_after_its_gpu_process_is_killed(fleet: Fleet) -> None:
     (worker,) = fleet.ready(1)
     job_id = long_training(fleet)
     checkpoint = fleet.wait_for_checkpoint(job_id)
@@ -75,7 +75,7 @@ def test_a_training_whose_gpu_process_is_killed_goes_on_in_the_same_pods_next_on
     assert killed not in worker.gpu_pids()
 
 
-def test_a_picture_whose_gpu_process_is_killed_is_drawn_by_the_same_pods_next_one(fleet: Fleet) -> None:
+def test_a_generation_is_retried_after_its_gpu_process_is_killed(fleet: Fleet) -> None:
     (worker,) = fleet.ready(1)
     job_id = long_drawing(fleet)
     fleet.wait_for_phase("generation", job_id, "drawing")
@@ -83,7 +83,7 @@ def test_a_picture_whose_gpu_process_is_killed_is_drawn_by_the_same_pods_next_on
     assert_finished_once(fleet, "generation", fleet.completed("generation", job_id))
 
 
-def test_a_gpu_process_killed_between_two_jobs_costs_none_of_them(fleet: Fleet) -> None:
+def test_killing_an_idle_gpu_process_affects_no_job(fleet: Fleet) -> None:
     (worker,) = fleet.ready(1)
     fleet.completed("generation", fleet.draw())
     killed = kill_gpu_process(worker)
@@ -105,7 +105,7 @@ def test_a_job_that_kills_its_gpu_process_every_time_fails_for_good(fleet: Fleet
     assert fleet.stored(job_id) == set()
 
 
-def test_a_training_whose_worker_is_killed_goes_on_in_another_pod(fleet: Fleet) -> None:
+def test_a_training_resumes_on_another_pod_after_its_worker_is_killed(fleet: Fleet) -> None:
     workers = fleet.ready(2)
     job_id = long_training(fleet)
     checkpoint = fleet.wait_for_checkpoint(job_id)
@@ -126,7 +126,7 @@ def test_a_training_whose_worker_is_killed_goes_on_in_another_pod(fleet: Fleet) 
     assert not fleet.app.run("select 1 from worker.pods where id = %s", pod_id)
 
 
-def test_a_picture_whose_worker_is_killed_is_drawn_by_the_one_that_is_started_again(fleet: Fleet) -> None:
+def test_a_generation_is_retried_by_a_restarted_worker(fleet: Fleet) -> None:
     for worker in fleet.living()[1:]:
         worker.kill()
     (victim,) = fleet.ready(1)
@@ -137,7 +137,7 @@ def test_a_picture_whose_worker_is_killed_is_drawn_by_the_one_that_is_started_ag
     assert_finished_once(fleet, "generation", fleet.completed("generation", job_id))
 
 
-def test_a_job_that_kills_its_worker_on_its_last_try_fails_for_good(fleet: Fleet) -> None:
+def test_a_job_whose_last_attempt_loses_its_worker_fails_for_good(fleet: Fleet) -> None:
     (victim,) = fleet.ready(1)
     job_id = long_training(fleet, max_failures=1)
     fleet.wait_for_checkpoint(job_id)
@@ -149,7 +149,7 @@ def test_a_job_that_kills_its_worker_on_its_last_try_fails_for_good(fleet: Fleet
     assert fleet.stored(job_id) == set()
 
 
-def test_a_pod_that_was_stopped_for_a_while_writes_nothing_over_its_successor(fleet: Fleet) -> None:
+def test_a_paused_pod_cannot_overwrite_the_attempt_that_replaced_its_own(fleet: Fleet) -> None:
     """Stopped, not killed: it comes back and still believes that the job is its own."""
     fleet.ready(2)
     job_id = long_training(fleet)

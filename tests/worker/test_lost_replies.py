@@ -54,7 +54,7 @@ def assert_done_once(fleet: Fleet, job_id: UUID, kind: str = "generation", failu
 
 @pytest.mark.usefixtures("worker_ready")
 @pytest.mark.parametrize("call", ["start_job", "report_job", "stage_objects", "complete_job"])
-def test_a_lost_reply_is_asked_for_again_and_the_job_is_done_once(
+def test_a_call_with_a_lost_reply_is_repeated_and_the_job_is_done_once(
     fleet: Fleet, proxy: PostgresProxy, call: str
 ) -> None:
     loss = proxy.lose_reply_to(f'"{call}"')
@@ -74,7 +74,7 @@ def test_a_training_survives_a_lost_reply(fleet: Fleet, proxy: PostgresProxy, ca
 
 
 @pytest.mark.usefixtures("worker_ready")
-def test_a_claim_whose_reply_was_lost_goes_back_uncharged(fleet: Fleet, proxy: PostgresProxy) -> None:
+def test_a_claim_with_a_lost_reply_is_requeued_without_counting_a_failure(fleet: Fleet, proxy: PostgresProxy) -> None:
     """Nobody knows of it, so nobody names it in a heartbeat: after half a minute the next heartbeat gives it back."""
     blocker = fleet.draw(steps=60, num_images=2)  # the next claim for the GPU comes when this one has drawn
     fleet.wait_for_phase("generation", blocker, "drawing")
@@ -91,7 +91,7 @@ def test_a_claim_whose_reply_was_lost_goes_back_uncharged(fleet: Fleet, proxy: P
 
 
 @pytest.mark.usefixtures("worker_ready")
-def test_a_failure_whose_reply_was_lost_is_charged_once(fleet: Fleet, proxy: PostgresProxy) -> None:
+def test_a_failure_with_a_lost_reply_counts_once(fleet: Fleet, proxy: PostgresProxy) -> None:
     loss = proxy.lose_reply_to('"fail_job"')
     (worker,) = fleet.ready(1)
     job_id = fleet.draw(steps=60, num_images=4)
@@ -107,7 +107,7 @@ def is_pod_with_lock(fleet: Fleet) -> bool:
 
 
 @pytest.mark.usefixtures("worker_ready")
-def test_a_job_goes_on_while_its_pods_session_is_down_and_the_pod_is_not_considered_dead(
+def test_a_pod_without_its_session_is_not_considered_dead_and_its_job_continues(
     fleet: Fleet, proxy: PostgresProxy
 ) -> None:
     job_id = fleet.train(steps=10_000)
@@ -145,7 +145,7 @@ def test_a_training_survives_the_loss_of_every_connection(fleet: Fleet, proxy: P
     assert_done_once(fleet, job_id, "training")
 
 
-def test_sigterm_ends_a_worker_whose_database_is_gone_while_it_trains(make_fleet: MakeFleet, tmp_path: Path) -> None:
+def test_a_training_worker_without_its_database_stops_on_sigterm(make_fleet: MakeFleet, tmp_path: Path) -> None:
     """It cannot give the job back, and does not wait for ever to."""
     with EmbeddedPostgres(tmp_path / "postgres", fast=True) as server:
         migrate.install_supabase_stubs(server.url())

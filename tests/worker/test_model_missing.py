@@ -30,7 +30,7 @@ def routes_of(fleet: Fleet, name: str) -> list[str]:
     return routes
 
 
-def test_a_damaged_base_costs_the_pod_its_route_and_the_job_fails_when_nobody_else_has_it(fleet: Fleet) -> None:
+def test_a_damaged_base_withdraws_the_route_and_the_job_fails_if_no_other_pod_has_it(fleet: Fleet) -> None:
     assert f"generation/{TINY_BASE}" in routes_of(fleet, "damaged")
     job = fleet.app.wait_for("generation", fleet.draw())
     assert (job["status"], job["error_code"]) == ("failed", "model_missing")
@@ -40,7 +40,7 @@ def test_a_damaged_base_costs_the_pod_its_route_and_the_job_fails_when_nobody_el
     assert f"training/{TINY_BASE}" in routes_of(fleet, "damaged")
 
 
-def test_a_job_that_nobody_can_take_waits_and_says_so_until_a_pod_can(fleet: Fleet) -> None:
+def test_a_stranded_job_waits_and_says_why_until_a_pod_can_run_it(fleet: Fleet) -> None:
     job_id = fleet.draw()
     why = f"the pods that have {TINY_BASE} do not take generation/{TINY_BASE}: their logs say why"
     waiting = f"waiting: no live pod can take this: {why}"
@@ -50,7 +50,9 @@ def test_a_job_that_nobody_can_take_waits_and_says_so_until_a_pod_can(fleet: Fle
     assert (job["attempt"], job["failures"], job["error_code"]) == (1, 0, None)
 
 
-def test_a_job_given_back_for_a_missing_base_is_done_by_another_pod_uncharged(fleet: Fleet, models_dir: Path) -> None:
+def test_a_job_requeued_for_a_missing_base_is_done_by_another_pod_without_a_failure(
+    fleet: Fleet, models_dir: Path
+) -> None:
     busy = fleet.draw(steps=100, num_images=16)
     fleet.wait_for_phase("generation", busy, "drawing")  # only the whole pod takes pictures by now
     shutil.rmtree(models_dir / TINY_BASE)

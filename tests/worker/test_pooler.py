@@ -25,7 +25,7 @@ def fleet(make_fleet: MakeFleet, databases: Databases, pooler: PostgresProxy) ->
     return make_fleet(databases.server.url(pooler.url.rsplit("/", 1)[1]), DATABASE_URL=as_pod(pooler.url))
 
 
-def test_a_pod_that_cannot_listen_says_so_once_takes_no_lock_and_still_works(
+def test_a_pod_that_cannot_listen_logs_it_once_takes_no_lock_and_still_works(
     fleet: Fleet, pooler: PostgresProxy
 ) -> None:
     (worker,) = fleet.ready(1)
@@ -54,7 +54,7 @@ def test_a_pod_that_cannot_listen_says_so_once_takes_no_lock_and_still_works(
     assert [row["id"] for row in fleet.app.run("select id from worker.pods")] == [pod["id"]]
 
 
-def test_a_pod_that_cannot_listen_hears_of_a_cancellation_by_its_heartbeat(fleet: Fleet) -> None:
+def test_a_pod_that_cannot_listen_learns_of_a_cancellation_by_its_heartbeat(fleet: Fleet) -> None:
     fleet.ready(1)
     job_id = fleet.train(steps=10_000)
     fleet.wait_for_phase("training", job_id, "training")

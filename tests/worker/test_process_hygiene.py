@@ -27,7 +27,7 @@ MARKERS = (PASSWORD, ACCESS_KEY, SECRET_KEY, *ELSEWHERE.values())
 LEAVE = "import socket; socket.create_connection(('192.0.2.1', 9), timeout=1)"
 
 
-def test_the_queue_process_loads_no_machine_learning() -> None:
+def test_the_queue_process_imports_no_machine_learning_libraries() -> None:
     loaded = subprocess.run(
         [sys.executable, "-c", "import worker.queue, sys; print(*sys.modules)"],
         capture_output=True,
@@ -73,7 +73,7 @@ def environment_of(pid: int) -> dict[str, str]:
     return dict(word.decode().split("=", 1) for word in words if b"=" in word)
 
 
-def test_neither_process_can_leave_this_machine(fleet: Fleet) -> None:
+def test_neither_process_can_connect_to_another_machine(fleet: Fleet) -> None:
     (worker,) = fleet.ready(1)
     (gpu_pid,) = worker.gpu_pids()
     for pid in (worker.pid, gpu_pid):
@@ -83,7 +83,7 @@ def test_neither_process_can_leave_this_machine(fleet: Fleet) -> None:
         assert "PermissionError: the tests' network guard" in tried.stderr
 
 
-def test_the_gpu_process_is_offline_and_knows_no_secret(fleet: Fleet) -> None:
+def test_the_gpu_process_is_offline_and_has_no_secrets(fleet: Fleet) -> None:
     (worker,) = fleet.ready(1)
     (gpu_pid,) = worker.gpu_pids()
     environment = environment_of(gpu_pid)

@@ -250,7 +250,7 @@ def assert_nothing_stored(scene: Scene) -> None:
 
 @pytest.mark.parametrize("point", points("training"))
 @pytest.mark.parametrize("kind", ["training", "generation"])
-def test_a_job_is_published_unless_consent_was_taken_back_before(stage: Stage, kind: str, point: str) -> None:
+def test_a_job_is_published_unless_consent_was_revoked_before(stage: Stage, kind: str, point: str) -> None:
     refused = play(stage, kind, point, revoked=True)
     assert_refused(refused)
     control = play(stage, kind, point, revoked=False)
@@ -260,7 +260,7 @@ def test_a_job_is_published_unless_consent_was_taken_back_before(stage: Stage, k
 
 
 @pytest.mark.parametrize("when", ["before", "answer"])
-def test_a_convenience_copy_does_not_outlive_consent_and_does_not_make_its_loss_wait(stage: Stage, when: When) -> None:
+def test_a_convenience_copy_does_not_outlive_consent_or_block_its_revocation(stage: Stage, when: When) -> None:
     subject = stage.person("training")
     target = f"{subject}/lora.safetensors"
     held = stage.relay.hold("PUT", f"/{stage.app.models}/{target}", when)

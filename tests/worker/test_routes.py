@@ -66,14 +66,14 @@ def pods_of(fleet: Fleet, job: UUID) -> list[str]:
     return [row["name"] for row in rows]
 
 
-def test_each_pod_gets_only_what_it_has_the_model_for(fleet: Fleet) -> None:
+def test_each_pod_runs_only_jobs_whose_base_it_has(fleet: Fleet) -> None:
     jobs = {(base, fleet.draw(base=base)) for base in (LEFT, RIGHT, LEFT, RIGHT)}
     for base, job in jobs:
         fleet.completed("generation", job)
         assert pods_of(fleet, job) == [base.removeprefix("tiny-")]
 
 
-def test_a_base_that_needs_more_memory_than_any_pod_has_waits_and_says_so(fleet: Fleet) -> None:
+def test_a_job_whose_base_needs_too_much_memory_waits_and_says_why(fleet: Fleet) -> None:
     job = fleet.draw(base=LARGE)
     why = "tiny-large needs 24 GiB of GPU memory, no live pod has a GPU that is ready"
     phase = f"waiting: no live pod can take this: {why}"
@@ -83,7 +83,7 @@ def test_a_base_that_needs_more_memory_than_any_pod_has_waits_and_says_so(fleet:
     ]
 
 
-def test_a_model_that_is_pushed_while_pods_run_is_noticed(fleet: Fleet, tiny_models: Path, tmp_path: Path) -> None:
+def test_a_model_pushed_while_pods_run_is_detected(fleet: Fleet, tiny_models: Path, tmp_path: Path) -> None:
     job = fleet.draw(base=NOWHERE)
     why = f"no live pod has {NOWHERE}, nor has the bucket: worker models push {NOWHERE}"
     phase = f"waiting: no live pod can take this: {why}"
@@ -94,7 +94,7 @@ def test_a_model_that_is_pushed_while_pods_run_is_noticed(fleet: Fleet, tiny_mod
     assert fleet.app.one("select count(*) from worker.stranded_jobs where id = %s", job) == 0
 
 
-def test_a_pod_that_takes_no_gpu_job_says_why(
+def test_a_pod_without_gpu_routes_logs_why(
     app: App, tmp_path: Path, start_worker: Callable[..., WorkerProcess]
 ) -> None:
     app.run("update worker.base_models set min_vram_gib = 9000")
@@ -104,7 +104,7 @@ def test_a_pod_that_takes_no_gpu_job_says_why(
         assert why in told["reason"]
 
 
-async def test_a_models_volume_that_fails_leaves_the_routes_as_they_were(
+async def test_a_failing_models_volume_does_not_change_the_routes(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A shared volume that is away for a moment used to end the process, with every job that it ran."""

@@ -76,14 +76,14 @@ def test_a_wrong_setting_is_named_with_an_example(
 
 
 @pytest.mark.parametrize("variable", ["BUCKET_UPLOADS", "BUCKET_MODELS"])
-def test_a_bucket_that_is_not_there_is_named(app: App, tmp_path: Path, variable: str) -> None:
+def test_a_missing_bucket_is_named(app: App, tmp_path: Path, variable: str) -> None:
     app.run(f"update worker.config set {variable.lower()} = 'no-such-bucket'")
     told = refusal(app, tmp_path, **{variable: "no-such-bucket"})
     assert variable in told
     assert "bucket no-such-bucket not found" in told
 
 
-def test_a_database_without_the_schema_says_what_makes_it(app: App, databases: Databases, tmp_path: Path) -> None:
+def test_a_missing_schema_is_reported_with_the_migrate_command(app: App, databases: Databases, tmp_path: Path) -> None:
     bare = databases.create("template1")
     try:
         told = refusal(app, tmp_path, DATABASE_URL=databases.server.url(bare))
@@ -98,7 +98,7 @@ def test_a_schema_of_a_newer_release_is_refused(app: App, tmp_path: Path) -> Non
     assert "newer worker" in refusal(app, tmp_path)
 
 
-def test_a_role_that_is_no_pods_is_told_what_it_lacks(app: App, tmp_path: Path) -> None:
+def test_a_role_without_a_pods_rights_is_refused_with_the_role_to_grant(app: App, tmp_path: Path) -> None:
     role = f"stranger_{tmp_path.name.replace('-', '_')}"[:60].lower()
     app.run(f"create role {role} login")
     try:
@@ -108,13 +108,13 @@ def test_a_role_that_is_no_pods_is_told_what_it_lacks(app: App, tmp_path: Path) 
     assert "likeness_worker" in told
 
 
-def test_every_problem_is_told_at_once(app: App, tmp_path: Path) -> None:
+def test_every_problem_is_reported_at_once(app: App, tmp_path: Path) -> None:
     told = refusal(app, tmp_path, DATABASE_URL=None, S3_ENDPOINT_URL=None, S3_SECRET_ACCESS_KEY=None)
     for variable in ("DATABASE_URL", "S3_ENDPOINT_URL", "S3_SECRET_ACCESS_KEY"):
         assert variable in told
 
 
-def test_the_pods_role_is_enough(app: App, tmp_path: Path) -> None:
+def test_the_pods_role_is_sufficient(app: App, tmp_path: Path) -> None:
     """The control: with the rights that `likeness_worker` has, and no others, only the stopped store is refused."""
     app.run(MAKE_POD_ROLE)
     nowhere = f"http://127.0.0.1:{closed_port()}"

@@ -44,7 +44,7 @@ def assert_left(fleet: Fleet, worker: WorkerProcess) -> None:
     assert worker.events("worker.stopped")
 
 
-def test_sigterm_gives_a_training_back_uncharged_and_another_pod_goes_on_from_the_checkpoint(fleet: Fleet) -> None:
+def test_sigterm_requeues_a_training_without_a_failure_and_another_pod_resumes_it(fleet: Fleet) -> None:
     fleet.ready(2)
     job_id = fleet.train(steps=STEPS)
     checkpoint = fleet.wait_for_checkpoint(job_id)
@@ -59,7 +59,7 @@ def test_sigterm_gives_a_training_back_uncharged_and_another_pod_goes_on_from_th
     fleet.wait_swept(job_id)
 
 
-def test_a_cancelled_job_stops_within_a_step_and_the_same_gpu_process_does_the_next(fleet: Fleet) -> None:
+def test_a_cancelled_job_stops_within_a_step_and_the_gpu_process_is_kept(fleet: Fleet) -> None:
     (worker,) = fleet.ready(1)
     fleet.completed("generation", fleet.draw())
     gpu_pids = worker.gpu_pids()
@@ -78,7 +78,7 @@ def test_a_cancelled_job_stops_within_a_step_and_the_same_gpu_process_does_the_n
     assert worker.gpu_pids() == gpu_pids
 
 
-def test_a_job_that_runs_longer_than_its_max_runtime_is_stopped_and_charged(fleet: Fleet) -> None:
+def test_a_job_over_max_runtime_is_stopped_and_counts_as_a_failure(fleet: Fleet) -> None:
     fleet.ready(1)
     job_id = fleet.train(steps=10_000, max_runtime="1 s", max_failures=1)
     job = fleet.app.wait_for("training", job_id)
@@ -87,7 +87,7 @@ def test_a_job_that_runs_longer_than_its_max_runtime_is_stopped_and_charged(flee
     fleet.completed("generation", fleet.draw())
 
 
-def test_sigterm_while_publishing_publishes_first(fleet: Fleet, relay: S3Relay) -> None:
+def test_sigterm_during_a_publication_finishes_it_first(fleet: Fleet, relay: S3Relay) -> None:
     (worker,) = fleet.ready(1)
     held = relay.hold("PUT", "/1/0.png", "half")
     job_id = fleet.draw()
@@ -102,7 +102,7 @@ def test_sigterm_while_publishing_publishes_first(fleet: Fleet, relay: S3Relay) 
     assert fleet.stored(job_id) == fleet.published(job_id) != set()
 
 
-def test_a_second_signal_stops_at_once_and_what_was_publishing_goes_back_uncharged(
+def test_a_second_signal_stops_at_once_and_requeues_the_publishing_job_without_a_failure(
     fleet: Fleet, relay: S3Relay
 ) -> None:
     """Ctrl-C, then Ctrl-C again: the store hangs, and nobody waits for it."""
@@ -124,7 +124,7 @@ def test_a_second_signal_stops_at_once_and_what_was_publishing_goes_back_uncharg
     assert fleet.completed("generation", job_id)["attempt"] == 2
 
 
-def test_ctrl_c_gives_a_picture_back_that_is_being_drawn(fleet: Fleet) -> None:
+def test_ctrl_c_requeues_a_generation_that_is_being_drawn(fleet: Fleet) -> None:
     (worker,) = fleet.ready(1)
     job_id = fleet.draw(steps=100, num_images=16)
     fleet.wait_for_phase("generation", job_id, "drawing")
@@ -136,7 +136,7 @@ def test_ctrl_c_gives_a_picture_back_that_is_being_drawn(fleet: Fleet) -> None:
     assert fleet.app.one("select public.cancel_job('generation', %s)", job_id) == "cancelled"
 
 
-def test_sigterm_before_the_first_job_ends_the_worker(fleet: Fleet) -> None:
+def test_sigterm_before_the_first_job_stops_the_worker(fleet: Fleet) -> None:
     worker = fleet.start(ready=False, WORKER_NAME="early")
     registered = "select count(*) from worker.pods where name = 'early'"
     wait_until(lambda: fleet.app.one(registered), "the pod to register")

@@ -37,7 +37,7 @@ def test_any_other_error_is_raised_and_not_logged(error: Exception) -> None:
     assert logged == []
 
 
-def test_an_error_that_is_named_is_suppressed_too() -> None:
+def test_a_named_error_is_suppressed_too() -> None:
     with structlog.testing.capture_logs() as logged, suppress_transient_errors("tick.failed", TimeoutError):
         raise TimeoutError
     assert [line["reason"] for line in logged] == ["TimeoutError"]

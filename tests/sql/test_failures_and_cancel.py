@@ -34,7 +34,7 @@ def due(db: AppTables) -> None:
 # -- failures
 
 
-def test_failures_are_counted_until_the_last_try(db: AppTables, pod: Pod) -> None:
+def test_a_job_fails_for_good_after_max_failures(db: AppTables, pod: Pod) -> None:
     job = db.ask(max_failures=3)
     for failures, ending in ((1, "queued"), (2, "queued"), (3, "failed")):
         attempt = pod.run("generation", job)
@@ -48,7 +48,7 @@ def test_failures_are_counted_until_the_last_try(db: AppTables, pod: Pod) -> Non
     assert pod.claim() is None
 
 
-def test_each_failure_waits_longer(db: AppTables, pod: Pod) -> None:
+def test_backoff_grows_with_each_failure(db: AppTables, pod: Pod) -> None:
     job = db.ask(max_failures=20)
     for least, most in ((8, 12), (32, 48), (128, 192), (480, 720), (480, 720)):
         attempt = pod.run("generation", job)
@@ -66,7 +66,7 @@ def test_each_failure_waits_longer(db: AppTables, pod: Pod) -> None:
 
 
 @pytest.mark.parametrize("codes", [NEVER_RETRIED, RETRIED], ids=["never retried", "retried"])
-def test_what_trying_again_cannot_help_fails_at_once(db: AppTables, pod: Pod, codes: tuple[str, ...]) -> None:
+def test_only_some_error_codes_are_retried(db: AppTables, pod: Pod, codes: tuple[str, ...]) -> None:
     for code in codes:
         attempt = running(db, pod, max_failures=2)
         answer = attempt.fail(code, "because")
@@ -76,7 +76,7 @@ def test_what_trying_again_cannot_help_fails_at_once(db: AppTables, pod: Pod, co
         assert set(db.staged(attempt.id).values()) == {"deleting"}
 
 
-def test_a_failure_sent_twice_is_charged_once(db: AppTables, pod: Pod) -> None:
+def test_a_failure_sent_twice_counts_once(db: AppTables, pod: Pod) -> None:
     attempt = running(db, pod)
     assert [attempt.fail(), attempt.fail()] == ["queued", "lost"]
     assert db.job("generation", attempt.id)["failures"] == 1
@@ -85,7 +85,9 @@ def test_a_failure_sent_twice_is_charged_once(db: AppTables, pod: Pod) -> None:
 # -- given back
 
 
-def test_a_release_is_not_charged_and_is_claimable_at_once(db: AppTables, start_pod: Callable[..., Pod]) -> None:
+def test_a_release_does_not_count_as_a_failure_and_can_be_claimed_at_once(
+    db: AppTables, start_pod: Callable[..., Pod]
+) -> None:
     one, two = start_pod(), start_pod()
     attempt = running(db, one, max_failures=1)
     listener = psycopg.connect(db.url, autocommit=True)
@@ -151,7 +153,7 @@ def test_a_job_cancelled_between_claim_and_start_does_not_start(db: AppTables, p
     assert db.status("generation", job) == ("cancelled", None)
 
 
-def test_retry_puts_an_ended_job_back_with_all_its_tries(db: AppTables, pod: Pod) -> None:
+def test_retry_requeues_an_ended_job_with_zero_failures(db: AppTables, pod: Pod) -> None:
     attempt = running(db, pod, max_failures=1)
     attempt.fail("internal")
     ended = db.job("generation", attempt.id)["finished_at"]
@@ -164,7 +166,7 @@ def test_retry_puts_an_ended_job_back_with_all_its_tries(db: AppTables, pod: Pod
     assert (again.number, attempt.report(), again.publish()) == (2, "lost", "ok")
 
 
-def test_only_failed_and_cancelled_jobs_are_tried_again(db: AppTables, pod: Pod) -> None:
+def test_only_failed_and_cancelled_jobs_can_be_retried(db: AppTables, pod: Pod) -> None:
     attempt = running(db, pod)
     for status in ("running", "completed"):
         if status == "completed":
@@ -173,7 +175,7 @@ def test_only_failed_and_cancelled_jobs_are_tried_again(db: AppTables, pod: Pod)
             retry(db, attempt.id)
 
 
-def test_retry_counts_as_an_open_job_and_asks_for_consent_again(db: AppTables, pod: Pod) -> None:
+def test_a_retried_job_counts_as_open_and_needs_consent_again(db: AppTables, pod: Pod) -> None:
     subject = db.add_subject()
     jobs = [db.ask(subject_id=subject), db.ask(subject_id=subject)]
     db.run("select public.revoke_consent(%s)", subject)
@@ -185,7 +187,7 @@ def test_retry_counts_as_an_open_job_and_asks_for_consent_again(db: AppTables, p
     assert db.status("generation", jobs[0]) == ("failed", "consent_denied")
 
 
-def test_somebody_elses_job_is_as_unknown_as_none(db: AppTables, pod: Pod) -> None:
+def test_another_owners_job_and_an_unknown_one_give_the_same_error(db: AppTables, pod: Pod) -> None:
     stranger = db.add_user(uuid4())
     job = db.ask()
     before = db.snapshot()
@@ -228,7 +230,7 @@ def test_the_next_attempt_resumes_from_the_newest_checkpoint(db: AppTables, star
 # -- garbage
 
 
-def test_what_an_attempt_left_is_offered_to_the_sweeper_and_never_a_published_key(db: AppTables, pod: Pod) -> None:
+def test_leftovers_of_an_attempt_are_swept_and_never_a_published_key(db: AppTables, pod: Pod) -> None:
     failed, published = running(db, pod), running(db, pod)
     published.stage("scratch.bin")
     keep = running(db, pod)
@@ -247,7 +249,7 @@ def test_what_an_attempt_left_is_offered_to_the_sweeper_and_never_a_published_ke
     assert db.staged(published.id)[published.key("0.png")] == "published"
 
 
-def test_deleted_objects_are_offered_three_times_more_for_uploads_that_come_late(db: AppTables, pod: Pod) -> None:
+def test_deleted_objects_are_swept_three_more_times_for_late_uploads(db: AppTables, pod: Pod) -> None:
     attempt = running(db, pod)
     attempt.fail()
     for minutes in (15, 60, 24 * 60, None):
@@ -271,7 +273,7 @@ def test_deleted_objects_are_offered_three_times_more_for_uploads_that_come_late
             )
 
 
-def test_a_sweeper_that_dies_leaves_its_garbage_to_the_next(db: AppTables, pod: Pod) -> None:
+def test_objects_claimed_by_a_dead_sweeper_are_claimed_again(db: AppTables, pod: Pod) -> None:
     attempt = running(db, pod)
     attempt.fail()
     taken = db.garbage()
@@ -304,7 +306,9 @@ def test_the_list_of_jobs_fits_a_terminal_of_120_characters(db: AppTables, pod: 
     assert max(map(len, lines)) <= 120
 
 
-def test_queue_depth_shows_what_waits_what_runs_and_who_could(db: AppTables, start_pod: Callable[..., Pod]) -> None:
+def test_queue_depth_counts_waiting_and_running_jobs_and_pods_by_route(
+    db: AppTables, start_pod: Callable[..., Pod]
+) -> None:
     pod = start_pod()
     start_pod(routes=(PUBLISH,))
     running(db, pod)

@@ -87,7 +87,9 @@ def phases(fleet: Fleet, job_id: UUID) -> list[str]:
     return [row["phase"] for row in rows]
 
 
-def test_a_training_goes_on_without_them_and_names_each_with_its_reason(fleet: Fleet, store: HugePhotos) -> None:
+def test_a_training_continues_without_unusable_photos_and_names_each_with_its_reason(
+    fleet: Fleet, store: HugePhotos
+) -> None:
     subject, keys = person_with(fleet, {**GOOD, **{name: content for name, (content, _) in BAD.items()}})
     job_id = fleet.train(subject_id=subject)
     job = fleet.completed("training", job_id)
@@ -102,7 +104,7 @@ def test_a_training_goes_on_without_them_and_names_each_with_its_reason(fleet: F
     )
 
 
-def test_with_two_left_the_job_fails_and_says_which_and_why(fleet: Fleet) -> None:
+def test_a_training_with_two_usable_photos_fails_and_names_the_unusable_ones(fleet: Fleet) -> None:
     good = dict(list(GOOD.items())[:2])
     bad = {name: BAD[name][0] for name in ("cut.jpg", "huge.jpg", "lost.jpg")}
     subject, _ = person_with(fleet, {**good, **bad})
@@ -114,7 +116,7 @@ def test_with_two_left_the_job_fails_and_says_which_and_why(fleet: Fleet) -> Non
     )
 
 
-def test_with_two_left_in_storage_the_rest_is_missing(fleet: Fleet) -> None:
+def test_a_training_with_two_photos_in_storage_fails_and_names_the_missing_ones(fleet: Fleet) -> None:
     lost = {f"lost-{number}.jpg": None for number in range(7)}
     subject, _ = person_with(fleet, {"a.jpg": small_jpeg(1), "b.jpg": small_jpeg(2), **lost})
     job = fleet.app.wait_for("training", fleet.train(subject_id=subject))
@@ -125,7 +127,7 @@ def test_with_two_left_in_storage_the_rest_is_missing(fleet: Fleet) -> None:
     )
 
 
-def test_the_class_that_is_left_as_it_is_is_a_person_unless_the_request_says_what(fleet: Fleet) -> None:
+def test_the_preserved_class_is_a_person_unless_the_request_names_another(fleet: Fleet) -> None:
     subject = fleet.person()
     lora = {
         name: fleet.completed("training", fleet.train(subject_id=subject, steps=16, seed=1, class_name=name))["result"]

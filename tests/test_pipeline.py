@@ -18,7 +18,7 @@ def picture(app: App, key: str) -> np.ndarray[Any, np.dtype[np.int16]]:
     return np.asarray(Image.open(io.BytesIO(app.read(app.uploads, key))), dtype=np.int16)
 
 
-def test_an_insert_becomes_a_lora_and_a_second_one_a_picture_that_plain_diffusers_and_spandrel_draw_too(
+def test_inserts_produce_a_lora_and_the_picture_that_plain_diffusers_and_spandrel_produce(
     app: App, start_worker: Callable[..., Any], tiny_models: Path, tmp_path: Path
 ) -> None:
     subject = app.add_subject()

@@ -12,7 +12,7 @@ from tests.waiting import wait_until
 from tests.worker.conftest import MakeFleet, copy_with_a_damaged_base
 
 
-def test_jobs_are_answered_and_sigterm_is_heard_when_nobody_reads_the_log(
+def test_jobs_and_sigterm_are_handled_after_the_log_pipe_is_closed(
     make_fleet: MakeFleet, tiny_models: Path, tmp_path: Path
 ) -> None:
     # Damaged, so that the GPU process, too, has something to say.
