@@ -65,7 +65,7 @@ def test_another_owners_job_with_the_same_id_adds_no_subject(db: AppTables, pod:
     job = db.request(
         "generation", subject_id=mine, prompt="x", base="able-flux", control_path=picture, control_kind="pose"
     )
-    assert db.touched("generation", job) == {mine}
+    assert db.job_subjects("generation", job) == {mine}
     assert db.status("generation", job) == ("queued", None)
 
 

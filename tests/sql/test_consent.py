@@ -1,4 +1,4 @@
-"""Who may change consent, what the ledger keeps of it, and how a loss of consent reaches every open job."""
+"""Who can change consent, what the ledger records, and how losing consent stops every open job."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID, uuid4
 
 import psycopg
@@ -49,7 +50,7 @@ def test_the_service_key_grants_rejects_and_revokes_in_both_modes(db: AppTables,
     grant, revoke, reject = db.ledger(subject)
     assert (grant["event"], grant["purposes"], grant["expires_at"]) == ("grant", ["generation"], IN_A_YEAR)
     assert (revoke["event"], revoke["reason"], reject["event"]) == ("revoke", None, "reject")
-    assert revoke["evidence_digest"] == hashlib.sha256(b"by mail").hexdigest(), "nothing personal is kept"
+    assert revoke["evidence_digest"] == hashlib.sha256(b"by mail").hexdigest(), "only a digest of the reason is stored"
 
 
 def test_in_mode_admin_an_owner_cannot_grant(db: AppTables) -> None:
@@ -123,7 +124,7 @@ def test_in_mode_owner_attests_rejected_consent_cannot_be_granted(db: AppTables)
 
 
 def test_consent_changes_only_at_read_committed(db: AppTables) -> None:
-    """At REPEATABLE READ a revocation would not see, and so not stop, what came after its transaction began."""
+    """At REPEATABLE READ a revocation would not see, and so not stop, jobs inserted after its transaction began."""
     subject = db.add_subject()
     for level in (psycopg.IsolationLevel.REPEATABLE_READ, psycopg.IsolationLevel.SERIALIZABLE):
         with psycopg.connect(db.url) as connection:
@@ -191,7 +192,7 @@ def test_the_ledger_is_append_only_for_every_role(db: AppTables) -> None:
     subject = db.add_subject()
     before = db.ledger(subject)
     for statement in (
-        "update worker.consent_events set reason = 'never mind'",
+        "update worker.consent_events set reason = 'changed'",
         "delete from worker.consent_events",
         "truncate worker.consent_events",
     ):
@@ -226,7 +227,7 @@ def test_the_ledger_survives_the_deletion_of_a_subject(db: AppTables) -> None:
     assert len(db.ledger(subject)) == 1
 
 
-# -- a loss reaches every open job
+# -- losing consent stops every open job
 
 
 def revoke(db: AppTables, subject: UUID) -> None:
@@ -255,7 +256,7 @@ def agree_to_less(db: AppTables, subject: UUID) -> None:
 
 
 def two_people(db: AppTables, pod: Pod) -> tuple[UUID, UUID, Attempt, UUID]:
-    """Ada and Ben in a running and in a queued job of Ada's; Ben by his LoRA and by a picture."""
+    """Ada and Ben, and two jobs of Ada's that involve both: a running one with Ben's LoRA, a queued one with his photo."""
     ada, ben = db.add_subject(name="Ada"), db.add_subject(name="Ben")
     running = db.request("generation", subject_id=ada, prompt="x", model_ids=[db.add_lora(ada), db.add_lora(ben)])
     attempt = pod.run("generation", running)
@@ -275,7 +276,7 @@ def test_losing_consent_fails_queued_jobs_and_stops_running_ones(
     bystander = db.add_subject(owner=db.add_user(uuid4()))
     untouched = db.request("generation", subject_id=bystander, prompt="x", model_ids=[])
     person = ada if who == "the subject" else ben
-    pod.heartbeat(attempt)  # later beats tell of what ended since
+    pod.heartbeat(attempt)  # the next heartbeat reports subjects that ended since
     loss(db, person)
 
     assert db.status("generation", queued) == ("failed", "consent_denied")
@@ -284,10 +285,13 @@ def test_losing_consent_fails_queued_jobs_and_stops_running_ones(
     running = db.job("generation", attempt.id)
     assert (running["status"], running["cancel_code"]) == ("running", "consent_denied")
     assert running["cancel_requested_at"] is not None
-    beat = pod.heartbeat(attempt)
-    assert [lease["state"] for lease in beat["leases"]] == ["cancel"]
-    if loss not in (agree_to_less, erase):  # those leave something to keep: erasing has a job of its own
-        assert str(person) in beat["ended_subjects"]
+    answer = pod.heartbeat(attempt)
+    assert [lease["state"] for lease in answer["leases"]] == ["cancel"]
+    if loss not in (
+        agree_to_less,
+        erase,
+    ):  # after these, some of the subject's files are kept or erased by a job of their own
+        assert str(person) in answer["ended_subjects"]
     assert attempt.report() == "cancel"
 
     assert attempt.release() == "consent_denied"
@@ -296,13 +300,26 @@ def test_losing_consent_fails_queued_jobs_and_stops_running_ones(
     assert db.status("generation", untouched) == ("queued", None)
 
 
-@pytest.mark.parametrize("ending", ["complete", "fail", "release"])
-def test_a_revoked_attempt_ends_as_consent_denied_however_it_ends(db: AppTables, pod: Pod, ending: str) -> None:
+def complete(attempt: Attempt, result: dict[str, Any]) -> str:
+    return attempt.complete(result)
+
+
+def fail(attempt: Attempt, _: dict[str, Any]) -> str:
+    return attempt.fail()
+
+
+def release(attempt: Attempt, _: dict[str, Any]) -> str:
+    return attempt.release()
+
+
+@pytest.mark.parametrize("end", [complete, fail, release])
+def test_a_revoked_attempt_ends_as_consent_denied_however_it_ends(
+    db: AppTables, pod: Pod, end: Callable[[Attempt, dict[str, Any]], str]
+) -> None:
     ada, _, attempt, _ = two_people(db, pod)
     result = attempt.result()
     revoke(db, ada)
-    answer = attempt.complete(result) if ending == "complete" else getattr(attempt, ending)()
-    assert answer == "consent_denied"
+    assert end(attempt, result) == "consent_denied"
     job = db.job("generation", attempt.id)
     assert (job["status"], job["error_code"], job["result"], job["gpu_seconds"]) == (
         "failed",
@@ -344,7 +361,7 @@ def test_consent_expires_on_time_and_the_tick_records_it(db: AppTables, pod: Pod
     claim = pod.claim()
     assert claim == ("generation", waiting)
     db.let_consent_expire(subject)
-    # Nobody ticked: start_job looks at the clock itself.
+    # No tick has recorded it: start_job itself compares the time.
     assert pod.start(*claim) is None
     assert db.status("generation", waiting) == ("failed", "consent_denied")
     assert db.job("generation", waiting)["error"] == "the person's consent has expired"
@@ -360,7 +377,7 @@ def test_consent_that_expires_between_start_and_publication_stops_the_publicatio
     subject = db.add_subject()
     attempt = pod.run("generation", db.request("generation", subject_id=subject, prompt="x", model_ids=[]))
     result = attempt.staged_result()
-    db.let_consent_expire(subject)  # nobody ticked, so nobody asked the attempt to stop
+    db.let_consent_expire(subject)  # without a tick, no stop is requested
     assert attempt.complete(result) == "consent_denied"
     assert db.status("generation", attempt.id) == ("failed", "consent_denied")
     assert set(db.staged(attempt.id).values()) == {"deleting"}
@@ -373,5 +390,5 @@ def test_deleting_an_account_keeps_its_rows_and_revokes_every_consent(db: AppTab
     for subject in subjects:
         assert consent(db, subject) == "revoked"
         assert db.ledger(subject, "revoke")[0]["reason"] == "the owner's account was deleted"
-    assert db.job("generation", job)["owner_id"] == db.owner, "erasure goes by it"
+    assert db.job("generation", job)["owner_id"] == db.owner, "erasure needs the owner"
     assert pod.claim() is None

@@ -1,4 +1,4 @@
-"""How attempts end other than well: failures, shutdowns, cancellations; and what they leave in storage."""
+"""Failures, releases, cancellations and retries, and the objects that attempts leave in storage."""
 
 from __future__ import annotations
 
@@ -26,8 +26,7 @@ def running(db: AppTables, pod: Pod, **columns: Any) -> Attempt:
     return attempt
 
 
-def due(db: AppTables) -> None:
-    """The time of every deferred job has come."""
+def let_delays_pass(db: AppTables) -> None:
     db.run("update worker.pgqueuer set execute_after = now() - interval '1 second'")
 
 
@@ -62,7 +61,7 @@ def test_backoff_grows_with_each_failure(db: AppTables, pod: Pod) -> None:
         assert least - 5 < waits <= most
         row = db.job("generation", job)
         assert (row["phase"], row["pod_id"], row["progress"]) == ("waiting to try again", None, 0)
-        due(db)
+        let_delays_pass(db)
 
 
 @pytest.mark.parametrize("codes", [NEVER_RETRIED, RETRIED], ids=["never retried", "retried"])
@@ -82,7 +81,7 @@ def test_a_failure_sent_twice_counts_once(db: AppTables, pod: Pod) -> None:
     assert db.job("generation", attempt.id)["failures"] == 1
 
 
-# -- given back
+# -- releases
 
 
 def test_a_release_does_not_count_as_a_failure_and_can_be_claimed_at_once(
@@ -126,21 +125,25 @@ def test_cancelling_ends_a_waiting_job_and_stops_a_running_one(db: AppTables, po
     waiting = db.ask()
     assert cancel(db, waiting, role=role) == "cancelled"
     assert (db.status("generation", waiting), db.queue_row("generation", waiting)) == (("cancelled", None), None)
-    for ending in ("complete", "fail", "release"):
+    endings: list[Callable[[Attempt], str]] = [
+        lambda attempt: attempt.complete(attempt.result()),
+        lambda attempt: attempt.fail(),
+        lambda attempt: attempt.release(),
+    ]
+    for end in endings:
         attempt = running(db, pod)
         listener = psycopg.connect(db.url, autocommit=True)
         listener.execute("listen likeness_cancel")
         assert cancel(db, attempt.id, role=role) == "stopping"
-        (heard,) = listener.notifies(timeout=5, stop_after=1)
-        assert heard.payload == f"generation:{attempt.id}"
+        (notification,) = listener.notifies(timeout=5, stop_after=1)
+        assert notification.payload == f"generation:{attempt.id}"
         listener.close()
         assert attempt.report() == "cancel"
         assert pod.heartbeat(attempt)["leases"][0]["state"] == "cancel"
-        answer = attempt.complete(attempt.result()) if ending == "complete" else getattr(attempt, ending)()
-        assert answer == "cancelled"
+        assert end(attempt) == "cancelled"
         assert db.status("generation", attempt.id) == ("cancelled", None)
         assert set(db.staged(attempt.id).values()) == {"deleting"}
-        assert cancel(db, attempt.id, role=role) == "cancelled", "it had ended"
+        assert cancel(db, attempt.id, role=role) == "cancelled", "it has already ended"
 
 
 def test_a_job_cancelled_between_claim_and_start_does_not_start(db: AppTables, pod: Pod) -> None:
@@ -161,7 +164,7 @@ def test_retry_requeues_an_ended_job_with_zero_failures(db: AppTables, pod: Pod)
     row = db.job("generation", attempt.id)
     assert (row["failures"], row["error_code"], row["finished_at"], row["attempt"]) == (0, None, None, 1)
     retried = db.one("select at from worker.job_events where job_id = %s and event = 'retried'", attempt.id)
-    assert ended < row["run_after"] < retried, "its waiting is counted from here"
+    assert ended < row["run_after"] < retried, "its waiting time starts here"
     again = pod.run("generation", attempt.id)
     assert (again.number, attempt.report(), again.publish()) == (2, "lost", "ok")
 
@@ -213,21 +216,21 @@ def test_the_next_attempt_resumes_from_the_newest_checkpoint(db: AppTables, star
     assert first.payload["checkpoint"] is None
     assert [first.save_checkpoint(step) for step in (10, 20)] == ["ok", "ok"]
     older, newer = first.key("checkpoint-10.safetensors"), first.key("checkpoint-20.safetensors")
-    assert db.garbage() == {older}, "the one before it is of no use any more"
+    assert db.claim_deletable() == {older}, "the older checkpoint is no longer needed"
     first.stage("checkpoint-30.safetensors")  # its upload did not finish
     with pytest.raises(psycopg.errors.InvalidParameterValue, match="was not staged by this attempt"):
         first.call("save_checkpoint", 40, "model_artifacts", first.key("checkpoint-40.safetensors"))
     assert first.fail(retry_after=AT_ONCE) == "queued"
-    assert db.garbage() == {first.key("checkpoint-30.safetensors")}, "the checkpoint outlives its attempt"
+    assert db.claim_deletable() == {first.key("checkpoint-30.safetensors")}, "the checkpoint outlives its attempt"
 
     second = two.run("training", job)
     assert second.payload["checkpoint"] == {"step": 20, "bucket": "model_artifacts", "key": newer}
     assert str(first.call("save_checkpoint", 50, "model_artifacts", newer)) == "lost"
     assert second.publish() == "ok"
-    assert db.garbage() == {newer}
+    assert db.claim_deletable() == {newer}
 
 
-# -- garbage
+# -- deletable objects
 
 
 def test_leftovers_of_an_attempt_are_swept_and_never_a_published_key(db: AppTables, pod: Pod) -> None:
@@ -238,14 +241,14 @@ def test_leftovers_of_an_attempt_are_swept_and_never_a_published_key(db: AppTabl
     assert published.complete(published.result()) == "ok"
     left = {failed.key("0.png"), failed.key("0.raw.png"), published.key("scratch.bin")}
     assert db.tick() == len(left)
-    assert db.garbage() == left
-    assert db.garbage() == set(), "another pod is deleting them"
+    assert db.claim_deletable() == left
+    assert db.claim_deletable() == set(), "another pod is deleting them"
     for state, attempt in (("published", published), ("staged", keep)):
         assert db.staged(attempt.id)[attempt.key("0.png")] == state
-    # Even a pod that says so does not make a published object go away.
+    # A pod cannot mark a published object as deleted.
     ids = [row["id"] for row in db.run("select id from worker.staged_objects where state <> 'deleting'")]
     for _ in range(5):
-        pod.call("garbage_gone", ids)
+        pod.call("mark_objects_deleted", ids)
     assert db.staged(published.id)[published.key("0.png")] == "published"
 
 
@@ -253,8 +256,8 @@ def test_deleted_objects_are_swept_three_more_times_for_late_uploads(db: AppTabl
     attempt = running(db, pod)
     attempt.fail()
     for minutes in (15, 60, 24 * 60, None):
-        offered = db.one("select worker.take_garbage(1)")
-        pod.call("garbage_gone", [offered[0]["id"]])
+        offered = db.one("select worker.claim_deletable_objects(1)")
+        pod.call("mark_objects_deleted", [offered[0]["id"]])
         rows = db.run(
             "select offer_after - clock_timestamp() as wait from worker.staged_objects where id = %s", offered[0]["id"]
         )
@@ -266,7 +269,7 @@ def test_deleted_objects_are_swept_three_more_times_for_late_uploads(db: AppTabl
                 "update worker.staged_objects set offer_after = now() - interval '1 second' where id = %s",
                 offered[0]["id"],
             )
-            # and not the other object, which is still another pod's to delete
+            # The other object stays claimed by another pod.
             db.run(
                 "update worker.staged_objects set offer_after = now() + interval '9 days' where id <> %s",
                 offered[0]["id"],
@@ -276,12 +279,12 @@ def test_deleted_objects_are_swept_three_more_times_for_late_uploads(db: AppTabl
 def test_objects_claimed_by_a_dead_sweeper_are_claimed_again(db: AppTables, pod: Pod) -> None:
     attempt = running(db, pod)
     attempt.fail()
-    taken = db.garbage()
+    claimed = db.claim_deletable()
     db.run("update worker.staged_objects set offer_after = offer_after - interval '1 minute'")
-    assert db.garbage() == taken
+    assert db.claim_deletable() == claimed
 
 
-# -- what a person looks at
+# -- views for operators
 
 
 def test_the_list_of_jobs_fits_a_terminal_of_120_characters(db: AppTables, pod: Pod) -> None:

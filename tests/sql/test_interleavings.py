@@ -264,7 +264,7 @@ def test_a_publication_waits_for_the_reaper_and_is_lost(
     again = second_pod.run("generation", attempt.id)
     assert (again.number, attempt.complete(result), again.publish()) == (2, "lost", "ok")
     assert db.staged(attempt.id)[again.key("0.png")] == "published"
-    assert db.garbage() == {attempt.key("0.png"), attempt.key("0.raw.png")}
+    assert db.claim_deletable() == {attempt.key("0.png"), attempt.key("0.raw.png")}
 
 
 def test_two_reapers_count_one_failure(

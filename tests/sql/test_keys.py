@@ -1,4 +1,4 @@
-"""Object keys that a client names. The worker's own storage key knows no row-level security: this is all there is."""
+"""Checks of the object keys that a client names. They are the only ones: the worker's own key bypasses row-level security."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from tests.sql.pod import Pod
 from tests.sql.tables import ABLE_BASE, AppTables
 
-MESSAGE_OF_A_STRANGERS_PREFIX = "must begin with the owner's id"
+MUST_BEGIN_WITH_THE_OWNER = "must begin with the owner's id"
 NOT_A_SUBJECT_OF_THIS_OWNER = "must lie under {owner_id}/{subject_id}/ of a subject of the same owner"
 NOT_A_PLAIN_KEY = "is not a plain key such as {owner_id}/{subject_id}/photos/1.jpg"
 
 
 def request(db: AppTables, column: str, key: str | None, subject: UUID) -> UUID:
-    """A request of db.owner's that names one key, in a base that can use it."""
+    """Request a job of db.owner that names one key, on a base that supports it."""
     if column == "sample_paths":
         photos = db.add_photos(subject, 2)
         return db.request("training", subject_id=subject, base=ABLE_BASE, sample_paths=[*photos, key])
@@ -45,22 +45,22 @@ COLUMNS = ("sample_paths", "reference_paths", "control_path")
 def test_keys_of_another_owner_are_refused(db: AppTables, column: str) -> None:
     mine, stranger = db.add_subject(), db.add_user(uuid4())
     theirs = db.add_subject(owner=stranger)
-    assert MESSAGE_OF_A_STRANGERS_PREFIX in refusal(db, column, f"{stranger}/{theirs}/photos/1.jpg", mine)
-    assert MESSAGE_OF_A_STRANGERS_PREFIX in refusal(db, column, f"{stranger}/_/inputs/1.jpg", mine)
-    for nobodys in (theirs, uuid4()):
-        assert NOT_A_SUBJECT_OF_THIS_OWNER in refusal(db, column, f"{db.owner}/{nobodys}/photos/1.jpg", mine)
+    assert MUST_BEGIN_WITH_THE_OWNER in refusal(db, column, f"{stranger}/{theirs}/photos/1.jpg", mine)
+    assert MUST_BEGIN_WITH_THE_OWNER in refusal(db, column, f"{stranger}/_/inputs/1.jpg", mine)
+    for unusable in (theirs, uuid4()):
+        assert NOT_A_SUBJECT_OF_THIS_OWNER in refusal(db, column, f"{db.owner}/{unusable}/photos/1.jpg", mine)
 
 
-ODD = {
-    "nothing": "",
-    "a name": "1.jpg",
-    "no file": "{owner}/{subject}/photos/",
+MALFORMED = {
+    "empty": "",
+    "a file name alone": "1.jpg",
+    "no file name": "{owner}/{subject}/photos/",
     "too short": "{owner}/{subject}/1.jpg",
     "absolute": "/{owner}/{subject}/photos/1.jpg",
     "a scheme": "s3://{owner}/{subject}/photos/1.jpg",
-    "up": "{owner}/{subject}/photos/../../../x/1.jpg",
-    "up at the end": "{owner}/{subject}/photos/..",
-    "here": "{owner}/{subject}/photos/./1.jpg",
+    "a parent folder": "{owner}/{subject}/photos/../../../x/1.jpg",
+    "a parent folder at the end": "{owner}/{subject}/photos/..",
+    "the same folder": "{owner}/{subject}/photos/./1.jpg",
     "a double slash": "{owner}/{subject}//photos/1.jpg",
     "a backslash": "{owner}/{subject}/photos\\..\\1.jpg",
     "an escape": "{owner}/{subject}/photos/%2e%2e/1.jpg",
@@ -75,7 +75,7 @@ ODD = {
 @pytest.mark.parametrize("column", COLUMNS)
 def test_malformed_keys_are_refused(db: AppTables, column: str) -> None:
     subject = db.add_subject()
-    for name, key in ODD.items():
+    for name, key in MALFORMED.items():
         assert NOT_A_PLAIN_KEY in refusal(db, column, key.format(owner=db.owner, subject=subject), subject), name
     for upper in (f"{str(db.owner).upper()}/{subject}/photos/1.jpg", f"{db.owner}/{str(subject).upper()}/photos/1.jpg"):
         if upper.lower() != upper:
@@ -94,14 +94,14 @@ def test_inputs_without_a_subject_are_accepted_only_as_poses(db: AppTables) -> N
     subject, chair = db.add_subject(), f"{db.owner}/_/inputs/chair.png"
     for column in ("sample_paths", "reference_paths"):
         assert "pictures of people always need one" in refusal(db, column, chair, subject)
-    assert db.touched("generation", request(db, "control_path", chair, subject)) == {subject}
+    assert db.job_subjects("generation", request(db, "control_path", chair, subject)) == {subject}
 
 
 @pytest.mark.parametrize("column", ["reference_paths", "control_path"])
 def test_the_subject_of_a_named_picture_must_consent(db: AppTables, column: str) -> None:
     ada, ben = db.add_subject(), db.add_subject()
     job = request(db, column, f"{db.owner}/{ben}/photos/1.jpg", ada)
-    assert db.touched("generation", job) == {ada, ben}
+    assert db.job_subjects("generation", job) == {ada, ben}
     assert db.status("generation", job) == ("queued", None)
     db.run("select public.revoke_consent(%s)", ben)
     assert db.status("generation", job) == ("failed", "consent_denied")
@@ -120,10 +120,10 @@ def test_a_generated_picture_adds_all_its_subjects(db: AppTables, pod: Pod) -> N
     assert attempt.complete(attempt.result()) == "ok"
 
     job = request(db, "control_path", picture, cem)
-    assert db.touched("generation", job) == {ada, ben, cem}
+    assert db.job_subjects("generation", job) == {ada, ben, cem}
     db.run("select public.revoke_consent(%s)", ben)
     assert db.status("generation", job) == ("failed", "consent_denied")
-    # As a reference it would be a person's picture without a person.
+    # As a reference it would be a picture of people without a subject.
     assert "pictures of people always need one" in refusal(db, "reference_paths", picture, cem)
 
 
@@ -137,7 +137,7 @@ def test_a_key_cannot_name_another_owners_job(db: AppTables, pod: Pod) -> None:
     for folder in ("_", str(mine)):
         key = f"{db.owner}/{folder}/generated/{job}/1/0.png"
         assert "is no picture of a completed job of this owner" in refusal(db, "control_path", key, mine)
-    assert MESSAGE_OF_A_STRANGERS_PREFIX in refusal(
+    assert MUST_BEGIN_WITH_THE_OWNER in refusal(
         db, "control_path", f"{stranger}/{theirs}/generated/{job}/1/0.png", mine
     )
 
@@ -164,7 +164,7 @@ def test_photos_are_registered_only_under_their_own_subject(db: AppTables) -> No
         connection.execute("update subject_photos set path = %s", [f"{stranger}/{theirs}/photos/1.jpg"])
 
 
-# Keys made of true and false parts, and of anything at all.
+# Keys of valid and invalid parts, and of arbitrary text.
 PARTS = st.sampled_from(
     ["{me}", "{mine}", "{them}", "{theirs}", "_", "inputs", "photos", "generated", "{job}", "1", "..", ".", "", "a.png"]
 )
@@ -204,7 +204,7 @@ def test_ordinary_names_under_the_owners_prefix_are_accepted(db: AppTables, name
 
 
 def _ids(db: AppTables) -> dict[str, UUID]:
-    """Two owners with a subject each, made once for all examples of a test."""
+    """Two owners with a subject each, added once for all examples of a test."""
     subjects = db.run("select id, owner_id from public.subjects order by created_at")
     if not subjects:
         db.add_subject()

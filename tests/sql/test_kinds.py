@@ -217,7 +217,7 @@ def test_the_subjects_that_a_kind_names_must_consent(db: AppTables) -> None:
     add_echo(db)
     ada = db.add_subject()
     job = ask_echo(db, picture_path=f"{db.owner}/{ada}/photos/1.jpg")
-    assert db.touched("echo", job) == {ada}
+    assert db.job_subjects("echo", job) == {ada}
     db.run("select public.revoke_consent(%s)", ada)
     assert (echo(db, job)["status"], echo(db, job)["error_code"]) == ("failed", "consent_denied")
     again = ask_echo(db, picture_path=f"{db.owner}/{ada}/photos/1.jpg")

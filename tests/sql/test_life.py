@@ -1,4 +1,4 @@
-"""The life of a job: claim, start, report, stage, complete; and what a stale attempt may do, which is nothing."""
+"""The life of a job: claim, start, report, stage, complete; and a stale attempt, which can change nothing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.tiny_models import TINY_BASE
 
 
 def log(db: AppTables, kind: str, job: UUID) -> list[str]:
-    """What pgqueuer's log holds about a job, oldest first; ask while the job is on the queue."""
+    """Return the statuses in pgqueuer's log of a job that is still on the queue, oldest first."""
     row = db.queue_row(kind, job)
     assert row is not None
     return logged(db, row["id"])
@@ -132,7 +132,7 @@ def test_a_job_of_a_paused_kind_is_requeued_and_waits(db: AppTables, pod: Pod) -
     assert pod.start(*pod.claim()) is None  # type: ignore[misc]
     row = db.job("generation", job)
     assert (row["status"], row["phase"], row["failures"]) == ("queued", "paused by an administrator", 0)
-    assert pod.claim() is None, "not again at once"
+    assert pod.claim() is None, "it waits before the next attempt"
 
 
 def test_a_queue_row_without_an_open_job_is_removed_at_the_start(db: AppTables, pod: Pod) -> None:
@@ -162,15 +162,15 @@ def test_higher_priority_comes_first_then_the_older_job(db: AppTables, pod: Pod)
 def test_a_job_is_not_claimed_before_run_after(db: AppTables, pod: Pod) -> None:
     job = db.ask(run_after="2999-01-01")
     assert pod.claim() is None
-    db.run("update worker.pgqueuer set execute_after = now() - interval '1 second'")  # the year 2999 has come
+    db.run("update worker.pgqueuer set execute_after = now() - interval '1 second'")  # as if the time had come
     assert pod.claim() == ("generation", job)
 
 
 # -- the fence
 
 
-def everything_it_may_say(attempt: Attempt, result: dict[str, Any]) -> list[str]:
-    """What the database answers to each call of an attempt; to those of the next one and of none, too."""
+def every_call(attempt: Attempt, result: dict[str, Any]) -> list[str]:
+    """Return the answer to each call of an attempt, and to calls with a later attempt number and with none."""
     return [
         attempt.report(),
         attempt.stage("more.png"),
@@ -198,7 +198,7 @@ def test_a_stale_attempt_is_answered_lost_and_changes_nothing(db: AppTables, sta
                 assert fresh.complete(fresh_result) == "ok"
             before = db.snapshot()
             for result in [stale_result] if state == "queued" else [stale_result, fresh_result]:
-                assert set(everything_it_may_say(stale, result)) == {"lost"}, (kind, state)
+                assert set(every_call(stale, result)) == {"lost"}, (kind, state)
             assert one.heartbeat(stale)["leases"][0]["state"] == "lost"
             assert db.snapshot() == before, (kind, state)
 
@@ -280,7 +280,7 @@ def test_a_publication_updates_row_queue_log_objects_and_events(db: AppTables, p
     assert set(states.values()) == {"published"}
     assert db.events(job) == ["started", "completed"]
     before = db.snapshot()
-    assert attempt.complete(result) == "ok", "its reply may have been lost"
+    assert attempt.complete(result) == "ok", "a repeated call after a lost reply"
     assert db.snapshot() == before
 
 
@@ -306,7 +306,7 @@ def test_a_training_publishes_a_version_and_enqueues_the_convenience_copy(db: Ap
         }
         if version == 1:
             assert copying.publish() == "ok"
-            assert copying.call("lora_to_copy") is None, "nothing is copied for an ended attempt"
+            assert copying.call("lora_to_copy") is None, "an ended attempt copies nothing"
     db.run("select public.revoke_consent(%s)", subject)
     assert copying.call("lora_to_copy")["consented"] is False
     db.add_lora(subject)
@@ -314,18 +314,17 @@ def test_a_training_publishes_a_version_and_enqueues_the_convenience_copy(db: Ap
 
 
 def broken_results(attempt: Attempt) -> dict[str, Any]:
-    """One wrong thing each, about the objects of `attempt`."""
+    """Results with one mistake each, about the objects of `attempt`."""
     good = attempt.result()
     if attempt.kind == "training":
         return {
-            "no lora": good | {"lora": None},
-            "a lora nobody staged": good | {"lora": attempt.key("other.safetensors")},
+            "no LoRA": good | {"lora": None},
+            "a LoRA that was not staged": good | {"lora": attempt.key("other.safetensors")},
             "no digest": {key: value for key, value in good.items() if key != "sha256"},
             "a short digest": good | {"sha256": SHA256[1:]},
             "no rank": good | {"rank": None},
-            "a rank that is no number": good | {"rank": "many"},
-            "a loss curve nobody staged, hidden behind one not named": good
-            | {"losses": None, "loss_curve": "elsewhere"},
+            "a rank that is not a number": good | {"rank": "many"},
+            "an alias of losses that was not staged": good | {"losses": None, "loss_curve": "elsewhere"},
         }
 
     def pictures(**changes: Any) -> dict[str, Any]:
@@ -345,10 +344,10 @@ def broken_results(attempt: Attempt) -> dict[str, Any]:
         "upscaled by another factor": pictures(width=128, height=96),
         "one side only": pictures(height=48),
         "no sizes": pictures(width=None, height=None, raw_width=None, raw_height=None),
-        "sizes that are no numbers": pictures(width="wide"),
-        "sizes beyond all integers": pictures(raw_width=2**40),
-        "an upscaled file nobody staged": pictures(upscaled=upscaled + "x"),
-        "a raw file nobody staged": pictures(raw=raw + "x"),
+        "sizes that are not numbers": pictures(width="wide"),
+        "a size that is too large": pictures(raw_width=2**40),
+        "an upscaled file that was not staged": pictures(upscaled=upscaled + "x"),
+        "a raw file that was not staged": pictures(raw=raw + "x"),
     }
 
 
@@ -399,7 +398,7 @@ JSON = st.recursive(
 def test_no_shape_of_json_makes_complete_raise(running: list[Attempt], result: object) -> None:
     answers = [attempt.complete(result) for attempt in running]
     assert answers[:2] == ["invalid", "invalid"]
-    assert answers[2] in ("ok", "invalid"), "the light job has nothing that it must name"
+    assert answers[2] in ("ok", "invalid"), "the result of a copy need not name anything"
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What a column of a request may hold; a refusal names the column and its limits."""
+"""Ranges of request columns: the error names the column and its limits."""
 
 from __future__ import annotations
 

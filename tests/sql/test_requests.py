@@ -51,7 +51,7 @@ def test_subject_and_prompt_are_enough_for_a_request(db: AppTables) -> None:
     queued = db.queue_row("generation", row["id"])
     assert queued is not None
     assert (queued["status"], queued["entrypoint"]) == ("queued", f"generation/{TINY_BASE}")
-    assert db.touched("generation", row["id"]) == {subject}
+    assert db.job_subjects("generation", row["id"]) == {subject}
 
 
 @pytest.mark.parametrize("role", CLIENTS)
@@ -177,7 +177,7 @@ def test_the_subject_of_every_named_lora_must_consent(db: AppTables) -> None:
     models = [db.add_lora(ada), db.add_lora(ben)]
     both = insert(db, "generation", prompt="two friends", model_ids=models)
     assert both["status"] == "queued"
-    assert db.touched("generation", both["id"]) == {ada, ben}
+    assert db.job_subjects("generation", both["id"]) == {ada, ben}
     db.run("select public.revoke_consent(%s)", ben)
     refused = insert(db, "generation", subject_id=ada, prompt="two friends", model_ids=models)
     assert (refused["status"], refused["error_code"]) == ("failed", "consent_denied")

@@ -1,4 +1,4 @@
-"""What a signed-in app may do in storage: upload photographs and inputs of its own, read those and what came of it."""
+"""What signed-in users can do in storage: upload their own photos and inputs, and read those and their results."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Store:
     actors: dict[str, psycopg.Connection[dict[str, Any]]]
 
     def outcome(self, actor: str, statement: str, *arguments: object) -> str:
-        """row, none or refused; what was done is taken back."""
+        """Return row, none or refused; the statement is rolled back."""
         connection = self.actors[actor]
         try:
             with connection.transaction(force_rollback=True):
@@ -46,7 +46,7 @@ class Store:
         return " ".join(self.outcome(actor, statement, *arguments) for actor in ACTORS)
 
     def put(self, *objects: tuple[str, str]) -> None:
-        """Objects that are there, whoever put them: the service itself keeps their rows."""
+        """Add rows for existing objects, as the storage service does for every upload."""
         for bucket, key in objects:
             self.app.run(f"insert into storage.objects {COLUMNS} values (%s, %s, 'x')", bucket, key)
 
@@ -55,7 +55,7 @@ class Store:
         return {(row["bucket_id"], row["name"]) for row in rows}
 
     def uploaded(self, attempt: Attempt) -> set[tuple[str, str]]:
-        """Everything an attempt registered, now uploaded."""
+        """Upload everything that an attempt registered; returns bucket and key of each."""
         keys = {(attempt.bucket, key) for key in self.app.staged(attempt.id)}
         self.put(*keys)
         return keys
@@ -91,7 +91,7 @@ def test_users_upload_only_photos_of_own_subjects_and_inputs(store: Store) -> No
         (UPLOADS, f"{me}/_/inputs/chair.png"): "row refused refused row refused",
         (UPLOADS, f"{them}/{theirs}/photos/1.jpg"): "refused row refused row refused",
     }
-    nobody = "refused refused refused row refused"
+    only_the_service = "refused refused refused row refused"
     refused = [
         (UPLOADS, f"{me}/{theirs}/photos/1.jpg"),
         (UPLOADS, f"{them}/{mine}/photos/1.jpg"),
@@ -112,7 +112,7 @@ def test_users_upload_only_photos_of_own_subjects_and_inputs(store: Store) -> No
     ]
     insert = f"insert into storage.objects {COLUMNS} values (%s, %s, 'x')"
     found = {place: store.outcomes(insert, *place) for place in [*expected, *refused]}
-    assert found == expected | dict.fromkeys(refused, nobody)
+    assert found == expected | dict.fromkeys(refused, only_the_service)
 
 
 def test_each_user_reads_only_own_uploads(store: Store) -> None:
@@ -121,16 +121,16 @@ def test_each_user_reads_only_own_uploads(store: Store) -> None:
         (UPLOADS, f"{store.app.owner}/_/inputs/chair.png"),
     }
     theirs = {(UPLOADS, f"{store.other}/{store.other_subject}/photos/1.jpg")}
-    nobodys = {
+    of_the_service = {
         (MODELS, "models/base/flux-dev/model_index.json"),
         (MODELS, f"{store.subject}/lora.safetensors"),
         (UPLOADS, f"{store.app.owner}/{store.subject}/elsewhere/1.jpg"),
     }
-    store.put(*mine, *theirs, *nobodys)
+    store.put(*mine, *theirs, *of_the_service)
     assert store.seen_by("owner") == mine
     assert store.seen_by("other") == theirs
     assert store.seen_by("anon") == set()
-    assert store.seen_by("service_role") == mine | theirs | nobodys
+    assert store.seen_by("service_role") == mine | theirs | of_the_service
 
 
 def test_results_are_listed_only_to_the_owner_of_a_completed_job(store: Store) -> None:
@@ -139,7 +139,7 @@ def test_results_are_listed_only_to_the_owner_of_a_completed_job(store: Store) -
         job = app.request(kind, subject_id=store.subject, **columns)
         attempt = pod.run(kind, job)
         before = store.seen_by("owner")
-        attempt.stage("preview.png")  # never named in the result
+        attempt.stage("preview.png")  # not named in the result
         result = attempt.staged_result()
         keys = store.uploaded(attempt)
         assert store.seen_by("owner") == before, "staged objects are never listed"
@@ -149,7 +149,7 @@ def test_results_are_listed_only_to_the_owner_of_a_completed_job(store: Store) -
         assert store.seen_by("owner") == before | keys - {unnamed}
         assert not store.seen_by("other") & keys
         assert store.seen_by("anon") == set()
-        if kind == "training":  # the convenience copy comes next in line
+        if kind == "training":  # take the convenience copy off the queue
             copy = pod.claim("publish_lora")
             assert copy is not None
 
@@ -183,7 +183,7 @@ def test_only_the_service_can_change_or_delete_objects(store: Store) -> None:
 
 
 def test_supabases_own_tables_get_policies_and_nothing_else(supabase: Supabase) -> None:
-    """No column, trigger or grant of ours on Supabase's tables: policies alone."""
+    """We add no columns, triggers or grants to Supabase's tables."""
     query = """select attrelid::regclass::text as name, attname::text as what from pg_attribute
                where attrelid in ('storage.objects'::regclass, 'auth.users'::regclass) and attnum > 0
                union all select tgrelid::regclass::text, tgname from pg_trigger
