@@ -1,4 +1,4 @@
-"""What a photograph is trained with: its person by the trigger word, and anybody in that place."""
+"""Captions for training: a photo's person by the trigger word, and its class in place of that word."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The inside of the GPU process: how a task is stopped, and what a failure says."""
+"""Inside the GPU process: how a task is stopped, and the messages of failures."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_throttled_progress_is_sent_before_the_next_event() -> None:
         report(Progress(fraction=step / 100, phase="training"))
     report(Phase(name="writing"))
 
-    assert sent[0] == Progress(fraction=0.01, phase="training"), "the first is not held back"
+    assert sent[0] == Progress(fraction=0.01, phase="training"), "the first is sent at once"
     assert sent[-2:] == [Progress(fraction=1, phase="training"), Phase(name="writing")]
     assert len(sent) < 100
 

@@ -1,4 +1,4 @@
-"""GPU tasks of packages from outside: they travel, are stopped and fail as the core's do."""
+"""GPU tasks of external packages: they are sent, stopped and fail as the core's do."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from worker.gpu.process import GpuChild, Interrupted
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 ENVIRONMENT = {"PYTHONPATH": f"{Path(__file__).parent.parent}:{GUARD}"}
-"""Where the GPU process finds the package; one that is installed needs nothing."""
+"""The path by which the GPU process finds the package; an installed package needs none."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -103,8 +103,8 @@ async def test_an_event_that_the_task_does_not_declare_is_refused(gpu: GpuChild)
     with pytest.raises(errors.InternalError, match=f"WhisperTask was refused: {PERFORMERS}:Whisper is not declared"):
         await events_of(gpu, WhisperTask())
 
-    assert PERFORMERS not in sys.modules, "it was never imported to be looked at"
-    assert await pid_of(gpu) != pid, "a process that does not keep to its task is replaced"
+    assert PERFORMERS not in sys.modules, "the undeclared type was not imported"
+    assert await pid_of(gpu) != pid, "a process that sends an undeclared event is replaced"
 
 
 async def test_a_task_cannot_end_itself_by_an_event(gpu: GpuChild) -> None:

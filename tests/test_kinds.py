@@ -1,4 +1,4 @@
-"""The registry of kinds: an installed package brings kinds, and none that is broken stops a pod."""
+"""The registry of kinds: installed packages add kinds, and a broken one does not stop a pod."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Install = Callable[..., None]
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
-    """Install a package as pip leaves it: its module, and its metadata with the entry points."""
+    """Install a package as pip does: its module, and its metadata with the entry points."""
     monkeypatch.syspath_prepend(tmp_path)
 
     def add(package: str, module: str, **kinds: str) -> None:
@@ -142,7 +142,7 @@ async def test_a_pod_offers_the_kinds_of_packages_and_logs_an_unusable_one_once(
             await worker._registration.refresh_routes()
 
     assert worker._routes.slot_of == {"echo": "light", "publish_lora": "light"}
-    (told,) = [line for line in logged if line["event"] == "kind.unusable"]
-    assert told["message"] == "kind bad of package likeness-bad cannot be used"
-    assert "likeness_nowhere" in told["reason"]
-    assert told["hint"] == "update likeness-bad, or uninstall it"
+    (warning,) = [line for line in logged if line["event"] == "kind.unusable"]
+    assert warning["message"] == "kind bad of package likeness-bad cannot be used"
+    assert "likeness_nowhere" in warning["reason"]
+    assert warning["hint"] == "update likeness-bad, or uninstall it"

@@ -30,7 +30,7 @@ def _restored():
 
 @pytest.fixture
 def lines():
-    """Configures JSON lines; returns what was logged since."""
+    """Configure JSON lines; call the result for the lines logged since."""
     stream = io.StringIO()
     logs.configure("json", stream)
     return lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
@@ -52,7 +52,7 @@ def test_a_line_has_its_event_its_values_its_level_and_its_time(lines):
 def test_values_bound_to_the_context_are_in_every_line(lines):
     with structlog.contextvars.bound_contextvars(job_id="j1", attempt=2):
         structlog.get_logger().info("job.started")
-        logging.getLogger("somebody.elses").error("went wrong")
+        logging.getLogger("another.library").error("went wrong")
     structlog.get_logger().info("idle")
     assert [(line.get("job_id"), line.get("attempt")) for line in lines()] == [("j1", 2), ("j1", 2), (None, None)]
 
@@ -174,7 +174,7 @@ REPLACED_KEYS = {"what": "message", "why": "reason", "remedy": "hint", "cure": "
 
 
 def log_calls() -> list[tuple[str, ast.Call]]:
-    """Every call of the package that logs, with its place; but the one that logs what its caller names."""
+    """Return every logging call of the package with its place, except the one whose event its caller names."""
     root = Path(logs.__file__).parent
     return [
         (f"{path.relative_to(root.parent)}:{call.lineno}", call)

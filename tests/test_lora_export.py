@@ -39,7 +39,7 @@ def random_lora(
 
 
 def flux_layers(width: int) -> dict[str, tuple[int, ...]]:
-    """What is trained of one block of each kind."""
+    """Return the trained layers of one block of each kind."""
     square, wide = (width, width), (width, 4 * width)
     return {
         **{f"{DOUBLE}.attn.{name}": square for name in ("to_q", "to_k", "to_v", "to_out.0")},
@@ -89,8 +89,8 @@ def test_a_flux_lora_gets_the_names_that_sd_scripts_writes(flux_file: Path, tmp_
         assert grown is None or shape[grown] == fused * RANK
     header = lora_files.read_header(out)
     assert (header.family, header.naming, header.rank) == ("flux", "kohya", 12)
-    said = header.metadata
-    assert (said["trigger_word"], said["ss_network_module"], said["ss_network_dim"]) == (
+    metadata = header.metadata
+    assert (metadata["trigger_word"], metadata["ss_network_module"], metadata["ss_network_dim"]) == (
         "ohwx",
         "networks.lora_flux",
         "12",
@@ -110,7 +110,7 @@ def test_fused_layers_have_the_effect_of_their_parts(flux_file: Path, tmp_path: 
 
 
 def test_diffusers_reads_an_exported_flux_lora_as_the_original(tmp_path: Path) -> None:
-    """Its reader knows FLUX at its real width alone."""
+    """diffusers' reader supports FLUX only at its real width."""
     original, out = tmp_path / "flux.safetensors", tmp_path / "kohya.safetensors"
     lora_files.write(original, random_lora(flux_layers(3072)), {})
     export(str(original), "kohya", out)
@@ -126,7 +126,7 @@ def test_exporting_a_flux_lora_and_back_gives_the_original(flux_file: Path, tmp_
     export(str(flux_file), "kohya", kohya)
     export(str(kohya), "diffusers", back)
     before, after = deltas(flux_file), deltas(back)
-    assert after.keys() == before.keys(), "a part that was not trained is not made up"
+    assert after.keys() == before.keys(), "parts that were not trained are not added"
     for layer in before:
         torch.testing.assert_close(after[layer], before[layer])
 
@@ -218,7 +218,7 @@ def test_an_unsupported_file_is_refused_by_name(flux_file: Path, tmp_path: Path)
 
 
 def command(app: App, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """`worker lora export` as an operator runs it."""
+    """Run `worker lora export` as an operator does."""
     return subprocess.run(
         [sys.executable, "-m", "worker", "lora", "export", *arguments],
         env=worker_environment(app, folder),
@@ -229,7 +229,7 @@ def command(app: App, folder: Path, *arguments: str) -> subprocess.CompletedProc
 
 
 def publish(app: App, subject: UUID, file: Path) -> UUID:
-    """A row and its object, as a training leaves them."""
+    """Add a row and its object, as a training publishes them."""
     model = app.add_lora(subject)
     key, content = f"{subject}/{uuid4()}/1/lora.safetensors", file.read_bytes()
     app.s3.put_object(Bucket=app.models, Key=key, Body=content)

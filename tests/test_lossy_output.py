@@ -1,4 +1,4 @@
-"""Lines that cannot be written are lost, and nothing else; `worker/test_closed_log_pipe.py` has whole workers."""
+"""Unwritable lines are dropped and nothing else changes; `worker/test_closed_log_pipe.py` has whole workers."""
 
 from __future__ import annotations
 

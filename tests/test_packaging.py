@@ -1,4 +1,4 @@
-"""What ships beside the code: lock file, image, compose file, workflow. What cannot be built here is linted."""
+"""Files that ship beside the code: lock file, image, compose file, workflow. Those not built here are linted."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ SETTINGS = {variable(name) for name in Settings.model_fields}
 
 
 def locked(pod: dict[str, str]) -> dict[str, str]:
-    """Version by name of what the lock installs on a pod."""
+    """Return the versions that the lock installs on a pod, by name."""
     pins = re.findall(r"^([a-z0-9][^\\\n]*?) *\\?$", LOCK.read_text(), re.MULTILINE)
     entries = [Requirement(pin) for pin in pins]
     here = [entry for entry in entries if entry.marker is None or entry.marker.evaluate(pod)]
@@ -54,9 +54,9 @@ def locked(pod: dict[str, str]) -> dict[str, str]:
 
 
 def wanted(pod: dict[str, str]) -> Iterator[Requirement]:
-    """What pyproject.toml asks for on a pod, and what that asks for in turn, as far as just that is installed here.
+    """Yield the requirements of pyproject.toml on a pod, and those of each package that is installed here as locked.
 
-    Of a package in another version than the locked one nothing is known: what a later one wants is its own affair.
+    A package that is installed in another version than the locked one may have other requirements: they are skipped.
     """
     versions = locked(pod)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -123,7 +123,7 @@ def test_the_image_starts_the_worker_without_root_and_without_a_shell() -> None:
 
 
 def test_the_files_copied_into_the_image_suffice_to_build_the_wheel(tmp_path: Path) -> None:
-    """The files that the Dockerfile copies, and nothing fetched."""
+    """Only the files that the Dockerfile copies are used, and nothing is downloaded."""
     allowed = re.findall(r"^!(.+)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE)
     copied = re.findall(r"^COPY (?!--from)(.+) \S+$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     assert sorted(" ".join(copied).split()) == sorted(allowed)
@@ -146,7 +146,7 @@ def test_pages_that_start_a_pod_name_the_required_driver(page: str) -> None:
 
 
 def bake(tmp_path: Path, models: str) -> list[str]:
-    """Run the step that bakes models, of a build after a change of the code; what it asks `worker` for."""
+    """Run the Dockerfile's step that bakes models, as after a change of the code; returns the calls of `worker`."""
     text = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
     (step,) = re.findall(r"^RUN (?:--mount=\S+ +)+(for model in .+)$", text, re.MULTILINE)
     bases, worker, asked = tmp_path / "bases", tmp_path / "bin" / "worker", tmp_path / "asked"
@@ -199,7 +199,7 @@ def test_compose_publishes_ports_only_to_this_machine(compose: dict[str, Any]) -
 
 
 def test_compose_refers_only_to_what_exists(compose: dict[str, Any]) -> None:
-    """Files, settings, configs and volumes that are there; images of a stated version."""
+    """Files, settings, configs and volumes exist, and images have a version."""
     for name, service in compose["services"].items():
         assert "build" in service or re.search(r":\d", service["image"]), name
         assert "build" not in service or service["environment"].keys() <= SETTINGS, name
@@ -210,7 +210,7 @@ def test_compose_refers_only_to_what_exists(compose: dict[str, Any]) -> None:
 
 
 def test_composes_database_accepts_migrations_and_a_pod(compose: dict[str, Any], tmp_path: Path) -> None:
-    """What its scripts do to a new cluster, in their order."""
+    """Run its scripts on a new cluster, in their order."""
     pod_login = urlsplit(compose["services"]["worker"]["environment"]["DATABASE_URL"]).username
     with EmbeddedPostgres(tmp_path / "postgres", fast=True) as server:
         with psycopg.connect(server.url(), autocommit=True) as owner:

@@ -1,4 +1,4 @@
-"""What `worker run` and `worker doctor` ask of a pod's folders, as a user who may not do everything."""
+"""Checks of a pod's folders by `worker run` and `worker doctor`, as an unprivileged user."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from worker.storage.writable_dirs import check_writable
 
 @pytest.fixture
 def private(tmp_path: Path) -> Iterator[Path]:
-    """A folder that this process may not search. Root may do everything, so it becomes nobody for a while."""
+    """A folder that this process cannot access. If it is root, it becomes user `nobody` for the test."""
     folder = tmp_path / "private"
     folder.mkdir()
     folder.chmod(0)

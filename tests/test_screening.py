@@ -1,4 +1,4 @@
-"""What is found in a prompt and what is not: whole words, in any disguise, of both languages."""
+"""Screening of prompts: it finds whole words in any disguise, in both languages."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_term_is_found_in_the_disguise(disguise: str) -> None:
     ids=["digits", "signs, then digits", "one sign", "commas", "three that are one"],
 )
 def test_screening_work_is_bounded_by_the_length_of_the_prompt(text: str) -> None:
-    """Counted in calls: the first of these took a quarter of a minute, and a training job has 200 captions."""
+    """Counts calls. The first of these texts once took 15 s, and a training can have 200 captions."""
     calls = 0
 
     def count(*_: object) -> None:
@@ -92,7 +92,7 @@ def test_no_term_is_found_inside_a_longer_word(disguise: str) -> None:
 
 
 def some_terms(seed: str) -> list[screening.Term]:
-    """Others for each seed. An emoji has neither letters to replace nor edges to hide."""
+    """Sample terms, differently for each seed. Emoji have no letters to disguise."""
     words = [term for term in screening.terms() if term.letters.isascii()]
     return random.Random(seed).sample(words, 300)
 
@@ -112,7 +112,7 @@ def test_an_allowed_prompt_beside_a_blocked_one_does_not_hide_it(blocked: Exampl
 
 
 def test_an_allowed_phrase_is_listed_only_around_a_term() -> None:
-    """Else nobody could tell what it is for, and the list would grow for ever."""
+    """Other allowed phrases would have no effect."""
     needless = []
     for kind in screening.screens():
         terms = {squeeze(term.letters) for term in screening.terms() if term.rule.screens == kind}
@@ -159,9 +159,9 @@ def test_ages_from_18_on_pass(age: int) -> None:
 
 
 def test_every_latin_letter_with_a_stroke_or_a_tail_is_folded_to_the_letter() -> None:
-    """As Unicode names them: all of the first plane, but for a v that people see as a u."""
+    """As Unicode names them, in the whole first plane, except for a v that looks like a u."""
     named = re.compile("LATIN (?:SMALL|CAPITAL) LETTER ([A-Z])(?: WITH (?!SMALL LETTER).*)?")
-    growing = range(0xA7CB, 0xA7F2)  # where each version of Unicode has others
+    growing = range(0xA7CB, 0xA7F2)  # versions of Unicode differ here
     names = {
         chr(code): named.fullmatch(unicodedata.name(chr(code), "")) for code in range(0x10000) if code not in growing
     }

@@ -32,7 +32,7 @@ MARKERS = ("pass-marker", "secret-marker", "anon-marker", "service-marker")
 
 @pytest.fixture(autouse=True)
 def _clean(monkeypatch, tmp_path):
-    """An environment with none of our names, in a folder with no .env."""
+    """Remove our variables from the environment, and change to a folder without .env."""
     for line in env_example().splitlines():
         monkeypatch.delenv(line.lstrip("#").split("=")[0], raising=False)
     for name in ("NEXT_PUBLIC_SUPABASE_URL", *OLD_NAMES.values()):
@@ -47,7 +47,7 @@ def load(monkeypatch, variables: dict[str, str], **options: bool) -> Settings:
 
 
 def refused(monkeypatch, variables: dict[str, str]) -> list[str]:
-    """The lines of the refusal; neither they nor a traceback of them show a secret."""
+    """Return the lines of the error, after checking that neither they nor the traceback show a secret."""
     with pytest.raises(SettingsError) as caught:
         load(monkeypatch, variables)
     shown = "".join(traceback.format_exception(caught.value))
@@ -170,7 +170,7 @@ class TestRefusals:
         assert not any("DATABASE_URL" in line for line in lines)
 
     def test_supabase_needs_its_own_region(self, monkeypatch):
-        """A request signed for another region is refused as SignatureDoesNotMatch."""
+        """A request signed for another region fails with SignatureDoesNotMatch."""
         (line,) = refused(monkeypatch, DATABASE | LEGACY | {"S3_REGION": ""})
         assert line.startswith("S3_REGION is missing; it must be the region of the Supabase project")
 
@@ -215,12 +215,12 @@ class TestRefusals:
         assert value not in line or len(value) == 1
 
     @pytest.mark.parametrize("name", ["DATABASE_URL", "DATABASE_LISTEN_URL"])
-    @pytest.mark.parametrize("before", ["", "1", "se"], ids=["at its begin", "behind digits", "behind letters"])
+    @pytest.mark.parametrize("before", ["", "1", "se"], ids=["at the start", "after digits", "after letters"])
     @pytest.mark.parametrize("character", "@/#?%[]")
     def test_a_password_that_is_not_percent_encoded_is_refused_and_never_shown(
         self, monkeypatch, name, before, character
     ):
-        """Else libpq would take what follows the character for a host, a port or a database, and tell it."""
+        """libpq would take the text after the character for a host, port or database, and show it in an error."""
         for after in ("pass-marker", "pass-marker@b:1/c?d=e", "host=pass-marker"):
             (line,) = refused(monkeypatch, DATABASE | KEYS | {name: f"postgresql://u:{before}{character}{after}@h/db"})
             assert line.startswith(f"{name} cannot be read")
@@ -245,7 +245,7 @@ class TestRefusals:
 
 
 class TestOldNames:
-    """For one release a renamed setting is read by its old name too."""
+    """For one release, a renamed setting is also read by its old name."""
 
     @pytest.mark.parametrize("name", ["WORKER_NAME", *OLD_NAMES])
     def test_new_names_are_read_without_a_warning(self, monkeypatch, capsys, name):
@@ -270,7 +270,7 @@ class TestOldNames:
 
     @pytest.mark.parametrize("name", OLD_NAMES)
     def test_both_names_with_different_values_are_refused(self, monkeypatch, tmp_path, name):
-        """Also when one is in the environment, which goes before .env, and the other in .env."""
+        """Also when one is in .env and the other in the environment, which overrides .env."""
         (tmp_path / ".env").write_text(f"{name}=8\n")
         (line,) = refused(monkeypatch, DATABASE | KEYS | {OLD_NAMES[name]: "7"})
         assert (

@@ -1,4 +1,4 @@
-"""What a handler reads of a started job: who decides what a request leaves open, and what cannot be read."""
+"""What a handler reads of a started job: defaults for empty columns, and unreadable jobs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ JOB_ID = UUID("6a050000-0000-4000-8000-00010000002a")
 
 
 def payload(row: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """What `worker.start_job` answers about a job with these columns."""
+    """Return the answer of `worker.start_job` for a job with these columns."""
     return {
         "kind": "training",
         "id": str(JOB_ID),

@@ -1,4 +1,4 @@
-"""The wheel, installed into an environment of its own and used from elsewhere, works as the checkout does."""
+"""The wheel, installed into a separate environment and used from another folder, works as the checkout does."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ ROOT = Path(__file__).parent.parent
 
 @dataclass(frozen=True)
 class Installed:
-    """A wheel and the environment that it alone was installed into."""
+    """A wheel, and an environment in which only the wheel is installed."""
 
     wheel: Path
     environment: Path
 
     def run(self, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        """A command of the environment's `worker`, from a folder that is no checkout."""
+        """Run the environment's `worker` in a folder that is not a checkout."""
         return subprocess.run(
             [self.environment / "bin" / "worker", *command],
             cwd=self.environment,
@@ -52,8 +52,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     [wheel] = folder.glob("*.whl")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
     subprocess.run([*pip, "--python", environment, "install", *offline, wheel], check=True)
-    # The dependencies of this environment, without the files by which it finds the checkout: a .pth inside a folder
-    # that a .pth names is not read.
+    # Add this environment's dependencies, but not the checkout: .pth files in a folder that a .pth names are not read.
     [packages] = environment.glob("lib/python*/site-packages")
     (packages / "dependencies.pth").write_text("\n".join(site.getsitepackages()))
     return Installed(wheel, environment)

@@ -256,7 +256,7 @@ def agree_to_less(db: AppTables, subject: UUID) -> None:
 
 
 def two_people(db: AppTables, pod: Pod) -> tuple[UUID, UUID, Attempt, UUID]:
-    """Ada and Ben, and two jobs of Ada's that involve both: a running one with Ben's LoRA, a queued one with his photo."""
+    """Ada, Ben, and two jobs of both: a running attempt that uses Ben's LoRA, and a queued job that uses his photo."""
     ada, ben = db.add_subject(name="Ada"), db.add_subject(name="Ben")
     running = db.request("generation", subject_id=ada, prompt="x", model_ids=[db.add_lora(ada), db.add_lora(ben)])
     attempt = pod.run("generation", running)

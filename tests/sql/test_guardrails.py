@@ -1,4 +1,4 @@
-"""What an INSERT refuses because of its words: plain ones of the list, and nothing that the worker would allow."""
+"""Screening at the INSERT: it refuses undisguised words of the list, and nothing that the worker allows."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ NOT_SHOWN_TO_A_MODEL = """
     base status phase error_code error cancel_code control_path control_kind output_format
     sample_paths reference_paths
 """
-"""Text columns of job tables that need no screening. One more fails here until it is screened or added."""
+"""Text columns of job tables that need no screening. A new column fails the test until it is screened or added."""
 
 LONGEST = 6
-"""Words that `worker.matching_term_rule` and `worker.is_allowed` look at together."""
+"""The most words that `worker.matching_term_rule` and `worker.is_allowed` compare at once."""
 
 # -- the words of the list
 
@@ -42,14 +42,14 @@ def test_the_terms_of_the_database_are_those_of_the_data_file() -> None:
 
 
 def test_no_phrase_is_longer_than_an_insert_compares() -> None:
-    """An innocent phrase that is not seen whole would refuse what the worker allows."""
+    """With an allowed phrase seen only in part, an INSERT would refuse what the worker allows."""
     phrases = [term.words for term in screening.terms()]
     phrases += [phrase for kind in screening.screens() for phrase in screening.allowed_phrases(kind)]
     assert max(len(folding().pieces.findall(phrase)) for phrase in phrases) <= LONGEST
 
 
 def violations(db: AppTables, texts: list[tuple[str, screening.Kind]]) -> list[str | None]:
-    """The rule that an INSERT says each text breaks."""
+    """Return the rule that each text violates at an INSERT, or None."""
     rows = db.run(
         """select worker.find_violation(text, kind) as rule_id
            from unnest(%s::text[], %s::text[]) with ordinality as given (text, kind, place) order by place""",
@@ -70,14 +70,14 @@ def test_an_insert_refuses_exactly_the_examples_marked_for_it(db: AppTables) -> 
     assert sum(example.at_insert for example in examples()) > 300
 
 
-# -- nothing more than the worker
+# -- no stricter than the worker
 
 GAPS = [" ", " ", " ", ", ", ",", "-", ". ", "! ", "|", "'", "\u2019", "", "1", "\n", " … ", " ✨ ", "\u00ad", " é "]
 CHANGES = [str, str, str.upper, str.title, str.swapcase, lambda text: unicodedata.normalize("NFD", text)]
 
 
 def texts() -> st.SearchStrategy[str]:
-    """Words and phrases of the list, words and numbers of an innocent phrase, and whatever else, put together."""
+    """Concatenate words and phrases of the list, of allowed phrases, numbers and arbitrary text."""
     listed = [term.words for term in screening.terms()]
     innocent = sorted(screening.allowed_phrases("prompt") | screening.allowed_phrases("negative_prompt"))
     words = sorted({word for phrase in [*listed, *innocent] for word in phrase.split()})
@@ -109,7 +109,7 @@ def test_an_insert_folds_each_character_as_the_worker_does_or_skips_the_text(db:
     )
     read = {row["character"]: row["words"] for row in rows if row["words"] is not None}
     assert len(read) > 3000
-    # Signs and listed emoji are punctuation here: the worker reads a text in that way too, beside others.
+    # At the INSERT, signs and listed emoji are punctuation: one of the readings that the worker tries.
     as_punctuation = {ord(sign): "," for sign in "!$+@|👦👧👶👼🔞🧒"}
     differing = set()
     for character, words in read.items():
@@ -120,7 +120,7 @@ def test_an_insert_folds_each_character_as_the_worker_does_or_skips_the_text(db:
 
 
 def test_a_newly_migrated_database_finds_phrases_by_index(supabase: Supabase) -> None:
-    """Postgres knows nothing yet of the tables' sizes; where it went through all phrases, such a prompt took 10 s."""
+    """Without statistics, Postgres once scanned all phrases, and such a prompt took 10 s."""
     url = supabase.create()
     migrate(url)
     with psycopg.connect(url) as connection:
@@ -136,7 +136,7 @@ def test_a_newly_migrated_database_finds_phrases_by_index(supabase: Supabase) ->
 
 
 def insert(db: AppTables, kind: str, **columns: Any) -> dict[str, Any]:
-    """The row that a signed-in app gets back."""
+    """Insert as a signed-in user; returns the row."""
     with db.acting_as("authenticated", db.owner) as connection:
         names, places = ", ".join(columns), ", ".join(["%s"] * len(columns))
         row = connection.execute(
@@ -204,16 +204,18 @@ def test_trigger_word_and_class_name_are_screened(db: AppTables) -> None:
     assert row["error"].startswith("the class name asks for nudity")
     db.run("update public.subjects set trigger_word = 'nastolatka' where id = %s", subject)
     row = insert(db, "training", subject_id=subject)
-    assert row["error"].startswith("the trigger word asks for a teenager"), "of the person, where the job names none"
+    assert row["error"].startswith("the trigger word asks for a teenager"), (
+        "the subject's word, because the job names none"
+    )
     assert insert(db, "training", subject_id=subject, trigger_word="ohwx")["status"] == "queued"
 
 
 def test_missing_consent_is_reported_before_a_blocked_prompt(db: AppTables) -> None:
     subject = db.add_subject(consent=False)
     assert insert(db, "generation", subject_id=subject, prompt="nude")["error_code"] == "consent_denied"
-    agreeing = db.add_subject()
-    insert(db, "generation", subject_id=agreeing, prompt="nude")
-    assert db.ledger(agreeing, "refusal") == [], "nobody objected: the ledger is about consent"
+    with_consent = db.add_subject()
+    insert(db, "generation", subject_id=with_consent, prompt="nude")
+    assert db.ledger(with_consent, "refusal") == [], "the ledger records only refusals for consent"
 
 
 def test_refused_prompts_are_limited_to_prevent_probing_of_the_list(db: AppTables) -> None:
@@ -227,7 +229,7 @@ def test_refused_prompts_are_limited_to_prevent_probing_of_the_list(db: AppTable
 
 
 def test_every_text_column_of_a_job_is_screened_or_known_to_reach_no_model(db: AppTables) -> None:
-    """A new column fails here until its kind's hook `texts` has it, or the list above does."""
+    """A new column fails here until its kind's hook `texts` returns it, or the list above has it."""
     columns = db.run(
         """select distinct attname as name from pg_attribute join worker.job_kinds on attrelid = table_name::regclass
            where atttypid in ('text'::regtype, 'text[]'::regtype, 'varchar'::regtype) and not attisdropped"""

@@ -1,4 +1,4 @@
-"""Checks of the object keys that a client names. They are the only ones: the worker's own key bypasses row-level security."""
+"""Checks of object keys that clients name: the only ones, because the worker's key bypasses row-level security."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a kind of job must be before it is one, and what its hooks may do to the jobs of others: nothing."""
+"""Checks at the registration of a kind, and hooks that fail without affecting other jobs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SIGNED = "set search_path = pg_catalog, pg_temp"
 
 
 def hook(name: str, body: str, *, arguments: str = "p_job jsonb", returns: str = "jsonb", how: str = "stable") -> str:
-    """A hook of the kind echo in plpgsql; `body` ends in a semicolon."""
+    """Return a hook of kind echo in plpgsql; `body` ends in a semicolon."""
     return f"""
 create or replace function worker.echo__{name}({arguments}) returns {returns}
 language plpgsql {how} {"" if "search_path" in how else SIGNED}
@@ -48,7 +48,7 @@ def echo(db: AppTables, job: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def echo_pod(start_pod: Callable[..., Pod]) -> Pod:
-    """A pod that takes echoes beside everything else."""
+    """A pod with the route `echo` and all others."""
     return start_pod(routes=(*ROUTES, "echo"))
 
 
@@ -155,7 +155,7 @@ ALL_PLAIN = hook(
     arguments="",
     returns="text[]",
 )
-"""A kind of pictures to which every column is plain: nobody would be asked, nothing screened."""
+"""A hook that declares every column of generation_jobs plain, so that no consent is needed and nothing screened."""
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_a_policys_condition_must_be_one_expression(db: AppTables) -> None:
             db.run("select worker.declare_policy('echo', 'all', 'select', %s)", condition)
 
 
-# -- what a request says
+# -- requests
 
 
 def test_the_subjects_that_a_kind_names_must_consent(db: AppTables) -> None:
@@ -327,7 +327,7 @@ def test_a_hook_that_fails_at_the_publication_publishes_nothing(
     assert attempt.fail("internal") == "queued"
 
 
-# -- a table that is gone
+# -- a dropped table
 
 
 def test_revocation_heartbeat_and_tick_work_without_a_kinds_table(db: AppTables, echo_pod: Pod) -> None:
@@ -339,7 +339,7 @@ def test_revocation_heartbeat_and_tick_work_without_a_kinds_table(db: AppTables,
     queued = db.ask(subject_id=ada)
     warnings: list[str] = []
     db.database.add_notice_handler(lambda notice: warnings.append(notice.message_primary or ""))
-    db.run("drop table public.echo_jobs cascade")  # the views over all kinds go with it
+    db.run("drop table public.echo_jobs cascade")  # the views over all kinds are dropped with it
 
     db.run("select public.revoke_consent(%s)", ada)
     assert db.status("generation", queued) == ("failed", "consent_denied")
@@ -371,5 +371,5 @@ def test_a_disabled_trigger_is_enabled_again_at_the_end(db: AppTables) -> None:
     add_echo(db)
     execute(db, "alter table public.echo_jobs disable trigger _100_before_insert")
     db.run("select worker.check_kinds()")
-    unasked = db.add_subject(consent=False)
-    assert echo(db, ask_echo(db, subject_id=unasked))["error_code"] == "consent_denied"
+    without_consent = db.add_subject(consent=False)
+    assert echo(db, ask_echo(db, subject_id=without_consent))["error_code"] == "consent_denied"

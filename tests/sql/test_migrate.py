@@ -1,4 +1,4 @@
-"""`worker migrate` and its printed SQL: repeatable, equal, all or nothing, and careful with what is there already."""
+"""`worker migrate` and its printed SQL: repeatable, equal, all or nothing, and safe for existing objects."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from worker.demo.servers import EmbeddedPostgres
 NUMBERED = [file.name for file in numbered_files()]
 REPEATABLE = [file.name for file in repeatable_files()]
 NEWEST = int(NUMBERED[-1][:4])
-"""The number of the last file of this release; the tests' own ones come long after."""
-A_COLUMN_MORE = "alter table public.presets add column mood text; comment on column public.presets.mood is 'New here.';"
+"""The number of the last migration of this release; those that the tests add have much higher numbers."""
+ADDED_COLUMN = "alter table public.presets add column mood text; comment on column public.presets.mood is 'New here.';"
 
 
 def execute(url: str, statement: str) -> None:
@@ -41,7 +41,7 @@ def test_migrating_again_changes_nothing(any_supabase: Supabase, grants_by_defau
     url = any_supabase.create(grants_by_default=grants_by_default)
     assert migrate.migrate(url) == [*NUMBERED, *REPEATABLE]
     before = snapshot(url)
-    assert len(before) > 500, "a snapshot that holds next to nothing proves nothing"
+    assert len(before) > 500, "a nearly empty snapshot would prove nothing"
     assert migrate.migrate(url) == []
     assert differences(before, snapshot(url)) == {}
 
@@ -73,7 +73,7 @@ def test_the_printed_sql_creates_the_same_database(
     migrate.migrate(applied)
     result = psql(printed, render(), tmp_path)
     assert result.returncode == 0, result.stderr
-    assert result.stdout == "", "a table of results for each statement hides what matters"
+    assert result.stdout == "", "psql must print no results"
     assert differences(snapshot(applied), snapshot(printed)) == {}
     assert migrate.migrate(printed) == []
 
@@ -94,7 +94,7 @@ def test_since_an_unknown_migration_is_refused_with_the_newest() -> None:
 
 
 def test_the_next_release_can_be_applied_by_the_other_route(supabase: Supabase, tmp_path: Path) -> None:
-    release = next_release(tmp_path, _9001_mood=A_COLUMN_MORE)
+    release = next_release(tmp_path, _9001_mood=ADDED_COLUMN)
     whole, printed_first, printed_second = (supabase.create() for _ in range(3))
     migrate.migrate(whole, release)
 
@@ -121,7 +121,7 @@ def test_the_next_release_can_be_applied_by_the_other_route(supabase: Supabase, 
 def test_printed_sql_since_the_wrong_release_is_refused_by_name(
     supabase: Supabase, tmp_path: Path, applied: bool, since: int, complaint: str
 ) -> None:
-    release = next_release(tmp_path, _9001_mood=A_COLUMN_MORE)
+    release = next_release(tmp_path, _9001_mood=ADDED_COLUMN)
     url = supabase.create()
     if applied:
         migrate.migrate(url)
@@ -137,7 +137,7 @@ def test_printed_sql_since_the_wrong_release_is_refused_by_name(
 
 @pytest.mark.parametrize("migrated", [False, True], ids=["empty database", "migrated database"])
 def test_a_failing_file_is_named_and_changes_nothing(supabase: Supabase, tmp_path: Path, migrated: bool) -> None:
-    release = next_release(tmp_path, _9001_mood=A_COLUMN_MORE, _9002_broken="alter table public.nowhere add x int;")
+    release = next_release(tmp_path, _9001_mood=ADDED_COLUMN, _9002_broken="alter table public.nowhere add x int;")
     url = supabase.create()
     if migrated:
         migrate.migrate(url)
@@ -153,7 +153,7 @@ def test_an_applied_file_that_was_edited_is_refused_by_name(supabase: Supabase, 
     url = supabase.create()
     migrate.migrate(url)
     before = snapshot(url)
-    release = next_release(tmp_path, _9001_mood=A_COLUMN_MORE)
+    release = next_release(tmp_path, _9001_mood=ADDED_COLUMN)
     with (release / "migrations" / "0002_tables.sql").open("a") as file:
         file.write("-- an afterthought\n")
     with pytest.raises(MigrationError, match=r"0002_tables\.sql was changed after it was applied here"):
@@ -166,7 +166,7 @@ def test_an_applied_file_that_was_edited_is_refused_by_name(supabase: Supabase, 
 
 def test_an_older_release_is_refused_after_a_newer_one(supabase: Supabase, tmp_path: Path) -> None:
     url = supabase.create()
-    migrate.migrate(url, next_release(tmp_path, _9001_mood=A_COLUMN_MORE))
+    migrate.migrate(url, next_release(tmp_path, _9001_mood=ADDED_COLUMN))
     before = snapshot(url)
     with pytest.raises(MigrationError, match=r"a newer release was here: this one does not know 9001_mood"):
         migrate.migrate(url)
@@ -192,7 +192,7 @@ def test_a_pods_url_is_refused_with_a_hint_to_the_owners(supabase: Supabase, tmp
         migrate.migrate(as_worker(url), next_release(tmp_path))
 
 
-# ------------------------------------------------------------------------------------------------ what is there already
+# ----------------------------------------------------------------------------------------------------- existing objects
 
 
 @pytest.mark.parametrize(
@@ -229,9 +229,9 @@ def test_every_table_and_function_of_public_is_guarded_against_overwriting(supab
     url = supabase.create()
     migrate.migrate(url)
     preflight = (sql_folder() / "preflight.sql").read_text()
-    made = re.findall(r"^(?:relation|function) public\.(\w+)", "\n".join(snapshot(url)), re.MULTILINE)
-    assert len(made) > 10
-    assert [name for name in made if f"'{name}'" not in preflight] == []
+    created = re.findall(r"^(?:relation|function) public\.(\w+)", "\n".join(snapshot(url)), re.MULTILINE)
+    assert len(created) > 10
+    assert [name for name in created if f"'{name}'" not in preflight] == []
 
 
 def test_a_plain_postgres_is_refused_until_the_stubs_are_installed(tmp_path: Path) -> None:
@@ -284,8 +284,8 @@ def test_only_dropped_and_changed_policies_are_recreated(supabase: Supabase, tmp
     migrate.migrate(url, next_release(tmp_path))
 
     assert list(differences(before, snapshot(url))) == ["row of worker.schema_versions views"]
-    made_again = {name for name, oid in policy_oids(url).items() if policies[name] != oid}
-    assert made_again == {name.removeprefix("public.") for name in (dropped, moved)} | {loosened}
+    recreated = {name for name, oid in policy_oids(url).items() if policies[name] != oid}
+    assert recreated == {name.removeprefix("public.") for name in (dropped, moved)} | {loosened}
 
 
 def test_policies_do_not_wait_long_for_a_busy_storage_table(supabase: Supabase, tmp_path: Path) -> None:
@@ -293,7 +293,7 @@ def test_policies_do_not_wait_long_for_a_busy_storage_table(supabase: Supabase, 
     migrate.migrate(url)
     with psycopg.connect(supabase.superuser_url(url)) as upload:
         upload.execute("lock table storage.objects in row exclusive mode")
-        # Unchanged policies lock nothing: the next release goes in beside the upload.
+        # Unchanged policies lock nothing: the next release applies during the upload.
         migrate.migrate(url, next_release(tmp_path / "unchanged"))
         upload.rollback()
     execute(url, 'drop policy "likeness: users can view what is theirs" on storage.objects')

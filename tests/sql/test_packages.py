@@ -1,4 +1,4 @@
-"""SQL that a package brings: it makes what is its own, changes nothing else, and is refused whole when it tries."""
+"""SQL of packages: it can create and change its own objects; a file that changes others is refused as a whole."""
 
 from __future__ import annotations
 
@@ -125,8 +125,8 @@ CORE_IS_CHANGED = {
 
 
 @pytest.fixture(scope="module")
-def echoing(databases: Databases) -> Iterator[str]:
-    """A database with the package's kind and a person, for files that are refused."""
+def echo_database(databases: Databases) -> Iterator[str]:
+    """A database with the package's kind and a subject, for files that are refused."""
     name = databases.create()
     url = databases.server.url(name)
     apply_file(url, TABLE + HOOKS + REGISTRATION, name="echo")
@@ -137,11 +137,11 @@ def echoing(databases: Databases) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("name", CORE_IS_CHANGED)
-def test_a_file_that_changes_objects_of_others_is_refused(echoing: str, name: str) -> None:
+def test_a_file_that_changes_objects_of_others_is_refused(echo_database: str, name: str) -> None:
     with pytest.raises(
         psycopg.errors.InsufficientPrivilege, match=rf"^package {PACKAGE}, more: it (changes|changed|leaves) "
     ):
-        apply_file(echoing, CORE_IS_CHANGED[name])
+        apply_file(echo_database, CORE_IS_CHANGED[name])
 
 
 @pytest.mark.parametrize(
@@ -157,12 +157,12 @@ def test_a_file_that_changes_objects_of_others_is_refused(echoing: str, name: st
         "call public.echo_commits();",
     ],
 )
-def test_a_file_cannot_end_the_transaction(echoing: str, text: str) -> None:
-    before = snapshot(echoing)
+def test_a_file_cannot_end_the_transaction(echo_database: str, text: str) -> None:
+    before = snapshot(echo_database)
     with pytest.raises(psycopg.Error, match=rf"^package {PACKAGE}, more: ") as refused:
-        apply_file(echoing, text)
+        apply_file(echo_database, text)
     assert refused.value.sqlstate in ("0A000", "2D000")
-    assert differences(before, snapshot(echoing)) == {}
+    assert differences(before, snapshot(echo_database)) == {}
 
 
 def test_a_package_can_change_its_own_objects(database_url: str) -> None:
@@ -211,7 +211,7 @@ def test_a_package_no_longer_owns_a_name_that_it_dropped(database_url: str) -> N
         apply_file(database_url, "drop function public.listen()")
 
 
-# -- the whole way, on each PostgreSQL
+# -- complete migrations, on each PostgreSQL version
 
 
 @pytest.mark.parametrize("grants_by_default", [True, False], ids=["older project", "newer project"])
@@ -250,7 +250,7 @@ end $$;
 
 
 def held(url: str) -> dict[str, set[str]]:
-    """Which clients may use what the package made beside its job table."""
+    """Return which clients can use the package's objects other than its job table."""
     roles = ["anon", "authenticated", "service_role", "likeness_worker"]
     with psycopg.connect(url) as owner:
         rows = owner.execute(

@@ -1,4 +1,4 @@
-"""Pods that live, vanish, come back and leave: heartbeats, the reaper and the tick. Time is moved, never waited for."""
+"""Live, dead, returning and deregistered pods: heartbeats, the reaper and the tick. Tests move time and never wait."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def is_registered(db: AppTables, pod: Pod) -> bool:
 
 
 def silent_for(db: AppTables, pod: Pod, seconds: float) -> None:
-    """The pod's last heartbeat was so long ago."""
+    """Move the pod's last heartbeat this far into the past."""
     db.run(
         "update worker.pods set last_heartbeat = clock_timestamp() - %s * interval '1 second' where id = %s",
         seconds,
@@ -36,7 +36,7 @@ def silent_for(db: AppTables, pod: Pod, seconds: float) -> None:
 
 
 def lock_free_for(db: AppTables, pod: Pod, seconds: float) -> None:
-    """The pod's lock was seen free so long ago."""
+    """Move the moment at which the pod's lock was seen free this far into the past."""
     db.run(
         "update worker.pods set lock_free_since = clock_timestamp() - %s * interval '1 second' "
         "where id = %s and lock_free_since is not null",
@@ -45,12 +45,12 @@ def lock_free_for(db: AppTables, pod: Pod, seconds: float) -> None:
     )
 
 
-def held_unnamed_for(db: AppTables, seconds: float) -> None:
-    """So much more time has passed since anybody named the claims on the queue."""
+def unnamed_for(db: AppTables, seconds: float) -> None:
+    """Let this much more time have passed since a heartbeat named the claims on the queue."""
     db.run("update worker.pgqueuer set heartbeat = heartbeat - %s * interval '1 second'", seconds)
 
 
-# -- registering and beating
+# -- registration and heartbeats
 
 
 def test_registering_again_updates_the_routes_and_keeps_registered_at(db: AppTables, pod: Pod) -> None:
@@ -93,10 +93,10 @@ def test_jobs_not_named_for_30_seconds_are_requeued_without_counting_a_failure(
     claim = one.claim()
     assert claim == ("generation", job)
     attempt = one.start(*claim) if started else None
-    held_unnamed_for(db, 20)
+    unnamed_for(db, 20)
     one.heartbeat()
-    assert two.claim() is None, "its reply may still be on the way"
-    held_unnamed_for(db, 11)
+    assert two.claim() is None, "the reply to the claim may still arrive"
+    unnamed_for(db, 11)
     one.heartbeat()
     assert db.job("generation", job)["failures"] == 0
     assert db.job("generation", job)["phase"] == "requeued: its pod did not know of it"
@@ -112,7 +112,7 @@ def test_jobs_named_in_heartbeats_stay_with_their_pod(db: AppTables, start_pod: 
     db.ask()
     claim = one.claim()
     assert claim is not None
-    held_unnamed_for(db, 3600)
+    unnamed_for(db, 3600)
     for _ in range(2):
         assert [lease["state"] for lease in one.heartbeat(attempt, claim)["leases"]] == ["ok", "ok"]
     assert two.claim() is None
@@ -130,10 +130,10 @@ def test_a_pod_with_a_released_lock_is_dead_after_the_grace_period(db: AppTables
     pod.lose_session()
     db.tick()
     assert is_registered(db, pod)
-    assert db.status("generation", attempt.id) == ("running", None), "seen free just now"
+    assert db.status("generation", attempt.id) == ("running", None), "the lock was only now seen free"
     lock_free_for(db, pod, 0)
     db.tick()
-    assert db.status("generation", attempt.id) == ("running", None), "within the grace"
+    assert db.status("generation", attempt.id) == ("running", None), "within the grace period"
     lock_free_for(db, pod, 1.6)
     db.tick()
 
@@ -141,9 +141,11 @@ def test_a_pod_with_a_released_lock_is_dead_after_the_grace_period(db: AppTables
     row = db.job("generation", attempt.id)
     assert (row["status"], row["failures"], row["error_code"]) == ("queued", 1, "worker_lost")
     assert set(db.staged(attempt.id).values()) == {"deleting"}
-    given_back = db.job("generation", unstarted)
-    assert (given_back["status"], given_back["failures"]) == ("queued", 0)
-    assert {other.claim(), other.claim()} == {("generation", attempt.id), ("generation", unstarted)}, "both at once"
+    requeued = db.job("generation", unstarted)
+    assert (requeued["status"], requeued["failures"]) == ("queued", 0)
+    assert {other.claim(), other.claim()} == {("generation", attempt.id), ("generation", unstarted)}, (
+        "both without a delay"
+    )
     assert (attempt.report(), attempt.publish(), pod.heartbeat()["known"]) == ("lost", "lost", False)
 
 
@@ -169,10 +171,10 @@ def test_a_heartbeat_or_registration_within_the_grace_period_keeps_a_pod_alive(
 
 def test_a_pod_can_reconnect_beside_its_own_stale_connection(db: AppTables, start_pod: StartPod) -> None:
     pod = start_pod(has_lock=True)
-    ghost = pod.session
-    assert ghost is not None
+    stale_session = pod.session
+    assert stale_session is not None
     pod.take_lock()
-    ghost.close()
+    stale_session.close()
     for _ in range(2):
         db.tick()
         lock_free_for(db, pod, 60)
@@ -204,7 +206,7 @@ def test_each_lost_pod_counts_as_a_failure_until_max_failures(db: AppTables, sta
         row = db.job("generation", job)
         assert (row["status"], row["failures"], row["gpu_seconds"]) == (status, failures, 2.5 * failures)
         if failures == 2:
-            assert start_pod().claim() is None, "only the first time without backoff"
+            assert start_pod().claim() is None, "only the first lost pod causes no delay"
         db.run("update worker.pgqueuer set execute_after = now() - interval '1 second'")
     assert db.status("generation", job) == ("failed", "worker_lost")
 
@@ -235,7 +237,7 @@ def test_every_grace_period_restarts_after_an_outage(db: AppTables, start_pod: S
     attempts = [running(db, locked), running(db, plain)]
     locked.lose_session()
     db.tick()
-    # The database was away for ten minutes: nobody could beat, nobody ticked.
+    # The database was unreachable for ten minutes: no heartbeats, no ticks.
     for pod in (locked, plain):
         silent_for(db, pod, 600)
     lock_free_for(db, locked, 600)
@@ -245,7 +247,7 @@ def test_every_grace_period_restarts_after_an_outage(db: AppTables, start_pod: S
     db.run("update worker.clock set grace_from = clock_timestamp() - interval '20 seconds'")
     db.tick()
     assert plain.heartbeat(attempts[1])["known"] is True
-    # One came back, the other did not.
+    # One pod came back, the other did not.
     db.run("update worker.clock set grace_from = clock_timestamp() - interval '31 seconds'")
     db.tick()
     assert [attempt.report() for attempt in attempts] == ["lost", "ok"]
@@ -256,7 +258,7 @@ def test_deregistration_requeues_everything_without_counting_a_failure(db: AppTa
     attempt, cancelled, unstarted = running(db, one), running(db, one), db.ask()
     assert one.claim() == ("generation", unstarted)
     db.run("select public.cancel_job('generation', %s)", cancelled.id)
-    one.call("leave_pod", one.id)
+    one.call("deregister_pod", one.id)
     assert not is_registered(db, one)
     for job in (attempt.id, unstarted):
         assert (db.job("generation", job)["status"], db.job("generation", job)["failures"]) == ("queued", 0)
@@ -321,9 +323,9 @@ def test_a_stranded_job_says_why_until_a_pod_can_run_it(db: AppTables, start_pod
     assert stranded(db, large) == "no live pod has flux-dev, nor has the bucket: worker models push flux-dev"
     pod.register("generation/flux-dev", vram_gib=79.1, models=("flux-dev",))
     assert stranded(db, large) is None
-    # The last pod that could leaves while it holds the job.
+    # The only pod with the route deregisters while it holds the job.
     pod.run("generation", large)
-    pod.call("leave_pod", pod.id)
+    pod.call("deregister_pod", pod.id)
     assert stranded(db, large) == "no pod is running"
 
 
@@ -338,7 +340,7 @@ def test_a_silent_pod_does_not_count_as_live_even_without_a_tick(db: AppTables, 
 
 
 def test_stranded_jobs_are_updated_in_batches(db: AppTables) -> None:
-    """A tick that tells all of them holds them all locked, and runs into its pod's statement_timeout."""
+    """A tick that updates all of them would lock them all, and exceed its pod's statement_timeout."""
     db.run("update worker.config set open_jobs_per_owner = 10000")
     subject = db.add_subject()
     db.run(
@@ -346,11 +348,11 @@ def test_stranded_jobs_are_updated_in_batches(db: AppTables) -> None:
            select %s, 'x', '{}' from generate_series(1, 600)""",
         subject,
     )
-    told = "select count(*) from public.generation_jobs where phase like 'waiting: no live pod%%'"
+    updated = "select count(*) from public.generation_jobs where phase like 'waiting: no live pod%%'"
     db.tick()
-    assert db.one(told) == 500
+    assert db.one(updated) == 500
     db.tick()
-    assert db.one(told) == 600
+    assert db.one(updated) == 600
 
 
 def test_a_pods_login_can_see_stranded_jobs(db: AppTables, pod: Pod) -> None:
@@ -360,12 +362,12 @@ def test_a_pods_login_can_see_stranded_jobs(db: AppTables, pod: Pod) -> None:
 
 
 @pytest.mark.parametrize(
-    ("card", "vram_gib", "fits"),
+    ("gpu", "vram_gib", "fits"),
     [("RTX 4090", 23.5, True), ("A10G", 22.06, True), ("RTX 4080", 15.7, False), ("none", None, False)],
 )
-def test_a_gpu_fits_by_its_nominal_memory(db: AppTables, card: str, vram_gib: float | None, fits: bool) -> None:
-    """A card of 24 GB reports less, because its driver and error correction keep some."""
-    assert db.one("select worker.fits_memory(24, %s)", vram_gib) is fits, card
+def test_a_gpu_fits_by_its_nominal_memory(db: AppTables, gpu: str, vram_gib: float | None, fits: bool) -> None:
+    """A GPU of 24 GB reports less, because its driver and error correction use some."""
+    assert db.one("select worker.fits_memory(24, %s)", vram_gib) is fits, gpu
 
 
 @pytest.mark.parametrize("code", ["model_missing", "out_of_memory"])
@@ -377,7 +379,7 @@ def test_a_job_requeued_for_its_base_fails_when_no_live_pod_has_the_route(
     one.register(TRAINING)
     assert attempt.release("the base flux-x is not here", code) == "queued"
     db.tick()
-    assert db.status("generation", attempt.id) == ("queued", code), "the other pod may try"
+    assert db.status("generation", attempt.id) == ("queued", code), "another pod has the route"
     again = two.run("generation", attempt.id)
     assert db.status("generation", attempt.id) == ("running", None)
     two.register(TRAINING)
@@ -420,7 +422,7 @@ def test_queue_and_jobs_are_reconciled(db: AppTables, pod: Pod) -> None:
         db.run("update public.generation_jobs set status = 'cancelled', finished_at = now() where id = %s", ended)
     db.tick()
     assert db.queue_row("generation", ended) is None
-    assert db.queue_row("generation", young) is None, "its own INSERT may not have come so far"
+    assert db.queue_row("generation", young) is None, "its INSERT may not have written the queue entry yet"
     assert pod.run("generation", lost).publish() == "ok"
 
 
@@ -444,9 +446,9 @@ def test_a_locked_row_does_not_block_the_tick(db: AppTables, start_pod: StartPod
     expired = db.add_subject()
     db.let_consent_expire(expired)
     silent_for(db, pod, 31)
-    with psycopg.connect(db.url) as somebody:
-        somebody.execute("select from public.generation_jobs where id = %s for update", [held.id])
-        somebody.execute("select from public.subjects where id = %s for key share", [expired])
+    with psycopg.connect(db.url) as other_session:
+        other_session.execute("select from public.generation_jobs where id = %s for update", [held.id])
+        other_session.execute("select from public.subjects where id = %s for key share", [expired])
         db.run("set lock_timeout = '5s'")
         db.tick()
         assert db.status("generation", free.id) == ("queued", "worker_lost")
@@ -457,7 +459,6 @@ def test_a_locked_row_does_not_block_the_tick(db: AppTables, start_pod: StartPod
 
 
 def test_a_claim_of_an_unregistered_pod_is_requeued_without_counting_a_failure(db: AppTables, pod: Pod) -> None:
-    """A claim under a name that never registered goes back; nothing else happens."""
     job = db.ask()
     db.run("update worker.pgqueuer set status = 'picked', queue_manager_id = %s", uuid4())
     db.tick()

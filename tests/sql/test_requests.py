@@ -1,4 +1,4 @@
-"""What an INSERT into a job table refuses, and how: as apps do it, signed in or with the service key."""
+"""INSERTs into job tables as apps make them, signed in or with the service key: what is refused, and how."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CLIENTS = ("authenticated", "service_role")
 
 
 def insert(db: AppTables, kind: str, *, role: str = "authenticated", user: UUID | None = None, **columns: Any) -> Any:
-    """The row that an app gets back."""
+    """Insert as an app does; returns the row."""
     names = sql.SQL(", ").join(sql.Identifier(name) for name in columns)
     statement = sql.SQL("insert into {} ({}) values ({}) returning *").format(
         sql.Identifier(*TABLES[kind].split(".")), names, sql.SQL(", ").join(sql.Placeholder() * len(columns))
@@ -31,13 +31,13 @@ def insert(db: AppTables, kind: str, *, role: str = "authenticated", user: UUID 
 
 
 def refusal(db: AppTables, kind: str, **columns: Any) -> tuple[str | None, str]:
-    """SQLSTATE and message of an INSERT that is refused."""
+    """Return SQLSTATE and message of an INSERT that is refused."""
     with pytest.raises(psycopg.Error) as caught:
         insert(db, kind, **columns)
     return caught.value.sqlstate, caught.value.diag.message_primary or ""
 
 
-# -- what is enough
+# -- required columns and the owner
 
 
 def test_subject_and_prompt_are_enough_for_a_request(db: AppTables) -> None:
@@ -75,7 +75,7 @@ def test_a_training_needs_a_subject(db: AppTables) -> None:
     assert refusal(db, "training", seed=1) == ("23502", "subject_id: a training job needs a subject")
 
 
-# -- whose subject
+# -- the subject
 
 
 def test_another_owners_subject_and_an_unknown_one_give_the_same_error(db: AppTables) -> None:
@@ -227,14 +227,14 @@ def test_the_base_defaults_to_that_of_the_newest_lora(db: AppTables) -> None:
 
 
 def test_another_owners_preset_and_an_unknown_one_give_the_same_error(db: AppTables) -> None:
-    theirs, mine, everyones = (
+    theirs, mine, shared = (
         db.add_preset(owner=owner, prompt="in oil") for owner in (db.add_user(uuid4()), db.owner, None)
     )
     subject = db.add_subject()
     for unusable in (theirs, uuid4()):
         answer = refusal(db, "generation", subject_id=subject, preset_id=unusable)
         assert answer == ("22023", "preset_id: no such preset of this owner for generation")
-    for usable in (mine, everyones):
+    for usable in (mine, shared):
         assert insert(db, "generation", subject_id=subject, preset_id=usable)["status"] == "queued"
 
 
@@ -266,7 +266,7 @@ def test_the_class_name_comes_from_the_request_or_its_preset(db: AppTables) -> N
 
 
 def test_a_training_request_needs_three_photos(db: AppTables) -> None:
-    subject, unasked = db.add_subject(), db.add_subject(consent=False)
+    subject, without_consent = db.add_subject(), db.add_subject(consent=False)
     photos = db.add_photos(subject, 3)
     db.run("update public.subject_photos set status = 'rejected' where path = %s", photos[0])
     for role in CLIENTS:
@@ -274,9 +274,11 @@ def test_a_training_request_needs_three_photos(db: AppTables) -> None:
         assert answer[0] == "22023"
         assert answer[1].startswith("training needs at least 3 photographs, there are 2: ")
         answer = refusal(db, "training", role=role, subject_id=subject, sample_paths=photos[:1] * 3)
-        assert "there are 1" in answer[1], "the same one three times"
+        assert "there are 1" in answer[1], "the same photo three times counts once"
     assert insert(db, "training", subject_id=subject, sample_paths=photos)["status"] == "queued"
-    assert insert(db, "training", subject_id=unasked)["error_code"] == "consent_denied", "consent comes first"
+    assert insert(db, "training", subject_id=without_consent)["error_code"] == "consent_denied", (
+        "consent is checked first"
+    )
 
 
 def test_a_generation_request_needs_a_prompt_or_a_preset(db: AppTables) -> None:
@@ -284,7 +286,7 @@ def test_a_generation_request_needs_a_prompt_or_a_preset(db: AppTables) -> None:
     assert answer == ("22023", "prompt: give a prompt, a preset or both")
 
 
-# -- how many
+# -- limits
 
 
 def test_too_many_open_jobs_give_http_429(db: AppTables) -> None:
@@ -299,13 +301,13 @@ def test_too_many_open_jobs_give_http_429(db: AppTables) -> None:
         state, message = refusal(db, "generation", role=role, subject_id=subject, prompt="x")
         assert (state, message) == ("PT429", "too many open jobs: at most 2 at a time")
     other = db.add_subject(owner=db.add_user(uuid4()))
-    assert db.request("generation", subject_id=other, prompt="x"), "the limit is each owner's own"
+    assert db.request("generation", subject_id=other, prompt="x"), "the limit is per owner"
     db.run("select public.cancel_job('generation', %s)", jobs[0])
     assert insert(db, "generation", subject_id=subject, prompt="x")["status"] == "queued"
 
 
 def test_refused_requests_are_limited_too(db: AppTables) -> None:
-    """Each is a row of the ledger, for ever."""
+    """Each adds a row to the ledger, which is never deleted."""
     db.run("update worker.config set open_jobs_per_owner = 1")
     subject = db.add_subject(consent=False)
     for _ in range(10):
@@ -324,7 +326,7 @@ def test_one_statement_with_many_rows_is_counted_row_by_row(db: AppTables) -> No
     assert db.one("select count(*) from public.generation_jobs") == 0
 
 
-# -- afterwards
+# -- changes after the insert
 
 
 def test_no_role_can_change_request_columns(db: AppTables, pod: Pod) -> None:
@@ -370,9 +372,9 @@ def test_a_conflicting_insert_does_not_change_another_owners_job(db: AppTables, 
     theirs = db.add_subject()
     job = db.request("generation", subject_id=theirs, prompt="x")
     intruder = db.add_user(uuid4())
-    agreeing, pending_one = (db.add_subject(owner=intruder, consent=consent) for consent in (True, False))
+    with_consent, without_consent = (db.add_subject(owner=intruder, consent=consent) for consent in (True, False))
     before = db.snapshot()
-    for mine in (agreeing, pending_one):
+    for mine in (with_consent, without_consent):
         with db.acting_as("authenticated", intruder) as connection:
             cursor = connection.execute(
                 "insert into generation_jobs (id, subject_id, prompt) values (%s, %s, 'y') on conflict do nothing",

@@ -1,5 +1,5 @@
-"""Rights, read from the catalog and compared with what is written out in rights.py: on projects that grant nothing by
-default and on older ones that grant everything."""
+"""Rights in the catalog equal those in rights.py, on projects that grant nothing by default and on older ones that
+grant everything."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def project(supabase: Supabase, request: pytest.FixtureRequest) -> Iterator[Proj
 
 
 def held(project: Project, query: str) -> dict[str, dict[str, str]]:
-    """{object: {privilege: roles}} from rows of object, privilege, role; objects without any stay, empty."""
+    """Return {object: {privilege: roles}} from rows of object, privilege, role; objects without roles are empty."""
     found: dict[str, dict[str, str]] = {}
     for row in project.rows(query, list(rights.ROLES)):
         privileges = found.setdefault(row["object"], {})
@@ -68,7 +68,7 @@ def test_functions_can_be_called_only_by_the_listed_roles(project: Project) -> N
 
 
 def test_no_function_is_overloaded(project: Project) -> None:
-    """Grants name functions without their arguments: a second form would take part in them, or break them."""
+    """Grants name functions without their arguments: an overload would be granted too, or make the name ambiguous."""
     assert not project.rows(
         f"""select proname from pg_proc where pronamespace::regnamespace::text in {OURS}
             group by pronamespace, proname having count(*) > 1"""
@@ -176,7 +176,7 @@ def test_the_pods_role_has_no_special_attributes(project: Project) -> None:
 
 @pytest.mark.parametrize("role", rights.ROLES[1:])
 def test_a_forbidden_function_cannot_be_called(project: Project, role: str) -> None:
-    """What the catalog says is what happens, schema and default arguments included."""
+    """A call is really denied where the catalog says so."""
     functions = project.rows(
         f"""select pronamespace::regnamespace::text as schema, proname as name,
                    array(select format_type(type, null) from unnest(proargtypes) with ordinality as listed (type, ord)
@@ -195,7 +195,7 @@ def test_a_forbidden_function_cannot_be_called(project: Project, role: str) -> N
 
 
 def answer_to_a_call(connection: psycopg.Connection[Any], schema: str, name: str, types: list[str]) -> str:
-    """The refusal, or that there was none; the arguments are all NULL."""
+    """Call a function with NULL for every argument; returns the error, or "it ran"."""
     arguments = sql.SQL(", ").join(sql.SQL(f"null::{type_name}") for type_name in types)
     try:
         with connection.transaction(force_rollback=True):

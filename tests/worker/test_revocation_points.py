@@ -18,7 +18,7 @@ import psycopg
 import pytest
 
 from tests.app import App
-from tests.gates import INSTALL, Gate, wait_for_waiting
+from tests.gates import INSTALL, Gate, wait_until_blocked
 from tests.s3_relay import S3Relay, When
 from tests.tiny_models import TINY_BASE
 from tests.waiting import wait_until
@@ -102,7 +102,7 @@ class Scene:
         thread = threading.Thread(target=self.revoke)
         thread.start()
         if self.revoked:
-            wait_for_waiting(self.app, "revoke_consent")
+            wait_until_blocked(self.app, "revoke_consent")
         yield
         thread.join(30)
         assert not thread.is_alive()
@@ -134,7 +134,7 @@ def queued(scene: Scene) -> None:
 def claimed(scene: Scene) -> None:
     with scene.holding_the_person():
         scene.request()
-        wait_for_waiting(scene.app, "start_job")
+        wait_until_blocked(scene.app, "start_job")
 
 
 def at_gate(phase: str, progress: float = 0) -> Callable[[Scene], None]:
@@ -169,12 +169,12 @@ def at_store(method: str, part: str, when: When) -> Callable[[Scene], None]:
 
 
 def publishing(scene: Scene) -> None:
-    held = scene.stage.relay.hold("PUT", LAST_FILE[scene.kind].format(job=scene.job_id), "answer")
+    held = scene.stage.relay.hold("PUT", LAST_FILE[scene.kind].format(job=scene.job_id), "response")
     scene.request()
     assert held.reached.wait(60)
     with scene.holding_the_person():
         held.let_go()
-        wait_for_waiting(scene.app, "complete_job")
+        wait_until_blocked(scene.app, "complete_job")
 
 
 LAST_FILE = {"training": "/{job}/1/losses.json", "generation": "/{job}/1/0.raw.png"}
@@ -197,7 +197,7 @@ def points(kind: str) -> dict[str, Callable[[Scene], None]]:
         "computed": at_gate(COMPUTED[kind]),  # upscaled; the LoRA's file is written
         "staged": at_store("PUT", FIRST_FILE[kind], "before"),
         "half uploaded": at_store("PUT", LAST_FILE[kind], "half"),
-        "uploaded": at_store("PUT", LAST_FILE[kind], "answer"),
+        "uploaded": at_store("PUT", LAST_FILE[kind], "response"),
         "publishing": publishing,
     }
 
@@ -259,7 +259,7 @@ def test_a_job_is_published_unless_consent_was_revoked_before(stage: Stage, kind
     assert len(stage.fleet.living()) == 1
 
 
-@pytest.mark.parametrize("when", ["before", "answer"])
+@pytest.mark.parametrize("when", ["before", "response"])
 def test_a_convenience_copy_does_not_outlive_consent_or_block_its_revocation(stage: Stage, when: When) -> None:
     subject = stage.person("training")
     target = f"{subject}/lora.safetensors"
