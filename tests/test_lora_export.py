@@ -183,8 +183,10 @@ def test_an_unsupported_file_is_refused_by_name(flux_file: Path, tmp_path: Path)
     save_file({**load_file(flux_file), f"{SINGLE}.attn.to_q.lora_magnitude_vector": torch.ones(48)}, dora)
     embedder = tmp_path / "embedder.safetensors"
     lora_files.write(embedder, random_lora({**flux_layers(48), "transformer.x_embedder": (64, 48)}), {})
-    told = tmp_path / "told.safetensors"
-    lora_files.write(told, random_lora(flux_layers(48)), {"lora_adapter_metadata": '{"transformer.lora_alpha": 1}'})
+    with_alpha = tmp_path / "with_alpha.safetensors"
+    lora_files.write(
+        with_alpha, random_lora(flux_layers(48)), {"lora_adapter_metadata": '{"transformer.lora_alpha": 1}'}
+    )
     wide = tmp_path / "wide.safetensors"
     lora_files.write(wide, random_lora({**flux_layers(48), f"{SINGLE}.attn.to_q": (48, 1)}), {})
     zero = tmp_path / "zero.safetensors"
@@ -203,7 +205,7 @@ def test_an_unsupported_file_is_refused_by_name(flux_file: Path, tmp_path: Path)
         (tmp_path / "gone.safetensors", "kohya", r"file not found: .*gone\.safetensors"),
         (dora, "kohya", r"dora\.safetensors is a DoRA"),
         (embedder, "kohya", r"transformer\.x_embedder does not exist in the other naming"),
-        (told, "kohya", "alpha in lora_adapter_metadata"),
+        (with_alpha, "kohya", "alpha in lora_adapter_metadata"),
     ):
         with pytest.raises(CommandRefused, match=why):
             export(str(source), naming, out)

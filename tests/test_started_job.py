@@ -26,7 +26,7 @@ def payload(row: dict[str, Any], **more: Any) -> dict[str, Any]:
         "subject": None,
         "base": None,
         "preset": None,
-        "inputs": {"photos": [], "models": []},
+        "inputs": {"photos": [], "models": [], "min_photos": 3},
         "checkpoint": None,
         "prefix": "p/",
         "job": row,
@@ -76,7 +76,7 @@ def test_columns_of_a_later_schema_are_ignored() -> None:
 def test_a_job_that_this_release_cannot_read_fails_as_internal_without_quoting_it() -> None:
     with pytest.raises(InternalError, match=r"^this worker cannot read the job: attempt \(int_parsing\)$"):
         StartedJob.read(payload({}, attempt="of Ada"))
-    job = StartedJob.read(payload({"steps": "of Ada"}, inputs={"photos": [{"caption": "Ada"}]}))
+    job = StartedJob.read(payload({"steps": "of Ada"}, inputs={"photos": [{"caption": "Ada"}], "min_photos": 3}))
     with pytest.raises(InternalError) as caught:
         TrainingRequest.of(job)
     expected = "this worker cannot read the job: steps (int_parsing), inputs.photos.0.path (missing)"

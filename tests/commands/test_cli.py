@@ -1,4 +1,4 @@
-"""What holds for every command: help with an example, fast; exit codes that say how it went."""
+"""Rules for every command: help with an example, a fast start, and exit codes."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tests.commands.conftest import Operator
 from worker import __version__
 from worker.cli import app
 
-HEAVY = {"asyncio", "torch", "diffusers", "boto3", "psycopg", "pydantic", "rich", "structlog", "numpy", "PIL"}
+SLOW_MODULES = {"asyncio", "torch", "diffusers", "boto3", "psycopg", "pydantic", "rich", "structlog", "numpy", "PIL"}
 
 
 def commands(group: Any, *words: str) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Every command and group with the words that call it."""
+    """Yield every command and group with the words that call it."""
     for name, command in group.commands.items():
         yield (*words, name), command
         if hasattr(command, "commands"):
@@ -49,15 +49,15 @@ def test_the_list_of_commands_truncates_no_description(words: tuple[str, ...]) -
     assert "..." not in shown.output.partition("Commands:")[2].partition("Example:")[0]
 
 
-@pytest.mark.parametrize(("option", "told"), [("--help", "Usage: "), ("--version", f"{__version__}\n")])
-def test_help_and_version_import_no_slow_modules(tmp_path: Path, option: str, told: str) -> None:
+@pytest.mark.parametrize(("option", "output"), [("--help", "Usage: "), ("--version", f"{__version__}\n")])
+def test_help_and_version_import_no_slow_modules(tmp_path: Path, option: str, output: str) -> None:
     code = (
         "import sys, worker.cli\n"
         f"try: worker.cli.app(['{option}'])\n"
-        f"except SystemExit: print('loaded', sorted({HEAVY!r} & set(sys.modules)))"
+        f"except SystemExit: print('loaded', sorted({SLOW_MODULES!r} & set(sys.modules)))"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
-    assert told in ran.stdout
+    assert output in ran.stdout
     assert ran.stdout.splitlines()[-1] == "loaded []"
 
 

@@ -1,4 +1,4 @@
-"""`worker storage init`: private buckets; one that anybody may read is told loudly."""
+"""`worker storage init` creates private buckets, and reports public ones as a failure."""
 
 from __future__ import annotations
 

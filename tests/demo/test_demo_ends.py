@@ -105,7 +105,7 @@ def test_too_few_photos_are_refused_before_anything_starts(tmp_path: Path) -> No
 def test_a_file_that_is_not_a_picture_is_named(tmp_path: Path) -> None:
     for number in range(6):
         Image.new("RGB", (64, 64)).save(tmp_path / f"{number}.png")
-    (tmp_path / "holiday.heic").write_bytes(b"this is no photograph")
+    (tmp_path / "holiday.heic").write_bytes(b"this is not a photo")
     refused = run_demo_with_photos(tmp_path)
     assert refused.returncode == 2
     assert "holiday.heic is not a readable picture" in refused.stdout

@@ -1,4 +1,4 @@
-"""The demo's photographs: of one person, different in everything else, and saved as a phone saves them."""
+"""The demo's photos: of one person, different in everything else, and saved as a phone saves them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`examples/types.ts` says what the migrated catalog says."""
+"""`examples/types.ts` matches the migrated catalog."""
 
 from __future__ import annotations
 

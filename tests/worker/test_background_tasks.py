@@ -1,4 +1,4 @@
-"""Tasks beside each other: one that dies is noticed, and no cancelled one is left behind."""
+"""Concurrent background tasks: a failing one is detected, and cancelled ones are waited for."""
 
 from __future__ import annotations
 

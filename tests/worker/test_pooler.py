@@ -1,4 +1,4 @@
-"""Behind a transaction-mode pooler, LISTEN says nothing for ever: the pod finds out, says so once, and polls."""
+"""Behind a transaction-mode pooler notifications never arrive: the pod detects it, logs it once, and polls."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ def test_a_pod_that_cannot_listen_logs_it_once_takes_no_lock_and_still_works(
     # The GPU process may be ready before the round trip has failed, which takes five seconds.
     wait_until(lambda: worker.events("session.listen_unsupported"), "the round trip to fail")
     wait_until(lambda: fleet.app.run("select id from worker.pods"), "the pod to register")
-    (told,) = worker.events("session.listen_unsupported")
-    assert told["level"] == "error"
-    assert "DATABASE_LISTEN_URL" in told["hint"]
+    (error,) = worker.events("session.listen_unsupported")
+    assert error["level"] == "error"
+    assert "DATABASE_LISTEN_URL" in error["hint"]
     (pod,) = fleet.app.run("select id, has_lock from worker.pods")
     assert not pod["has_lock"]
     assert fleet.app.one("select worker.lock_is_free(%s)", pod["id"])
     for _ in range(2):
         fleet.completed("generation", fleet.draw())
-    # Its connection breaks and comes back: still nothing new to tell.
+    # Its connection breaks and comes back: it does not log the error again.
     assert pooler.cut("likeness session") == 1
     wait_until(
         lambda: fleet.app.one(

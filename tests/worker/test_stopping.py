@@ -29,14 +29,14 @@ def fleet(make_fleet: MakeFleet, relay: S3Relay) -> Fleet:
 
 
 def worker_of(fleet: Fleet, kind: str, job_id: object) -> WorkerProcess:
-    """The worker that runs a job."""
+    """Return the worker that runs a job."""
     pod_id = str(fleet.app.one(f"select pod_id from public.{kind}_jobs where id = %s", job_id))
     (worker,) = [worker for worker in fleet.living() if worker.events("worker.ready")[0]["pod_id"] == pod_id]
     return worker
 
 
-def assert_left(fleet: Fleet, worker: WorkerProcess) -> None:
-    """It said goodbye, and nothing of it runs on."""
+def assert_deregistered(fleet: Fleet, worker: WorkerProcess) -> None:
+    """Its pod is deregistered, its jobs are requeued, and no process of it is left."""
     pod_id = worker.events("worker.ready")[0]["pod_id"]
     assert fleet.app.run("select 1 from worker.pods where id = %s", pod_id) == []
     assert fleet.app.one("select count(*) from worker.pgqueuer where queue_manager_id = %s", pod_id) == 0
@@ -50,7 +50,7 @@ def test_sigterm_requeues_a_training_without_a_failure_and_another_pod_resumes_i
     checkpoint = fleet.wait_for_checkpoint(job_id)
     stopped = worker_of(fleet, "training", job_id)
     assert stopped.terminate() == 0
-    assert_left(fleet, stopped)
+    assert_deregistered(fleet, stopped)
     job = fleet.completed("training", job_id)
     assert (job["attempt"], job["failures"]) == (2, 0)
     assert fleet.started(job_id)[1]["resumed_step"] >= checkpoint
@@ -93,10 +93,10 @@ def test_sigterm_during_a_publication_finishes_it_first(fleet: Fleet, relay: S3R
     job_id = fleet.draw()
     assert held.reached.wait(60)
     worker.process.send_signal(signal.SIGTERM)
-    wait_until(lambda: worker.events("worker.stopping"), "the worker to hear it")
+    wait_until(lambda: worker.events("worker.stopping"), "the worker to handle the signal")
     held.let_go()
     assert worker.process.wait(60) == 0
-    assert_left(fleet, worker)
+    assert_deregistered(fleet, worker)
     job = fleet.app.job("generation", job_id)
     assert (job["status"], job["attempt"], job["failures"]) == ("completed", 1, 0)
     assert fleet.stored(job_id) == fleet.published(job_id) != set()
@@ -105,18 +105,18 @@ def test_sigterm_during_a_publication_finishes_it_first(fleet: Fleet, relay: S3R
 def test_a_second_signal_stops_at_once_and_requeues_the_publishing_job_without_a_failure(
     fleet: Fleet, relay: S3Relay
 ) -> None:
-    """Ctrl-C, then Ctrl-C again: the store hangs, and nobody waits for it."""
+    """Ctrl-C twice while the store hangs: the worker does not wait for it."""
     (worker,) = fleet.ready(1)
     held = relay.hold("PUT", "/1/0.png", "half")
     job_id = fleet.draw()
     assert held.reached.wait(60)
     worker.process.send_signal(signal.SIGINT)
-    wait_until(lambda: worker.events("worker.stopping"), "the worker to hear it")
+    wait_until(lambda: worker.events("worker.stopping"), "the worker to handle the signal")
     assert worker.process.poll() is None
     worker.process.send_signal(signal.SIGINT)
     assert worker.process.wait(30) == 0
     assert worker.events("worker.stopping_at_once")
-    assert_left(fleet, worker)
+    assert_deregistered(fleet, worker)
     held.let_go()
     job = fleet.app.job("generation", job_id)
     assert (job["status"], job["attempt"], job["failures"]) == ("queued", 1, 0)
@@ -130,7 +130,7 @@ def test_ctrl_c_requeues_a_generation_that_is_being_drawn(fleet: Fleet) -> None:
     fleet.wait_for_phase("generation", job_id, "drawing")
     worker.process.send_signal(signal.SIGINT)
     assert worker.process.wait(30) == 0
-    assert_left(fleet, worker)
+    assert_deregistered(fleet, worker)
     job = fleet.app.job("generation", job_id)
     assert (job["status"], job["attempt"], job["failures"]) == ("queued", 1, 0)
     assert fleet.app.one("select public.cancel_job('generation', %s)", job_id) == "cancelled"

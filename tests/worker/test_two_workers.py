@@ -1,4 +1,4 @@
-"""Two pods on one queue: every job is done by one of them, once."""
+"""Two pods on one queue: every job is done once, by one of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Photographs that cannot be used: named with the reason, and the training goes on while three are left."""
+"""Unusable photos are named with the reason, and the training continues while three are left."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from worker.demo.servers import EmbeddedS3
 
 
 class HugePhotos(S3Relay):
-    """A store where `huge.jpg` has 312 MB, which nobody may ask for."""
+    """A store in which `huge.jpg` has 312 MB, and which counts downloads of it."""
 
-    asked = 0
+    downloads = 0
 
     def pass_on(self, request: BaseHTTPRequestHandler) -> None:
         if "huge.jpg" not in request.path:
             super().pass_on(request)
             return
-        self.asked += request.command == "GET"
+        self.downloads += request.command == "GET"
         request.send_response(200)
         request.send_header("Last-Modified", "Wed, 21 Oct 2015 07:28:00 GMT")
         request.send_header("Content-Length", "312000000" if request.command == "HEAD" else "0")
@@ -53,7 +53,7 @@ def encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
 
 
 GOOD = {
-    "fine.txt": small_jpeg(1),  # it is what it holds that counts
+    "fine.txt": small_jpeg(1),  # the content counts, not the name
     "print.jpg": encoded(Image.new("CMYK", (96, 80), (200, 40, 40, 0)), "JPEG"),
     "scan.png": encoded(Image.fromarray(np.full((96, 80), 40_000, dtype=np.uint16)), "PNG"),
 }
@@ -69,7 +69,7 @@ BAD = {
 
 
 def person_with(fleet: Fleet, photos: dict[str, bytes | None]) -> tuple[UUID, dict[str, str]]:
-    """A consenting subject with these photographs, and their keys; None is one that nobody uploaded."""
+    """Add a subject with consent and these photos; returns it and their keys. A photo that is None is not uploaded."""
     app, subject = fleet.app, fleet.app.add_subject()
     keys = {name: f"{app.owner}/{subject}/photos/{name}" for name in photos}
     for name, content in photos.items():
@@ -97,9 +97,9 @@ def test_a_training_continues_without_unusable_photos_and_names_each_with_its_re
         {"path": keys[name], "reason": reason} for name, (_, reason) in BAD.items()
     ]
     assert job["result"]["metrics"]["photos"] == len(GOOD)
-    assert store.asked == 0
-    told = next(phase for phase in phases(fleet, job_id) if "cannot be used" in phase)
-    assert told.startswith(
+    assert store.downloads == 0
+    phase = next(phase for phase in phases(fleet, job_id) if "cannot be used" in phase)
+    assert phase.startswith(
         "7 of 10 photographs cannot be used: bomb.png is too large (400 megapixels, at most 134), cut"
     )
 
