@@ -92,7 +92,7 @@ def guarded_app(guarded: Databases, s3_server: EmbeddedS3) -> Iterator[App]:
 
 @pytest.fixture
 def operator(guarded_app: App, tiny_models: Path, tmp_path: Path) -> Iterator[Operator]:
-    """An operator with the owner's URL. Roles belong to the server: those that a test creates are dropped in the end."""
+    """An operator with the owner's URL. Roles that a test creates are dropped in the end: they belong to the server."""
     made = Operator(guarded_app, tmp_path, worker_environment(guarded_app, tiny_models))
     before = roles(guarded_app)
     yield made

@@ -93,11 +93,11 @@ class Pod:
         )
         return answer
 
-    def heartbeat(self, *named: Attempt | tuple[str, UUID]) -> dict[str, Any]:
+    def heartbeat(self, *attempts_and_claims: Attempt | tuple[str, UUID]) -> dict[str, Any]:
         """Send a heartbeat that names these attempts, and claims not yet started as (kind, id)."""
         leases = [
-            item.named() if isinstance(item, Attempt) else {"kind": item[0], "id": item[1], "attempt": None}
-            for item in named
+            item.as_lease() if isinstance(item, Attempt) else {"kind": item[0], "id": item[1], "attempt": None}
+            for item in attempts_and_claims
         ]
         answer: dict[str, Any] = self.call("heartbeat", self.id, leases)
         return answer
@@ -159,7 +159,7 @@ class Attempt:
     def call(self, function: str, *arguments: object) -> Any:
         return self.pod.call(function, self.kind, self.id, self.number, *arguments)
 
-    def named(self) -> dict[str, Any]:
+    def as_lease(self) -> dict[str, Any]:
         return {"kind": self.kind, "id": self.id, "attempt": self.number}
 
     @property

@@ -92,16 +92,6 @@ def test_an_owner_can_revoke_consent_in_both_modes_but_only_for_own_subjects(db:
     assert (consent(db, mine), consent(db, theirs)) == ("revoked", "approved")
 
 
-@pytest.mark.parametrize("role", ["anon", "likeness_worker"])
-def test_anon_and_pods_cannot_change_consent(db: AppTables, role: str) -> None:
-    set_mode(db, "owner_attests")
-    subject = db.add_subject(consent=False)
-    for call in ("public.grant_consent(%s)", "public.reject_consent(%s)", "public.revoke_consent(%s)"):
-        with db.acting_as(role, db.owner) as connection, refused():
-            connection.execute(f"select {call}", [subject])  # type: ignore[arg-type]
-    assert consent(db, subject) == "pending"
-
-
 def test_a_forged_role_claim_gives_no_rights(db: AppTables) -> None:
     subject = db.add_subject(consent=False)
     with db.acting_as("authenticated", db.owner) as owner:

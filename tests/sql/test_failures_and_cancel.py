@@ -87,8 +87,8 @@ def test_a_failure_sent_twice_counts_once(db: AppTables, pod: Pod) -> None:
 def test_a_release_does_not_count_as_a_failure_and_can_be_claimed_at_once(
     db: AppTables, start_pod: Callable[..., Pod]
 ) -> None:
-    one, two = start_pod(), start_pod()
-    attempt = running(db, one, max_failures=1)
+    first_pod, second_pod = start_pod(), start_pod()
+    attempt = running(db, first_pod, max_failures=1)
     listener = psycopg.connect(db.url, autocommit=True)
     listener.execute("listen likeness_queue")
     assert attempt.release("its pod is stopping", gpu_s=4.0) == "queued"
@@ -97,7 +97,7 @@ def test_a_release_does_not_count_as_a_failure_and_can_be_claimed_at_once(
     row = db.job("generation", attempt.id)
     assert (row["status"], row["failures"], row["error_code"], row["gpu_seconds"]) == ("queued", 0, None, 4.0)
     assert row["phase"] == "its pod is stopping"
-    again = two.run("generation", attempt.id)
+    again = second_pod.run("generation", attempt.id)
     assert (again.number, again.publish()) == (2, "ok")
     assert db.job("generation", attempt.id)["gpu_seconds"] == 5.0
 
@@ -208,11 +208,11 @@ def test_another_owners_job_and_an_unknown_one_give_the_same_error(db: AppTables
 
 
 def test_the_next_attempt_resumes_from_the_newest_checkpoint(db: AppTables, start_pod: Callable[..., Pod]) -> None:
-    one, two = start_pod(), start_pod()
+    first_pod, second_pod = start_pod(), start_pod()
     subject = db.add_subject()
     db.add_photos(subject)
     job = db.request("training", subject_id=subject)
-    first = one.run("training", job)
+    first = first_pod.run("training", job)
     assert first.payload["checkpoint"] is None
     assert [first.save_checkpoint(step) for step in (10, 20)] == ["ok", "ok"]
     older, newer = first.key("checkpoint-10.safetensors"), first.key("checkpoint-20.safetensors")
@@ -223,7 +223,7 @@ def test_the_next_attempt_resumes_from_the_newest_checkpoint(db: AppTables, star
     assert first.fail(retry_after=AT_ONCE) == "queued"
     assert db.claim_deletable() == {first.key("checkpoint-30.safetensors")}, "the checkpoint outlives its attempt"
 
-    second = two.run("training", job)
+    second = second_pod.run("training", job)
     assert second.payload["checkpoint"] == {"step": 20, "bucket": "model_artifacts", "key": newer}
     assert str(first.call("save_checkpoint", 50, "model_artifacts", newer)) == "lost"
     assert second.publish() == "ok"

@@ -36,30 +36,30 @@ def logged(db: AppTables, queue_id: int) -> list[str]:
 
 
 def test_a_claim_takes_one_job_of_the_offered_routes_for_one_pod(db: AppTables, start_pod: Callable[..., Pod]) -> None:
-    one, two = start_pod(), start_pod()
+    first_pod, second_pod = start_pod(), start_pod()
     job = db.ask()
-    assert one.claim(TRAINING, PUBLISH) is None
-    assert one.claim() == ("generation", job)
-    assert two.claim() is None
+    assert first_pod.claim(TRAINING, PUBLISH) is None
+    assert first_pod.claim() == ("generation", job)
+    assert second_pod.claim() is None
     row = db.queue_row("generation", job)
     assert row is not None
     assert (row["status"], row["queue_manager_id"], log(db, "generation", job)) == (
         "picked",
-        one.id,
+        first_pod.id,
         ["queued", "picked"],
     )
-    assert two.start("generation", job) is None, "not picked by this pod"
+    assert second_pod.start("generation", job) is None, "not picked by this pod"
     assert db.status("generation", job) == ("queued", None)
 
 
 def test_starting_twice_from_the_same_pod_is_one_attempt(db: AppTables, start_pod: Callable[..., Pod]) -> None:
-    one, two = start_pod(), start_pod()
-    first = one.run("generation", db.ask())
-    again = one.start("generation", first.id)
+    first_pod, second_pod = start_pod(), start_pod()
+    first = first_pod.run("generation", db.ask())
+    again = first_pod.start("generation", first.id)
     assert again is not None
     assert again.payload == first.payload
     assert (first.number, db.events(first.id)) == (1, ["started"])
-    assert two.start("generation", first.id) is None
+    assert second_pod.start("generation", first.id) is None
 
 
 def test_a_start_returns_everything_a_handler_needs(db: AppTables, pod: Pod) -> None:
@@ -184,14 +184,14 @@ def every_call(attempt: Attempt, result: dict[str, Any]) -> list[str]:
 
 
 def test_a_stale_attempt_is_answered_lost_and_changes_nothing(db: AppTables, start_pod: Callable[..., Pod]) -> None:
-    one, two = start_pod(), start_pod()
+    first_pod, second_pod = start_pod(), start_pod()
     for kind, job in (("generation", db.ask()), ("training", db.ask_training())):
-        stale = one.run(kind, job)
+        stale = first_pod.run(kind, job)
         stale_result = stale.staged_result()
         assert stale.release() == "queued"
         for state in ("queued", "running", "completed"):
             if state == "running":
-                fresh = two.run(kind, job)
+                fresh = second_pod.run(kind, job)
                 fresh_result = fresh.staged_result()
                 assert fresh.number == stale.number + 1
             elif state == "completed":
@@ -199,7 +199,7 @@ def test_a_stale_attempt_is_answered_lost_and_changes_nothing(db: AppTables, sta
             before = db.snapshot()
             for result in [stale_result] if state == "queued" else [stale_result, fresh_result]:
                 assert set(every_call(stale, result)) == {"lost"}, (kind, state)
-            assert one.heartbeat(stale)["leases"][0]["state"] == "lost"
+            assert first_pod.heartbeat(stale)["leases"][0]["state"] == "lost"
             assert db.snapshot() == before, (kind, state)
 
 
@@ -362,14 +362,14 @@ def test_an_incomplete_result_is_invalid_and_changes_nothing(db: AppTables, pod:
 
 
 def test_a_result_may_not_name_another_attempts_objects(db: AppTables, start_pod: Callable[..., Pod]) -> None:
-    one, two = start_pod(), start_pod()
-    first = one.run("generation", db.ask())
+    first_pod, second_pod = start_pod(), start_pod()
+    first = first_pod.run("generation", db.ask())
     others = first.staged_result()
     first.release()
-    second = two.run("generation", first.id)
+    second = second_pod.run("generation", first.id)
     own = second.staged_result()
     assert second.complete(others) == "invalid"
-    neighbour = one.run("generation", db.ask())
+    neighbour = first_pod.run("generation", db.ask())
     neighbour.staged_result()
     assert neighbour.complete(own) == "invalid"
     second.save_checkpoint(1)

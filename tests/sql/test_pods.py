@@ -88,36 +88,36 @@ def test_an_unknown_pod_is_told_so_and_can_register_again(db: AppTables, pod: Po
 def test_jobs_not_named_for_30_seconds_are_requeued_without_counting_a_failure(
     db: AppTables, start_pod: StartPod, started: bool
 ) -> None:
-    one, two = start_pod(), start_pod()
+    first_pod, second_pod = start_pod(), start_pod()
     job = db.ask(max_failures=1)
-    claim = one.claim()
+    claim = first_pod.claim()
     assert claim == ("generation", job)
-    attempt = one.start(*claim) if started else None
+    attempt = first_pod.start(*claim) if started else None
     unnamed_for(db, 20)
-    one.heartbeat()
-    assert two.claim() is None, "the reply to the claim may still arrive"
+    first_pod.heartbeat()
+    assert second_pod.claim() is None, "the reply to the claim may still arrive"
     unnamed_for(db, 11)
-    one.heartbeat()
+    first_pod.heartbeat()
     assert db.job("generation", job)["failures"] == 0
     assert db.job("generation", job)["phase"] == "requeued: its pod did not know of it"
-    fresh = two.run("generation", job)
+    fresh = second_pod.run("generation", job)
     if attempt is not None:
         assert attempt.report() == "lost"
     assert fresh.publish() == "ok"
 
 
 def test_jobs_named_in_heartbeats_stay_with_their_pod(db: AppTables, start_pod: StartPod) -> None:
-    one, two = start_pod(), start_pod()
-    attempt = running(db, one)
+    first_pod, second_pod = start_pod(), start_pod()
+    attempt = running(db, first_pod)
     db.ask()
-    claim = one.claim()
+    claim = first_pod.claim()
     assert claim is not None
     unnamed_for(db, 3600)
     for _ in range(2):
-        assert [lease["state"] for lease in one.heartbeat(attempt, claim)["leases"]] == ["ok", "ok"]
-    assert two.claim() is None
-    assert one.start(*claim) is not None
-    assert db.one("select min(heartbeat) > now() - interval '10 seconds' from worker.pgqueuer") is True
+        assert [lease["state"] for lease in first_pod.heartbeat(attempt, claim)["leases"]] == ["ok", "ok"]
+    assert second_pod.claim() is None
+    assert first_pod.start(*claim) is not None
+    assert db.first_pod("select min(heartbeat) > now() - interval '10 seconds' from worker.pgqueuer") is True
 
 
 # -- the reaper
@@ -221,11 +221,11 @@ def test_malformed_metrics_do_not_stop_the_reaper(db: AppTables, pod: Pod, secon
 
 
 def test_a_dead_pods_job_ends_as_its_requested_stop_says(db: AppTables, start_pod: StartPod) -> None:
-    one, two = start_pod(), start_pod()
-    cancelled, revoked = running(db, one), running(db, two)
+    first_pod, second_pod = start_pod(), start_pod()
+    cancelled, revoked = running(db, first_pod), running(db, second_pod)
     db.run("select public.cancel_job('generation', %s)", cancelled.id)
     db.run("select public.revoke_consent(%s)", revoked.payload["subject"]["id"])
-    for pod in (one, two):
+    for pod in (first_pod, second_pod):
         silent_for(db, pod, 31)
     db.tick()
     assert db.status("generation", cancelled.id) == ("cancelled", None)
@@ -254,16 +254,16 @@ def test_every_grace_period_restarts_after_an_outage(db: AppTables, start_pod: S
 
 
 def test_deregistration_requeues_everything_without_counting_a_failure(db: AppTables, start_pod: StartPod) -> None:
-    one, two = start_pod(), start_pod()
-    attempt, cancelled, unstarted = running(db, one), running(db, one), db.ask()
-    assert one.claim() == ("generation", unstarted)
+    first_pod, second_pod = start_pod(), start_pod()
+    attempt, cancelled, unstarted = running(db, first_pod), running(db, first_pod), db.ask()
+    assert first_pod.claim() == ("generation", unstarted)
     db.run("select public.cancel_job('generation', %s)", cancelled.id)
-    one.call("deregister_pod", one.id)
-    assert not is_registered(db, one)
+    first_pod.call("deregister_pod", first_pod.id)
+    assert not is_registered(db, first_pod)
     for job in (attempt.id, unstarted):
         assert (db.job("generation", job)["status"], db.job("generation", job)["failures"]) == ("queued", 0)
     assert db.status("generation", cancelled.id) == ("cancelled", None)
-    assert {two.claim(), two.claim()} == {("generation", attempt.id), ("generation", unstarted)}
+    assert {second_pod.claim(), second_pod.claim()} == {("generation", attempt.id), ("generation", unstarted)}
 
 
 # -- the tick
@@ -374,15 +374,15 @@ def test_a_gpu_fits_by_its_nominal_memory(db: AppTables, gpu: str, vram_gib: flo
 def test_a_job_requeued_for_its_base_fails_when_no_live_pod_has_the_route(
     db: AppTables, start_pod: StartPod, code: str
 ) -> None:
-    one, two = start_pod(), start_pod()
-    attempt = running(db, one)
-    one.register(TRAINING)
+    first_pod, second_pod = start_pod(), start_pod()
+    attempt = running(db, first_pod)
+    first_pod.register(TRAINING)
     assert attempt.release("the base flux-x is not here", code) == "queued"
     db.tick()
     assert db.status("generation", attempt.id) == ("queued", code), "another pod has the route"
-    again = two.run("generation", attempt.id)
+    again = second_pod.run("generation", attempt.id)
     assert db.status("generation", attempt.id) == ("running", None)
-    two.register(TRAINING)
+    second_pod.register(TRAINING)
     again.release("nor here", code)
     db.tick()
     row = db.job("generation", attempt.id)
@@ -390,16 +390,16 @@ def test_a_job_requeued_for_its_base_fails_when_no_live_pod_has_the_route(
 
 
 def test_a_job_requeued_for_its_base_survives_an_outage(db: AppTables, start_pod: StartPod) -> None:
-    one, two = start_pod(), start_pod()
-    attempt = running(db, one)
-    one.register(TRAINING)
+    first_pod, second_pod = start_pod(), start_pod()
+    attempt = running(db, first_pod)
+    first_pod.register(TRAINING)
     attempt.release("the base flux-x is not here", "model_missing")
-    silent_for(db, two, 31)
+    silent_for(db, second_pod, 31)
     db.run("update worker.clock set last_tick = last_tick - interval '1 minute'")
     db.tick()
     assert db.status("generation", attempt.id) == ("queued", "model_missing")
-    two.register(GENERATION)
-    assert two.run("generation", attempt.id).number == 2
+    second_pod.register(GENERATION)
+    assert second_pod.run("generation", attempt.id).number == 2
 
 
 def test_a_job_requeued_for_its_base_waits_while_no_pod_is_live(db: AppTables, start_pod: StartPod) -> None:
