@@ -117,7 +117,7 @@ def test_jobs_named_in_heartbeats_stay_with_their_pod(db: AppTables, start_pod: 
         assert [lease["state"] for lease in first_pod.heartbeat(attempt, claim)["leases"]] == ["ok", "ok"]
     assert second_pod.claim() is None
     assert first_pod.start(*claim) is not None
-    assert db.first_pod("select min(heartbeat) > now() - interval '10 seconds' from worker.pgqueuer") is True
+    assert db.one("select min(heartbeat) > now() - interval '10 seconds' from worker.pgqueuer") is True
 
 
 # -- the reaper
