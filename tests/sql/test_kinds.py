@@ -55,9 +55,9 @@ def echo_pod(start_pod: Callable[..., Pod]) -> Pod:
 # -- registration
 
 WRONG_HOOKS = {
-    "a hook that nothing asks": (hook("colour", "return null;"), "is not a hook"),
+    "an unknown hook": (hook("colour", "return null;"), "is not a hook"),
     "other arguments": (hook("payload", "return null;", arguments="p_job text"), "must take \\(jsonb\\)"),
-    "one argument too many": (
+    "an additional argument": (
         hook("payload", "return null;", arguments="p_job jsonb, p_more text default ''"),
         "must take \\(jsonb\\)",
     ),
@@ -71,13 +71,13 @@ WRONG_HOOKS = {
         f"create procedure worker.echo__publish(p_job jsonb, p_result jsonb) language sql {SIGNED} as 'select 1'",
         "and return jsonb",
     ),
-    "a volatile question": (hook("payload", "return null;", how="volatile"), "must be stable or immutable"),
-    "a publication that may not write": (
+    "a volatile query": (hook("payload", "return null;", how="volatile"), "must be stable or immutable"),
+    "a publication hook that is not volatile": (
         hook("publish", "return null;", arguments="p_job jsonb, p_result jsonb"),
         "must be volatile",
     ),
-    "the rights of the owner": (hook("payload", "return null;", how="stable security definer"), "security invoker"),
-    "any search_path": (
+    "security definer": (hook("payload", "return null;", how="stable security definer"), "security invoker"),
+    "a different search_path": (
         hook("payload", "return null;", how="stable set search_path = public"),
         "must be security invoker with search_path = pg_catalog, pg_temp",
     ),
@@ -85,7 +85,7 @@ WRONG_HOOKS = {
         hook("payload", "return null;") + "alter function worker.echo__payload(jsonb) reset all;",
         "must be security invoker with search_path = pg_catalog, pg_temp",
     ),
-    "a setting more": (
+    "another setting": (
         hook("payload", "return null;", how=f"stable {SIGNED} set worker.changing_consent = 'yes'"),
         "and no other setting",
     ),
@@ -244,7 +244,7 @@ def test_texts_are_screened_as_a_prompt_unless_declared_negative(db: AppTables, 
 RAISES = {
     "an exception": "raise exception 'not today';",
     "an assertion": "assert false;",
-    "a table that is gone": "return (select to_jsonb(t) from public.nowhere t);",
+    "a missing table": "return (select to_jsonb(t) from public.nowhere t);",
 }
 
 
