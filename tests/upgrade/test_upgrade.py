@@ -24,7 +24,7 @@ QUEUED_TRAINING = job("training", "queued: every column")
 COPY_ROUTE = ["publish_lora"]
 
 
-def test_there_is_a_release_to_come_from() -> None:
+def test_an_earlier_release_is_available() -> None:
     assert [folder.name for folder in RELEASES][:1] == ["0.1.0"]
 
 
@@ -131,7 +131,7 @@ def test_migrating_again_changes_nothing(release: Path, any_supabase: Supabase) 
         assert policy_oids(installation.url) == policies
 
 
-def test_the_printed_sql_makes_the_same_database(release: Path, any_supabase: Supabase) -> None:
+def test_the_printed_sql_creates_the_same_database(release: Path, any_supabase: Supabase) -> None:
     with (
         Installation.restored(release, any_supabase) as applied,
         Installation.restored(release, any_supabase) as printed,
