@@ -1,4 +1,4 @@
-"""An app as the tests play it: people, photographs, requests, through the tables and the object store alone."""
+"""An app as the tests act it: people, photos and requests, only through the tables and the object store."""
 
 from __future__ import annotations
 
@@ -88,23 +88,23 @@ class App:
     # -- SQL
 
     def reconnect(self, url: str) -> None:
-        """After the server was away."""
+        """Connect again after a restart of the server."""
         self.url = url
         self.database = psycopg.connect(url, autocommit=True, row_factory=dict_row)
 
     def run(self, statement: str, *arguments: object) -> list[dict[str, Any]]:
-        """Rows of one statement, as the owner of the database."""
+        """Run one statement as the owner of the database; returns the rows."""
         cursor = self.database.execute(statement, arguments)  # type: ignore[arg-type]
         return cursor.fetchall() if cursor.description else []
 
     def one(self, statement: str, *arguments: object) -> Any:
-        """The first column of the first row."""
+        """Run one statement; returns the first column of the first row, or None."""
         rows = self.run(statement, *arguments)
         return next(iter(rows[0].values())) if rows else None
 
     @contextmanager
     def acting_as(self, role: str, user: UUID | None = None) -> Iterator[psycopg.Connection[dict[str, Any]]]:
-        """A connection as PostgREST opens it: role and claims set, autocommit."""
+        """Connect as PostgREST does: with role and claims set, in autocommit."""
         with psycopg.connect(self.url, autocommit=True, row_factory=dict_row) as connection:
             claims = json.dumps({"role": role, **({"sub": str(user)} if user else {})})
             connection.execute("select set_config('request.jwt.claims', %s, false)", [claims])
@@ -131,7 +131,7 @@ class App:
         return subject
 
     def add_photos(self, subject: UUID, count: int = 4, *, owner: UUID | None = None) -> list[str]:
-        """Small pictures in storage and in subject_photos; returns their keys."""
+        """Add small pictures to storage and subject_photos; returns their keys."""
         keys = []
         for index in range(count):
             key = f"{owner or self.owner}/{subject}/photos/{index}.jpg"
@@ -141,7 +141,7 @@ class App:
         return keys
 
     def add_lora(self, subject: UUID, *, base: str = TINY_BASE) -> UUID:
-        """A row as training leaves it, without a file: for what happens before anything is loaded."""
+        """Add the row of a trained LoRA without its file, for tests in which nothing is loaded."""
         model: UUID = self.one(
             """insert into public.subjects_models (subject_id, version, base, family, path, sha256, rank, trigger_word)
                select %s, coalesce(max(version), 0) + 1, %s, 'flux', 'nowhere/lora.safetensors', repeat('0', 64), 16,
@@ -174,7 +174,7 @@ class App:
         return row
 
     def wait_for(self, kind: str, job_id: UUID, *statuses: str, timeout_s: float = 90) -> dict[str, Any]:
-        """The job's row once its status is one of these (default: any end)."""
+        """Return the job's row once its status is one of these (default: any final status)."""
         wait_until(
             lambda: self.job(kind, job_id)["status"] in (statuses or ENDED),
             f"{kind} {job_id} to be {' or '.join(statuses or ENDED)}",
@@ -200,7 +200,7 @@ class App:
 
 
 def small_jpeg(seed: int) -> bytes:
-    """A picture of coloured noise, 96 by 80 pixels."""
+    """Return a JPEG of coloured noise, 96 by 80 pixels."""
     pixels = np.random.default_rng(seed).integers(0, 255, (12, 10, 3), dtype=np.uint8)
     out = io.BytesIO()
     Image.fromarray(pixels).resize((80, 96), Image.Resampling.BICUBIC).save(out, "JPEG")

@@ -1,4 +1,4 @@
-"""Real parts for every test: Postgres, S3 over HTTP, tiny models, worker processes. One server a test process."""
+"""Fixtures for all tests: Postgres, S3 over HTTP, tiny models, worker processes. One server per test process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GUARD = Path(__file__).parent / "guard"
 sys.path.insert(0, str(GUARD))
 import sitecustomize  # noqa: E402, F401  the network guard, in this process too
 
-# Several test processes share the cores; torch threads that spin ruin each other.
+# Several test processes share the cores; spinning torch threads would slow each other down.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["PYTHONPATH"] = str(GUARD)
 for name in ("DATABASE_URL", "S3_ENDPOINT_URL", "SUPABASE_URL", "NEXT_PUBLIC_SUPABASE_URL"):
@@ -35,12 +35,12 @@ TEMPLATE = "likeness_template"
 
 @dataclass(frozen=True)
 class Databases:
-    """A server with a migrated template."""
+    """A server with a migrated template database."""
 
     server: EmbeddedPostgres
 
     def create(self, template: str = TEMPLATE) -> str:
-        """A fresh database; returns its name."""
+        """Create a fresh database; returns its name."""
         name = f"test_{uuid4().hex[:12]}"
         with psycopg.connect(self.server.url(), autocommit=True) as connection:
             connection.execute(
@@ -70,7 +70,7 @@ def databases(postgres: EmbeddedPostgres) -> Databases:
 
 @pytest.fixture
 def database_url(databases: Databases) -> Iterator[str]:
-    """A migrated database of this test's own, as its owner."""
+    """The URL of a migrated database for this test alone, as its owner."""
     name = databases.create()
     yield databases.server.url(name)
     databases.drop(name)
@@ -109,6 +109,6 @@ def app(database_url: str, s3_server: EmbeddedS3) -> Iterator[App]:
 
 @pytest.fixture
 def start_worker(app: App, tiny_models: Path, tmp_path: Path) -> Iterator[Callable[..., object]]:
-    """Start `worker run` processes; every one is gone when the test ends, its GPU process too."""
+    """Start `worker run` processes; they and their GPU processes are stopped when the test ends."""
     with WorkerProcesses(app, tiny_models, tmp_path) as processes:
         yield processes.start

@@ -1,4 +1,4 @@
-"""Gates in the test's database: a worker's statement waits in its own transaction until the test lets it go."""
+"""Gates in the test's database: a worker's statement waits in its transaction until the test opens the gate."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ create trigger _900_gate before update on public.generation_jobs for each row ex
 
 
 class Gate:
-    """Shut while the context lasts, or until `open`: the job's statement that reports `point` waits before it commits.
+    """Closed during the context, or until `open`: the job's statement that reports `point` waits before it commits.
 
     `point` is a phase, or "start" for the statement that starts an attempt. The statement holds the job's row locked.
     """
@@ -52,7 +52,7 @@ class Gate:
         self.open()
 
     def wait_reached(self, timeout_s: float = 60) -> None:
-        """Until a worker's statement waits at it."""
+        """Return once a worker's statement waits at the gate."""
         key = self._app.one("select hashtextextended('gate ' || %s, 0)", self._job_id)
         wait_until(
             lambda: self._app.one(
@@ -68,8 +68,8 @@ class Gate:
         self._holder.close()
 
 
-def wait_for_waiting(app: App, function: str) -> None:
-    """Until a statement that calls `function` waits for a lock."""
+def wait_until_blocked(app: App, function: str) -> None:
+    """Return once a statement that calls `function` waits for a lock."""
     wait_until(
         lambda: app.one(
             """select exists (select from pg_stat_activity where datname = current_database()

@@ -1,4 +1,4 @@
-"""What performs the tasks of `outside_tasks.py`. Only a GPU process may import this."""
+"""The performers of the tasks in `outside_tasks.py`. Only a GPU process may import this."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GPU tasks as a package from outside has them: messages alone, without torch."""
+"""GPU tasks as an external package defines them: only messages, without torch."""
 
 from __future__ import annotations
 

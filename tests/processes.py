@@ -1,4 +1,4 @@
-"""Worker processes as an operator starts them."""
+"""Start worker processes as an operator does."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.waiting import wait_until
 
 
 def worker_environment(app: App, models_dir: Path) -> dict[str, str]:
-    """Every variable that `worker run` needs."""
+    """Return every variable that `worker run` needs, added to this environment."""
     return {
         **os.environ,
         "DATABASE_URL": app.url,
@@ -35,7 +35,7 @@ def worker_environment(app: App, models_dir: Path) -> dict[str, str]:
 
 @dataclass
 class WorkerProcess:
-    """One `worker run`; its log is one JSON object a line in `log_path`."""
+    """One `worker run`; its log in `log_path` has one JSON object per line."""
 
     process: subprocess.Popen[bytes]
     log_path: Path
@@ -52,12 +52,12 @@ class WorkerProcess:
         return [line for line in self.log() if line.get("event") == name]
 
     def wait_ready(self) -> None:
-        """Until it offers its GPU routes."""
+        """Return once it offers its GPU routes."""
         wait_until(lambda: self.events("worker.ready") or self.process.poll() is not None, "the worker to be ready", 90)
         assert self.process.poll() is None, self.log_path.read_text()
 
     def gpu_pids(self) -> list[int]:
-        """The GPU processes that this worker started and that still live."""
+        """Return the living GPU processes of this worker."""
         return [pid for pid in _pids() if _is_gpu_child_of(pid, self.pid)]
 
     def kill(self) -> None:
@@ -70,7 +70,7 @@ class WorkerProcess:
 
 
 class WorkerProcesses:
-    """Starts workers and sees to it that none is left, nor any of their GPU processes."""
+    """Starts workers, and in the end stops them and verifies that no GPU process is left."""
 
     def __init__(self, app: App, models_dir: Path, folder: Path) -> None:
         self._app, self._models_dir, self._folder = app, models_dir, folder
@@ -90,7 +90,7 @@ class WorkerProcesses:
                 sys.stderr.write(f"--- log of worker {worker.pid}\n{worker.log_path.read_text()}\n")
 
     def start(self, *, ready: bool = True, **environment: str) -> WorkerProcess:
-        """Start one; waits until it is ready unless told otherwise."""
+        """Start a worker; waits until it is ready unless `ready` is False."""
         log_path = self._folder / f"worker-{len(self._started)}.log"
         with log_path.open("wb") as log:
             process = subprocess.Popen(

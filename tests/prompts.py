@@ -1,4 +1,4 @@
-"""Prompts that must be refused and prompts that must pass, as people write them, and disguises for any word."""
+"""Prompts that must be refused and prompts that must be allowed, as people write them, and disguises for words."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ DATA = Path(__file__).parent / "data"
 
 @dataclass(frozen=True)
 class Example:
-    """`category` None: it must pass."""
+    """A prompt; one without a `category` must be allowed."""
 
     text: str
     kind: screening.Kind
     category: str | None
     at_insert: bool = False
-    """Refused by an INSERT already, not by the worker alone."""
+    """True if an INSERT must refuse it too, not only the worker."""
 
 
 def _lines(name: str) -> list[str]:
@@ -41,19 +41,19 @@ def examples() -> list[Example]:
 
 
 def as_signs(word: str) -> str:
-    """Every letter but the first two that a sign can stand for."""
+    """Replace letters, except the first two, by signs that resemble them."""
     leet: dict[str, str] = data()["folding"]["leet"]
     return word[:2] + "".join(leet[letter][0] if letter in leet else letter for letter in word[2:])
 
 
 def as_look_alikes(word: str) -> str:
-    """Letters of other scripts."""
+    """Replace letters by look-alikes of other scripts."""
     others: dict[str, str] = data()["folding"]["look_alikes"]
     return "".join(others[letter][-4] if letter in others else letter for letter in word)
 
 
 def _shifted(word: str, first: int) -> str:
-    """The same letters of another alphabet of Unicode, as mathematicians and fullwidth fonts have them."""
+    """Replace letters by those of another Unicode alphabet, such as mathematical or fullwidth letters."""
     return "".join(chr(first + ord(letter) - ord("a")) if "a" <= letter <= "z" else letter for letter in word)
 
 
@@ -88,7 +88,7 @@ DISGUISES: dict[str, Callable[[str], str]] = {
     "last letter repeated": lambda word: word + word[-1] * 3,
     "every letter repeated": lambda word: "".join(letter * 3 for letter in word),
 }
-"""All seen by the worker."""
+"""The worker must see through all of these."""
 
 HIDE_AN_AGE = {
     "spaced signs",
@@ -98,4 +98,4 @@ HIDE_AN_AGE = {
     "last letter repeated",
     "every letter repeated",
 }
-"""Not seen where they are put on an age: two disguises at once, another number, a word in parts."""
+"""Disguises that do hide an age: two at once, another number, a word in parts."""

@@ -1,7 +1,7 @@
-"""A man in the middle who speaks Postgres: loses replies the server has committed to, cuts, refuses, mutes.
+"""A Postgres proxy that can lose replies, cut and refuse connections, and drop notifications.
 
-It knows where messages begin and end, so that a reply is lost whole, and only once the server has said that it is ready
-for the next statement: by then an autocommit statement is committed.
+It parses messages, so that it drops a reply as a whole, and only after the server has reported that it is ready for the
+next statement: by then an autocommit statement is committed.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ from urllib.parse import urlsplit, urlunsplit
 SSL_REQUEST, GSS_REQUEST = 80877103, 80877104
 READY_FOR_QUERY, NOTIFICATION = b"Z", b"A"
 END_OF_STATEMENT = (b"S", b"Q", b"X", b"p")
-"""Sync, a simple query, goodbye, a password: what comes before belongs to the same statement."""
+"""Sync, simple query, terminate, password: they end a sequence of messages that forms one statement."""
 _LENGTH = struct.Struct("!I")
 
 
 @dataclass
 class LostReply:
-    """A reply that is going to be lost: the first one to a statement with all of `texts` in it or its arguments."""
+    """A reply to lose: the first one to a statement with all of `texts` in its text or arguments."""
 
     texts: list[bytes]
     lost: threading.Event = field(default_factory=threading.Event)
 
 
 class PostgresProxy:
-    """Passes connections on to the server of `url`. Use its own `url` instead."""
+    """Forwards connections to the server of `url`. Clients use the proxy's own `url`."""
 
     def __init__(self, url: str, *, mute: bool = False) -> None:
-        """`mute`: notifications never arrive, as behind a transaction-mode pooler."""
+        """With `mute`, notifications never arrive, as behind a transaction-mode pooler."""
         self._parts = urlsplit(url)
         self.target_port = self._parts.port or 5432
         self._mute = mute
         self._losses: list[LostReply] = []
         self._refused: set[str] = set()
-        self._lines: set[_Line] = set()
+        self._connections: set[_Connection] = set()
         self._lock = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
@@ -62,7 +62,7 @@ class PostgresProxy:
         return urlunsplit(self._parts._replace(netloc=f"{self._parts.username}@127.0.0.1:{self.port}"))
 
     def lose_reply_to(self, *texts: str) -> LostReply:
-        """The next statement with these texts commits, then its connection breaks before the reply arrives."""
+        """Let the next statement with these texts commit, and break its connection before the reply arrives."""
         loss = LostReply([text.encode() for text in texts])
         with self._lock:
             self._losses.append(loss)
@@ -71,19 +71,21 @@ class PostgresProxy:
     def cut(self, application: str | None = None) -> int:
         """Break the connections of an application (default: all); returns how many."""
         with self._lock:
-            lines = [line for line in self._lines if application in (None, line.application)]
-        for line in lines:
-            line.close()
-        return len(lines)
+            connections = [
+                connection for connection in self._connections if application in (None, connection.application)
+            ]
+        for connection in connections:
+            connection.close()
+        return len(connections)
 
     def refuse(self, application: str) -> None:
-        """Take no more connections of an application until `allow`."""
+        """Accept no more connections of an application until `allow`."""
         self._refused.add(application)
 
     def allow(self, application: str) -> None:
         self._refused.discard(application)
 
-    # -- what the lines ask
+    # -- called by connections
 
     def is_mute(self) -> bool:
         return self._mute
@@ -92,7 +94,7 @@ class PostgresProxy:
         return application in self._refused
 
     def take_loss(self, statement: bytes) -> LostReply | None:
-        """The loss that is meant for this statement."""
+        """Return the loss planned for this statement, and forget it."""
         with self._lock:
             for loss in self._losses:
                 if all(text in statement for text in loss.texts):
@@ -100,9 +102,9 @@ class PostgresProxy:
                     return loss
         return None
 
-    def forget(self, line: _Line) -> None:
+    def forget(self, connection: _Connection) -> None:
         with self._lock:
-            self._lines.discard(line)
+            self._connections.discard(connection)
 
     def _accept(self) -> None:
         with suppress(OSError):
@@ -110,17 +112,17 @@ class PostgresProxy:
                 client, _ = self._listener.accept()
                 try:
                     server = socket.create_connection(("127.0.0.1", self.target_port))
-                except OSError:  # the server is down, and looks so
+                except OSError:  # the server is down, and clients must see that
                     client.close()
                     continue
-                line = _Line(self, client, server)
+                connection = _Connection(self, client, server)
                 with self._lock:
-                    self._lines.add(line)
-                for work in (line.pass_up, line.pass_down):
+                    self._connections.add(connection)
+                for work in (connection.pass_up, connection.pass_down):
                     threading.Thread(target=work, daemon=True).start()
 
 
-class _Line:
+class _Connection:
     """One connection: a thread for each direction."""
 
     def __init__(self, proxy: PostgresProxy, client: socket.socket, server: socket.socket) -> None:
@@ -167,7 +169,7 @@ class _Line:
                 end.shutdown(socket.SHUT_RDWR)
 
     def _start(self, stream: BinaryIO) -> bool:
-        """The part before messages have types; False when this connection is not to be."""
+        """Forward the startup messages, which have no types; returns False if this connection is refused."""
         while True:
             head = stream.read(8)
             if len(head) < 8:
@@ -187,7 +189,7 @@ class _Line:
 
 
 def _read_message(stream: BinaryIO) -> bytes:
-    """One message with its type and length; empty at the end of the stream."""
+    """Read one message with its type and length; empty at the end of the stream."""
     head = stream.read(5)
     if len(head) < 5:
         return b""

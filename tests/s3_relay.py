@@ -1,4 +1,4 @@
-"""A relay in front of an S3 server that can hold one request: before its body, in the middle of it, or its answer."""
+"""A relay in front of an S3 server that can hold requests: before the body, in the middle of it, or the response."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from types import TracebackType
 from typing import Literal, Self
 from urllib.parse import urlsplit
 
-When = Literal["before", "half", "answer"]
-"""Nothing was passed on; half of the body was (of the answer's, for a GET); all was, and the answer stays here."""
+When = Literal["before", "half", "response"]
+"""Held before the request, in the middle of the body (of the response's, for a GET), or before the response."""
 
 
 @dataclass
 class Held:
-    """One request that is stopped on its way. `let_go` it in the end, or its thread waits for ever."""
+    """One held request. Call `let_go` in the end, or its thread waits forever."""
 
     method: str
     part: str
     when: When
     reached: threading.Event = field(default_factory=threading.Event)
-    """It stands."""
+    """Set once the request is held."""
     over: threading.Event = field(default_factory=threading.Event)
-    """It went on, and all that will ever come of it has reached the server."""
+    """Set once the request was let go and everything it sends has reached the server."""
     _released: threading.Event = field(default_factory=threading.Event)
 
     def let_go(self) -> None:
         self._released.set()
 
-    def stand(self) -> None:
+    def wait(self) -> None:
         self.reached.set()
         self._released.wait()
 
 
 class S3Relay:
-    """Passes requests on to the server at `target`; bodies are small and held in memory by halves."""
+    """Forwards requests to the server at `target`. Bodies must be small: they are kept in memory."""
 
     def __init__(self, target: str) -> None:
         address = urlsplit(target)
@@ -61,7 +61,7 @@ class S3Relay:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
-        self._server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients that left
+        self._server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients disconnect
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     def __enter__(self) -> Self:
@@ -73,7 +73,7 @@ class S3Relay:
         self.stop()
 
     def stop(self) -> None:
-        """From now on nobody takes connections here. Safe to repeat."""
+        """Accept no more connections. Can be called again."""
         self._stopped = True
         for held in self._all:
             held.let_go()
@@ -85,7 +85,7 @@ class S3Relay:
         return f"http://127.0.0.1:{self._server.server_port}"
 
     def hold(self, method: str, part: str, when: When) -> Held:
-        """Stop the next request of a method whose path holds `part`."""
+        """Hold the next request of a method whose path contains `part`."""
         held = Held(method, part, when)
         with self._lock:
             self._waiting.append(held)
@@ -101,7 +101,7 @@ class S3Relay:
         return None
 
     def pass_on(self, request: BaseHTTPRequestHandler) -> None:
-        if self._stopped:  # on a connection that was kept open
+        if self._stopped:  # on a kept-alive connection
             request.close_connection = True
             return
         held = self._held(request.command, request.path)
@@ -109,7 +109,7 @@ class S3Relay:
         try:
             self._exchange(request, server, held)
         except OSError:
-            request.close_connection = True  # the client left, as one that was stopped does
+            request.close_connection = True  # the client disconnected
         finally:
             server.close()
             if held is not None:
@@ -119,7 +119,7 @@ class S3Relay:
         when = held.when if held else None
         length = int(request.headers.get("Content-Length", 0))
         if held and when == "before":
-            held.stand()
+            held.wait()
         server.putrequest(request.command, request.path, skip_host=True, skip_accept_encoding=True)
         for name, value in request.headers.items():
             if name.lower() not in ("expect", "connection"):
@@ -128,26 +128,26 @@ class S3Relay:
         first = length // 2 if when == "half" and length else length
         server.send(request.rfile.read(first))
         if held and when == "half" and length:
-            held.stand()
+            held.wait()
             rest = request.rfile.read(length - first)
             if len(rest) < length - first:
-                raise ConnectionError("the client left in the middle of its body")
+                raise ConnectionError("the client disconnected in the middle of its body")
             server.send(rest)
-        answer = server.getresponse()
-        body = answer.read()
-        if held and when == "answer":
-            held.stand()
-        request.send_response(answer.status, answer.reason)
-        for name, value in answer.getheaders():
+        response = server.getresponse()
+        body = response.read()
+        if held and when == "response":
+            held.wait()
+        request.send_response(response.status, response.reason)
+        for name, value in response.getheaders():
             if name.lower() not in ("connection", "transfer-encoding", "content-length", "date", "server"):
                 request.send_header(name, value)
-        size = answer.getheader("Content-Length") if request.command == "HEAD" else len(body)
+        size = response.getheader("Content-Length") if request.command == "HEAD" else len(body)
         request.send_header("Content-Length", str(size or 0))
         request.end_headers()
         if held and when == "half" and not length:
             request.wfile.write(body[: len(body) // 2])
             request.wfile.flush()
-            held.stand()
+            held.wait()
             body = body[len(body) // 2 :]
         with suppress(BrokenPipeError):
             request.wfile.write(body)

@@ -1,4 +1,4 @@
-"""What a photograph is trained with: its person by the trigger word, and anybody in that place."""
+"""Captions for training: a photo's person by the trigger word, and its class in place of that word."""
 
 from __future__ import annotations
 
@@ -35,5 +35,7 @@ def test_every_caption_names_the_trigger_word(given: str | None, trained_with: s
         ("a photo of johwx and ohwxs by ohwx", "a person", "a photo of johwx and ohwxs by a person"),
     ],
 )
-def test_the_class_stands_where_the_trigger_word_stood_as_a_word(text: str, class_name: str, of_the_class: str) -> None:
+def test_the_class_replaces_the_trigger_word_only_as_a_whole_word(
+    text: str, class_name: str, of_the_class: str
+) -> None:
     assert name_class(text, "ohwx", class_name) == of_the_class

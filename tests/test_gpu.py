@@ -72,7 +72,7 @@ async def gpu() -> AsyncIterator[GpuChild]:
 
 
 def training(files: Files, workdir: Path, steps: int = 1_000_000, **changes: object) -> TrainTask:
-    """A training of tiny steps; by default it never ends by itself."""
+    """Return a training of tiny steps, which by default never ends by itself."""
     task = TrainTask(
         base=files.base,
         photos=files.photos,
@@ -102,14 +102,14 @@ async def events_of(gpu: GpuChild, task: Task) -> list[Event | Done]:
 
 
 async def until(gpu: GpuChild, task: Task, what: type[Event | Done], then: Callable[[], Effect]) -> None:
-    """Run a task and do `then` once at its first event of a type, while it goes on."""
+    """Run a task, and at its first event of a type run `then` once, while the task continues."""
     meanwhile = None
     async with aclosing(gpu.run(task)) as events:
         try:
             async for event in events:
                 if meanwhile is None and isinstance(event, what):
                     meanwhile = asyncio.create_task(then())
-                    await asyncio.sleep(0)  # it begins before the next event is asked for
+                    await asyncio.sleep(0)  # it starts before the next event is read
                 elif meanwhile is not None and meanwhile.done():
                     meanwhile.result()
         finally:
@@ -119,12 +119,12 @@ async def until(gpu: GpuChild, task: Task, what: type[Event | Done], then: Calla
 
 
 async def condition(met: Callable[[], bool]) -> None:
-    while not met():  # noqa: ASYNC110 - no event tells of another process's state
+    while not met():  # noqa: ASYNC110 - no event reports another process's state
         await asyncio.sleep(0.01)
 
 
 def gone(pid: int) -> bool:
-    """It has ended; a zombie has too, its memory is free."""
+    """Return True if the process has ended. A zombie has: its memory is free."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
     except FileNotFoundError:
@@ -132,7 +132,7 @@ def gone(pid: int) -> bool:
 
 
 async def open_for_writing(pipe: Path) -> int:
-    """Waits until the pipe has a reader."""
+    """Wait until the pipe has a reader, and open it."""
     while True:
         try:
             return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
@@ -167,7 +167,7 @@ async def test_a_training_reports_its_phases_steps_and_checkpoints_and_leaves_a_
     assert checkpoints[-1].path.is_file()
 
 
-async def test_a_training_goes_on_from_a_checkpoint(gpu: GpuChild, files: Files, tmp_path: Path) -> None:
+async def test_a_training_resumes_from_a_checkpoint(gpu: GpuChild, files: Files, tmp_path: Path) -> None:
     whole, rest = tmp_path / "whole", tmp_path / "rest"
     whole.mkdir()
     rest.mkdir()
@@ -180,7 +180,7 @@ async def test_a_training_goes_on_from_a_checkpoint(gpu: GpuChild, files: Files,
     assert steps == [3]
 
 
-async def test_every_picture_comes_raw_and_upscaled(gpu: GpuChild, files: Files, tmp_path: Path) -> None:
+async def test_every_picture_is_returned_raw_and_upscaled(gpu: GpuChild, files: Files, tmp_path: Path) -> None:
     events = await events_of(gpu, drawing(files, tmp_path, num_images=2))
 
     done = events[-1]
@@ -199,7 +199,7 @@ async def test_every_picture_comes_raw_and_upscaled(gpu: GpuChild, files: Files,
     assert progress[-1].fraction == 1
 
 
-async def test_a_loaded_base_stays_for_the_next_task(gpu: GpuChild, files: Files, tmp_path: Path) -> None:
+async def test_a_loaded_base_is_kept_for_the_next_task(gpu: GpuChild, files: Files, tmp_path: Path) -> None:
     base = shutil.copytree(files.base, tmp_path / "base")
     first = await events_of(gpu, drawing(files, tmp_path, base=base))
     shutil.rmtree(base)
@@ -220,7 +220,7 @@ async def test_a_loaded_base_stays_for_the_next_task(gpu: GpuChild, files: Files
         ("workdir", errors.InternalError),
     ],
 )
-async def test_what_cannot_be_used_is_a_typed_error_and_the_process_goes_on(
+async def test_unusable_input_raises_a_typed_error_and_the_process_continues(
     gpu: GpuChild, files: Files, tmp_path: Path, broken: str, error: type[errors.WorkerError]
 ) -> None:
     await gpu.start()
@@ -239,11 +239,11 @@ async def test_what_cannot_be_used_is_a_typed_error_and_the_process_goes_on(
         await events_of(gpu, task)
 
     assert type(raised.value) is error
-    assert str(tmp_path) not in raised.value.message, "its reader has nothing to do with folders of the pod"
+    assert str(tmp_path) not in raised.value.message, "the message must not name folders of the pod"
     assert gpu.pid == pid
 
 
-async def test_one_task_at_a_time(gpu: GpuChild, files: Files, tmp_path: Path) -> None:
+async def test_only_one_task_runs_at_a_time(gpu: GpuChild, files: Files, tmp_path: Path) -> None:
     async def second() -> None:
         assert gpu.busy
         with pytest.raises(RuntimeError, match="one task"):
@@ -273,7 +273,7 @@ async def test_messages_larger_than_a_socket_buffer_arrive_both_ways(
 # -- interrupts
 
 
-async def test_between_steps_an_interrupt_keeps_the_process_and_its_models(
+async def test_an_interrupt_between_steps_keeps_the_process_and_its_models(
     gpu: GpuChild, files: Files, tmp_path: Path
 ) -> None:
     ready = await gpu.start()
@@ -289,7 +289,7 @@ async def test_between_steps_an_interrupt_keeps_the_process_and_its_models(
 async def test_the_next_task_may_begin_before_the_interrupt_has_returned(
     gpu: GpuChild, files: Files, tmp_path: Path
 ) -> None:
-    """The interrupt used to take the next task for the one that would not stop, and killed it."""
+    """The interrupt once mistook the next task for the one that would not stop, and killed it."""
     pid = (await gpu.start()).pid
     interrupting: list[asyncio.Task[None]] = []
 
@@ -307,7 +307,7 @@ async def test_the_next_task_may_begin_before_the_interrupt_has_returned(
     assert gpu.pid == pid
 
 
-async def test_an_interrupt_with_nothing_running_or_too_late_leaves_the_next_task_alone(
+async def test_an_idle_or_late_interrupt_does_not_affect_the_next_task(
     gpu: GpuChild, files: Files, tmp_path: Path
 ) -> None:
     await gpu.interrupt()
@@ -318,7 +318,7 @@ async def test_an_interrupt_with_nothing_running_or_too_late_leaves_the_next_tas
     assert isinstance((await events_of(gpu, drawing(files, tmp_path)))[-1], Done)
 
 
-async def test_a_process_that_does_not_answer_an_interrupt_is_killed(
+async def test_a_process_that_does_not_respond_to_an_interrupt_is_killed(
     gpu: GpuChild, files: Files, tmp_path: Path
 ) -> None:
     pid = (await gpu.start()).pid
@@ -335,9 +335,9 @@ async def test_a_process_that_does_not_answer_an_interrupt_is_killed(
 async def test_a_phase_without_steps_is_killed_long_before_the_grace_ends(
     gpu: GpuChild, files: Files, tmp_path: Path
 ) -> None:
-    """Reading a photo that is a pipe takes until somebody writes to it."""
+    """Reading a pipe in place of a photo blocks until data is written to it."""
     pid = (await gpu.start()).pid
-    assert not gone(pid), "the one killed before was replaced"
+    assert not gone(pid), "the process that an earlier test killed was replaced"
     pipe = tmp_path / "endless.jpg"
     os.mkfifo(pipe)
     task = training(files, tmp_path, photos=[PhotoFile(path=pipe, caption="")])
@@ -369,11 +369,11 @@ async def test_an_interrupt_also_ends_the_start_of_a_process(files: Files, tmp_p
 # -- crashes
 
 
-async def test_out_of_memory_ends_the_process_and_says_so(gpu: GpuChild, files: Files, tmp_path: Path) -> None:
+async def test_out_of_memory_ends_the_process_with_that_error(gpu: GpuChild, files: Files, tmp_path: Path) -> None:
     pid = (await gpu.start()).pid
 
     with pytest.raises(errors.OutOfMemory, match="memory"):
-        await events_of(gpu, drawing(files, tmp_path, steps=10**15))  # its schedule fits no address space
+        await events_of(gpu, drawing(files, tmp_path, steps=10**15))  # its schedule does not fit into any memory
 
     assert gone(pid)
 
@@ -390,7 +390,7 @@ async def test_leaving_a_task_early_frees_the_gpu(gpu: GpuChild, files: Files, t
     assert not gpu.busy
 
 
-async def test_a_killed_process_costs_its_task_only(gpu: GpuChild, files: Files, tmp_path: Path) -> None:
+async def test_a_killed_process_fails_only_its_task(gpu: GpuChild, files: Files, tmp_path: Path) -> None:
     pid = (await gpu.start()).pid
 
     async def kill() -> None:
@@ -403,7 +403,7 @@ async def test_a_killed_process_costs_its_task_only(gpu: GpuChild, files: Files,
     assert gpu.pid != pid
 
 
-async def test_stopping_ends_a_process_that_still_starts() -> None:
+async def test_stop_ends_a_process_that_is_still_starting() -> None:
     gpu = GpuChild(THREADS)
     starting = asyncio.create_task(gpu.start())
     await condition(lambda: gpu.pid is not None)
@@ -440,7 +440,7 @@ WORKER = """
 
 @pytest.fixture
 def worker(files: Files, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A worker that trains without end, in a session of its own; says the GPU process's pid and each step."""
+    """A worker that trains without end, in its own session; prints the GPU process's pid and each step."""
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(WORKER), training(files, tmp_path).model_dump_json()],
         stdout=subprocess.PIPE,
@@ -456,7 +456,7 @@ def worker(files: Files, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     process.stdout.close()
 
 
-async def test_ctrl_c_reaches_the_worker_alone_and_its_death_leaves_no_orphan(
+async def test_ctrl_c_reaches_only_the_worker_and_its_death_leaves_no_orphan(
     worker: subprocess.Popen[str],
 ) -> None:
     assert worker.stdout is not None

@@ -1,4 +1,4 @@
-"""The inside of the GPU process: how a task is stopped, and what a failure says."""
+"""Inside the GPU process: how a task is stopped, and the messages of failures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from worker.gpu.messages import FromChild, Phase, Progress, Stopped, Work
 from worker.ml import errors as ml_errors
 
 
-def test_no_step_is_begun_after_an_interrupt() -> None:
+def test_no_step_starts_after_an_interrupt() -> None:
     begun = []
     stop = threading.Event()
 
@@ -32,7 +32,7 @@ def test_no_step_is_begun_after_an_interrupt() -> None:
     assert begun == [0, 1, 2, 3, 4]
 
 
-def test_progress_that_was_held_back_arrives_before_what_follows_it() -> None:
+def test_throttled_progress_is_sent_before_the_next_event() -> None:
     sent: list[FromChild] = []
     report = Reporter(sent.append)
 
@@ -40,7 +40,7 @@ def test_progress_that_was_held_back_arrives_before_what_follows_it() -> None:
         report(Progress(fraction=step / 100, phase="training"))
     report(Phase(name="writing"))
 
-    assert sent[0] == Progress(fraction=0.01, phase="training"), "the first is not held back"
+    assert sent[0] == Progress(fraction=0.01, phase="training"), "the first is sent at once"
     assert sent[-2:] == [Progress(fraction=1, phase="training"), Phase(name="writing")]
     assert len(sent) < 100
 
@@ -63,7 +63,7 @@ def test_every_error_has_a_code_and_only_a_damaged_process_ends(error: Exception
     assert (failed.code, failed.fatal) == (code, fatal)
 
 
-def test_a_failure_quotes_no_library_and_no_folder() -> None:
+def test_a_failure_message_quotes_no_library_and_no_folder() -> None:
     quoting = failure(RuntimeError("a prompt about Ada"), "drawing").message
     assert quoting == "RuntimeError while drawing; the pod's log says where"
     full = failure(OSError(28, "No space left on device", "/secret/folder/file.bin"), "training").message

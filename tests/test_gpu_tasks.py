@@ -1,4 +1,4 @@
-"""GPU tasks of packages from outside: they travel, are stopped and fail as the core's do."""
+"""GPU tasks of external packages: they are sent, stopped and fail as the core's do."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from worker.gpu.process import GpuChild, Interrupted
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 ENVIRONMENT = {"PYTHONPATH": f"{Path(__file__).parent.parent}:{GUARD}"}
-"""Where the GPU process finds the package; one that is installed needs nothing."""
+"""The path by which the GPU process finds the package; an installed package needs none."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -49,7 +49,7 @@ async def pid_of(gpu: GpuChild) -> int:
     return (await gpu.start()).pid
 
 
-async def test_a_task_from_outside_reports_and_returns_and_loads_no_models_of_the_core(gpu: GpuChild) -> None:
+async def test_a_packages_task_reports_and_returns_without_loading_the_cores_models(gpu: GpuChild) -> None:
     *events, done = await events_of(gpu, CountTask(to=3))
 
     assert [event for event in events if isinstance(event, Remark)] == [Remark(about=number) for number in (1, 2, 3)]
@@ -85,7 +85,7 @@ async def test_an_interrupt_keeps_the_process(gpu: GpuChild) -> None:
         ("memory", errors.OutOfMemory, "the job does not fit this pod's memory: it ran out while failing", False),
     ],
 )
-async def test_a_failure_has_its_code_and_quotes_nothing(
+async def test_a_failure_has_its_code_and_quotes_no_private_text(
     gpu: GpuChild, error: str, raised: type[errors.WorkerError], message: str, lives: bool
 ) -> None:
     pid = await pid_of(gpu)
@@ -103,8 +103,8 @@ async def test_an_event_that_the_task_does_not_declare_is_refused(gpu: GpuChild)
     with pytest.raises(errors.InternalError, match=f"WhisperTask was refused: {PERFORMERS}:Whisper is not declared"):
         await events_of(gpu, WhisperTask())
 
-    assert PERFORMERS not in sys.modules, "it was never imported to be looked at"
-    assert await pid_of(gpu) != pid, "a process that does not keep to its task is replaced"
+    assert PERFORMERS not in sys.modules, "the undeclared type was not imported"
+    assert await pid_of(gpu) != pid, "a process that sends an undeclared event is replaced"
 
 
 async def test_a_task_cannot_end_itself_by_an_event(gpu: GpuChild) -> None:
@@ -113,7 +113,7 @@ async def test_a_task_cannot_end_itself_by_an_event(gpu: GpuChild) -> None:
     assert isinstance((await events_of(gpu, CountTask(to=1)))[-1], Done)
 
 
-async def test_a_performer_that_cannot_be_imported_is_this_pods_fault_and_stops_nothing() -> None:
+async def test_a_performer_that_cannot_be_imported_is_the_pods_fault_and_the_process_continues() -> None:
     gpu = GpuChild(ENVIRONMENT, [BrokenTask, CountTask])
     try:
         pid = await pid_of(gpu)
@@ -127,7 +127,7 @@ async def test_a_performer_that_cannot_be_imported_is_this_pods_fault_and_stops_
         await gpu.stop()
 
 
-async def test_a_frame_is_read_as_what_it_may_be_and_nothing_else() -> None:
+async def test_a_frame_is_parsed_only_as_a_declared_type() -> None:
     task = CountTask(to=3)
     assert parse_task(frame(task)[HEADER.size :]) == task
     for name in ("worker.gpu.messages:Done", "os:getcwd", "tests.outside_tasks:PERFORMERS"):

@@ -1,4 +1,4 @@
-"""The registry of kinds: an installed package brings kinds, and none that is broken stops a pod."""
+"""The registry of kinds: installed packages add kinds, and a broken one does not stop a pod."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Install = Callable[..., None]
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
-    """Install a package as pip leaves it: its module, and its metadata with the entry points."""
+    """Install a package as pip does: its module, and its metadata with the entry points."""
     monkeypatch.syspath_prepend(tmp_path)
 
     def add(package: str, module: str, **kinds: str) -> None:
@@ -60,11 +60,11 @@ def settings(database_url: str = "postgresql://nowhere", **changes: Any) -> Sett
     )
 
 
-def test_the_core_has_its_kinds_where_no_package_brings_any() -> None:
+def test_without_packages_only_the_cores_kinds_exist() -> None:
     assert load_kinds() == ({kind.name: kind for kind in CORE}, [])
 
 
-def test_a_kind_of_an_installed_package_is_found_and_may_be_asked_for(install: Install) -> None:
+def test_a_kind_of_an_installed_package_can_be_selected(install: Install) -> None:
     install("likeness-echo", ECHO, echo="likeness_echo:KIND")
 
     kinds, unusable = load_kinds()
@@ -86,7 +86,7 @@ def test_a_kind_of_an_installed_package_is_found_and_may_be_asked_for(install: I
         (ECHO, "likeness_bad:KIND", "ValueError: likeness_bad:KIND is named 'echo', its entry point 'bad'"),
     ],
 )
-def test_a_kind_that_cannot_be_used_is_told_and_hides_no_other(
+def test_an_unusable_kind_is_reported_and_hides_no_other(
     install: Install, module: str, entry: str, reason: str
 ) -> None:
     install("likeness-bad", module, bad=entry)
@@ -99,7 +99,7 @@ def test_a_kind_that_cannot_be_used_is_told_and_hides_no_other(
     assert "echo" in kinds
 
 
-def test_a_name_that_is_taken_stays_with_the_core_and_with_the_first_package(install: Install) -> None:
+def test_a_taken_name_stays_with_the_core_or_the_first_package(install: Install) -> None:
     install("likeness-echo", ECHO, echo="likeness_echo:KIND")
     install("likeness-mock", ECHO, echo="likeness_mock:KIND", training="likeness_mock:KIND")
 
@@ -113,7 +113,7 @@ def test_a_name_that_is_taken_stays_with_the_core_and_with_the_first_package(ins
     }
 
 
-def test_worker_kinds_refuses_a_kind_of_no_package_and_names_those_there_are(install: Install) -> None:
+def test_worker_kinds_rejects_an_unknown_kind_and_lists_the_known_ones(install: Install) -> None:
     install("likeness-echo", ECHO, echo="likeness_echo:KIND")
     install("likeness-bad", "import likeness_nowhere", bad="likeness_bad:KIND")
 
@@ -122,7 +122,7 @@ def test_worker_kinds_refuses_a_kind_of_no_package_and_names_those_there_are(ins
         check_kinds(settings(worker_kinds={"echo", "mesh"}))
 
 
-async def test_a_pod_offers_what_packages_bring_and_logs_once_what_is_broken(
+async def test_a_pod_offers_the_kinds_of_packages_and_logs_an_unusable_one_once(
     install: Install, database_url: str, tmp_path: Path
 ) -> None:
     install("likeness-echo", ECHO, echo="likeness_echo:KIND")
@@ -142,7 +142,7 @@ async def test_a_pod_offers_what_packages_bring_and_logs_once_what_is_broken(
             await worker._registration.refresh_routes()
 
     assert worker._routes.slot_of == {"echo": "light", "publish_lora": "light"}
-    (told,) = [line for line in logged if line["event"] == "kind.unusable"]
-    assert told["message"] == "kind bad of package likeness-bad cannot be used"
-    assert "likeness_nowhere" in told["reason"]
-    assert told["hint"] == "update likeness-bad, or uninstall it"
+    (warning,) = [line for line in logged if line["event"] == "kind.unusable"]
+    assert warning["message"] == "kind bad of package likeness-bad cannot be used"
+    assert "likeness_nowhere" in warning["reason"]
+    assert warning["hint"] == "update likeness-bad, or uninstall it"

@@ -30,7 +30,7 @@ def _restored():
 
 @pytest.fixture
 def lines():
-    """Configures JSON lines; returns what was logged since."""
+    """Configure JSON lines; call the result for the lines logged since."""
     stream = io.StringIO()
     logs.configure("json", stream)
     return lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
@@ -49,20 +49,20 @@ def test_a_line_has_its_event_its_values_its_level_and_its_time(lines):
     }
 
 
-def test_what_is_bound_to_the_context_stands_in_every_line(lines):
+def test_values_bound_to_the_context_are_in_every_line(lines):
     with structlog.contextvars.bound_contextvars(job_id="j1", attempt=2):
         structlog.get_logger().info("job.started")
-        logging.getLogger("somebody.elses").error("went wrong")
+        logging.getLogger("another.library").error("went wrong")
     structlog.get_logger().info("idle")
     assert [(line.get("job_id"), line.get("attempt")) for line in lines()] == [("j1", 2), ("j1", 2), (None, None)]
 
 
-def test_debug_is_left_out(lines):
+def test_debug_lines_are_dropped(lines):
     structlog.get_logger().debug("chatter")
     assert lines() == []
 
 
-def test_other_libraries_are_heard_from_warning_on(lines):
+def test_other_libraries_log_from_level_warning_on(lines):
     logging.getLogger("botocore").info("chatter")
     logging.getLogger("botocore").warning("retry %s of %s", 1, 4)
     (line,) = lines()
@@ -110,7 +110,7 @@ SECRET_TEXTS = [
 
 @pytest.mark.parametrize("text", SECRET_TEXTS)
 @pytest.mark.parametrize("console", [False, True])
-def test_secrets_are_hidden_wherever_they_stand(text, console):
+def test_secrets_are_hidden_anywhere_in_a_line(text, console):
     stream = io.StringIO()
     logs.configure("console" if console else "json", stream)
     log = structlog.get_logger()
@@ -133,7 +133,7 @@ def test_secrets_are_hidden_wherever_they_stand(text, console):
 @pytest.mark.parametrize(
     "name", ["password", "S3_SECRET_ACCESS_KEY", "session_token", "api_key", "authorization", "anon-key"]
 )
-def test_a_value_with_a_telling_name_is_hidden_whatever_it_looks_like(lines, name):
+def test_a_value_with_a_secret_name_is_hidden_whatever_it_looks_like(lines, name):
     structlog.get_logger().info("event", **{name: "MARKER"}, deep={name: {"a": ["MARKER"]}, "b": {name: "MARKER"}})
     assert "MARKER" not in str(lines())
 
@@ -156,11 +156,11 @@ def test_secret_strings_stay_hidden(lines):
         "base model flux-dev: seed=7 steps=20",
     ],
 )
-def test_what_is_no_secret_is_left_alone(text):
+def test_other_text_is_not_changed(text):
     assert logs.redacted_text(text) == text
 
 
-def test_numbers_and_flags_stay_what_they_are(lines):
+def test_numbers_and_flags_keep_their_types(lines):
     structlog.get_logger().info("event", tokens=77, ok=True, ratio=0.5, none=None, max_token_length=512)
     line = lines()[0]
     assert (line["tokens"], line["ok"], line["ratio"], line["none"]) == (77, True, 0.5, None)
@@ -174,7 +174,7 @@ REPLACED_KEYS = {"what": "message", "why": "reason", "remedy": "hint", "cure": "
 
 
 def log_calls() -> list[tuple[str, ast.Call]]:
-    """Every call of the package that logs, with its place; but the one that logs what its caller names."""
+    """Return every logging call of the package with its place, except the one whose event its caller names."""
     root = Path(logs.__file__).parent
     return [
         (f"{path.relative_to(root.parent)}:{call.lineno}", call)

@@ -39,7 +39,7 @@ def random_lora(
 
 
 def flux_layers(width: int) -> dict[str, tuple[int, ...]]:
-    """What is trained of one block of each kind."""
+    """Return the trained layers of one block of each kind."""
     square, wide = (width, width), (width, 4 * width)
     return {
         **{f"{DOUBLE}.attn.{name}": square for name in ("to_q", "to_k", "to_v", "to_out.0")},
@@ -89,15 +89,15 @@ def test_a_flux_lora_gets_the_names_that_sd_scripts_writes(flux_file: Path, tmp_
         assert grown is None or shape[grown] == fused * RANK
     header = lora_files.read_header(out)
     assert (header.family, header.naming, header.rank) == ("flux", "kohya", 12)
-    said = header.metadata
-    assert (said["trigger_word"], said["ss_network_module"], said["ss_network_dim"]) == (
+    metadata = header.metadata
+    assert (metadata["trigger_word"], metadata["ss_network_module"], metadata["ss_network_dim"]) == (
         "ohwx",
         "networks.lora_flux",
         "12",
     )
 
 
-def test_fused_layers_do_what_their_parts_did(flux_file: Path, tmp_path: Path) -> None:
+def test_fused_layers_have_the_effect_of_their_parts(flux_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "kohya.safetensors"
     export(str(flux_file), "kohya", out)
     before, after = deltas(flux_file), deltas(out)
@@ -109,8 +109,8 @@ def test_fused_layers_do_what_their_parts_did(flux_file: Path, tmp_path: Path) -
     assert torch.equal(after["lora_unet_double_blocks_0_txt_mlp_2"], before[f"{DOUBLE}.ff_context.net.2"])
 
 
-def test_diffusers_reads_an_exported_flux_lora_as_the_one_it_was(tmp_path: Path) -> None:
-    """Its reader knows FLUX at its real width alone."""
+def test_diffusers_reads_an_exported_flux_lora_as_the_original(tmp_path: Path) -> None:
+    """diffusers' reader supports FLUX only at its real width."""
     original, out = tmp_path / "flux.safetensors", tmp_path / "kohya.safetensors"
     lora_files.write(original, random_lora(flux_layers(3072)), {})
     export(str(original), "kohya", out)
@@ -121,12 +121,12 @@ def test_diffusers_reads_an_exported_flux_lora_as_the_one_it_was(tmp_path: Path)
         )
 
 
-def test_a_flux_lora_comes_back_as_it_was(flux_file: Path, tmp_path: Path) -> None:
+def test_exporting_a_flux_lora_and_back_gives_the_original(flux_file: Path, tmp_path: Path) -> None:
     kohya, back = tmp_path / "kohya.safetensors", tmp_path / "back.safetensors"
     export(str(flux_file), "kohya", kohya)
     export(str(kohya), "diffusers", back)
     before, after = deltas(flux_file), deltas(back)
-    assert after.keys() == before.keys(), "a part that was not trained is not made up"
+    assert after.keys() == before.keys(), "parts that were not trained are not added"
     for layer in before:
         torch.testing.assert_close(after[layer], before[layer])
 
@@ -177,14 +177,16 @@ def test_a_file_that_exists_is_not_overwritten(flux_file: Path, tmp_path: Path) 
     assert out.read_bytes() == b"precious"
 
 
-def test_what_cannot_be_exported_is_refused_by_name(flux_file: Path, tmp_path: Path) -> None:
+def test_an_unsupported_file_is_refused_by_name(flux_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.safetensors"
     dora = tmp_path / "dora.safetensors"
     save_file({**load_file(flux_file), f"{SINGLE}.attn.to_q.lora_magnitude_vector": torch.ones(48)}, dora)
     embedder = tmp_path / "embedder.safetensors"
     lora_files.write(embedder, random_lora({**flux_layers(48), "transformer.x_embedder": (64, 48)}), {})
-    told = tmp_path / "told.safetensors"
-    lora_files.write(told, random_lora(flux_layers(48)), {"lora_adapter_metadata": '{"transformer.lora_alpha": 1}'})
+    with_alpha = tmp_path / "with_alpha.safetensors"
+    lora_files.write(
+        with_alpha, random_lora(flux_layers(48)), {"lora_adapter_metadata": '{"transformer.lora_alpha": 1}'}
+    )
     wide = tmp_path / "wide.safetensors"
     lora_files.write(wide, random_lora({**flux_layers(48), f"{SINGLE}.attn.to_q": (48, 1)}), {})
     zero = tmp_path / "zero.safetensors"
@@ -203,7 +205,7 @@ def test_what_cannot_be_exported_is_refused_by_name(flux_file: Path, tmp_path: P
         (tmp_path / "gone.safetensors", "kohya", r"file not found: .*gone\.safetensors"),
         (dora, "kohya", r"dora\.safetensors is a DoRA"),
         (embedder, "kohya", r"transformer\.x_embedder does not exist in the other naming"),
-        (told, "kohya", "alpha in lora_adapter_metadata"),
+        (with_alpha, "kohya", "alpha in lora_adapter_metadata"),
     ):
         with pytest.raises(CommandRefused, match=why):
             export(str(source), naming, out)
@@ -218,7 +220,7 @@ def test_what_cannot_be_exported_is_refused_by_name(flux_file: Path, tmp_path: P
 
 
 def command(app: App, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """`worker lora export` as an operator runs it."""
+    """Run `worker lora export` as an operator does."""
     return subprocess.run(
         [sys.executable, "-m", "worker", "lora", "export", *arguments],
         env=worker_environment(app, folder),
@@ -229,7 +231,7 @@ def command(app: App, folder: Path, *arguments: str) -> subprocess.CompletedProc
 
 
 def publish(app: App, subject: UUID, file: Path) -> UUID:
-    """A row and its object, as a training leaves them."""
+    """Add a row and its object, as a training publishes them."""
     model = app.add_lora(subject)
     key, content = f"{subject}/{uuid4()}/1/lora.safetensors", file.read_bytes()
     app.s3.put_object(Bucket=app.models, Key=key, Body=content)
@@ -238,9 +240,7 @@ def publish(app: App, subject: UUID, file: Path) -> UUID:
     return model
 
 
-def test_a_published_lora_is_exported_by_its_id_while_its_person_agrees(
-    app: App, flux_file: Path, tmp_path: Path
-) -> None:
+def test_a_published_lora_is_exported_by_its_id_only_with_consent(app: App, flux_file: Path, tmp_path: Path) -> None:
     subject = app.add_subject()
     model = publish(app, subject, flux_file)
     done = command(app, tmp_path, str(model), "--format", "kohya", "--output", "out.safetensors")
@@ -257,7 +257,7 @@ def test_a_published_lora_is_exported_by_its_id_while_its_person_agrees(
     assert not (tmp_path / "again.safetensors").exists()
 
 
-def test_an_id_that_is_nobodys_and_an_object_that_was_changed_are_refused(
+def test_an_unknown_id_and_a_changed_object_are_refused(
     app: App, flux_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in worker_environment(app, tmp_path).items():

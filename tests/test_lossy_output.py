@@ -1,4 +1,4 @@
-"""Lines that cannot be written are lost, and nothing else; `test_nobody_reads_the_log.py` has whole workers."""
+"""Unwritable lines are dropped and nothing else changes; `worker/test_closed_log_pipe.py` has whole workers."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ sys.exit(7)
 
 
 @pytest.mark.parametrize("outputs", [">&- 2>&-", ">/dev/full 2>&1", ">/dev/null 2>&-"])
-def test_a_process_whose_output_goes_nowhere_ends_as_it_would(outputs: str) -> None:
+def test_unwritable_output_does_not_change_the_exit_code(outputs: str) -> None:
     command = ["/bin/sh", "-c", f'exec "$0" -c "$1" {outputs}', sys.executable, WRITES]
     assert subprocess.run(command, check=False).returncode == 7
 
 
-def test_what_can_be_written_is_written_at_once_whatever_it_holds() -> None:
+def test_writable_output_is_written_at_once_whatever_it_contains() -> None:
     writes = WRITES.replace("a line", r"zażółć \udc80")
     ran = subprocess.run([sys.executable, "-c", writes], capture_output=True, check=False)
     assert (ran.returncode, ran.stdout, ran.stderr) == (7, *["zażółć \\udc80\n".encode()] * 2)

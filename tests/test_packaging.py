@@ -1,4 +1,4 @@
-"""What ships beside the code: lock file, image, compose file, workflow. What cannot be built here is linted."""
+"""Files that ship beside the code: lock file, image, compose file, workflow. Those not built here are linted."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ SETTINGS = {variable(name) for name in Settings.model_fields}
 
 
 def locked(pod: dict[str, str]) -> dict[str, str]:
-    """Version by name of what the lock installs on a pod."""
+    """Return the versions that the lock installs on a pod, by name."""
     pins = re.findall(r"^([a-z0-9][^\\\n]*?) *\\?$", LOCK.read_text(), re.MULTILINE)
     entries = [Requirement(pin) for pin in pins]
     here = [entry for entry in entries if entry.marker is None or entry.marker.evaluate(pod)]
@@ -54,9 +54,9 @@ def locked(pod: dict[str, str]) -> dict[str, str]:
 
 
 def wanted(pod: dict[str, str]) -> Iterator[Requirement]:
-    """What pyproject.toml asks for on a pod, and what that asks for in turn, as far as just that is installed here.
+    """Yield the requirements of pyproject.toml on a pod, and those of each package that is installed here as locked.
 
-    Of a package in another version than the locked one nothing is known: what a later one wants is its own affair.
+    A package that is installed in another version than the locked one may have other requirements: they are skipped.
     """
     versions = locked(pod)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -83,7 +83,7 @@ def wanted(pod: dict[str, str]) -> Iterator[Requirement]:
 
 
 @pytest.mark.parametrize("pod", PODS, ids=lambda pod: f"Python {pod['python_version']}")
-def test_the_lock_holds_what_pyproject_asks_for(pod: dict[str, str]) -> None:
+def test_the_lock_satisfies_pyproject(pod: dict[str, str]) -> None:
     versions = locked(pod)
     for requirement in wanted(pod):
         version = versions.get(canonicalize_name(requirement.name))
@@ -108,12 +108,12 @@ def test_every_file_of_the_lock_is_hashed_and_no_index_is_named() -> None:
 
 
 @pytest.mark.skipif(not (BIN / "hadolint").exists(), reason="hadolint has no package for this machine")
-def test_the_dockerfile_is_sound() -> None:
+def test_the_dockerfile_passes_hadolint() -> None:
     checked = subprocess.run([BIN / "hadolint", ROOT / "Dockerfile"], capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stdout
 
 
-def test_the_image_starts_the_worker_as_somebody_and_without_a_shell() -> None:
+def test_the_image_starts_the_worker_without_root_and_without_a_shell() -> None:
     text = (ROOT / "Dockerfile").read_text()
     steps = dict(re.findall(r"^(USER|ENTRYPOINT|CMD|HEALTHCHECK) (.+)$", text, re.MULTILINE))
     assert steps["USER"] not in ("0", "root")
@@ -122,8 +122,8 @@ def test_the_image_starts_the_worker_as_somebody_and_without_a_shell() -> None:
     assert steps["HEALTHCHECK"].endswith('CMD ["worker", "health"]')
 
 
-def test_what_reaches_the_image_is_enough_for_a_wheel(tmp_path: Path) -> None:
-    """The files that the Dockerfile copies, and nothing fetched."""
+def test_the_files_copied_into_the_image_suffice_to_build_the_wheel(tmp_path: Path) -> None:
+    """Only the files that the Dockerfile copies are used, and nothing is downloaded."""
     allowed = re.findall(r"^!(.+)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE)
     copied = re.findall(r"^COPY (?!--from)(.+) \S+$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     assert sorted(" ".join(copied).split()) == sorted(allowed)
@@ -138,7 +138,7 @@ def test_what_reaches_the_image_is_enough_for_a_wheel(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("page", ["Dockerfile", "docs/deploying.md", "examples/runpod/README.md"])
-def test_wherever_a_pod_is_started_the_driver_it_needs_is_named(page: str) -> None:
+def test_pages_that_start_a_pod_name_the_required_driver(page: str) -> None:
     sections = re.split(r"^## ", (ROOT / page).read_text(), flags=re.MULTILINE)
     starts = [section for section in sections if re.search("driver|requirements.lock", section, re.IGNORECASE)]
     assert starts
@@ -146,7 +146,7 @@ def test_wherever_a_pod_is_started_the_driver_it_needs_is_named(page: str) -> No
 
 
 def bake(tmp_path: Path, models: str) -> list[str]:
-    """Run the step that bakes models, of a build after a change of the code; what it asks `worker` for."""
+    """Run the Dockerfile's step that bakes models, as after a change of the code; returns the calls of `worker`."""
     text = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
     (step,) = re.findall(r"^RUN (?:--mount=\S+ +)+(for model in .+)$", text, re.MULTILINE)
     bases, worker, asked = tmp_path / "bases", tmp_path / "bin" / "worker", tmp_path / "asked"
@@ -162,7 +162,7 @@ def bake(tmp_path: Path, models: str) -> list[str]:
     return asked.read_text().splitlines()
 
 
-def test_a_baked_model_is_pulled_once_for_each_revision_and_not_again_when_the_code_changes(tmp_path: Path) -> None:
+def test_a_baked_model_is_pulled_once_per_revision_even_when_the_code_changes(tmp_path: Path) -> None:
     models = "a=lab/one@v1 b=lab/two@v1"
     assert bake(tmp_path, models) == [
         "models pull lab/one --as a --revision v1",
@@ -186,20 +186,20 @@ def compose() -> dict[str, Any]:
     ("schema", "path"),
     [("vendor.compose-spec", "compose.yaml"), ("vendor.github-workflows", ".github/workflows/ci.yml")],
 )
-def test_the_file_is_what_its_reader_expects(schema: str, path: str) -> None:
+def test_the_file_matches_its_schema(schema: str, path: str) -> None:
     checking = [BIN / "check-jsonschema", "--builtin-schema", schema, ROOT / path]
     checked = subprocess.run(checking, capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stdout
 
 
-def test_compose_publishes_to_this_machine_alone(compose: dict[str, Any]) -> None:
+def test_compose_publishes_ports_only_to_this_machine(compose: dict[str, Any]) -> None:
     ports = [port for service in compose["services"].values() for port in service.get("ports", [])]
     assert ports
     assert all(port.startswith("127.0.0.1:") for port in ports)
 
 
-def test_compose_names_what_it_holds(compose: dict[str, Any]) -> None:
-    """Files, settings, configs and volumes that are there; images of a stated version."""
+def test_compose_refers_only_to_what_exists(compose: dict[str, Any]) -> None:
+    """Files, settings, configs and volumes exist, and images have a version."""
     for name, service in compose["services"].items():
         assert "build" in service or re.search(r":\d", service["image"]), name
         assert "build" not in service or service["environment"].keys() <= SETTINGS, name
@@ -209,8 +209,8 @@ def test_compose_names_what_it_holds(compose: dict[str, Any]) -> None:
             assert (ROOT / source).exists() if source.startswith(".") else source in compose["volumes"], volume
 
 
-def test_compose_s_database_takes_migrations_and_then_a_pod(compose: dict[str, Any], tmp_path: Path) -> None:
-    """What its scripts do to a new cluster, in their order."""
+def test_composes_database_accepts_migrations_and_a_pod(compose: dict[str, Any], tmp_path: Path) -> None:
+    """Run its scripts on a new cluster, in their order."""
     pod_login = urlsplit(compose["services"]["worker"]["environment"]["DATABASE_URL"]).username
     with EmbeddedPostgres(tmp_path / "postgres", fast=True) as server:
         with psycopg.connect(server.url(), autocommit=True) as owner:
@@ -223,7 +223,7 @@ def test_compose_s_database_takes_migrations_and_then_a_pod(compose: dict[str, A
                 pod.execute("select from public.subjects")
 
 
-def test_the_workflow_may_only_read_and_runs_pinned_actions() -> None:
+def test_the_workflow_has_read_permission_and_pinned_actions() -> None:
     workflow: dict[str, Any] = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
     assert workflow["permissions"] == {"contents": "read"}
     job = workflow["jobs"]["ci"]

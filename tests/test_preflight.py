@@ -1,4 +1,4 @@
-"""What `worker run` and `worker doctor` ask of a pod's folders, as a user who may not do everything."""
+"""Checks of a pod's folders by `worker run` and `worker doctor`, as an unprivileged user."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from worker.storage.writable_dirs import check_writable
 
 @pytest.fixture
 def private(tmp_path: Path) -> Iterator[Path]:
-    """A folder that this process may not search. Root may do everything, so it becomes nobody for a while."""
+    """A folder that this process cannot access. If it is root, it becomes user `nobody` for the test."""
     folder = tmp_path / "private"
     folder.mkdir()
     folder.chmod(0)
@@ -28,7 +28,7 @@ def private(tmp_path: Path) -> Iterator[Path]:
     folder.chmod(0o700)
 
 
-def test_a_folder_below_one_that_may_not_be_searched_is_refused_with_the_fix(private: Path) -> None:
+def test_a_folder_below_an_inaccessible_one_is_refused_with_the_fix(private: Path) -> None:
     folder = private / "models"
     settings = Settings.model_construct(models_dir=folder)
     for check in (lambda: check_models_dir(settings), lambda: check_writable("MODELS_DIR", folder)):
@@ -37,12 +37,12 @@ def test_a_folder_below_one_that_may_not_be_searched_is_refused_with_the_fix(pri
         assert f"mkdir -p {folder} && chown" in refused.value.hint
 
 
-def test_a_link_that_leads_nowhere_is_refused(tmp_path: Path) -> None:
+def test_a_dangling_link_is_refused(tmp_path: Path) -> None:
     (tmp_path / "work").symlink_to(tmp_path / "unplugged")
     with pytest.raises(SettingsError, match=r"WORK_DIR=.* cannot be written"):
         check_writable("WORK_DIR", tmp_path / "work")
 
 
-def test_a_folder_that_is_yet_to_be_made_is_tried_where_it_will_be(tmp_path: Path) -> None:
+def test_a_missing_folder_is_checked_at_its_nearest_existing_parent(tmp_path: Path) -> None:
     assert check_writable("WORK_DIR", tmp_path / "a" / "b") == tmp_path
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""What is found in a prompt and what is not: whole words, in any disguise, of both languages."""
+"""Screening of prompts: it finds whole words in any disguise, in both languages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from worker.guard import screening
 from worker.guard.screening_folding import fold, folding, squeeze
 
 
-def test_every_example_is_judged_as_its_list_says() -> None:
+def test_every_example_is_classified_as_its_list_says() -> None:
     wrong = []
     for example in examples():
         rule = screening.find(example.text, example.kind)
@@ -37,7 +37,7 @@ def test_every_example_is_judged_as_its_list_says() -> None:
         ("a 14 year old", "N year oid", None),
     ],
 )
-def test_a_match_says_what_was_found_and_which_term_it_is(text: str, found: str, words: str | None) -> None:
+def test_a_match_names_the_found_text_and_its_term(text: str, found: str, words: str | None) -> None:
     match = screening.find_match(text)
     assert match is not None
     assert (match.found, match.term and match.term.words) == (found, words)
@@ -64,8 +64,8 @@ def test_a_term_is_found_in_the_disguise(disguise: str) -> None:
     ["4 " * 500 + "5 " * 500, "@@ " * 330 + "5 " * 500, "$" * 2000, "4,@@," * 200 + "5," * 500, "il1" * 660],
     ids=["digits", "signs, then digits", "one sign", "commas", "three that are one"],
 )
-def test_no_prompt_makes_the_screening_work_for_long(text: str) -> None:
-    """Counted in calls: the first of these took a quarter of a minute, and a training job has 200 captions."""
+def test_screening_work_is_bounded_by_the_length_of_the_prompt(text: str) -> None:
+    """Counts calls. The first of these texts once took 15 s, and a training can have 200 captions."""
     calls = 0
 
     def count(*_: object) -> None:
@@ -92,13 +92,13 @@ def test_no_term_is_found_inside_a_longer_word(disguise: str) -> None:
 
 
 def some_terms(seed: str) -> list[screening.Term]:
-    """Others for each seed. An emoji has neither letters to replace nor edges to hide."""
+    """Sample terms, differently for each seed. Emoji have no letters to disguise."""
     words = [term for term in screening.terms() if term.letters.isascii()]
     return random.Random(seed).sample(words, 300)
 
 
 @given(st.text())
-def test_folding_twice_is_folding_once(text: str) -> None:
+def test_folding_is_idempotent(text: str) -> None:
     assert fold(fold(text)) == fold(text)
 
 
@@ -106,13 +106,13 @@ def test_folding_twice_is_folding_once(text: str) -> None:
     st.sampled_from([example for example in examples() if example.category]),
     st.sampled_from([example for example in examples() if example.category is None and example.kind == "prompt"]),
 )
-def test_an_innocent_prompt_beside_it_hides_nothing(blocked: Example, innocent: Example) -> None:
+def test_an_allowed_prompt_beside_a_blocked_one_does_not_hide_it(blocked: Example, innocent: Example) -> None:
     assert screening.find(f"{innocent.text}, {blocked.text}", blocked.kind) is not None
     assert screening.find(f"{blocked.text}, {innocent.text}", blocked.kind) is not None
 
 
 def test_an_allowed_phrase_is_listed_only_around_a_term() -> None:
-    """Else nobody could tell what it is for, and the list would grow for ever."""
+    """Other allowed phrases would have no effect."""
     needless = []
     for kind in screening.screens():
         terms = {squeeze(term.letters) for term in screening.terms() if term.rule.screens == kind}
@@ -158,10 +158,10 @@ def test_ages_from_18_on_pass(age: int) -> None:
         assert screening.find(prompt) is None, prompt
 
 
-def test_every_latin_letter_with_a_stroke_or_a_tail_is_the_letter() -> None:
-    """As Unicode names them: all of the first plane, but for a v that people see as a u."""
+def test_every_latin_letter_with_a_stroke_or_a_tail_is_folded_to_the_letter() -> None:
+    """As Unicode names them, in the whole first plane, except for a v that looks like a u."""
     named = re.compile("LATIN (?:SMALL|CAPITAL) LETTER ([A-Z])(?: WITH (?!SMALL LETTER).*)?")
-    growing = range(0xA7CB, 0xA7F2)  # where each version of Unicode has others
+    growing = range(0xA7CB, 0xA7F2)  # versions of Unicode differ here
     names = {
         chr(code): named.fullmatch(unicodedata.name(chr(code), "")) for code in range(0x10000) if code not in growing
     }
@@ -171,7 +171,7 @@ def test_every_latin_letter_with_a_stroke_or_a_tail_is_the_letter() -> None:
     assert {character for character, letter in letters.items() if fold(character) != letter} == set()
 
 
-def test_every_decimal_digit_is_the_digit() -> None:
+def test_every_decimal_digit_is_folded_to_the_ascii_digit() -> None:
     digits = [chr(code) for code in range(0x10000) if unicodedata.category(chr(code)) == "Nd"]
     assert len(digits) > 300
     assert {c for c in digits if fold(c) != str(unicodedata.digit(c))} == set()
@@ -194,6 +194,6 @@ def test_every_decimal_digit_is_the_digit() -> None:
         "ᗩᗷᑕᗪᗴᖴᕼᒍᒪᗰᑎᑭᑫᖇᔕᑌᐯᗯᘔ abcdefhjlmnpqrsuvwz",
     ],
 )
-def test_a_look_alike_is_read_as_the_letter_that_people_see(text: str) -> None:
+def test_a_look_alike_is_folded_to_the_letter_it_resembles(text: str) -> None:
     disguised, _, plain = text.partition(" ")
     assert fold(disguised) == plain

@@ -32,7 +32,7 @@ MARKERS = ("pass-marker", "secret-marker", "anon-marker", "service-marker")
 
 @pytest.fixture(autouse=True)
 def _clean(monkeypatch, tmp_path):
-    """An environment with none of our names, in a folder with no .env."""
+    """Remove our variables from the environment, and change to a folder without .env."""
     for line in env_example().splitlines():
         monkeypatch.delenv(line.lstrip("#").split("=")[0], raising=False)
     for name in ("NEXT_PUBLIC_SUPABASE_URL", *OLD_NAMES.values()):
@@ -47,7 +47,7 @@ def load(monkeypatch, variables: dict[str, str], **options: bool) -> Settings:
 
 
 def refused(monkeypatch, variables: dict[str, str]) -> list[str]:
-    """The lines of the refusal; neither they nor a traceback of them show a secret."""
+    """Return the lines of the error, after checking that neither they nor the traceback show a secret."""
     with pytest.raises(SettingsError) as caught:
         load(monkeypatch, variables)
     shown = "".join(traceback.format_exception(caught.value))
@@ -94,7 +94,7 @@ class TestReading:
         assert (settings.worker_name, settings.log_format) == ("pod-1", "json")
         assert (settings.max_affinity_wait_s, settings.checkpoint_every_s) == (5.0, 0.5)
 
-    def test_the_environment_goes_before_the_file(self, monkeypatch, tmp_path):
+    def test_the_environment_overrides_the_file(self, monkeypatch, tmp_path):
         lines = [f"{name}={value}" for name, value in (DATABASE | KEYS).items()]
         (tmp_path / ".env").write_text("\n".join([*lines, "WORKER_NAME=file", "LOG_FORMAT=json", "OTHERS=1"]))
         settings = load(monkeypatch, {"WORKER_NAME": "environment"})
@@ -132,13 +132,13 @@ class TestStore:
         assert (store.region, store.access_key_id) == ("eu-central-1", "abcdefgh")
         assert (store.secret_access_key, store.session_token) == (JWT, SERVICE_JWT)
 
-    def test_access_keys_go_before_legacy_keys(self, monkeypatch):
+    def test_access_keys_override_legacy_keys(self, monkeypatch):
         own = {name: value for name, value in KEYS.items() if name != "S3_ENDPOINT_URL"}
         store = load(monkeypatch, DATABASE | LEGACY | own).store_config
         assert store.endpoint_url == "https://abcdefgh.storage.supabase.co/storage/v1/s3"
         assert (store.access_key_id, store.session_token) == ("key-id", None)
 
-    def test_a_supabase_of_ones_own_is_reached_at_its_own_address(self, monkeypatch):
+    def test_a_self_hosted_supabase_is_used_at_its_own_address(self, monkeypatch):
         own = {name: value for name, value in KEYS.items() if name != "S3_ENDPOINT_URL"}
         store = load(monkeypatch, DATABASE | own | {"SUPABASE_URL": "http://127.0.0.1:54321"}).store_config
         assert store.endpoint_url == "http://127.0.0.1:54321/storage/v1/s3"
@@ -150,7 +150,7 @@ class TestStore:
 
 
 class TestRefusals:
-    def test_all_that_is_missing_is_named_at_once_with_examples(self, monkeypatch):
+    def test_all_missing_settings_are_named_at_once_with_examples(self, monkeypatch):
         lines = refused(monkeypatch, {})
         names = ["DATABASE_URL", "S3_ENDPOINT_URL", "S3_ACCESS_KEY_ID", "S3_SECRET_ACCESS_KEY"]
         assert [line.split()[0] for line in lines] == names
@@ -160,9 +160,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("text", "why"), [(b"WORKER_NAME=caf\xe9\n", "is not UTF-8"), (None, "cannot be read (Input/output error)")]
     )
-    def test_a_file_that_cannot_be_read_is_named_and_the_environment_is_still_read(
-        self, monkeypatch, tmp_path, text, why
-    ):
+    def test_an_unreadable_file_is_named_and_the_environment_is_still_read(self, monkeypatch, tmp_path, text, why):
         if text is None:
             (tmp_path / ".env").symlink_to("/proc/self/mem")  # not even root can read its beginning
         else:
@@ -172,7 +170,7 @@ class TestRefusals:
         assert not any("DATABASE_URL" in line for line in lines)
 
     def test_supabase_needs_its_own_region(self, monkeypatch):
-        """A request signed for another region is refused as SignatureDoesNotMatch."""
+        """A request signed for another region fails with SignatureDoesNotMatch."""
         (line,) = refused(monkeypatch, DATABASE | LEGACY | {"S3_REGION": ""})
         assert line.startswith("S3_REGION is missing; it must be the region of the Supabase project")
 
@@ -209,7 +207,7 @@ class TestRefusals:
             ("CHECKPOINT_EVERY_SECONDS", "inf", "is invalid"),
         ],
     )
-    def test_what_is_malformed_is_named_without_its_value(self, monkeypatch, name, value, what):
+    def test_a_malformed_setting_is_named_without_its_value(self, monkeypatch, name, value, what):
         (line,) = refused(monkeypatch, DATABASE | KEYS | {name: value})
         assert line.startswith(f"{name} ")
         assert what in line
@@ -217,12 +215,12 @@ class TestRefusals:
         assert value not in line or len(value) == 1
 
     @pytest.mark.parametrize("name", ["DATABASE_URL", "DATABASE_LISTEN_URL"])
-    @pytest.mark.parametrize("before", ["", "1", "se"], ids=["at its begin", "behind digits", "behind letters"])
+    @pytest.mark.parametrize("before", ["", "1", "se"], ids=["at the start", "after digits", "after letters"])
     @pytest.mark.parametrize("character", "@/#?%[]")
     def test_a_password_that_is_not_percent_encoded_is_refused_and_never_shown(
         self, monkeypatch, name, before, character
     ):
-        """Else libpq would take what follows the character for a host, a port or a database, and tell it."""
+        """libpq would take the text after the character for a host, port or database, and show it in an error."""
         for after in ("pass-marker", "pass-marker@b:1/c?d=e", "host=pass-marker"):
             (line,) = refused(monkeypatch, DATABASE | KEYS | {name: f"postgresql://u:{before}{character}{after}@h/db"})
             assert line.startswith(f"{name} cannot be read")
@@ -241,13 +239,13 @@ class TestRefusals:
             "postgresql:///db?host=h&user=u@tenant",
         ],
     )
-    def test_what_libpq_reads_is_taken(self, monkeypatch, address):
+    def test_a_url_that_libpq_accepts_is_accepted(self, monkeypatch, address):
         settings = load(monkeypatch, KEYS | {"DATABASE_URL": address})
         assert settings.database_url.get_secret_value() == address
 
 
 class TestOldNames:
-    """For one release a renamed setting is read by its old name too."""
+    """For one release, a renamed setting is also read by its old name."""
 
     @pytest.mark.parametrize("name", ["WORKER_NAME", *OLD_NAMES])
     def test_new_names_are_read_without_a_warning(self, monkeypatch, capsys, name):
@@ -272,7 +270,7 @@ class TestOldNames:
 
     @pytest.mark.parametrize("name", OLD_NAMES)
     def test_both_names_with_different_values_are_refused(self, monkeypatch, tmp_path, name):
-        """Also when one is in the environment, which goes before .env, and the other in .env."""
+        """Also when one is in .env and the other in the environment, which overrides .env."""
         (tmp_path / ".env").write_text(f"{name}=8\n")
         (line,) = refused(monkeypatch, DATABASE | KEYS | {OLD_NAMES[name]: "7"})
         assert (
@@ -295,17 +293,17 @@ class TestExample:
     def test_every_setting_is_in_it(self):
         assert env_example().count("=") == len(Settings.model_fields)
 
-    def test_it_can_be_used_as_it_is(self, tmp_path):
+    def test_it_can_be_used_unchanged(self, tmp_path):
         shutil.copy(ROOT / ".env.example", tmp_path / ".env")
         assert Settings.load().store_config.region == "eu-central-1"
 
-    def test_its_optional_lines_can_be_used_too(self, tmp_path):
+    def test_its_optional_lines_can_be_used(self, tmp_path):
         text = env_example().replace("\n#", "\n").replace("\n ", "\n# ")
         (tmp_path / ".env").write_text(text)
         assert Settings.load().worker_kinds == {"training", "generation"}
 
 
-def test_importing_the_settings_imports_nothing_heavy():
+def test_importing_the_settings_imports_no_slow_modules():
     code = (
         "import sys, worker.settings;"
         "print({'boto3', 'botocore', 'torch', 'diffusers', 'psycopg', 'structlog'} & set(sys.modules))"

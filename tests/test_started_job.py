@@ -1,4 +1,4 @@
-"""What a handler reads of a started job: who decides what a request leaves open, and what cannot be read."""
+"""What a handler reads of a started job: defaults for empty columns, and unreadable jobs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ JOB_ID = UUID("6a050000-0000-4000-8000-00010000002a")
 
 
 def payload(row: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """What `worker.start_job` answers about a job with these columns."""
+    """Return the answer of `worker.start_job` for a job with these columns."""
     return {
         "kind": "training",
         "id": str(JOB_ID),
@@ -26,7 +26,7 @@ def payload(row: dict[str, Any], **more: Any) -> dict[str, Any]:
         "subject": None,
         "base": None,
         "preset": None,
-        "inputs": {"photos": [], "min_photos": 3, "loras": []},
+        "inputs": {"photos": [], "loras": [], "min_photos": 3},
         "checkpoint": None,
         "prefix": "p/",
         "job": row,
@@ -38,7 +38,7 @@ def base(**defaults: Any) -> dict[str, Any]:
     return {"slug": "flux-dev", "family": "flux", "licence": "none", "defaults": defaults}
 
 
-def test_the_request_decides_then_its_base_and_the_rest_is_left_to_the_family() -> None:
+def test_the_request_overrides_the_base_and_the_rest_is_left_to_the_family() -> None:
     row = {"steps": 7, "rank": None, "status": "running"}
     job = StartedJob.read(payload(row, base=base(steps=28, training={"steps": 5, "rank": 4, "batch_size": 2})))
     request = TrainingRequest.of(job)
@@ -47,7 +47,7 @@ def test_the_request_decides_then_its_base_and_the_rest_is_left_to_the_family() 
     assert GenerationRequest.of(StartedJob.read(payload({}, base=base(steps=28)))).steps == 28
 
 
-def test_every_attempt_of_a_job_without_a_seed_has_the_same() -> None:
+def test_every_attempt_of_a_job_without_a_seed_uses_the_same_seed() -> None:
     first, second = (StartedJob.read(payload({"seed": None}, attempt=attempt)) for attempt in (1, 2))
     seeds = {request.of(job).seed for job in (first, second) for request in (TrainingRequest, GenerationRequest)}
     assert seeds == {JOB_ID.int % 2**32}
@@ -58,7 +58,7 @@ def test_every_attempt_of_a_job_without_a_seed_has_the_same() -> None:
     ("requested", "subject", "used"),
     [("ohwx", "ada", "ohwx"), (None, "ada", "ada"), (None, None, "subject")],
 )
-def test_a_training_is_called_up_by_its_own_word_or_its_persons(
+def test_the_trigger_word_comes_from_the_request_or_the_subject(
     requested: str | None, subject: str | None, used: str
 ) -> None:
     person = {"id": str(JOB_ID), "trigger_word": subject}
@@ -73,7 +73,7 @@ def test_columns_of_a_later_schema_are_ignored() -> None:
     assert ([photo.path for photo in inputs.photos], inputs.min_photos) == (["a/b/photos/1.jpg"], 5)
 
 
-def test_a_job_that_this_release_cannot_read_fails_as_internal_and_quotes_nothing() -> None:
+def test_a_job_that_this_release_cannot_read_fails_as_internal_without_quoting_it() -> None:
     with pytest.raises(InternalError, match=r"^this worker cannot read the job: attempt \(int_parsing\)$"):
         StartedJob.read(payload({}, attempt="of Ada"))
     job = StartedJob.read(payload({"steps": "of Ada"}, inputs={"photos": [{"caption": "Ada"}], "min_photos": 3}))

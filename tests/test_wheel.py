@@ -1,4 +1,4 @@
-"""The wheel, installed into an environment of its own and used from elsewhere, works as the checkout does."""
+"""The wheel, installed into a separate environment and used from another folder, works as the checkout does."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ ROOT = Path(__file__).parent.parent
 
 @dataclass(frozen=True)
 class Installed:
-    """A wheel and the environment that it alone was installed into."""
+    """A wheel, and an environment in which only the wheel is installed."""
 
     wheel: Path
     environment: Path
 
     def run(self, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        """A command of the environment's `worker`, from a folder that is no checkout."""
+        """Run the environment's `worker` in a folder that is not a checkout."""
         return subprocess.run(
             [self.environment / "bin" / "worker", *command],
             cwd=self.environment,
@@ -52,14 +52,13 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     [wheel] = folder.glob("*.whl")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
     subprocess.run([*pip, "--python", environment, "install", *offline, wheel], check=True)
-    # The dependencies of this environment, without the files by which it finds the checkout: a .pth inside a folder
-    # that a .pth names is not read.
+    # Add this environment's dependencies, but not the checkout: .pth files in a folder that a .pth names are not read.
     [packages] = environment.glob("lib/python*/site-packages")
     (packages / "dependencies.pth").write_text("\n".join(site.getsitepackages()))
     return Installed(wheel, environment)
 
 
-def test_it_holds_all_that_runs_and_nothing_else(installed: Installed) -> None:
+def test_the_wheel_contains_every_runtime_file_and_nothing_else(installed: Installed) -> None:
     listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "worker", "sql"]
     listed = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True)
     files = [name for name in listed.stdout.splitlines() if (ROOT / name).exists()]
@@ -72,7 +71,7 @@ def test_it_holds_all_that_runs_and_nothing_else(installed: Installed) -> None:
     assert not [name for name in held if name.endswith(".pyc") or "/test" in name]
 
 
-def test_its_commands_answer_in_any_folder(installed: Installed) -> None:
+def test_its_commands_run_in_any_folder(installed: Installed) -> None:
     where = subprocess.run(
         [installed.environment / "bin" / "python", "-c", "import worker; print(worker.__file__)"],
         cwd=installed.environment,
@@ -104,7 +103,7 @@ def test_it_migrates_as_the_checkout_does(installed: Installed, databases: Datab
         databases.drop(name)
 
 
-def test_its_doctor_finds_a_sound_installation(installed: Installed, app: App, tiny_models: Path) -> None:
+def test_its_doctor_finds_no_problem(installed: Installed, app: App, tiny_models: Path) -> None:
     app.run(MAKE_POD_ROLE)
     examined = installed.run("doctor", **{**worker_environment(app, tiny_models), "DATABASE_URL": as_pod(app.url)})
     assert examined.returncode == 0, examined.stdout + examined.stderr

@@ -34,11 +34,11 @@ ONE_THREAD = TORCH_ENVIRONMENT | {"OMP_NUM_THREADS": "1"}
 
 
 class ModelsNotBuilt(RuntimeError):
-    """The tiny models could not be built; the message ends with what the builder said."""
+    """The tiny models could not be built; the message ends with the output of the build."""
 
 
 def build_tiny_models(folder: Path) -> None:
-    """Build what is missing below `folder`: the base and the upscalers, in the layout of MODELS_DIR."""
+    """Build the base and the upscalers that are missing below `folder`, in the layout of MODELS_DIR."""
     from worker.ml import upscale
     from worker.ml.architectures import flux_tiny
 
@@ -51,10 +51,10 @@ def build_tiny_models(folder: Path) -> None:
 
 
 def cached_tiny_models() -> tuple[Path, bool]:
-    """The folder with the tiny models in the user's cache, and whether they were built just now.
+    """Return the folder with the tiny models in the user's cache, and whether they were built just now.
 
-    Another version of the code or of a library that writes them has a folder of its own. A build that was interrupted
-    leaves nothing that looks finished. Raises ModelsNotBuilt.
+    Each version of the code and of the libraries that write them has its own folder. An interrupted build leaves no
+    folder that looks complete. Raises ModelsNotBuilt.
     """
     cache = platformdirs.user_cache_path("likeness") / "demo"
     folder = cache / _fingerprint()
@@ -63,7 +63,7 @@ def cached_tiny_models() -> tuple[Path, bool]:
     cache.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix="unfinished-", dir=cache))
     try:
-        # In a process of its own, so that Ctrl-C need not wait for an import of torch.
+        # In a separate process, so that Ctrl-C need not wait for an import of torch.
         built = subprocess.run(
             [sys.executable, "-m", "tests.tiny_models", str(unfinished)],
             capture_output=True,
@@ -76,7 +76,7 @@ def cached_tiny_models() -> tuple[Path, bool]:
         try:
             unfinished.rename(folder)
         except OSError:
-            if not folder.exists():  # else another demo was faster
+            if not folder.exists():  # else another process was faster
                 raise
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

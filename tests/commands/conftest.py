@@ -1,4 +1,4 @@
-"""A server that asks pods for passwords, an installation on it, and the commands as an operator runs them."""
+"""A server that requires passwords from pods, an installation on it, and commands as an operator runs them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ACCESS_RULES = "host all postgres 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 
 
 @pytest.fixture(scope="session")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Databases]:
-    """A server that lets the owner in, asks everybody else for a password, and logs every statement."""
+    """A server that trusts the owner, requires a password from all other roles, and logs every statement."""
     with EmbeddedPostgres(tmp_path_factory.mktemp("guarded"), fast=True) as server:
         (server.folder / "data" / "pg_hba.conf").write_text(ACCESS_RULES)
         with psycopg.connect(server.url(), autocommit=True) as connection:
@@ -40,7 +40,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Databases]:
 
 @dataclass(frozen=True)
 class Ran:
-    """How a command ended."""
+    """The result of a command."""
 
     code: int
     stdout: str
@@ -49,14 +49,14 @@ class Ran:
 
 @dataclass
 class Operator:
-    """Somebody at a shell, with the settings of a sound installation."""
+    """An operator at a shell, with the settings of a correct installation."""
 
     app: App
     folder: Path
     environment: dict[str, str] = field(default_factory=dict)
 
     def worker(self, *words: str, **changes: str | None) -> Ran:
-        """Run `worker …`. None takes a variable away."""
+        """Run `worker …`. None removes a variable."""
         environment = {**self.environment, **changes}
         ended = subprocess.run(
             [sys.executable, "-m", "worker", *words],
@@ -76,8 +76,8 @@ class Operator:
         return address_in(ran.stderr)
 
 
-def address_in(told: str) -> str:
-    (address,) = re.findall(r"^DATABASE_URL=(\S+)$", told, re.MULTILINE)
+def address_in(output: str) -> str:
+    (address,) = re.findall(r"^DATABASE_URL=(\S+)$", output, re.MULTILINE)
     return str(address)
 
 
@@ -92,7 +92,7 @@ def guarded_app(guarded: Databases, s3_server: EmbeddedS3) -> Iterator[App]:
 
 @pytest.fixture
 def operator(guarded_app: App, tiny_models: Path, tmp_path: Path) -> Iterator[Operator]:
-    """With the owner's URL. The logins that a test makes are gone when it ends: roles are the whole server's."""
+    """An operator with the owner's URL. Roles that a test creates are dropped in the end: they belong to the server."""
     made = Operator(guarded_app, tmp_path, worker_environment(guarded_app, tiny_models))
     before = roles(guarded_app)
     yield made
@@ -108,7 +108,7 @@ def roles(app: App) -> set[str]:
 
 @pytest.fixture
 def pod_url(operator: Operator) -> str:
-    """A pod's own login, as `worker role NAME --apply` makes it."""
+    """The URL of a pod's login, as `worker role NAME --apply` creates it."""
     login = make_login("doctors_pod", operator.app.url, None, rotate=False)
     with connect(operator.app.url) as connection:
         apply_login(connection, login, rotate=False)

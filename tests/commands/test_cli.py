@@ -1,4 +1,4 @@
-"""What holds for every command: help with an example, fast; exit codes that say how it went."""
+"""Rules for every command: help with an example, a fast start, and exit codes."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tests.commands.conftest import Operator
 from worker import __version__
 from worker.cli import app
 
-HEAVY = {"asyncio", "torch", "diffusers", "boto3", "psycopg", "pydantic", "rich", "structlog", "numpy", "PIL"}
+SLOW_MODULES = {"asyncio", "torch", "diffusers", "boto3", "psycopg", "pydantic", "rich", "structlog", "numpy", "PIL"}
 
 
 def commands(group: Any, *words: str) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Every command and group with the words that call it."""
+    """Yield every command and group with the words that call it."""
     for name, command in group.commands.items():
         yield (*words, name), command
         if hasattr(command, "commands"):
@@ -43,21 +43,21 @@ GROUPS = [(), *(words for words, command in EVERY.items() if hasattr(command, "c
 
 
 @pytest.mark.parametrize("words", GROUPS, ids=" ".join)
-def test_the_list_of_commands_cuts_no_sentence_short(words: tuple[str, ...]) -> None:
+def test_the_list_of_commands_truncates_no_description(words: tuple[str, ...]) -> None:
     shown = CliRunner().invoke(app, [*words, "--help"])
     assert "Commands:" in shown.output
     assert "..." not in shown.output.partition("Commands:")[2].partition("Example:")[0]
 
 
-@pytest.mark.parametrize(("option", "told"), [("--help", "Usage: "), ("--version", f"{__version__}\n")])
-def test_help_and_version_import_nothing_heavy(tmp_path: Path, option: str, told: str) -> None:
+@pytest.mark.parametrize(("option", "output"), [("--help", "Usage: "), ("--version", f"{__version__}\n")])
+def test_help_and_version_import_no_slow_modules(tmp_path: Path, option: str, output: str) -> None:
     code = (
         "import sys, worker.cli\n"
         f"try: worker.cli.app(['{option}'])\n"
-        f"except SystemExit: print('loaded', sorted({HEAVY!r} & set(sys.modules)))"
+        f"except SystemExit: print('loaded', sorted({SLOW_MODULES!r} & set(sys.modules)))"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
-    assert told in ran.stdout
+    assert output in ran.stdout
     assert ran.stdout.splitlines()[-1] == "loaded []"
 
 
@@ -69,16 +69,14 @@ def test_a_missing_setting_is_named_with_exit_code_2(operator: Operator, words: 
 
 
 @pytest.mark.parametrize(("command", "code"), [("status", 2), ("migrate", 1)])
-def test_a_database_that_cannot_be_reached_is_refused_without_its_password(
-    operator: Operator, command: str, code: int
-) -> None:
+def test_an_unreachable_database_is_reported_without_its_password(operator: Operator, command: str, code: int) -> None:
     ran = operator.worker(command, DATABASE_URL="postgresql://pod:secret-marker@127.0.0.1:1/postgres")
     assert ran.code == code
     assert "nothing listens there" in ran.stderr
     assert "secret-marker" not in ran.stderr
 
 
-def test_migrating_with_supabase_stubs_again_is_safe(operator: Operator) -> None:
+def test_migrate_with_supabase_stubs_can_be_repeated(operator: Operator) -> None:
     ran = operator.worker("migrate", "--supabase-stubs")
     assert (ran.code, ran.stderr) == (0, "")
     assert "No stubs were created: auth.users already exists" in ran.stdout
@@ -93,7 +91,7 @@ def test_migrating_with_supabase_stubs_again_is_safe(operator: Operator) -> None
         ("--print --supabase-stubs", "cannot be combined with --print"),
     ],
 )
-def test_migrating_with_options_that_do_not_go_together_is_refused(operator: Operator, words: str, why: str) -> None:
+def test_migrate_refuses_incompatible_options(operator: Operator, words: str, why: str) -> None:
     ran = operator.worker("migrate", *words.split())
     assert (ran.code, ran.stdout) == (1, "")
     assert why in ran.stderr
@@ -124,7 +122,7 @@ def test_no_command_shows_a_password_that_should_have_been_percent_encoded(opera
         assert "cret-marker" not in ran.stdout + ran.stderr
 
 
-def test_a_database_without_the_schema_says_what_makes_it(operator: Operator) -> None:
+def test_a_missing_schema_is_reported_with_the_migrate_command(operator: Operator) -> None:
     ran = operator.worker("status", DATABASE_URL=operator.app.url.rpartition("/")[0] + "/template1")
     assert ran.code == 1
     assert "worker migrate" in ran.stderr

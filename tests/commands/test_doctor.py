@@ -1,4 +1,4 @@
-"""`worker doctor` with each thing broken in turn names the problem and the fix. The control is a sound installation."""
+"""`worker doctor` names each problem and its fix. The control is a correct installation."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ SECRETS = ("doctors-secret-marker",)
 
 
 @dataclass
-class Patient:
-    """An installation that a test breaks, and the parts of the doctor that look at it, as `examine` calls them."""
+class Installation:
+    """An installation that a test breaks, and the parts of the doctor that check it, called as `examine` does."""
 
     app: App
     operator: Operator
@@ -50,15 +50,15 @@ class Patient:
     folder: Path
 
     def set(self, **variables: str | None) -> None:
-        """None takes a variable away; {closed} is a port where nobody listens."""
+        """Set variables; None removes one, and {closed} is replaced by a closed port."""
         for name, value in variables.items():
             if value is None:
                 self.monkeypatch.delenv(name, raising=False)
             else:
                 self.monkeypatch.setenv(name, value.replace("{closed}", str(closed_port())))
 
-    async def found(self, part: str, deadline_s: float = 20) -> dict[str, Finding]:
-        """What one part of the checks says, by the name of the line."""
+    async def findings_of(self, part: str, deadline_s: float = 20) -> dict[str, Finding]:
+        """Run one part of the checks; returns its findings by name."""
         findings: dict[str, Finding] = {}
         settings, _ = Settings.examine()
         before = Report(lambda _: None)
@@ -82,11 +82,11 @@ class Patient:
 
 
 @pytest.fixture
-def patient(operator: Operator, pod_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Patient:
+def installation(operator: Operator, pod_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Installation:
     monkeypatch.chdir(tmp_path)
-    made = Patient(operator.app, operator, monkeypatch, tmp_path)
-    made.set(**{**operator.environment, "DATABASE_URL": pod_url})
-    return made
+    installation = Installation(operator.app, operator, monkeypatch, tmp_path)
+    installation.set(**{**operator.environment, "DATABASE_URL": pod_url})
+    return installation
 
 
 def closed_port() -> int:
@@ -97,7 +97,7 @@ def closed_port() -> int:
 
 
 def address(**parts: str) -> str:
-    """DATABASE_URL with some of its parts replaced."""
+    """Return DATABASE_URL with some of its parts replaced."""
     now = re.fullmatch(
         r"postgresql://(?P<user>\w+):(?P<password>[\w-]+)@(?P<host>[\d.]+):(?P<port>\d+)/(?P<database>\w+)",
         os.environ["DATABASE_URL"],
@@ -107,102 +107,104 @@ def address(**parts: str) -> str:
     return form.format_map({**now.groupdict(), "options": "", **parts})
 
 
-def repointed(**parts: str) -> Callable[[Patient], None]:
-    """DATABASE_URL with some of its words replaced."""
+def with_database(**parts: str) -> Callable[[Installation], None]:
+    """Replace some parts of DATABASE_URL."""
 
-    def break_it(patient: Patient) -> None:
-        patient.set(DATABASE_URL=address(**parts))
-
-    return break_it
-
-
-def sql(statement: str) -> Callable[[Patient], None]:
-    """Something the owner did to the database."""
-
-    def break_it(patient: Patient) -> None:
-        patient.app.run(statement)
+    def break_it(installation: Installation) -> None:
+        installation.set(DATABASE_URL=address(**parts))
 
     return break_it
 
 
-def env(**variables: str | None) -> Callable[[Patient], None]:
-    return lambda patient: patient.set(**variables)
+def sql(statement: str) -> Callable[[Installation], None]:
+    """Run a statement as the owner of the database."""
+
+    def break_it(installation: Installation) -> None:
+        installation.app.run(statement)
+
+    return break_it
 
 
-def without_bucket(patient: Patient) -> None:
-    patient.app.s3.delete_bucket(Bucket=patient.app.uploads)
+def env(**variables: str | None) -> Callable[[Installation], None]:
+    return lambda installation: installation.set(**variables)
 
 
-def public_bucket(patient: Patient) -> None:
+def without_bucket(installation: Installation) -> None:
+    installation.app.s3.delete_bucket(Bucket=installation.app.uploads)
+
+
+def public_bucket(installation: Installation) -> None:
     statement = {
         "Effect": "Allow",
         "Principal": "*",
         "Action": "s3:GetObject",
-        "Resource": f"arn:aws:s3:::{patient.app.models}/*",
+        "Resource": f"arn:aws:s3:::{installation.app.models}/*",
     }
     policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
-    patient.app.s3.put_bucket_policy(Bucket=patient.app.models, Policy=policy)
+    installation.app.s3.put_bucket_policy(Bucket=installation.app.models, Policy=policy)
 
 
-def a_request(patient: Patient) -> None:
-    patient.app.request("generation", owner_id=patient.app.owner, model_ids=[], prompt="a garden")
+def a_request(installation: Installation) -> None:
+    installation.app.request("generation", owner_id=installation.app.owner, model_ids=[], prompt="a garden")
 
 
-def as_owner(patient: Patient) -> None:
-    patient.set(DATABASE_URL=patient.app.url)
+def as_owner(installation: Installation) -> None:
+    installation.set(DATABASE_URL=installation.app.url)
 
 
-def limited(to_bytes: int | None) -> Callable[[Patient], None]:
-    """Both buckets take files up to this size, as Supabase's table says."""
+def limited(to_bytes: int | None) -> Callable[[Installation], None]:
+    """Limit the file size of both buckets in Supabase's table."""
 
-    def break_it(patient: Patient) -> None:
-        as_owner(patient)
-        patient.app.run("alter table storage.buckets add column file_size_limit bigint")
-        for bucket in (patient.app.uploads, patient.app.models):
+    def break_it(installation: Installation) -> None:
+        as_owner(installation)
+        installation.app.run("alter table storage.buckets add column file_size_limit bigint")
+        for bucket in (installation.app.uploads, installation.app.models):
             row = (bucket, bucket, to_bytes)
-            patient.app.run("insert into storage.buckets (id, name, file_size_limit) values (%s, %s, %s)", *row)
+            installation.app.run("insert into storage.buckets (id, name, file_size_limit) values (%s, %s, %s)", *row)
 
     return break_it
 
 
-def unencrypted(patient: Patient) -> None:
-    """A host that is this machine, and is not called so."""
-    repointed(host="127.1")(patient)
+def unencrypted(installation: Installation) -> None:
+    """Use a name of this machine that does not look local."""
+    with_database(host="127.1")(installation)
 
 
-def little_room(patient: Patient) -> None:
-    patient.monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_500_000_000))
+def little_disk_space(installation: Installation) -> None:
+    installation.monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_500_000_000))
 
 
-def folders_in_a_file(patient: Patient) -> None:
-    (patient.folder / "file").touch()
-    patient.set(MODELS_DIR=str(patient.folder / "file" / "models"), WORK_DIR=str(patient.folder / "file" / "work"))
+def folders_in_a_file(installation: Installation) -> None:
+    (installation.folder / "file").touch()
+    installation.set(
+        MODELS_DIR=str(installation.folder / "file" / "models"), WORK_DIR=str(installation.folder / "file" / "work")
+    )
 
 
-def no_models(patient: Patient) -> None:
-    patient.set(MODELS_DIR=str(patient.folder / "nothing"))
+def no_models(installation: Installation) -> None:
+    installation.set(MODELS_DIR=str(installation.folder / "nothing"))
 
 
-def only_in_the_bucket(patient: Patient) -> None:
+def only_in_the_bucket(installation: Installation) -> None:
     for slug in (TINY_BASE, *UPSCALERS.values()):
         key = f"models/base/{slug}/manifest.json"
-        patient.app.s3.put_object(Bucket=patient.app.models, Key=key, Body=b"{}")
+        installation.app.s3.put_object(Bucket=installation.app.models, Key=key, Body=b"{}")
 
 
-def in_the_bucket_with_a_disk_to_read_only(patient: Patient) -> None:
-    only_in_the_bucket(patient)
-    patient.set(MODELS_DIR="/proc")  # as a volume that may only be read: not even root writes there
+def in_the_bucket_with_a_read_only_disk(installation: Installation) -> None:
+    only_in_the_bucket(installation)
+    installation.set(MODELS_DIR="/proc")  # like a read-only volume: not even root can write there
 
 
-def newer_here(patient: Patient) -> None:
-    patient.app.run("insert into worker.schema_versions (name, checksum) values ('0999_later', 'x')")
+def newer_schema(installation: Installation) -> None:
+    installation.app.run("insert into worker.schema_versions (name, checksum) values ('0999_later', 'x')")
 
 
 @dataclass(frozen=True)
 class Broken:
-    """Break it; then this line of this part names the problem, and the fix."""
+    """A way to break the installation, and the line of a part that must name the problem and its fix."""
 
-    break_it: Callable[[Patient], None]
+    break_it: Callable[[Installation], None]
     part: str
     line: str
     message: str
@@ -213,15 +215,15 @@ class Broken:
 NOTE = State.WARNING
 TABLE = {
     # the connection
-    "host": Broken(repointed(host="no-such-host.invalid"), "database", "connection", "resolve host", "correct it"),
-    "port": Broken(repointed(port="{closed}"), "database", "connection", "refused", "nothing listens there"),
+    "host": Broken(with_database(host="no-such-host.invalid"), "database", "connection", "resolve host", "correct it"),
+    "port": Broken(with_database(port="{closed}"), "database", "connection", "refused", "nothing listens there"),
     "password": Broken(
-        repointed(password="wrong"), "database", "connection", "password authentication failed", "--rotate"
+        with_database(password="wrong"), "database", "connection", "password authentication failed", "--rotate"
     ),
     "database": Broken(
-        repointed(database="elsewhere"), "database", "connection", "does not exist", "on Supabase it is postgres"
+        with_database(database="elsewhere"), "database", "connection", "does not exist", "on Supabase it is postgres"
     ),
-    "TLS": Broken(repointed(options="?sslmode=require"), "database", "connection", "SSL", "remove sslmode=require"),
+    "TLS": Broken(with_database(options="?sslmode=require"), "database", "connection", "SSL", "remove sslmode=require"),
     "no TLS": Broken(unencrypted, "database", "connection", "NOT encrypted", "sslmode=require", NOTE),
     "listening login": Broken(
         env(DATABASE_LISTEN_URL="postgresql://pod:doctors-secret-marker@127.0.0.1:{closed}/postgres"),
@@ -252,7 +254,7 @@ TABLE = {
         "another release than this one: views",
         "worker migrate",
     ),
-    "schema newer": Broken(newer_here, "database", "release", "0999_later", "deploy that release", NOTE),
+    "schema newer": Broken(newer_schema, "database", "release", "0999_later", "deploy that release", NOTE),
     "schema edited": Broken(
         sql("update worker.schema_versions set checksum = 'x' where name = '0002_tables'"),
         "database",
@@ -260,7 +262,7 @@ TABLE = {
         "0002_tables",
         "deploy the release",
     ),
-    "schema out of reach": Broken(
+    "schema without rights": Broken(
         sql("revoke likeness_worker from doctors_pod"), "database", "schema", "may not call", "grant likeness_worker to"
     ),
     # the login
@@ -275,10 +277,10 @@ TABLE = {
     "another role": Broken(
         sql("grant service_role to doctors_pod"), "role", "role", "must not have: public.cancel_job", "worker role"
     ),
-    "a table too much": Broken(
+    "a right on another table": Broken(
         sql("grant select on public.subjects to likeness_worker"), "role", "role", "public.subjects", "worker role"
     ),
-    "powers": Broken(sql("alter role doctors_pod createrole"), "role", "role", "createrole", "worker role"),
+    "role attributes": Broken(sql("alter role doctors_pod createrole"), "role", "role", "createrole", "worker role"),
     "connections": Broken(
         sql("alter role doctors_pod connection limit 4"), "role", "role", "4 connections", "connection limit 5"
     ),
@@ -306,17 +308,19 @@ TABLE = {
     "models' upload limit": Broken(
         limited(5_000_000_000), "storage", "bucket {models}, limit", "5000 MB", "pods' disks", NOTE
     ),
-    # what this pod would take
+    # what this pod would accept
     "kinds": Broken(env(WORKER_KINDS="sculpture"), "models", "WORKER_KINDS", "sculpture", "WORKER_KINDS=generation"),
     "models' folder": Broken(folders_in_a_file, "models", "MODELS_DIR", "Not a directory", "set MODELS_DIR"),
-    "models' folder may only be read": Broken(
+    "models' folder is read-only": Broken(
         env(MODELS_DIR="/proc"), "models", "MODELS_DIR", "downloads none", "set MODELS_DIR", NOTE
     ),
     "work folder": Broken(folders_in_a_file, "models", "WORK_DIR", "Not a directory", "set WORK_DIR"),
     "work folder of the system": Broken(
         env(WORK_DIR="/proc/likeness"), "models", "WORK_DIR", "cannot be written by this user", "set WORK_DIR"
     ),
-    "work folder's room": Broken(little_room, "models", "WORK_DIR", "1.5 GB free", "larger local disk", NOTE),
+    "work folder's free space": Broken(
+        little_disk_space, "models", "WORK_DIR", "1.5 GB free", "larger local disk", NOTE
+    ),
     "no upscalers": Broken(no_models, "models", "upscalers", "real-esrgan-x2", "worker models import real-esrgan-x2"),
     "no default base": Broken(no_models, "models", "base tiny-flux", "neither on disk", "models import tiny-flux"),
     "no other base": Broken(
@@ -327,15 +331,15 @@ TABLE = {
         "worker models pull black-forest-labs/FLUX.1-schnell --as flux-schnell",
         State.SKIPPED,
     ),
-    "bucket of no use": Broken(
-        in_the_bucket_with_a_disk_to_read_only,
+    "bucket with a read-only disk": Broken(
+        in_the_bucket_with_a_read_only_disk,
         "models",
         "base tiny-flux",
         "not downloaded from the bucket: MODELS_DIR is not writable",
         "worker models",
     ),
-    "routes of no use": Broken(
-        in_the_bucket_with_a_disk_to_read_only,
+    "routes with a read-only disk": Broken(
+        in_the_bucket_with_a_read_only_disk,
         "models",
         "routes",
         "no base of worker.base_models",
@@ -344,7 +348,7 @@ TABLE = {
     "too little memory": Broken(
         sql("update worker.base_models set min_vram_gib = 99"), "models", "routes", "no GPU jobs", "more GPU memory"
     ),
-    # now
+    # pods and waiting jobs
     "no pod": Broken(lambda _: None, "pods", "pods", "no live pods", "worker run", NOTE),
     "silent pod": Broken(
         sql(
@@ -369,72 +373,76 @@ TABLE = {
 
 
 @pytest.mark.parametrize("broken", TABLE.values(), ids=TABLE.keys())
-async def test_what_is_broken_is_named_with_its_fix(patient: Patient, broken: Broken) -> None:
-    broken.break_it(patient)
-    findings = await patient.found(broken.part)
-    line = findings[broken.line.format(uploads=patient.app.uploads, models=patient.app.models)]
+async def test_each_problem_is_reported_with_its_fix(installation: Installation, broken: Broken) -> None:
+    broken.break_it(installation)
+    findings = await installation.findings_of(broken.part)
+    line = findings[broken.line.format(uploads=installation.app.uploads, models=installation.app.models)]
     assert line.state == broken.state, line
     assert broken.message in line.message
-    told = f"{line.message} {line.hint}"
-    assert broken.hint in told
-    assert not any(secret in told for secret in SECRETS)
+    text = f"{line.message} {line.hint}"
+    assert broken.hint in text
+    assert not any(secret in text for secret in SECRETS)
 
 
-async def test_on_a_sound_installation_nothing_is_wrong(patient: Patient) -> None:
-    """The control of the table: the same parts, with nothing broken."""
+async def test_a_correct_installation_has_no_problems(installation: Installation) -> None:
+    """The control of the table: the same parts with nothing broken."""
     for part in ("database", "role", "storage", "models"):
-        findings = await patient.found(part)
+        findings = await installation.findings_of(part)
         assert {line.state for line in findings.values()} <= {State.PASSED, State.SKIPPED}, findings
     assert findings["routes"].message == "this pod would accept generation/tiny-flux, publish_lora, training/tiny-flux"
     assert "NOT for commercial use" not in findings["base tiny-flux"].message
 
 
-async def test_a_model_in_the_bucket_is_as_good_as_one_on_the_disk(patient: Patient) -> None:
-    """The control of the read-only folder: where one may be written, the same bucket is of use."""
-    only_in_the_bucket(patient)
-    patient.set(MODELS_DIR=str(patient.folder / "nothing"))
-    findings = await patient.found("models")
+async def test_a_model_in_the_bucket_counts_as_present(installation: Installation) -> None:
+    """The control of the read-only folder: with a writable one, the models in the same bucket count."""
+    only_in_the_bucket(installation)
+    installation.set(MODELS_DIR=str(installation.folder / "nothing"))
+    findings = await installation.findings_of("models")
     assert findings["base tiny-flux"].message.startswith("in the bucket, downloaded when first used")
     assert findings["routes"].message == "this pod would accept generation/tiny-flux, publish_lora, training/tiny-flux"
 
 
-async def test_no_trial_object_stays_in_a_bucket(patient: Patient) -> None:
-    await patient.found("storage")
-    assert patient.app.keys(patient.app.uploads) + patient.app.keys(patient.app.models) == []
+async def test_no_probe_object_is_left_in_a_bucket(installation: Installation) -> None:
+    await installation.findings_of("storage")
+    assert installation.app.keys(installation.app.uploads) + installation.app.keys(installation.app.models) == []
 
 
 @pytest.mark.parametrize(
-    ("limit", "told"), [(None, "no upload limit of its own"), (20_000_000_000, "up to 20000 MB")], ids=["none", "high"]
+    ("limit", "message"),
+    [(None, "no upload limit of its own"), (20_000_000_000, "up to 20000 MB")],
+    ids=["none", "high"],
 )
-async def test_an_owner_is_shown_a_limit_that_is_high_enough(patient: Patient, limit: int | None, told: str) -> None:
-    limited(limit)(patient)
-    findings = await patient.found("storage")
-    for bucket in (patient.app.uploads, patient.app.models):
+async def test_the_owner_sees_that_the_upload_limit_is_high_enough(
+    installation: Installation, limit: int | None, message: str
+) -> None:
+    limited(limit)(installation)
+    findings = await installation.findings_of("storage")
+    for bucket in (installation.app.uploads, installation.app.models):
         line = findings[f"bucket {bucket}, limit"]
-        assert (line.state, told in line.message) == (State.PASSED, True), line
+        assert (line.state, message in line.message) == (State.PASSED, True), line
 
 
-async def test_a_pooler_in_transaction_mode_is_named_and_port_5432_is_the_fix(patient: Patient) -> None:
+async def test_a_transaction_mode_pooler_is_reported_with_port_5432_as_the_fix(installation: Installation) -> None:
     with PostgresProxy(address(), mute=True) as pooler:
-        repointed(port=str(pooler.port))(patient)
-        line = (await patient.found("database"))["LISTEN"]
+        with_database(port=str(pooler.port))(installation)
+        line = (await installation.findings_of("database"))["LISTEN"]
     assert line.state == State.FAILED
     assert "transaction mode" in line.message
     assert "port 5432" in line.hint
 
 
-async def test_a_server_that_is_too_old_is_named(patient: Patient) -> None:
-    patient.monkeypatch.setattr(database_checks, "OLDEST_POSTGRES", 99)
-    line = (await patient.found("database"))["connection"]
+async def test_a_postgres_version_that_is_too_old_is_reported(installation: Installation) -> None:
+    installation.monkeypatch.setattr(database_checks, "OLDEST_POSTGRES", 99)
+    line = (await installation.findings_of("database"))["connection"]
     assert line.state == State.FAILED
     assert "PostgreSQL 99 or newer is required" in line.message
 
 
-async def test_a_database_without_the_schema_is_named(patient: Patient, guarded: Databases) -> None:
+async def test_a_database_without_the_schema_is_reported(installation: Installation, guarded: Databases) -> None:
     bare = guarded.create("template1")
-    repointed(database=bare)(patient)
+    with_database(database=bare)(installation)
     try:
-        line = (await patient.found("database"))["schema"]
+        line = (await installation.findings_of("database"))["schema"]
     finally:
         guarded.drop(bare)
     assert line.state == State.FAILED
@@ -443,23 +451,23 @@ async def test_a_database_without_the_schema_is_named(patient: Patient, guarded:
 
 @contextmanager
 def silent_server() -> Iterator[int]:
-    """Takes connections and never says a word."""
+    """Run a server that accepts connections and never responds; yields its port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield listener.getsockname()[1]
 
 
-async def test_hosts_that_never_answer_end_their_own_checks_alone(patient: Patient) -> None:
+async def test_a_host_that_never_responds_fails_only_its_own_checks(installation: Installation) -> None:
     with silent_server() as port:
-        sound = address()
-        repointed(port=str(port))(patient)
-        findings = await patient.found("database", deadline_s=1)
+        original = address()
+        with_database(port=str(port))(installation)
+        findings = await installation.findings_of("database", deadline_s=1)
         assert (findings["connection"].state, findings["connection"].message) == (
             State.FAILED,
             "no response within 1 s",
         )
         assert findings["schema"].message == "not checked: no connection to the database"
-        patient.set(DATABASE_URL=sound, S3_ENDPOINT_URL=f"http://127.0.0.1:{port}")
-        findings = await patient.found("storage", deadline_s=1)
+        installation.set(DATABASE_URL=original, S3_ENDPOINT_URL=f"http://127.0.0.1:{port}")
+        findings = await installation.findings_of("storage", deadline_s=1)
         assert [line.message for line in findings.values() if line.state == State.FAILED] == [
             "no response within 1 s"
         ] * 2
@@ -467,7 +475,7 @@ async def test_hosts_that_never_answer_end_their_own_checks_alone(patient: Patie
 
 @contextmanager
 def refusing_store(refused: str) -> Iterator[str]:
-    """A store that answers this method with 403, and every other with nothing to complain about."""
+    """Run a store that responds 403 to this method and 200 to all others; yields its URL."""
 
     class Handler(BaseHTTPRequestHandler):
         def reply(self) -> None:
@@ -489,17 +497,19 @@ def refusing_store(refused: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize(("refused", "line"), [("HEAD", "bucket {uploads}"), ("PUT", "bucket {uploads}, use")])
-async def test_keys_that_may_not_are_named(patient: Patient, refused: str, line: str) -> None:
-    """Wrong keys are refused everything; keys for reading alone, only the writing."""
+async def test_storage_keys_without_permission_are_reported(
+    installation: Installation, refused: str, line: str
+) -> None:
+    """With wrong keys, every request is denied; with read-only keys, only writing."""
     with refusing_store(refused) as address:
-        patient.set(S3_ENDPOINT_URL=address)
-        found = (await patient.found("storage"))[line.format(uploads=patient.app.uploads)]
+        installation.set(S3_ENDPOINT_URL=address)
+        found = (await installation.findings_of("storage"))[line.format(uploads=installation.app.uploads)]
     assert found.state == State.FAILED
     assert "403" in found.message
     assert "S3_ACCESS_KEY_ID" in f"{found.message} {found.hint}"
 
 
-def test_clocks_that_differ_are_named() -> None:
+def test_clock_skew_is_reported() -> None:
     now = datetime.now(UTC)
     assert format_clock_skew(now, now - timedelta(seconds=2)) == "this machine's is 2.0 s ahead of the database's"
     with pytest.raises(SettingsError, match=r"behind the database's.*timedatectl"):
@@ -507,7 +517,7 @@ def test_clocks_that_differ_are_named() -> None:
 
 
 def put_nvidia_smi(folder: Path, script: str) -> Path:
-    """An nvidia-smi of this machine's; returns where it lies."""
+    """Write a fake nvidia-smi; returns its folder."""
     program = folder / "bin" / "nvidia-smi"
     program.parent.mkdir()
     program.write_text(f"#!/bin/sh\n{script}\n")
@@ -523,7 +533,7 @@ def put_nvidia_smi(folder: Path, script: str) -> Path:
     ],
     ids=["broken driver", "torch without CUDA"],
 )
-async def test_a_gpu_that_cannot_be_used_is_named(
+async def test_an_unusable_gpu_is_reported(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str, message: str, hint: str
 ) -> None:
     monkeypatch.setenv("PATH", str(put_nvidia_smi(tmp_path, script)), prepend=":")
@@ -536,7 +546,7 @@ async def test_a_gpu_that_cannot_be_used_is_named(
     assert hint in line.hint
 
 
-async def test_an_unexpected_error_is_a_finding_and_hides_no_other() -> None:
+async def test_an_unexpected_error_fails_one_check_and_the_others_still_run() -> None:
     async def denied() -> str:
         raise PermissionError(13, "Permission denied", "/root/models")
 
@@ -556,12 +566,12 @@ async def test_an_unexpected_error_is_a_finding_and_hides_no_other() -> None:
     assert "secret" not in report.findings[1].message
 
 
-def test_a_sound_installation_ends_with_exit_code_0(
-    operator: Operator, pod_url: str, start_pod: Callable[..., Pod]
-) -> None:
-    """The whole command, with a pod's own login and a pod alive: no line is wrong."""
+def test_a_correct_installation_exits_with_0(operator: Operator, pod_url: str, start_pod: Callable[..., Pod]) -> None:
+    """The whole command with a pod's login and a live pod: no line is a failure."""
     start_pod(name="pod-1")
-    operator.app.run("update worker.pods set last_heartbeat = now() + interval '1 hour'")  # it does not beat here
+    operator.app.run(
+        "update worker.pods set last_heartbeat = now() + interval '1 hour'"
+    )  # this pod sends no heartbeats
     ran = operator.worker("doctor", DATABASE_URL=pod_url, S3_SECRET_ACCESS_KEY=SECRETS[0], CUDA_VISIBLE_DEVICES="")
     assert ran.code == 0, ran.stdout
     marks = {line.split(" ", 1)[1].split(":")[0]: line[0] for line in ran.stdout.splitlines() if line[0] != " "}
@@ -573,7 +583,7 @@ def test_a_sound_installation_ends_with_exit_code_0(
         assert secret not in ran.stdout + ran.stderr
 
 
-def test_one_failure_hides_no_other_and_the_exit_code_is_1(operator: Operator) -> None:
+def test_every_failure_is_shown_and_the_exit_code_is_1(operator: Operator) -> None:
     programs = put_nvidia_smi(operator.folder, "echo 'NVIDIA H100 80GB HBM3, 535.104.05'")
     ran = operator.worker(
         "doctor",
@@ -595,8 +605,8 @@ def test_one_failure_hides_no_other_and_the_exit_code_is_1(operator: Operator) -
     assert "update the host's driver" in ran.stdout
 
 
-def test_what_a_pod_may_do_is_what_the_doctor_expects() -> None:
-    """Else it would call a sound login wrong, or a wrong one sound."""
+def test_the_doctor_expects_exactly_the_rights_of_a_pod() -> None:
+    """With other expectations it would reject a correct login or accept a wrong one."""
     calls = {name.removeprefix("worker.") for name, roles in rights.EXECUTE.items() if "likeness_worker" in roles}
     reads = {
         name.removeprefix("worker.")

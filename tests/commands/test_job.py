@@ -1,4 +1,4 @@
-"""`worker job`: one job in full with what to do next, and putting it back or stopping it."""
+"""`worker job`: one job in full with the next step, and retrying or cancelling it."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ def pods(database_url: str) -> Iterator[Callable[[str], Pod]]:
 
 
 @pytest.fixture
-def told(
+def show_job(
     db: AppTables, s3_server: EmbeddedS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[object], str]:
-    """What `worker job ID` prints."""
+    """Return the output of `worker job ID`."""
     monkeypatch.chdir(tmp_path)
     for name, value in {
         "DATABASE_URL": db.url,
@@ -62,32 +62,32 @@ def told(
     }.items():
         monkeypatch.setenv(name, value)
 
-    def tell(given: object) -> str:
+    def show(job_id: object) -> str:
         out = io.StringIO()
         with connect(db.url) as connection:
             print_job(
                 connection,
-                str(given),
+                str(job_id),
                 Settings.load(storage=False),
                 Console(file=out, width=240, markup=False, emoji=False),
             )
         return out.getvalue()
 
-    return tell
+    return show
 
 
-def a_drawing(db: App, **columns: object) -> UUID:
-    """A request for pictures of a person with a LoRA."""
+def request_pictures(db: App, **columns: object) -> UUID:
+    """Request pictures of a person with a LoRA."""
     subject = db.add_subject(name=NAME)
     db.add_lora(subject)
     return db.request("generation", subject_id=subject, prompt="in a garden", **columns)
 
 
-def test_a_job_is_told_from_its_request_to_its_artefacts(
-    db: AppTables, pods: Callable[[str], Pod], told: Callable[[object], str], s3_server: EmbeddedS3
+def test_job_shows_request_attempts_and_artefacts(
+    db: AppTables, pods: Callable[[str], Pod], show_job: Callable[[object], str], s3_server: EmbeddedS3
 ) -> None:
-    """Two attempts on two pods: the first broke, the second published. No name of anybody, no address that opens."""
-    job_id = a_drawing(db)
+    """Two attempts on two pods: the first failed, the second published. No person's name and no signed URL is shown."""
+    job_id = request_pictures(db)
     broken = pods("pod-1").run("generation", job_id)
     broken.report(0.3, "drawing 1 of 1")
     broken.fail("storage_error", "the server answered 503", timedelta(0))
@@ -102,7 +102,7 @@ def test_a_job_is_told_from_its_request_to_its_artefacts(
     )
     store.create_bucket(Bucket="uploads")
     store.put_object(Bucket="uploads", Key=attempt.key("0.png"), Body=b"12345")
-    text = told(job_id)
+    text = show_job(job_id)
     assert f"generation {job_id}: completed" in text
     assert "in a garden" in text
     lines = text.splitlines()
@@ -118,24 +118,24 @@ def test_a_job_is_told_from_its_request_to_its_artefacts(
     assert "X-Amz" not in text
 
 
-def test_without_a_store_artefacts_are_told_and_their_sizes_are_left_out(
+def test_without_a_store_artefacts_are_listed_without_sizes(
     db: AppTables,
     pods: Callable[[str], Pod],
-    told: Callable[[object], str],
+    show_job: Callable[[object], str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    job_id = a_drawing(db)
+    job_id = request_pictures(db)
     attempt = pods("pod-1").run("generation", job_id)
     assert attempt.publish() == "ok"
     monkeypatch.delenv("S3_ENDPOINT_URL")
-    (artefact,) = (line for line in told(job_id).splitlines() if attempt.key("0.png") in line and "uploads" in line)
+    (artefact,) = (line for line in show_job(job_id).splitlines() if attempt.key("0.png") in line and "uploads" in line)
     assert artefact.split()[-1] == "published"
 
 
-def test_a_failure_is_told_with_its_meaning_and_its_fix(db: AppTables, told: Callable[[object], str]) -> None:
+def test_a_failure_is_shown_with_its_meaning_and_fix(db: AppTables, show_job: Callable[[object], str]) -> None:
     subject = db.add_subject(consent=False, name=NAME)
     job_id = db.request("generation", subject_id=subject, prompt="in a garden")
-    text = told(job_id)
+    text = show_job(job_id)
     assert f"generation {job_id}: failed" in text
     assert "consent_denied" in text
     assert re.search(r"^ *failures +\d, and it is not retried$", text, re.MULTILINE)
@@ -150,57 +150,57 @@ def test_every_error_code_has_advice() -> None:
         advice.format(id=1, subject=2, base=3, install=4, table=5)
 
 
-def test_what_happens_next_is_told_at_every_stage(
-    db: AppTables, pods: Callable[[str], Pod], told: Callable[[object], str]
+def test_the_next_step_is_shown_at_every_stage(
+    db: AppTables, pods: Callable[[str], Pod], show_job: Callable[[object], str]
 ) -> None:
-    def following(job_id: UUID) -> str:
-        return told(job_id).splitlines()[-1]
+    def next_step(job_id: UUID) -> str:
+        return show_job(job_id).splitlines()[-1]
 
-    job_id = a_drawing(db)
-    assert "no pod is running" in following(job_id)
+    job_id = request_pictures(db)
+    assert "no pod is running" in next_step(job_id)
     pod = pods("pod-1")
-    assert "wait for a free pod" in following(job_id)
+    assert "wait for a free pod" in next_step(job_id)
     db.run("update worker.job_kinds set paused = true where kind = 'generation'")
-    assert "paused" in following(job_id)
+    assert "paused" in next_step(job_id)
     db.run("update worker.job_kinds set paused = false")
     attempt = pod.run("generation", job_id)
-    assert f"worker job cancel {job_id}" in following(job_id)
+    assert f"worker job cancel {job_id}" in next_step(job_id)
     db.run("update worker.pods set last_heartbeat = last_heartbeat - interval '1 minute'")
-    assert "no pod is running, not even its own" in following(job_id)
+    assert "no pod is running, not even its own" in next_step(job_id)
     db.run("update worker.pods set last_heartbeat = clock_timestamp()")
     attempt.fail("internal", "it broke", timedelta(hours=1))
-    assert "it is retried at" in following(job_id)
+    assert "it is retried at" in next_step(job_id)
     with connect(db.url) as owner:
         cancel_job(owner, str(job_id))
-    assert f"worker job retry {job_id}" in following(job_id)
+    assert f"worker job retry {job_id}" in next_step(job_id)
 
 
-def test_a_stop_that_was_asked_for_is_told(
-    db: AppTables, pods: Callable[[str], Pod], told: Callable[[object], str]
+def test_a_requested_cancellation_is_shown(
+    db: AppTables, pods: Callable[[str], Pod], show_job: Callable[[object], str]
 ) -> None:
-    job_id = a_drawing(db)
+    job_id = request_pictures(db)
     pods("pod-1").run("generation", job_id)
     with connect(db.url) as owner:
         assert "is being stopped" in cancel_job(owner, str(job_id))
-    assert "told to stop" in told(job_id).splitlines()[-1]
+    assert "told to stop" in show_job(job_id).splitlines()[-1]
 
 
-def test_a_prompt_cannot_steer_the_terminal(db: AppTables, told: Callable[[object], str]) -> None:
+def test_a_prompt_cannot_send_control_codes_to_the_terminal(db: AppTables, show_job: Callable[[object], str]) -> None:
     job_id = db.request(
         "generation", owner_id=db.owner, model_ids=[], prompt="\x1b]0;owned\x07[bold]a\r\ngarden[/bold] :smile:"
     )
-    text = told(job_id)
+    text = show_job(job_id)
     assert "[bold]a  garden[/bold] :smile:" in text
     assert not {"\x1b", "\x07", "\r"} & set(text)
 
 
-def test_a_job_is_found_by_a_beginning_that_is_its_own(db: AppTables) -> None:
+def test_a_job_is_found_by_a_unique_prefix_of_its_id(db: AppTables) -> None:
     first, second = UUID("abcd1234-0000-4000-8000-000000000001"), UUID("abcd1234-0000-4000-8000-000000000002")
     for job_id in (first, second):
         db.request("generation", id=job_id, owner_id=db.owner, model_ids=[], prompt="a garden")
     subject = db.add_subject()
     db.add_photos(subject)
-    db.request("training", id=first, subject_id=subject)  # ids are each table's own
+    db.request("training", id=first, subject_id=subject)  # ids are unique only within a table
     with connect(db.url) as owner:
         assert find_job(owner, "abcd1234-0000-4000-8000-000000000002")["id"] == second
         assert find_job(owner, "training:ABCD1234")["kind"] == "training"
@@ -216,8 +216,8 @@ def test_a_job_is_found_by_a_beginning_that_is_its_own(db: AppTables) -> None:
             find_job(owner, str(uuid4()))
 
 
-def test_retry_and_cancel_refuse_what_cannot_be(db: AppTables, pods: Callable[[str], Pod]) -> None:
-    job_id = a_drawing(db)
+def test_retry_and_cancel_refuse_jobs_in_the_wrong_status(db: AppTables, pods: Callable[[str], Pod]) -> None:
+    job_id = request_pictures(db)
     with connect(db.url) as owner:
         with pytest.raises(CommandRefused, match="a queued job cannot be retried"):
             retry_job(owner, str(job_id))
@@ -233,7 +233,7 @@ def test_retry_and_cancel_refuse_what_cannot_be(db: AppTables, pods: Callable[[s
     assert pods("pod-1").claim(GENERATION) == ("generation", job_id)
 
 
-def test_the_commands_end_with_0_or_say_why_not(operator: Operator, pod_url: str) -> None:
+def test_job_commands_exit_with_0_or_print_the_reason(operator: Operator, pod_url: str) -> None:
     job_id = str(operator.app.request("generation", owner_id=operator.app.owner, model_ids=[], prompt="a garden"))
     assert operator.worker("job", job_id[:13]).code == 0
     assert operator.worker("job", "cancel", job_id).code == 0

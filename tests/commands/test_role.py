@@ -1,4 +1,4 @@
-"""`worker role`: a login that can do a pod's work and nothing else, whose password no log has seen."""
+"""`worker role`: a login with only a pod's rights, whose password is in no log."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def password_in(address: str) -> str:
     return address.split(":")[2].split("@")[0]
 
 
-def test_a_login_runs_a_pod_and_is_rotated_while_it_runs(
+def test_a_login_can_be_rotated_while_its_pod_runs(
     operator: Operator, guarded: Databases, tiny_models: Path, tmp_path: Path
 ) -> None:
-    """The running pod keeps its connections; the old password opens no new one; a pod with the new one works."""
+    """The running pod keeps its connections, the old password is refused, and a pod with the new one works."""
     app = operator.app
     before = operator.make_login("pod_a")
 
@@ -60,7 +60,7 @@ def test_a_login_runs_a_pod_and_is_rotated_while_it_runs(
     assert not any(password_in(address) in server_log for address in (before, after))
 
 
-def test_a_pod_whose_password_was_changed_says_once_that_it_needs_the_new_one(
+def test_a_pod_with_an_old_password_logs_once_that_it_needs_the_new_one(
     operator: Operator, tiny_models: Path, tmp_path: Path
 ) -> None:
     app = operator.app
@@ -69,18 +69,20 @@ def test_a_pod_whose_password_was_changed_says_once_that_it_needs_the_new_one(
         operator.make_login("pod_b", "--rotate")
         app.run("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'likeness session'")
         wait_until(lambda: len(pod.events("session.lost")) > 4, "the pod to try again and again")
-        (told,) = pod.events("session.password_refused")
-        assert "new DATABASE_URL" in told["hint"]
+        (error,) = pod.events("session.password_refused")
+        assert "new DATABASE_URL" in error["hint"]
         assert pod.events("pod.privileged_role") == []
 
 
-def test_a_pod_with_the_owners_url_says_so(operator: Operator, tiny_models: Path, tmp_path: Path) -> None:
+def test_a_pod_with_the_owners_url_logs_that_its_role_is_privileged(
+    operator: Operator, tiny_models: Path, tmp_path: Path
+) -> None:
     with WorkerProcesses(operator.app, tiny_models, tmp_path) as processes:
-        (told,) = processes.start().events("pod.privileged_role")
-    assert "worker role" in told["hint"]
+        (warning,) = processes.start().events("pod.privileged_role")
+    assert "worker role" in warning["hint"]
 
 
-def test_a_login_cannot_do_what_a_pod_must_not(pod_url: str) -> None:
+def test_a_login_has_only_a_pods_rights(pod_url: str) -> None:
     with psycopg.connect(pod_url, autocommit=True) as pod:
         pod.execute("select worker.schema_major()")  # the control
         for statement in FORBIDDEN:
@@ -90,8 +92,8 @@ def test_a_login_cannot_do_what_a_pod_must_not(pod_url: str) -> None:
         assert timeout == "1min"
 
 
-def test_printed_sql_makes_the_login_when_the_owner_runs_it(operator: Operator) -> None:
-    """By default nothing is done. The SQL alone is on standard output, without the password."""
+def test_the_printed_sql_creates_the_login(operator: Operator) -> None:
+    """By default the database is not changed. Standard output has only the SQL, without the password."""
     ran = operator.worker("role", "pod_printed", "--connection-limit", "7")
     assert ran.code == 0
     address = address_in(ran.stderr)
@@ -107,8 +109,8 @@ def test_printed_sql_makes_the_login_when_the_owner_runs_it(operator: Operator) 
         assert limit == (7,)
 
 
-def test_printed_sql_leaves_a_role_alone_that_was_there(operator: Operator) -> None:
-    """Also in a psql that goes on after an error."""
+def test_the_printed_sql_does_not_change_an_existing_role(operator: Operator) -> None:
+    """Also when psql continues after an error."""
     operator.app.run("create role bookkeeper login")
     ran = operator.worker("role", "bookkeeper")
     subprocess.run(["psql", operator.app.url], input=ran.stdout, text=True, check=True)
@@ -117,10 +119,10 @@ def test_printed_sql_leaves_a_role_alone_that_was_there(operator: Operator) -> N
 
 
 @pytest.mark.parametrize(
-    ("name", "rotate", "told"),
+    ("name", "rotate", "message"),
     [
         ("doctors_pod", False, "--rotate gives it a new password"),
-        ("nobody_yet", True, "leave --rotate out"),
+        ("missing_pod", True, "leave --rotate out"),
         ("accountant", True, "not a pod's login"),
         ("manager", True, "not a pod's login"),
         ("postgres", True, "DATABASE_URL is the URL of postgres"),
@@ -128,17 +130,17 @@ def test_printed_sql_leaves_a_role_alone_that_was_there(operator: Operator) -> N
         ("Pod-1", False, "letters a-z"),
     ],
 )
-def test_what_cannot_be_done_is_refused_with_what_to_do(
-    operator: Operator, pod_url: str, name: str, rotate: bool, told: str
+def test_an_invalid_request_is_refused_with_a_hint(
+    operator: Operator, pod_url: str, name: str, rotate: bool, message: str
 ) -> None:
     operator.app.run("create role accountant login")
-    operator.app.run("create role manager login createrole in role likeness_worker")  # as who made that role is
-    with connect(operator.app.url) as owner, pytest.raises(CommandRefused, match=told):
+    operator.app.run("create role manager login createrole in role likeness_worker")  # like the role that created it
+    with connect(operator.app.url) as owner, pytest.raises(CommandRefused, match=message):
         apply_login(owner, make_login(name, operator.app.url, None, rotate=rotate), rotate=rotate)
     psycopg.connect(pod_url).close()  # it kept its password
 
 
-def test_a_pod_cannot_make_logins(operator: Operator, pod_url: str) -> None:
+def test_a_pod_cannot_create_logins(operator: Operator, pod_url: str) -> None:
     ran = operator.worker("role", "pod_more", "--apply", DATABASE_URL=pod_url)
     assert ran.code == 1
     assert "URL of the database's owner" in ran.stderr
@@ -165,17 +167,17 @@ def test_a_pod_cannot_make_logins(operator: Operator, pod_url: str) -> None:
         ("postgresql://me:theirs@h1:5432,h2:5433/app", ["likeness_pod:{}@h1:5432,h2:5433/app"]),
         ("postgresql:///app?host=/run/pg&user=me&password=theirs", ["likeness_pod:{}@/app?host=/run/pg"]),
     ],
-    ids=["Supabase, direct", "Supabase, transaction pooler", "two hosts", "credentials behind the ?"],
+    ids=["Supabase, direct", "Supabase, transaction pooler", "two hosts", "credentials after the ?"],
 )
-def test_the_pods_addresses_follow_from_the_owners(owners: str, pods: list[str]) -> None:
-    """Session mode always, and nothing of the owner's credentials."""
+def test_the_pods_urls_are_derived_from_the_owners_url(owners: str, pods: list[str]) -> None:
+    """Always in session mode, and without the owner's credentials."""
     login = make_login("likeness_pod", owners, None, rotate=False)
     password = password_in(next(iter(login.addresses.values())))
     assert list(login.addresses.values()) == [f"postgresql://{pod.format(password)}" for pod in pods]
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_an_owner_that_is_no_superuser_can_make_one(tmp_path: Path, version: str) -> None:
+def test_an_owner_without_superuser_can_create_a_login(tmp_path: Path, version: str) -> None:
     with supabase_server(tmp_path, version) as supabase:
         url = supabase.create()
         migrate.migrate(url)

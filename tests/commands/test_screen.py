@@ -1,4 +1,4 @@
-"""`worker screen`: the rule and the words for an operator, by exit code for a script."""
+"""`worker screen` shows an operator the rule and the words; scripts use the exit code."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from worker.cli import app
 
 
 def screen(*words: str, given: str | None = None) -> tuple[int, str]:
-    """Exit code and standard output."""
+    """Run `worker screen`; returns exit code and standard output."""
     ran = CliRunner().invoke(app, ["screen", *words], input=given)
     return ran.exit_code, ran.stdout
 

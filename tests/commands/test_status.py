@@ -1,4 +1,4 @@
-"""`worker status`: what waits, runs, lives, is stranded and failed; less of it to a pod's login."""
+"""`worker status` shows queue, jobs, pods, stranded jobs and failures; a pod's login sees less."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def pod(database_url: str) -> Iterator[Pod]:
 
 
 def sections(url: str) -> dict[str, str]:
-    """What `worker status` prints, by the titles of its tables."""
+    """Return the output of `worker status`, by the titles of its tables."""
     out = io.StringIO()
     with connect(url) as connection:
         print_status(connection, Console(file=out, width=240, markup=False))
@@ -39,49 +39,49 @@ def sections(url: str) -> dict[str, str]:
     return {title.split(" (")[0].split(",")[0]: body for title, _, body in parts}
 
 
-def drawing(db: AppTables, **columns: object) -> str:
+def request_pictures(db: AppTables, **columns: object) -> str:
     return str(db.request("generation", owner_id=db.owner, model_ids=[], prompt="a garden", **columns))
 
 
 @pytest.fixture
-def at_work(db: AppTables, pod: Pod) -> dict[str, str]:
-    """A job that runs, one that waits, two that nobody can take, one that failed."""
-    failed, running = drawing(db), drawing(db)
+def jobs(db: AppTables, pod: Pod) -> dict[str, str]:
+    """A running job, a waiting one, two stranded ones and a failed one; the ids by state."""
+    failed, running = request_pictures(db), request_pictures(db)
     attempt = pod.run("generation", db.one("select %s::uuid", failed))
     attempt.fail("invalid_input", "it cannot be drawn")
     pod.run("generation", db.one("select %s::uuid", running)).report(0.25, "drawing 1 of 4")
-    stranded, _ = drawing(db, base=ABLE_BASE), drawing(db, base=ABLE_BASE)
-    return {"failed": failed, "running": running, "waiting": drawing(db), "stranded": stranded}
+    stranded, _ = request_pictures(db, base=ABLE_BASE), request_pictures(db, base=ABLE_BASE)
+    return {"failed": failed, "running": running, "waiting": request_pictures(db), "stranded": stranded}
 
 
-def test_an_owner_sees_all_of_it(db: AppTables, at_work: dict[str, str]) -> None:
+def test_the_owner_sees_every_section(db: AppTables, jobs: dict[str, str]) -> None:
     shown = sections(db.url)
     (queue,) = (line.split() for line in shown["Queue"].splitlines() if line.startswith("  generation/tiny-flux"))
-    assert (queue[1], queue[-2:]) == ("1", ["1", "1"])  # one waits, one runs, one pod
-    assert at_work["stranded"] in shown[STRANDED]
+    assert (queue[1], queue[-2:]) == ("1", ["1", "1"])  # one waiting, one running, one pod
+    assert jobs["stranded"] in shown[STRANDED]
     (stranded,) = (line.split() for line in shown[STRANDED].splitlines() if ABLE_BASE in line)
     assert stranded[:2] == [f"generation/{ABLE_BASE}", "2"]
-    assert at_work["waiting"] not in shown[STRANDED]
-    assert at_work["running"] in shown["Running"]
+    assert jobs["waiting"] not in shown[STRANDED]
+    assert jobs["running"] in shown["Running"]
     assert "drawing 1 of 4" in shown["Running"]
     assert "25 %" in shown["Running"]
     assert "pod-1" in shown["Running"]
     assert TRAINING in shown["Pods"]
     assert "invalid_input" in shown["Failed in the last 24 hours"]
-    assert at_work["failed"] in shown["Failed in the last 24 hours"]
+    assert jobs["failed"] in shown["Failed in the last 24 hours"]
 
 
-def test_a_pod_sees_the_queue_and_the_pods_and_is_told_what_not(db: AppTables, at_work: dict[str, str]) -> None:
+def test_a_pod_sees_queue_and_pods_and_is_told_what_is_hidden(db: AppTables, jobs: dict[str, str]) -> None:
     shown = sections(as_worker(db.url))
     assert "pod-1" in shown["Pods"]
-    assert at_work["running"] in shown["Running"]
+    assert jobs["running"] in shown["Running"]
     assert "drawing 1 of 4" not in str(shown)
     assert "invalid_input" not in str(shown)
     assert "DATABASE_URL to the owner's URL" in list(shown)[-1]
 
 
-def test_attempts_that_were_retried_are_counted(db: AppTables, pod: Pod) -> None:
-    pod.run("generation", db.one("select %s::uuid", drawing(db))).fail("storage_error", "503")
+def test_retried_attempts_are_counted(db: AppTables, pod: Pod) -> None:
+    pod.run("generation", db.one("select %s::uuid", request_pictures(db))).fail("storage_error", "503")
     assert "storage_error" in sections(db.url)["Attempts that failed and were retried"]
 
 
@@ -91,7 +91,7 @@ def test_a_silent_pod_is_not_shown_as_alive(db: AppTables, pod: Pod) -> None:
         assert f" {alive} " in sections(db.url)["Pods"]
 
 
-def test_an_empty_installation_says_so(db: AppTables, database_url: str) -> None:
+def test_an_empty_installation_is_shown_as_empty(db: AppTables, database_url: str) -> None:
     shown = sections(database_url)
     assert "no live pods: start one with `worker run`" in shown["Pods"]
     assert "empty" in shown["Queue"]

@@ -1,4 +1,4 @@
-"""`worker storage init`: private buckets; one that anybody may read is told loudly."""
+"""`worker storage init` creates private buckets, and reports public ones as a failure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.commands.conftest import Operator
 from tests.commands.test_doctor import refusing_store
 
 
-def test_missing_buckets_are_made_and_it_is_safe_to_repeat(operator: Operator) -> None:
+def test_missing_buckets_are_created_and_init_can_be_repeated(operator: Operator) -> None:
     name = f"made-{uuid4().hex}"
     first, second = (operator.worker("storage", "init", BUCKET_UPLOADS=name, DATABASE_URL=None) for _ in range(2))
     assert (first.code, second.code) == (0, 0)
@@ -18,7 +18,7 @@ def test_missing_buckets_are_made_and_it_is_safe_to_repeat(operator: Operator) -
     assert f"bucket {operator.app.models}: already exists" in first.stdout
 
 
-def test_a_public_bucket_is_told_and_the_exit_code_is_1(operator: Operator) -> None:
+def test_a_public_bucket_is_reported_and_the_exit_code_is_1(operator: Operator) -> None:
     everything = f"arn:aws:s3:::{operator.app.uploads}/*"
     statement = {"Effect": "Allow", "Principal": "*", "Action": "s3:GetObject", "Resource": everything}
     operator.app.s3.put_bucket_policy(  # type: ignore[attr-defined]
@@ -30,7 +30,7 @@ def test_a_public_bucket_is_told_and_the_exit_code_is_1(operator: Operator) -> N
     assert f"✓ bucket {operator.app.models}, use" in ran.stdout
 
 
-def test_a_store_that_cannot_be_reached_is_named_with_its_setting(operator: Operator) -> None:
+def test_an_unreachable_store_is_reported_with_its_setting(operator: Operator) -> None:
     ran = operator.worker("storage", "init", S3_ENDPOINT_URL="http://127.0.0.1:9")
     assert ran.code == 1
     assert "cannot be reached" in ran.stdout
@@ -38,7 +38,7 @@ def test_a_store_that_cannot_be_reached_is_named_with_its_setting(operator: Oper
     assert "create it by hand" not in ran.stdout
 
 
-def test_a_store_that_may_not_make_buckets_is_named_with_another_way(operator: Operator) -> None:
+def test_a_store_that_denies_creating_buckets_is_reported_with_an_alternative(operator: Operator) -> None:
     with refusing_store("HEAD") as address:
         ran = operator.worker("storage", "init", S3_ENDPOINT_URL=address)
     assert ran.code == 1

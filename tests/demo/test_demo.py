@@ -86,20 +86,20 @@ pytestmark = pytest.mark.timeout(600)
 
 def test_every_key_of_the_summary_is_verified_below(kept: Kept) -> None:
     derived = {"user_id", "subjects", "jobs", "loras", "files", "training_settings", "held_out_losses", "revocation"}
-    told = {"version", "base", "servers"}
-    assert set(kept.summary) == derived | told | {"seconds"}
+    stated = {"version", "base", "servers"}
+    assert set(kept.summary) == derived | stated | {"seconds"}
     assert all(seconds >= 0 for seconds in kept.summary["seconds"].values())
 
 
 def test_every_job_of_the_summary_is_its_row_and_no_job_is_missing(kept: Kept) -> None:
     names = ("id", "subject_id", "status", "attempt", "error_code", "error")
-    told = {job["id"]: (job["kind"], {name: job[name] for name in names}) for job in kept.summary["jobs"]}
+    listed = {job["id"]: (job["kind"], {name: job[name] for name in names}) for job in kept.summary["jobs"]}
     found = {}
     for kind, table in TABLES.items():
         for row in kept.rows(f"select {', '.join(names)} from {table} where owner_id = %s", kept.summary["user_id"]):
             row |= {"id": str(row["id"]), "subject_id": str(row["subject_id"])}
             found[row["id"]] = (kind, row)
-    assert told == found
+    assert listed == found
 
 
 def test_jobs_ended_as_the_demo_describes(kept: Kept) -> None:
@@ -120,25 +120,25 @@ def test_jobs_ended_as_the_demo_describes(kept: Kept) -> None:
     assert kept.job("train before consent")["attempt"] == kept.job("train after revocation")["attempt"] == 0
 
 
-def test_every_object_of_a_job_is_in_its_bucket_and_nothing_else_of_it(kept: Kept) -> None:
+def test_the_summary_lists_exactly_the_objects_of_each_job(kept: Kept) -> None:
     for job in kept.summary["jobs"]:
         if job["kind"] == "training":
             bucket, prefix = MODELS, f"{job['subject_id']}/{job['id']}/"
         else:
             bucket, prefix = UPLOADS, f"{kept.summary['user_id']}/{job['subject_id']}/generated/{job['id']}/"
-        told = sorted(job["objects"], key=lambda found: found["key"])
-        assert told == [kept.described(bucket, key) for key in kept.keys(bucket, prefix)], job["name"]
-        assert bool(told) == (job["status"] == "completed")
+        listed = sorted(job["objects"], key=lambda found: found["key"])
+        assert listed == [kept.described(bucket, key) for key in kept.keys(bucket, prefix)], job["name"]
+        assert bool(listed) == (job["status"] == "completed")
 
 
 def test_published_objects_are_those_of_completed_jobs_and_none_is_left_staged(kept: Kept) -> None:
-    told = {(found["bucket"], found["key"]) for job in kept.summary["jobs"] for found in job["objects"]}
+    listed = {(found["bucket"], found["key"]) for job in kept.summary["jobs"] for found in job["objects"]}
     rows = kept.rows("select bucket, key, state from worker.staged_objects where kind in ('training', 'generation')")
-    assert {(row["bucket"], row["key"]) for row in rows} == told
+    assert {(row["bucket"], row["key"]) for row in rows} == listed
     assert {row["state"] for row in rows} == {"published"}
 
 
-def test_photographs_are_in_storage_and_the_held_out_ones_were_not_trained_on(kept: Kept) -> None:
+def test_photos_are_in_storage_and_held_out_photos_were_not_trained_on(kept: Kept) -> None:
     jobs = {"person": "train", "other person": "train another person"}
     for subject in kept.summary["subjects"]:
         photos = subject["training_photos"] + subject["held_out_photos"]
@@ -240,19 +240,21 @@ def test_losses_can_be_measured_again_from_the_objects_and_show_what_was_learnt(
 
 
 def test_the_revocation_stopped_the_drawing_and_nothing_was_published(kept: Kept) -> None:
-    told, row = kept.summary["revocation"], kept.job("revoke while drawing")
-    assert told["job_id"] == str(row["id"])
+    revocation, row = kept.summary["revocation"], kept.job("revoke while drawing")
+    assert revocation["job_id"] == str(row["id"])
     assert row["result"] is None
     assert row["started_at"] is not None
     (revoked,) = kept.rows(
         "select at from worker.consent_events where event = 'revoke' and subject_id = %s", row["subject_id"]
     )
     assert row["started_at"] < revoked["at"] < row["finished_at"]
-    assert told["seconds_until_stopped"] == (row["finished_at"] - revoked["at"]).total_seconds()
+    assert revocation["seconds_until_stopped"] == (row["finished_at"] - revoked["at"]).total_seconds()
     events = [event["event"] for event in kept.rows("select event from worker.job_events where job_id = %s", row["id"])]
     assert "completed" not in events
     # No later request could have written objects, so the buckets are as they were then.
-    assert told["objects_before"] == told["objects_after"] == len(kept.keys(UPLOADS)) + len(kept.keys(MODELS))
+    assert (
+        revocation["objects_before"] == revocation["objects_after"] == len(kept.keys(UPLOADS)) + len(kept.keys(MODELS))
+    )
 
 
 def test_the_worker_is_a_pod_with_a_pods_login(kept: Kept) -> None:

@@ -91,7 +91,7 @@ def run_demo_with_photos(folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "300"}, check=False)
 
 
-def test_too_few_photographs_are_refused_before_anything_starts(tmp_path: Path) -> None:
+def test_too_few_photos_are_refused_before_anything_starts(tmp_path: Path) -> None:
     for number in range(5):
         Image.new("RGB", (64, 64)).save(tmp_path / f"{number}.jpg")
     (tmp_path / "notes.txt").write_text("not a picture, and not counted as one")
@@ -105,7 +105,7 @@ def test_too_few_photographs_are_refused_before_anything_starts(tmp_path: Path) 
 def test_a_file_that_is_not_a_picture_is_named(tmp_path: Path) -> None:
     for number in range(6):
         Image.new("RGB", (64, 64)).save(tmp_path / f"{number}.png")
-    (tmp_path / "holiday.heic").write_bytes(b"this is no photograph")
+    (tmp_path / "holiday.heic").write_bytes(b"this is not a photo")
     refused = run_demo_with_photos(tmp_path)
     assert refused.returncode == 2
     assert "holiday.heic is not a readable picture" in refused.stdout

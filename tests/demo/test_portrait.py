@@ -1,4 +1,4 @@
-"""The demo's photographs: of one person, different in everything else, and saved as a phone saves them."""
+"""The demo's photos: of one person, different in everything else, and saved as a phone saves them."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_each_setting_is_a_background_of_its_own(setting: Setting) -> None:
     assert all(np.abs(here - other)[corner].mean() > 8 for other in others)
 
 
-def test_random_people_differ_and_can_be_drawn_again() -> None:
+def test_random_people_differ_and_are_reproducible() -> None:
     people = [Person.random(seed) for seed in range(8)]
     assert people == [Person.random(seed) for seed in range(8)]
     assert len(set(people)) == 8

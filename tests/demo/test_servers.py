@@ -102,7 +102,7 @@ def test_only_the_fast_server_gives_up_crash_safety(tmp_path: Path, postgres: Em
         assert ask(safe, safety) == "on on on"
 
 
-def test_two_hundred_connections_fit(postgres: EmbeddedPostgres) -> None:
+def test_postgres_accepts_200_connections(postgres: EmbeddedPostgres) -> None:
     assert int(str(ask(postgres, "show max_connections"))) == 200
 
 

@@ -78,17 +78,19 @@ def test_the_figures_are_of_loras_as_the_demo_trains_them() -> None:
 
 
 def test_the_first_page_has_the_same_figures() -> None:
-    her = json.loads(FIGURES.read_text())["likeness"]["example"]
+    figures = json.loads(FIGURES.read_text())["likeness"]["example"]
     names = ("own LoRA", "another's LoRA", "own LoRA, 'a person'", "no LoRA, 'a person'")
-    told = re.search(r"A classifier that reads its pictures.*?measure", FIRST_PAGE.read_text(), re.DOTALL)
-    assert told
-    assert re.findall(r"\d+%", told[0]) == [f"{her[name]:.0%}" for name in names]
+    sentence = re.search(r"A classifier that reads its pictures.*?measure", FIRST_PAGE.read_text(), re.DOTALL)
+    assert sentence
+    assert re.findall(r"\d+%", sentence[0]) == [f"{figures[name]:.0%}" for name in names]
 
 
 def test_the_readme_has_the_measured_figures() -> None:
     """Each row of the README's tables of figures, digit by digit."""
     figures = json.loads(FIGURES.read_text())
-    told = dict(re.findall(r"^\| ([^|`]+?) \| ([^|]*%[^|]*(?:\|[^|]*%[^|]*)*)\|$", README.read_text(), re.MULTILINE))
+    cells_of = dict(
+        re.findall(r"^\| ([^|`]+?) \| ([^|]*%[^|]*(?:\|[^|]*%[^|]*)*)\|$", README.read_text(), re.MULTILINE)
+    )
     people = figures["likeness"].values()
     rows = {
         "with her or his own LoRA": "own LoRA",
@@ -98,11 +100,13 @@ def test_the_readme_has_the_measured_figures() -> None:
         "without a LoRA, asked for “a person”": "no LoRA, 'a person'",
     }
     for label, figure in rows.items():
-        cells = [cell.strip() for cell in told[label].split("|")]
+        cells = [cell.strip() for cell in cells_of[label].split("|")]
         assert cells == [f"{person[figure]:.0%}" for person in people], label
     drawn, read = figures["prompts"], figures["classifier on held-out drawings"]
     labels = (
         "sex, skin, hair's colour, its style, glasses, their frame, beard, clothes, their colour, place, expression"
     )
     for label, trait in zip(labels.split(", "), ATTRIBUTES, strict=True):
-        assert [cell.strip() for cell in told[label].split("|")] == [f"{drawn[trait]:.0%}", f"{read[trait]:.0%}"], label
+        assert [cell.strip() for cell in cells_of[label].split("|")] == [f"{drawn[trait]:.0%}", f"{read[trait]:.0%}"], (
+            label
+        )

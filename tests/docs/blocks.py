@@ -14,7 +14,7 @@ PATTERNS = ("*.md", "docs/**/*.md", "examples/**/*.md", "tools/**/*.md", "bench/
 
 @dataclass(frozen=True)
 class Block:
-    """One fenced block; `line` is where its text begins."""
+    """One fenced block; `line` is the first line of its text."""
 
     page: str
     line: int
@@ -26,13 +26,13 @@ class Block:
 
 
 def pages() -> dict[str, str]:
-    """The text of every page by its path from the root."""
+    """Return the text of every page by its path from the root."""
     found = {path for pattern in PATTERNS for path in ROOT.glob(pattern) if "work" not in path.parts[-2:-1]}
     return {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in sorted(found)}
 
 
 def blocks() -> list[Block]:
-    """Every block, in order. One that is only indented has no language."""
+    """Return every block, in order. An indented block has no language."""
     return [
         Block(page, begin + 2, token.info.partition(" ")[0], token.content)
         for page, text in pages().items()
@@ -41,7 +41,7 @@ def blocks() -> list[Block]:
 
 
 def prose(text: str) -> str:
-    """A page without its code blocks."""
+    """Return a page without its code blocks."""
     lines = text.splitlines()
     for begin, end, _ in _code(text):
         lines[begin:end] = [""] * (end - begin)
@@ -49,7 +49,7 @@ def prose(text: str) -> str:
 
 
 def _code(text: str) -> list[tuple[int, int, Token]]:
-    """Code with the lines that it takes."""
+    """Return the code blocks with their first and last lines."""
     tokens = MarkdownIt().parse(text)
     return [
         (token.map[0], token.map[1], token) for token in tokens if token.map and token.type in ("fence", "code_block")

@@ -1,4 +1,4 @@
-"""Shell commands in the documentation, read as far as their programs, options and variables."""
+"""Parse shell commands in the documentation: programs, options and variables."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WORKER = {command.name: command for command in commands(app)}
 OTHERS = frozenset(
     {"cd", "chmod", "chown", "cp", "curl", "docker", "git", "mkdir", "mv", "npm", "npx", "pip", "psql", "supabase"}
 )
-"""Programs that are not ours: what they are told is not checked, but for psql's SQL."""
+"""Other programs: their arguments are not checked, except the SQL of psql."""
 VARIABLES = {variable(name) for name in Settings.model_fields} | {"PYTHON", "CUDA_VISIBLE_DEVICES", "BAKE_MODELS"}
 BETWEEN = frozenset({"&&", "||", "|", ";", "&"})
 INTO = frozenset({">", ">>", "<"})
@@ -25,14 +25,14 @@ INTO = frozenset({">", ">>", "<"})
 
 @dataclass(frozen=True)
 class Call:
-    """One program with its arguments, and the variables that were set for it."""
+    """One program with its arguments, and the variables that are set for it."""
 
     variables: tuple[str, ...]
     words: tuple[str, ...]
 
 
 def calls(text: str) -> list[Call]:
-    """Every program that a block starts, in order."""
+    """Return every program that a block starts, in order."""
     found = []
     for line in text.replace("\\\n", " ").splitlines():
         lexer = shlex.shlex(line, posix=True, punctuation_chars="&|;<>")
@@ -48,8 +48,8 @@ def calls(text: str) -> list[Call]:
 
 
 def problems(call: Call) -> list[str]:
-    """What is wrong with a call: an unknown program, command, option, target, file or variable."""
-    wrong = [f"{name} is no setting" for name in call.variables if name not in VARIABLES]
+    """Return the mistakes in a call: unknown programs, commands, options, targets, files and variables."""
+    wrong = [f"{name} is not a setting" for name in call.variables if name not in VARIABLES]
     if not call.words:
         return wrong
     program, *arguments = call.words
@@ -62,17 +62,17 @@ def problems(call: Call) -> list[str]:
             return wrong + _python(arguments)
         case name if name in OTHERS or name.endswith(".sh"):
             return wrong
-    return [*wrong, f"{program} is no program that is known here"]
+    return [*wrong, f"{program} is not a known program"]
 
 
 def sql_of(text: str) -> list[str]:
-    """What a block tells psql."""
-    told = [call.words for call in calls(text) if call.words[:1] == ("psql",)]
-    return [value for words in told for name, value in pairwise(words) if name == "-c"]
+    """Return the SQL that a block passes to psql."""
+    psql_calls = [call.words for call in calls(text) if call.words[:1] == ("psql",)]
+    return [value for words in psql_calls for name, value in pairwise(words) if name == "-c"]
 
 
 def _call(words: list[str]) -> Call:
-    """Without what is redirected, and with assignments apart."""
+    """Return a call without redirections, with its assignments separated."""
     plain = [word for before, word in zip(["", *words], words, strict=False) if word not in INTO and before not in INTO]
     if plain[:1] == ["export"]:
         plain = plain[1:]
@@ -84,7 +84,7 @@ def _call(words: list[str]) -> Call:
 
 def _worker(arguments: list[str]) -> list[str]:
     if arguments[:1] == ["job"] and " ".join(["worker", *arguments[:2]]) not in WORKER:
-        arguments = ["job", "show", *arguments[1:]]  # `worker job ID` is short for it
+        arguments = ["job", "show", *arguments[1:]]  # `worker job ID` is short for `worker job show ID`
     for length in range(len(arguments), -1, -1):
         name = " ".join(["worker", *arguments[:length]])
         if name in WORKER:

@@ -1,4 +1,4 @@
-"""Every code block of the documentation is executed or checked. A block in a language without a treatment fails."""
+"""Every code block of the documentation is run or checked. A block in an unknown language fails."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ ELSEWHERE = {"examples/supabase-js.md": "tests/examples/test_supabase_js.py"}
 """Pages whose SQL and JavaScript another test runs."""
 
 ONE_ID = "6a050000-0000-4000-8000-000000000000"
-"""Stands for every id that a page leaves open: there is a user, a subject, a LoRA and a job of each kind with it."""
+"""Replaces every abbreviated id of a page: a user, a subject, a LoRA and a job of each kind have this id."""
 
-WORLD = f"""
+EXAMPLE_ROWS = f"""
 insert into auth.users (id) values ('{ONE_ID}');
 insert into public.subjects (id, owner_id, name, subject_is_adult) values ('{ONE_ID}', '{ONE_ID}', 'Ada', true);
 select public.grant_consent('{ONE_ID}');
@@ -47,36 +47,36 @@ PAGES_WITH_SQL = sorted({block.page for block in BLOCKS if block.language == "sq
 
 
 @pytest.fixture(scope="module")
-def world(databases: Databases) -> Iterator[psycopg.Connection[Any]]:
-    """A migrated database in which every id that a page leaves open means something."""
+def database(databases: Databases) -> Iterator[psycopg.Connection[Any]]:
+    """A migrated database with an object for every abbreviated id of a page."""
     name = databases.create()
     with psycopg.connect(databases.server.url(name)) as connection:
-        connection.execute(WORLD.encode())
+        connection.execute(EXAMPLE_ROWS.encode())
         connection.commit()
         yield connection
     databases.drop(name)
 
 
 @pytest.mark.parametrize("page", PAGES_WITH_SQL)
-def test_sql_runs(world: psycopg.Connection[Any], page: str) -> None:
-    """All of a page in order, as the owner, in a transaction that is rolled back."""
-    with world.transaction(force_rollback=True):
+def test_sql_runs(database: psycopg.Connection[Any], page: str) -> None:
+    """The whole page in order, as the owner, in a transaction that is rolled back."""
+    with database.transaction(force_rollback=True):
         for block in BLOCKS:
             if block.page == page and block.language in ("sql", "sh"):
                 for text in [block.text] if block.language == "sql" else sql_of(block.text):
                     try:
-                        world.execute(re.sub(r"'[0-9a-f]*…'", f"'{ONE_ID}'", text).encode())
+                        database.execute(re.sub(r"'[0-9a-f]*…'", f"'{ONE_ID}'", text).encode())
                     except psycopg.Error as error:
                         pytest.fail(f"{block}: {error}")
 
 
 def shell_is_known(block: Block) -> None:
-    """Programs, commands, options, targets, files and settings are there."""
+    """Check that programs, commands, options, targets, files and settings exist."""
     assert [problem for call in calls(block.text) for problem in problems(call)] == []
 
 
 def python_compiles(block: Block) -> None:
-    """And what it imports from us, or takes from a lease or the tools, is there."""
+    """Check the syntax, and that imports from this project and attributes of its objects exist."""
     tree = compile(block.text, str(block), "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT | ast.PyCF_ONLY_AST)
     ours: dict[str, Any] = {"lease": Lease, "tools": JobContext, "consent": consent, "errors": errors}
     for node in ast.walk(tree):
@@ -90,7 +90,7 @@ def python_compiles(block: Block) -> None:
 
 
 def _attributes(of: Any) -> set[str]:
-    """What an instance of a class, or a module, has."""
+    """Return the attributes of a module or of a class's instances."""
     return {*dir(of), *inspect.get_annotations(of), *re.findall(r"\bself\.(\w+)\b", inspect.getsource(of))}
 
 
@@ -104,11 +104,11 @@ def is_run_elsewhere(block: Block) -> None:
 
 
 def is_sql_that_runs(block: Block) -> None:
-    """`test_sql_runs` takes pages, because what a page makes is used further down."""
+    """Check that `test_sql_runs` runs the page as a whole: later blocks use the rows of earlier ones."""
     assert block.page in PAGES_WITH_SQL or block.page in ELSEWHERE
 
 
-TREATMENTS: dict[str, Callable[[Block], object]] = {
+CHECKS: dict[str, Callable[[Block], object]] = {
     "sql": is_sql_that_runs,
     "sh": shell_is_known,
     "python": python_compiles,
@@ -117,11 +117,11 @@ TREATMENTS: dict[str, Callable[[Block], object]] = {
     "yaml": lambda block: yaml.safe_load(block.text),
     "dotenv": dotenv_holds_settings,
     "js": is_run_elsewhere,
-    "text": lambda block: None,  # trees and what programs print: nothing to run
+    "text": lambda block: None,  # trees and output of programs: nothing to check
 }
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=str)
-def test_a_block_is_what_it_says(block: Block) -> None:
-    assert block.language in TREATMENTS, f"{block}: give it one of {', '.join(TREATMENTS)}"
-    TREATMENTS[block.language](block)
+def test_each_block_is_valid_in_its_language(block: Block) -> None:
+    assert block.language in CHECKS, f"{block}: give it one of {', '.join(CHECKS)}"
+    CHECKS[block.language](block)

@@ -1,4 +1,4 @@
-"""What the documentation calls by name is there: files, settings, commands, and what lies in schema `worker`."""
+"""Names in the documentation exist: files, settings, commands, and objects of schema `worker`."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ COMMAND = re.compile(r"(worker|make) [a-z]")
 IN_WORKER = re.compile(r"worker\.[a-z_]+(\.[a-z_]+)?(?![\w.…*])")
 
 FROM_ELSEWHERE = "docs/coming-from/"
-"""Pages whose tables name other systems' things, in every column but the last."""
+"""Pages whose tables name objects of other systems, in every column but the last."""
 
 NOT_SETTINGS = frozenset({"PROJECT_REF", "PUBLISHABLE_KEY", "HF_ENDPOINT", "OMP_NUM_THREADS", "OMP_WAIT_POLICY"})
-"""Names in capitals that stand for something else, or that libraries read."""
+"""Names in capitals that are placeholders, or variables of libraries."""
 
 CONSTANTS_PAGE = "docs/timeouts.md"
 """A page that also lists constants of the code, whose names end in `_S`: `test_timeouts.py` compares them."""
 
-MADE = {f"docs/reference/{path.name}" for path in (ROOT / "docs" / "reference").glob("*.md")}
-"""Pages that `test_reference.py` compares with what they are made from."""
+GENERATED = {f"docs/reference/{path.name}" for path in (ROOT / "docs" / "reference").glob("*.md")}
+"""Generated pages, which `test_reference.py` checks."""
 
 PLACEHOLDER = "NAME"
-"""Stands for a name in the path of a file that a reader is told to create."""
+"""A placeholder in the path of a file that the reader is to create."""
 
 CATALOG = """
 select 'worker.' || relname from pg_class where relnamespace = 'worker'::regnamespace
@@ -42,16 +42,16 @@ where relnamespace = 'worker'::regnamespace
 
 
 def spans(page: str, text: str) -> Iterator[str]:
-    """What stands in the typeface of code, outside of blocks."""
+    """Yield the code spans outside of blocks."""
     for line in prose(text).splitlines():
         is_row = page.startswith(FROM_ELSEWHERE) and line.startswith("|")
         yield from re.findall(r"`([^`]+)`", line.rstrip(" |").rpartition("|")[2] if is_row else line)
 
 
-SPANS = [(page, span) for page, text in pages().items() if page not in MADE for span in spans(page, text)]
+SPANS = [(page, span) for page, text in pages().items() if page not in GENERATED for span in spans(page, text)]
 
 
-def test_files_are_there() -> None:
+def test_named_files_exist() -> None:
     named = {(page, span) for page, span in SPANS if FILE.fullmatch(span)}
     assert len(named) > 20
     assert {(page, name) for page, name in named if not _exists(page, name)} == set()
@@ -61,7 +61,7 @@ def _exists(page: str, name: str) -> bool:
     return PLACEHOLDER in name or (ROOT / name).exists() or (ROOT / page).parent.joinpath(name).exists()
 
 
-def test_the_tree_in_the_readme_names_folders_that_are_there() -> None:
+def test_the_tree_in_the_readme_names_existing_folders() -> None:
     (tree,) = re.findall(r"^```text\n(worker/.*?)^```", pages()["README.md"], re.MULTILINE | re.DOTALL)
     folders, top = [], ""
     for indent, name in re.findall(r"^( *)([\w-]+)/", tree, re.MULTILINE):
@@ -73,7 +73,7 @@ def test_the_tree_in_the_readme_names_folders_that_are_there() -> None:
     assert wings == {folder.removeprefix("worker/") for folder in folders if folder.startswith("worker/")}
 
 
-def test_settings_are_there() -> None:
+def test_named_settings_exist() -> None:
     named = {
         (page, match[1])
         for page, span in SPANS
@@ -84,7 +84,7 @@ def test_settings_are_there() -> None:
     assert {(page, name) for page, name in named if name not in VARIABLES | NOT_SETTINGS} == set()
 
 
-def test_commands_and_targets_are_there() -> None:
+def test_named_commands_and_targets_exist() -> None:
     named = {(page, span) for page, span in SPANS if COMMAND.match(span)}
     assert len(named) > 20
     found = {(page, wrong) for page, span in named for call in calls(_plain(span)) for wrong in problems(call)}
@@ -92,7 +92,7 @@ def test_commands_and_targets_are_there() -> None:
 
 
 def _plain(command: str) -> str:
-    """Without the brackets of what may be left out, and the first of what may be chosen."""
+    """Remove brackets of optional words, and all but the first alternative."""
     return re.sub(r"\|\w+", "", re.sub(r"[\[\]]", "", command))
 
 
@@ -104,7 +104,7 @@ def catalog(databases: Databases) -> set[str]:
 
 
 def test_names_in_worker_exist(catalog: set[str]) -> None:
-    """Schema or package: both have that name."""
+    """Both the schema and the Python package have this name."""
     named = {(page, match[0]) for page, span in SPANS if (match := IN_WORKER.match(span))}
     assert len(named) > 20
     modules = {name for _, name in named if name.count(".") == 1 and importlib.util.find_spec(name)}
@@ -113,6 +113,6 @@ def test_names_in_worker_exist(catalog: set[str]) -> None:
 
 
 def _is_member(name: str) -> bool:
-    """Whether this is something in a module, such as worker.settings.Settings."""
+    """Return True if this is a member of a module, such as worker.settings.Settings."""
     module, _, member = name.rpartition(".")
     return module != "worker" and hasattr(importlib.import_module(module), member)

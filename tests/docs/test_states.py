@@ -23,18 +23,18 @@ def catalog(databases: Databases) -> Iterator[psycopg.Connection[Any]]:
 
 
 def rows(first_heading: str) -> list[list[str]]:
-    """The cells of the table whose first column has this heading, without heading and rule."""
+    """Return the cells of the table whose first column has this heading, without the heading."""
     (table,) = re.findall(rf"^\| {re.escape(first_heading)} \|.*\n\|[-|]+\n((?:\|.*\n?)+)", PAGE, re.MULTILINE)
     return [[cell.strip() for cell in line.strip("|").split(" |")] for line in table.splitlines()]
 
 
 def first_cells(first_heading: str) -> set[str]:
-    """The names in code of a table's first column."""
+    """Return the code spans of a table's first column."""
     return {name for row in rows(first_heading) for name in re.findall(r"`(\w+)`", row[0])}
 
 
 def allowed_values(catalog: psycopg.Connection[Any], table: str, constraint: str) -> set[str]:
-    """The values that a CHECK constraint lists."""
+    """Return the values that a CHECK constraint lists."""
     row = catalog.execute(
         "select pg_get_constraintdef(oid) from pg_constraint where conrelid = %s::regclass and conname = %s",
         (table, constraint),
@@ -65,9 +65,9 @@ def test_every_cancel_code_has_a_meaning(catalog: psycopg.Connection[Any]) -> No
 
 
 def test_every_error_code_says_when_it_is_retried_as_the_database_does(catalog: psycopg.Connection[Any]) -> None:
-    said = {re.findall(r"`(\w+)`", row[0])[0]: row[2] for row in rows("`error_code`")}
-    assert set(said) == set(BY_CODE)
-    for code, retried in said.items():
+    documented = {re.findall(r"`(\w+)`", row[0])[0]: row[2] for row in rows("`error_code`")}
+    assert set(documented) == set(BY_CODE)
+    for code, retried in documented.items():
         row = catalog.execute("select worker.is_retried(%s), worker.is_fault_of_pod(%s)", (code, code)).fetchone()
         assert row is not None
         assert (retried != "never", "on another pod" in retried) == row, code

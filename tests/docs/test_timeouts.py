@@ -51,7 +51,7 @@ def test_every_constant_in_seconds_is_listed() -> None:
 
 
 def _constants_in_seconds(path: Path) -> list[tuple[str, str]]:
-    """The constants of a module whose names end in `_S`, with their values as the page writes them."""
+    """Return the constants of a module whose names end in `_S`, with their values as the page writes them."""
     found = []
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         match node:
@@ -65,5 +65,5 @@ def _constants_in_seconds(path: Path) -> list[tuple[str, str]]:
 
 
 def _in_seconds(value: float | tuple[float, ...]) -> str:
-    """8.0 is "8 s", (0.0, 0.5) is "0, 0.5 s"."""
+    """Format seconds as the page does: 8.0 is "8 s", (0.0, 0.5) is "0, 0.5 s"."""
     return ", ".join(f"{one:g}" for one in (value if isinstance(value, tuple) else (value,))) + " s"

@@ -1,4 +1,4 @@
-"""`examples/supabase-js.md` as a user follows it: its SQL in order, in PostgREST's roles; its JavaScript parses."""
+"""`examples/supabase-js.md`: its SQL runs in order, in PostgREST's roles, and its JavaScript parses."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NODE = shutil.which("node")
 
 
 def blocks(language: str) -> list[tuple[str, str]]:
-    """Heading and text of every code block of a language, in the page's order."""
+    """Return heading and text of every code block of a language, in the page's order."""
     sections = re.split(r"^## (.+)\n", PAGE.read_text(), flags=re.MULTILINE)
     return [
         (heading, text)
@@ -31,14 +31,14 @@ def blocks(language: str) -> list[tuple[str, str]]:
 
 
 class Reader:
-    """Somebody who types the page's SQL. Every named column becomes a value that later steps may use."""
+    """A reader who runs the page's SQL. Every named column becomes a value that later steps can use."""
 
     def __init__(self, app: AppTables) -> None:
         self._app = app
         self.values: dict[str, Any] = {}
 
     def run(self, block: str) -> None:
-        """Each statement as one request, in the role that the block names."""
+        """Run each statement as one request, in the role that the block names."""
         service = block.startswith("-- as service_role\n")
         connection = (
             self._app.acting_as("service_role") if service else self._app.acting_as("authenticated", self._app.owner)
@@ -67,11 +67,11 @@ def pod(database_url: str) -> Iterator[Pod]:
         made.close()
 
 
-def test_its_sql_takes_a_user_from_sign_in_to_a_picture_and_back(app: AppTables, pod: Pod) -> None:
+def test_its_sql_runs_from_sign_in_to_a_picture_and_its_revocation(app: AppTables, pod: Pod) -> None:
     reader = Reader(app)
 
-    def work_ends(kind: str) -> Callable[[], None]:
-        """The pod does what waits; Storage lists what it uploaded."""
+    def complete_job_of(kind: str) -> Callable[[], None]:
+        """Let the pod complete the job, and add its objects to storage."""
 
         def complete() -> None:
             job: UUID = reader.values[f"{kind}_id"]
@@ -82,7 +82,7 @@ def test_its_sql_takes_a_user_from_sign_in_to_a_picture_and_back(app: AppTables,
 
         return complete
 
-    meanwhile = {"Follow it": work_ends("training"), "Its signed URL": work_ends("generation")}
+    meanwhile = {"Follow it": complete_job_of("training"), "Its signed URL": complete_job_of("generation")}
     steps = blocks("sql")
     for heading, block in steps:
         meanwhile.get(heading, lambda: None)()
@@ -101,8 +101,8 @@ def test_its_sql_takes_a_user_from_sign_in_to_a_picture_and_back(app: AppTables,
     assert (seen["last_status"], seen["last_code"]) == ("failed", "consent_denied")
 
 
-def test_what_the_page_calls_refused_is_refused(app: AppTables, pod: Pod) -> None:
-    """Its steps work because of the rights they use, not because everything is allowed."""
+def test_steps_without_the_required_right_are_refused(app: AppTables, pod: Pod) -> None:
+    """The page's steps work because of the rights they use, not because everything is allowed."""
     reader = Reader(app)
     steps = dict(blocks("sql"))
     reader.run(steps["Sign in"])
@@ -121,19 +121,19 @@ def test_what_the_page_calls_refused_is_refused(app: AppTables, pod: Pod) -> Non
     app.run("insert into storage.objects (bucket_id, name) values ('uploads', %s)", key)
     look = "select name as signed_key from storage.objects where name = :'picture_key'"
     reader.run(look)
-    assert "signed_key" not in reader.values, "staged, and seen by its owner"
+    assert "signed_key" not in reader.values, "a staged object must not be visible to its owner"
     assert attempt.complete(result) == "ok"
     app.owner = app.add_user(UUID(int=1))
     reader.run(look)
-    assert "signed_key" not in reader.values, "published, and seen by a stranger"
+    assert "signed_key" not in reader.values, "a published object must not be visible to another user"
 
 
-def test_every_step_has_both_halves() -> None:
+def test_every_step_has_javascript_and_sql() -> None:
     assert [heading for heading, _ in blocks("js")] == [heading for heading, _ in blocks("sql")]
 
 
 @pytest.mark.skipif(NODE is None, reason="node is not installed")
-def test_its_javascript_is_one_module_that_parses(tmp_path: Path) -> None:
+def test_its_javascript_parses_as_one_module(tmp_path: Path) -> None:
     module = tmp_path / "page.mjs"
     module.write_text("\n".join(text for _, text in blocks("js")))
     check = subprocess.run([str(NODE), "--check", module], capture_output=True, text=True, check=False)

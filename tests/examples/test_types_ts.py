@@ -1,4 +1,4 @@
-"""`examples/types.ts` says what the migrated catalog says."""
+"""`examples/types.ts` matches the migrated catalog."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from tools.types_ts import TARGET, types_ts
 
 
-def test_the_file_is_what_the_catalog_gives(database_url: str) -> None:
+def test_the_file_matches_the_catalog(database_url: str) -> None:
     assert TARGET.read_text() == types_ts(database_url), "examples/types.ts is out of date: run `make types`"
 
 
@@ -50,7 +50,7 @@ def test_a_new_column_and_an_identity_appear(database_url: str) -> None:
     assert notes in types_ts(database_url)
 
 
-def test_what_it_cannot_describe_is_named(database_url: str) -> None:
+def test_unsupported_objects_are_reported_by_name(database_url: str) -> None:
     with psycopg.connect(database_url, autocommit=True) as owner:
         owner.execute("create view public.people as select name from public.subjects")
         owner.execute("create type public.mood as enum ('calm')")

@@ -67,7 +67,7 @@ def unguided(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Bas
 
 @pytest.fixture(scope="session")
 def take_photos(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[Photo]]:
-    """Photographs of a person of PEOPLE, 3:4, with captions."""
+    """Draw photos of a person of PEOPLE, 3:4, with captions."""
 
     def take(who: str, *, seed: int, count: int) -> list[Photo]:
         folder = tmp_path_factory.mktemp(who)

@@ -33,7 +33,7 @@ def test_a_base_defaults_to_its_own_size_and_published_settings(base: Base, step
     assert resolve(base, unset) == Resolved(64, 64, steps, guidance, negative_prompt_used=False, prompt_cut_by=())
 
 
-def test_without_an_embedding_of_guidance_a_flux_base_draws_as_schnell(unguided: Base) -> None:
+def test_a_flux_base_without_guidance_embedding_has_the_defaults_of_schnell(unguided: Base) -> None:
     resolved = resolve(unguided, replace(REQUEST, steps=None, guidance=None))
     assert (resolved.steps, resolved.guidance) == (4, 0.0)
 
@@ -51,7 +51,7 @@ def test_the_use_of_a_negative_prompt_is_reported(base: Base, used: bool) -> Non
     assert not resolve(base, replace(blurred, negative_prompt=None)).negative_prompt_used
 
 
-def test_a_flux_base_without_an_embedding_of_guidance_uses_a_negative_prompt(unguided: Base) -> None:
+def test_a_flux_base_without_guidance_embedding_uses_a_negative_prompt(unguided: Base) -> None:
     blurred = replace(REQUEST, negative_prompt="blurred", guidance=3.0)
     assert resolve(unguided, blurred).negative_prompt_used
     assert not resolve(unguided, replace(blurred, guidance=0.0)).negative_prompt_used

@@ -66,7 +66,7 @@ def exif(orientation: int) -> Image.Exif:
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.heic", "a.tiff", "a.gif", "a.mpo", "a.JPG.exe"])
-def test_every_kind_of_photo_is_read_whatever_its_name(tmp_path: Path, name: str) -> None:
+def test_every_format_is_read_whatever_the_file_name(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     corners().save(path, "JPEG" if name.endswith("exe") else None, quality=95)
     assert_upright(path)
@@ -75,7 +75,7 @@ def test_every_kind_of_photo_is_read_whatever_its_name(tmp_path: Path, name: str
 
 
 @pytest.mark.parametrize("orientation", UNDO_ORIENTATION)
-def test_every_way_to_hold_a_camera_is_turned_upright(tmp_path: Path, orientation: int) -> None:
+def test_every_exif_orientation_is_turned_upright(tmp_path: Path, orientation: int) -> None:
     path = tmp_path / "photo.jpg"
     turn = UNDO_ORIENTATION[orientation]
     taken = corners() if turn is None else corners().transpose(turn)
@@ -84,7 +84,7 @@ def test_every_way_to_hold_a_camera_is_turned_upright(tmp_path: Path, orientatio
 
 
 @pytest.mark.parametrize("extension", ["png", "webp", "tiff", "heic"])
-def test_other_kinds_are_turned_once(tmp_path: Path, extension: str) -> None:
+def test_other_formats_are_turned_once(tmp_path: Path, extension: str) -> None:
     path = tmp_path / f"photo.{extension}"
     turned = corners().transpose(Image.Transpose.ROTATE_90)
     if extension == "heic":  # as a phone does: HEIF turns by a box of its own, and its EXIF says the same
@@ -94,7 +94,7 @@ def test_other_kinds_are_turned_once(tmp_path: Path, extension: str) -> None:
     assert_upright(path)
 
 
-def test_a_tag_of_an_odd_type_does_not_stop_a_photo_and_it_is_turned(tmp_path: Path) -> None:
+def test_a_photo_with_an_exif_tag_of_the_wrong_type_is_turned_upright(tmp_path: Path) -> None:
     """A resolution in letters beside the orientation was a TypeError, which failed the whole training."""
     path = tmp_path / "odd.jpg"
     entries = struct.pack(">HHIHH", 0x0112, 3, 1, 6, 0) + struct.pack(">HHI4s", 0x011A, 2, 4, b"odd\0")
@@ -105,7 +105,7 @@ def test_a_tag_of_an_odd_type_does_not_stop_a_photo_and_it_is_turned(tmp_path: P
     assert_upright(path)
 
 
-def test_exif_that_cannot_be_read_does_not_stop_a_photo(tmp_path: Path) -> None:
+def test_a_photo_with_unreadable_exif_is_read(tmp_path: Path) -> None:
     path = tmp_path / "photo.jpg"
     corners().save(path, quality=95, exif=b"Exif\0\0no tags at all")
     assert_upright(path)
@@ -136,7 +136,7 @@ def a_print_profile() -> bytes:
     return header.ljust(128, b"\0") + struct.pack(">I", len(tags)) + index + body
 
 
-def test_a_print_shops_photo_is_read_by_its_profile(tmp_path: Path) -> None:
+def test_a_cmyk_photo_is_converted_with_its_profile(tmp_path: Path) -> None:
     path = tmp_path / "print.jpg"
     picture = Image.new("CMYK", (120, 80), (255, 0, 0, 0))
     picture.save(path, quality=100)
@@ -147,7 +147,7 @@ def test_a_print_shops_photo_is_read_by_its_profile(tmp_path: Path) -> None:
     assert 200 <= green <= 230  # L* = 220 / 255 * 100 = 86
 
 
-def test_another_colour_space_is_converted_also_beside_transparent_parts(tmp_path: Path) -> None:
+def test_another_colour_space_is_converted_with_and_without_transparency(tmp_path: Path) -> None:
     """The same numbers are other colours in another space, here in a profile with red and blue exchanged."""
     profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     for i in range(int.from_bytes(profile[128:132], "big")):
@@ -161,7 +161,7 @@ def test_another_colour_space_is_converted_also_beside_transparent_parts(tmp_pat
         np.testing.assert_allclose(read(path)[40, 60], (30, 90, 180), atol=2)
 
 
-def test_a_profile_that_is_damaged_or_of_another_kind_does_not_stop_a_photo(tmp_path: Path) -> None:
+def test_a_photo_with_a_damaged_or_unsuitable_profile_is_read(tmp_path: Path) -> None:
     path = tmp_path / "photo.png"
     corners().save(path, icc_profile=b"no profile at all")
     assert_upright(path)
@@ -196,7 +196,7 @@ def grey_tiff(bits: int, row: bytes, *, photometric: int) -> bytes:
     ],
     ids=["black is zero", "white is zero", "12 bits"],
 )
-def test_a_grey_scan_is_read_by_what_its_tags_call_white(
+def test_a_grey_scan_is_read_with_the_white_of_its_tags(
     tmp_path: Path, bits: int, row: bytes, photometric: int, grey: int
 ) -> None:
     path = tmp_path / "scan.tiff"
@@ -230,7 +230,7 @@ def test_transparent_parts_are_white_in_every_mode(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("extension", ["gif", "webp", "png"])
-def test_of_an_animation_the_first_frame_is_read(tmp_path: Path, extension: str) -> None:
+def test_the_first_frame_of_an_animation_is_read(tmp_path: Path, extension: str) -> None:
     path = tmp_path / f"moving.{extension}"
     corners().save(path, save_all=True, append_images=[Image.new("RGB", (120, 80), "black")], lossless=True)
     assert_upright(path)

@@ -92,7 +92,7 @@ def test_resumed_in_another_process_equals_uninterrupted(
     assert (tmp_path / "lora.safetensors").read_bytes() == whole.trained.path.read_bytes()
 
 
-def test_another_seed_is_another_lora(base: Base, photos: list[Photo], whole: Whole, tmp_path: Path) -> None:
+def test_another_seed_gives_another_lora(base: Base, photos: list[Photo], whole: Whole, tmp_path: Path) -> None:
     run = train(base, photos, replace(CONFIG, seed=10), workdir=tmp_path, metadata=METADATA)
     assert finish(run).sha256 != whole.trained.sha256
 

@@ -91,7 +91,7 @@ def flux_files(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> d
     return {name: folder / f"{name}.safetensors" for name in contents}
 
 
-def test_flux_of_four_single_files_is_bit_for_bit_the_base(
+def test_flux_imported_from_four_files_equals_the_base_bit_for_bit(
     tiny_models: Path, flux_files: dict[str, Path], tmp_path: Path
 ) -> None:
     original = tiny_models / TINY_BASE
@@ -108,7 +108,7 @@ def test_flux_of_four_single_files_is_bit_for_bit_the_base(
     assert (again.returncode, "exists: delete it" in again.stderr) == (1, True)
 
 
-def test_sd15_of_one_checkpoint_is_bit_for_bit_the_base(tiny_models: Path, tmp_path: Path) -> None:
+def test_sd15_imported_from_one_checkpoint_equals_the_base_bit_for_bit(tiny_models: Path, tmp_path: Path) -> None:
     original = tiny_models / "tiny-sd15"
     weights = weights_of(original)
 
@@ -179,7 +179,7 @@ def test_a_file_of_the_wrong_kind_is_named(
         bases.import_flux(tmp_path / "target", given, given.pop("tokenizers"), base, lambda _: None)
 
 
-def test_what_is_refused_leaves_nothing_behind(tiny_models: Path, flux_files: dict[str, Path], tmp_path: Path) -> None:
+def test_a_refused_import_leaves_nothing_behind(tiny_models: Path, flux_files: dict[str, Path], tmp_path: Path) -> None:
     base, models = tiny_models / TINY_BASE, tmp_path / "models"
     wrong = {**flux_files, "t5": flux_files["clip"]}
     unreadable = tmp_path / "unreadable"

@@ -57,14 +57,16 @@ def stop_after(run: Generator[Any, None, Any], kind: type, count: int) -> None:
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4])
-def test_a_drawing_stopped_at_any_step(base: Base, trained: TrainedLora, before: Any, steps: int) -> None:
+def test_a_drawing_stopped_at_any_step_leaves_the_base_unchanged(
+    base: Base, trained: TrainedLora, before: Any, steps: int
+) -> None:
     request = replace(REQUEST, num_images=2, loras=(LoraUse(trained.path),))
     stop_after(generate(base, request), drawing.Step, steps)
     assert_unchanged(base, before)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4])
-def test_a_training_stopped_at_any_step(
+def test_a_training_stopped_at_any_step_leaves_the_base_unchanged(
     base: Base, photos: list[Photo], before: Any, tmp_path: Path, steps: int
 ) -> None:
     stop_after(train(base, photos, CONFIG, workdir=tmp_path, metadata={}), training.Step, steps)
@@ -72,12 +74,12 @@ def test_a_training_stopped_at_any_step(
     assert_unchanged(base, before)
 
 
-def test_a_drawing_that_ends(base: Base, trained: TrainedLora, before: Any) -> None:
+def test_a_finished_drawing_leaves_the_base_unchanged(base: Base, trained: TrainedLora, before: Any) -> None:
     list(generate(base, replace(REQUEST, loras=(LoraUse(trained.path, 1.7),))))
     assert_unchanged(base, before)
 
 
-def test_a_consumer_that_fails(base: Base, trained: TrainedLora, before: Any) -> None:
+def test_a_failing_consumer_leaves_the_base_unchanged(base: Base, trained: TrainedLora, before: Any) -> None:
     def consume() -> None:
         for event in generate(base, replace(REQUEST, loras=(LoraUse(trained.path),))):
             if isinstance(event, drawing.Step):
@@ -88,7 +90,9 @@ def test_a_consumer_that_fails(base: Base, trained: TrainedLora, before: Any) ->
     assert_unchanged(base, before)
 
 
-def test_a_second_lora_that_cannot_be_loaded(base: Base, trained: TrainedLora, before: Any, tmp_path: Path) -> None:
+def test_a_lora_that_cannot_be_loaded_leaves_the_base_unchanged(
+    base: Base, trained: TrainedLora, before: Any, tmp_path: Path
+) -> None:
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(trained.path.read_bytes()[:-1000])
     with pytest.raises(ModelUnreadable):
@@ -96,7 +100,9 @@ def test_a_second_lora_that_cannot_be_loaded(base: Base, trained: TrainedLora, b
     assert_unchanged(base, before)
 
 
-def test_a_training_that_diverges_fails(base: Base, photos: list[Photo], before: Any, tmp_path: Path) -> None:
+def test_a_diverging_training_fails_and_leaves_the_base_unchanged(
+    base: Base, photos: list[Photo], before: Any, tmp_path: Path
+) -> None:
     wild = replace(CONFIG, learning_rate=1e30, steps=20)
     with pytest.raises(BadInput, match="learning_rate"):
         list(train(base, photos, wild, workdir=tmp_path, metadata={}))

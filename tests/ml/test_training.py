@@ -94,7 +94,7 @@ def test_caption_dropout_empties_that_share_of_captions(
 
 
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
-def test_preservation_takes_that_share_of_samples_and_gives_them_the_class_caption(
+def test_preservation_gives_that_share_of_samples_the_class_caption(
     base: Base, batch_of: Callable[..., Batch], share: float
 ) -> None:
     of_the_class = encode_captions(base, [CLASS_CAPTION])[CLASS_CAPTION].tokens[0]
@@ -248,7 +248,7 @@ def test_gradient_checkpointing_changes_nothing_but_memory(base: Base, batch_of:
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
-def test_a_lora_predicts_its_person_better_than_no_lora_and_than_anothers(
+def test_a_lora_predicts_its_person_better_than_no_lora_and_than_another_persons(
     base: Base, quick_config: LoraConfig, trained: TrainedLora, take_photos: Callable[..., list[Photo]], tmp_path: Path
 ) -> None:
     others = take_photos("other", seed=1, count=12)

@@ -39,7 +39,9 @@ def enlarged(pixels: npt.NDArray[np.uint8], scale: int, how: Image.Resampling) -
 
 
 @pytest.mark.parametrize("size", [(128, 96), (63, 50), (33, 90)])
-def test_the_picture_is_spandrels(weights: Path, portrait: npt.NDArray[np.uint8], size: tuple[int, int]) -> None:
+def test_the_picture_equals_that_of_spandrel(
+    weights: Path, portrait: npt.NDArray[np.uint8], size: tuple[int, int]
+) -> None:
     pixels = portrait[: size[0], : size[1]]
     upscaler = upscale.load(weights, "cpu")
     ours = upscaler.upscale(pixels)

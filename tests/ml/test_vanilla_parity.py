@@ -45,7 +45,7 @@ def narrow(base: Base, photos: list[Photo], tmp_path_factory: pytest.TempPathFac
     return finish(train(base, photos, config, workdir=tmp_path_factory.mktemp("narrow"), metadata={}))
 
 
-def test_without_a_lora_the_picture_is_plain_diffusers(base: Base) -> None:
+def test_without_a_lora_the_picture_equals_that_of_plain_diffusers(base: Base) -> None:
     (ours,) = pictures(generate(base, REQUEST))
     theirs = vanilla.draw(base.folder, PROMPT, seed=11, **SETTINGS)
     assert furthest(ours, theirs) == 0
@@ -77,7 +77,7 @@ def test_the_next_image_is_the_next_seed(base: Base, trained: TrainedLora) -> No
     assert furthest(*ours) > 20
 
 
-def test_in_bfloat16_as_on_a_gpu_both_still_agree(base: Base, trained: TrainedLora) -> None:
+def test_in_bfloat16_the_pictures_are_still_equal(base: Base, trained: TrainedLora) -> None:
     parts = base.architecture.load(base.folder, torch.bfloat16)
     half = replace(base, parts=parts, dtype=torch.bfloat16)
     (ours,) = pictures(generate(half, replace(REQUEST, loras=(LoraUse(trained.path),))))
@@ -107,16 +107,18 @@ def draws_against_a_negative_prompt(base: Base) -> None:
 
 
 @only_sd15
-def test_stable_diffusion_goes_away_from_a_negative_prompt_as_in_plain_diffusers(base: Base) -> None:
+def test_stable_diffusion_applies_a_negative_prompt_as_plain_diffusers_does(base: Base) -> None:
     draws_against_a_negative_prompt(base)
 
 
-def test_a_flux_base_that_embeds_no_guidance_does_so_too(unguided: Base) -> None:
+def test_a_flux_base_without_guidance_embedding_applies_a_negative_prompt_as_plain_diffusers_does(
+    unguided: Base,
+) -> None:
     draws_against_a_negative_prompt(unguided)
 
 
 @pytest.mark.parametrize("guidance", [0.0, 1.0])
-def test_guidance_up_to_one_asks_once_as_schnell_does(unguided: Base, guidance: float) -> None:
+def test_guidance_up_to_1_ignores_the_negative_prompt(unguided: Base, guidance: float) -> None:
     (ours,) = pictures(generate(unguided, replace(REQUEST, negative_prompt="a red wall", guidance=guidance)))
     assert (
         furthest(ours, vanilla.draw(unguided.folder, PROMPT, seed=11, **{**SETTINGS, "guidance_scale": guidance})) == 0
@@ -147,7 +149,7 @@ def with_scheduler(folder: Path, scheduler: type, **settings: object) -> Base:
         (DDIMScheduler, {"prediction_type": "v_prediction", "clip_sample": False}),
     ],
 )
-def test_the_scheduler_in_the_bases_folder_draws(
+def test_the_scheduler_in_the_bases_folder_is_used(
     tiny_base: Path, tmp_path: Path, scheduler: type, settings: dict[str, object]
 ) -> None:
     """Ancestral ones draw noise at every step: it must come from the seed, or pictures could not be repeated."""
@@ -190,7 +192,7 @@ def gradients_of(base: Base, photos: list[Photo]) -> tuple[torch.Tensor, torch.T
     return tuple(torch.cat([loss.detach().view(1), *(g.flatten() for g in gradients)]) for loss, gradients in results)
 
 
-def test_a_step_learns_the_same_as_diffusers_own_script(base: Base, photos: list[Photo]) -> None:
+def test_a_training_step_equals_that_of_diffusers_own_script(base: Base, photos: list[Photo]) -> None:
     ours, theirs = gradients_of(base, photos[:4])
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-6)
     assert ours[1:].abs().max() > 1e-3

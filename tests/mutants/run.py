@@ -1,9 +1,9 @@
-"""A protection is shown by its absence: each patch here removes one, and the tests that it names must then fail.
+"""Mutation tests: each patch here removes one protection, and the tests that it names must then fail.
 
     python tests/mutants/run.py [NAME …]        all patches, or those whose file name contains a NAME
 
-The working tree is copied, so nothing here is changed and changes not yet committed count. First the named tests must
-pass in a copy without a patch. Exit code 1 when a mutant survives, 2 when a patch does not apply or a test cannot run.
+The working tree is copied, so nothing here is changed, and uncommitted changes count. First the named tests must pass
+in a copy without a patch. Exit code 1 when a mutant survives, 2 when a patch does not apply or a test cannot run.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ NOTICED_LENGTH = 60
 
 @dataclass(frozen=True)
 class Mutant:
-    """A patch, what it takes away, and the tests that hold it."""
+    """A patch, the protection that it removes, and the tests that must then fail."""
 
     path: Path
     removes: str
@@ -48,7 +48,7 @@ class Mutant:
 
 @dataclass(frozen=True)
 class Verdict:
-    """`survived` names tests that passed all the same, `noticed` quotes one that failed; `broken` is why none ran."""
+    """`survived` names tests that still passed, `noticed` quotes one that failed; `broken` is why none could run."""
 
     mutant: Mutant
     survived: tuple[str, ...] = ()
@@ -64,7 +64,7 @@ def copy_working_tree(target: Path) -> None:
         check=True,
     )
     for name in listed.stdout.decode().split("\0"):
-        if name and (ROOT / name).is_file():  # what was deleted and not yet committed is still listed
+        if name and (ROOT / name).is_file():  # deleted files are listed until the deletion is committed
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, target / name)
 
@@ -78,7 +78,7 @@ class Outcome:
 
 
 def run_tests(tree: Path, tests: tuple[str, ...]) -> dict[str, Outcome]:
-    """Outcome by test. Raises RuntimeError when pytest could not say."""
+    """Run tests; returns the outcome of each. Raises RuntimeError if pytest did not finish."""
     report = tree / "outcomes.xml"
     environment = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
     environment.pop("PYTEST_ADDOPTS", None)
@@ -106,7 +106,7 @@ _WORDS = {"error": "error", "failure": "failed", "skipped": "skipped"}
 
 
 def words_of(test: str, outcomes: dict[str, Outcome]) -> set[str]:
-    """A name without brackets stands for all its parameters."""
+    """Return the outcomes of a test; a name without brackets means all its parameters."""
     return {outcome.word for name, outcome in outcomes.items() if name == test or re.sub(r"\[.*", "", name) == test}
 
 
@@ -124,7 +124,7 @@ def judge(mutant: Mutant, pristine: Path) -> Verdict:
         except (RuntimeError, subprocess.TimeoutExpired) as error:
             return Verdict(mutant, broken=str(error))
     found = {test: words_of(test, outcomes) for test in mutant.must_fail}
-    # An error is a test that could not be set up, which shows nothing.
+    # An error is a test whose setup failed, which proves nothing.
     unclear = [test for test, seen in found.items() if not seen or "error" in seen]
     if unclear:
         return Verdict(mutant, broken=f"could not run: {', '.join(unclear)}")
@@ -134,7 +134,7 @@ def judge(mutant: Mutant, pristine: Path) -> Verdict:
 
 
 def _no_repository() -> dict[str, str]:
-    """Git looks for a repository above the copy no further than the copy."""
+    """Keep Git from looking for a repository above the copy."""
     return {**os.environ, "GIT_CEILING_DIRECTORIES": tempfile.gettempdir()}
 
 

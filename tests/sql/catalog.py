@@ -1,4 +1,4 @@
-"""What a database holds, read from the catalog: two databases with equal snapshots behave alike."""
+"""Snapshots of a database from its catalog: two databases with equal snapshots behave alike."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ _OBJECTS = {
         select member::regrole::text, '' from pg_auth_members where roleid = to_regrole('likeness_worker')""",
 }
 
-# The rows that a migration writes. When a file was applied is not part of what it did.
+# The rows that a migration writes, without the times at which files were applied.
 _ROWS = {
     "worker.schema_versions": "select name, checksum from worker.schema_versions",
     "worker.policies": """
@@ -74,7 +74,7 @@ create function pg_temp.ours(oid) returns boolean language sql
 
 
 def snapshot(url: str) -> dict[str, str]:
-    """Every object of `public` and `worker`, with its rights and comment, every policy, and the rows of a migration."""
+    """Describe every object of `public` and `worker` with its rights, every policy, and the rows of a migration."""
     found: dict[str, str] = {}
     with psycopg.connect(url) as connection:
         connection.execute("set search_path = ''")
@@ -90,7 +90,7 @@ def snapshot(url: str) -> dict[str, str]:
 
 
 def differences(before: dict[str, str], after: dict[str, str]) -> dict[str, tuple[str | None, str | None]]:
-    """What is not the same in two snapshots, by name."""
+    """Return what differs between two snapshots, by name."""
     return {
         name: (before.get(name), after.get(name))
         for name in sorted(before.keys() | after.keys())
@@ -99,6 +99,6 @@ def differences(before: dict[str, str], after: dict[str, str]) -> dict[str, tupl
 
 
 def policy_oids(url: str) -> dict[str, int]:
-    """Every policy, by table and name: an equal number means that it was left alone."""
+    """Return the oid of every policy by table and name: the same oid means that it was not recreated."""
     with psycopg.connect(url) as connection:
         return dict(connection.execute("select polrelid::regclass || '.' || polname, oid from pg_policy").fetchall())

@@ -1,4 +1,4 @@
-"""For the tests of the SQL: servers as Supabase hands them out, an app's tables, pods, and calls that wait."""
+"""Fixtures of the SQL tests: Supabase-like servers, an app's tables, pods, and calls that wait for a lock."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.sql.aside import Aside
+from tests.sql.background import BackgroundCalls
 from tests.sql.pod import Claims, Pod
 from tests.sql.supabase import VERSIONS, Supabase, supabase_server
 from tests.sql.tables import AppTables
@@ -53,19 +53,19 @@ def start_pod(database_url: str) -> Iterator[Callable[..., Pod]]:
 
 @pytest.fixture
 def pod(start_pod: Callable[..., Pod]) -> Pod:
-    """A pod without a lock that offers every route."""
+    """A pod that offers every route and holds no lock."""
     return start_pod()
 
 
 @pytest.fixture
-def aside(db: AppTables) -> Iterator[Aside]:
-    """Calls that run beside the test, because they have to wait."""
+def background(db: AppTables) -> Iterator[BackgroundCalls]:
+    """Calls that run beside the test, because they have to wait for a lock."""
     with ThreadPoolExecutor(4) as executor:
-        yield Aside(db, executor)
+        yield BackgroundCalls(db, executor)
 
 
 @pytest.fixture
-def other(db: AppTables) -> Iterator[psycopg.Connection[Any]]:
-    """Somebody else's open transaction."""
+def other_session(db: AppTables) -> Iterator[psycopg.Connection[Any]]:
+    """A second connection as the owner, with an open transaction that the test ends."""
     with psycopg.connect(db.url) as connection:
         yield connection

@@ -1,4 +1,4 @@
-"""A kind of job that no release has, in pieces that a test may change, and the package that brings it."""
+"""An example kind, in parts that a test can change, and the package that contains it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ end $$;
 
 
 def write_package(folder: Path, name: str = PACKAGE, **files: str) -> Package:
-    """A package with the table as its first migration, its kind in `echo.sql`, and these repeatable files beside it."""
+    """Write a package with the table as first migration, the kind in `echo.sql`, and these further repeatable files."""
     sql = folder / name / "sql"
     (sql / "migrations").mkdir(parents=True)
     (sql / "migrations" / "0001_table.sql").write_text(TABLE)
@@ -62,7 +62,7 @@ def write_package(folder: Path, name: str = PACKAGE, **files: str) -> Package:
 
 
 def apply_file(url: str, text: str, *, package: str = PACKAGE, name: str = "more") -> None:
-    """Run a SQL file as a package's, as `worker migrate` and the printed SQL do."""
+    """Apply a SQL file of a package, as `worker migrate` and the printed SQL do."""
     with psycopg.connect(url) as owner:
         owner.execute(
             "select worker.apply_package_file(%s, %s, %s, %s)",

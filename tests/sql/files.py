@@ -1,4 +1,4 @@
-"""Releases of `sql/` that do not exist yet, and the printed SQL as an operator applies it."""
+"""Make later releases of `sql/`, and apply printed SQL as an operator does."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from worker.database.sql_files import sql_folder
 
 
 def next_release(folder: Path, **migrations: str) -> Path:
-    """A copy of `sql/` below `folder` with a comment more in a repeatable file, and these numbered files.
+    """Copy `sql/` below `folder`, with a comment added to a repeatable file and with these numbered files.
 
     Args:
         migrations: name without its leading underscore and suffix (`_0003_x` is `0003_x.sql`), and text.

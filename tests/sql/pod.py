@@ -1,4 +1,4 @@
-"""A pod as the database sees it: its role, its lock, its claims and its leases. It computes nothing."""
+"""A pod that only calls the database: its role, lock, claims and leases. It computes nothing."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ SHA256 = "0" * 64
 
 
 def as_worker(url: str) -> str:
-    """The same database in the role of pods."""
+    """Return the URL of the same database in the role of pods."""
     return f"{url}?options=-c%20role%3Dlikeness_worker"
 
 
 class Claims:
-    """The worker's own claim, for tests that are not async: one event loop and one small pool for all pods."""
+    """Run the worker's own claim in tests that are not async: one event loop and one small pool for all pods."""
 
     def __init__(self, url: str) -> None:
         self._runner = asyncio.Runner()
@@ -75,7 +75,7 @@ class Pod:
     # -- the process
 
     def call(self, function: str, *arguments: object) -> Any:
-        """One worker function; dicts and lists of dicts travel as jsonb."""
+        """Call one worker function; dicts and lists of dicts are sent as jsonb."""
         wrapped = [Jsonb(item) if _is_json(item) else item for item in arguments]
         statement = sql.SQL("select worker.{}({}) as answer").format(
             sql.Identifier(function), sql.SQL(", ").join(sql.Placeholder() * len(wrapped))
@@ -93,11 +93,11 @@ class Pod:
         )
         return answer
 
-    def heartbeat(self, *named: Attempt | tuple[str, UUID]) -> dict[str, Any]:
-        """Name attempts, and claims not yet started as (kind, id)."""
+    def heartbeat(self, *attempts_and_claims: Attempt | tuple[str, UUID]) -> dict[str, Any]:
+        """Send a heartbeat that names these attempts, and claims not yet started as (kind, id)."""
         leases = [
-            item.named() if isinstance(item, Attempt) else {"kind": item[0], "id": item[1], "attempt": None}
-            for item in named
+            item.as_lease() if isinstance(item, Attempt) else {"kind": item[0], "id": item[1], "attempt": None}
+            for item in attempts_and_claims
         ]
         answer: dict[str, Any] = self.call("heartbeat", self.id, leases)
         return answer
@@ -107,7 +107,7 @@ class Pod:
         self.session.execute("select pg_advisory_lock_shared(worker.pod_lock_key(%s))", [self.id])
 
     def lose_session(self) -> None:
-        """The session connection breaks; returns when the server has noticed."""
+        """Break the session connection; returns when the server has released the lock."""
         assert self.session is not None
         self.session.close()
         self.session = None
@@ -130,7 +130,7 @@ class Pod:
     # -- jobs
 
     def claim(self, *routes: str) -> tuple[str, UUID] | None:
-        """Kind and id of a job picked for this pod, or None."""
+        """Claim a job of these routes, or of all; returns kind and id, or None."""
         return self._claims.claim(self.id, list(routes or self.routes))
 
     def start(self, kind: str, job_id: UUID) -> Attempt | None:
@@ -148,7 +148,7 @@ class Pod:
 
 @dataclass(frozen=True)
 class Attempt:
-    """A lease and what it may say."""
+    """A lease and its calls."""
 
     pod: Pod
     kind: str
@@ -159,7 +159,7 @@ class Attempt:
     def call(self, function: str, *arguments: object) -> Any:
         return self.pod.call(function, self.kind, self.id, self.number, *arguments)
 
-    def named(self) -> dict[str, Any]:
+    def as_lease(self) -> dict[str, Any]:
         return {"kind": self.kind, "id": self.id, "attempt": self.number}
 
     @property
@@ -181,7 +181,7 @@ class Attempt:
         return str(self.call("save_checkpoint", step, self.bucket, self.key(name)))
 
     def result(self) -> dict[str, Any]:
-        """What a handler would send; nothing is staged."""
+        """Return the result that a handler would send; nothing is staged."""
         if self.kind == "training":
             return {"lora": self.key("lora.safetensors"), "sha256": SHA256, "rank": 16, "trigger_word": "ohwx"}
         if self.kind == "publish_lora":
@@ -202,7 +202,7 @@ class Attempt:
         }
 
     def staged_result(self) -> dict[str, Any]:
-        """The result of an attempt whose objects are registered."""
+        """Stage the objects of a result; returns the result."""
         result = self.result()
         if self.kind == "training":
             self.stage("lora.safetensors")

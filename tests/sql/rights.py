@@ -1,23 +1,23 @@
-"""Who may do what, written out: the expectation that the catalog is compared with.
+"""The expected rights of every role, compared with the catalog by `test_rights.py`.
 
-A new table, column, function or sequence has no line here and fails the tests until somebody decides who may use it.
+A new table, column, function or sequence fails the tests until it is listed here.
 """
 
 from __future__ import annotations
 
 ROLES = ("public", "anon", "authenticated", "service_role", "likeness_worker")
-"""`public` is everybody, the roles of other applications included. Neither it nor `anon` has a line below."""
+"""`public` stands for all roles, also those of other applications. Neither it nor `anon` has any right below."""
 
 SCHEMAS = {"worker": {"USAGE": "authenticated service_role likeness_worker"}}
 
 EXECUTE = {
-    # what apps call
+    # called by apps
     "public.cancel_job": "authenticated service_role",
     "public.retry_job": "authenticated service_role",
     "public.grant_consent": "authenticated service_role",
     "public.revoke_consent": "authenticated service_role",
     "public.reject_consent": "service_role",
-    # what those call for them
+    # called by the functions above
     "worker.cancel_job_as_owner": "authenticated",
     "worker.retry_job_as_owner": "authenticated",
     "worker.grant_consent_as_owner": "authenticated",
@@ -27,10 +27,10 @@ EXECUTE = {
     "worker.grant_consent_as_service": "service_role",
     "worker.revoke_consent_as_service": "service_role",
     "worker.reject_consent_as_service": "service_role",
-    # what policies on storage.objects ask
+    # called by policies on storage.objects
     "worker.my_published_objects": "authenticated",
     "worker.uploads_bucket": "authenticated",
-    # what pods call
+    # called by pods
     "worker.complete_job": "likeness_worker",
     "worker.consent_error": "likeness_worker",
     "worker.fail_job": "likeness_worker",
@@ -57,7 +57,7 @@ EXECUTE = {
     "worker.timing": "likeness_worker",
     "worker.usable_bases": "likeness_worker",
     "worker.why_stranded": "likeness_worker",
-    # what pods of release 0.1.0 call
+    # called by pods of release 0.1.0
     "worker.garbage_gone": "likeness_worker",
     "worker.leave_pod": "likeness_worker",
     "worker.take_garbage": "likeness_worker",
@@ -86,7 +86,7 @@ OWNER_ONLY = """
     training__capabilities training__inputs_error training__insert_error training__named_keys training__payload
     training__prefix training__publish training__result_error training__result_keys training__texts
 """
-"""Functions of schema `worker` that only its owner, and functions that run as it, may call; last, the hooks."""
+"""Functions of schema `worker` that only the owner and functions with the owner's rights can call; hooks last."""
 
 TABLES = {
     "public.generation_jobs": {"SELECT": "authenticated service_role"},
@@ -134,7 +134,7 @@ TABLES = {
     "worker.staged_objects": {},
     "worker.stranded_jobs": {"SELECT": "likeness_worker"},
 }
-"""Rights on whole tables and views. What stands in COLUMNS is granted column by column."""
+"""Rights on whole tables and views. COLUMNS has the rights that are granted column by column."""
 
 _LIFE_CYCLE = (
     "status attempt failures progress phase cancel_requested_at cancel_code error_code error result metrics "
@@ -178,7 +178,7 @@ COLUMNS: dict[str, dict[tuple[str, str], str]] = {
         ("service_role", "UPDATE"): _ADMINISTRATORS,
     },
 }
-"""Columns that a role may write although it may not write the whole table."""
+"""Columns that a role can write without the right to write the whole table."""
 
 READABLE = {
     "public.subjects": "id owner_id name trigger_word subject_is_adult consent_status consent_purposes "
@@ -204,10 +204,10 @@ READABLE = {
     "worker.schema_versions": "name checksum applied_at",
     "worker.stranded_jobs": "kind id route since why",
 }
-"""Every column of the tables that some client or pod may read: a column more is a column that they see."""
+"""Every column that clients or pods can read. A new column of these tables is visible to them."""
 
 PGQUEUER = "worker.pgqueuer"
-"""Tables of this prefix are pgqueuer's own, compared with its package."""
+"""Tables with this prefix belong to pgqueuer, and are compared with its package."""
 
 SEQUENCES = {
     "worker.consent_events_id_seq": {},

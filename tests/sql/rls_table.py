@@ -1,16 +1,16 @@
-"""The RLS table: what happens when each of the five does each thing. `test_rls.py` runs it.
+"""The RLS table: the outcome of each statement for each of the five actors. `test_rls.py` runs it.
 
-An outcome is `row` (it happened), `none` (nothing to see or change), `refused` (SQLSTATE 42501) or another SQLSTATE.
+An outcome is `row` (one row read or written), `none` (no visible row), `refused` (SQLSTATE 42501) or another SQLSTATE.
 """
 
 from __future__ import annotations
 
 ACTORS = ("owner", "other", "anon", "service_role", "likeness_worker")
-"""The columns: the rows' owner and another user (both `authenticated`), then three roles."""
+"""The columns of the table: the rows' owner, another user (both `authenticated`), and three roles."""
 
 _READ = "row none refused row refused"
 _SERVICE_ONLY = "refused refused refused row refused"
-_NOBODY = "refused refused refused refused refused"
+_REFUSED = "refused refused refused refused refused"
 _OWN_ROWS = "row row refused row refused"
 
 TABLES = {
@@ -18,12 +18,15 @@ TABLES = {
         "select": ("select from public.subjects where id = %(subject)s", _READ),
         "insert one's own": ("insert into public.subjects (name) values ('new')", _OWN_ROWS),
         "insert for another": ("insert into public.subjects (name, owner_id) values ('new', %(other)s)", _SERVICE_ONLY),
-        "insert agreed": ("insert into public.subjects (name, consent_status) values ('new', 'approved')", _NOBODY),
+        "insert with consent": (
+            "insert into public.subjects (name, consent_status) values ('new', 'approved')",
+            _REFUSED,
+        ),
         "update name": ("update public.subjects set name = 'renamed' where id = %(subject)s", _READ),
-        "update consent": ("update public.subjects set consent_status = 'approved' where id = %(pending)s", _NOBODY),
-        "update adult": ("update public.subjects set subject_is_adult = true where id = %(subject)s", _NOBODY),
-        "update owner": ("update public.subjects set owner_id = %(other)s where id = %(subject)s", _NOBODY),
-        "delete": ("delete from public.subjects where id = %(pending)s", _NOBODY),
+        "update consent": ("update public.subjects set consent_status = 'approved' where id = %(pending)s", _REFUSED),
+        "update adult": ("update public.subjects set subject_is_adult = true where id = %(subject)s", _REFUSED),
+        "update owner": ("update public.subjects set owner_id = %(other)s where id = %(subject)s", _REFUSED),
+        "delete": ("delete from public.subjects where id = %(pending)s", _REFUSED),
     },
     "public.subject_photos": {
         "select": ("select from public.subject_photos where id = %(photo)s", _READ),
@@ -54,32 +57,32 @@ TABLES = {
         "insert": (
             "insert into public.subjects_models (subject_id, version, base, family, path, sha256, rank) "
             "values (%(subject)s, 9, 'tiny-flux', 'flux', 'x', repeat('0', 64), 4)",
-            _NOBODY,
+            _REFUSED,
         ),
         "update retired_at": (
             "update public.subjects_models set retired_at = now() where id = %(model)s",
             _SERVICE_ONLY,
         ),
-        "update path": ("update public.subjects_models set path = 'elsewhere' where id = %(model)s", _NOBODY),
-        "delete": ("delete from public.subjects_models where id = %(model)s", _NOBODY),
+        "update path": ("update public.subjects_models set path = 'elsewhere' where id = %(model)s", _REFUSED),
+        "delete": ("delete from public.subjects_models where id = %(model)s", _REFUSED),
     },
     "public.presets": {
         "select": ("select from public.presets where id = %(preset)s", _READ),
-        "select everybody's": ("select from public.presets where id = %(everybodys)s", _OWN_ROWS),
+        "select shared": ("select from public.presets where id = %(shared_preset)s", _OWN_ROWS),
         "insert": ("insert into public.presets (name, kind) values ('new', 'generation')", _OWN_ROWS),
-        "insert everybody's": (
+        "insert shared": (
             "insert into public.presets (name, kind, owner_id) values ('new', 'generation', null)",
             _SERVICE_ONLY,
         ),
         "update": ("update public.presets set prompt = 'in oil' where id = %(preset)s", _READ),
-        "update everybody's": (
-            "update public.presets set prompt = 'in oil' where id = %(everybodys)s",
+        "update shared": (
+            "update public.presets set prompt = 'in oil' where id = %(shared_preset)s",
             "none none refused row refused",
         ),
         "update owner": ("update public.presets set owner_id = %(other)s where id = %(preset)s", _SERVICE_ONLY),
         "delete": ("delete from public.presets where id = %(preset)s", _READ),
-        "delete everybody's": (
-            "delete from public.presets where id = %(everybodys)s",
+        "delete shared": (
+            "delete from public.presets where id = %(shared_preset)s",
             "none none refused row refused",
         ),
     },
@@ -103,12 +106,12 @@ TABLES = {
         ),
         "insert ended": (
             "insert into public.training_jobs (subject_id, status) values (%(subject)s, 'completed')",
-            _NOBODY,
+            _REFUSED,
         ),
         "update priority": ("update public.training_jobs set priority = 9 where id = %(training)s", _SERVICE_ONLY),
-        "update status": ("update public.training_jobs set status = 'completed' where id = %(training)s", _NOBODY),
-        "update request": ("update public.training_jobs set steps = 1 where id = %(training)s", _NOBODY),
-        "delete": ("delete from public.training_jobs where id = %(training)s", _NOBODY),
+        "update status": ("update public.training_jobs set status = 'completed' where id = %(training)s", _REFUSED),
+        "update request": ("update public.training_jobs set steps = 1 where id = %(training)s", _REFUSED),
+        "delete": ("delete from public.training_jobs where id = %(training)s", _REFUSED),
     },
     "public.generation_jobs": {
         "select": ("select from public.generation_jobs where id = %(generation)s", _READ),
@@ -116,7 +119,7 @@ TABLES = {
             "insert into public.generation_jobs (subject_id, prompt) values (%(subject)s, 'at the sea')",
             "row refused refused row refused",
         ),
-        "insert about nobody": (
+        "insert without a subject": (
             "insert into public.generation_jobs (prompt) values ('the sea')",
             "row row refused 23502 refused",
         ),
@@ -136,31 +139,31 @@ TABLES = {
         ),
         "insert with a result": (
             """insert into public.generation_jobs (subject_id, prompt, result) values (%(subject)s, 'x', '{}')""",
-            _NOBODY,
+            _REFUSED,
         ),
         "update priority": ("update public.generation_jobs set priority = 9 where id = %(generation)s", _SERVICE_ONLY),
-        "update result": ("update public.generation_jobs set result = '{}' where id = %(generation)s", _NOBODY),
-        "update request": ("update public.generation_jobs set prompt = 'other' where id = %(generation)s", _NOBODY),
-        "delete": ("delete from public.generation_jobs where id = %(generation)s", _NOBODY),
+        "update result": ("update public.generation_jobs set result = '{}' where id = %(generation)s", _REFUSED),
+        "update request": ("update public.generation_jobs set prompt = 'other' where id = %(generation)s", _REFUSED),
+        "delete": ("delete from public.generation_jobs where id = %(generation)s", _REFUSED),
     },
 }
 
 FUNCTIONS = {
     "public.cancel_job": {
         "training": ("select public.cancel_job('training', %(training)s)", "row refused refused row refused"),
-        "of the worker's own": ("select public.cancel_job('publish_lora', %(internal)s)", _SERVICE_ONLY),
-        "unknown": ("select public.cancel_job('training', gen_random_uuid())", _NOBODY),
+        "internal": ("select public.cancel_job('publish_lora', %(internal)s)", _SERVICE_ONLY),
+        "unknown": ("select public.cancel_job('training', gen_random_uuid())", _REFUSED),
     },
     "public.retry_job": {
         "training": ("select public.retry_job('training', %(cancelled)s)", "row refused refused row refused"),
-        "of the worker's own": (
+        "internal": (
             "select public.retry_job('publish_lora', %(internal)s)",
             "refused refused refused 22023 refused",
         ),
     },
     "public.grant_consent": {
         "by an administrator": ("select public.grant_consent(%(pending)s, adult => true)", _SERVICE_ONLY),
-        "stated by the owner, which counts for nothing here": (
+        "stated by the owner, in mode admin": (
             "select public.grant_consent(%(pending)s, confirmed => true, adult => true)",
             _SERVICE_ONLY,
         ),
@@ -182,9 +185,9 @@ FUNCTIONS = {
         "": ("select worker.retry_job_as_service('training', %(cancelled)s)", _SERVICE_ONLY),
     },
     "worker.grant_consent_as_owner": {
-        "where an administrator decides": (
+        "in mode admin": (
             "select worker.grant_consent_as_owner(%(pending)s, '{training}', null, null, true, true)",
-            _NOBODY,
+            _REFUSED,
         ),
     },
     "worker.grant_consent_as_service": {
@@ -207,4 +210,4 @@ FUNCTIONS = {
     },
     "worker.uploads_bucket": {"": ("select worker.uploads_bucket()", "row row refused refused refused")},
 }
-"""Every function that a client may call. Pods' functions are run by the tests of jobs, denials by test_rights.py."""
+"""Every function that clients can call. Other tests call the functions of pods; test_rights.py has the denials."""

@@ -1,4 +1,4 @@
-"""A server as Supabase hands it out: its owner is no superuser, and `auth` and `storage` belong to others."""
+"""A server set up as Supabase does: the owner is not a superuser, and other roles own `auth` and `storage`."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ alter default privileges in schema public grant all on sequences to anon, authen
 
 @dataclass(frozen=True)
 class Supabase:
-    """Databases here are not migrated yet."""
+    """A server that creates databases as Supabase does, not yet migrated."""
 
     server: EmbeddedPostgres
 
@@ -70,7 +70,7 @@ class Supabase:
         return url
 
     def superuser_url(self, url: str) -> str:
-        """The same database as the superuser, who stands for Supabase's own services."""
+        """Return the URL of the same database as the superuser, who plays Supabase's own services."""
         return self.server.url(url.rpartition("/")[2])
 
 

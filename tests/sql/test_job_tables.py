@@ -1,4 +1,4 @@
-"""What makes a table a job table: `register_job_table` again and for a new kind, `alter_job_tables`, Realtime."""
+"""Job tables: registration, also repeated and for a new kind, `alter_job_tables`, and Realtime."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from tests.sql.tables import AppTables
 from worker.database import migrate
 from worker.database.sql_files import sql_folder
 
-WATCHED = {"subjects", "subjects_models", "training_jobs", "generation_jobs"}
+PUBLISHED = {"subjects", "subjects_models", "training_jobs", "generation_jobs"}
 
-A_NEW_KIND = """
+NEW_TABLE = """
 create table public.mesh_jobs (
   like worker.life_cycle including all,
   input_path text not null
@@ -25,7 +25,7 @@ create table public.mesh_jobs (
 comment on table public.mesh_jobs is 'Requests for meshes.';
 """
 
-ITS_FILE = """
+NEW_KIND_FILE = """
 create or replace function worker.mesh__named_keys(p_job jsonb) returns table (column_name text, key text, rule text)
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select 'input_path', p_job ->> 'input_path', 'input' where p_job ->> 'input_path' is not null $$;
@@ -50,12 +50,10 @@ def published(url: str) -> set[str]:
         }
 
 
-@pytest.mark.parametrize("publication", ["create publication supabase_realtime", None])
-def test_registering_the_kinds_again_changes_nothing(any_supabase: Supabase, publication: str | None) -> None:
+def test_registering_the_kinds_again_changes_nothing(any_supabase: Supabase) -> None:
     url = any_supabase.create(grants_by_default=True)
     with psycopg.connect(url, autocommit=True) as owner:
-        if publication:
-            owner.execute(publication)  # type: ignore[arg-type]
+        owner.execute("create publication supabase_realtime")
         migrate.migrate(url)
         before = snapshot(url)
         for file in (
@@ -65,10 +63,10 @@ def test_registering_the_kinds_again_changes_nothing(any_supabase: Supabase, pub
         ):
             owner.execute(file.read_text())  # type: ignore[arg-type]
         assert differences(before, snapshot(url)) == {}
-        assert published(url) == ({f"public.{table}" for table in WATCHED} if publication else set())
+        assert published(url) == {f"public.{table}" for table in PUBLISHED}
 
 
-def test_what_an_administrator_set_for_a_kind_outlives_the_next_release(supabase: Supabase, tmp_path: Path) -> None:
+def test_an_administrators_settings_survive_the_next_release(supabase: Supabase, tmp_path: Path) -> None:
     url = supabase.create()
     migrate.migrate(url)
     with AppTables.open(url) as app:
@@ -79,25 +77,27 @@ def test_what_an_administrator_set_for_a_kind_outlives_the_next_release(supabase
         assert list(differences(before, snapshot(url))) == ["row of worker.schema_versions views"]
 
 
-def test_a_publication_of_all_tables_is_left_alone(supabase: Supabase) -> None:
+def test_a_publication_for_all_tables_is_not_changed(supabase: Supabase) -> None:
     url = supabase.create()
     with psycopg.connect(supabase.superuser_url(url), autocommit=True) as superuser:
         superuser.execute("create publication supabase_realtime for all tables")
     migrate.migrate(url)
-    assert {f"public.{table}" for table in WATCHED} <= published(url)
+    assert {f"public.{table}" for table in PUBLISHED} <= published(url)
 
 
-def test_tables_are_watched_once_the_publication_is_there(supabase: Supabase, tmp_path: Path) -> None:
+def test_tables_join_the_publication_once_it_exists(supabase: Supabase, tmp_path: Path) -> None:
     url = supabase.create()
     migrate.migrate(url)
     with psycopg.connect(url, autocommit=True) as owner:
         owner.execute("create publication supabase_realtime")
         owner.execute("alter publication supabase_realtime add table public.subjects")
     migrate.migrate(url, next_release(tmp_path))
-    assert published(url) == {f"public.{table}" for table in WATCHED}
+    assert published(url) == {f"public.{table}" for table in PUBLISHED}
 
 
-def test_a_life_cycle_column_reaches_every_job_table_and_no_client(any_supabase: Supabase, tmp_path: Path) -> None:
+def test_a_new_life_cycle_column_is_in_every_job_table_and_no_client_can_write_it(
+    any_supabase: Supabase, tmp_path: Path
+) -> None:
     url = any_supabase.create(grants_by_default=True)
     migrate.migrate(url)
     release = next_release(
@@ -113,7 +113,7 @@ def test_a_life_cycle_column_reaches_every_job_table_and_no_client(any_supabase:
             )
         }
         assert tables == {"worker.life_cycle", "training_jobs", "generation_jobs", "worker.internal_jobs"}
-        # The life cycle may change it, and no client may write it, neither at the insert nor later.
+        # The owner's functions can change it; clients cannot write it, neither at the insert nor later.
         job = app.ask_training()
         app.run("update public.training_jobs set node = 'there' where id = %s", job)
         for role in ("authenticated", "service_role"):
@@ -127,9 +127,9 @@ def test_a_life_cycle_column_reaches_every_job_table_and_no_client(any_supabase:
                 client.execute("insert into public.generation_jobs (prompt) values ('the sea')")
 
 
-def test_a_new_kind_is_a_table_and_a_file(any_supabase: Supabase, tmp_path: Path) -> None:
-    release = next_release(tmp_path, _9001_mesh=A_NEW_KIND)
-    (release / "kinds" / "mesh.sql").write_text(ITS_FILE)
+def test_a_new_kind_needs_only_a_table_and_a_file(any_supabase: Supabase, tmp_path: Path) -> None:
+    release = next_release(tmp_path, _9001_mesh=NEW_TABLE)
+    (release / "kinds" / "mesh.sql").write_text(NEW_KIND_FILE)
     url = any_supabase.create(grants_by_default=True)
     with psycopg.connect(url, autocommit=True) as owner:
         owner.execute("create publication supabase_realtime")

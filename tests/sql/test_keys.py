@@ -1,4 +1,4 @@
-"""Object keys that a client names. The worker's own storage key knows no row-level security: this is all there is."""
+"""Checks of object keys that clients name: the only ones, because the worker's key bypasses row-level security."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from tests.sql.pod import Pod
 from tests.sql.tables import ABLE_BASE, AppTables
 
-MESSAGE_OF_A_STRANGERS_PREFIX = "must begin with the owner's id"
+MUST_BEGIN_WITH_THE_OWNER = "must begin with the owner's id"
 NOT_A_SUBJECT_OF_THIS_OWNER = "must be under {owner_id}/{subject_id}/ of a subject of the same owner"
 NOT_A_PLAIN_KEY = "is not a plain key such as {owner_id}/{subject_id}/photos/1.jpg"
 
 
 def request(db: AppTables, column: str, key: str | None, subject: UUID) -> UUID:
-    """A request of db.owner's that names one key, in a base that can use it."""
+    """Request a job of db.owner that names one key, on a base that supports it."""
     if column == "sample_paths":
         photos = db.add_photos(subject, 2)
         return db.request("training", subject_id=subject, base=ABLE_BASE, sample_paths=[*photos, key])
@@ -42,25 +42,25 @@ COLUMNS = ("sample_paths", "reference_paths", "control_path")
 
 
 @pytest.mark.parametrize("column", COLUMNS)
-def test_what_is_somebody_elses_is_refused(db: AppTables, column: str) -> None:
+def test_keys_of_another_owner_are_refused(db: AppTables, column: str) -> None:
     mine, stranger = db.add_subject(), db.add_user(uuid4())
     theirs = db.add_subject(owner=stranger)
-    assert MESSAGE_OF_A_STRANGERS_PREFIX in refusal(db, column, f"{stranger}/{theirs}/photos/1.jpg", mine)
-    assert MESSAGE_OF_A_STRANGERS_PREFIX in refusal(db, column, f"{stranger}/_/inputs/1.jpg", mine)
-    for nobodys in (theirs, uuid4()):
-        assert NOT_A_SUBJECT_OF_THIS_OWNER in refusal(db, column, f"{db.owner}/{nobodys}/photos/1.jpg", mine)
+    assert MUST_BEGIN_WITH_THE_OWNER in refusal(db, column, f"{stranger}/{theirs}/photos/1.jpg", mine)
+    assert MUST_BEGIN_WITH_THE_OWNER in refusal(db, column, f"{stranger}/_/inputs/1.jpg", mine)
+    for unusable in (theirs, uuid4()):
+        assert NOT_A_SUBJECT_OF_THIS_OWNER in refusal(db, column, f"{db.owner}/{unusable}/photos/1.jpg", mine)
 
 
-ODD = {
-    "nothing": "",
-    "a name": "1.jpg",
-    "no file": "{owner}/{subject}/photos/",
+MALFORMED = {
+    "empty": "",
+    "a file name alone": "1.jpg",
+    "no file name": "{owner}/{subject}/photos/",
     "too short": "{owner}/{subject}/1.jpg",
     "absolute": "/{owner}/{subject}/photos/1.jpg",
     "a scheme": "s3://{owner}/{subject}/photos/1.jpg",
-    "up": "{owner}/{subject}/photos/../../../x/1.jpg",
-    "up at the end": "{owner}/{subject}/photos/..",
-    "here": "{owner}/{subject}/photos/./1.jpg",
+    "a parent folder": "{owner}/{subject}/photos/../../../x/1.jpg",
+    "a parent folder at the end": "{owner}/{subject}/photos/..",
+    "the same folder": "{owner}/{subject}/photos/./1.jpg",
     "a double slash": "{owner}/{subject}//photos/1.jpg",
     "a backslash": "{owner}/{subject}/photos\\..\\1.jpg",
     "an escape": "{owner}/{subject}/photos/%2e%2e/1.jpg",
@@ -73,9 +73,9 @@ ODD = {
 
 
 @pytest.mark.parametrize("column", COLUMNS)
-def test_odd_keys_are_refused(db: AppTables, column: str) -> None:
+def test_malformed_keys_are_refused(db: AppTables, column: str) -> None:
     subject = db.add_subject()
-    for name, key in ODD.items():
+    for name, key in MALFORMED.items():
         assert NOT_A_PLAIN_KEY in refusal(db, column, key.format(owner=db.owner, subject=subject), subject), name
     for upper in (f"{str(db.owner).upper()}/{subject}/photos/1.jpg", f"{db.owner}/{str(subject).upper()}/photos/1.jpg"):
         if upper.lower() != upper:
@@ -84,24 +84,24 @@ def test_odd_keys_are_refused(db: AppTables, column: str) -> None:
         assert NOT_A_PLAIN_KEY in refusal(db, column, None, subject)
 
 
-def test_a_lora_learns_from_its_own_persons_photographs_alone(db: AppTables) -> None:
+def test_a_training_accepts_only_photos_of_its_own_subject(db: AppTables) -> None:
     ada, ben = db.add_subject(), db.add_subject()
     for key in (f"{db.owner}/{ben}/photos/1.jpg", f"{db.owner}/{ada}/other/1.jpg"):
         assert "photos/ of the job's own subject" in refusal(db, "sample_paths", key, ada)
 
 
-def test_pictures_of_nobody_serve_as_poses_only(db: AppTables) -> None:
+def test_inputs_without_a_subject_are_accepted_only_as_poses(db: AppTables) -> None:
     subject, chair = db.add_subject(), f"{db.owner}/_/inputs/chair.png"
     for column in ("sample_paths", "reference_paths"):
         assert "pictures of people always need one" in refusal(db, column, chair, subject)
-    assert db.touched("generation", request(db, "control_path", chair, subject)) == {subject}
+    assert db.job_subjects("generation", request(db, "control_path", chair, subject)) == {subject}
 
 
 @pytest.mark.parametrize("column", ["reference_paths", "control_path"])
-def test_everybody_on_a_named_picture_must_agree(db: AppTables, column: str) -> None:
+def test_the_subject_of_a_named_picture_must_consent(db: AppTables, column: str) -> None:
     ada, ben = db.add_subject(), db.add_subject()
     job = request(db, column, f"{db.owner}/{ben}/photos/1.jpg", ada)
-    assert db.touched("generation", job) == {ada, ben}
+    assert db.job_subjects("generation", job) == {ada, ben}
     assert db.status("generation", job) == ("queued", None)
     db.run("select public.revoke_consent(%s)", ben)
     assert db.status("generation", job) == ("failed", "consent_denied")
@@ -109,7 +109,7 @@ def test_everybody_on_a_named_picture_must_agree(db: AppTables, column: str) -> 
     assert db.status("generation", again) == ("failed", "consent_denied")
 
 
-def test_a_drawn_picture_brings_everybody_in_it(db: AppTables, pod: Pod) -> None:
+def test_a_generated_picture_adds_all_its_subjects(db: AppTables, pod: Pod) -> None:
     ada, ben, cem = (db.add_subject(name=name) for name in ("Ada", "Ben", "Cem"))
     db.request("generation", owner_id=db.owner, prompt="two friends", model_ids=[db.add_lora(ada), db.add_lora(ben)])
     attempt = pod.start(*pod.claim())  # type: ignore[misc]
@@ -120,14 +120,14 @@ def test_a_drawn_picture_brings_everybody_in_it(db: AppTables, pod: Pod) -> None
     assert attempt.complete(attempt.result()) == "ok"
 
     job = request(db, "control_path", picture, cem)
-    assert db.touched("generation", job) == {ada, ben, cem}
+    assert db.job_subjects("generation", job) == {ada, ben, cem}
     db.run("select public.revoke_consent(%s)", ben)
     assert db.status("generation", job) == ("failed", "consent_denied")
-    # As a reference it would be a person's picture without a person.
+    # As a reference it would be a picture of people without a subject.
     assert "pictures of people always need one" in refusal(db, "reference_paths", picture, cem)
 
 
-def test_another_owners_job_cannot_be_brought_in_by_its_id(db: AppTables, pod: Pod) -> None:
+def test_a_key_cannot_name_another_owners_job(db: AppTables, pod: Pod) -> None:
     stranger = db.add_user(uuid4())
     theirs = db.add_subject(owner=stranger)
     db.add_lora(theirs)
@@ -137,12 +137,12 @@ def test_another_owners_job_cannot_be_brought_in_by_its_id(db: AppTables, pod: P
     for folder in ("_", str(mine)):
         key = f"{db.owner}/{folder}/generated/{job}/1/0.png"
         assert "is not a picture of a completed job of this owner" in refusal(db, "control_path", key, mine)
-    assert MESSAGE_OF_A_STRANGERS_PREFIX in refusal(
+    assert MUST_BEGIN_WITH_THE_OWNER in refusal(
         db, "control_path", f"{stranger}/{theirs}/generated/{job}/1/0.png", mine
     )
 
 
-def test_photographs_are_registered_under_their_own_subject(db: AppTables) -> None:
+def test_photos_are_registered_only_under_their_own_subject(db: AppTables) -> None:
     mine, other = db.add_subject(), db.add_subject()
     stranger = db.add_user(uuid4())
     theirs = db.add_subject(owner=stranger)
@@ -164,7 +164,7 @@ def test_photographs_are_registered_under_their_own_subject(db: AppTables) -> No
         connection.execute("update subject_photos set path = %s", [f"{stranger}/{theirs}/photos/1.jpg"])
 
 
-# Keys made of true and false parts, and of anything at all.
+# Keys of valid and invalid parts, and of arbitrary text.
 PARTS = st.sampled_from(
     ["{me}", "{mine}", "{them}", "{theirs}", "_", "inputs", "photos", "generated", "{job}", "1", "..", ".", "", "a.png"]
 )
@@ -196,7 +196,7 @@ def test_no_accepted_key_leaves_the_owners_prefix(db: AppTables, template: str, 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=st.text("abcXYZ019._ ()+@=,-", min_size=1, max_size=60).filter(lambda name: name not in (".", "..")))
-def test_plain_names_of_the_owners_own_are_accepted(db: AppTables, name: str) -> None:
+def test_ordinary_names_under_the_owners_prefix_are_accepted(db: AppTables, name: str) -> None:
     ids = _ids(db)
     assert (
         db.one("select worker.key_error(%s, %s, false)", ids["me"], f"{ids['me']}/{ids['mine']}/photos/{name}") is None
@@ -204,7 +204,7 @@ def test_plain_names_of_the_owners_own_are_accepted(db: AppTables, name: str) ->
 
 
 def _ids(db: AppTables) -> dict[str, UUID]:
-    """Two owners with a subject each, made once for all examples of a test."""
+    """Two owners with a subject each, added once for all examples of a test."""
     subjects = db.run("select id, owner_id from public.subjects order by created_at")
     if not subjects:
         db.add_subject()

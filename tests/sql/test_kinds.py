@@ -1,4 +1,4 @@
-"""What a kind of job must be before it is one, and what its hooks may do to the jobs of others: nothing."""
+"""Checks at the registration of a kind, and hooks that fail without affecting other jobs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SIGNED = "set search_path = pg_catalog, pg_temp"
 
 
 def hook(name: str, body: str, *, arguments: str = "p_job jsonb", returns: str = "jsonb", how: str = "stable") -> str:
-    """A hook of the kind echo in plpgsql; `body` ends in a semicolon."""
+    """Return a hook of kind echo in plpgsql; `body` ends in a semicolon."""
     return f"""
 create or replace function worker.echo__{name}({arguments}) returns {returns}
 language plpgsql {how} {"" if "search_path" in how else SIGNED}
@@ -48,16 +48,16 @@ def echo(db: AppTables, job: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def echo_pod(start_pod: Callable[..., Pod]) -> Pod:
-    """A pod that takes echoes beside everything else."""
+    """A pod with the route `echo` and all others."""
     return start_pod(routes=(*ROUTES, "echo"))
 
 
 # -- registration
 
 WRONG_HOOKS = {
-    "a hook that nothing asks": (hook("colour", "return null;"), "is not a hook"),
+    "an unknown hook": (hook("colour", "return null;"), "is not a hook"),
     "other arguments": (hook("payload", "return null;", arguments="p_job text"), "must accept \\(jsonb\\)"),
-    "one argument too many": (
+    "an additional argument": (
         hook("payload", "return null;", arguments="p_job jsonb, p_more text default ''"),
         "must accept \\(jsonb\\)",
     ),
@@ -71,13 +71,13 @@ WRONG_HOOKS = {
         f"create procedure worker.echo__publish(p_job jsonb, p_result jsonb) language sql {SIGNED} as 'select 1'",
         "and return jsonb",
     ),
-    "a volatile question": (hook("payload", "return null;", how="volatile"), "must be stable or immutable"),
-    "a publication that may not write": (
+    "a volatile query": (hook("payload", "return null;", how="volatile"), "must be stable or immutable"),
+    "a publication hook that is not volatile": (
         hook("publish", "return null;", arguments="p_job jsonb, p_result jsonb"),
         "must be volatile",
     ),
-    "the rights of the owner": (hook("payload", "return null;", how="stable security definer"), "security invoker"),
-    "any search_path": (
+    "security definer": (hook("payload", "return null;", how="stable security definer"), "security invoker"),
+    "a different search_path": (
         hook("payload", "return null;", how="stable set search_path = public"),
         "must be security invoker with search_path = pg_catalog, pg_temp",
     ),
@@ -85,7 +85,7 @@ WRONG_HOOKS = {
         hook("payload", "return null;") + "alter function worker.echo__payload(jsonb) reset all;",
         "must be security invoker with search_path = pg_catalog, pg_temp",
     ),
-    "a setting more": (
+    "another setting": (
         hook("payload", "return null;", how=f"stable {SIGNED} set worker.changing_consent = 'yes'"),
         "and no other setting",
     ),
@@ -93,7 +93,7 @@ WRONG_HOOKS = {
 
 
 @pytest.mark.parametrize("name", WRONG_HOOKS)
-def test_a_hook_that_is_not_as_it_must_be_fails_the_registration(db: AppTables, name: str) -> None:
+def test_an_invalid_hook_fails_the_registration(db: AppTables, name: str) -> None:
     wrong, complaint = WRONG_HOOKS[name]
     with pytest.raises(psycopg.errors.InvalidParameterValue, match=rf"kind echo: .*{complaint}"):
         add_echo(db, wrong)
@@ -124,7 +124,7 @@ def test_a_column_that_could_name_a_person_or_hold_words_must_be_declared(db: Ap
         execute(db, REGISTRATION)
 
 
-def test_numbers_times_and_switches_need_no_declaration(db: AppTables) -> None:
+def test_numbers_times_and_booleans_need_no_declaration(db: AppTables) -> None:
     execute(db, TABLE, HOOKS)
     for kind in ("integer", "bigint", "real", "numeric(3, 1)", "boolean", "interval", "date", "timestamptz"):
         execute(db, f'alter table public.echo_jobs add column "{kind}" {kind}')
@@ -155,19 +155,19 @@ ALL_PLAIN = hook(
     arguments="",
     returns="text[]",
 )
-"""A kind of pictures to which every column is plain: nobody would be asked, nothing screened."""
+"""A hook that declares every column of generation_jobs plain, so that no consent is needed and nothing screened."""
 
 
 @pytest.mark.parametrize(
     "spelling", ["public.Generation_Jobs", 'public."generation_jobs"', '"public".generation_jobs', "generation_jobs"]
 )
-def test_a_table_has_one_spelling(db: AppTables, spelling: str) -> None:
+def test_a_table_name_has_one_spelling(db: AppTables, spelling: str) -> None:
     execute(db, "set search_path = public", ALL_PLAIN)
     with pytest.raises(psycopg.errors.InvalidParameterValue, match=r"must be written schema\.table"):
         execute(db, REGISTRATION.replace("public.echo_jobs", spelling))
 
 
-def test_two_kinds_never_share_a_table(db: AppTables) -> None:
+def test_two_kinds_cannot_share_a_table(db: AppTables) -> None:
     execute(db, ALL_PLAIN)
     with pytest.raises(psycopg.errors.DuplicateObject, match="already belongs to kind generation"):
         execute(db, REGISTRATION.replace("public.echo_jobs", "public.generation_jobs"))
@@ -179,13 +179,13 @@ def test_a_kind_needs_its_table(db: AppTables) -> None:
 
 
 @pytest.mark.parametrize("kind", ["echo__loud", "Echo", "echo-loud", "9echo", "e", "echo_"])
-def test_a_name_that_hooks_could_not_be_told_apart_by_is_refused(db: AppTables, kind: str) -> None:
+def test_a_kind_name_that_makes_hook_names_ambiguous_is_refused(db: AppTables, kind: str) -> None:
     execute(db, TABLE)
     with pytest.raises(psycopg.errors.CheckViolation, match="job_kinds_kind_is_a_word"):
         execute(db, REGISTRATION.replace("'echo'", f"'{kind}'"))
 
 
-def test_a_kind_keeps_to_the_package_that_registered_it(db: AppTables) -> None:
+def test_a_kind_belongs_to_the_package_that_registered_it(db: AppTables) -> None:
     apply_file(db.url, TABLE + HOOKS + REGISTRATION)
     with pytest.raises(psycopg.errors.DuplicateObject, match="already belongs to package likeness-echo"):
         apply_file(db.url, REGISTRATION, package="another")
@@ -195,12 +195,12 @@ def test_a_kind_keeps_to_the_package_that_registered_it(db: AppTables) -> None:
         apply_file(db.url, REGISTRATION.replace("'echo'", "'generation'"))
 
 
-def test_a_kind_from_outside_asks_people_for_something(db: AppTables) -> None:
+def test_a_packages_kind_must_have_a_purpose(db: AppTables) -> None:
     with pytest.raises(psycopg.errors.InvalidParameterValue, match="purpose must be training or generation"):
         apply_file(db.url, TABLE + HOOKS + REGISTRATION.replace("'generation'", "null"))
 
 
-def test_a_condition_of_a_policy_is_one_condition(db: AppTables) -> None:
+def test_a_policys_condition_must_be_one_expression(db: AppTables) -> None:
     add_echo(db)
     for condition, error in (
         ("true); drop table public.echo_jobs; select (true", psycopg.errors.InvalidCursorDefinition),
@@ -210,14 +210,14 @@ def test_a_condition_of_a_policy_is_one_condition(db: AppTables) -> None:
             db.run("select worker.declare_policy('echo', 'all', 'select', %s)", condition)
 
 
-# -- what a request says
+# -- requests
 
 
-def test_whoever_a_kind_names_is_asked(db: AppTables) -> None:
+def test_the_subjects_that_a_kind_names_must_consent(db: AppTables) -> None:
     add_echo(db)
     ada = db.add_subject()
     job = ask_echo(db, picture_path=f"{db.owner}/{ada}/photos/1.jpg")
-    assert db.touched("echo", job) == {ada}
+    assert db.job_subjects("echo", job) == {ada}
     db.run("select public.revoke_consent(%s)", ada)
     assert (echo(db, job)["status"], echo(db, job)["error_code"]) == ("failed", "consent_denied")
     again = ask_echo(db, picture_path=f"{db.owner}/{ada}/photos/1.jpg")
@@ -233,7 +233,7 @@ def test_a_key_without_a_known_rule_is_refused(db: AppTables, rule: str) -> None
 
 
 @pytest.mark.parametrize("screens", ["'prompt'", "'promt'", "null"])
-def test_words_are_screened_as_a_prompt_unless_they_are_a_negative_one(db: AppTables, screens: str) -> None:
+def test_texts_are_screened_as_a_prompt_unless_declared_negative(db: AppTables, screens: str) -> None:
     add_echo(db, TEXTS.replace("'prompt'", screens))
     job = ask_echo(db, words="ohwx naked on a balcony")
     assert (echo(db, job)["status"], echo(db, job)["error_code"]) == ("failed", "prompt_blocked")
@@ -244,7 +244,7 @@ def test_words_are_screened_as_a_prompt_unless_they_are_a_negative_one(db: AppTa
 RAISES = {
     "an exception": "raise exception 'not today';",
     "an assertion": "assert false;",
-    "a table that is gone": "return (select to_jsonb(t) from public.nowhere t);",
+    "a missing table": "return (select to_jsonb(t) from public.nowhere t);",
 }
 
 
@@ -290,7 +290,7 @@ def test_a_request_that_a_hook_cannot_read_is_invalid(db: AppTables, echo_pod: P
         "null::text",
     ],
 )
-def test_a_prefix_that_does_not_name_job_and_attempt_starts_nothing(db: AppTables, echo_pod: Pod, prefix: str) -> None:
+def test_a_prefix_without_job_and_attempt_fails_the_start(db: AppTables, echo_pod: Pod, prefix: str) -> None:
     add_echo(db, hook("prefix", f"return {prefix};", arguments="p_job jsonb, p_attempt integer", returns="text"))
     job = ask_echo(db)
     assert echo_pod.start(*echo_pod.claim("echo")) is None  # type: ignore[misc]
@@ -327,10 +327,10 @@ def test_a_hook_that_fails_at_the_publication_publishes_nothing(
     assert attempt.fail("internal") == "queued"
 
 
-# -- a table that is gone
+# -- a dropped table
 
 
-def test_a_dropped_table_stops_no_revocation_no_heartbeat_and_no_tick(db: AppTables, echo_pod: Pod) -> None:
+def test_revocation_heartbeat_and_tick_work_without_a_kinds_table(db: AppTables, echo_pod: Pod) -> None:
     add_echo(db)
     ada = db.add_subject()
     waiting, running = (ask_echo(db, subject_id=ada, priority=priority) for priority in (0, 1))
@@ -339,7 +339,7 @@ def test_a_dropped_table_stops_no_revocation_no_heartbeat_and_no_tick(db: AppTab
     queued = db.ask(subject_id=ada)
     warnings: list[str] = []
     db.database.add_notice_handler(lambda notice: warnings.append(notice.message_primary or ""))
-    db.run("drop table public.echo_jobs cascade")  # the views over all kinds go with it
+    db.run("drop table public.echo_jobs cascade")  # the views over all kinds are dropped with it
 
     db.run("select public.revoke_consent(%s)", ada)
     assert db.status("generation", queued) == ("failed", "consent_denied")
@@ -359,7 +359,7 @@ def test_a_dropped_table_stops_no_revocation_no_heartbeat_and_no_tick(db: AppTab
     assert drawing.release() == "consent_denied"
 
 
-def test_what_is_checked_at_the_registration_is_checked_again_at_the_end(db: AppTables) -> None:
+def test_registered_kinds_are_checked_again_at_the_end(db: AppTables) -> None:
     add_echo(db)
     db.run("select worker.check_kinds()")
     execute(db, NAMED_KEYS.replace("'picture_path'", "'elsewhere'"))
@@ -369,9 +369,9 @@ def test_what_is_checked_at_the_registration_is_checked_again_at_the_end(db: App
         db.run("select worker.check_kinds()")
 
 
-def test_a_trigger_that_was_disabled_is_set_right_at_the_end(db: AppTables) -> None:
+def test_a_disabled_trigger_is_enabled_again_at_the_end(db: AppTables) -> None:
     add_echo(db)
     execute(db, "alter table public.echo_jobs disable trigger _100_before_insert")
     db.run("select worker.check_kinds()")
-    unasked = db.add_subject(consent=False)
-    assert echo(db, ask_echo(db, subject_id=unasked))["error_code"] == "consent_denied"
+    without_consent = db.add_subject(consent=False)
+    assert echo(db, ask_echo(db, subject_id=without_consent))["error_code"] == "consent_denied"

@@ -1,4 +1,4 @@
-"""The life of a job: claim, start, report, stage, complete; and what a stale attempt may do, which is nothing."""
+"""The life of a job: claim, start, report, stage, complete; and a stale attempt, which can change nothing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.tiny_models import TINY_BASE
 
 
 def log(db: AppTables, kind: str, job: UUID) -> list[str]:
-    """What pgqueuer's log holds about a job, oldest first; ask while the job is on the queue."""
+    """Return the statuses in pgqueuer's log of a job that is still on the queue, oldest first."""
     row = db.queue_row(kind, job)
     assert row is not None
     return logged(db, row["id"])
@@ -36,33 +36,33 @@ def logged(db: AppTables, queue_id: int) -> list[str]:
 
 
 def test_a_claim_takes_one_job_of_the_offered_routes_for_one_pod(db: AppTables, start_pod: Callable[..., Pod]) -> None:
-    one, two = start_pod(), start_pod()
+    first_pod, second_pod = start_pod(), start_pod()
     job = db.ask()
-    assert one.claim(TRAINING, PUBLISH) is None
-    assert one.claim() == ("generation", job)
-    assert two.claim() is None
+    assert first_pod.claim(TRAINING, PUBLISH) is None
+    assert first_pod.claim() == ("generation", job)
+    assert second_pod.claim() is None
     row = db.queue_row("generation", job)
     assert row is not None
     assert (row["status"], row["queue_manager_id"], log(db, "generation", job)) == (
         "picked",
-        one.id,
+        first_pod.id,
         ["queued", "picked"],
     )
-    assert two.start("generation", job) is None, "not picked by this pod"
+    assert second_pod.start("generation", job) is None, "not picked by this pod"
     assert db.status("generation", job) == ("queued", None)
 
 
-def test_started_twice_by_the_same_pod_is_one_attempt(db: AppTables, start_pod: Callable[..., Pod]) -> None:
-    one, two = start_pod(), start_pod()
-    first = one.run("generation", db.ask())
-    again = one.start("generation", first.id)
+def test_starting_twice_from_the_same_pod_is_one_attempt(db: AppTables, start_pod: Callable[..., Pod]) -> None:
+    first_pod, second_pod = start_pod(), start_pod()
+    first = first_pod.run("generation", db.ask())
+    again = first_pod.start("generation", first.id)
     assert again is not None
     assert again.payload == first.payload
     assert (first.number, db.events(first.id)) == (1, ["started"])
-    assert two.start("generation", first.id) is None
+    assert second_pod.start("generation", first.id) is None
 
 
-def test_a_start_brings_everything_a_handler_needs(db: AppTables, pod: Pod) -> None:
+def test_a_start_returns_everything_a_handler_needs(db: AppTables, pod: Pod) -> None:
     subject = db.add_subject()
     photos, model = db.add_photos(subject), db.add_lora(subject)
     preset = db.add_preset(owner=None, prompt="in oil", settings={"steps": 3})
@@ -88,7 +88,7 @@ def test_the_newest_unretired_lora_is_used_unless_others_are_named(db: AppTables
         assert [item["id"] for item in attempt.payload["inputs"]["loras"]] == [str(wanted)]
 
 
-def test_a_lora_of_the_base_itself_goes_before_a_newer_one_of_its_family(db: AppTables, pod: Pod) -> None:
+def test_a_lora_of_the_base_is_preferred_to_a_newer_one_of_its_family(db: AppTables, pod: Pod) -> None:
     subject = db.add_subject()
     of_the_family = db.add_lora(subject, base=ABLE_BASE)
     drawn = {"subject_id": subject, "prompt": "x", "base": TINY_BASE}
@@ -103,7 +103,7 @@ def chosen_lora(db: AppTables, pod: Pod, drawn: dict[str, Any]) -> str:
     return str(lora["id"])
 
 
-def test_what_is_missing_at_the_start_ends_the_job_with_the_reason(db: AppTables, pod: Pod) -> None:
+def test_missing_input_at_the_start_fails_the_job_with_the_reason(db: AppTables, pod: Pod) -> None:
     subject = db.add_subject()
     photos = db.add_photos(subject, 3)
     jobs = {
@@ -122,7 +122,7 @@ def test_what_is_missing_at_the_start_ends_the_job_with_the_reason(db: AppTables
         assert db.queue_row(kind, job) is None
 
 
-def test_a_request_that_became_impossible_is_refused_at_the_start(db: AppTables, pod: Pod) -> None:
+def test_a_request_that_became_invalid_fails_at_the_start(db: AppTables, pod: Pod) -> None:
     subject = db.add_subject()
     model = db.add_lora(subject)
     job = db.request("generation", subject_id=subject, prompt="x", model_ids=[model])
@@ -131,13 +131,13 @@ def test_a_request_that_became_impossible_is_refused_at_the_start(db: AppTables,
     assert db.status("generation", job) == ("failed", "invalid_input")
 
 
-def test_a_paused_kind_goes_back_and_waits(db: AppTables, pod: Pod) -> None:
+def test_a_job_of_a_paused_kind_is_requeued_and_waits(db: AppTables, pod: Pod) -> None:
     job = db.ask()
     db.run("update worker.job_kinds set paused = true where kind = 'generation'")
     assert pod.start(*pod.claim()) is None  # type: ignore[misc]
     row = db.job("generation", job)
     assert (row["status"], row["phase"], row["failures"]) == ("queued", "paused by an administrator", 0)
-    assert pod.claim() is None, "not again at once"
+    assert pod.claim() is None, "it waits before the next attempt"
 
 
 def test_a_queue_row_without_an_open_job_is_removed_at_the_start(db: AppTables, pod: Pod) -> None:
@@ -164,18 +164,18 @@ def test_higher_priority_comes_first_then_the_older_job(db: AppTables, pod: Pod)
     assert [pod.claim() for _ in range(4)] == [("generation", job) for job in (raised, urgent, plain, later)]
 
 
-def test_run_after_is_waited_for(db: AppTables, pod: Pod) -> None:
+def test_a_job_is_not_claimed_before_run_after(db: AppTables, pod: Pod) -> None:
     job = db.ask(run_after="2999-01-01")
     assert pod.claim() is None
-    db.run("update worker.pgqueuer set execute_after = now() - interval '1 second'")  # the year 2999 has come
+    db.run("update worker.pgqueuer set execute_after = now() - interval '1 second'")  # as if the time had come
     assert pod.claim() == ("generation", job)
 
 
 # -- the fence
 
 
-def everything_it_may_say(attempt: Attempt, result: dict[str, Any]) -> list[str]:
-    """What the database answers to each call of an attempt; to those of the next one and of none, too."""
+def every_call(attempt: Attempt, result: dict[str, Any]) -> list[str]:
+    """Return the answer to each call of an attempt, and to calls with a later attempt number and with none."""
     return [
         attempt.report(),
         attempt.stage("more.png"),
@@ -188,23 +188,23 @@ def everything_it_may_say(attempt: Attempt, result: dict[str, Any]) -> list[str]
     ]
 
 
-def test_a_stale_attempt_is_told_it_is_lost_and_changes_nothing(db: AppTables, start_pod: Callable[..., Pod]) -> None:
-    one, two = start_pod(), start_pod()
+def test_a_stale_attempt_is_answered_lost_and_changes_nothing(db: AppTables, start_pod: Callable[..., Pod]) -> None:
+    first_pod, second_pod = start_pod(), start_pod()
     for kind, job in (("generation", db.ask()), ("training", db.ask_training())):
-        stale = one.run(kind, job)
+        stale = first_pod.run(kind, job)
         stale_result = stale.staged_result()
         assert stale.release() == "queued"
         for state in ("queued", "running", "completed"):
             if state == "running":
-                fresh = two.run(kind, job)
+                fresh = second_pod.run(kind, job)
                 fresh_result = fresh.staged_result()
                 assert fresh.number == stale.number + 1
             elif state == "completed":
                 assert fresh.complete(fresh_result) == "ok"
             before = db.snapshot()
             for result in [stale_result] if state == "queued" else [stale_result, fresh_result]:
-                assert set(everything_it_may_say(stale, result)) == {"lost"}, (kind, state)
-            assert one.heartbeat(stale)["leases"][0]["state"] == "lost"
+                assert set(every_call(stale, result)) == {"lost"}, (kind, state)
+            assert first_pod.heartbeat(stale)["leases"][0]["state"] == "lost"
             assert db.snapshot() == before, (kind, state)
 
 
@@ -218,7 +218,7 @@ def test_a_lease_on_a_job_that_does_not_exist_is_lost(pod: Pod) -> None:
 # -- reports
 
 
-def test_a_report_shows_in_the_row_and_new_phases_in_the_events(db: AppTables, pod: Pod) -> None:
+def test_a_report_updates_the_row_and_new_phases_become_events(db: AppTables, pod: Pod) -> None:
     attempt = pod.run("generation", db.ask())
     assert attempt.report(0.25, "drawing", {"step": 1}) == "ok"
     assert attempt.report(7.0, "drawing") == "ok"
@@ -228,7 +228,7 @@ def test_a_report_shows_in_the_row_and_new_phases_in_the_events(db: AppTables, p
     assert db.events(attempt.id) == ["started", "phase", "phase"]
 
 
-def test_an_attempt_longer_than_max_runtime_hears_timeout_and_is_charged(db: AppTables, pod: Pod) -> None:
+def test_an_attempt_over_max_runtime_is_answered_timeout_and_counts_as_a_failure(db: AppTables, pod: Pod) -> None:
     attempt = pod.run("generation", db.ask(max_runtime="1 minute"))
     assert attempt.report() == "ok"
     with db.without_triggers():
@@ -267,7 +267,7 @@ def test_an_attempt_stages_under_its_own_prefix_only(db: AppTables, pod: Pod) ->
 # -- completion
 
 
-def test_a_publication_settles_row_queue_log_objects_and_events(db: AppTables, pod: Pod) -> None:
+def test_a_publication_updates_row_queue_log_objects_and_events(db: AppTables, pod: Pod) -> None:
     job = db.ask(num_images=2)
     queue = db.queue_row("generation", job)
     assert queue is not None
@@ -285,11 +285,11 @@ def test_a_publication_settles_row_queue_log_objects_and_events(db: AppTables, p
     assert set(states.values()) == {"published"}
     assert db.events(job) == ["started", "completed"]
     before = db.snapshot()
-    assert attempt.complete(result) == "ok", "its reply may have been lost"
+    assert attempt.complete(result) == "ok", "a repeated call after a lost reply"
     assert db.snapshot() == before
 
 
-def test_a_training_publishes_a_version_and_asks_for_the_convenience_copy(db: AppTables, pod: Pod) -> None:
+def test_a_training_publishes_a_version_and_enqueues_the_convenience_copy(db: AppTables, pod: Pod) -> None:
     subject = db.add_subject()
     db.add_photos(subject)
     for version in (1, 2):
@@ -311,7 +311,7 @@ def test_a_training_publishes_a_version_and_asks_for_the_convenience_copy(db: Ap
         }
         if version == 1:
             assert copying.publish() == "ok"
-            assert copying.call("lora_to_copy") is None, "nothing is copied for an ended attempt"
+            assert copying.call("lora_to_copy") is None, "an ended attempt copies nothing"
     db.run("select public.revoke_consent(%s)", subject)
     assert copying.call("lora_to_copy")["consented"] is False
     db.add_lora(subject)
@@ -319,18 +319,17 @@ def test_a_training_publishes_a_version_and_asks_for_the_convenience_copy(db: Ap
 
 
 def broken_results(attempt: Attempt) -> dict[str, Any]:
-    """One wrong thing each, about the objects of `attempt`."""
+    """Results with one mistake each, about the objects of `attempt`."""
     good = attempt.result()
     if attempt.kind == "training":
         return {
-            "no lora": good | {"lora": None},
-            "a lora nobody staged": good | {"lora": attempt.key("other.safetensors")},
+            "no LoRA": good | {"lora": None},
+            "a LoRA that was not staged": good | {"lora": attempt.key("other.safetensors")},
             "no digest": {key: value for key, value in good.items() if key != "sha256"},
             "a short digest": good | {"sha256": SHA256[1:]},
             "no rank": good | {"rank": None},
-            "a rank that is no number": good | {"rank": "many"},
-            "a loss curve nobody staged, hidden behind one not named": good
-            | {"losses": None, "loss_curve": "elsewhere"},
+            "a rank that is not a number": good | {"rank": "many"},
+            "an alias of losses that was not staged": good | {"losses": None, "loss_curve": "elsewhere"},
         }
 
     def pictures(**changes: Any) -> dict[str, Any]:
@@ -350,10 +349,10 @@ def broken_results(attempt: Attempt) -> dict[str, Any]:
         "upscaled by another factor": pictures(width=128, height=96),
         "one side only": pictures(height=48),
         "no sizes": pictures(width=None, height=None, raw_width=None, raw_height=None),
-        "sizes that are no numbers": pictures(width="wide"),
-        "sizes beyond all integers": pictures(raw_width=2**40),
-        "an upscaled file nobody staged": pictures(upscaled=upscaled + "x"),
-        "a raw file nobody staged": pictures(raw=raw + "x"),
+        "sizes that are not numbers": pictures(width="wide"),
+        "a size that is too large": pictures(raw_width=2**40),
+        "an upscaled file that was not staged": pictures(upscaled=upscaled + "x"),
+        "a raw file that was not staged": pictures(raw=raw + "x"),
     }
 
 
@@ -368,14 +367,14 @@ def test_an_incomplete_result_is_invalid_and_changes_nothing(db: AppTables, pod:
 
 
 def test_a_result_may_not_name_another_attempts_objects(db: AppTables, start_pod: Callable[..., Pod]) -> None:
-    one, two = start_pod(), start_pod()
-    first = one.run("generation", db.ask())
+    first_pod, second_pod = start_pod(), start_pod()
+    first = first_pod.run("generation", db.ask())
     others = first.staged_result()
     first.release()
-    second = two.run("generation", first.id)
+    second = second_pod.run("generation", first.id)
     own = second.staged_result()
     assert second.complete(others) == "invalid"
-    neighbour = one.run("generation", db.ask())
+    neighbour = first_pod.run("generation", db.ask())
     neighbour.staged_result()
     assert neighbour.complete(own) == "invalid"
     second.save_checkpoint(1)
@@ -404,7 +403,7 @@ JSON = st.recursive(
 def test_no_shape_of_json_makes_complete_raise(running: list[Attempt], result: object) -> None:
     answers = [attempt.complete(result) for attempt in running]
     assert answers[:2] == ["invalid", "invalid"]
-    assert answers[2] in ("ok", "invalid"), "the light job has nothing that it must name"
+    assert answers[2] in ("ok", "invalid"), "the result of a copy need not name anything"
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""`worker migrate` and its printed SQL: repeatable, equal, all or nothing, and careful with what is there already."""
+"""`worker migrate` and its printed SQL: repeatable, equal, all or nothing, and safe for existing objects."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from worker.demo.servers import EmbeddedPostgres
 NUMBERED = [file.name for file in numbered_files()]
 REPEATABLE = [file.name for file in repeatable_files()]
 NEWEST = int(NUMBERED[-1][:4])
-"""The number of the last file of this release; the tests' own ones come long after."""
-A_COLUMN_MORE = "alter table public.presets add column mood text; comment on column public.presets.mood is 'New here.';"
+"""The number of the last migration of this release; those that the tests add have much higher numbers."""
+ADDED_COLUMN = "alter table public.presets add column mood text; comment on column public.presets.mood is 'New here.';"
 
 
 def execute(url: str, statement: str) -> None:
@@ -41,7 +41,7 @@ def test_migrating_again_changes_nothing(any_supabase: Supabase, grants_by_defau
     url = any_supabase.create(grants_by_default=grants_by_default)
     assert migrate.migrate(url) == [*NUMBERED, *REPEATABLE]
     before = snapshot(url)
-    assert len(before) > 500, "a snapshot that holds next to nothing proves nothing"
+    assert len(before) > 500, "a nearly empty snapshot would prove nothing"
     assert migrate.migrate(url) == []
     assert differences(before, snapshot(url)) == {}
 
@@ -55,7 +55,7 @@ def test_running_every_repeatable_file_again_changes_nothing(any_supabase: Supab
     assert policy_oids(url) == policies
 
 
-def test_two_at_once_apply_it_once(supabase: Supabase) -> None:
+def test_two_migrations_at_once_apply_every_file_once(supabase: Supabase) -> None:
     url = supabase.create()
     with ThreadPoolExecutor() as threads:
         applied = [run.result() for run in [threads.submit(migrate.migrate, url) for _ in range(2)]]
@@ -66,35 +66,35 @@ def test_two_at_once_apply_it_once(supabase: Supabase) -> None:
 
 
 @pytest.mark.parametrize("grants_by_default", [True, False], ids=["older project", "newer project"])
-def test_the_printed_sql_makes_the_same_database(
+def test_the_printed_sql_creates_the_same_database(
     any_supabase: Supabase, grants_by_default: bool, tmp_path: Path
 ) -> None:
     applied, printed = (any_supabase.create(grants_by_default=grants_by_default) for _ in range(2))
     migrate.migrate(applied)
     result = psql(printed, render(), tmp_path)
     assert result.returncode == 0, result.stderr
-    assert result.stdout == "", "a table of results for each statement hides what matters"
+    assert result.stdout == "", "psql must print no results"
     assert differences(snapshot(applied), snapshot(printed)) == {}
     assert migrate.migrate(printed) == []
 
 
-def test_the_printed_sql_is_plain_and_brings_no_transaction() -> None:
+def test_the_printed_sql_has_no_psql_commands_and_no_transaction() -> None:
     text = render()
     assert re.search(r"^\s*\\", text, re.MULTILINE) is None, "psql commands are not SQL"
     assert re.search(r"^\s*(begin|commit|rollback|start transaction)\s*;", text, re.MULTILINE | re.IGNORECASE) is None
 
 
-def test_the_printed_sql_says_how_it_is_applied() -> None:
+def test_the_printed_sql_states_how_to_apply_it() -> None:
     assert "psql -1 -v ON_ERROR_STOP=1" in render()[:400]
 
 
-def test_sql_since_a_migration_that_is_not_there_is_refused_with_the_newest() -> None:
+def test_since_an_unknown_migration_is_refused_with_the_newest() -> None:
     with pytest.raises(MigrationError, match=f"migration 99 not found: the newest is {NEWEST}, {NUMBERED[-1]}"):
         render(99)
 
 
-def test_the_next_release_may_take_the_other_route(supabase: Supabase, tmp_path: Path) -> None:
-    release = next_release(tmp_path, _9001_mood=A_COLUMN_MORE)
+def test_the_next_release_can_be_applied_by_the_other_route(supabase: Supabase, tmp_path: Path) -> None:
+    release = next_release(tmp_path, _9001_mood=ADDED_COLUMN)
     whole, printed_first, printed_second = (supabase.create() for _ in range(3))
     migrate.migrate(whole, release)
 
@@ -118,10 +118,10 @@ def test_the_next_release_may_take_the_other_route(supabase: Supabase, tmp_path:
         (False, NEWEST, f"not applied here yet: {', '.join(NUMBERED)}"),
     ],
 )
-def test_sql_printed_since_the_wrong_release_is_refused_by_name(
+def test_printed_sql_since_the_wrong_release_is_refused_by_name(
     supabase: Supabase, tmp_path: Path, applied: bool, since: int, complaint: str
 ) -> None:
-    release = next_release(tmp_path, _9001_mood=A_COLUMN_MORE)
+    release = next_release(tmp_path, _9001_mood=ADDED_COLUMN)
     url = supabase.create()
     if applied:
         migrate.migrate(url)
@@ -136,8 +136,8 @@ def test_sql_printed_since_the_wrong_release_is_refused_by_name(
 
 
 @pytest.mark.parametrize("migrated", [False, True], ids=["empty database", "migrated database"])
-def test_a_failing_file_is_named_and_leaves_nothing(supabase: Supabase, tmp_path: Path, migrated: bool) -> None:
-    release = next_release(tmp_path, _9001_mood=A_COLUMN_MORE, _9002_broken="alter table public.nowhere add x int;")
+def test_a_failing_file_is_named_and_changes_nothing(supabase: Supabase, tmp_path: Path, migrated: bool) -> None:
+    release = next_release(tmp_path, _9001_mood=ADDED_COLUMN, _9002_broken="alter table public.nowhere add x int;")
     url = supabase.create()
     if migrated:
         migrate.migrate(url)
@@ -153,7 +153,7 @@ def test_an_applied_file_that_was_edited_is_refused_by_name(supabase: Supabase, 
     url = supabase.create()
     migrate.migrate(url)
     before = snapshot(url)
-    release = next_release(tmp_path, _9001_mood=A_COLUMN_MORE)
+    release = next_release(tmp_path, _9001_mood=ADDED_COLUMN)
     with (release / "migrations" / "0002_tables.sql").open("a") as file:
         file.write("-- an afterthought\n")
     with pytest.raises(MigrationError, match=r"0002_tables\.sql was changed after it was applied here"):
@@ -164,9 +164,9 @@ def test_an_applied_file_that_was_edited_is_refused_by_name(supabase: Supabase, 
     assert differences(before, snapshot(url)) == {}
 
 
-def test_an_older_release_never_puts_its_functions_back(supabase: Supabase, tmp_path: Path) -> None:
+def test_an_older_release_is_refused_after_a_newer_one(supabase: Supabase, tmp_path: Path) -> None:
     url = supabase.create()
-    migrate.migrate(url, next_release(tmp_path, _9001_mood=A_COLUMN_MORE))
+    migrate.migrate(url, next_release(tmp_path, _9001_mood=ADDED_COLUMN))
     before = snapshot(url)
     with pytest.raises(MigrationError, match=r"a newer release was here: this one does not know 9001_mood"):
         migrate.migrate(url)
@@ -177,7 +177,7 @@ def test_an_older_release_never_puts_its_functions_back(supabase: Supabase, tmp_
 
 
 @pytest.mark.parametrize("command", [migrate.migrate, migrate.install_supabase_stubs])
-def test_a_database_that_does_not_answer_is_named_and_no_password_is_shown(
+def test_an_unreachable_database_is_named_without_its_password(
     command: Callable[[str], object], unused_tcp_port: int
 ) -> None:
     with pytest.raises(MigrationError, match=r"127\.0\.0\.1") as refused:
@@ -185,14 +185,14 @@ def test_a_database_that_does_not_answer_is_named_and_no_password_is_shown(
     assert "hunter2" not in str(refused.value)
 
 
-def test_a_pods_url_is_told_that_the_owners_is_wanted(supabase: Supabase, tmp_path: Path) -> None:
+def test_a_pods_url_is_refused_with_a_hint_to_the_owners(supabase: Supabase, tmp_path: Path) -> None:
     url = supabase.create()
     migrate.migrate(url)
     with pytest.raises(MigrationError, match="URL of the database's owner"):
         migrate.migrate(as_worker(url), next_release(tmp_path))
 
 
-# ------------------------------------------------------------------------------------------------ what is there already
+# ----------------------------------------------------------------------------------------------------- existing objects
 
 
 @pytest.mark.parametrize(
@@ -229,12 +229,12 @@ def test_every_table_and_function_of_public_is_guarded_against_overwriting(supab
     url = supabase.create()
     migrate.migrate(url)
     preflight = (sql_folder() / "preflight.sql").read_text()
-    made = re.findall(r"^(?:relation|function) public\.(\w+)", "\n".join(snapshot(url)), re.MULTILINE)
-    assert len(made) > 10
-    assert [name for name in made if f"'{name}'" not in preflight] == []
+    created = re.findall(r"^(?:relation|function) public\.(\w+)", "\n".join(snapshot(url)), re.MULTILINE)
+    assert len(created) > 10
+    assert [name for name in created if f"'{name}'" not in preflight] == []
 
 
-def test_a_bare_postgres_is_told_what_is_missing_and_takes_the_stubs_once(tmp_path: Path) -> None:
+def test_a_plain_postgres_is_refused_until_the_stubs_are_installed(tmp_path: Path) -> None:
     with EmbeddedPostgres(tmp_path / "postgres", fast=True) as server:
         url = server.url()
         before = snapshot(url)
@@ -268,9 +268,7 @@ def test_supabase_stubs_never_touch_a_supabase_project(supabase: Supabase) -> No
 # ------------------------------------------------------------------------------------------------------------- policies
 
 
-def test_a_policy_dropped_or_changed_by_hand_is_set_right_and_no_other_is_touched(
-    supabase: Supabase, tmp_path: Path
-) -> None:
+def test_only_dropped_and_changed_policies_are_recreated(supabase: Supabase, tmp_path: Path) -> None:
     url = supabase.create()
     migrate.migrate(url)
     before, policies = snapshot(url), policy_oids(url)
@@ -286,16 +284,16 @@ def test_a_policy_dropped_or_changed_by_hand_is_set_right_and_no_other_is_touche
     migrate.migrate(url, next_release(tmp_path))
 
     assert list(differences(before, snapshot(url))) == ["row of worker.schema_versions views"]
-    made_again = {name for name, oid in policy_oids(url).items() if policies[name] != oid}
-    assert made_again == {name.removeprefix("public.") for name in (dropped, moved)} | {loosened}
+    recreated = {name for name, oid in policy_oids(url).items() if policies[name] != oid}
+    assert recreated == {name.removeprefix("public.") for name in (dropped, moved)} | {loosened}
 
 
-def test_policies_never_wait_long_for_a_busy_storage_table(supabase: Supabase, tmp_path: Path) -> None:
+def test_policies_do_not_wait_long_for_a_busy_storage_table(supabase: Supabase, tmp_path: Path) -> None:
     url = supabase.create()
     migrate.migrate(url)
     with psycopg.connect(supabase.superuser_url(url)) as upload:
         upload.execute("lock table storage.objects in row exclusive mode")
-        # Unchanged policies lock nothing: the next release goes in beside the upload.
+        # Unchanged policies lock nothing: the next release applies during the upload.
         migrate.migrate(url, next_release(tmp_path / "unchanged"))
         upload.rollback()
     execute(url, 'drop policy "likeness: users can view what is theirs" on storage.objects')

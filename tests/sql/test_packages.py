@@ -1,4 +1,4 @@
-"""SQL that a package brings: it makes what is its own, changes nothing else, and is refused whole when it tries."""
+"""SQL of packages: it can create and change its own objects; a file that changes others is refused as a whole."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ CORE_IS_CHANGED = {
     "a core function gets a setting": "alter function worker.heartbeat(uuid, jsonb) set lock_timeout = '1s'",
     "a core function gets another owner": "alter function worker.items(jsonb, text) owner to service_role",
     "a core function is granted": "grant execute on function worker.items(jsonb, text) to authenticated",
-    "a function by any name in the core's schema": f"create function worker.helper() returns int language sql {SIGNED} "
+    "a new function in the core's schema": f"create function worker.helper() returns int language sql {SIGNED} "
     "as 'select 1'",
     "a hook of another kind": f"create function worker.training__request_error(p_job jsonb) returns text "
     f"language sql stable {SIGNED} as 'select null::text'",
-    "a hook of a kind whose name begins alike": f"create function worker.echo_loud__payload(p_job jsonb) returns jsonb "
-    f"language sql stable {SIGNED} as 'select null::jsonb'",
-    "the comparison itself is replaced": "create or replace function worker.foreign_change(p_package text, "
+    "a hook of a kind with the same name prefix": "create function worker.echo_loud__payload(p_job jsonb) "
+    f"returns jsonb language sql stable {SIGNED} as 'select null::jsonb'",
+    "the function that compares is replaced": "create or replace function worker.foreign_change(p_package text, "
     f"p_before jsonb) returns text language sql stable {SIGNED} as 'select null::text'",
-    "the catalog's reading is replaced": "create or replace function worker.catalog_objects() returns table "
-    f"(object text, parent text, definition text) language sql stable {SIGNED} "
+    "the function that reads the catalog is replaced": "create or replace function worker.catalog_objects() "
+    f"returns table (object text, parent text, definition text) language sql stable {SIGNED} "
     "as 'select null, null, null where false'",
     "a function of Postgres is overloaded": "create function pg_catalog.left(uuid, integer) returns text language sql "
     "as 'select null::text'",
@@ -56,19 +56,19 @@ CORE_IS_CHANGED = {
     "an index is added": "create index on public.subjects (name)",
     "a trigger is added": "create trigger echo before insert on public.generation_jobs for each row "
     "execute function worker.before_job_insert('generation')",
-    "a trigger is added to the app's": "create trigger echo before insert on storage.objects for each row "
+    "a trigger is added to storage.objects": "create trigger echo before insert on storage.objects for each row "
     "execute function worker.refuse_change()",
     "a trigger is disabled": "alter table worker.consent_events disable trigger _100_append_only",
     "a trigger is dropped": "drop trigger _100_guards_consent on public.subjects",
     "a rule is added": "create rule echo as on delete to worker.consent_events do instead nothing",
     "a policy is added": "create policy echo on public.subjects for select to authenticated using (true)",
     "a policy is altered": 'alter policy "users can view their own subjects" on public.subjects using (true)',
-    "row-level security is switched off": "alter table public.subjects disable row level security",
+    "row-level security is disabled": "alter table public.subjects disable row level security",
     "a table is granted": "grant select on worker.consent_events to authenticated",
     "a column is granted": "grant update (status) on public.generation_jobs to authenticated",
     "a table gets another owner": "alter table worker.pods owner to service_role",
     "a table is dropped": "drop table worker.pgqueuer_schedules",
-    "a table loses its log": "alter table worker.pods set unlogged",
+    "a table becomes unlogged": "alter table worker.pods set unlogged",
     "a table gets a child": "create table public.more_subjects () inherits (public.subjects)",
     "a table is published": "create publication echo for table worker.consent_events",
     "a view is replaced": "create or replace view worker.queue_depth as select null::text as route, "
@@ -79,13 +79,13 @@ CORE_IS_CHANGED = {
     "consent is granted": "select public.grant_consent(id) from public.subjects",
     "the ledger is emptied": "alter table worker.consent_events disable trigger user; truncate worker.consent_events; "
     "alter table worker.consent_events enable trigger user",
-    "a person is renamed": "update public.subjects set name = 'Echo'",
-    "a person is added": "insert into public.subjects (owner_id, name) select owner_id, 'Echo' from public.subjects",
+    "a subject is renamed": "update public.subjects set name = 'Echo'",
+    "a subject is added": "insert into public.subjects (owner_id, name) select owner_id, 'Echo' from public.subjects",
     "an account is deleted": "delete from auth.users",
     "a job is put on the queue": "insert into worker.pgqueuer (priority, execute_after, status, entrypoint, "
     "dedupe_key) values (0, now(), 'queued', 'echo', 'echo:' || gen_random_uuid())",
-    "its own files are forgotten": "delete from worker.kind_versions",
-    "what is its own is widened": "insert into worker.package_objects values "
+    "its file versions are deleted": "delete from worker.kind_versions",
+    "its list of own objects is extended": "insert into worker.package_objects values "
     "('likeness-echo', 'function worker.items(jsonb,text)')",
     "a base of the core is changed": "update worker.base_models set min_vram_gib = 0",
     "a kind of the core is changed": "update worker.job_kinds set purpose = null where kind = 'generation'",
@@ -102,22 +102,22 @@ CORE_IS_CHANGED = {
     "create event trigger echo on ddl_command_end execute function public.echo_event()",
     "default privileges": "alter default privileges in schema worker grant all on tables to anon",
     "a role": "create role echo_role",
-    "a role's powers": "alter role likeness_worker bypassrls",
+    "a role's attributes": "alter role likeness_worker bypassrls",
     "a role's settings": "alter role likeness_worker set session_replication_role = replica",
     "a membership": "grant service_role to likeness_worker",
     "a schema's rights": "grant create on schema worker to authenticated",
     "a cast": "create type public.echo_word as enum ('x'); "
     "create cast (text as public.echo_word) with inout as implicit",
     "an extension": "create extension vector",
-    # what is done later
+    # later effects
     "a deferred trigger": "create function public.echo_later() returns trigger language plpgsql as "
     "$later$ begin update worker.config set consent_mode = 'owner_attests'; return null; end $later$; "
     "create table public.echo_later (id int); create constraint trigger later after insert on public.echo_later "
     "deferrable initially deferred for each row execute function public.echo_later(); "
     "insert into public.echo_later values (1)",
-    "a setting that stays": "set session_replication_role = replica",
+    "a session setting": "set session_replication_role = replica",
     "a setting of the transaction": "set local row_security = off",
-    "a search_path that stays": "set search_path = public",
+    "a changed search_path": "set search_path = public",
     "another role": "set role service_role",
     "another package": "select set_config('worker.package', 'another', true)",
     "the core's name": "select set_config('worker.package', '', true)",
@@ -125,8 +125,8 @@ CORE_IS_CHANGED = {
 
 
 @pytest.fixture(scope="module")
-def echoing(databases: Databases) -> Iterator[str]:
-    """A database with the package's kind and a person, for files that are refused."""
+def echo_database(databases: Databases) -> Iterator[str]:
+    """A database with the package's kind and a subject, for files that are refused."""
     name = databases.create()
     url = databases.server.url(name)
     apply_file(url, TABLE + HOOKS + REGISTRATION, name="echo")
@@ -137,9 +137,9 @@ def echoing(databases: Databases) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("name", CORE_IS_CHANGED)
-def test_a_file_that_changes_what_is_not_its_own_is_refused(echoing: str, name: str) -> None:
+def test_a_file_that_changes_objects_of_others_is_refused(echo_database: str, name: str) -> None:
     with pytest.raises(psycopg.errors.InsufficientPrivilege, match=rf"^package {PACKAGE}, more: it (changed|left) "):
-        apply_file(echoing, CORE_IS_CHANGED[name])
+        apply_file(echo_database, CORE_IS_CHANGED[name])
 
 
 @pytest.mark.parametrize(
@@ -155,15 +155,15 @@ def test_a_file_that_changes_what_is_not_its_own_is_refused(echoing: str, name: 
         "call public.echo_commits();",
     ],
 )
-def test_a_file_cannot_end_the_transaction(echoing: str, text: str) -> None:
-    before = snapshot(echoing)
+def test_a_file_cannot_end_the_transaction(echo_database: str, text: str) -> None:
+    before = snapshot(echo_database)
     with pytest.raises(psycopg.Error, match=rf"^package {PACKAGE}, more: ") as refused:
-        apply_file(echoing, text)
+        apply_file(echo_database, text)
     assert refused.value.sqlstate in ("0A000", "2D000")
-    assert differences(before, snapshot(echoing)) == {}
+    assert differences(before, snapshot(echo_database)) == {}
 
 
-def test_a_package_changes_what_is_its_own(database_url: str) -> None:
+def test_a_package_can_change_its_own_objects(database_url: str) -> None:
     apply_file(database_url, TABLE + HOOKS + REGISTRATION, name="echo")
     own = """
       create schema echo;
@@ -199,7 +199,7 @@ def test_a_package_changes_what_is_its_own(database_url: str) -> None:
         )
 
 
-def test_a_name_that_a_package_gave_up_is_not_its_own_any_more(database_url: str) -> None:
+def test_a_package_no_longer_owns_a_name_that_it_dropped(database_url: str) -> None:
     made = "create function public.listen() returns int language sql as 'select 1'"
     apply_file(database_url, made)
     apply_file(database_url, "drop function public.listen()")
@@ -209,11 +209,11 @@ def test_a_name_that_a_package_gave_up_is_not_its_own_any_more(database_url: str
         apply_file(database_url, "drop function public.listen()")
 
 
-# -- the whole way, on each PostgreSQL
+# -- complete migrations, on each PostgreSQL version
 
 
 @pytest.mark.parametrize("grants_by_default", [True, False], ids=["older project", "newer project"])
-def test_what_a_package_made_is_for_those_whom_it_declares(
+def test_a_packages_objects_are_granted_only_as_declared(
     any_supabase: Supabase, grants_by_default: bool, tmp_path: Path
 ) -> None:
     made = f"""
@@ -248,7 +248,7 @@ end $$;
 
 
 def held(url: str) -> dict[str, set[str]]:
-    """Which clients may use what the package made beside its job table."""
+    """Return which clients can use the package's objects other than its job table."""
     roles = ["anon", "authenticated", "service_role", "likeness_worker"]
     with psycopg.connect(url) as owner:
         rows = owner.execute(
@@ -267,7 +267,7 @@ def held(url: str) -> dict[str, set[str]]:
     return found
 
 
-def test_a_grant_on_what_is_not_its_own_is_refused(supabase: Supabase, tmp_path: Path) -> None:
+def test_a_grant_on_an_object_of_others_is_refused(supabase: Supabase, tmp_path: Path) -> None:
     url = supabase.create()
     before = snapshot(url)
     for number, (privilege, thing) in enumerate(
@@ -289,7 +289,7 @@ def test_a_grant_on_what_is_not_its_own_is_refused(supabase: Supabase, tmp_path:
 
 UNDONE_LATER = {
     "the hook that names people": (NAMED_KEYS.replace("'picture_path'", "'elsewhere'"), "column picture_path of"),
-    "a column more": ("alter table public.echo_jobs add column friend_ids uuid[];", "column friend_ids of"),
+    "another column": ("alter table public.echo_jobs add column friend_ids uuid[];", "column friend_ids of"),
     "the purpose": ("update worker.job_kinds set purpose = null where kind = 'echo';", "removed its purpose"),
     "the list of hooks": ("update worker.job_kinds set hooks = '{}' where kind = 'echo';", None),
     "the trigger": ("drop trigger _100_before_insert on public.echo_jobs;", None),
@@ -314,7 +314,7 @@ def test_a_file_after_the_registration_cannot_undo_it(supabase: Supabase, tmp_pa
         assert differences(snapshot(good), snapshot(undone)) == {}
 
 
-def test_a_refused_file_leaves_nothing_by_either_route(supabase: Supabase, tmp_path: Path) -> None:
+def test_a_refused_file_changes_nothing_by_either_route(supabase: Supabase, tmp_path: Path) -> None:
     package = write_package(tmp_path, more=CORE_IS_CHANGED["a core function is replaced"])
     url = supabase.create()
     before = snapshot(url)

@@ -1,4 +1,4 @@
-"""A job's whole life as Supabase has it: an owner that is no superuser, users behind tokens, a pod with a login."""
+"""Jobs on a Supabase-like project: an owner without superuser, users with tokens, and a pod with its own login."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from worker.database.pool import Database
 
 @contextmanager
 def project(supabase: Supabase) -> Iterator[tuple[AppTables, str, str]]:
-    """A migrated project, and the URLs of two logins that its owner made for pods."""
+    """A migrated project, and the URLs of two logins that its owner created for pods."""
     url = supabase.create()
     migrate.migrate(url)
     logins = [f"pod_{uuid4().hex[:8]}" for _ in range(2)]
@@ -41,7 +41,7 @@ async def pod_at(url: str, pod_id: UUID) -> AsyncIterator[tuple[Database, ClaimQ
 
 
 async def publish(database: Database, started: dict[str, Any], bucket: str, result: dict[str, Any]) -> str:
-    """Stage what a result names and complete the job with it."""
+    """Stage the objects that a result names, and complete the job with it."""
     lease = started["kind"], UUID(started["id"]), started["attempt"]
     names = [item for item in _texts(result) if item.startswith(started["prefix"])]
     staged = Jsonb([{"bucket": bucket, "key": name} for name in names])
@@ -58,7 +58,7 @@ def _texts(value: object) -> list[str]:
     return [value] if isinstance(value, str) else []
 
 
-async def test_from_a_users_insert_to_a_published_picture(any_supabase: Supabase) -> None:
+async def test_a_users_insert_becomes_a_published_picture(any_supabase: Supabase) -> None:
     with project(any_supabase) as (app, url, rotated_url):
         user = app.add_user(uuid4())
         with app.acting_as("authenticated", user) as client, app.acting_as("service_role") as administrator:
@@ -103,15 +103,15 @@ async def test_from_a_users_insert_to_a_published_picture(any_supabase: Supabase
                     target = await database.call("lora_to_copy", *copy, started["attempt"])
                     assert (target["target"], target["consented"]) == (f"{subject}/lora.safetensors", True)
                     assert await publish(database, started, "model_artifacts", {"copied": True}) == "ok"
-                garbage = await database.call("take_garbage", 10)
-                assert [item["key"] for item in garbage] == [checkpoint]
-                await database.call("garbage_gone", [item["id"] for item in garbage])
+                deletable = await database.call("claim_deletable_objects", 10)
+                assert [item["key"] for item in deletable] == [checkpoint]
+                await database.call("mark_objects_deleted", [item["id"] for item in deletable])
 
             assert client.execute("select version from public.subjects_models").fetchall() == [{"version": 1}]
             generation = inserted(
                 client, "insert into public.generation_jobs (subject_id, prompt) values (%s, 'x') returning id", subject
             )
-            # The password was rotated: another login of the same role goes on.
+            # Another login of the same role continues, as after a rotation.
             async with pod_at(rotated_url, pod_id) as (database, queue):
                 assert await queue.claim([GENERATION]) == ("generation", generation)
                 started = await database.call("start_job", "generation", generation, pod_id)
@@ -119,7 +119,7 @@ async def test_from_a_users_insert_to_a_published_picture(any_supabase: Supabase
                 sizes = {"width": 256, "height": 256, "raw_width": 64, "raw_height": 64}
                 assert await publish(database, started, "uploads", {"pictures": [picture | sizes]}) == "ok"
                 assert await queue.claim(list(ROUTES)) is None
-                await database.call("leave_pod", pod_id)
+                await database.call("deregister_pod", pod_id)
             (seen,) = client.execute("select status, result from public.generation_jobs").fetchall()
             assert seen["status"] == "completed"
             assert seen["result"]["pictures"][0]["upscaled"] == picture["upscaled"]
@@ -153,7 +153,7 @@ async def test_a_revocation_by_the_user_reaches_a_running_job(any_supabase: Supa
         assert app.status("generation", job) == ("failed", "consent_denied")
 
 
-def test_the_auth_service_may_delete_an_account_whatever_hangs_on_it(any_supabase: Supabase) -> None:
+def test_the_auth_service_can_delete_an_account_with_subjects_and_jobs(any_supabase: Supabase) -> None:
     with project(any_supabase) as (app, _, _):
         subject = app.add_subject()
         app.add_photos(subject)
@@ -171,7 +171,7 @@ def test_the_auth_service_may_delete_an_account_whatever_hangs_on_it(any_supabas
         assert len(app.ledger(subject, "revoke")) == 1
 
 
-def test_a_pods_login_reads_no_person_and_decides_nothing(any_supabase: Supabase) -> None:
+def test_a_pods_login_cannot_read_subjects_or_change_consent_and_jobs(any_supabase: Supabase) -> None:
     with project(any_supabase) as (app, url, _):
         job = app.ask_training()
         subject = app.job("training", job)["subject_id"]

@@ -1,4 +1,4 @@
-"""Pods that live, vanish, come back and leave: heartbeats, the reaper and the tick. Time is moved, never waited for."""
+"""Live, dead, returning and deregistered pods: heartbeats, the reaper and the tick. Tests move time and never wait."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def is_registered(db: AppTables, pod: Pod) -> bool:
 
 
 def silent_for(db: AppTables, pod: Pod, seconds: float) -> None:
-    """The pod's last heartbeat was so long ago."""
+    """Move the pod's last heartbeat this far into the past."""
     db.run(
         "update worker.pods set last_heartbeat = clock_timestamp() - %s * interval '1 second' where id = %s",
         seconds,
@@ -36,7 +36,7 @@ def silent_for(db: AppTables, pod: Pod, seconds: float) -> None:
 
 
 def lock_free_for(db: AppTables, pod: Pod, seconds: float) -> None:
-    """The pod's lock was seen free so long ago."""
+    """Move the moment at which the pod's lock was seen free this far into the past."""
     db.run(
         "update worker.pods set lock_free_since = clock_timestamp() - %s * interval '1 second' "
         "where id = %s and lock_free_since is not null",
@@ -45,15 +45,15 @@ def lock_free_for(db: AppTables, pod: Pod, seconds: float) -> None:
     )
 
 
-def held_unnamed_for(db: AppTables, seconds: float) -> None:
-    """So much more time has passed since anybody named the claims on the queue."""
+def unnamed_for(db: AppTables, seconds: float) -> None:
+    """Let this much more time have passed since a heartbeat named the claims on the queue."""
     db.run("update worker.pgqueuer set heartbeat = heartbeat - %s * interval '1 second'", seconds)
 
 
-# -- registering and beating
+# -- registration and heartbeats
 
 
-def test_registering_again_updates_the_offer_and_keeps_the_age(db: AppTables, pod: Pod) -> None:
+def test_registering_again_updates_the_routes_and_keeps_registered_at(db: AppTables, pod: Pod) -> None:
     (before,) = db.run("select * from worker.pods")
     silent_for(db, pod, 25)
     pod.register(TRAINING)
@@ -63,7 +63,7 @@ def test_registering_again_updates_the_offer_and_keeps_the_age(db: AppTables, po
     assert after["last_heartbeat"] > before["last_heartbeat"]
 
 
-def test_a_heartbeat_answers_the_state_of_every_lease_and_claim(db: AppTables, pod: Pod) -> None:
+def test_a_heartbeat_returns_the_state_of_every_lease_and_claim(db: AppTables, pod: Pod) -> None:
     fine, stopped, lost = running(db, pod), running(db, pod), running(db, pod)
     db.run("select public.cancel_job('generation', %s)", stopped.id)
     lost.release()
@@ -76,7 +76,7 @@ def test_a_heartbeat_answers_the_state_of_every_lease_and_claim(db: AppTables, p
     assert beat["known"] is True
 
 
-def test_an_unknown_pod_is_told_so_and_may_register_again(db: AppTables, pod: Pod) -> None:
+def test_an_unknown_pod_is_told_so_and_can_register_again(db: AppTables, pod: Pod) -> None:
     db.run("delete from worker.pods")
     assert pod.heartbeat()["known"] is False
     assert not is_registered(db, pod), "a heartbeat alone does not register"
@@ -85,55 +85,55 @@ def test_an_unknown_pod_is_told_so_and_may_register_again(db: AppTables, pod: Po
 
 
 @pytest.mark.parametrize("started", [False, True], ids=["claimed", "running"])
-def test_what_a_pod_has_not_named_for_half_a_minute_goes_back_uncharged(
+def test_jobs_not_named_for_30_seconds_are_requeued_without_counting_a_failure(
     db: AppTables, start_pod: StartPod, started: bool
 ) -> None:
-    one, two = start_pod(), start_pod()
+    first_pod, second_pod = start_pod(), start_pod()
     job = db.ask(max_failures=1)
-    claim = one.claim()
+    claim = first_pod.claim()
     assert claim == ("generation", job)
-    attempt = one.start(*claim) if started else None
-    held_unnamed_for(db, 20)
-    one.heartbeat()
-    assert two.claim() is None, "its reply may still be on the way"
-    held_unnamed_for(db, 11)
-    one.heartbeat()
+    attempt = first_pod.start(*claim) if started else None
+    unnamed_for(db, 20)
+    first_pod.heartbeat()
+    assert second_pod.claim() is None, "the reply to the claim may still arrive"
+    unnamed_for(db, 11)
+    first_pod.heartbeat()
     assert db.job("generation", job)["failures"] == 0
     assert db.job("generation", job)["phase"] == "requeued: its pod did not know of it"
-    fresh = two.run("generation", job)
+    fresh = second_pod.run("generation", job)
     if attempt is not None:
         assert attempt.report() == "lost"
     assert fresh.publish() == "ok"
 
 
-def test_what_a_pod_names_stays_its_own(db: AppTables, start_pod: StartPod) -> None:
-    one, two = start_pod(), start_pod()
-    attempt = running(db, one)
+def test_jobs_named_in_heartbeats_stay_with_their_pod(db: AppTables, start_pod: StartPod) -> None:
+    first_pod, second_pod = start_pod(), start_pod()
+    attempt = running(db, first_pod)
     db.ask()
-    claim = one.claim()
+    claim = first_pod.claim()
     assert claim is not None
-    held_unnamed_for(db, 3600)
+    unnamed_for(db, 3600)
     for _ in range(2):
-        assert [lease["state"] for lease in one.heartbeat(attempt, claim)["leases"]] == ["ok", "ok"]
-    assert two.claim() is None
-    assert one.start(*claim) is not None
+        assert [lease["state"] for lease in first_pod.heartbeat(attempt, claim)["leases"]] == ["ok", "ok"]
+    assert second_pod.claim() is None
+    assert first_pod.start(*claim) is not None
     assert db.one("select min(heartbeat) > now() - interval '10 seconds' from worker.pgqueuer") is True
 
 
 # -- the reaper
 
 
-def test_a_pod_whose_lock_is_free_is_dead_after_a_grace(db: AppTables, start_pod: StartPod) -> None:
+def test_a_pod_with_a_released_lock_is_dead_after_the_grace_period(db: AppTables, start_pod: StartPod) -> None:
     pod, other = start_pod(has_lock=True), start_pod()
     attempt, unstarted = running(db, pod), db.ask()
     assert pod.claim() == ("generation", unstarted)
     pod.lose_session()
     db.tick()
     assert is_registered(db, pod)
-    assert db.status("generation", attempt.id) == ("running", None), "seen free just now"
+    assert db.status("generation", attempt.id) == ("running", None), "the lock was only now seen free"
     lock_free_for(db, pod, 0)
     db.tick()
-    assert db.status("generation", attempt.id) == ("running", None), "within the grace"
+    assert db.status("generation", attempt.id) == ("running", None), "within the grace period"
     lock_free_for(db, pod, 1.6)
     db.tick()
 
@@ -141,14 +141,16 @@ def test_a_pod_whose_lock_is_free_is_dead_after_a_grace(db: AppTables, start_pod
     row = db.job("generation", attempt.id)
     assert (row["status"], row["failures"], row["error_code"]) == ("queued", 1, "worker_lost")
     assert set(db.staged(attempt.id).values()) == {"deleting"}
-    given_back = db.job("generation", unstarted)
-    assert (given_back["status"], given_back["failures"]) == ("queued", 0)
-    assert {other.claim(), other.claim()} == {("generation", attempt.id), ("generation", unstarted)}, "both at once"
+    requeued = db.job("generation", unstarted)
+    assert (requeued["status"], requeued["failures"]) == ("queued", 0)
+    assert {other.claim(), other.claim()} == {("generation", attempt.id), ("generation", unstarted)}, (
+        "both without a delay"
+    )
     assert (attempt.report(), attempt.publish(), pod.heartbeat()["known"]) == ("lost", "lost", False)
 
 
 @pytest.mark.parametrize("sign_of_life", ["heartbeat", "register"])
-def test_a_sign_of_life_within_the_grace_ends_the_suspicion(
+def test_a_heartbeat_or_registration_within_the_grace_period_keeps_a_pod_alive(
     db: AppTables, start_pod: StartPod, sign_of_life: str
 ) -> None:
     pod = start_pod(has_lock=True)
@@ -167,12 +169,12 @@ def test_a_sign_of_life_within_the_grace_ends_the_suspicion(
     assert attempt.publish() == "ok"
 
 
-def test_a_shared_lock_lets_a_pod_reconnect_beside_its_own_ghost(db: AppTables, start_pod: StartPod) -> None:
+def test_a_pod_can_reconnect_beside_its_own_stale_connection(db: AppTables, start_pod: StartPod) -> None:
     pod = start_pod(has_lock=True)
-    ghost = pod.session
-    assert ghost is not None
+    stale_session = pod.session
+    assert stale_session is not None
     pod.take_lock()
-    ghost.close()
+    stale_session.close()
     for _ in range(2):
         db.tick()
         lock_free_for(db, pod, 60)
@@ -180,7 +182,7 @@ def test_a_shared_lock_lets_a_pod_reconnect_beside_its_own_ghost(db: AppTables, 
 
 
 @pytest.mark.parametrize("has_lock", [False, True], ids=["without a lock", "with its lock held"])
-def test_a_silent_pod_is_dead_after_half_a_minute(db: AppTables, start_pod: StartPod, has_lock: bool) -> None:
+def test_a_silent_pod_is_dead_after_30_seconds(db: AppTables, start_pod: StartPod, has_lock: bool) -> None:
     pod = start_pod(has_lock=has_lock)
     attempt = running(db, pod)
     silent_for(db, pod, 20)
@@ -192,7 +194,7 @@ def test_a_silent_pod_is_dead_after_half_a_minute(db: AppTables, start_pod: Star
     assert db.job("generation", attempt.id)["failures"] == 1
 
 
-def test_dying_again_and_again_is_charged_waits_and_ends(db: AppTables, start_pod: StartPod) -> None:
+def test_each_lost_pod_counts_as_a_failure_until_max_failures(db: AppTables, start_pod: StartPod) -> None:
     job = db.ask(max_failures=3)
     for failures, status in ((1, "queued"), (2, "queued"), (3, "failed")):
         pod = start_pod()
@@ -204,13 +206,13 @@ def test_dying_again_and_again_is_charged_waits_and_ends(db: AppTables, start_po
         row = db.job("generation", job)
         assert (row["status"], row["failures"], row["gpu_seconds"]) == (status, failures, 2.5 * failures)
         if failures == 2:
-            assert start_pod().claim() is None, "only the first time without backoff"
+            assert start_pod().claim() is None, "only the first lost pod causes no delay"
         db.run("update worker.pgqueuer set execute_after = now() - interval '1 second'")
     assert db.status("generation", job) == ("failed", "worker_lost")
 
 
 @pytest.mark.parametrize("seconds", ["soon", {"training": 3}, [1], None, True])
-def test_odd_metrics_do_not_stop_the_reaper(db: AppTables, pod: Pod, seconds: object) -> None:
+def test_malformed_metrics_do_not_stop_the_reaper(db: AppTables, pod: Pod, seconds: object) -> None:
     attempt = running(db, pod)
     attempt.report(0.5, "drawing", {"seconds": seconds})
     silent_for(db, pod, 31)
@@ -218,24 +220,24 @@ def test_odd_metrics_do_not_stop_the_reaper(db: AppTables, pod: Pod, seconds: ob
     assert db.status("generation", attempt.id) == ("queued", "worker_lost")
 
 
-def test_a_dead_pods_stopped_job_ends_as_it_was_told(db: AppTables, start_pod: StartPod) -> None:
-    one, two = start_pod(), start_pod()
-    cancelled, revoked = running(db, one), running(db, two)
+def test_a_dead_pods_job_ends_as_its_requested_stop_says(db: AppTables, start_pod: StartPod) -> None:
+    first_pod, second_pod = start_pod(), start_pod()
+    cancelled, revoked = running(db, first_pod), running(db, second_pod)
     db.run("select public.cancel_job('generation', %s)", cancelled.id)
     db.run("select public.revoke_consent(%s)", revoked.payload["subject"]["id"])
-    for pod in (one, two):
+    for pod in (first_pod, second_pod):
         silent_for(db, pod, 31)
     db.tick()
     assert db.status("generation", cancelled.id) == ("cancelled", None)
     assert db.status("generation", revoked.id) == ("failed", "consent_denied")
 
 
-def test_after_an_outage_every_grace_starts_anew(db: AppTables, start_pod: StartPod) -> None:
+def test_every_grace_period_restarts_after_an_outage(db: AppTables, start_pod: StartPod) -> None:
     locked, plain = start_pod(has_lock=True), start_pod()
     attempts = [running(db, locked), running(db, plain)]
     locked.lose_session()
     db.tick()
-    # The database was away for ten minutes: nobody could beat, nobody ticked.
+    # The database was unreachable for ten minutes: no heartbeats, no ticks.
     for pod in (locked, plain):
         silent_for(db, pod, 600)
     lock_free_for(db, locked, 600)
@@ -245,29 +247,29 @@ def test_after_an_outage_every_grace_starts_anew(db: AppTables, start_pod: Start
     db.run("update worker.clock set grace_from = clock_timestamp() - interval '20 seconds'")
     db.tick()
     assert plain.heartbeat(attempts[1])["known"] is True
-    # One came back, the other did not.
+    # One pod came back, the other did not.
     db.run("update worker.clock set grace_from = clock_timestamp() - interval '31 seconds'")
     db.tick()
     assert [attempt.report() for attempt in attempts] == ["lost", "ok"]
 
 
-def test_a_pod_that_leaves_gives_everything_back_uncharged(db: AppTables, start_pod: StartPod) -> None:
-    one, two = start_pod(), start_pod()
-    attempt, cancelled, unstarted = running(db, one), running(db, one), db.ask()
-    assert one.claim() == ("generation", unstarted)
+def test_deregistration_requeues_everything_without_counting_a_failure(db: AppTables, start_pod: StartPod) -> None:
+    first_pod, second_pod = start_pod(), start_pod()
+    attempt, cancelled, unstarted = running(db, first_pod), running(db, first_pod), db.ask()
+    assert first_pod.claim() == ("generation", unstarted)
     db.run("select public.cancel_job('generation', %s)", cancelled.id)
-    one.call("leave_pod", one.id)
-    assert not is_registered(db, one)
+    first_pod.call("deregister_pod", first_pod.id)
+    assert not is_registered(db, first_pod)
     for job in (attempt.id, unstarted):
         assert (db.job("generation", job)["status"], db.job("generation", job)["failures"]) == ("queued", 0)
     assert db.status("generation", cancelled.id) == ("cancelled", None)
-    assert {two.claim(), two.claim()} == {("generation", attempt.id), ("generation", unstarted)}
+    assert {second_pod.claim(), second_pod.claim()} == {("generation", attempt.id), ("generation", unstarted)}
 
 
 # -- the tick
 
 
-def test_two_of_the_longest_living_pods_tick(db: AppTables, start_pod: StartPod) -> None:
+def test_the_two_longest_running_pods_tick(db: AppTables, start_pod: StartPod) -> None:
     pods = [start_pod(has_lock=True), start_pod(), start_pod(), start_pod()]
 
     def ticking() -> list[bool]:
@@ -283,7 +285,7 @@ def test_two_of_the_longest_living_pods_tick(db: AppTables, start_pod: StartPod)
     assert pods[1].heartbeat()["tick"] is True
 
 
-def test_who_ticks_second_does_nothing(db: AppTables, pod: Pod) -> None:
+def test_a_concurrent_second_tick_does_nothing(db: AppTables, pod: Pod) -> None:
     with psycopg.connect(as_worker(db.url)) as first:
         assert first.execute("select worker.tick()").fetchone() == (0,)
         pod.database.execute("set lock_timeout = '2s'")
@@ -306,7 +308,7 @@ def stranded(db: AppTables, job: UUID) -> str | None:
     return str(row["why"])
 
 
-def test_a_job_that_no_pod_can_take_says_why_until_one_can(db: AppTables, start_pod: StartPod) -> None:
+def test_a_stranded_job_says_why_until_a_pod_can_run_it(db: AppTables, start_pod: StartPod) -> None:
     tiny, large = db.ask(), db.ask(base="flux-dev")
     assert stranded(db, tiny) == stranded(db, large) == "no pod is running"
     pod = start_pod(routes=(TRAINING,))
@@ -321,13 +323,13 @@ def test_a_job_that_no_pod_can_take_says_why_until_one_can(db: AppTables, start_
     assert stranded(db, large) == "flux-dev not found on a live pod or in the bucket: worker models push flux-dev"
     pod.register("generation/flux-dev", vram_gib=79.1, models=("flux-dev",))
     assert stranded(db, large) is None
-    # The last pod that could leaves while it holds the job.
+    # The only pod with the route deregisters while it holds the job.
     pod.run("generation", large)
-    pod.call("leave_pod", pod.id)
+    pod.call("deregister_pod", pod.id)
     assert stranded(db, large) == "no pod is running"
 
 
-def test_where_nobody_is_left_to_tick_a_silent_pod_does_not_count_as_one_that_could(db: AppTables, pod: Pod) -> None:
+def test_a_silent_pod_does_not_count_as_live_even_without_a_tick(db: AppTables, pod: Pod) -> None:
     job = db.ask()
     stranded = "select why from worker.stranded_jobs where id = %s"
     depth = "select pods from worker.queue_depth where route = %s"
@@ -337,8 +339,8 @@ def test_where_nobody_is_left_to_tick_a_silent_pod_does_not_count_as_one_that_co
     assert (db.one(stranded, job), db.one(depth, GENERATION)) == ("no pod is running", 0)
 
 
-def test_thousands_of_jobs_that_nobody_can_take_are_told_so_some_at_a_time(db: AppTables) -> None:
-    """A tick that tells all of them holds them all locked, and runs into its pod's statement_timeout."""
+def test_stranded_jobs_are_updated_in_batches(db: AppTables) -> None:
+    """A tick that updates all of them would lock them all, and exceed its pod's statement_timeout."""
     db.run("update worker.config set open_jobs_per_owner = 10000")
     subject = db.add_subject()
     db.run(
@@ -346,63 +348,61 @@ def test_thousands_of_jobs_that_nobody_can_take_are_told_so_some_at_a_time(db: A
            select %s, 'x', '{}' from generate_series(1, 600)""",
         subject,
     )
-    told = "select count(*) from public.generation_jobs where phase like 'waiting: no live pod%%'"
+    updated = "select count(*) from public.generation_jobs where phase like 'waiting: no live pod%%'"
     db.tick()
-    assert db.one(told) == 500
+    assert db.one(updated) == 500
     db.tick()
-    assert db.one(told) == 600
+    assert db.one(updated) == 600
 
 
-def test_a_pods_login_may_see_what_is_stranded(db: AppTables, pod: Pod) -> None:
+def test_a_pods_login_can_see_stranded_jobs(db: AppTables, pod: Pod) -> None:
     job = db.ask(base="flux-dev")
     rows = pod.database.execute("select id, why from worker.stranded_jobs").fetchall()
     assert rows == [{"id": job, "why": "flux-dev needs 24 GiB of GPU memory, the largest pod has 8"}]
 
 
 @pytest.mark.parametrize(
-    ("card", "vram_gib", "fits"),
+    ("gpu", "vram_gib", "fits"),
     [("RTX 4090", 23.5, True), ("A10G", 22.06, True), ("RTX 4080", 15.7, False), ("none", None, False)],
 )
-def test_a_card_fits_by_what_is_printed_on_it(db: AppTables, card: str, vram_gib: float | None, fits: bool) -> None:
-    """A card of 24 GB reports less, because its driver and error correction keep some."""
-    assert db.one("select worker.fits_memory(24, %s)", vram_gib) is fits, card
+def test_a_gpu_fits_by_its_nominal_memory(db: AppTables, gpu: str, vram_gib: float | None, fits: bool) -> None:
+    """A GPU of 24 GB reports less, because its driver and error correction use some."""
+    assert db.one("select worker.fits_memory(24, %s)", vram_gib) is fits, gpu
 
 
 @pytest.mark.parametrize("code", ["model_missing", "out_of_memory"])
-def test_a_job_given_back_for_its_base_fails_when_no_live_pod_lists_the_route(
+def test_a_job_requeued_for_its_base_fails_when_no_live_pod_has_the_route(
     db: AppTables, start_pod: StartPod, code: str
 ) -> None:
-    one, two = start_pod(), start_pod()
-    attempt = running(db, one)
-    one.register(TRAINING)
+    first_pod, second_pod = start_pod(), start_pod()
+    attempt = running(db, first_pod)
+    first_pod.register(TRAINING)
     assert attempt.release("the base flux-x is not here", code) == "queued"
     db.tick()
-    assert db.status("generation", attempt.id) == ("queued", code), "the other pod may try"
-    again = two.run("generation", attempt.id)
+    assert db.status("generation", attempt.id) == ("queued", code), "another pod has the route"
+    again = second_pod.run("generation", attempt.id)
     assert db.status("generation", attempt.id) == ("running", None)
-    two.register(TRAINING)
+    second_pod.register(TRAINING)
     again.release("nor here", code)
     db.tick()
     row = db.job("generation", attempt.id)
     assert (row["status"], row["error_code"], row["error"], row["failures"]) == ("failed", code, "nor here", 0)
 
 
-def test_a_job_given_back_for_its_base_outlives_an_outage_in_which_the_other_pod_is_silent(
-    db: AppTables, start_pod: StartPod
-) -> None:
-    one, two = start_pod(), start_pod()
-    attempt = running(db, one)
-    one.register(TRAINING)
+def test_a_job_requeued_for_its_base_survives_an_outage(db: AppTables, start_pod: StartPod) -> None:
+    first_pod, second_pod = start_pod(), start_pod()
+    attempt = running(db, first_pod)
+    first_pod.register(TRAINING)
     attempt.release("the base flux-x is not here", "model_missing")
-    silent_for(db, two, 31)
+    silent_for(db, second_pod, 31)
     db.run("update worker.clock set last_tick = last_tick - interval '1 minute'")
     db.tick()
     assert db.status("generation", attempt.id) == ("queued", "model_missing")
-    two.register(GENERATION)
-    assert two.run("generation", attempt.id).number == 2
+    second_pod.register(GENERATION)
+    assert second_pod.run("generation", attempt.id).number == 2
 
 
-def test_a_job_given_back_for_its_base_waits_while_no_pod_is_alive(db: AppTables, start_pod: StartPod) -> None:
+def test_a_job_requeued_for_its_base_waits_while_no_pod_is_live(db: AppTables, start_pod: StartPod) -> None:
     pod = start_pod()
     attempt = running(db, pod)
     assert attempt.release("the base flux-x is not here", "model_missing") == "queued"
@@ -422,11 +422,11 @@ def test_queue_and_jobs_are_reconciled(db: AppTables, pod: Pod) -> None:
         db.run("update public.generation_jobs set status = 'cancelled', finished_at = now() where id = %s", ended)
     db.tick()
     assert db.queue_row("generation", ended) is None
-    assert db.queue_row("generation", young) is None, "its own INSERT may not have come so far"
+    assert db.queue_row("generation", young) is None, "its INSERT may not have written the queue entry yet"
     assert pod.run("generation", lost).publish() == "ok"
 
 
-def test_old_logs_are_forgotten(db: AppTables, pod: Pod) -> None:
+def test_old_log_entries_are_deleted(db: AppTables, pod: Pod) -> None:
     old, new = running(db, pod), running(db, pod)
     for attempt in (old, new):
         attempt.complete(attempt.result())
@@ -440,15 +440,15 @@ def test_old_logs_are_forgotten(db: AppTables, pod: Pod) -> None:
     assert db.one("select count(*) from worker.pgqueuer_log") == 3
 
 
-def test_a_row_that_somebody_holds_does_not_stop_the_tick(db: AppTables, start_pod: StartPod) -> None:
+def test_a_locked_row_does_not_block_the_tick(db: AppTables, start_pod: StartPod) -> None:
     pod = start_pod()
     held, free = running(db, pod), running(db, pod)
     expired = db.add_subject()
     db.let_consent_expire(expired)
     silent_for(db, pod, 31)
-    with psycopg.connect(db.url) as somebody:
-        somebody.execute("select from public.generation_jobs where id = %s for update", [held.id])
-        somebody.execute("select from public.subjects where id = %s for key share", [expired])
+    with psycopg.connect(db.url) as other_session:
+        other_session.execute("select from public.generation_jobs where id = %s for update", [held.id])
+        other_session.execute("select from public.subjects where id = %s for key share", [expired])
         db.run("set lock_timeout = '5s'")
         db.tick()
         assert db.status("generation", free.id) == ("queued", "worker_lost")
@@ -458,8 +458,7 @@ def test_a_row_that_somebody_holds_does_not_stop_the_tick(db: AppTables, start_p
     assert db.one("select consent_status from public.subjects where id = %s", expired) == "revoked"
 
 
-def test_nobody_reaps_a_pod_it_never_heard_of(db: AppTables, pod: Pod) -> None:
-    """A claim under a name that never registered goes back; nothing else happens."""
+def test_a_claim_of_an_unregistered_pod_is_requeued_without_counting_a_failure(db: AppTables, pod: Pod) -> None:
     job = db.ask()
     db.run("update worker.pgqueuer set status = 'picked', queue_manager_id = %s", uuid4())
     db.tick()

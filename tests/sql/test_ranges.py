@@ -1,4 +1,4 @@
-"""What a column of a request may hold; a refusal names the column and its limits."""
+"""Ranges of request columns: the error names the column and its limits."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ RANGES: dict[tuple[str, str], tuple[list[object], str]] = {
 }
 
 
-def test_a_value_out_of_range_names_the_column_and_the_limits(db: AppTables) -> None:
+def test_the_error_for_a_value_out_of_range_names_column_and_limits(db: AppTables) -> None:
     subject = db.add_subject()
     db.add_photos(subject)
     with db.acting_as("authenticated", db.owner) as connection:

@@ -1,4 +1,4 @@
-"""What an INSERT into a job table refuses, and how: as apps do it, signed in or with the service key."""
+"""INSERTs into job tables as apps make them, signed in or with the service key: what is refused, and how."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CLIENTS = ("authenticated", "service_role")
 
 
 def insert(db: AppTables, kind: str, *, role: str = "authenticated", user: UUID | None = None, **columns: Any) -> Any:
-    """The row that an app gets back."""
+    """Insert as an app does; returns the row."""
     names = sql.SQL(", ").join(sql.Identifier(name) for name in columns)
     statement = sql.SQL("insert into {} ({}) values ({}) returning *").format(
         sql.Identifier(*TABLES[kind].split(".")), names, sql.SQL(", ").join(sql.Placeholder() * len(columns))
@@ -31,16 +31,16 @@ def insert(db: AppTables, kind: str, *, role: str = "authenticated", user: UUID 
 
 
 def refusal(db: AppTables, kind: str, **columns: Any) -> tuple[str | None, str]:
-    """SQLSTATE and message of an INSERT that is refused."""
+    """Return SQLSTATE and message of an INSERT that is refused."""
     with pytest.raises(psycopg.Error) as caught:
         insert(db, kind, **columns)
     return caught.value.sqlstate, caught.value.diag.message_primary or ""
 
 
-# -- what is enough
+# -- required columns and the owner
 
 
-def test_an_app_that_knows_nothing_of_the_worker_needs_two_columns(db: AppTables) -> None:
+def test_subject_and_prompt_are_enough_for_a_request(db: AppTables) -> None:
     subject = db.add_subject()
     with db.acting_as("authenticated", db.owner) as connection:
         row = connection.execute(
@@ -51,21 +51,21 @@ def test_an_app_that_knows_nothing_of_the_worker_needs_two_columns(db: AppTables
     queued = db.queue_row("generation", row["id"])
     assert queued is not None
     assert (queued["status"], queued["entrypoint"]) == ("queued", f"generation/{TINY_BASE}")
-    assert db.touched("generation", row["id"]) == {subject}
+    assert db.job_subjects("generation", row["id"]) == {subject}
 
 
 @pytest.mark.parametrize("role", CLIENTS)
-def test_the_owner_is_that_of_the_subject_whatever_the_client_says(db: AppTables, role: str) -> None:
+def test_the_subjects_owner_owns_the_job_whatever_the_client_sends(db: AppTables, role: str) -> None:
     row = insert(db, "generation", role=role, subject_id=db.add_subject(), prompt="x", owner_id=uuid4())
     assert row["owner_id"] == db.owner
 
 
-def test_without_a_subject_the_owner_is_who_is_signed_in(db: AppTables) -> None:
+def test_without_a_subject_the_signed_in_user_owns_the_job(db: AppTables) -> None:
     row = insert(db, "generation", prompt="a chair", owner_id=uuid4())
     assert (row["owner_id"], row["status"]) == (db.owner, "queued")
 
 
-def test_the_service_key_must_say_whose_job_it_is(db: AppTables) -> None:
+def test_the_service_key_must_name_a_subject_or_an_owner(db: AppTables) -> None:
     state, message = refusal(db, "generation", role="service_role", prompt="a chair")
     assert (state, message) == ("23502", "owner_id is missing: set subject_id or owner_id")
     assert insert(db, "generation", role="service_role", prompt="a chair", owner_id=db.owner)["status"] == "queued"
@@ -75,10 +75,10 @@ def test_a_training_needs_a_subject(db: AppTables) -> None:
     assert refusal(db, "training", seed=1) == ("23502", "subject_id: a training job needs a subject")
 
 
-# -- whose subject
+# -- the subject
 
 
-def test_an_unknown_subject_and_another_owners_give_the_same_answer(db: AppTables) -> None:
+def test_another_owners_subject_and_an_unknown_one_give_the_same_error(db: AppTables) -> None:
     theirs = db.add_subject(owner=db.add_user(uuid4()))
     answers = [
         refusal(db, kind, subject_id=subject) for kind in ("training", "generation") for subject in (theirs, uuid4())
@@ -133,7 +133,7 @@ WITHOUT_CONSENT = {
 
 
 @pytest.mark.parametrize("role", CLIENTS)
-def test_a_request_without_consent_arrives_refused_with_the_reason(db: AppTables, role: str) -> None:
+def test_a_request_without_consent_is_stored_as_failed_with_the_reason(db: AppTables, role: str) -> None:
     for person, reason in WITHOUT_CONSENT.items():
         for kind in ("training", "generation"):
             subject = person(db)
@@ -148,7 +148,7 @@ def test_a_request_without_consent_arrives_refused_with_the_reason(db: AppTables
 
 
 @pytest.mark.parametrize(("agreed", "asked"), [("training", "generation"), ("generation", "training")])
-def test_consent_for_one_purpose_is_none_for_the_other(db: AppTables, agreed: str, asked: str) -> None:
+def test_consent_for_one_purpose_does_not_cover_the_other(db: AppTables, agreed: str, asked: str) -> None:
     subject = db.add_subject(consent=False)
     db.add_photos(subject)
     db.run("select public.grant_consent(%s, array[%s])", subject, agreed)
@@ -161,7 +161,7 @@ def test_consent_for_one_purpose_is_none_for_the_other(db: AppTables, agreed: st
 # -- LoRAs
 
 
-def test_another_owners_lora_is_as_unknown_as_none(db: AppTables) -> None:
+def test_another_owners_lora_and_an_unknown_one_give_the_same_error(db: AppTables) -> None:
     subject = db.add_subject()
     theirs = db.add_lora(db.add_subject(owner=db.add_user(uuid4())))
     for model in (theirs, uuid4()):
@@ -172,12 +172,12 @@ def test_another_owners_lora_is_as_unknown_as_none(db: AppTables) -> None:
         )
 
 
-def test_every_person_whose_lora_is_named_must_agree(db: AppTables) -> None:
+def test_the_subject_of_every_named_lora_must_consent(db: AppTables) -> None:
     ada, ben = db.add_subject(name="Ada"), db.add_subject(name="Ben")
     models = [db.add_lora(ada), db.add_lora(ben)]
     both = insert(db, "generation", prompt="two friends", model_ids=models)
     assert both["status"] == "queued"
-    assert db.touched("generation", both["id"]) == {ada, ben}
+    assert db.job_subjects("generation", both["id"]) == {ada, ben}
     db.run("select public.revoke_consent(%s)", ben)
     refused = insert(db, "generation", subject_id=ada, prompt="two friends", model_ids=models)
     assert (refused["status"], refused["error_code"]) == ("failed", "consent_denied")
@@ -201,7 +201,7 @@ def test_an_unknown_base_is_named_with_the_known_ones(db: AppTables) -> None:
         assert answer == ("22023", f"base: 'fluxx' not found; base models: {known}")
 
 
-def test_what_a_base_cannot_do_is_named(db: AppTables) -> None:
+def test_a_missing_capability_of_a_base_is_named(db: AppTables) -> None:
     subject = db.add_subject()
     photo = db.add_photos(subject)[0]
     asked: dict[str, tuple[str, dict[str, Any]]] = {
@@ -226,19 +226,19 @@ def test_the_base_defaults_to_that_of_the_newest_lora(db: AppTables) -> None:
     assert insert(db, "generation", subject_id=subject, prompt="x")["base"] == ABLE_BASE
 
 
-def test_another_owners_preset_is_as_unknown_as_none(db: AppTables) -> None:
-    theirs, mine, everyones = (
+def test_another_owners_preset_and_an_unknown_one_give_the_same_error(db: AppTables) -> None:
+    theirs, mine, shared = (
         db.add_preset(owner=owner, prompt="in oil") for owner in (db.add_user(uuid4()), db.owner, None)
     )
     subject = db.add_subject()
     for unusable in (theirs, uuid4()):
         answer = refusal(db, "generation", subject_id=subject, preset_id=unusable)
         assert answer == ("22023", "preset_id: preset not found for this owner and kind generation")
-    for usable in (mine, everyones):
+    for usable in (mine, shared):
         assert insert(db, "generation", subject_id=subject, preset_id=usable)["status"] == "queued"
 
 
-def test_a_preset_is_taken_as_it_was_and_fills_what_the_request_left_open(db: AppTables) -> None:
+def test_a_preset_is_copied_at_the_insert_and_fills_empty_columns(db: AppTables) -> None:
     subject = db.add_subject()
     settings = {"steps": 3, "width": 64, "seed": 1, "status": "completed"}
     preset = db.add_preset(owner=db.owner, prompt="in oil", settings=settings)
@@ -252,7 +252,7 @@ def test_a_preset_is_taken_as_it_was_and_fills_what_the_request_left_open(db: Ap
         insert(db, "generation", subject_id=subject, preset_id=out_of_range, prompt="x")
 
 
-def test_a_class_name_comes_from_the_request_else_from_its_preset(db: AppTables) -> None:
+def test_the_class_name_comes_from_the_request_or_its_preset(db: AppTables) -> None:
     subject = db.add_subject()
     db.add_photos(subject)
     preset = db.one(
@@ -265,8 +265,8 @@ def test_a_class_name_comes_from_the_request_else_from_its_preset(db: AppTables)
         assert row["class_name"] == expected
 
 
-def test_training_needs_three_photographs_from_the_start(db: AppTables) -> None:
-    subject, unasked = db.add_subject(), db.add_subject(consent=False)
+def test_a_training_request_needs_three_photos(db: AppTables) -> None:
+    subject, without_consent = db.add_subject(), db.add_subject(consent=False)
     photos = db.add_photos(subject, 3)
     db.run("update public.subject_photos set status = 'rejected' where path = %s", photos[0])
     for role in CLIENTS:
@@ -274,20 +274,22 @@ def test_training_needs_three_photographs_from_the_start(db: AppTables) -> None:
         assert answer[0] == "22023"
         assert answer[1].startswith("training needs at least 3 photos, but there are 2: ")
         answer = refusal(db, "training", role=role, subject_id=subject, sample_paths=photos[:1] * 3)
-        assert "there are 1" in answer[1], "the same one three times"
+        assert "there are 1" in answer[1], "the same photo three times counts once"
     assert insert(db, "training", subject_id=subject, sample_paths=photos)["status"] == "queued"
-    assert insert(db, "training", subject_id=unasked)["error_code"] == "consent_denied", "consent comes first"
+    assert insert(db, "training", subject_id=without_consent)["error_code"] == "consent_denied", (
+        "consent is checked first"
+    )
 
 
-def test_pictures_need_a_prompt_or_a_preset(db: AppTables) -> None:
+def test_a_generation_request_needs_a_prompt_or_a_preset(db: AppTables) -> None:
     answer = refusal(db, "generation", subject_id=db.add_subject(), prompt="  ")
     assert answer == ("22023", "prompt: give a prompt, a preset or both")
 
 
-# -- how many
+# -- limits
 
 
-def test_too_many_open_jobs_are_answered_as_http_429(db: AppTables) -> None:
+def test_too_many_open_jobs_give_http_429(db: AppTables) -> None:
     db.run("update worker.config set open_jobs_per_owner = 2")
     subject = db.add_subject()
     db.add_photos(subject)
@@ -299,13 +301,13 @@ def test_too_many_open_jobs_are_answered_as_http_429(db: AppTables) -> None:
         state, message = refusal(db, "generation", role=role, subject_id=subject, prompt="x")
         assert (state, message) == ("PT429", "too many open jobs: at most 2 at a time")
     other = db.add_subject(owner=db.add_user(uuid4()))
-    assert db.request("generation", subject_id=other, prompt="x"), "the limit is each owner's own"
+    assert db.request("generation", subject_id=other, prompt="x"), "the limit is per owner"
     db.run("select public.cancel_job('generation', %s)", jobs[0])
     assert insert(db, "generation", subject_id=subject, prompt="x")["status"] == "queued"
 
 
-def test_refused_requests_are_not_for_free(db: AppTables) -> None:
-    """Each is a row of the ledger, for ever."""
+def test_refused_requests_are_limited_too(db: AppTables) -> None:
+    """Each adds a row to the ledger, which is never deleted."""
     db.run("update worker.config set open_jobs_per_owner = 1")
     subject = db.add_subject(consent=False)
     for _ in range(10):
@@ -324,10 +326,10 @@ def test_one_statement_with_many_rows_is_counted_row_by_row(db: AppTables) -> No
     assert db.one("select count(*) from public.generation_jobs") == 0
 
 
-# -- afterwards
+# -- changes after the insert
 
 
-def test_request_columns_never_change_for_any_role(db: AppTables, pod: Pod) -> None:
+def test_no_role_can_change_request_columns(db: AppTables, pod: Pod) -> None:
     subject = db.add_subject()
     db.add_photos(subject)
     jobs = {
@@ -366,13 +368,13 @@ def test_request_columns_never_change_for_any_role(db: AppTables, pod: Pod) -> N
         pod.database.execute("update public.generation_jobs set prompt = 'y'")
 
 
-def test_a_conflict_with_another_owners_job_changes_nothing_about_it(db: AppTables, pod: Pod) -> None:
+def test_a_conflicting_insert_does_not_change_another_owners_job(db: AppTables, pod: Pod) -> None:
     theirs = db.add_subject()
     job = db.request("generation", subject_id=theirs, prompt="x")
     intruder = db.add_user(uuid4())
-    agreeing, pending_one = (db.add_subject(owner=intruder, consent=consent) for consent in (True, False))
+    with_consent, without_consent = (db.add_subject(owner=intruder, consent=consent) for consent in (True, False))
     before = db.snapshot()
-    for mine in (agreeing, pending_one):
+    for mine in (with_consent, without_consent):
         with db.acting_as("authenticated", intruder) as connection:
             cursor = connection.execute(
                 "insert into generation_jobs (id, subject_id, prompt) values (%s, %s, 'y') on conflict do nothing",
@@ -396,7 +398,7 @@ def test_the_same_request_sent_twice_is_one_job(db: AppTables) -> None:
     assert db.one("select count(*) from worker.pgqueuer") == 1
 
 
-def test_only_the_service_key_decides_about_the_order(db: AppTables, pod: Pod) -> None:
+def test_only_the_service_key_can_set_scheduling_columns(db: AppTables, pod: Pod) -> None:
     subject = db.add_subject()
     for column, value in {"priority": 5, "run_after": "2999-01-01", "max_failures": 9, "max_runtime": "1 hour"}.items():
         with pytest.raises(psycopg.errors.InsufficientPrivilege):

@@ -1,5 +1,5 @@
-"""Rights, read from the catalog and compared with what is written out in rights.py: on projects that grant nothing by
-default and on older ones that grant everything."""
+"""Rights in the catalog equal those in rights.py, on projects that grant nothing by default and on older ones that
+grant everything."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def project(supabase: Supabase, request: pytest.FixtureRequest) -> Iterator[Proj
 
 
 def held(project: Project, query: str) -> dict[str, dict[str, str]]:
-    """{object: {privilege: roles}} from rows of object, privilege, role; objects without any stay, empty."""
+    """Return {object: {privilege: roles}} from rows of object, privilege, role; objects without roles are empty."""
     found: dict[str, dict[str, str]] = {}
     for row in project.rows(query, list(rights.ROLES)):
         privileges = found.setdefault(row["object"], {})
@@ -55,7 +55,7 @@ def test_the_default_privileges_are_those_of_the_project(project: Project) -> No
     assert row["granted"] is project.grants_by_default
 
 
-def test_every_function_may_be_called_by_those_meant_and_by_nobody_else(project: Project) -> None:
+def test_functions_can_be_called_only_by_the_listed_roles(project: Project) -> None:
     expected = rights.EXECUTE | {f"worker.{name}": "" for name in rights.OWNER_ONLY.split()}
     found = held(
         project,
@@ -67,15 +67,15 @@ def test_every_function_may_be_called_by_those_meant_and_by_nobody_else(project:
     assert {name: privileges.get("EXECUTE", "") for name, privileges in found.items()} == expected
 
 
-def test_no_function_has_two_forms(project: Project) -> None:
-    """Grants name functions without their arguments: a second form would take part in them, or break them."""
+def test_no_function_is_overloaded(project: Project) -> None:
+    """Grants name functions without their arguments: an overload would be granted too, or make the name ambiguous."""
     assert not project.rows(
         f"""select proname from pg_proc where pronamespace::regnamespace::text in {OURS}
             group by pronamespace, proname having count(*) > 1"""
     )
 
 
-def test_every_table_may_be_used_as_a_whole_by_those_meant_and_by_nobody_else(project: Project) -> None:
+def test_tables_are_granted_only_to_the_listed_roles(project: Project) -> None:
     privileges = ["SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER"]
     if project.owner.info.server_version >= 170000:
         privileges.append("MAINTAIN")
@@ -92,7 +92,7 @@ def test_every_table_may_be_used_as_a_whole_by_those_meant_and_by_nobody_else(pr
     assert found == rights.TABLES
 
 
-def test_every_column_may_be_written_by_those_meant_and_by_nobody_else(project: Project) -> None:
+def test_columns_are_granted_only_to_the_listed_roles(project: Project) -> None:
     found: dict[str, dict[tuple[str, str], set[str]]] = {}
     for row in project.rows(
         f"""select relnamespace::regnamespace || '.' || relname as table_name, attname, role, privilege
@@ -112,7 +112,7 @@ def test_every_column_may_be_written_by_those_meant_and_by_nobody_else(project: 
     assert found == expected
 
 
-def test_every_column_that_somebody_may_read_is_known(project: Project) -> None:
+def test_every_readable_column_is_listed(project: Project) -> None:
     found: dict[str, set[str]] = {}
     for row in project.rows(
         f"""select distinct relnamespace::regnamespace || '.' || relname as table_name, attname
@@ -127,7 +127,7 @@ def test_every_column_that_somebody_may_read_is_known(project: Project) -> None:
     assert found == {table: set(names.split()) for table, names in rights.READABLE.items()}
 
 
-def test_every_sequence_may_be_used_by_those_meant_and_by_nobody_else(project: Project) -> None:
+def test_sequences_are_granted_only_to_the_listed_roles(project: Project) -> None:
     found = held(
         project,
         f"""select relnamespace::regnamespace || '.' || relname as object, privilege, role
@@ -138,7 +138,7 @@ def test_every_sequence_may_be_used_by_those_meant_and_by_nobody_else(project: P
     assert found == rights.SEQUENCES
 
 
-def test_the_schema_may_be_entered_by_those_meant_and_nobody_may_create_in_it(project: Project) -> None:
+def test_the_schema_is_granted_only_to_the_listed_roles_and_create_to_none(project: Project) -> None:
     found = held(
         project,
         """select nspname as object, privilege, role
@@ -150,7 +150,7 @@ def test_the_schema_may_be_entered_by_those_meant_and_nobody_may_create_in_it(pr
     assert found == rights.SCHEMAS
 
 
-def test_clients_and_pods_own_nothing_and_can_pass_nothing_on(project: Project) -> None:
+def test_clients_and_pods_own_nothing_and_cannot_grant(project: Project) -> None:
     assert not project.rows(
         f"""select relname from pg_class
             where relnamespace::regnamespace::text in {OURS} and relowner::regrole::text <> current_user
@@ -165,7 +165,7 @@ def test_clients_and_pods_own_nothing_and_can_pass_nothing_on(project: Project) 
     )
 
 
-def test_the_role_of_pods_is_a_plain_one(project: Project) -> None:
+def test_the_pods_role_has_no_special_attributes(project: Project) -> None:
     (role,) = project.rows(
         """select rolcanlogin or rolsuper or rolbypassrls or rolcreaterole or rolcreatedb or rolreplication as special,
                   array(select roleid::regrole::text from pg_auth_members where member = pg_roles.oid) as member_of
@@ -176,7 +176,7 @@ def test_the_role_of_pods_is_a_plain_one(project: Project) -> None:
 
 @pytest.mark.parametrize("role", rights.ROLES[1:])
 def test_a_forbidden_function_cannot_be_called(project: Project, role: str) -> None:
-    """What the catalog says is what happens, schema and default arguments included."""
+    """A call is really denied where the catalog says so."""
     functions = project.rows(
         f"""select pronamespace::regnamespace::text as schema, proname as name,
                    array(select format_type(type, null) from unnest(proargtypes) with ordinality as listed (type, ord)
@@ -195,7 +195,7 @@ def test_a_forbidden_function_cannot_be_called(project: Project, role: str) -> N
 
 
 def answer_to_a_call(connection: psycopg.Connection[Any], schema: str, name: str, types: list[str]) -> str:
-    """The refusal, or that there was none; the arguments are all NULL."""
+    """Call a function with NULL for every argument; returns the error, or "it ran"."""
     arguments = sql.SQL(", ").join(sql.SQL(f"null::{type_name}") for type_name in types)
     try:
         with connection.transaction(force_rollback=True):

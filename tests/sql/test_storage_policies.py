@@ -1,4 +1,4 @@
-"""What a signed-in app may do in storage: upload photographs and inputs of its own, read those and what came of it."""
+"""What signed-in users can do in storage: upload their own photos and inputs, and read those and their results."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Store:
     actors: dict[str, psycopg.Connection[dict[str, Any]]]
 
     def outcome(self, actor: str, statement: str, *arguments: object) -> str:
-        """row, none or refused; what was done is taken back."""
+        """Return row, none or refused; the statement is rolled back."""
         connection = self.actors[actor]
         try:
             with connection.transaction(force_rollback=True):
@@ -46,7 +46,7 @@ class Store:
         return " ".join(self.outcome(actor, statement, *arguments) for actor in ACTORS)
 
     def put(self, *objects: tuple[str, str]) -> None:
-        """Objects that are there, whoever put them: the service itself keeps their rows."""
+        """Add rows for existing objects, as the storage service does for every upload."""
         for bucket, key in objects:
             self.app.run(f"insert into storage.objects {COLUMNS} values (%s, %s, 'x')", bucket, key)
 
@@ -55,7 +55,7 @@ class Store:
         return {(row["bucket_id"], row["name"]) for row in rows}
 
     def uploaded(self, attempt: Attempt) -> set[tuple[str, str]]:
-        """Everything an attempt registered, now uploaded."""
+        """Upload everything that an attempt registered; returns bucket and key of each."""
         keys = {(attempt.bucket, key) for key in self.app.staged(attempt.id)}
         self.put(*keys)
         return keys
@@ -83,7 +83,7 @@ def store(supabase: Supabase) -> Iterator[Store]:
         yield Store(app, pod, other, *subjects, actors)
 
 
-def test_uploads_go_under_photos_of_own_subjects_and_under_inputs(store: Store) -> None:
+def test_users_upload_only_photos_of_own_subjects_and_inputs(store: Store) -> None:
     me, mine, them, theirs = store.app.owner, store.subject, store.other, store.other_subject
     expected = {
         (UPLOADS, f"{me}/{mine}/photos/1.jpg"): "row refused refused row refused",
@@ -91,7 +91,7 @@ def test_uploads_go_under_photos_of_own_subjects_and_under_inputs(store: Store) 
         (UPLOADS, f"{me}/_/inputs/chair.png"): "row refused refused row refused",
         (UPLOADS, f"{them}/{theirs}/photos/1.jpg"): "refused row refused row refused",
     }
-    nobody = "refused refused refused row refused"
+    only_the_service = "refused refused refused row refused"
     refused = [
         (UPLOADS, f"{me}/{theirs}/photos/1.jpg"),
         (UPLOADS, f"{them}/{mine}/photos/1.jpg"),
@@ -112,34 +112,34 @@ def test_uploads_go_under_photos_of_own_subjects_and_under_inputs(store: Store) 
     ]
     insert = f"insert into storage.objects {COLUMNS} values (%s, %s, 'x')"
     found = {place: store.outcomes(insert, *place) for place in [*expected, *refused]}
-    assert found == expected | dict.fromkeys(refused, nobody)
+    assert found == expected | dict.fromkeys(refused, only_the_service)
 
 
-def test_each_reads_own_uploads_and_nobody_elses(store: Store) -> None:
+def test_each_user_reads_only_own_uploads(store: Store) -> None:
     mine = {
         (UPLOADS, f"{store.app.owner}/{store.subject}/photos/1.jpg"),
         (UPLOADS, f"{store.app.owner}/_/inputs/chair.png"),
     }
     theirs = {(UPLOADS, f"{store.other}/{store.other_subject}/photos/1.jpg")}
-    nobodys = {
+    of_the_service = {
         (MODELS, "models/base/flux-dev/model_index.json"),
         (MODELS, f"{store.subject}/lora.safetensors"),
         (UPLOADS, f"{store.app.owner}/{store.subject}/elsewhere/1.jpg"),
     }
-    store.put(*mine, *theirs, *nobodys)
+    store.put(*mine, *theirs, *of_the_service)
     assert store.seen_by("owner") == mine
     assert store.seen_by("other") == theirs
     assert store.seen_by("anon") == set()
-    assert store.seen_by("service_role") == mine | theirs | nobodys
+    assert store.seen_by("service_role") == mine | theirs | of_the_service
 
 
-def test_pictures_and_loras_are_listed_once_their_job_completed_and_to_its_owner_alone(store: Store) -> None:
+def test_results_are_listed_only_to_the_owner_of_a_completed_job(store: Store) -> None:
     app, pod = store.app, store.pod
     for kind, columns in (("training", {}), ("generation", {"prompt": "in a garden"})):
         job = app.request(kind, subject_id=store.subject, **columns)
         attempt = pod.run(kind, job)
         before = store.seen_by("owner")
-        attempt.stage("preview.png")  # never named in the result
+        attempt.stage("preview.png")  # not named in the result
         result = attempt.staged_result()
         keys = store.uploaded(attempt)
         assert store.seen_by("owner") == before, "staged objects are never listed"
@@ -149,12 +149,12 @@ def test_pictures_and_loras_are_listed_once_their_job_completed_and_to_its_owner
         assert store.seen_by("owner") == before | keys - {unnamed}
         assert not store.seen_by("other") & keys
         assert store.seen_by("anon") == set()
-        if kind == "training":  # the convenience copy comes next in line
+        if kind == "training":  # take the convenience copy off the queue
             copy = pod.claim("publish_lora")
             assert copy is not None
 
 
-def test_what_a_cancelled_or_failed_job_left_is_never_listed(store: Store) -> None:
+def test_objects_of_cancelled_and_failed_jobs_are_never_listed(store: Store) -> None:
     app, pod = store.app, store.pod
     app.add_lora(store.subject)
     for end in ("fail", "cancel", "lose"):
@@ -173,7 +173,7 @@ def test_what_a_cancelled_or_failed_job_left_is_never_listed(store: Store) -> No
         assert store.seen_by("owner") == set()
 
 
-def test_nobody_changes_or_deletes_objects_but_the_service(store: Store) -> None:
+def test_only_the_service_can_change_or_delete_objects(store: Store) -> None:
     key = f"{store.app.owner}/{store.subject}/photos/1.jpg"
     store.put((UPLOADS, key))
     assert store.outcomes("select from storage.objects where name = %s", key) == "row none none row refused"
@@ -182,8 +182,8 @@ def test_nobody_changes_or_deletes_objects_but_the_service(store: Store) -> None
     assert store.outcomes("update storage.objects set name = name || '.old' where name = %s", key) == read_only
 
 
-def test_storage_itself_is_left_as_it_was(supabase: Supabase) -> None:
-    """No column, trigger or grant of ours on Supabase's tables: policies alone."""
+def test_supabases_own_tables_get_policies_and_nothing_else(supabase: Supabase) -> None:
+    """We add no columns, triggers or grants to Supabase's tables."""
     query = """select attrelid::regclass::text as name, attname::text as what from pg_attribute
                where attrelid in ('storage.objects'::regclass, 'auth.users'::regclass) and attnum > 0
                union all select tgrelid::regclass::text, tgname from pg_trigger

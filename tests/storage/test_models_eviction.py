@@ -4,7 +4,7 @@ import asyncio
 import os
 import resource
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from subprocess import Popen
@@ -20,8 +20,6 @@ SIZE = 1_000_000
 """Of each model, in bytes."""
 SPACE_FOR_TWO_GB = 2.5 * SIZE / 1e9
 """As MODELS_MAX_GB."""
-
-MakePod = Callable[..., BaseModels]
 
 
 def model_of(name: str) -> dict[str, bytes]:

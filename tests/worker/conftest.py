@@ -1,4 +1,4 @@
-"""Worker processes that several tests of a file share: starting one takes longer than most jobs."""
+"""Worker processes shared by the tests of a file, because starting one takes longer than most jobs."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from worker.demo.servers import EmbeddedS3
 
 @dataclass
 class Fleet:
-    """The workers of one app, and what the tests ask about them."""
+    """The workers of one app, with requests and queries for the tests."""
 
     app: App
     processes: WorkerProcesses
     environment: dict[str, str]
-    """Added to every worker's."""
+    """Added to the environment of every worker."""
     workers: list[WorkerProcess] = field(default_factory=list)
 
     def start(self, *, ready: bool = True, **environment: str) -> WorkerProcess:
@@ -36,7 +36,7 @@ class Fleet:
         return worker
 
     def ready(self, count: int = 1) -> list[WorkerProcess]:
-        """That many living workers, all ready; those that lack are started, all at once."""
+        """Return this many living workers, all ready. Missing ones are started, all at once."""
         for _ in range(count - len(self.living())):
             self.start(ready=False)
         for worker in self.living():
@@ -49,18 +49,18 @@ class Fleet:
     # -- jobs
 
     def person(self) -> UUID:
-        """A consenting subject with photographs."""
+        """Add a subject with consent and photos."""
         subject = self.app.add_subject()
         self.app.add_photos(subject)
         return subject
 
     def train(self, **columns: object) -> UUID:
-        """A small training, of a new person unless `subject_id` names one."""
+        """Request a small training, of a new person unless `subject_id` names one."""
         columns = {"subject_id": columns.get("subject_id") or self.person(), "steps": 3, "resolution": 64, **columns}
         return self.app.request("training", **columns)
 
     def draw(self, **columns: object) -> UUID:
-        """A small picture that shows nobody."""
+        """Request a small picture without a subject."""
         defaults: dict[str, object] = {"owner_id": self.app.owner, "model_ids": [], "prompt": "a garden", "steps": 1}
         return self.app.request("generation", **{**defaults, **columns})
 
@@ -72,7 +72,7 @@ class Fleet:
     def wait_for_phase(
         self, kind: str, job_id: UUID, phase: str, *, progress: float = 0, attempt: int = 1
     ) -> dict[str, Any]:
-        """The running job once this attempt is in a phase, that far."""
+        """Return the running job once this attempt is in a phase and has made this progress."""
 
         def reached() -> bool:
             job = self.app.job(kind, job_id)
@@ -85,7 +85,7 @@ class Fleet:
         return self.app.job(kind, job_id)
 
     def wait_for_checkpoint(self, job_id: UUID) -> int:
-        """The step of the newest uploaded checkpoint, once there is one."""
+        """Return the step of the newest uploaded checkpoint, once there is one."""
         newest_step = """select max((detail ->> 'step')::int) from worker.job_events
                          where job_id = %s and event = 'checkpoint'"""
 
@@ -97,7 +97,7 @@ class Fleet:
         return step() or 0
 
     def started(self, job_id: UUID) -> list[dict[str, Any]]:
-        """What is noted about each start of a job: its attempt, its pod and what it resumed from."""
+        """Return attempt, pod and resumed step of each start of a job."""
         return self.app.run(
             """select attempt, detail ->> 'pod_id' as pod_id, (detail ->> 'resumed_step')::int as resumed_step
                from worker.job_events where job_id = %s and event = 'started' order by id""",
@@ -105,7 +105,7 @@ class Fleet:
         )
 
     def wait_for_outcomes(self, job_id: UUID, count: int) -> list[str]:
-        """How the attempts of a job ended, as the workers that ran them saw it, once that many have."""
+        """Return how the attempts of a job ended according to their workers' logs, once this many have."""
 
         def outcomes() -> list[str]:
             lines = [line for worker in self.workers for line in worker.events("job.finished")]
@@ -117,12 +117,12 @@ class Fleet:
     # -- storage
 
     def stored(self, job_id: UUID) -> set[str]:
-        """The keys in storage that name a job."""
+        """Return the keys in storage that name a job."""
         keys = self.app.keys(self.app.uploads) + self.app.keys(self.app.models)
         return {key for key in keys if str(job_id) in key}
 
     def published(self, job_id: UUID) -> set[str]:
-        """The keys that the database holds for published."""
+        """Return the keys of a job that are published according to the database."""
         rows = self.app.run(
             "select key from worker.staged_objects where job_id = %s and state = 'published'",
             job_id,
@@ -130,10 +130,10 @@ class Fleet:
         return {row["key"] for row in rows}
 
     def wait_swept(self, job_id: UUID) -> None:
-        """Until storage holds what is published of a job, and nothing else of it."""
+        """Return once storage has exactly the published objects of a job."""
         wait_until(
             lambda: self.stored(job_id) == self.published(job_id),
-            f"the garbage of {job_id} to be gone",
+            f"the other objects of {job_id} to be deleted",
             30,
         )
 
@@ -150,7 +150,7 @@ end $$"""
 
 
 def as_pod(url: str) -> str:
-    """The same database with a pod's rights and no others."""
+    """Return the URL of the same database with only a pod's rights."""
     return url.replace("postgres@", f"{POD}@")
 
 
@@ -158,7 +158,7 @@ def as_pod(url: str) -> str:
 def make_fleet(
     databases: Databases, s3_server: EmbeddedS3, tiny_models: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[MakeFleet]:
-    """Makes an app on a database of its own, and a fleet without workers yet; at the end all are gone."""
+    """Create fleets without workers, each with an app on its own database; all are removed in the end."""
     with ExitStack() as stack:
 
         def make(database_url: str | None = None, models_dir: Path | None = None, **environment: str) -> Fleet:
@@ -177,7 +177,7 @@ def make_fleet(
 
 
 def copy_with_a_damaged_base(tiny_models: Path, folder: Path) -> Path:
-    """The tiny models of one pod, in `folder`: the FLUX base looks whole and cannot be loaded."""
+    """Copy the tiny models to `folder`; the FLUX base looks complete but cannot be loaded."""
     shutil.copytree(tiny_models, folder)
     (weights,) = (folder / TINY_BASE / "transformer").glob("*.safetensors")
     weights.write_bytes(weights.read_bytes()[:1000])
@@ -186,7 +186,7 @@ def copy_with_a_damaged_base(tiny_models: Path, folder: Path) -> Path:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A failed test shows the logs of its workers."""
+    """Show the logs of a failed test's workers."""
     report = yield
     fleets = [value for value in getattr(item, "funcargs", {}).values() if isinstance(value, Fleet)]
     if report.failed:

@@ -1,4 +1,4 @@
-"""Tasks beside each other: one that dies is noticed, and no cancelled one is left behind."""
+"""Concurrent background tasks: a failing one is detected, and cancelled ones are waited for."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def test_a_background_task_that_returns_does_not_end_the_wait() -> None:
     assert end.is_set()
 
 
-async def test_the_first_to_end_cancels_the_others_and_is_waited_for() -> None:
+async def test_the_first_task_to_end_cancels_the_others_and_waits_for_them() -> None:
     cleaned_up = False
 
     async def clean_up_when_cancelled() -> None:
@@ -61,7 +61,7 @@ async def test_cancelling_waits_for_each_task_and_raises_none_of_their_errors() 
 
 
 @pytest.mark.parametrize("turns", range(4))
-async def test_a_cancellation_that_arrives_with_the_event_or_turns_of_the_loop_later_is_not_lost(turns: int) -> None:
+async def test_a_cancellation_that_arrives_with_or_shortly_after_the_event_is_not_lost(turns: int) -> None:
     event = asyncio.Event()
 
     async def loop() -> None:

@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.5 through the same line, and LoRA files that must not be loaded."""
+"""Stable Diffusion 1.5 through the whole pipeline, and LoRA files that must not be loaded."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ def person(fleet: Fleet) -> UUID:
 
 @pytest.fixture(scope="module")
 def trained(fleet: Fleet, person: UUID) -> dict[str, Any]:
-    """A LoRA of the person, as the base's own defaults train it."""
+    """A LoRA of the person, trained with the base's own defaults."""
     job = fleet.app.request("training", subject_id=person, base=BASE, seed=1)
     result: dict[str, Any] = fleet.completed("training", job)["result"]
     return result
 
 
-def test_a_base_is_trained_and_draws_with_its_own_defaults_as_plain_diffusers_does(
+def test_a_base_trains_and_draws_with_its_own_defaults_as_plain_diffusers_does(
     fleet: Fleet, person: UUID, trained: dict[str, Any], tiny_models: Path, tmp_path: Path
 ) -> None:
     lora = tmp_path / "lora.safetensors"
@@ -61,7 +61,7 @@ def test_a_base_is_trained_and_draws_with_its_own_defaults_as_plain_diffusers_do
     header = lora_files.read_header(lora)
     assert (header.family, header.naming, header.rank) == ("sd15", "kohya", 5)
     assert (header.metadata["ss_steps"], header.metadata["ss_total_batch_size"]) == ("12", "2")
-    asked = {
+    expected = {
         "steps": 12,
         "rank": 5,
         "learning_rate": 0.02,
@@ -70,7 +70,7 @@ def test_a_base_is_trained_and_draws_with_its_own_defaults_as_plain_diffusers_do
         "preservation": 0.5,
         "seed": 1,
     }
-    assert trained["settings"].items() >= asked.items()
+    assert trained["settings"].items() >= expected.items()
 
     job = fleet.app.request("generation", subject_id=person, prompt="in a garden", negative_prompt="blurred", seed=7)
     drawn = fleet.completed("generation", job)["result"]
@@ -118,7 +118,7 @@ def not_a_number(content: bytes) -> bytes:
 def test_a_lora_that_cannot_be_loaded_fails_the_job_at_once_and_says_why(
     fleet: Fleet, person: UUID, trained: dict[str, Any], spoil: Callable[[bytes], bytes], base: str, why: str
 ) -> None:
-    """A row by hand, as for a LoRA from elsewhere: what the database says of it need not be true."""
+    """A row added by hand, as for a LoRA from elsewhere: its columns need not be true."""
     content = spoil(fleet.app.read(fleet.app.models, trained["lora"]))
     model = fleet.app.add_lora(person, base=base)
     fleet.app.s3.put_object(Bucket=fleet.app.models, Key=f"{model}/lora.safetensors", Body=content)

@@ -1,4 +1,4 @@
-"""What reached the queue is screened again when it starts, for every kind of job, before anything is fetched."""
+"""Jobs of every kind are screened again when they start, before anything is downloaded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def fleet(make_fleet: MakeFleet) -> Fleet:
     return make_fleet()
 
 
-def test_what_the_database_let_through_ends_before_anything_is_fetched(fleet: Fleet) -> None:
+def test_a_blocked_prompt_that_the_insert_allowed_fails_before_any_download(fleet: Fleet) -> None:
     app = fleet.app
     drawing = fleet.draw(prompt="a n|u|d|e on a sofa")
     subject = fleet.person()
@@ -39,8 +39,8 @@ def test_what_the_database_let_through_ends_before_anything_is_fetched(fleet: Fl
     ]:
         job = app.wait_for(kind, job_id)
         assert (job["status"], job["error_code"], job["error"]) == ("failed", "prompt_blocked", error)
-        assert (job["attempt"], job["failures"], job["gpu_seconds"]) == (1, 1, 0), "never tried again"
-        assert "phase" not in app.events(job_id), "nothing was fetched"
+        assert (job["attempt"], job["failures"], job["gpu_seconds"]) == (1, 1, 0), "it is not retried"
+        assert "phase" not in app.events(job_id), "nothing was downloaded"
         assert fleet.stored(job_id) == set()
     log = fleet.workers[0].log_path.read_text()
     assert "n|u|d|e" not in log
@@ -48,8 +48,8 @@ def test_what_the_database_let_through_ends_before_anything_is_fetched(fleet: Fl
     assert fleet.completed("generation", fleet.draw(prompt="a person in a public park"))
 
 
-def started(kind: str, row: dict[str, object], **more: object) -> StartedJob:
-    """A started job as the database describes it."""
+def started(kind: str, row: dict[str, object], inputs: dict[str, object] | None = None, **more: object) -> StartedJob:
+    """Return a started job as the database describes it."""
     return StartedJob.model_validate(
         {
             "kind": kind,
@@ -60,7 +60,7 @@ def started(kind: str, row: dict[str, object], **more: object) -> StartedJob:
             "subject": None,
             "base": None,
             "preset": None,
-            "inputs": {"photos": [], "min_photos": 3, "loras": []},
+            "inputs": {"photos": [], "loras": [], "min_photos": 3, **(inputs or {})},
             "checkpoint": None,
             "prefix": "",
             "job": row,
@@ -70,27 +70,27 @@ def started(kind: str, row: dict[str, object], **more: object) -> StartedJob:
 
 
 def require(job: StartedJob) -> None:
-    """Screen a job as it is screened before it runs."""
+    """Screen a job as the worker does before running it."""
     kinds, _ = load_kinds()
     prompts.require(kinds[job.kind].texts(job))
 
 
 def test_words_are_screened_as_the_model_reads_them() -> None:
     lora = {"id": "00000000-0000-0000-0000-000000000002", "subject_id": None, "version": 1, "path": "x", "sha256": "x"}
-    young = {**lora, "rank": 1, "trigger_word": "young", "scale": 1.0}
+    lora_named_young = {**lora, "rank": 1, "trigger_word": "young", "scale": 1.0}
     photo = {"path": "owner/subject/photos/7.jpg", "caption": "little ohwx on a beach"}
     ada = {"id": "00000000-0000-0000-0000-000000000003", "trigger_word": "ohwx"}
     training = {"trigger_word": None, "class_name": None}
-    nameless = {
+    without_trigger_word = {
         "subject": {**ada, "trigger_word": None},
         "inputs": {"photos": [{**photo, "caption": "little subject on a beach"}], "min_photos": 3},
     }
-    require(started("training", training, **nameless))
-    with pytest.raises(PromptBlocked, match="a child"):  # the word that stands for it is the class's too
-        require(started("training", {**training, "class_name": "girl"}, **nameless))
+    require(started("training", training, **without_trigger_word))
+    with pytest.raises(PromptBlocked, match="a child"):  # the word used instead is part of the class caption too
+        require(started("training", {**training, "class_name": "girl"}, **without_trigger_word))
     for what, job in {
         "the prompt": started(
-            "generation", {"prompt": "girl at sea", "negative_prompt": None}, inputs={"loras": [young]}
+            "generation", {"prompt": "girl at sea", "negative_prompt": None}, inputs={"loras": [lora_named_young]}
         ),
         "the negative prompt": started("generation", {"prompt": "", "negative_prompt": "adult"}),
         "the trigger word": started("training", {**training, "trigger_word": "kid"}, subject=ada),
@@ -105,7 +105,7 @@ def test_words_are_screened_as_the_model_reads_them() -> None:
     require(started("publish_lora", {"payload": {}}, subject={**ada, "trigger_word": "kid"}))
 
 
-def test_the_message_is_one_of_a_few_and_quotes_nobody() -> None:
+def test_the_message_depends_only_on_the_rule() -> None:
     messages = set()
     for example in examples():
         if example.category:

@@ -1,4 +1,4 @@
-"""A store that takes requests and does not answer: the pod stays alive, keeps house, and can be stopped."""
+"""A store that accepts requests and never responds: the pod stays alive, does its housekeeping, and can be stopped."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def fleet(make_fleet: MakeFleet, relay: S3Relay) -> Fleet:
     return make_fleet(S3_ENDPOINT_URL=relay.url)
 
 
-def test_as_many_hanging_copies_as_there_are_slots_leave_the_pod_its_heartbeat(fleet: Fleet, relay: S3Relay) -> None:
-    """Each holds a transaction; were it on a connection of the pool, none would be left."""
+def test_hanging_copies_in_every_slot_do_not_stop_the_heartbeat(fleet: Fleet, relay: S3Relay) -> None:
+    """Each copy holds a transaction; on connections of the pool, no connection would be left."""
     fleet.ready(1)
     people = [fleet.person(), fleet.person()]
     copies = [relay.hold("PUT", f"/{person}/lora.safetensors", "before") for person in people]
@@ -42,7 +42,7 @@ def test_as_many_hanging_copies_as_there_are_slots_leave_the_pod_its_heartbeat(f
         fleet.completed("publish_lora", row["id"])
 
 
-def test_a_hanging_sweep_does_not_keep_dead_pods_from_being_noticed(fleet: Fleet, relay: S3Relay) -> None:
+def test_a_hanging_sweep_does_not_prevent_the_detection_of_dead_pods(fleet: Fleet, relay: S3Relay) -> None:
     fleet.ready(1)
     sweep = relay.hold("POST", "?delete", "before")
     job_id = fleet.draw(steps=100, num_images=16)
@@ -56,14 +56,16 @@ def test_a_hanging_sweep_does_not_keep_dead_pods_from_being_noticed(fleet: Fleet
     assert sweep.reached.wait(60)
     dead = uuid4()
     fleet.app.run("select worker.register_pod(%s, 'dead', '{}', null, '{}', true, '0')", dead)
-    wait_until(lambda: not fleet.app.run("select 1 from worker.pods where id = %s", dead), "the dead pod to be noticed")
+    wait_until(
+        lambda: not fleet.app.run("select 1 from worker.pods where id = %s", dead), "the dead pod to be detected"
+    )
     sweep.let_go()
     assert fleet.app.one("select public.cancel_job('generation', %s)", job_id) == "stopping"
     fleet.app.wait_for("generation", job_id)
 
 
-def test_a_worker_whose_store_hangs_ends_at_sigterm(fleet: Fleet, relay: S3Relay) -> None:
-    """The threads that wait for the store are not waited for."""
+def test_a_worker_with_a_hanging_store_stops_on_sigterm(fleet: Fleet, relay: S3Relay) -> None:
+    """The worker does not wait for its threads that wait for the store."""
     (worker,) = fleet.ready(1)
     person = fleet.person()
     inputs = relay.hold("GET", f"{person}/photos/1.jpg", "before")

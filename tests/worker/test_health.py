@@ -1,4 +1,4 @@
-"""`worker health` tells a worker that turns from one that hangs and from none."""
+"""`worker health` distinguishes a running worker from one that hangs and from none."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def test_health_follows_the_process(
     environment = {**worker_environment(app, tiny_models), "WORK_DIR": str(work_dir)}
 
     def health() -> tuple[int, str]:
-        asked = subprocess.run(
+        ran = subprocess.run(
             [sys.executable, "-m", "worker", "health"], env=environment, capture_output=True, text=True, check=False
         )
-        return asked.returncode, asked.stdout + asked.stderr
+        return ran.returncode, ran.stdout + ran.stderr
 
     assert health() == (1, f"health: no worker runs here with WORK_DIR={work_dir}; start one: worker run\n")
     worker = start_worker(WORK_DIR=str(work_dir))
@@ -32,12 +32,12 @@ def test_health_follows_the_process(
 
     os.kill(worker.pid, signal.SIGSTOP)
     [lock] = work_dir.glob("*.lock")
-    os.utime(lock, (0, 0))  # as after a long while
+    os.utime(lock, (0, 0))  # as after a long time
     code, text = health()
     assert code == 1
     assert "has not responded for" in text
 
     os.kill(worker.pid, signal.SIGCONT)
-    wait_until(lambda: health()[0] == 0, "the worker to turn again")
+    wait_until(lambda: health()[0] == 0, "the worker to respond again")
     worker.kill()
     assert "no worker runs here" in health()[1]

@@ -1,4 +1,4 @@
-"""kill -9: nothing is lost, nothing is published twice, nothing of the dead goes on running."""
+"""kill -9: nothing is lost, nothing is published twice, and no process of a dead worker keeps running."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def fleet(make_fleet: MakeFleet) -> Fleet:
 
 
 def long_training(fleet: Fleet, **columns: object) -> UUID:
-    """Long enough to be killed in the middle, short enough to be done once more."""
+    """Request a training that is long enough to be killed in the middle and short enough to be repeated."""
     return fleet.train(steps=STEPS, **columns)
 
 
@@ -40,7 +40,7 @@ def kill_gpu_process(worker: WorkerProcess) -> int:
 
 
 def assert_finished_once(fleet: Fleet, kind: str, job: dict[str, Any]) -> None:
-    """The second attempt finished it, one failure was charged, and storage holds that attempt's files alone."""
+    """The second attempt finished, one failure was counted, and storage has only that attempt's files."""
     job_id = job["id"]
     assert (job["attempt"], job["failures"]) == (2, 1)
     events = fleet.app.events(job_id)
@@ -54,7 +54,7 @@ def assert_finished_once(fleet: Fleet, kind: str, job: dict[str, Any]) -> None:
 
 
 def assert_resumed(fleet: Fleet, job: dict[str, Any], checkpoint: int) -> None:
-    """The second attempt went on from an uploaded checkpoint, and no step of the whole is missing."""
+    """The second attempt resumed from an uploaded checkpoint, and no step is missing."""
     first, second = fleet.started(job["id"])
     assert first["resumed_step"] is None
     assert second["resumed_step"] >= checkpoint
@@ -62,7 +62,7 @@ def assert_resumed(fleet: Fleet, job: dict[str, Any], checkpoint: int) -> None:
     assert [step for step, _ in losses] == list(range(1, STEPS + 1))
 
 
-def test_a_training_whose_gpu_process_is_killed_goes_on_in_the_same_pods_next_one(fleet: Fleet) -> None:
+def test_a_training_resumes_on_the_same_pod_after_its_gpu_process_is_killed(fleet: Fleet) -> None:
     (worker,) = fleet.ready(1)
     job_id = long_training(fleet)
     checkpoint = fleet.wait_for_checkpoint(job_id)
@@ -75,7 +75,7 @@ def test_a_training_whose_gpu_process_is_killed_goes_on_in_the_same_pods_next_on
     assert killed not in worker.gpu_pids()
 
 
-def test_a_picture_whose_gpu_process_is_killed_is_drawn_by_the_same_pods_next_one(fleet: Fleet) -> None:
+def test_a_generation_is_retried_after_its_gpu_process_is_killed(fleet: Fleet) -> None:
     (worker,) = fleet.ready(1)
     job_id = long_drawing(fleet)
     fleet.wait_for_phase("generation", job_id, "drawing")
@@ -83,11 +83,11 @@ def test_a_picture_whose_gpu_process_is_killed_is_drawn_by_the_same_pods_next_on
     assert_finished_once(fleet, "generation", fleet.completed("generation", job_id))
 
 
-def test_a_gpu_process_killed_between_two_jobs_costs_none_of_them(fleet: Fleet) -> None:
+def test_killing_an_idle_gpu_process_affects_no_job(fleet: Fleet) -> None:
     (worker,) = fleet.ready(1)
     fleet.completed("generation", fleet.draw())
     killed = kill_gpu_process(worker)
-    wait_until(lambda: not Path(f"/proc/{killed}").exists(), "the worker to have seen its end")
+    wait_until(lambda: not Path(f"/proc/{killed}").exists(), "the worker to detect its end")
     job = fleet.completed("generation", fleet.draw())
     assert (job["attempt"], job["failures"]) == (1, 0)
 
@@ -105,7 +105,7 @@ def test_a_job_that_kills_its_gpu_process_every_time_fails_for_good(fleet: Fleet
     assert fleet.stored(job_id) == set()
 
 
-def test_a_training_whose_worker_is_killed_goes_on_in_another_pod(fleet: Fleet) -> None:
+def test_a_training_resumes_on_another_pod_after_its_worker_is_killed(fleet: Fleet) -> None:
     workers = fleet.ready(2)
     job_id = long_training(fleet)
     checkpoint = fleet.wait_for_checkpoint(job_id)
@@ -114,8 +114,8 @@ def test_a_training_whose_worker_is_killed_goes_on_in_another_pod(fleet: Fleet) 
     gpu_pids = victim.gpu_pids()
     victim.kill()
     wait_until(lambda: not victim.gpu_pids(), "the GPU process to end with its worker")
-    # Both pods tick. Had both died, a third would have to: it must not wait for the dead to fall silent.
-    wait_until(lambda: fleet.app.one("select worker.lock_is_free(%s)", pod_id), "its lock to go")
+    # Both pods tick. If both die, a third pod must tick at once, not only after their heartbeats are overdue.
+    wait_until(lambda: fleet.app.one("select worker.lock_is_free(%s)", pod_id), "its lock to be released")
     assert not fleet.app.one("select worker.is_ticker(%s)", pod_id)
     assert gpu_pids
     job = fleet.completed("training", job_id)
@@ -126,7 +126,7 @@ def test_a_training_whose_worker_is_killed_goes_on_in_another_pod(fleet: Fleet) 
     assert not fleet.app.run("select 1 from worker.pods where id = %s", pod_id)
 
 
-def test_a_picture_whose_worker_is_killed_is_drawn_by_the_one_that_is_started_again(fleet: Fleet) -> None:
+def test_a_generation_is_retried_by_a_restarted_worker(fleet: Fleet) -> None:
     for worker in fleet.living()[1:]:
         worker.kill()
     (victim,) = fleet.ready(1)
@@ -137,20 +137,20 @@ def test_a_picture_whose_worker_is_killed_is_drawn_by_the_one_that_is_started_ag
     assert_finished_once(fleet, "generation", fleet.completed("generation", job_id))
 
 
-def test_a_job_that_kills_its_worker_on_its_last_try_fails_for_good(fleet: Fleet) -> None:
+def test_a_job_whose_last_attempt_loses_its_worker_fails_for_good(fleet: Fleet) -> None:
     (victim,) = fleet.ready(1)
     job_id = long_training(fleet, max_failures=1)
     fleet.wait_for_checkpoint(job_id)
     victim.kill()
-    fleet.start(ready=False)  # whoever keeps house will do
+    fleet.start(ready=False)  # any pod that runs the tick
     job = fleet.app.wait_for("training", job_id)
     assert (job["status"], job["error_code"], job["failures"]) == ("failed", "worker_lost", 1)
     fleet.wait_swept(job_id)
     assert fleet.stored(job_id) == set()
 
 
-def test_a_pod_that_was_stopped_for_a_while_writes_nothing_over_its_successor(fleet: Fleet) -> None:
-    """Stopped, not killed: it comes back and still believes that the job is its own."""
+def test_a_paused_pod_cannot_overwrite_the_attempt_that_replaced_its_own(fleet: Fleet) -> None:
+    """It is stopped and continued, not killed, and so still believes that it holds the job."""
     fleet.ready(2)
     job_id = long_training(fleet)
     fleet.wait_for_checkpoint(job_id)
@@ -160,7 +160,7 @@ def test_a_pod_that_was_stopped_for_a_while_writes_nothing_over_its_successor(fl
     paused.process.send_signal(signal.SIGSTOP)
     os.kill(gpu_pid, signal.SIGSTOP)
     try:
-        # Its session's lock is still held: only its silence tells. Half a minute of it, without the waiting.
+        # Its lock is still held: only overdue heartbeats show it. Move the last one back instead of waiting.
         fleet.app.run("update worker.pods set last_heartbeat = last_heartbeat - interval '31 s' where id = %s", pod_id)
         wait_until(lambda: len(fleet.started(job_id)) == 2, "another pod to take over")
     finally:

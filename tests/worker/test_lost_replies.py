@@ -1,4 +1,4 @@
-"""Postgres commits and its reply never arrives: nothing is lost, charged twice, or deleted after it was published."""
+"""Postgres commits and the reply is lost: no job is lost, counted twice, or deleted after publication."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def proxy(databases: Databases) -> Iterator[PostgresProxy]:
 
 @pytest.fixture(scope="module")
 def fleet(make_fleet: MakeFleet, databases: Databases, proxy: PostgresProxy) -> Fleet:
-    """The tests speak to the server directly, the workers through the proxy."""
+    """The tests connect to the server directly, the workers through the proxy."""
     direct = databases.server.url(proxy.url.rsplit("/", 1)[1])
     return make_fleet(direct, DATABASE_URL=as_pod(proxy.url), CHECKPOINT_EVERY_SECONDS="0.4")
 
@@ -54,7 +54,7 @@ def assert_done_once(fleet: Fleet, job_id: UUID, kind: str = "generation", failu
 
 @pytest.mark.usefixtures("worker_ready")
 @pytest.mark.parametrize("call", ["start_job", "report_job", "stage_objects", "complete_job"])
-def test_a_lost_reply_is_asked_for_again_and_the_job_is_done_once(
+def test_a_call_with_a_lost_reply_is_repeated_and_the_job_is_done_once(
     fleet: Fleet, proxy: PostgresProxy, call: str
 ) -> None:
     loss = proxy.lose_reply_to(f'"{call}"')
@@ -74,9 +74,9 @@ def test_a_training_survives_a_lost_reply(fleet: Fleet, proxy: PostgresProxy, ca
 
 
 @pytest.mark.usefixtures("worker_ready")
-def test_a_claim_whose_reply_was_lost_goes_back_uncharged(fleet: Fleet, proxy: PostgresProxy) -> None:
-    """Nobody knows of it, so nobody names it in a heartbeat: after half a minute the next heartbeat gives it back."""
-    blocker = fleet.draw(steps=60, num_images=2)  # the next claim for the GPU comes when this one has drawn
+def test_a_claim_with_a_lost_reply_is_requeued_without_counting_a_failure(fleet: Fleet, proxy: PostgresProxy) -> None:
+    """No heartbeat names the claim, because the pod does not know of it: after 30 s the next heartbeat requeues it."""
+    blocker = fleet.draw(steps=60, num_images=2)  # the pod claims the next GPU job when this one has drawn
     fleet.wait_for_phase("generation", blocker, "drawing")
     loss = proxy.lose_reply_to("next_queued", f"generation/{TINY_BASE}")
     job_id = fleet.draw()
@@ -84,14 +84,14 @@ def test_a_claim_whose_reply_was_lost_goes_back_uncharged(fleet: Fleet, proxy: P
     status = "select status::text from worker.pgqueuer where dedupe_key = %s"
     wait_until(lambda: fleet.app.one(status, key) == "picked", "the claim")
     assert loss.lost.wait(10)
-    # Half a minute of nobody naming it, without the waiting.
+    # As if no heartbeat had named it for 31 s.
     fleet.app.run("update worker.pgqueuer set heartbeat = heartbeat - interval '31 s' where dedupe_key = %s", key)
     assert_done_once(fleet, job_id)
     assert fleet.app.events(job_id).count("requeued") == 1
 
 
 @pytest.mark.usefixtures("worker_ready")
-def test_a_failure_whose_reply_was_lost_is_charged_once(fleet: Fleet, proxy: PostgresProxy) -> None:
+def test_a_failure_with_a_lost_reply_counts_once(fleet: Fleet, proxy: PostgresProxy) -> None:
     loss = proxy.lose_reply_to('"fail_job"')
     (worker,) = fleet.ready(1)
     job_id = fleet.draw(steps=60, num_images=4)
@@ -107,7 +107,7 @@ def is_pod_with_lock(fleet: Fleet) -> bool:
 
 
 @pytest.mark.usefixtures("worker_ready")
-def test_a_job_goes_on_while_its_pods_session_is_down_and_the_pod_is_not_considered_dead(
+def test_a_pod_without_its_session_is_not_considered_dead_and_its_job_continues(
     fleet: Fleet, proxy: PostgresProxy
 ) -> None:
     job_id = fleet.train(steps=10_000)
@@ -115,8 +115,8 @@ def test_a_job_goes_on_while_its_pods_session_is_down_and_the_pod_is_not_conside
     pod_id = fleet.app.job("training", job_id)["pod_id"]
     proxy.refuse(SESSION)
     assert proxy.cut(SESSION) == 1
-    wait_until(lambda: not is_pod_with_lock(fleet), "the lock to go")
-    # A pod that beat every 8 s only would be dead before it said a word: count its beats between ticks.
+    wait_until(lambda: not is_pod_with_lock(fleet), "the lock to be released")
+    # With a heartbeat every 8 s it would be considered dead before the first one: count heartbeats between ticks.
     heartbeats, ticks = set(), set()
 
     def watch() -> bool:
@@ -130,7 +130,7 @@ def test_a_job_goes_on_while_its_pods_session_is_down_and_the_pod_is_not_conside
     assert len(heartbeats) >= len(ticks)
     proxy.allow(SESSION)
     wait_until(lambda: is_pod_with_lock(fleet), "the session to come back")
-    # It listens again: told to stop, the job stops.
+    # It listens again: a cancellation reaches the job.
     assert fleet.app.one("select public.cancel_job('training', %s)", job_id) == "stopping"
     job = fleet.app.wait_for("training", job_id)
     assert (job["status"], job["attempt"], job["failures"]) == ("cancelled", 1, 0)
@@ -145,8 +145,8 @@ def test_a_training_survives_the_loss_of_every_connection(fleet: Fleet, proxy: P
     assert_done_once(fleet, job_id, "training")
 
 
-def test_sigterm_ends_a_worker_whose_database_is_gone_while_it_trains(make_fleet: MakeFleet, tmp_path: Path) -> None:
-    """It cannot give the job back, and does not wait for ever to."""
+def test_a_training_worker_without_its_database_stops_on_sigterm(make_fleet: MakeFleet, tmp_path: Path) -> None:
+    """It cannot requeue the job, and does not wait forever for the database."""
     with EmbeddedPostgres(tmp_path / "postgres", fast=True) as server:
         migrate.install_supabase_stubs(server.url())
         migrate.migrate(server.url())
@@ -170,7 +170,7 @@ def test_a_training_survives_a_restart_of_postgres(make_fleet: MakeFleet, tmp_pa
             fleet.wait_for_phase("training", job_id, "training")
             fleet.app.database.close()
             server.stop()
-            wait_until(lambda: worker.events("heartbeat.failed"), "the worker to notice")
+            wait_until(lambda: worker.events("heartbeat.failed"), "the worker to detect it")
             server.start()
             proxy.target_port = server.port
             fleet.app.reconnect(server.url())

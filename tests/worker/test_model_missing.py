@@ -1,4 +1,4 @@
-"""A pod whose base model is gone or damaged: its own fault first, so the job goes back and somebody else does it."""
+"""A pod whose base model is missing or damaged: the job is requeued for another pod, without counting a failure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def models_dir(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture(scope="module")
 def fleet(make_fleet: MakeFleet, models_dir: Path) -> Fleet:
-    """With one pod whose base cannot be loaded; its folder looks whole."""
+    """One pod whose base cannot be loaded although its folder looks complete."""
     fleet = make_fleet()
     fleet.start(MODELS_DIR=str(models_dir), WORKER_NAME="damaged")
     return fleet
@@ -30,7 +30,7 @@ def routes_of(fleet: Fleet, name: str) -> list[str]:
     return routes
 
 
-def test_a_damaged_base_costs_the_pod_its_route_and_the_job_fails_when_nobody_else_has_it(fleet: Fleet) -> None:
+def test_a_damaged_base_withdraws_the_route_and_the_job_fails_if_no_other_pod_has_it(fleet: Fleet) -> None:
     assert f"generation/{TINY_BASE}" in routes_of(fleet, "damaged")
     job = fleet.app.wait_for("generation", fleet.draw())
     assert (job["status"], job["error_code"]) == ("failed", "model_missing")
@@ -40,25 +40,27 @@ def test_a_damaged_base_costs_the_pod_its_route_and_the_job_fails_when_nobody_el
     assert f"training/{TINY_BASE}" in routes_of(fleet, "damaged")
 
 
-def test_a_job_that_nobody_can_take_waits_and_says_so_until_a_pod_can(fleet: Fleet) -> None:
+def test_a_stranded_job_waits_and_says_why_until_a_pod_can_run_it(fleet: Fleet) -> None:
     job_id = fleet.draw()
     why = f"the pods that have {TINY_BASE} do not offer generation/{TINY_BASE}: their logs say why"
     waiting = f"waiting: no live pod can take this: {why}"
     wait_until(lambda: fleet.app.job("generation", job_id)["phase"] == waiting, "the job to say why it waits")
-    fleet.start(WORKER_NAME="whole")
+    fleet.start(WORKER_NAME="complete")
     job = fleet.completed("generation", job_id)
     assert (job["attempt"], job["failures"], job["error_code"]) == (1, 0, None)
 
 
-def test_a_job_given_back_for_a_missing_base_is_done_by_another_pod_uncharged(fleet: Fleet, models_dir: Path) -> None:
+def test_a_job_requeued_for_a_missing_base_is_done_by_another_pod_without_a_failure(
+    fleet: Fleet, models_dir: Path
+) -> None:
     busy = fleet.draw(steps=100, num_images=16)
-    fleet.wait_for_phase("generation", busy, "drawing")  # only the whole pod takes pictures by now
+    fleet.wait_for_phase("generation", busy, "drawing")  # only the other pod still has the generation route
     shutil.rmtree(models_dir / TINY_BASE)
     job_id = fleet.train()
-    wait_until(lambda: "requeued" in fleet.app.events(job_id), "the damaged pod to give it back")
-    given_back = fleet.app.job("training", job_id)
-    assert (given_back["status"], given_back["error_code"]) == ("queued", "model_missing")
-    assert "worker models" in given_back["error"]
+    wait_until(lambda: "requeued" in fleet.app.events(job_id), "the damaged pod to requeue it")
+    requeued = fleet.app.job("training", job_id)
+    assert (requeued["status"], requeued["error_code"]) == ("queued", "model_missing")
+    assert "worker models" in requeued["error"]
     fleet.app.run("select public.cancel_job('generation', %s)", busy)
     job = fleet.completed("training", job_id)
     assert (job["attempt"], job["failures"], job["error_code"]) == (2, 0, None)

@@ -1,4 +1,4 @@
-"""Behind a transaction-mode pooler, LISTEN says nothing for ever: the pod finds out, says so once, and polls."""
+"""Behind a transaction-mode pooler notifications never arrive: the pod detects it, logs it once, and polls."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ def fleet(make_fleet: MakeFleet, databases: Databases, pooler: PostgresProxy) ->
     return make_fleet(databases.server.url(pooler.url.rsplit("/", 1)[1]), DATABASE_URL=as_pod(pooler.url))
 
 
-def test_a_pod_that_cannot_listen_says_so_once_takes_no_lock_and_still_works(
+def test_a_pod_that_cannot_listen_logs_it_once_takes_no_lock_and_still_works(
     fleet: Fleet, pooler: PostgresProxy
 ) -> None:
     (worker,) = fleet.ready(1)
     # The GPU process may be ready before the round trip has failed, which takes five seconds.
     wait_until(lambda: worker.events("session.listen_unsupported"), "the round trip to fail")
     wait_until(lambda: fleet.app.run("select id from worker.pods"), "the pod to register")
-    (told,) = worker.events("session.listen_unsupported")
-    assert told["level"] == "error"
-    assert "DATABASE_LISTEN_URL" in told["hint"]
+    (error,) = worker.events("session.listen_unsupported")
+    assert error["level"] == "error"
+    assert "DATABASE_LISTEN_URL" in error["hint"]
     (pod,) = fleet.app.run("select id, has_lock from worker.pods")
     assert not pod["has_lock"]
     assert fleet.app.one("select worker.lock_is_free(%s)", pod["id"])
     for _ in range(2):
         fleet.completed("generation", fleet.draw())
-    # Its connection breaks and comes back: still nothing new to tell.
+    # Its connection breaks and comes back: it does not log the error again.
     assert pooler.cut("likeness session") == 1
     wait_until(
         lambda: fleet.app.one(
@@ -54,7 +54,7 @@ def test_a_pod_that_cannot_listen_says_so_once_takes_no_lock_and_still_works(
     assert [row["id"] for row in fleet.app.run("select id from worker.pods")] == [pod["id"]]
 
 
-def test_a_pod_that_cannot_listen_hears_of_a_cancellation_by_its_heartbeat(fleet: Fleet) -> None:
+def test_a_pod_that_cannot_listen_learns_of_a_cancellation_by_its_heartbeat(fleet: Fleet) -> None:
     fleet.ready(1)
     job_id = fleet.train(steps=10_000)
     fleet.wait_for_phase("training", job_id, "training")

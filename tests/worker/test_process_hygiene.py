@@ -1,4 +1,4 @@
-"""What worker processes load, may reach, know and tell."""
+"""What worker processes import, connect to, know and log."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from worker.demo.servers import EmbeddedS3
 
 PASSWORD, ACCESS_KEY, SECRET_KEY = "db-password-marker", "access-key-marker", "secret-key-marker"
 ELSEWHERE = {"SUPABASE_SERVICE_ROLE_KEY": "role-key-marker", "HF_TOKEN": "hub-token-marker"}
-"""Secrets that a pod's host may have set, whether this worker uses them or not."""
+"""Secrets that a pod's host may have set although this worker does not use them."""
 MARKERS = (PASSWORD, ACCESS_KEY, SECRET_KEY, *ELSEWHERE.values())
 
-LEAVE = "import socket; socket.create_connection(('192.0.2.1', 9), timeout=1)"
+CONNECT_ELSEWHERE = "import socket; socket.create_connection(('192.0.2.1', 9), timeout=1)"
 
 
-def test_the_queue_process_loads_no_machine_learning() -> None:
+def test_the_queue_process_imports_no_machine_learning_libraries() -> None:
     loaded = subprocess.run(
         [sys.executable, "-c", "import worker.queue, sys; print(*sys.modules)"],
         capture_output=True,
@@ -55,7 +55,7 @@ def relay(s3_server: EmbeddedS3) -> Iterator[S3Relay]:
 
 @pytest.fixture(scope="module")
 def fleet(make_fleet: MakeFleet, databases: Databases, proxy: PostgresProxy, relay: S3Relay) -> Fleet:
-    """One worker whose secrets can be told from everything else."""
+    """One worker with recognizable secrets."""
     fleet = make_fleet(
         databases.server.url(proxy.url.rsplit("/", 1)[1]),
         DATABASE_URL=as_pod(proxy.url).replace("@", f":{PASSWORD}@"),
@@ -73,24 +73,24 @@ def environment_of(pid: int) -> dict[str, str]:
     return dict(word.decode().split("=", 1) for word in words if b"=" in word)
 
 
-def test_neither_process_can_leave_this_machine(fleet: Fleet) -> None:
+def test_neither_process_can_connect_to_another_machine(fleet: Fleet) -> None:
     (worker,) = fleet.ready(1)
     (gpu_pid,) = worker.gpu_pids()
     for pid in (worker.pid, gpu_pid):
         tried = subprocess.run(
-            [sys.executable, "-P", "-c", LEAVE], env=environment_of(pid), capture_output=True, text=True
+            [sys.executable, "-P", "-c", CONNECT_ELSEWHERE], env=environment_of(pid), capture_output=True, text=True
         )
         assert "PermissionError: the tests' network guard" in tried.stderr
 
 
-def test_the_gpu_process_is_offline_and_knows_no_secret(fleet: Fleet) -> None:
+def test_the_gpu_process_is_offline_and_has_no_secrets(fleet: Fleet) -> None:
     (worker,) = fleet.ready(1)
     (gpu_pid,) = worker.gpu_pids()
     environment = environment_of(gpu_pid)
     assert (environment["HF_HUB_OFFLINE"], environment["TRANSFORMERS_OFFLINE"]) == ("1", "1")
     assert environment["OMP_NUM_THREADS"] == os.environ["OMP_NUM_THREADS"]
-    told = json.dumps(environment)
-    assert [marker for marker in MARKERS if marker in told] == []
+    text = json.dumps(environment)
+    assert [marker for marker in MARKERS if marker in text] == []
     names = ("DATABASE_URL", "S3_ENDPOINT_URL", "S3_ACCESS_KEY_ID", "S3_SECRET_ACCESS_KEY", *ELSEWHERE)
     assert [name for name in names if name in environment] == []
     assert [name for name in names if name not in environment_of(worker.pid)] == []
@@ -99,21 +99,21 @@ def test_the_gpu_process_is_offline_and_knows_no_secret(fleet: Fleet) -> None:
 def test_no_secret_reaches_a_log_or_a_row_whatever_goes_wrong(
     fleet: Fleet, proxy: PostgresProxy, relay: S3Relay
 ) -> None:
-    """Last in this file: it ends with the store gone."""
+    """Last in this file, because it stops the store."""
     (worker,) = fleet.ready(1)
-    # Inputs that are not there.
+    # Missing inputs.
     person = fleet.person()
     for photo in fleet.app.run("select path from public.subject_photos where subject_id = %s", person):
         fleet.app.s3.delete_object(Bucket=fleet.app.uploads, Key=photo["path"])
     missing = fleet.app.wait_for("training", fleet.train(subject_id=person))
     assert missing["error_code"] == "input_missing"
-    # A GPU process that dies, and every database connection that breaks while none may be made.
+    # A dying GPU process, and all database connections broken and refused.
     job_id = fleet.train(steps=10_000)
     fleet.wait_for_phase("training", job_id, "training")
     for application in ("likeness session", f"likeness {os.uname().nodename}"[:63]):
         proxy.refuse(application)
     proxy.cut()
-    wait_until(lambda: worker.events("session.lost") and worker.events("heartbeat.failed"), "the worker to notice")
+    wait_until(lambda: worker.events("session.lost") and worker.events("heartbeat.failed"), "the worker to detect it")
     for application in ("likeness session", f"likeness {os.uname().nodename}"[:63]):
         proxy.allow(application)
     (gpu_pid,) = worker.gpu_pids()

@@ -1,8 +1,7 @@
-"""Consent is taken back at every point of a job's life, and once more at no point at all.
+"""Consent is revoked at every point of a job's life; the control is the same point without a revocation.
 
-Each point is made to last: a gate in the database or a relay before the store holds the worker there, the revocation
-commits (or waits for the worker's own statement), and only then the worker goes on. What it does then is not published.
-The same point without the revocation is the control: there the job is published.
+A gate in the database or a relay in front of the store holds the worker at the point. The revocation commits, or waits
+for the worker's own statement, and only then the worker continues. The job is published only in the control.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import psycopg
 import pytest
 
 from tests.app import App
-from tests.gates import INSTALL, Gate, wait_for_waiting
+from tests.gates import INSTALL, Gate, wait_until_blocked
 from tests.s3_relay import S3Relay, When
 from tests.tiny_models import TINY_BASE
 from tests.waiting import wait_until
@@ -26,12 +25,12 @@ from tests.worker.conftest import Fleet, MakeFleet
 from worker.demo.servers import EmbeddedS3
 
 LONG = {"training": {"steps": 100}, "generation": {"steps": 100, "num_images": 2}}
-"""Long enough for a report from the middle."""
+"""Long enough for a report in the middle."""
 
 
 @dataclass
 class Stage:
-    """One running worker behind a relay, and the LoRA that every person of these tests is given."""
+    """One running worker behind a relay, and the LoRA that every person of these tests gets."""
 
     fleet: Fleet
     relay: S3Relay
@@ -48,7 +47,7 @@ class Stage:
             self.app.request("generation", id=job_id, subject_id=subject, prompt="in a garden", **columns)
 
     def person(self, kind: str) -> UUID:
-        """Consenting, with photographs or with a LoRA, as the kind needs."""
+        """Add a person with consent, and with photos or a LoRA, as the kind needs."""
         if kind == "training":
             return self.fleet.person()
         subject = self.app.add_subject()
@@ -74,7 +73,7 @@ def stage(make_fleet: MakeFleet, s3_server: EmbeddedS3) -> Iterator[Stage]:
 
 @dataclass
 class Scene:
-    """One job at one point. `revoke` is None in the control."""
+    """One job at one point. `revoked` is False in the control."""
 
     stage: Stage
     kind: str
@@ -91,25 +90,25 @@ class Scene:
         self.stage.request(self.kind, self.job_id, self.subject, **{**self.columns, **columns})
 
     def revoke(self) -> None:
-        """In a transaction of its own, which commits before this returns."""
+        """Revoke consent, except in the control, in a transaction that commits before this returns."""
         if self.revoked:
             with psycopg.connect(self.app.url, autocommit=True) as connection:
                 connection.execute("select public.revoke_consent(%s)", [self.subject])
 
     @contextmanager
     def revoking(self) -> Iterator[None]:
-        """In the background: it waits for a statement of the worker, which is let go inside this context."""
+        """Revoke in the background: it waits for a statement of the worker that continues inside this context."""
         thread = threading.Thread(target=self.revoke)
         thread.start()
         if self.revoked:
-            wait_for_waiting(self.app, "revoke_consent")
+            wait_until_blocked(self.app, "revoke_consent")
         yield
         thread.join(30)
         assert not thread.is_alive()
 
     @contextmanager
     def holding_the_person(self) -> Iterator[psycopg.Connection[Any]]:
-        """A transaction with the person locked, as a revocation has it just before it commits."""
+        """Hold a transaction that has locked the person, as a revocation has just before it commits."""
         with psycopg.connect(self.app.url) as connection:
             connection.execute("select from public.subjects where id = %s for no key update", [self.subject])
             yield connection
@@ -124,7 +123,7 @@ class Scene:
 def queued(scene: Scene) -> None:
     scene.request(run_after="tomorrow")
     scene.revoke()
-    # Its time comes.
+    # Let its delay pass.
     scene.app.run(
         "update worker.pgqueuer set execute_after = now() where dedupe_key = %s", f"{scene.kind}:{scene.job_id}"
     )
@@ -134,7 +133,7 @@ def queued(scene: Scene) -> None:
 def claimed(scene: Scene) -> None:
     with scene.holding_the_person():
         scene.request()
-        wait_for_waiting(scene.app, "start_job")
+        wait_until_blocked(scene.app, "start_job")
 
 
 def at_gate(phase: str, progress: float = 0) -> Callable[[Scene], None]:
@@ -151,7 +150,7 @@ def at_gate(phase: str, progress: float = 0) -> Callable[[Scene], None]:
 
 
 def at_store(method: str, part: str, when: When) -> Callable[[Scene], None]:
-    """`part` of a key: of the job's own, or of an input's."""
+    """`part` is a part of a key of the job or of an input."""
 
     def act(scene: Scene) -> None:
         path = part.format(subject=scene.subject, job=scene.job_id, lora=scene.stage.lora["path"])
@@ -160,7 +159,7 @@ def at_store(method: str, part: str, when: When) -> Callable[[Scene], None]:
         assert held.reached.wait(60)
         scene.revoke()
         if scene.revoked:
-            # It need not wait for the store to learn that it must stop.
+            # The worker learns of the stop without waiting for the store.
             scene.app.wait_for(scene.kind, scene.job_id)
         held.let_go()
         assert held.over.wait(30)
@@ -169,12 +168,12 @@ def at_store(method: str, part: str, when: When) -> Callable[[Scene], None]:
 
 
 def publishing(scene: Scene) -> None:
-    held = scene.stage.relay.hold("PUT", LAST_FILE[scene.kind].format(job=scene.job_id), "answer")
+    held = scene.stage.relay.hold("PUT", LAST_FILE[scene.kind].format(job=scene.job_id), "response")
     scene.request()
     assert held.reached.wait(60)
     with scene.holding_the_person():
         held.let_go()
-        wait_for_waiting(scene.app, "complete_job")
+        wait_until_blocked(scene.app, "complete_job")
 
 
 LAST_FILE = {"training": "/{job}/1/losses.json", "generation": "/{job}/1/0.raw.png"}
@@ -197,12 +196,12 @@ def points(kind: str) -> dict[str, Callable[[Scene], None]]:
         "computed": at_gate(COMPUTED[kind]),  # upscaled; the LoRA's file is written
         "staged": at_store("PUT", FIRST_FILE[kind], "before"),
         "half uploaded": at_store("PUT", LAST_FILE[kind], "half"),
-        "uploaded": at_store("PUT", LAST_FILE[kind], "answer"),
+        "uploaded": at_store("PUT", LAST_FILE[kind], "response"),
         "publishing": publishing,
     }
 
 
-def play(stage: Stage, kind: str, point: str, *, revoked: bool) -> Scene:
+def run_scene(stage: Stage, kind: str, point: str, *, revoked: bool) -> Scene:
     scene = Scene(stage, kind, uuid4(), stage.person(kind), revoked, {})
     points(kind)[point](scene)
     return scene
@@ -214,7 +213,7 @@ def models_of(scene: Scene) -> int:
 
 
 def assert_refused(scene: Scene) -> None:
-    """Nothing in the rows says that this job has a result."""
+    """No row shows a result of this job."""
     job = scene.app.wait_for(scene.kind, scene.job_id)
     assert (job["status"], job["error_code"], job["result"]) == ("failed", "consent_denied", None)
     assert models_of(scene) == (1 if scene.kind == "generation" else 0)
@@ -239,28 +238,28 @@ def assert_published(scene: Scene) -> None:
 
 
 def assert_nothing_stored(scene: Scene) -> None:
-    """Not even what reached the store after it was swept: the sweeper comes again."""
+    """Also objects that reached the store after a sweep are deleted by the next one."""
     scene.app.run(
         "update worker.staged_objects set offer_after = now() where job_id = %s and state = 'deleting'", scene.job_id
     )
-    wait_until(lambda: not scene.stage.fleet.stored(scene.job_id), "what the refused job left to be deleted")
+    wait_until(lambda: not scene.stage.fleet.stored(scene.job_id), "the objects of the refused job to be deleted")
     copies = [key for key in scene.app.keys(scene.app.models) if key.startswith(f"{scene.subject}/")]
     assert copies == []
 
 
 @pytest.mark.parametrize("point", points("training"))
 @pytest.mark.parametrize("kind", ["training", "generation"])
-def test_a_job_is_published_unless_consent_was_taken_back_before(stage: Stage, kind: str, point: str) -> None:
-    refused = play(stage, kind, point, revoked=True)
+def test_a_job_is_published_unless_consent_was_revoked_before(stage: Stage, kind: str, point: str) -> None:
+    refused = run_scene(stage, kind, point, revoked=True)
     assert_refused(refused)
-    control = play(stage, kind, point, revoked=False)
+    control = run_scene(stage, kind, point, revoked=False)
     assert_published(control)
     assert_nothing_stored(refused)
     assert len(stage.fleet.living()) == 1
 
 
-@pytest.mark.parametrize("when", ["before", "answer"])
-def test_a_convenience_copy_does_not_outlive_consent_and_does_not_make_its_loss_wait(stage: Stage, when: When) -> None:
+@pytest.mark.parametrize("when", ["before", "response"])
+def test_a_convenience_copy_does_not_outlive_consent_or_block_its_revocation(stage: Stage, when: When) -> None:
     subject = stage.person("training")
     target = f"{subject}/lora.safetensors"
     held = stage.relay.hold("PUT", f"/{stage.app.models}/{target}", when)

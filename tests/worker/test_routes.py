@@ -1,4 +1,4 @@
-"""Pods with different models: each takes only what it can do, and a job that nobody can take says why."""
+"""Pods with different models: each claims only jobs that it can run, and a stranded job says why."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def fleet(make_fleet: MakeFleet, tiny_models: Path, tmp_path_factory: pytest.Tem
 
 
 def disk_with(tiny_models: Path, disk: Path, *bases: str) -> Path:
-    """A MODELS_DIR with the upscalers and the tiny base under these names."""
+    """Create a MODELS_DIR with the upscalers, and with the tiny base under these names."""
     disk.mkdir()
     for slug in UPSCALERS.values():
         (disk / slug).symlink_to(tiny_models / slug)
@@ -59,21 +59,21 @@ def disk_with(tiny_models: Path, disk: Path, *bases: str) -> Path:
 
 
 def pods_of(fleet: Fleet, job: UUID) -> list[str]:
-    """The names of the pods that started a job."""
+    """Return the names of the pods that started a job."""
     rows = fleet.app.run(
         "select detail ->> 'pod' as name from worker.job_events where job_id = %s and event = 'started'", job
     )
     return [row["name"] for row in rows]
 
 
-def test_each_pod_gets_only_what_it_has_the_model_for(fleet: Fleet) -> None:
+def test_each_pod_runs_only_jobs_whose_base_it_has(fleet: Fleet) -> None:
     jobs = {(base, fleet.draw(base=base)) for base in (LEFT, RIGHT, LEFT, RIGHT)}
     for base, job in jobs:
         fleet.completed("generation", job)
         assert pods_of(fleet, job) == [base.removeprefix("tiny-")]
 
 
-def test_a_base_that_needs_more_memory_than_any_pod_has_waits_and_says_so(fleet: Fleet) -> None:
+def test_a_job_whose_base_needs_too_much_memory_waits_and_says_why(fleet: Fleet) -> None:
     job = fleet.draw(base=LARGE)
     why = "tiny-large needs 24 GiB of GPU memory, no live pod has a GPU that is ready"
     phase = f"waiting: no live pod can take this: {why}"
@@ -83,31 +83,33 @@ def test_a_base_that_needs_more_memory_than_any_pod_has_waits_and_says_so(fleet:
     ]
 
 
-def test_a_model_that_is_pushed_while_pods_run_is_noticed(fleet: Fleet, tiny_models: Path, tmp_path: Path) -> None:
+def test_a_model_pushed_while_pods_run_is_detected(fleet: Fleet, tiny_models: Path, tmp_path: Path) -> None:
     job = fleet.draw(base=NOWHERE)
     why = f"{NOWHERE} not found on a live pod or in the bucket: worker models push {NOWHERE}"
     phase = f"waiting: no live pod can take this: {why}"
     wait_until(lambda: fleet.app.job("generation", job)["phase"] == phase, "the job to say why it waits")
-    shutil.copytree(tiny_models / TINY_BASE, tmp_path / NOWHERE)  # no link: a push writes a manifest beside the files
+    shutil.copytree(
+        tiny_models / TINY_BASE, tmp_path / NOWHERE
+    )  # not a link, because a push writes a manifest into the folder
     asyncio.run(push(fleet, tmp_path))
     fleet.completed("generation", job)
     assert fleet.app.one("select count(*) from worker.stranded_jobs where id = %s", job) == 0
 
 
-def test_a_pod_that_takes_no_gpu_job_says_why(
+def test_a_pod_without_gpu_routes_logs_why(
     app: App, tmp_path: Path, start_worker: Callable[..., WorkerProcess]
 ) -> None:
     app.run("update worker.base_models set min_vram_gib = 9000")
     bare, small = start_worker(MODELS_DIR=str(tmp_path / "nothing")), start_worker()
     for worker, why in ((bare, "is on this disk"), (small, "GPU memory")):
-        (told,) = worker.events("routes.gpu_unavailable")
-        assert why in told["reason"]
+        (warning,) = worker.events("routes.gpu_unavailable")
+        assert why in warning["reason"]
 
 
-async def test_a_models_volume_that_fails_leaves_the_routes_as_they_were(
+async def test_a_failing_models_volume_does_not_change_the_routes(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A shared volume that is away for a moment used to end the process, with every job that it ran."""
+    """A shared volume that was unavailable for a moment once ended the process with all its jobs."""
     settings = Settings(
         _env_file=None,
         database_url=database_url,

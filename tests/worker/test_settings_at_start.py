@@ -1,4 +1,4 @@
-"""A wrong setting ends `worker run` before anything starts: named, with an example, exit code 2."""
+"""A wrong setting ends `worker run` at its start with exit code 2; the error names it and shows an example."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def closed_port() -> int:
 
 
 def refusal(app: App, folder: Path, **changes: str | None) -> str:
-    """What `worker run` says when it refuses these settings. None takes a variable away."""
+    """Return the error of `worker run` with these settings. None removes a variable."""
     environment = {**worker_environment(app, folder / "models"), **changes}
     ended = subprocess.run(
         [sys.executable, "-m", "worker", "run"],
@@ -67,30 +67,30 @@ def test_a_wrong_setting_is_named_with_an_example(
     app: App, tmp_path: Path, changes: dict[str, str | None], named: str, example: str
 ) -> None:
     closed = str(closed_port())
-    told = refusal(
+    error = refusal(
         app, tmp_path, **{name: value and value.replace("{closed}", closed) for name, value in changes.items()}
     )
-    assert re.search(rf"\b{named}\b", told)
-    assert example in told
-    assert "marker-secret" not in told
+    assert re.search(rf"\b{named}\b", error)
+    assert example in error
+    assert "marker-secret" not in error
 
 
 @pytest.mark.parametrize("variable", ["BUCKET_UPLOADS", "BUCKET_MODELS"])
-def test_a_bucket_that_is_not_there_is_named(app: App, tmp_path: Path, variable: str) -> None:
+def test_a_missing_bucket_is_named(app: App, tmp_path: Path, variable: str) -> None:
     app.run(f"update worker.config set {variable.lower()} = 'no-such-bucket'")
-    told = refusal(app, tmp_path, **{variable: "no-such-bucket"})
-    assert variable in told
-    assert "bucket no-such-bucket not found" in told
+    error = refusal(app, tmp_path, **{variable: "no-such-bucket"})
+    assert variable in error
+    assert "bucket no-such-bucket not found" in error
 
 
-def test_a_database_without_the_schema_says_what_makes_it(app: App, databases: Databases, tmp_path: Path) -> None:
+def test_a_missing_schema_is_reported_with_the_migrate_command(app: App, databases: Databases, tmp_path: Path) -> None:
     bare = databases.create("template1")
     try:
-        told = refusal(app, tmp_path, DATABASE_URL=databases.server.url(bare))
+        error = refusal(app, tmp_path, DATABASE_URL=databases.server.url(bare))
     finally:
         databases.drop(bare)
-    assert "DATABASE_URL" in told
-    assert "worker migrate" in told
+    assert "DATABASE_URL" in error
+    assert "worker migrate" in error
 
 
 def test_a_schema_of_a_newer_release_is_refused(app: App, tmp_path: Path) -> None:
@@ -98,26 +98,26 @@ def test_a_schema_of_a_newer_release_is_refused(app: App, tmp_path: Path) -> Non
     assert "newer worker" in refusal(app, tmp_path)
 
 
-def test_a_role_that_is_no_pods_is_told_what_it_lacks(app: App, tmp_path: Path) -> None:
+def test_a_role_without_a_pods_rights_is_refused_with_the_role_to_grant(app: App, tmp_path: Path) -> None:
     role = f"stranger_{tmp_path.name.replace('-', '_')}"[:60].lower()
     app.run(f"create role {role} login")
     try:
-        told = refusal(app, tmp_path, DATABASE_URL=app.url.replace("postgres@", f"{role}@"))
+        error = refusal(app, tmp_path, DATABASE_URL=app.url.replace("postgres@", f"{role}@"))
     finally:
         app.run(f"drop role {role}")
-    assert "likeness_worker" in told
+    assert "likeness_worker" in error
 
 
-def test_every_problem_is_told_at_once(app: App, tmp_path: Path) -> None:
-    told = refusal(app, tmp_path, DATABASE_URL=None, S3_ENDPOINT_URL=None, S3_SECRET_ACCESS_KEY=None)
+def test_every_problem_is_reported_at_once(app: App, tmp_path: Path) -> None:
+    error = refusal(app, tmp_path, DATABASE_URL=None, S3_ENDPOINT_URL=None, S3_SECRET_ACCESS_KEY=None)
     for variable in ("DATABASE_URL", "S3_ENDPOINT_URL", "S3_SECRET_ACCESS_KEY"):
-        assert variable in told
+        assert variable in error
 
 
-def test_the_pods_role_is_enough(app: App, tmp_path: Path) -> None:
-    """The control: with the rights that `likeness_worker` has, and no others, only the stopped store is refused."""
+def test_the_pods_role_is_sufficient(app: App, tmp_path: Path) -> None:
+    """The control: with only the rights of `likeness_worker`, only the unreachable store is an error."""
     app.run(MAKE_POD_ROLE)
     nowhere = f"http://127.0.0.1:{closed_port()}"
-    told = refusal(app, tmp_path, DATABASE_URL=as_pod(app.url), S3_ENDPOINT_URL=nowhere)
-    assert "S3_ENDPOINT_URL" in told
-    assert "DATABASE_URL" not in told
+    error = refusal(app, tmp_path, DATABASE_URL=as_pod(app.url), S3_ENDPOINT_URL=nowhere)
+    assert "S3_ENDPOINT_URL" in error
+    assert "DATABASE_URL" not in error

@@ -29,14 +29,14 @@ def fleet(make_fleet: MakeFleet, relay: S3Relay) -> Fleet:
 
 
 def worker_of(fleet: Fleet, kind: str, job_id: object) -> WorkerProcess:
-    """The worker that runs a job."""
+    """Return the worker that runs a job."""
     pod_id = str(fleet.app.one(f"select pod_id from public.{kind}_jobs where id = %s", job_id))
     (worker,) = [worker for worker in fleet.living() if worker.events("worker.ready")[0]["pod_id"] == pod_id]
     return worker
 
 
-def assert_left(fleet: Fleet, worker: WorkerProcess) -> None:
-    """It said goodbye, and nothing of it runs on."""
+def assert_deregistered(fleet: Fleet, worker: WorkerProcess) -> None:
+    """Its pod is deregistered, its jobs are requeued, and no process of it is left."""
     pod_id = worker.events("worker.ready")[0]["pod_id"]
     assert fleet.app.run("select 1 from worker.pods where id = %s", pod_id) == []
     assert fleet.app.one("select count(*) from worker.pgqueuer where queue_manager_id = %s", pod_id) == 0
@@ -44,13 +44,13 @@ def assert_left(fleet: Fleet, worker: WorkerProcess) -> None:
     assert worker.events("worker.stopped")
 
 
-def test_sigterm_gives_a_training_back_uncharged_and_another_pod_goes_on_from_the_checkpoint(fleet: Fleet) -> None:
+def test_sigterm_requeues_a_training_without_a_failure_and_another_pod_resumes_it(fleet: Fleet) -> None:
     fleet.ready(2)
     job_id = fleet.train(steps=STEPS)
     checkpoint = fleet.wait_for_checkpoint(job_id)
     stopped = worker_of(fleet, "training", job_id)
     assert stopped.terminate() == 0
-    assert_left(fleet, stopped)
+    assert_deregistered(fleet, stopped)
     job = fleet.completed("training", job_id)
     assert (job["attempt"], job["failures"]) == (2, 0)
     assert fleet.started(job_id)[1]["resumed_step"] >= checkpoint
@@ -59,7 +59,7 @@ def test_sigterm_gives_a_training_back_uncharged_and_another_pod_goes_on_from_th
     fleet.wait_swept(job_id)
 
 
-def test_a_cancelled_job_stops_within_a_step_and_the_same_gpu_process_does_the_next(fleet: Fleet) -> None:
+def test_a_cancelled_job_stops_within_a_step_and_the_gpu_process_is_kept(fleet: Fleet) -> None:
     (worker,) = fleet.ready(1)
     fleet.completed("generation", fleet.draw())
     gpu_pids = worker.gpu_pids()
@@ -78,7 +78,7 @@ def test_a_cancelled_job_stops_within_a_step_and_the_same_gpu_process_does_the_n
     assert worker.gpu_pids() == gpu_pids
 
 
-def test_a_job_that_runs_longer_than_its_max_runtime_is_stopped_and_charged(fleet: Fleet) -> None:
+def test_a_job_over_max_runtime_is_stopped_and_counts_as_a_failure(fleet: Fleet) -> None:
     fleet.ready(1)
     job_id = fleet.train(steps=10_000, max_runtime="1 s", max_failures=1)
     job = fleet.app.wait_for("training", job_id)
@@ -87,36 +87,36 @@ def test_a_job_that_runs_longer_than_its_max_runtime_is_stopped_and_charged(flee
     fleet.completed("generation", fleet.draw())
 
 
-def test_sigterm_while_publishing_publishes_first(fleet: Fleet, relay: S3Relay) -> None:
+def test_sigterm_during_a_publication_finishes_it_first(fleet: Fleet, relay: S3Relay) -> None:
     (worker,) = fleet.ready(1)
     held = relay.hold("PUT", "/1/0.png", "half")
     job_id = fleet.draw()
     assert held.reached.wait(60)
     worker.process.send_signal(signal.SIGTERM)
-    wait_until(lambda: worker.events("worker.stopping"), "the worker to hear it")
+    wait_until(lambda: worker.events("worker.stopping"), "the worker to handle the signal")
     held.let_go()
     assert worker.process.wait(60) == 0
-    assert_left(fleet, worker)
+    assert_deregistered(fleet, worker)
     job = fleet.app.job("generation", job_id)
     assert (job["status"], job["attempt"], job["failures"]) == ("completed", 1, 0)
     assert fleet.stored(job_id) == fleet.published(job_id) != set()
 
 
-def test_a_second_signal_stops_at_once_and_what_was_publishing_goes_back_uncharged(
+def test_a_second_signal_stops_at_once_and_requeues_the_publishing_job_without_a_failure(
     fleet: Fleet, relay: S3Relay
 ) -> None:
-    """Ctrl-C, then Ctrl-C again: the store hangs, and nobody waits for it."""
+    """Ctrl-C twice while the store hangs: the worker does not wait for it."""
     (worker,) = fleet.ready(1)
     held = relay.hold("PUT", "/1/0.png", "half")
     job_id = fleet.draw()
     assert held.reached.wait(60)
     worker.process.send_signal(signal.SIGINT)
-    wait_until(lambda: worker.events("worker.stopping"), "the worker to hear it")
+    wait_until(lambda: worker.events("worker.stopping"), "the worker to handle the signal")
     assert worker.process.poll() is None
     worker.process.send_signal(signal.SIGINT)
     assert worker.process.wait(30) == 0
     assert worker.events("worker.stopping_at_once")
-    assert_left(fleet, worker)
+    assert_deregistered(fleet, worker)
     held.let_go()
     job = fleet.app.job("generation", job_id)
     assert (job["status"], job["attempt"], job["failures"]) == ("queued", 1, 0)
@@ -124,19 +124,19 @@ def test_a_second_signal_stops_at_once_and_what_was_publishing_goes_back_uncharg
     assert fleet.completed("generation", job_id)["attempt"] == 2
 
 
-def test_ctrl_c_gives_a_picture_back_that_is_being_drawn(fleet: Fleet) -> None:
+def test_ctrl_c_requeues_a_generation_that_is_being_drawn(fleet: Fleet) -> None:
     (worker,) = fleet.ready(1)
     job_id = fleet.draw(steps=100, num_images=16)
     fleet.wait_for_phase("generation", job_id, "drawing")
     worker.process.send_signal(signal.SIGINT)
     assert worker.process.wait(30) == 0
-    assert_left(fleet, worker)
+    assert_deregistered(fleet, worker)
     job = fleet.app.job("generation", job_id)
     assert (job["status"], job["attempt"], job["failures"]) == ("queued", 1, 0)
     assert fleet.app.one("select public.cancel_job('generation', %s)", job_id) == "cancelled"
 
 
-def test_sigterm_before_the_first_job_ends_the_worker(fleet: Fleet) -> None:
+def test_sigterm_before_the_first_job_stops_the_worker(fleet: Fleet) -> None:
     worker = fleet.start(ready=False, WORKER_NAME="early")
     registered = "select count(*) from worker.pods where name = 'early'"
     wait_until(lambda: fleet.app.one(registered), "the pod to register")

@@ -1,4 +1,4 @@
-"""A background loop carries on after what passes by itself, and after nothing else."""
+"""A background loop continues only after transient errors."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import structlog.testing
 
 from worker.database.transient import is_transient, suppress_transient_errors
 
-PASSES = [
+TRANSIENT = [
     psycopg.errors.DeadlockDetected("deadlock detected"),
     psycopg.errors.AdminShutdown("terminating connection"),
     psycopg.errors.ReadOnlySqlTransaction("cannot execute INSERT in a read-only transaction"),
     psycopg.InterfaceError("the connection is closed"),
 ]
-STAYS = [psycopg.errors.UndefinedFunction("function worker.tick() does not exist"), ValueError("a bug")]
+PERMANENT = [psycopg.errors.UndefinedFunction("function worker.tick() does not exist"), ValueError("a bug")]
 
 
-@pytest.mark.parametrize("error", PASSES, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("error", TRANSIENT, ids=lambda error: type(error).__name__)
 def test_a_transient_error_is_logged_and_suppressed(error: Exception) -> None:
     with structlog.testing.capture_logs() as logged, suppress_transient_errors("tick.failed"):
         raise error
@@ -25,7 +25,7 @@ def test_a_transient_error_is_logged_and_suppressed(error: Exception) -> None:
     assert logged == [{"event": "tick.failed", "log_level": "warning", "reason": type(error).__name__}]
 
 
-@pytest.mark.parametrize("error", STAYS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("error", PERMANENT, ids=lambda error: type(error).__name__)
 def test_any_other_error_is_raised_and_not_logged(error: Exception) -> None:
     with (
         structlog.testing.capture_logs() as logged,
@@ -37,7 +37,7 @@ def test_any_other_error_is_raised_and_not_logged(error: Exception) -> None:
     assert logged == []
 
 
-def test_an_error_that_is_named_is_suppressed_too() -> None:
+def test_a_named_error_is_suppressed_too() -> None:
     with structlog.testing.capture_logs() as logged, suppress_transient_errors("tick.failed", TimeoutError):
         raise TimeoutError
     assert [line["reason"] for line in logged] == ["TimeoutError"]

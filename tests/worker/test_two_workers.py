@@ -1,4 +1,4 @@
-"""Two pods on one queue: every job is done by one of them, once."""
+"""Two pods on one queue: every job is done once, by one of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def fleet(make_fleet: MakeFleet) -> Fleet:
     return make_fleet()
 
 
-def test_fifty_pictures_are_each_published_once_and_both_workers_drew_some(fleet: Fleet) -> None:
+def test_each_of_fifty_jobs_is_published_once_and_both_workers_did_some(fleet: Fleet) -> None:
     fleet.ready(2)
     job_ids = [fleet.draw(seed=index) for index in range(JOBS)]
     for job_id in job_ids:

@@ -1,4 +1,4 @@
-"""How attempts end other than well: failures, shutdowns, cancellations; and what they leave in storage."""
+"""Failures, releases, cancellations and retries, and the objects that attempts leave in storage."""
 
 from __future__ import annotations
 
@@ -26,15 +26,14 @@ def running(db: AppTables, pod: Pod, **columns: Any) -> Attempt:
     return attempt
 
 
-def due(db: AppTables) -> None:
-    """The time of every deferred job has come."""
+def let_delays_pass(db: AppTables) -> None:
     db.run("update worker.pgqueuer set execute_after = now() - interval '1 second'")
 
 
 # -- failures
 
 
-def test_failures_are_counted_until_the_last_try(db: AppTables, pod: Pod) -> None:
+def test_a_job_fails_for_good_after_max_failures(db: AppTables, pod: Pod) -> None:
     job = db.ask(max_failures=3)
     for failures, ending in ((1, "queued"), (2, "queued"), (3, "failed")):
         attempt = pod.run("generation", job)
@@ -48,7 +47,7 @@ def test_failures_are_counted_until_the_last_try(db: AppTables, pod: Pod) -> Non
     assert pod.claim() is None
 
 
-def test_each_failure_waits_longer(db: AppTables, pod: Pod) -> None:
+def test_backoff_grows_with_each_failure(db: AppTables, pod: Pod) -> None:
     job = db.ask(max_failures=20)
     for least, most in ((8, 12), (32, 48), (128, 192), (480, 720), (480, 720)):
         attempt = pod.run("generation", job)
@@ -62,11 +61,11 @@ def test_each_failure_waits_longer(db: AppTables, pod: Pod) -> None:
         assert least - 5 < waits <= most
         row = db.job("generation", job)
         assert (row["phase"], row["pod_id"], row["progress"]) == ("waiting to try again", None, 0)
-        due(db)
+        let_delays_pass(db)
 
 
 @pytest.mark.parametrize("codes", [NEVER_RETRIED, RETRIED], ids=["never retried", "retried"])
-def test_what_trying_again_cannot_help_fails_at_once(db: AppTables, pod: Pod, codes: tuple[str, ...]) -> None:
+def test_only_some_error_codes_are_retried(db: AppTables, pod: Pod, codes: tuple[str, ...]) -> None:
     for code in codes:
         attempt = running(db, pod, max_failures=2)
         answer = attempt.fail(code, "because")
@@ -76,18 +75,20 @@ def test_what_trying_again_cannot_help_fails_at_once(db: AppTables, pod: Pod, co
         assert set(db.staged(attempt.id).values()) == {"deleting"}
 
 
-def test_a_failure_sent_twice_is_charged_once(db: AppTables, pod: Pod) -> None:
+def test_a_failure_sent_twice_counts_once(db: AppTables, pod: Pod) -> None:
     attempt = running(db, pod)
     assert [attempt.fail(), attempt.fail()] == ["queued", "lost"]
     assert db.job("generation", attempt.id)["failures"] == 1
 
 
-# -- given back
+# -- releases
 
 
-def test_a_release_is_not_charged_and_is_claimable_at_once(db: AppTables, start_pod: Callable[..., Pod]) -> None:
-    one, two = start_pod(), start_pod()
-    attempt = running(db, one, max_failures=1)
+def test_a_release_does_not_count_as_a_failure_and_can_be_claimed_at_once(
+    db: AppTables, start_pod: Callable[..., Pod]
+) -> None:
+    first_pod, second_pod = start_pod(), start_pod()
+    attempt = running(db, first_pod, max_failures=1)
     listener = psycopg.connect(db.url, autocommit=True)
     listener.execute("listen likeness_queue")
     assert attempt.release("its pod is stopping", gpu_s=4.0) == "queued"
@@ -96,7 +97,7 @@ def test_a_release_is_not_charged_and_is_claimable_at_once(db: AppTables, start_
     row = db.job("generation", attempt.id)
     assert (row["status"], row["failures"], row["error_code"], row["gpu_seconds"]) == ("queued", 0, None, 4.0)
     assert row["phase"] == "its pod is stopping"
-    again = two.run("generation", attempt.id)
+    again = second_pod.run("generation", attempt.id)
     assert (again.number, again.publish()) == (2, "ok")
     assert db.job("generation", attempt.id)["gpu_seconds"] == 5.0
 
@@ -124,21 +125,25 @@ def test_cancelling_ends_a_waiting_job_and_stops_a_running_one(db: AppTables, po
     waiting = db.ask()
     assert cancel(db, waiting, role=role) == "cancelled"
     assert (db.status("generation", waiting), db.queue_row("generation", waiting)) == (("cancelled", None), None)
-    for ending in ("complete", "fail", "release"):
+    endings: list[Callable[[Attempt], str]] = [
+        lambda attempt: attempt.complete(attempt.result()),
+        lambda attempt: attempt.fail(),
+        lambda attempt: attempt.release(),
+    ]
+    for end in endings:
         attempt = running(db, pod)
         listener = psycopg.connect(db.url, autocommit=True)
         listener.execute("listen likeness_cancel")
         assert cancel(db, attempt.id, role=role) == "stopping"
-        (heard,) = listener.notifies(timeout=5, stop_after=1)
-        assert heard.payload == f"generation:{attempt.id}"
+        (notification,) = listener.notifies(timeout=5, stop_after=1)
+        assert notification.payload == f"generation:{attempt.id}"
         listener.close()
         assert attempt.report() == "cancel"
         assert pod.heartbeat(attempt)["leases"][0]["state"] == "cancel"
-        answer = attempt.complete(attempt.result()) if ending == "complete" else getattr(attempt, ending)()
-        assert answer == "cancelled"
+        assert end(attempt) == "cancelled"
         assert db.status("generation", attempt.id) == ("cancelled", None)
         assert set(db.staged(attempt.id).values()) == {"deleting"}
-        assert cancel(db, attempt.id, role=role) == "cancelled", "it had ended"
+        assert cancel(db, attempt.id, role=role) == "cancelled", "it has already ended"
 
 
 def test_a_job_cancelled_between_claim_and_start_does_not_start(db: AppTables, pod: Pod) -> None:
@@ -151,7 +156,7 @@ def test_a_job_cancelled_between_claim_and_start_does_not_start(db: AppTables, p
     assert db.status("generation", job) == ("cancelled", None)
 
 
-def test_retry_puts_an_ended_job_back_with_all_its_tries(db: AppTables, pod: Pod) -> None:
+def test_retry_requeues_an_ended_job_with_zero_failures(db: AppTables, pod: Pod) -> None:
     attempt = running(db, pod, max_failures=1)
     attempt.fail("internal")
     ended = db.job("generation", attempt.id)["finished_at"]
@@ -159,12 +164,12 @@ def test_retry_puts_an_ended_job_back_with_all_its_tries(db: AppTables, pod: Pod
     row = db.job("generation", attempt.id)
     assert (row["failures"], row["error_code"], row["finished_at"], row["attempt"]) == (0, None, None, 1)
     retried = db.one("select at from worker.job_events where job_id = %s and event = 'retried'", attempt.id)
-    assert ended < row["run_after"] < retried, "its waiting is counted from here"
+    assert ended < row["run_after"] < retried, "its waiting time starts here"
     again = pod.run("generation", attempt.id)
     assert (again.number, attempt.report(), again.publish()) == (2, "lost", "ok")
 
 
-def test_only_failed_and_cancelled_jobs_are_tried_again(db: AppTables, pod: Pod) -> None:
+def test_only_failed_and_cancelled_jobs_can_be_retried(db: AppTables, pod: Pod) -> None:
     attempt = running(db, pod)
     for status in ("running", "completed"):
         if status == "completed":
@@ -173,7 +178,7 @@ def test_only_failed_and_cancelled_jobs_are_tried_again(db: AppTables, pod: Pod)
             retry(db, attempt.id)
 
 
-def test_retry_counts_as_an_open_job_and_asks_for_consent_again(db: AppTables, pod: Pod) -> None:
+def test_a_retried_job_counts_as_open_and_needs_consent_again(db: AppTables, pod: Pod) -> None:
     subject = db.add_subject()
     jobs = [db.ask(subject_id=subject), db.ask(subject_id=subject)]
     db.run("select public.revoke_consent(%s)", subject)
@@ -185,7 +190,7 @@ def test_retry_counts_as_an_open_job_and_asks_for_consent_again(db: AppTables, p
     assert db.status("generation", jobs[0]) == ("failed", "consent_denied")
 
 
-def test_somebody_elses_job_is_as_unknown_as_none(db: AppTables, pod: Pod) -> None:
+def test_another_owners_job_and_an_unknown_one_give_the_same_error(db: AppTables, pod: Pod) -> None:
     stranger = db.add_user(uuid4())
     job = db.ask()
     before = db.snapshot()
@@ -203,32 +208,32 @@ def test_somebody_elses_job_is_as_unknown_as_none(db: AppTables, pod: Pod) -> No
 
 
 def test_the_next_attempt_resumes_from_the_newest_checkpoint(db: AppTables, start_pod: Callable[..., Pod]) -> None:
-    one, two = start_pod(), start_pod()
+    first_pod, second_pod = start_pod(), start_pod()
     subject = db.add_subject()
     db.add_photos(subject)
     job = db.request("training", subject_id=subject)
-    first = one.run("training", job)
+    first = first_pod.run("training", job)
     assert first.payload["checkpoint"] is None
     assert [first.save_checkpoint(step) for step in (10, 20)] == ["ok", "ok"]
     older, newer = first.key("checkpoint-10.safetensors"), first.key("checkpoint-20.safetensors")
-    assert db.garbage() == {older}, "the one before it is of no use any more"
+    assert db.claim_deletable() == {older}, "the older checkpoint is no longer needed"
     first.stage("checkpoint-30.safetensors")  # its upload did not finish
     with pytest.raises(psycopg.errors.InvalidParameterValue, match="was not staged by this attempt"):
         first.call("save_checkpoint", 40, "model_artifacts", first.key("checkpoint-40.safetensors"))
     assert first.fail(retry_after=AT_ONCE) == "queued"
-    assert db.garbage() == {first.key("checkpoint-30.safetensors")}, "the checkpoint outlives its attempt"
+    assert db.claim_deletable() == {first.key("checkpoint-30.safetensors")}, "the checkpoint outlives its attempt"
 
-    second = two.run("training", job)
+    second = second_pod.run("training", job)
     assert second.payload["checkpoint"] == {"step": 20, "bucket": "model_artifacts", "key": newer}
     assert str(first.call("save_checkpoint", 50, "model_artifacts", newer)) == "lost"
     assert second.publish() == "ok"
-    assert db.garbage() == {newer}
+    assert db.claim_deletable() == {newer}
 
 
-# -- garbage
+# -- deletable objects
 
 
-def test_what_an_attempt_left_is_offered_to_the_sweeper_and_never_a_published_key(db: AppTables, pod: Pod) -> None:
+def test_leftovers_of_an_attempt_are_swept_and_never_a_published_key(db: AppTables, pod: Pod) -> None:
     failed, published = running(db, pod), running(db, pod)
     published.stage("scratch.bin")
     keep = running(db, pod)
@@ -236,23 +241,23 @@ def test_what_an_attempt_left_is_offered_to_the_sweeper_and_never_a_published_ke
     assert published.complete(published.result()) == "ok"
     left = {failed.key("0.png"), failed.key("0.raw.png"), published.key("scratch.bin")}
     assert db.tick() == len(left)
-    assert db.garbage() == left
-    assert db.garbage() == set(), "another pod is deleting them"
+    assert db.claim_deletable() == left
+    assert db.claim_deletable() == set(), "another pod is deleting them"
     for state, attempt in (("published", published), ("staged", keep)):
         assert db.staged(attempt.id)[attempt.key("0.png")] == state
-    # Even a pod that says so does not make a published object go away.
+    # A pod cannot mark a published object as deleted.
     ids = [row["id"] for row in db.run("select id from worker.staged_objects where state <> 'deleting'")]
     for _ in range(5):
-        pod.call("garbage_gone", ids)
+        pod.call("mark_objects_deleted", ids)
     assert db.staged(published.id)[published.key("0.png")] == "published"
 
 
-def test_deleted_objects_are_offered_three_times_more_for_uploads_that_come_late(db: AppTables, pod: Pod) -> None:
+def test_deleted_objects_are_swept_three_more_times_for_late_uploads(db: AppTables, pod: Pod) -> None:
     attempt = running(db, pod)
     attempt.fail()
     for minutes in (15, 60, 24 * 60, None):
-        offered = db.one("select worker.take_garbage(1)")
-        pod.call("garbage_gone", [offered[0]["id"]])
+        offered = db.one("select worker.claim_deletable_objects(1)")
+        pod.call("mark_objects_deleted", [offered[0]["id"]])
         rows = db.run(
             "select offer_after - clock_timestamp() as wait from worker.staged_objects where id = %s", offered[0]["id"]
         )
@@ -264,22 +269,22 @@ def test_deleted_objects_are_offered_three_times_more_for_uploads_that_come_late
                 "update worker.staged_objects set offer_after = now() - interval '1 second' where id = %s",
                 offered[0]["id"],
             )
-            # and not the other object, which is still another pod's to delete
+            # The other object stays claimed by another pod.
             db.run(
                 "update worker.staged_objects set offer_after = now() + interval '9 days' where id <> %s",
                 offered[0]["id"],
             )
 
 
-def test_a_sweeper_that_dies_leaves_its_garbage_to_the_next(db: AppTables, pod: Pod) -> None:
+def test_objects_claimed_by_a_dead_sweeper_are_claimed_again(db: AppTables, pod: Pod) -> None:
     attempt = running(db, pod)
     attempt.fail()
-    taken = db.garbage()
+    claimed = db.claim_deletable()
     db.run("update worker.staged_objects set offer_after = offer_after - interval '1 minute'")
-    assert db.garbage() == taken
+    assert db.claim_deletable() == claimed
 
 
-# -- what a person looks at
+# -- views for operators
 
 
 def test_the_list_of_jobs_fits_a_terminal_of_120_characters(db: AppTables, pod: Pod) -> None:
@@ -304,7 +309,9 @@ def test_the_list_of_jobs_fits_a_terminal_of_120_characters(db: AppTables, pod: 
     assert max(map(len, lines)) <= 120
 
 
-def test_queue_depth_shows_what_waits_what_runs_and_who_could(db: AppTables, start_pod: Callable[..., Pod]) -> None:
+def test_queue_depth_counts_waiting_and_running_jobs_and_pods_by_route(
+    db: AppTables, start_pod: Callable[..., Pod]
+) -> None:
     pod = start_pod()
     start_pod(routes=(PUBLISH,))
     running(db, pod)

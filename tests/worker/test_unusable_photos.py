@@ -1,4 +1,4 @@
-"""Photographs that cannot be used: named with the reason, and the training goes on while three are left."""
+"""Unusable photos are named with the reason, and the training continues while three are left."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from worker.demo.servers import EmbeddedS3
 
 
 class HugePhotos(S3Relay):
-    """A store where `huge.jpg` has 312 MB, which nobody may ask for."""
+    """A store in which `huge.jpg` has 312 MB, and which counts downloads of it."""
 
-    asked = 0
+    downloads = 0
 
     def pass_on(self, request: BaseHTTPRequestHandler) -> None:
         if "huge.jpg" not in request.path:
             super().pass_on(request)
             return
-        self.asked += request.command == "GET"
+        self.downloads += request.command == "GET"
         request.send_response(200)
         request.send_header("Last-Modified", "Wed, 21 Oct 2015 07:28:00 GMT")
         request.send_header("Content-Length", "312000000" if request.command == "HEAD" else "0")
@@ -53,7 +53,7 @@ def encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
 
 
 GOOD = {
-    "fine.txt": small_jpeg(1),  # it is what it holds that counts
+    "fine.txt": small_jpeg(1),  # the content counts, not the name
     "print.jpg": encoded(Image.new("CMYK", (96, 80), (200, 40, 40, 0)), "JPEG"),
     "scan.png": encoded(Image.fromarray(np.full((96, 80), 40_000, dtype=np.uint16)), "PNG"),
 }
@@ -69,7 +69,7 @@ BAD = {
 
 
 def person_with(fleet: Fleet, photos: dict[str, bytes | None]) -> tuple[UUID, dict[str, str]]:
-    """A consenting subject with these photographs, and their keys; None is one that nobody uploaded."""
+    """Add a subject with consent and these photos; returns it and their keys. A photo that is None is not uploaded."""
     app, subject = fleet.app, fleet.app.add_subject()
     keys = {name: f"{app.owner}/{subject}/photos/{name}" for name in photos}
     for name, content in photos.items():
@@ -87,7 +87,9 @@ def phases(fleet: Fleet, job_id: UUID) -> list[str]:
     return [row["phase"] for row in rows]
 
 
-def test_a_training_goes_on_without_them_and_names_each_with_its_reason(fleet: Fleet, store: HugePhotos) -> None:
+def test_a_training_continues_without_unusable_photos_and_names_each_with_its_reason(
+    fleet: Fleet, store: HugePhotos
+) -> None:
     subject, keys = person_with(fleet, {**GOOD, **{name: content for name, (content, _) in BAD.items()}})
     job_id = fleet.train(subject_id=subject)
     job = fleet.completed("training", job_id)
@@ -95,12 +97,12 @@ def test_a_training_goes_on_without_them_and_names_each_with_its_reason(fleet: F
         {"path": keys[name], "reason": reason} for name, (_, reason) in BAD.items()
     ]
     assert job["result"]["metrics"]["photos"] == len(GOOD)
-    assert store.asked == 0
-    told = next(phase for phase in phases(fleet, job_id) if "cannot be used" in phase)
-    assert told.startswith("7 of 10 photos cannot be used: bomb.png is too large (400 megapixels, at most 134), cut")
+    assert store.downloads == 0
+    phase = next(phase for phase in phases(fleet, job_id) if "cannot be used" in phase)
+    assert phase.startswith("7 of 10 photos cannot be used: bomb.png is too large (400 megapixels, at most 134), cut")
 
 
-def test_with_two_left_the_job_fails_and_says_which_and_why(fleet: Fleet) -> None:
+def test_a_training_with_two_usable_photos_fails_and_names_the_unusable_ones(fleet: Fleet) -> None:
     good = dict(list(GOOD.items())[:2])
     bad = {name: BAD[name][0] for name in ("cut.jpg", "huge.jpg", "lost.jpg")}
     subject, _ = person_with(fleet, {**good, **bad})
@@ -112,7 +114,7 @@ def test_with_two_left_the_job_fails_and_says_which_and_why(fleet: Fleet) -> Non
     )
 
 
-def test_with_two_left_in_storage_the_rest_is_missing(fleet: Fleet) -> None:
+def test_a_training_with_two_photos_in_storage_fails_and_names_the_missing_ones(fleet: Fleet) -> None:
     lost = {f"lost-{number}.jpg": None for number in range(7)}
     subject, _ = person_with(fleet, {"a.jpg": small_jpeg(1), "b.jpg": small_jpeg(2), **lost})
     job = fleet.app.wait_for("training", fleet.train(subject_id=subject))
@@ -123,7 +125,7 @@ def test_with_two_left_in_storage_the_rest_is_missing(fleet: Fleet) -> None:
     )
 
 
-def test_the_class_that_is_left_as_it_is_is_a_person_unless_the_request_says_what(fleet: Fleet) -> None:
+def test_the_preserved_class_is_a_person_unless_the_request_names_another(fleet: Fleet) -> None:
     subject = fleet.person()
     lora = {
         name: fleet.completed("training", fleet.train(subject_id=subject, steps=16, seed=1, class_name=name))["result"]

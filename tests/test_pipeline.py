@@ -1,4 +1,4 @@
-"""The whole line with a separate worker process: a request in a table becomes a published file."""
+"""The whole pipeline with a separate worker process: a request in a table becomes a published file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def picture(app: App, key: str) -> np.ndarray[Any, np.dtype[np.int16]]:
     return np.asarray(Image.open(io.BytesIO(app.read(app.uploads, key))), dtype=np.int16)
 
 
-def test_an_insert_becomes_a_lora_and_a_second_one_a_picture_that_plain_diffusers_and_spandrel_draw_too(
+def test_inserts_produce_a_lora_and_the_picture_that_plain_diffusers_and_spandrel_produce(
     app: App, start_worker: Callable[..., Any], tiny_models: Path, tmp_path: Path
 ) -> None:
     subject = app.add_subject()
@@ -42,15 +42,15 @@ def test_an_insert_becomes_a_lora_and_a_second_one_a_picture_that_plain_diffuser
     wait_until(lambda: f"{subject}/lora.safetensors" in app.keys(app.models), "the convenience copy")
     assert app.read(app.models, f"{subject}/lora.safetensors") == app.read(app.models, training["result"]["lora"])
 
-    # What anybody gets with plain diffusers from the published file ...
+    # The published file in plain diffusers gives the same picture ...
     import torch
     from diffusers import FluxPipeline
 
     lora = tmp_path / "lora.safetensors"
     lora.write_bytes(app.read(app.models, training["result"]["lora"]))
     pipe = FluxPipeline.from_pretrained(tiny_models / "tiny-flux")
-    pipe.load_lora_weights(str(tmp_path), weight_name=lora.name, adapter_name="her")
-    pipe.set_adapters("her", 0.7)
+    pipe.load_lora_weights(str(tmp_path), weight_name=lora.name, adapter_name="lora")
+    pipe.set_adapters("lora", 0.7)
     prompt = f"{training['result']['trigger_word']}, in a garden"
     (vanilla,) = pipe(
         prompt,
@@ -62,11 +62,11 @@ def test_an_insert_becomes_a_lora_and_a_second_one_a_picture_that_plain_diffuser
     ).images
     difference = np.abs(raw - np.asarray(vanilla, dtype=np.int16)).max()
     assert difference <= 1
-    # ... is her picture, and not the one without her.
+    # ... which differs from the picture without the LoRA.
     base_picture = picture(app, plain["result"]["pictures"][0]["raw"])
     assert np.abs(raw - base_picture).max() >= 20 * max(difference, 1)
 
-    # The upscaled file is what spandrel makes of the raw one, and no mere enlargement.
+    # The upscaled file equals spandrel's, and differs from a bicubic enlargement.
     from spandrel import ModelLoader
 
     esrgan = ModelLoader(device="cpu").load_from_file(tiny_models / "real-esrgan-x4" / "model.safetensors")

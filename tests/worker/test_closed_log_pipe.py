@@ -1,4 +1,4 @@
-"""`worker run 2>&1 | head -1`: the reader of the log is gone, and the work goes on."""
+"""`worker run 2>&1 | head -1`: the reader of the log has ended, and the worker continues."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tests.waiting import wait_until
 from tests.worker.conftest import MakeFleet, copy_with_a_damaged_base
 
 
-def test_jobs_are_answered_and_sigterm_is_heard_when_nobody_reads_the_log(
+def test_jobs_and_sigterm_are_handled_after_the_log_pipe_is_closed(
     make_fleet: MakeFleet, tiny_models: Path, tmp_path: Path
 ) -> None:
-    # Damaged, so that the GPU process, too, has something to say.
+    # A damaged base, so that the GPU process logs something too.
     models_dir = copy_with_a_damaged_base(tiny_models, tmp_path / "models")
     fleet = make_fleet()
     worker = subprocess.Popen(
