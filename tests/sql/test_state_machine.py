@@ -268,7 +268,7 @@ class JobLives(RuleBasedStateMachine):
             else:
                 assert row["queued"] is None, f"{job} has ended and waits: {row}"
                 assert row["unsettled"] == 0, f"{job} has ended and left objects: {row}"
-            assert row["attempt"] >= self.last_attempt.get(job, 0), f"{job}: the fencing token went down"
+            assert row["attempt"] >= self.last_attempt.get(job, 0), f"{job}: attempt went down"
             self.last_attempt[job] = row["attempt"]
             assert row["published_attempts"] <= 1
             assert row["published_attempts"] == 0 or row["status"] == "completed"
