@@ -22,7 +22,7 @@ begin
   return 'queued';
 end $$;
 comment on function worker.count_failure is
-  'Count one failure: requeue the job, or fail it when that was the last try or the error is never retried.';
+  'Count one failure: requeue the job, or fail it when that was the last attempt or the error is never retried.';
 
 create or replace function worker.fail_job(
   p_kind text, p_id uuid, p_attempt integer, p_code text, p_error text, p_retry_after interval default null, p_gpu_seconds double precision default 0

@@ -31,7 +31,7 @@ as $$
   union all select 'model_ids', id, 'lora' from worker.items(p_job, 'model_ids') id
 $$;
 comment on function worker.generation__named_keys is
-  'Return the references, which show people, the control picture, which may show none, and the LoRAs.';
+  'Return the references, which show people, the control image, which may show no person, and the LoRAs.';
 
 create or replace function worker.generation__texts(p_job jsonb) returns table (column_name text, words text, screens text)
 language sql stable set search_path = pg_catalog, pg_temp
@@ -74,7 +74,7 @@ as $$
     union all select 'control:' || (p_job ->> 'control_kind') where p_job ->> 'control_kind' is not null)
 $$;
 comment on function worker.generation__capabilities is
-  'Return what the base model must support: LoRAs, references and control pictures, if the request has them.';
+  'Return what the base model must support: LoRAs, references and control images, if the request has them.';
 
 create or replace function worker.generation__request_error(p_job jsonb) returns text
 language sql immutable set search_path = pg_catalog, pg_temp

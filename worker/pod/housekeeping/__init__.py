@@ -1,4 +1,4 @@
-"""Housekeeping of a pod: the queue, the bucket and its own disk; one file a duty.
+"""Housekeeping of a pod: the queue, the bucket and its own disk; one file per duty.
 
     tick.py         every 2 s, in the two pods that the database chose: take over from dead pods, end expired consent,
                     explain why jobs wait, prune logs (`worker.tick` in sql/housekeeping/)
