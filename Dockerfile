@@ -57,7 +57,7 @@ RUN pip install --no-deps --no-index /wheels/*.whl
 
 USER 10001
 # One volume at /models keeps bases and every cache. Without one, or with a fresh named one, baked models are there.
-# Photographs and unfinished results stay in WORK_DIR, by default /tmp of the container, and go with it.
+# Photos and unfinished results stay in WORK_DIR, by default /tmp of the container, and go with it.
 ENV MODELS_DIR=/models/bases \
     HF_HOME=/models/cache/huggingface \
     TORCH_HOME=/models/cache/torch \

@@ -8,7 +8,7 @@ INSTALLED := .venv/installed
 .PHONY: help demo test lint mutants docs lock types check-examples
 
 help:
-	@echo "make demo     the whole way on this machine: Postgres, S3, a training, a picture, a revocation"
+	@echo "make demo     the whole pipeline on this machine: Postgres, S3, a training, a picture, a revocation"
 	@echo "make test     the whole suite"
 	@echo "make lint     style, format, types, import contracts"
 	@echo "make mutants  take one protection away at a time: the suite must notice"

@@ -2,6 +2,7 @@
 
 -- --------------------------------------------------------------------------------------------------------- installation
 
+comment on table worker.pgqueuer is 'The queue: one row per open job, entrypoint = route, payload = job id, dedupe_key = kind:id.';
 comment on table worker.pgqueuer_log is 'When each queue row was queued, claimed and finished.';
 comment on table worker.base_models is
   'What each base model can do. LoRAs fit a family; train_base is set where a base model only generates and another one of its family is trained.';
@@ -13,7 +14,7 @@ comment on column worker.screening_rules.asks is 'What it is, in words that do n
 
 comment on column worker.config.singleton is 'There is one row.';
 comment on column worker.config.default_base is 'The base model of a job that names none and has no LoRA.';
-comment on column worker.config.open_jobs_per_owner is 'The limit of queued and running jobs of one owner; more are refused with PT429 (HTTP 429).';
+comment on column worker.config.open_jobs_per_owner is 'The limit of queued and running jobs of one user; more are refused with PT429 (HTTP 429).';
 comment on column worker.config.bucket_uploads is 'The bucket of photos and pictures; BUCKET_UPLOADS of every pod must be the same.';
 comment on column worker.config.bucket_models is 'The bucket of LoRAs and base models; BUCKET_MODELS of every pod must be the same.';
 comment on column worker.config.keep_logs_for is 'How long rows of job_events and of the queue''s log are kept.';
@@ -89,7 +90,7 @@ comment on column public.subjects.id is 'Settable by the client.';
 comment on column public.subjects.owner_id is 'The user it belongs to; NULL once that account was deleted, which revokes consent.';
 comment on column public.subjects.name is 'For the app''s own use; never part of a job, file or log.';
 comment on column public.subjects.trigger_word is 'The word that stands for the person in a prompt; filled in when it is left open.';
-comment on column public.subjects.subject_is_adult is 'Stated when the subject was inserted or consent was granted. Only adults can consent.';
+comment on column public.subjects.subject_is_adult is 'Confirmed when the subject was inserted or consent was granted. Only adults can consent.';
 comment on column public.subjects.consent_status is 'pending, approved, rejected or revoked.';
 comment on column public.subjects.consent_purposes is 'The purposes to which the person consented: training, generation.';
 comment on column public.subjects.consent_expires_at is 'When consent ends; NULL: it does not expire.';
@@ -139,10 +140,10 @@ comment on column public.presets.created_at is 'When the row was inserted.';
 
 -- --------------------------------------------------------------------------------------------------------------- jobs
 
-comment on column worker.life_cycle.attempt is 'The fencing token: it increases at every start and never decreases.';
+comment on column worker.life_cycle.attempt is 'It increases at every start and never decreases; only the newest attempt may write.';
 comment on column worker.life_cycle.failures is 'Attempts that failed, or whose pod was lost; a shutdown does not count as a failure.';
-comment on column worker.life_cycle.run_after is 'Do not start before this time; set to the time of the next try after a failure.';
-comment on column worker.life_cycle.owner_id is 'The subject''s owner, else the signed-in user.';
+comment on column worker.life_cycle.run_after is 'Do not start before this time; set to the time of the next attempt after a failure.';
+comment on column worker.life_cycle.owner_id is 'The user to whom the subject belongs, else the signed-in user.';
 comment on column worker.life_cycle.subject_id is 'The person or product that the job is about.';
 comment on column worker.life_cycle.status is 'queued, running, completed, failed or cancelled.';
 comment on column worker.life_cycle.max_failures is 'The job fails for good when failures reaches this number.';
@@ -177,7 +178,7 @@ begin
 end $$;
 
 comment on column public.training_jobs.base is 'The base model to train on. Left open: worker.config.default_base.';
-comment on column public.training_jobs.preset_id is 'A preset of the owner''s, or one for all users.';
+comment on column public.training_jobs.preset_id is 'A preset of the user''s, or one for all users.';
 comment on column public.training_jobs.sample_paths is 'Keys of the photos to use; NULL: all of the subject''s that are not rejected.';
 comment on column public.training_jobs.trigger_word is 'Left open: the subject''s.';
 comment on column public.training_jobs.class_name is 'The class that the LoRA must leave unchanged, in words that replace the trigger word: for example "a woman" or "a mug". Left open: "a person".';
@@ -190,14 +191,14 @@ comment on column public.training_jobs.seed is 'Left open: derived from the job'
 comment on table public.generation_jobs is
   'Requests for pictures. model_ids NULL: the subject''s newest LoRA. steps, guidance, width, height NULL: the base model''s defaults.';
 comment on column public.generation_jobs.base is 'The base model to generate with. Left open: that of the LoRA, else worker.config.default_base.';
-comment on column public.generation_jobs.preset_id is 'A preset of the owner''s, or one for all users.';
+comment on column public.generation_jobs.preset_id is 'A preset of the user''s, or one for all users.';
 comment on column public.generation_jobs.prompt is 'What to generate. The trigger word is added where it is missing.';
 comment on column public.generation_jobs.negative_prompt is 'What to avoid, where the base model supports it.';
 comment on column public.generation_jobs.model_ids is 'The LoRAs to use; NULL: the subject''s newest of the base model, else of its family.';
 comment on column public.generation_jobs.lora_scales is 'The strength of each of model_ids. Left open: 1.';
-comment on column public.generation_jobs.reference_paths is 'Reserved: keys of reference pictures.';
+comment on column public.generation_jobs.reference_paths is 'Reserved: keys of reference images.';
 comment on column public.generation_jobs.reference_scale is 'Reserved: the strength of the references.';
-comment on column public.generation_jobs.control_path is 'Reserved: the key of a picture that sets pose or outline.';
+comment on column public.generation_jobs.control_path is 'Reserved: the key of an image that sets pose or outline.';
 comment on column public.generation_jobs.control_kind is 'Reserved: what control_path shows.';
 comment on column public.generation_jobs.control_scale is 'Reserved: the strength of the control.';
 comment on column public.generation_jobs.width is 'In pixels, before upscaling. Left open: the base model''s default.';
@@ -232,7 +233,7 @@ comment on column worker.staged_objects.key is 'The object''s key, which contain
 comment on column worker.staged_objects.kind is 'The job''s kind.';
 comment on column worker.staged_objects.job_id is 'The job.';
 comment on column worker.staged_objects.attempt is 'The attempt that uploads it.';
-comment on column worker.staged_objects.owner_id is 'The owner of the job; clients see their own published objects.';
+comment on column worker.staged_objects.owner_id is 'The user whose job it is; clients see their own published objects.';
 comment on column worker.staged_objects.state is 'staged, checkpoint, published or deleting (deletable: a pod deletes it).';
 comment on column worker.staged_objects.step is 'The training step of a checkpoint.';
 comment on column worker.staged_objects.created_at is 'When it was registered.';

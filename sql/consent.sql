@@ -1,5 +1,5 @@
 -- Consent: for whom LoRAs may be trained and pictures generated, who may change that, and the ledger.
--- Rights are in rights.sql, one line a function.
+-- Rights are in rights.sql, one line per function.
 
 -- In the statement that locks the subject, it would still read the row as it was before the lock was waited for.
 create or replace function worker.consent_error(p_subject_id uuid, p_purpose text) returns text
@@ -12,7 +12,7 @@ begin
   return case
     when v_subject.id is null then 'the person was not found'
     when v_subject.erased_at is not null then 'the person''s data was erased'
-    when not v_subject.subject_is_adult then 'the person is not stated to be an adult'
+    when not v_subject.subject_is_adult then 'the person is not confirmed to be an adult'
     when v_subject.consent_status = 'pending' then 'the person has not consented yet: consent is pending'
     when v_subject.consent_status = 'rejected' then 'the person did not consent: consent was rejected'
     when v_subject.consent_expires_at <= clock_timestamp() then 'the person''s consent has expired'
@@ -98,8 +98,8 @@ begin
   elsif v_subject.erased_at is not null then
     raise exception 'subject % was erased: insert a new one', p_subject_id using errcode = '22023';
   elsif not (v_subject.subject_is_adult or coalesce(p_adult, false)) then
-    raise exception 'subject % is not stated to be an adult', p_subject_id
-      using errcode = '22023', hint = 'Only adults can consent: grant_consent(…, adult => true) states it.';
+    raise exception 'subject % is not confirmed to be an adult', p_subject_id
+      using errcode = '22023', hint = 'Only adults can consent: grant_consent(…, adult => true) confirms it.';
   end if;
   perform worker.set_consent(p_subject_id, 'approved', p_purposes, p_expires_at, p_adult, 'grant', null, p_evidence);
 end $$;

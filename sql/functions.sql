@@ -1,9 +1,9 @@
 -- The life of a job, in order: start, report, stage, complete.
 --
--- Lock order everywhere: subjects (by id), job, queue row, staged rows, ledger. Consent is evaluated in a later statement
--- than the lock on the subjects. A function that pods call waits 4 s for a lock at most and is called again, so that two
+-- Lock order: pod, subjects (by id), job, queue row, staged rows, ledger. The tick holds jobs of dead pods before it locks
+-- subjects, and skips those that are locked. Consent is evaluated in a later statement than the lock on the subjects. A function that pods call waits 4 s for a lock at most and is called again, so that two
 -- statements blocked by another open transaction never hold both of a pod's connections. The fence is status = 'running'
--- AND attempt. Rights are in rights.sql, one line a function. hooks.sql calls the functions of each kind of job.
+-- AND attempt. Rights are in rights.sql, one line per function. hooks.sql calls the functions of each kind of job.
 
 -- ------------------------------------------------------------------------------------------------------------- lookups
 
@@ -43,7 +43,8 @@ begin
 end $$;
 comment on function worker.lock_job is 'Lock a job and return its row; NULL when the job or its table does not exist.';
 
--- Housekeeping holds several jobs at once, so it never waits for one: the next tick comes soon.
+-- Housekeeping holds several jobs at once, so it skips a locked one: the next tick comes soon. Only where it ends an expired
+-- consent it waits for that person's jobs (stop_jobs_of).
 create or replace function worker.try_lock_job(p_kind text, p_id uuid) returns jsonb
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$

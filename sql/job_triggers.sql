@@ -35,7 +35,7 @@ begin
       using errcode = 'PT429', hint = 'Wait until one has ended, or cancel one with cancel_job(kind, id).';
   end if;
 end $$;
-comment on function worker.check_open_jobs is 'Raise PT429 (HTTP 429) when the owner has too many open jobs.';
+comment on function worker.check_open_jobs is 'Raise PT429 (HTTP 429) when the user has too many open jobs, or too many refused ones.';
 
 -- The job's own CHECKs then apply to the preset's settings, and editing or deleting a preset later does not change a request.
 create or replace function worker.preset_columns(p_kind text, p_job jsonb) returns jsonb
@@ -167,7 +167,7 @@ begin
       using errcode = '42501', hint = 'Cancel this job and insert another.';
   end if;
   if new.attempt < old.attempt then
-    raise exception 'attempt is the fencing token and cannot decrease' using errcode = '42501';
+    raise exception 'attempt cannot decrease: only the newest attempt may write' using errcode = '42501';
   end if;
   return new;
 end $$;

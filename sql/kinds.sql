@@ -202,7 +202,7 @@ begin
   end if;
 end $$;
 comment on function worker.make_job_table is
-  'Add to a table what every job table has: keys, indexes, triggers, grants, row-level security, Realtime. Idempotent.';
+  'Add to a table what every job table has: a foreign key, indexes, triggers, grants, row-level security, Realtime. Idempotent.';
 
 -- Every migration runs it again.
 create or replace function worker.register_job_table(

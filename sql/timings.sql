@@ -10,7 +10,7 @@ begin
     when 'pod_lock_free' then return interval '1.5 seconds';       -- so is one whose advisory lock has been free for this long
     when 'ticker_heartbeat' then return interval '20 seconds';     -- only a pod with a newer heartbeat runs the housekeeping
     when 'tick_gap' then return interval '5 seconds';              -- after a longer gap between ticks, every grace period starts again
-    when 'claim_unnamed' then return interval '30 seconds';        -- a claim that its pod has not named for this long is released
+    when 'claim_unnamed' then return interval '30 seconds';        -- a claim that its pod has not named for this long is requeued
     when 'consent_overlap' then return interval '1 minute';        -- a heartbeat repeats this much of the ledger, whose rows are stamped before they commit
     -- jobs
     when 'paused_kind' then return interval '30 seconds';          -- a job of a paused kind is offered again after this

@@ -1,4 +1,4 @@
-"""The `worker` command: its global options, one line a command, and how errors end it."""
+"""The `worker` command: its global options, one line per command, and how errors end it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from worker.commands.exits import FAILED, print_error, refuse_settings
 from worker.errors import CommandRefused, SettingsError
 
 app = typer.Typer(
-    help="Likeness: a Postgres-native GPU worker. Trains LoRAs and draws pictures of people who agreed to it.",
+    help="Likeness: a Postgres-native GPU worker. Trains LoRAs and generates pictures of people who consented.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -30,7 +30,7 @@ from typing import ClassVar
 
 
 class WorkerError(Exception):
-    """A job's attempt failed, for a reason that its owner may read."""
+    """A job's attempt failed, for a reason that the user may read."""
 
     code: ClassVar[str] = "internal"
 
@@ -65,13 +65,13 @@ class InvalidInput(WorkerError):
 
 
 class InputMissing(WorkerError):
-    """An input of the job was not found: photos, a LoRA, a control picture."""
+    """An input of the job was not found: photos, a LoRA, a control image."""
 
     code = "input_missing"
 
 
 class ModelMissing(WorkerError):
-    """The base model is neither on this pod nor in the bucket."""
+    """The pod cannot load what the job runs on: a model is missing or damaged, its GPU is lost, an import fails."""
 
     code = "model_missing"
 

@@ -75,7 +75,8 @@ class Kind:
     """The worker's part of a kind of job. SQL has the rest: table, purpose, slot, what may be published.
 
     Before every `run` the worker screens `texts`, and checks again that every person in the job consents. A kind that
-    uses the GPU has the slot `gpu`. If its table has a column `base`, a pod offers it for each base that it can load.
+    uses the GPU has the slot `gpu`. If its table has a column `base`, a pod offers a route for each base model that it
+    can load, otherwise one route for the kind.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Logging: one line an event, with a constant name and its values as keywords, and no secrets.
+"""Logging: one line per event, with a constant name and its values as keywords, and no secrets.
 
     log.warning("pod.unknown", message="this pod was considered dead; it registers again")
 

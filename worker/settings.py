@@ -150,7 +150,7 @@ class Settings(BaseSettings):
         gt=0,
         allow_inf_nan=False,
         validation_alias=either_name("CHECKPOINT_EVERY_SECONDS"),
-        description="Time between checkpoints of a training: the most that losing a pod can cost.",
+        description="Time between checkpoints of a training, which resumes from the last one if its pod is lost.",
         examples=["120"],
     )
 
@@ -160,8 +160,8 @@ class Settings(BaseSettings):
     def load(cls, *, storage: bool = True, database: bool = True) -> Settings:
         """Read and check all settings. `storage` and `database` say whether the command needs them.
 
-        Warns on standard error of old names. Raises SettingsError with one line a problem: the variable, what is wrong
-        with it (never its value), an example.
+        Warns on standard error of old names. Raises SettingsError with one line per problem: the variable, what is
+        wrong with it (never its value), an example.
         """
         settings, problems = cls.examine(storage=storage, database=database)
         for warning in settings.warnings:

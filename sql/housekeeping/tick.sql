@@ -1,4 +1,4 @@
--- The housekeeping of the database, one file a duty; this runs them all.
+-- The housekeeping of the database, one file per duty; this runs them all.
 
 create or replace function worker.tick() returns integer
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp

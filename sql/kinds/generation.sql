@@ -31,7 +31,7 @@ as $$
   union all select 'model_ids', id, 'lora' from worker.items(p_job, 'model_ids') id
 $$;
 comment on function worker.generation__named_keys is
-  'Return the references, which show people, the control picture, which may show none, and the LoRAs.';
+  'Return the references, which show people, the control image, which may show no person, and the LoRAs.';
 
 -- Early feedback on the words of the request and its preset. Unlike merged_prompt in worker/jobs/wording.py, this adds no trigger
 -- word that the prompt lacks; the worker screens the prompt that the model reads. The scales of LoRAs are left out, because a
@@ -77,7 +77,7 @@ as $$
     union all select 'control:' || (p_job ->> 'control_kind') where p_job ->> 'control_kind' is not null)
 $$;
 comment on function worker.generation__capabilities is
-  'Return what the base model must support: LoRAs, references and control pictures, if the request has them.';
+  'Return what the base model must support: LoRAs, references and control images, if the request has them.';
 
 create or replace function worker.generation__request_error(p_job jsonb) returns text
 language sql immutable set search_path = pg_catalog, pg_temp

@@ -77,7 +77,7 @@ def test_a_pod_sees_queue_and_pods_and_is_told_what_is_hidden(db: AppTables, job
     assert jobs["running"] in shown["Running"]
     assert "drawing 1 of 4" not in str(shown)
     assert "invalid_input" not in str(shown)
-    assert "DATABASE_URL to the owner's URL" in list(shown)[-1]
+    assert "DATABASE_URL to the database owner's URL" in list(shown)[-1]
 
 
 def test_retried_attempts_are_counted(db: AppTables, pod: Pod) -> None:

@@ -69,8 +69,8 @@ def test_the_tree_in_the_readme_names_existing_folders() -> None:
         folders.append(f"{top}/{name}" if indent else name)
     assert len(folders) > 10
     assert [folder for folder in folders if not (ROOT / folder).is_dir()] == []
-    wings = {path.parent.name for path in ROOT.glob("worker/*/__init__.py")}
-    assert wings == {folder.removeprefix("worker/") for folder in folders if folder.startswith("worker/")}
+    parts = {path.parent.name for path in ROOT.glob("worker/*/__init__.py")}
+    assert parts == {folder.removeprefix("worker/") for folder in folders if folder.startswith("worker/")}
 
 
 def test_named_settings_exist() -> None:

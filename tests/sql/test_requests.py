@@ -127,7 +127,7 @@ WITHOUT_CONSENT = {
     rejected: "the person did not consent: consent was rejected",
     revoked: "the person revoked consent",
     expired: "the person's consent has expired",
-    underage: "the person is not stated to be an adult",
+    underage: "the person is not confirmed to be an adult",
     erased: "the person's data was erased",
 }
 

@@ -14,7 +14,7 @@ variables that commands read.
 
 
 def commands_page() -> str:
-    """Return the page, with one section a command."""
+    """Return the page, with one section per command."""
     return page("Commands", INTRODUCTION, *(_section(command) for command in commands(app)))
 
 

@@ -11,9 +11,10 @@ from worker.commands.job_advice import AFTER_FAILURE
 from worker.models import install_command
 
 INTRODUCTION = """
-A failed job has one of these in `error_code`, and in `error` a sentence that its owner may read: what happened and what
+A failed job has one of these in `error_code`, and in `error` a sentence that the user may read: what happened and what
 to do, never a prompt, a name, a secret or a signed URL. *Retried with backoff* means after 10 s, 40 s, 160 s … (10
-minutes at most, varied by up to a fifth), until `failures` reaches `max_failures`.
+minutes at most, varied by up to a fifth), until `failures` reaches `max_failures`; `worker_lost` is retried at once if
+the job had not failed before.
 """
 
 REFUSED = """
@@ -23,12 +24,12 @@ An invalid request fails as a statement, and PostgREST passes the code on.
 
 | SQLSTATE | Why | HTTP |
 | --- | --- | --- |
-| `22023` | the request is invalid: an unknown base, another owner's LoRA, a key outside the owner's prefix | 400 |
+| `22023` | the request is invalid: an unknown base, another user's LoRA, a key outside the user's prefix | 400 |
 | `23502` | a needed column is missing, such as `subject_id` | 400 |
 | `23514` | a value is outside its limits, which the constraint's name states | 400 |
 | `23505` | the `id` exists: the request was made before | 409 |
 | `42501` | not allowed: another user's row, a column that clients do not set | 403 |
-| `PT429` | too many open jobs of one owner, or too many refused ones in an hour | 429 |
+| `PT429` | too many open jobs of one user, or too many refused ones in an hour | 429 |
 
 A person without consent or a blocked prompt does not fail the statement: the INSERT succeeds, and the row has
 `status = 'failed'` with `error_code = 'consent_denied'` or `'prompt_blocked'`.

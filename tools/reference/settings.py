@@ -17,7 +17,7 @@ never with its value, and exits with code 2 before it starts anything.
 
 
 def settings_page() -> str:
-    """Return the page, with one table a group of settings."""
+    """Return the page, with one table per group of settings."""
     parts = []
     rows: list[list[str]] = []
     heading = ""

@@ -10,26 +10,26 @@ from tools.reference.markdown import code, page, table
 ROOT = Path(__file__).parents[2]
 
 INTRODUCTION = """
-One idea a file; its first sentence says which. Imports point one way, `cli` → `commands` → `queue` → `pod` →
+One idea per file; its first sentence says which. Imports point one way, `cli` → `commands` → `queue` → `pod` →
 `handlers` → (`guard`, `gpu`, `models`, `storage`, `jobs`) → `database` → `errors`, and a tool checks it. `ml` knows
-nothing of the rest, and only the GPU process loads it.
+nothing of the rest, and in a pod only the GPU process loads it.
 """
 
 FOLDERS = (
-    ("worker", "the door, the settings, what every wing uses, and the claim loop"),
+    ("worker", "the entry point, the settings, what every part uses, and the claim loop"),
     ("worker/pod", "what a pod does around the claim loop"),
-    ("worker/pod/housekeeping", "what a pod does beside its jobs, one file a duty"),
+    ("worker/pod/housekeeping", "what a pod does beside its jobs, one file per duty"),
     ("worker/jobs", "a started job, its lease, its wording"),
-    ("worker/handlers", "one file a kind of job"),
+    ("worker/handlers", "one file per kind of job"),
     ("worker/guard", "consent, and the screening of prompts"),
     ("worker/gpu", "the GPU process, seen from both sides"),
-    ("worker/ml", "training and drawing: paths and numbers in, paths and numbers out"),
-    ("worker/ml/architectures", "one file a model family"),
+    ("worker/ml", "training and generation: paths and numbers in, paths and numbers out"),
+    ("worker/ml/architectures", "one file per model family"),
     ("worker/models", "base models on disk and in the bucket"),
     ("worker/models/hub", "base models from a public hub"),
     ("worker/storage", "the object store, and the pod's own disk"),
-    ("worker/database", "the database as a pod and as its owner reach it"),
-    ("worker/commands", "one file a command"),
+    ("worker/database", "connections of pods and of the database owner, migrations, logins"),
+    ("worker/commands", "one file per command"),
     ("worker/commands/checks", "what `worker doctor` checks"),
     ("sql", "applied in the order of `worker/database/migrate.py`, again whenever one changes"),
     ("sql/migrations", "applied once each, in order"),
@@ -38,7 +38,7 @@ FOLDERS = (
 
 
 def sources_page() -> str:
-    """Return the page, with a table a folder."""
+    """Return the page, with a table for each folder."""
     return page("Source files", INTRODUCTION, *(_section(folder, what) for folder, what in FOLDERS))
 
 

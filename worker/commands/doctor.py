@@ -15,7 +15,7 @@ app = typer.Typer()
 def doctor() -> None:
     """Check this installation and say how to fix what is wrong. Exit code 1 if a check fails.
 
-    Reads every setting of .env.example, as the pod itself does, and says which checks need the owner's DATABASE_URL.
+    Reads every setting of .env.example, as the pod itself does, and says which checks need the database owner's URL.
     """
     import asyncio
     import logging

@@ -1,4 +1,4 @@
-"""`worker health`: do this machine's workers respond? Each touches a file of its own while its loop runs.
+"""`worker health`: do the workers on this machine respond? Each touches a file of its own while its loop runs.
 
 Asks neither the database nor the store: while one is away a worker keeps its running job and waits, and restarting it
 would lose that job.
@@ -20,7 +20,7 @@ app = typer.Typer()
 
 @app.command(epilog="Example: worker health")
 def health() -> None:
-    """Check that the workers of this machine respond.
+    """Check that the workers on this machine respond.
 
     Made for a container's health check. Reads WORK_DIR, and contacts neither the database nor the object store.
     """
@@ -30,7 +30,7 @@ def health() -> None:
     if error:
         typer.echo(f"health: {error}", err=True)
         raise typer.Exit(FAILED)
-    typer.echo("All workers of this machine respond.")
+    typer.echo("All workers on this machine respond.")
 
 
 def health_error(work_dir: Path) -> str | None:

@@ -22,6 +22,7 @@ app = typer.Typer(
     name="job",
     cls=_JobGroup,
     help="Show one job (worker job ID), requeue it or cancel it.",
+    subcommand_metavar="ID | COMMAND ID",
     epilog="Example: worker job 6a05f1e2",
     no_args_is_help=True,
 )
@@ -33,8 +34,8 @@ JobId = Annotated[str, typer.Argument(metavar="ID", help="A job's id, or its fir
 def show(given: JobId) -> None:
     """Show one job in full, and what to do next.
 
-    Its request, attempts, events and files. Reads DATABASE_URL, which must be the URL of the database's owner, and
-    the S3 settings for the sizes of files.
+    Its request, attempts, events and files. worker job ID does the same. Reads DATABASE_URL, which must be the
+    database owner's URL, and the S3 settings for the sizes of files.
     """
     from worker.commands.job_report import print_job
     from worker.console import console
@@ -51,7 +52,7 @@ def show(given: JobId) -> None:
 def retry(given: JobId) -> None:
     """Requeue a failed or cancelled job.
 
-    Reads DATABASE_URL, which must be the URL of the database's owner.
+    Reads DATABASE_URL, which must be the database owner's URL.
     """
     from worker.commands.job_lookup import retry_job
     from worker.database.owner import connect
@@ -65,7 +66,7 @@ def retry(given: JobId) -> None:
 def cancel(given: JobId) -> None:
     """Cancel a queued or running job.
 
-    Reads DATABASE_URL, which must be the URL of the database's owner.
+    Reads DATABASE_URL, which must be the database owner's URL.
     """
     from worker.commands.job_lookup import cancel_job
     from worker.database.owner import connect

@@ -9,18 +9,20 @@ from worker.console import sanitize_line
 from worker.models import install_command
 
 AFTER_FAILURE = {
-    "consent_denied": "ask the person for consent. After that, as the owner: select public.grant_consent('{subject}'); "
-    "then: worker job retry {id}",
+    "consent_denied": "ask the person for consent. After that, as the database owner: "
+    "select public.grant_consent('{subject}'); then: worker job retry {id}",
     "prompt_blocked": "send a new job with another prompt: requests cannot be changed, and retrying does not help",
     "output_blocked": "send a new job with another prompt: the finished picture may not be shown",
     "invalid_input": "send a new job without the mistake that the error names: requests cannot be changed",
     "input_missing": "add what the error names, then: worker job retry {id}",
-    "model_missing": "on a pod: {install}; for all pods: worker models push {base}; then: worker job retry {id}",
+    "model_missing": "fix what the error names. A missing or damaged base model: on a pod, {install}; for all pods, "
+    "worker models push {base}. A lost GPU, or a package that cannot be imported: fix or replace the pod. "
+    "Then: worker job retry {id}",
     "out_of_memory": "start a pod with more GPU memory, then: worker job retry {id}; or send a new, smaller job",
     "storage_error": "run `worker doctor` on a pod and fix what it finds, then: worker job retry {id}",
     "worker_lost": "check the end of its pods' logs (out of memory, or the pod was reclaimed), "
     "then: worker job retry {id}",
-    "timeout": "allow more time, as the owner: update {table} set max_runtime = '8 hours' where id = '{id}'; "
+    "timeout": "allow more time, as the database owner: update {table} set max_runtime = '8 hours' where id = '{id}'; "
     "then: worker job retry {id}",
     "internal": "find this job's id in its pod's log, then: worker job retry {id}",
 }

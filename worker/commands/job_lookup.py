@@ -48,7 +48,7 @@ def retry_job(connection: Connection, given: str) -> str:
     except psycopg.errors.InvalidParameterValue as error:
         raise CommandRefused(_refusal(error)) from error
     except psycopg.DatabaseError as error:
-        if error.sqlstate != "PT429":  # as HTTP's 429: too many open jobs of one owner
+        if error.sqlstate != "PT429":  # as HTTP's 429: too many open jobs of one user
             raise
         raise CommandRefused(
             f"{_refusal(error)} Cancel some of them, or raise open_jobs_per_owner in worker.config."

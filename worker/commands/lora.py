@@ -10,12 +10,12 @@ import typer
 app = typer.Typer(
     name="lora",
     help="Export trained LoRAs.",
-    epilog="Example: worker lora export --help",
+    epilog="Example: worker lora export lora.safetensors --format kohya --output comfyui.safetensors",
     no_args_is_help=True,
 )
 
 
-@app.command(epilog="Example: worker lora export lora.safetensors --format kohya --output for-comfyui.safetensors")
+@app.command(epilog="Example: worker lora export lora.safetensors --format kohya --output comfyui.safetensors")
 def export(
     source: Annotated[str, typer.Argument(metavar="FILE|ID", help="A LoRA file, or an id from subjects_models.")],
     naming: Annotated[
@@ -26,7 +26,7 @@ def export(
 ) -> None:
     """Write a LoRA with the key names that another program expects.
 
-    With an id, reads DATABASE_URL, which must be the URL of the database's owner, and the S3 settings.
+    With an id, reads DATABASE_URL, which must be the database owner's URL, and the S3 settings.
     """
     from worker.commands.lora_export import export
 

@@ -27,7 +27,10 @@ def migrate(
     ] = None,
     without: Annotated[
         list[str] | None,
-        typer.Option(metavar="PACKAGE", help="Go on without a package that the database has kinds of job of."),
+        typer.Option(
+            metavar="PACKAGE",
+            help="Migrate although PACKAGE is not installed; its kinds stay in the database unchanged.",
+        ),
     ] = None,
     supabase_stubs: Annotated[
         bool,
@@ -39,8 +42,8 @@ def migrate(
 ) -> None:
     """Migrate the database to this release. Safe to repeat.
 
-    Includes the SQL of installed packages that bring kinds of job. Reads DATABASE_URL, which must be the URL of the
-    database's owner.
+    Includes the SQL of installed packages that add kinds of job. Reads DATABASE_URL, which must be the database owner's
+    URL.
     """
     from worker.database import migrate as migrations
     from worker.database.printed import render

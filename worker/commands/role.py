@@ -21,7 +21,7 @@ def role(
     """Create a database login for pods.
 
     Prints the SQL that creates it on standard output, without the password, and on standard error the pod's own
-    DATABASE_URL. Reads DATABASE_URL, which must be the URL of the database's owner.
+    DATABASE_URL. Reads DATABASE_URL, which must be the database owner's URL.
     """
     from worker.database.owner import connect
     from worker.database.role import apply_login, make_login
@@ -35,6 +35,6 @@ def role(
         typer.echo(f"{name} has a new password." if rotate else f"{name} was created.", err=True)
     else:
         typer.echo(login.script, nl=False)
-        typer.echo("# Nothing was changed. Run the SQL above as the owner, then give the pod:", err=True)
+        typer.echo("# Nothing was changed. Run the SQL above as the database owner, then give the pod:", err=True)
     for way, address in login.addresses.items():
         typer.echo(f"# {way}\nDATABASE_URL={address}", err=True)

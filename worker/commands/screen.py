@@ -18,9 +18,9 @@ def screen(
     text: Annotated[str, typer.Argument(metavar="TEXT", help="The text, or - to read it from standard input.")],
     negative: Annotated[bool, typer.Option("--negative", help="Screen it as a negative prompt.")] = False,
 ) -> None:
-    """Screen a text as the worker does: the rule and the words.
+    """Screen a text as the worker does, and show what matched.
 
-    Reads no setting and writes no log. Exit code 1 when the text is refused.
+    Shows the rule and the words. Reads no setting and writes no log. Exit code 1 when the text is refused.
     """
     from worker.guard.screening import find_match
 

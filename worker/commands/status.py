@@ -1,6 +1,6 @@
 """`worker status`: the queue, live pods, stranded jobs and recent failures.
 
-A pod's login sees the queue and the pods. Only the owner sees people's jobs.
+A pod's login sees the queue and the pods. Only the database owner sees people's jobs.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ _MAY_SEE_JOBS = "select has_table_privilege('worker.job_details', 'select') as m
 def status() -> None:
     """Show the queue, live pods, stranded jobs and recent failures.
 
-    Reads DATABASE_URL. The URL of the database's owner shows more: the phase of each running job, and failures.
+    Reads DATABASE_URL. The database owner's URL shows more: the phase of each running job, and failures.
     """
     from worker.console import console
     from worker.database.owner import connect
@@ -84,7 +84,9 @@ def print_status(connection: Connection, to: Console) -> None:
     allowed = connection.execute(_MAY_SEE_JOBS).fetchone()
     if allowed is None or not allowed["may"]:
         _print_rows(connection, to, "Running", _RUNNING_AS_A_POD, "none")
-        to.print("Phases and failures are not shown to a pod's login: set DATABASE_URL to the owner's URL to see them.")
+        to.print(
+            "A pod's login does not see phases and failures: set DATABASE_URL to the database owner's URL to see them."
+        )
         return
     _print_rows(connection, to, "Running", _RUNNING, "none")
     _print_rows(connection, to, "Failed in the last 24 hours (times in UTC)", _FAILED, "none")

@@ -57,7 +57,7 @@ _HINTS = (
         r"too many (?:clients|connections)|connection slots|max clients",
         "all connections are in use: raise the limit of the role, the pooler or the server, or stop a pod",
     ),
-    (r"permission denied for database", "as the owner: grant connect on the database to this login"),
+    (r"permission denied for database", "as the database owner: grant connect on the database to this login"),
 )
 
 

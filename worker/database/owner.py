@@ -39,7 +39,7 @@ def connect(url: str) -> Iterator[Connection]:
             ) from error
         except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedFunction) as error:
             raise CommandRefused(
-                "schema worker not found in this database, or of an older release: as the owner, worker migrate"
+                "schema worker not found here, or of an older release: as the database owner, worker migrate"
             ) from error
         except psycopg.OperationalError as error:
             reason = error.diag.message_primary or "the connection broke"

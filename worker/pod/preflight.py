@@ -63,10 +63,12 @@ async def check_schema(database: Database) -> None:
     except psycopg.errors.InsufficientPrivilege as error:
         raise SettingsError(
             "permission denied for DATABASE_URL: its role may not call the worker's functions",
-            "as the owner: grant likeness_worker to <role>",
+            "as the database owner: grant likeness_worker to <role>",
         ) from error
     if major is None:
-        raise SettingsError("schema worker not found in the database of DATABASE_URL", "as the owner: worker migrate")
+        raise SettingsError(
+            "schema worker not found in the database of DATABASE_URL", "as the database owner: worker migrate"
+        )
     if major > SCHEMA_MAJOR:
         raise SettingsError(
             f"the schema of DATABASE_URL is unsupported: its version is {major}, this worker supports {SCHEMA_MAJOR}",

@@ -1,1 +1,1 @@
-"""What `worker doctor` checks, one file a part of the installation. `worker storage init` uses two of them."""
+"""What `worker doctor` checks, one file per part of the installation. `worker storage init` uses two of them."""

@@ -113,7 +113,7 @@ async def _release(database: Database) -> str:
         raise SettingsError(
             f"the database is at {at}, of {release} release than this one: "
             f"{truncate_list(differing)} missing or different there",
-            "as the owner, with the newer of the two releases: worker migrate, or for supabase db push: "
+            "as the database owner, with the newer of the two releases: worker migrate, or for supabase db push: "
             f"worker migrate --print --since {int(at[:4])}",
         )
     return f"the database was migrated by this release, up to {numbered[-1].name}"

@@ -1,7 +1,7 @@
 """All checks of `worker doctor`, in their order.
 
 They ask what `worker run` asks at its start, with the same code, and go on where it would stop. They use a pod's own
-settings, and say what only the owner of the database can see.
+settings, and say what only the database owner can see.
 """
 
 from __future__ import annotations

@@ -128,7 +128,7 @@ async def _base(base: dict[str, Any], places: Places, default_base: str) -> str:
     if slug == default_base:
         raise SettingsError(
             f"{places.nowhere}, although it is the default base of jobs; {about}",
-            f"{hint}; or, as the owner, set default_base in worker.config to an available base",
+            f"{hint}; or, as the database owner, set default_base in worker.config to an available base",
         )
     raise CheckSkipped(f"{places.nowhere}: this pod does not run its jobs", hint)
 

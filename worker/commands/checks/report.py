@@ -1,4 +1,4 @@
-"""Runs checks and reports what each found, one line a check, as soon as it is done.
+"""Runs checks and reports what each found, one line per check, as soon as it is done.
 
 A check is a coroutine. It returns what it found, or raises: SettingsError for a fault, CheckWarning for something that
 works but needs attention, CheckSkipped for something that this pod may not see or does not need. No check hides

@@ -69,14 +69,14 @@ async def _role(database: Database) -> str:
         )
     if not login["member"]:
         raise SettingsError(
-            f"{name} is not a member of likeness_worker", f"as the owner: grant likeness_worker to {name}"
+            f"{name} is not a member of likeness_worker", f"as the database owner: grant likeness_worker to {name}"
         )
     rights = await database.fetch(_MAY_CALL, [FUNCTIONS.split()]) + await database.fetch(_MAY_READ, [TABLES.split()])
     missing = [right["what"] for right in rights if right["needed"] and not right["may"]]
     if missing:
         raise SettingsError(
             f"permission denied to {name}: {truncate_list(missing)}",
-            "as the owner: worker migrate; if that has nothing to apply, set the rights again: "
+            "as the database owner: worker migrate; if that has nothing to apply, set the rights again: "
             f'worker migrate --print --since {numbered_files()[-1].number} | psql -1 -v ON_ERROR_STOP=1 "$OWNERS_URL"',
         )
     excess = _powers(login) + [right["what"] for right in rights if right["may"] and not right["needed"]]
@@ -88,7 +88,7 @@ async def _role(database: Database) -> str:
     if 0 <= login["rolconnlimit"] < CONNECTIONS_A_POD:
         raise SettingsError(
             f"{name} may open {login['rolconnlimit']} connections, but a pod needs {CONNECTIONS_A_POD}",
-            f"as the owner: alter role {name} connection limit {CONNECTIONS_A_POD}",
+            f"as the database owner: alter role {name} connection limit {CONNECTIONS_A_POD}",
         )
     return f"{name} is a member of likeness_worker and has the rights of a pod, no more"
 

@@ -120,7 +120,7 @@ async def _limit(database: Database | None, bucket: str, name: str) -> str:
         )
     except psycopg.errors.InsufficientPrivilege:
         raise CheckSkipped(
-            "not checked: only the database's owner can read upload limits; run this with the owner's DATABASE_URL"
+            "not checked: only the database owner can read upload limits; run this with the owner's DATABASE_URL"
         ) from None
     except psycopg.errors.UndefinedTable:
         rows = []

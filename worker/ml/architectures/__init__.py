@@ -1,4 +1,4 @@
-"""The model families this worker can train and draw with."""
+"""The model families this worker can train and generate with."""
 
 from __future__ import annotations
 
