@@ -40,8 +40,8 @@ end $$;
 comment on function worker.why_stranded is 'Return why no live pod offers a route; NULL when one does.';
 
 -- A job is failed when a pod released it for its own fault (is_fault_of_pod) and its route is not listed by any pod; not while
--- every pod restarts, nor while a pod that lists the route is only silent. Some at a time, here and below: each is locked until the tick
--- commits, and a tick that reached its pod's statement_timeout would start again and again.
+-- every pod restarts, nor while a pod that lists the route is only silent. Some at a time, here and below: each job is locked
+-- until the tick commits, and a tick that reached its pod's statement_timeout would start again and again.
 create or replace function worker.fail_stranded_jobs(p_kind worker.job_kinds) returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$

@@ -40,7 +40,7 @@ class Sweep:
                 await self._sweep()
 
     async def _sweep(self) -> None:
-        # They were marked as deletable and committed before; claimed ones are offered again after a while.
+        # The objects were marked as deletable and committed before; claimed ones are offered again after a while.
         claimed = await self._database.call_once("claim_deletable_objects", SWEEP_LIMIT)
         for bucket in {item["bucket"] for item in claimed}:
             items = [item for item in claimed if item["bucket"] == bucket]
