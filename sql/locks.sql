@@ -1,0 +1,17 @@
+-- Before anything is changed: let what is under way end, and let nothing begin. Without this, a statement and the migration
+-- could each wait for a table that the other holds. Writers of people first, who go on to their jobs; then the job tables,
+-- which an INSERT holds when it looks at the kinds and the queue.
+set local lock_timeout = '3s';
+
+do $$
+declare
+  v_table text;
+begin
+  if to_regclass('worker.job_kinds') is not null then
+    lock table public.subjects in share row exclusive mode;
+    for v_table in execute 'select table_name from worker.job_kinds where to_regclass(table_name) is not null order by 1' loop
+      execute format('lock table %s in access exclusive mode', v_table);
+    end loop;
+    lock table worker.job_kinds, worker.pgqueuer in access exclusive mode;
+  end if;
+end $$;
