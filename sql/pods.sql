@@ -103,7 +103,7 @@ end $$;
 comment on function worker.deregister_pod is 'A pod leaves: what it still holds is put back on the queue; no failure is counted.';
 
 create or replace function worker.peek(p_routes text[], p_limit integer) returns jsonb
-language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_row record;
@@ -120,7 +120,11 @@ begin
   loop
     execute format('select to_jsonb(job) from %s job where id = $1', worker.table_of(v_row.kind)) into v_job using v_row.job_id;
     continue when v_job is null or worker.job_consent_error(v_row.kind, v_row.job_id) is not null;
-    v_inputs := worker.prefetch(v_row.kind, v_job);
+    begin
+      v_inputs := worker.prefetch(v_row.kind, v_job);
+    exception when others or assert_failure or query_canceled then
+      continue;  -- the job itself fails with it; what waits behind it is prefetched all the same
+    end;
     v_jobs := v_jobs || jsonb_build_object('kind', v_row.kind, 'id', v_row.job_id, 'base', v_job ->> 'base',
       'subject_id', v_job ->> 'subject_id', 'inputs', v_inputs,
       'models', coalesce(v_inputs -> 'models', '[]'));  -- as pods of 0.1.0 read them
@@ -144,12 +148,21 @@ as $$
 $$;
 comment on function worker.starved_routes is 'Routes whose oldest job has waited too long while no pod took any.';
 
+-- A kind whose hook fails here offers nothing; the pod's other kinds must not end with it.
 create or replace function worker.usable_bases(p_kind text, p_slugs text[], p_vram_gib double precision) returns text[]
-language sql stable security definer set search_path = pg_catalog, pg_temp
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$
-  select coalesce(array_agg(slug order by slug), '{}') from worker.base_models
-  where slug = any (p_slugs) and worker.fits_memory(min_vram_gib, p_vram_gib) and capabilities @> worker.capabilities(p_kind, '{}')
-$$;
+begin
+  return (
+    select coalesce(array_agg(slug order by slug), '{}') from worker.base_models
+    where slug = any (p_slugs) and worker.fits_memory(min_vram_gib, p_vram_gib) and capabilities @> worker.capabilities(p_kind, '{}'));
+exception when others or assert_failure or query_canceled then
+  if worker.is_transient(sqlstate) then
+    raise;
+  end if;
+  raise warning 'kind %: its hook capabilities failed with SQLSTATE %', p_kind, sqlstate;
+  return '{}';
+end $$;
 comment on function worker.usable_bases is 'Which of these bases fit a pod''s memory and can do what every job of a kind needs.';
 
 -- The major version of this schema. It goes up when pods of the release before cannot work with it.
