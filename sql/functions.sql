@@ -71,17 +71,19 @@ begin
 end $$;
 comment on function worker.lock_lease is 'Lock a job and return its row; NULL unless this attempt is running (the fence).';
 
--- A serialization failure, a lock timeout, a server that stops: the pod calls again.
+-- A serialization failure, a lock timeout, a server that stops: the pod calls again. Not statement_timeout, which would pass
+-- again and again.
 create or replace function worker.is_transient(p_sqlstate text) returns boolean
 language sql immutable set search_path = pg_catalog, pg_temp
-as $$ select left(p_sqlstate, 2) in ('40', '53', '55', '57', '58') $$;
+as $$ select left(p_sqlstate, 2) in ('40', '53', '55', '57', '58') and p_sqlstate <> '57014' $$;
 comment on function worker.is_transient is 'Return true for an SQLSTATE after which the same statement may succeed.';
 
 create or replace function worker.log_event(p_kind text, p_id uuid, p_attempt integer, p_event text, p_detail jsonb default '{}') returns void
 language sql volatile set search_path = pg_catalog, pg_temp
 as $$
   insert into worker.job_events (kind, job_id, attempt, event, detail)
-  values (p_kind, p_id, p_attempt, p_event, jsonb_strip_nulls(p_detail))
+  values (p_kind, p_id, p_attempt, case p_event when 'stop requested' then 'cancel_requested' else p_event end,  -- release 0.1.0's name
+          jsonb_strip_nulls(p_detail))
 $$;
 comment on function worker.log_event is 'Record an event of a job.';
 
@@ -120,17 +122,51 @@ as $$
 $$;
 comment on function worker.start_payload is 'Return everything that a handler needs to know about a started attempt.';
 
+-- A later release of a kind may name more people than at the INSERT, and a row may have been inserted without its trigger: so
+-- the people of a job are determined again when it is started and when it is published.
+create or replace function worker.note_subjects(p_kind text, p_id uuid) returns text[]
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if to_regclass(worker.table_of(p_kind)) is not null then
+    execute format(
+      'insert into worker.job_subjects (kind, job_id, subject_id)
+       select $1, job.id, touched from %s job cross join worker.subjects_of($1, to_jsonb(job)) touched
+       where job.id = $2 and not exists (
+         select from worker.job_subjects known where known.kind = $1 and known.job_id = $2 and known.subject_id = touched)
+       order by touched on conflict do nothing', worker.table_of(p_kind)) using p_kind, p_id;
+  end if;
+  return null;
+exception when others or assert_failure or query_canceled then
+  if worker.is_transient(sqlstate) then
+    raise;
+  end if;
+  return worker.hook_failure(p_kind, sqlstate, sqlerrm);
+end $$;
+comment on function worker.note_subjects is 'Add people that a job touches and that are not in job_subjects yet. Returns error code and message if a hook failed, or NULL.';
+
+-- Otherwise every pod would fail on such a job, again and again.
+create or replace function worker.hook_failure(p_kind text, p_sqlstate text, p_message text) returns text[]
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when left(p_sqlstate, 2) = '22' then array['invalid_input', 'the request cannot be read: ' || p_message]
+    when p_sqlstate = '57014' then array['internal', format('a hook of kind %s was cancelled, or took longer than statement_timeout', p_kind)]
+    else array['internal', format('a hook of kind %s failed with SQLSTATE %s', p_kind, p_sqlstate)] end
+$$;
+comment on function worker.hook_failure is 'Return the error code and message of a job whose hook failed.';
+
 create or replace function worker.start_job(p_kind text, p_id uuid, p_pod_id uuid) returns jsonb
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '4s'
 as $$
 declare
   v_job jsonb;
   v_error text;
-  v_inputs_error text[];
+  v_inputs_error text[] := worker.note_subjects(p_kind, p_id);
   v_started jsonb;
   v_payload jsonb;
 begin
-  -- The ids never change after the insert, so they may be read unlocked; the people are locked before the job.
+  -- A request never changes, so its people may be read unlocked; they are locked before the job.
   perform from public.subjects
   where id in (select subject_id from worker.job_subjects where kind = p_kind and job_id = p_id)
   order by id for share;
@@ -157,25 +193,24 @@ begin
     perform worker.finish_job(p_kind, v_job, 'failed', 'consent_denied', v_error);
     return null;
   end if;
-  begin
-    v_error := worker.request_error(p_kind, v_job);
-    v_inputs_error := case when v_error is not null then array['invalid_input', v_error] else worker.inputs_error(p_kind, v_job) end;
-    if v_inputs_error is null then
-      execute format(
-        'update %s job set status = ''running'', attempt = attempt + 1, pod_id = $2, started_at = clock_timestamp(), progress = 0,
-           phase = ''starting'', metrics = null, error_code = null, error = null
-         where id = $1 returning to_jsonb(job)', worker.table_of(p_kind)) into v_started using p_id, p_pod_id;
-      v_payload := worker.start_payload(p_kind, v_started);
-    end if;
-  exception when data_exception then
-    -- Otherwise every pod would fail on it, again and again.
-    v_inputs_error := array['invalid_input', 'the request cannot be read: ' || sqlerrm];
-  when others or assert_failure then
-    if worker.is_transient(sqlstate) then
-      raise;
-    end if;
-    v_inputs_error := array['internal', format('a hook of kind %s failed with SQLSTATE %s', p_kind, sqlstate)];
-  end;
+  if v_inputs_error is null then
+    begin
+      v_error := worker.request_error(p_kind, v_job);
+      v_inputs_error := case when v_error is not null then array['invalid_input', v_error] else worker.inputs_error(p_kind, v_job) end;
+      if v_inputs_error is null then
+        execute format(
+          'update %s job set status = ''running'', attempt = attempt + 1, pod_id = $2, started_at = clock_timestamp(), progress = 0,
+             phase = ''starting'', metrics = null, error_code = null, error = null
+           where id = $1 returning to_jsonb(job)', worker.table_of(p_kind)) into v_started using p_id, p_pod_id;
+        v_payload := worker.start_payload(p_kind, v_started);
+      end if;
+    exception when others or assert_failure or query_canceled then
+      if worker.is_transient(sqlstate) then
+        raise;
+      end if;
+      v_inputs_error := worker.hook_failure(p_kind, sqlstate, sqlerrm);
+    end;
+  end if;
   if v_inputs_error is not null then
     perform worker.finish_job(p_kind, v_job, 'failed', v_inputs_error[1], v_inputs_error[2]);
     return null;
@@ -295,6 +330,7 @@ create or replace function worker.complete_job(p_kind text, p_id uuid, p_attempt
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '4s'
 as $$
 declare
+  v_hook_error text[] := worker.note_subjects(p_kind, p_id);
   v_job jsonb;
   v_error text;
   v_result jsonb;
@@ -316,6 +352,8 @@ begin
   if v_error is not null then
     perform worker.finish_job(p_kind, v_job, 'failed', 'consent_denied', v_error, p_gpu_seconds);
     return 'consent_denied';
+  elsif v_hook_error is not null then
+    return 'invalid';
   end if;
   begin
     if worker.result_error(p_kind, v_job, p_result) is not null then
@@ -325,7 +363,7 @@ begin
     where kind = p_kind and job_id = p_id and attempt = p_attempt and state = 'staged'
       and key in (select worker.result_keys(p_kind, p_result));
     v_result := worker.publish(p_kind, v_job, p_result);
-  exception when others or assert_failure then
+  exception when others or assert_failure or query_canceled then
     if worker.is_transient(sqlstate) then
       raise;
     end if;

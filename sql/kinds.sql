@@ -1,10 +1,23 @@
 -- Registration: what makes a table a job table, and what a kind of job must have. The kinds are in sql/kinds/.
 
--- A kind whose table was dropped by hand must not stop the housekeeping, nor a revocation.
+-- A kind whose table was dropped by hand must not stop the housekeeping, nor a revocation. The lock keeps the table until the
+-- transaction ends: a name alone may be gone when the next statement reads it.
 create or replace function worker.live_kinds() returns setof worker.job_kinds
-language sql stable set search_path = pg_catalog, pg_temp
-as $$ select * from worker.job_kinds where to_regclass(table_name) is not null order by kind $$;
-comment on function worker.live_kinds is 'Return the kinds of job whose table exists.';
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_kind worker.job_kinds;
+begin
+  for v_kind in select * from worker.job_kinds where to_regclass(table_name) is not null order by kind loop
+    begin
+      execute format('lock table %s in access share mode', v_kind.table_name);
+    exception when undefined_table then
+      continue;  -- dropped while this waited for it
+    end;
+    return next v_kind;
+  end loop;
+end $$;
+comment on function worker.live_kinds is 'Return the kinds of job whose table exists, and keep their tables until the transaction ends.';
 
 -- LIKE copies the columns when a table is created; a later change must be applied to each table.
 create or replace function worker.alter_job_tables(p_ddl text) returns void

@@ -106,7 +106,7 @@ end $$;
 comment on function worker.deregister_pod is 'Delete the row of a pod that leaves, and requeue what it holds, which does not count as a failure.';
 
 create or replace function worker.peek(p_routes text[], p_limit integer) returns jsonb
-language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_row record;
@@ -123,7 +123,11 @@ begin
   loop
     execute format('select to_jsonb(job) from %s job where id = $1', worker.table_of(v_row.kind)) into v_job using v_row.job_id;
     continue when v_job is null or worker.job_consent_error(v_row.kind, v_row.job_id) is not null;
-    v_inputs := worker.prefetch(v_row.kind, v_job);
+    begin
+      v_inputs := worker.prefetch(v_row.kind, v_job);
+    exception when others or assert_failure or query_canceled then
+      continue;  -- the job itself fails with it; what waits behind it is prefetched all the same
+    end;
     v_jobs := v_jobs || jsonb_build_object('kind', v_row.kind, 'id', v_row.job_id, 'base', v_job ->> 'base',
       'subject_id', v_job ->> 'subject_id', 'inputs', v_inputs,
       'models', coalesce(v_inputs -> 'loras', '[]'));  -- for pods of 0.1.0
@@ -147,14 +151,22 @@ as $$
 $$;
 comment on function worker.starved_routes is 'Return the routes whose oldest job has waited for p_wait while no pod claimed any job of the route.';
 
+-- A kind whose hook fails here offers nothing; the pod's other kinds must not end with it.
 create or replace function worker.usable_bases(p_kind text, p_slugs text[], p_vram_gib double precision) returns text[]
-language sql stable security definer set search_path = pg_catalog, pg_temp
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$
-  select coalesce(array_agg(slug order by slug), '{}') from worker.base_models
-  where slug = any (p_slugs) and worker.fits_memory(min_vram_gib, p_vram_gib) and capabilities @> worker.capabilities(p_kind, '{}')
-$$;
-comment on function worker.usable_bases is
-  'Return those of these base models that fit a pod''s memory and have the capabilities that every job of a kind needs.';
+begin
+  return (
+    select coalesce(array_agg(slug order by slug), '{}') from worker.base_models
+    where slug = any (p_slugs) and worker.fits_memory(min_vram_gib, p_vram_gib) and capabilities @> worker.capabilities(p_kind, '{}'));
+exception when others or assert_failure or query_canceled then
+  if worker.is_transient(sqlstate) then
+    raise;
+  end if;
+  raise warning 'kind %: its hook capabilities failed with SQLSTATE %', p_kind, sqlstate;
+  return '{}';
+end $$;
+comment on function worker.usable_bases is 'Return those of these base models that fit a pod''s memory and have the capabilities that every job of a kind needs.';
 
 -- The number increases when pods of the previous release cannot work with this schema.
 create or replace function worker.schema_major() returns integer

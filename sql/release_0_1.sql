@@ -1,4 +1,7 @@
--- Old names of functions, which pods of release 0.1.0 call. The release after this one deletes this file.
+-- Old names of functions that release 0.1.0 calls. The release after this one deletes this file.
+--
+-- First those that its pods call, then those that its functions call: a call that waits for this migration's locks continues
+-- with the body that it began with.
 
 create or replace function worker.leave_pod(p_pod_id uuid) returns void
 language sql volatile security definer set search_path = pg_catalog, pg_temp
@@ -14,3 +17,61 @@ create or replace function worker.garbage_gone(p_ids bigint[]) returns void
 language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$ select worker.mark_objects_deleted(p_ids) $$;
 comment on function worker.garbage_gone is 'The old name of mark_objects_deleted.';
+
+create or replace function worker.give_back(p_pod_id uuid, p_unnamed_for interval, p_named text[], p_reason text) returns integer
+language sql volatile set search_path = pg_catalog, pg_temp
+as $$ select worker.release_unheld_jobs(p_pod_id, p_unnamed_for, p_named, p_reason) $$;
+comment on function worker.give_back is 'The old name of release_unheld_jobs.';
+
+create or replace function worker.settle(
+  p_kind text, p_job jsonb, p_status text, p_code text, p_error text, p_gpu_seconds double precision default 0, p_result jsonb default null
+) returns void
+language sql volatile set search_path = pg_catalog, pg_temp
+as $$ select worker.finish_job(p_kind, p_job, p_status, p_code, p_error, p_gpu_seconds, p_result) $$;
+comment on function worker.settle is 'The old name of finish_job.';
+
+create or replace function worker.settle_stopped(p_kind text, p_job jsonb, p_gpu_seconds double precision default 0) returns text
+language sql volatile set search_path = pg_catalog, pg_temp
+as $$ select worker.finish_stopped_job(p_kind, p_job, p_gpu_seconds) $$;
+comment on function worker.settle_stopped is 'The old name of finish_stopped_job.';
+
+create or replace function worker.charge_failure(
+  p_kind text, p_job jsonb, p_code text, p_error text, p_delay interval, p_gpu_seconds double precision
+) returns text
+language sql volatile set search_path = pg_catalog, pg_temp
+as $$ select worker.end_failed_attempt(p_kind, p_job, p_code, p_error, p_delay, p_gpu_seconds) $$;
+comment on function worker.charge_failure is 'The old name of end_failed_attempt.';
+
+create or replace function worker.staging_prefix(p_kind text, p_job jsonb, p_attempt integer) returns text
+language sql stable set search_path = pg_catalog, pg_temp
+as $$ select worker.prefix(p_kind, p_job, p_attempt) $$;
+comment on function worker.staging_prefix is 'The old name of prefix.';
+
+create or replace function worker.models_of(p_job jsonb) returns jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return worker.generation_loras(p_job);
+end $$;
+comment on function worker.models_of is 'The old name of generation_loras.';
+
+create or replace function worker.photos_of(p_job jsonb) returns jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return worker.training_photos(p_job);
+end $$;
+comment on function worker.photos_of is 'The old name of training_photos.';
+
+create or replace function worker.publish_training(p_job jsonb, p_result jsonb) returns uuid
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return worker.training__publish(p_job, p_result) ->> 'model_id';
+end $$;
+comment on function worker.publish_training is 'The old name of training__publish.';
+
+create or replace function worker.end_attempt(p_kind text, p_id uuid, p_attempt integer, p_job_ended boolean) returns void
+language sql volatile set search_path = pg_catalog, pg_temp
+as $$ select worker.discard_staged_objects(p_kind, p_id, p_attempt, p_job_ended) $$;
+comment on function worker.end_attempt is 'The old name of discard_staged_objects.';

@@ -20,21 +20,29 @@ comment on function worker.uploads_bucket is 'Return the bucket that apps upload
 
 -- ---------------------------------------------------------------------------------------------------------- table rights
 
+-- Only where it is off: the statement locks out every reader, and a reader of people may wait for what this migration holds.
+do $$
+declare
+  v_table regclass;
+begin
+  foreach v_table in array '{public.subjects,public.subject_photos,public.subjects_models,public.presets}'::regclass[] loop
+    if not (select relrowsecurity from pg_catalog.pg_class where oid = v_table) then
+      execute format('alter table %s enable row level security', v_table);
+    end if;
+  end loop;
+end $$;
+
 revoke all on public.subjects, public.subject_photos, public.subjects_models, public.presets from public, anon, authenticated, service_role, likeness_worker;
 
-alter table public.subjects enable row level security;
 grant select, insert (id, name, trigger_word, subject_is_adult), update (name, trigger_word) on public.subjects to authenticated;
 grant select, insert (id, owner_id, name, trigger_word, subject_is_adult), update (name, trigger_word) on public.subjects to service_role;
 
-alter table public.subject_photos enable row level security;
 grant select, insert (id, subject_id, path, caption), update (caption), delete on public.subject_photos to authenticated;
 grant select, insert, update, delete on public.subject_photos to service_role;
 
-alter table public.subjects_models enable row level security;
 grant select on public.subjects_models to authenticated;
 grant select, update (retired_at) on public.subjects_models to service_role;
 
-alter table public.presets enable row level security;
 grant select, insert (id, name, kind, prompt, negative_prompt, settings), update (name, prompt, negative_prompt, settings), delete on public.presets to authenticated;
 grant select, insert, update, delete on public.presets to service_role;
 

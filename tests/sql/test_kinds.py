@@ -8,9 +8,11 @@ from typing import Any
 import psycopg
 import pytest
 
+from tests.sql.background import BackgroundCalls
 from tests.sql.echo_kind import HOOKS, NAMED_KEYS, REGISTRATION, TABLE, TEXTS, apply_file
 from tests.sql.pod import ROUTES, Pod
 from tests.sql.tables import AppTables
+from tests.tiny_models import TINY_BASE
 
 SIGNED = "set search_path = pg_catalog, pg_temp"
 
@@ -375,3 +377,109 @@ def test_a_disabled_trigger_is_enabled_again_at_the_end(db: AppTables) -> None:
     db.run("select worker.check_kinds()")
     without_consent = db.add_subject(consent=False)
     assert echo(db, ask_echo(db, subject_id=without_consent))["error_code"] == "consent_denied"
+
+
+# -- a kind that changes
+
+
+NAMES_NOBODY = (
+    hook("named_keys", "return;", returns="table (column_name text, key text, rule text)", how="immutable")
+    + hook("plain_columns", "return '{style,picture_path}';", arguments="", returns="text[]")
+)  # fmt: skip
+
+
+def test_whoever_a_later_release_of_a_kind_names_is_asked_before_the_start(db: AppTables, echo_pod: Pod) -> None:
+    add_echo(db, NAMES_NOBODY)
+    ada, eve = db.add_subject(consent=False), db.add_subject()
+    refused, allowed = (ask_echo(db, picture_path=f"{db.owner}/{who}/photos/1.jpg") for who in (ada, eve))
+    assert (db.job_subjects("echo", refused), db.job_subjects("echo", allowed)) == (set(), set())
+    execute(db, HOOKS, REGISTRATION)
+
+    assert echo_pod.start(*echo_pod.claim("echo")) is None  # type: ignore[misc]
+    assert (echo(db, refused)["status"], echo(db, refused)["error_code"]) == ("failed", "consent_denied")
+    assert db.ledger(ada, "refusal") != []
+    attempt = echo_pod.run("echo", allowed)
+    assert attempt.payload["subjects"] == [str(eve)]
+    db.run("select public.revoke_consent(%s)", eve)
+    assert attempt.report() == "cancel"
+
+
+def test_whoever_a_later_release_of_a_kind_names_is_asked_before_the_publication(db: AppTables, echo_pod: Pod) -> None:
+    add_echo(db, NAMES_NOBODY)
+    ada = db.add_subject(consent=False)
+    attempt = echo_pod.run("echo", ask_echo(db, picture_path=f"{db.owner}/{ada}/photos/1.jpg"))
+    execute(db, HOOKS, REGISTRATION)
+    assert attempt.complete({"objects": []}) == "consent_denied"
+
+
+def test_a_row_that_came_without_its_trigger_starts_for_nobody_who_was_not_asked(db: AppTables, echo_pod: Pod) -> None:
+    add_echo(db)
+    db.run("drop table public.echo_jobs cascade")
+    db.tick()
+    execute(db, TABLE)  # as from a backup, without what the registration adds
+    ada = db.add_subject(consent=False)
+    job = ask_echo(db, subject_id=ada, created_at="2026-01-01")
+    db.tick()
+    assert echo_pod.claim("echo") == ("echo", job)
+    assert echo_pod.start("echo", job) is None
+    assert (echo(db, job)["status"], echo(db, job)["error_code"]) == ("failed", "consent_denied")
+
+
+# -- hooks that disturb others
+
+
+def test_a_hook_that_never_ends_fails_its_job_and_no_pod_asks_again(db: AppTables, echo_pod: Pod) -> None:
+    forever = "loop perform pg_sleep(0.01); end loop;"
+    add_echo(db, hook("payload", forever))
+    starting = ask_echo(db)
+    echo_pod.database.execute("set statement_timeout = '300ms'")
+    assert echo_pod.start(*echo_pod.claim("echo")) is None  # type: ignore[misc]
+    assert (echo(db, starting)["status"], echo(db, starting)["error_code"]) == ("failed", "internal")
+    assert "took longer than statement_timeout" in echo(db, starting)["error"]
+
+    execute(
+        db,
+        hook("payload", "return '{}';"),
+        hook("publish", forever, arguments="p_job jsonb, p_result jsonb", how="volatile"),
+    )
+    execute(db, REGISTRATION)
+    attempt = echo_pod.run("echo", ask_echo(db))
+    assert attempt.complete({"objects": []}) == "invalid"
+
+
+@pytest.mark.parametrize("failure", RAISES)
+def test_a_hook_that_fails_hides_no_other_kind_from_a_pod(db: AppTables, echo_pod: Pod, failure: str) -> None:
+    add_echo(db)
+    ask_echo(db, priority=9)
+    picture = db.ask()
+    assert echo_pod.call("usable_bases", "echo", [TINY_BASE], 8.0) == [TINY_BASE]
+    execute(
+        db,
+        hook("prefetch", RAISES[failure]),
+        hook("capabilities", RAISES[failure].replace("to_jsonb(t)", "array[t::text]"), returns="text[]"),
+        REGISTRATION,
+    )
+    assert [job["id"] for job in echo_pod.call("peek", list(echo_pod.routes), 10)] == [str(picture)]
+    assert echo_pod.call("usable_bases", "echo", [TINY_BASE], 8.0) == []
+
+
+@pytest.mark.parametrize("who", ["a tick", "a revocation", "an insert"])
+def test_a_table_that_is_gone_meanwhile_stops_no_statement_that_waits_for_it(
+    db: AppTables, background: BackgroundCalls, other_session: psycopg.Connection[Any], who: str
+) -> None:
+    add_echo(db)
+    ada = db.add_subject()
+    ask_echo(db, subject_id=ada)
+    picture = db.ask(subject_id=ada)
+    other_session.execute("alter table public.echo_jobs rename to former_echo_jobs")
+    statement, arguments = {
+        "a tick": ("select worker.tick()", []),
+        "a revocation": ("select public.revoke_consent(%s)", [ada]),
+        "an insert": ("insert into public.generation_jobs (owner_id, prompt) values (%s, 'the sea')", [db.owner]),
+    }[who]
+    with psycopg.connect(db.url, autocommit=True) as caller:
+        waiting = background.start_blocked(caller, caller.execute, statement, arguments)  # type: ignore[arg-type]
+        other_session.commit()
+        waiting.result(10)
+    if who == "a revocation":
+        assert db.status("generation", picture) == ("failed", "consent_denied")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +13,7 @@ import psycopg
 import pytest
 
 from tests.sql.catalog import differences, policy_oids, snapshot
+from tests.sql.files import next_release
 from tests.sql.pod import Claims, Pod
 from tests.sql.supabase import Supabase
 from tests.upgrade.installation import RELEASES, WRITTEN_BY_MIGRATIONS, Installation, OldPod, job, named
@@ -235,6 +240,90 @@ def test_the_old_pod_finishes_its_running_jobs(installation: Installation, pod: 
     assert pod.do("finish", job=PICTURE) == "ok"
     assert installation.status(PICTURE) == ("completed", None)
     assert set(installation.staged(PICTURE).values()) == {"published"}
+
+
+# ------------------------------------------------------------------------------------------ while the migration runs
+
+PAUSE = 72
+"""The advisory lock at which a migration waits here, once it has changed tables, before it replaces functions."""
+
+CALLS: dict[str, dict[str, Any]] = {
+    "heartbeat": {},
+    "tick": {},
+    "peek": {"routes": ["generation/flux-dev"]},
+    "start": {"job": CLAIMED},
+    "report": {"job": PICTURE, "progress": 0.5, "phase": "drawing"},
+    "stage": {"job": PICTURE, "names": ["more.png"]},
+    "finish": {"job": TRAINING},
+    "fail": {"job": PICTURE, "code": "storage_error", "error": "the store did not answer"},
+    "release": {"job": REVOKED, "reason": "stopped"},
+    "leave": {},
+}
+
+
+@contextmanager
+def migrating(installation: Installation, folder: Path) -> Iterator[ThreadPoolExecutor]:
+    """A migration that waits in its middle until the block is over; then it must succeed, and all calls be answered."""
+    release = next_release(folder, _9001_pause=f"do $$ begin perform pg_advisory_xact_lock({PAUSE}); end $$;")
+    waits = "select count(*) from pg_locks where locktype = 'advisory' and objid = %s and not granted"
+    with ThreadPoolExecutor() as executor:
+        installation.run("select pg_advisory_lock(%s)", PAUSE)
+        migration = executor.submit(migrate.migrate, installation.url, release)
+        wait_until(lambda: installation.one(waits, PAUSE) or migration.done(), "the migration to reach its middle")
+        try:
+            yield executor
+        finally:
+            installation.run("select pg_advisory_unlock(%s)", PAUSE)
+            assert "9001_pause" in migration.result()
+
+
+def wait_blocked(installation: Installation, call: Future[Any]) -> None:
+    """Until a statement waits for a table that the migration has locked."""
+    waits = """select count(*) from pg_locks join pg_database on pg_database.oid = database
+               where locktype = 'relation' and not granted and datname = current_database()"""
+    wait_until(lambda: call.done() or installation.one(waits), "the call to wait for the migration")
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_call_of_the_old_pod_that_waits_for_the_migration_is_answered(
+    installation: Installation, pod: OldPod, tmp_path: Path, call: str
+) -> None:
+    with migrating(installation, tmp_path) as executor:
+        answer = executor.submit(pod.do, call, **CALLS[call])
+        wait_blocked(installation, answer)
+        assert not answer.done(), "it went on beside the migration, which proves nothing"
+    answer.result()
+
+
+def test_a_revocation_a_cancellation_and_an_insert_that_wait_for_the_migration_succeed(
+    installation: Installation, tmp_path: Path
+) -> None:
+    statements = {
+        "hal": ("select public.revoke_consent(%s)", named("Hal")),
+        "anna": ("insert into public.generation_jobs (subject_id, prompt) values (%s, 'in a garden')", named("Ada")),
+        "anna too": ("select public.cancel_job('generation', %s)", PICTURE.partition(":")[2]),
+    }
+    owner_of_hal = installation.one("select owner_id from public.subjects where name = 'Hal'")
+    users = {"hal": owner_of_hal, "anna": named("anna"), "anna too": named("anna")}
+
+    def act(name: str) -> None:
+        with psycopg.connect(installation.url, autocommit=True) as app:
+            app.execute("select set_config('request.jwt.claims', %s, false)", [json.dumps({"sub": str(users[name])})])
+            app.execute("set role authenticated")
+            statement, argument = statements[name]
+            app.execute(statement, [argument])  # type: ignore[arg-type]
+
+    with migrating(installation, tmp_path) as executor:
+        acts = [executor.submit(act, name) for name in statements]
+        for call in acts:
+            wait_blocked(installation, call)
+    for call in acts:
+        call.result()
+    assert installation.one("select consent_status from public.subjects where name = 'Hal'") == "revoked"
+    assert installation.job(PICTURE)["cancel_requested_at"] is not None
+
+
+# ------------------------------------------------------------------------------------------ and after it
 
 
 def test_the_old_pod_starts_a_job_that_it_claimed_before(installation: Installation, pod: OldPod) -> None:

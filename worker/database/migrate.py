@@ -49,6 +49,8 @@ def migrate(
             _run(connection, LOCK)
             _run(connection, (release.folder / "preflight.sql").read_text())
             pending = pending_files(read_ledger(connection), release, without)
+            if pending:
+                _run(connection, (release.folder / "locks.sql").read_text())
             for file in pending:
                 _apply(connection, file)
             if pending:

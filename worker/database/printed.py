@@ -39,6 +39,7 @@ def render(
         (release.folder / "preflight.sql").read_text(),
         _packages_guard([*without, *(package.name for package in release.packages)]),
         *(_guard(package, wanted, earlier) for package in (None, *(package.name for package in release.packages))),
+        (release.folder / "locks.sql").read_text(),
     ]
     for file in release.files:
         if file in earlier:

@@ -19,6 +19,7 @@ def is_transient(error: Exception) -> bool:
         | psycopg.InterfaceError
         | psycopg.errors.InternalError_  # how Supabase's pooler reports that it lost its connection
         | psycopg.errors.ReadOnlySqlTransaction  # a failover
+        | psycopg.errors.UndefinedTable  # that of a kind, dropped while the statement waited for it: now it is skipped
         | psycopg.errors.IdleInTransactionSessionTimeout,
     )
 
