@@ -33,6 +33,19 @@ language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select format('worker.%I', p_kind || '__' || p_hook) $$;
 comment on function worker.hook is 'Return the name of a kind''s hook function.';
 
+create or replace function worker.call_hook(p_kind text, p_hook text, p_job jsonb) returns jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_answer jsonb;
+begin
+  if worker.has_hook(p_kind, p_hook) then
+    execute format('select to_jsonb(%s($1))', worker.hook(p_kind, p_hook)) into v_answer using p_job;
+  end if;
+  return v_answer;
+end $$;
+comment on function worker.call_hook is 'Return the result of a hook that takes a job, as jsonb; NULL for a kind without the hook.';
+
 -- ------------------------------------------------------------------------------------------------------------ requests
 
 -- rule: own_photo (a photo of the job's own subject), person (a picture of a subject of the same owner), input (that, or
@@ -77,85 +90,40 @@ comment on function worker.plain_columns is
 -- -------------------------------------------------------------------------------------------------------------- checks
 
 create or replace function worker.default_base(p_kind text, p_job jsonb) returns text
-language plpgsql stable set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_base text;
-begin
-  if worker.has_hook(p_kind, 'default_base') then
-    execute format('select %s($1)', worker.hook(p_kind, 'default_base')) into v_base using p_job;
-  end if;
-  return coalesce(v_base, (select default_base from worker.config));
-end $$;
+language sql stable set search_path = pg_catalog, pg_temp
+as $$ select coalesce(worker.call_hook(p_kind, 'default_base', p_job) #>> '{}', (select default_base from worker.config)) $$;
 comment on function worker.default_base is 'Return the base model of a job that names none. Default: worker.config.default_base.';
 
 create or replace function worker.capabilities(p_kind text, p_job jsonb) returns text[]
-language plpgsql stable set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_capabilities text[];
-begin
-  if worker.has_hook(p_kind, 'capabilities') then
-    execute format('select %s($1)', worker.hook(p_kind, 'capabilities')) into v_capabilities using p_job;
-  end if;
-  return coalesce(v_capabilities, '{}');
-end $$;
+language sql stable set search_path = pg_catalog, pg_temp
+as $$ select array(select jsonb_array_elements_text(worker.call_hook(p_kind, 'capabilities', p_job))) $$;
 comment on function worker.capabilities is
   'Return the capabilities that the base model of a job must have or, for an empty job, those that every job of the kind needs. Default: none.';
 
 create or replace function worker.hook_error(p_kind text, p_hook text, p_job jsonb) returns text
-language plpgsql stable set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_error text;
-begin
-  if worker.has_hook(p_kind, p_hook) then
-    execute format('select %s($1)', worker.hook(p_kind, p_hook)) into v_error using p_job;
-  end if;
-  return v_error;
-end $$;
+language sql stable set search_path = pg_catalog, pg_temp
+as $$ select worker.call_hook(p_kind, p_hook, p_job) #>> '{}' $$;
 comment on function worker.hook_error is
   'Return what is wrong with a request, or NULL: request_error is called at INSERT and at start, insert_error at INSERT after all other checks. Default: NULL.';
 
 create or replace function worker.inputs_error(p_kind text, p_job jsonb) returns text[]
-language plpgsql stable set search_path = pg_catalog, pg_temp
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
-declare
-  v_error text[];
-begin
-  if worker.has_hook(p_kind, 'inputs_error') then
-    execute format('select %s($1)', worker.hook(p_kind, 'inputs_error')) into v_error using p_job;
-  end if;
-  return v_error;
-end $$;
+  select array_agg(part order by position)
+  from jsonb_array_elements_text(worker.call_hook(p_kind, 'inputs_error', p_job)) with ordinality as parts (part, position)
+$$;
 comment on function worker.inputs_error is 'Return why a job cannot start because of its inputs, as error code and message, or NULL. Default: NULL.';
 
 -- ------------------------------------------------------------------------------------------------------------- payload
 
 create or replace function worker.payload(p_kind text, p_job jsonb) returns jsonb
-language plpgsql stable set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_payload jsonb;
-begin
-  if worker.has_hook(p_kind, 'payload') then
-    execute format('select %s($1)', worker.hook(p_kind, 'payload')) into v_payload using p_job;
-  end if;
-  return coalesce(v_payload, '{}');
-end $$;
+language sql stable set search_path = pg_catalog, pg_temp
+as $$ select coalesce(worker.call_hook(p_kind, 'payload', p_job), '{}') $$;
 comment on function worker.payload is 'Return an object with what the handler needs besides the row, inputs of the started job. Default: empty.';
 
 create or replace function worker.prefetch(p_kind text, p_job jsonb) returns jsonb
-language plpgsql stable set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_inputs jsonb;
-begin
-  if worker.has_hook(p_kind, 'prefetch') then
-    execute format('select %s($1)', worker.hook(p_kind, 'prefetch')) into v_inputs using p_job;
-  end if;
-  return coalesce(v_inputs, '{}');
-end $$;
+language sql stable set search_path = pg_catalog, pg_temp
+as $$ select coalesce(worker.call_hook(p_kind, 'prefetch', p_job), '{}') $$;
 comment on function worker.prefetch is 'Return an object with what a pod may prefetch for a waiting job. Default: empty.';
 
 -- Whatever the hook returns, the prefix contains the job and the attempt, so that no attempt overwrites another's objects.

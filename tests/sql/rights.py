@@ -65,7 +65,7 @@ EXECUTE = {
 
 OWNER_ONLY = """
     actor after_job_insert after_order_update after_subject_update alter_job_tables apply_package_file backoff
-    backoff_after_lost_pod base_error before_job_insert before_job_update capabilities catalog_objects
+    backoff_after_lost_pod base_error before_job_insert before_job_update call_hook capabilities catalog_objects
     changing_columns charge_failure check_columns check_grant check_hooks check_job_owner check_kinds
     check_life_cycle check_open_jobs check_registration count_jobs declare_grant declare_policy default_base
     dequeue_row discard_staged_objects end_attempt end_failed_attempt enqueue ensure_kind_policies ensure_policy
