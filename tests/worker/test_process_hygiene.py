@@ -20,7 +20,11 @@ from tests.worker.conftest import Fleet, MakeFleet, as_pod
 from worker.demo.servers import EmbeddedS3
 
 PASSWORD, ACCESS_KEY, SECRET_KEY = "db-password-marker", "access-key-marker", "secret-key-marker"
-ELSEWHERE = {"SUPABASE_SERVICE_ROLE_KEY": "role-key-marker", "HF_TOKEN": "hub-token-marker"}
+ELSEWHERE = {
+    "SUPABASE_SERVICE_ROLE_KEY": "role-key-marker",
+    "HF_TOKEN": "hub-token-marker",
+    "aws_secret_access_key": "lower-case-marker",
+}
 """Secrets that a pod's host may have set, whether this worker uses them or not."""
 MARKERS = (PASSWORD, ACCESS_KEY, SECRET_KEY, *ELSEWHERE.values())
 
