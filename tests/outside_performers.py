@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import time
 import traceback
 from typing import cast
 
-from tests.outside_tasks import CountTask, FailTask, Remark, ShoutTask, WhisperTask
+from tests.outside_tasks import CountTask, EndTask, FailTask, Remark, ShoutTask, WhisperTask
 from worker.errors import InvalidInput, WorkerError
 from worker.gpu.messages import Done, Event, Phase, Progress, Work
 from worker.gpu.models import Models
@@ -53,4 +56,26 @@ def whisper(task: WhisperTask, models: Models) -> Work:
 
 def shout(task: ShoutTask, models: Models) -> Work:
     yield cast(Event, Done(result={}))
+    return {}
+
+
+def end(task: EndTask, models: Models) -> Work:
+    yield Phase(name="ending")
+    match task.how:
+        case "exit":
+            sys.exit(0)
+        case "keyboard":
+            raise KeyboardInterrupt
+        case "no JSON":
+            return {"result": object()}
+        case "nothing":
+            return None  # type: ignore[return-value]
+        case "killed beside its fork" | "killed beside its daemon":
+            if os.fork() == 0:
+                if task.how == "killed beside its daemon":
+                    os.setsid()
+                time.sleep(60)
+                os._exit(0)
+            time.sleep(0.2)  # else the fork might not have left the session yet
+            os.kill(os.getpid(), signal.SIGKILL)
     return {}

@@ -46,6 +46,20 @@ class ShoutTask(Task):
     performer: ClassVar[str] = f"{PERFORMERS}:shout"
 
 
+class EndTask(Task):
+    """End in a way that no task should; `how` names it."""
+
+    performer: ClassVar[str] = f"{PERFORMERS}:end"
+
+    how: str
+
+
+class ExitTask(Task):
+    """A task whose performer's module ends the process that imports it."""
+
+    performer: ClassVar[str] = "tests.outside_exit:perform"
+
+
 class BrokenTask(Task):
     """A task whose performer cannot be imported."""
 

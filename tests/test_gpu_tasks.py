@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -11,7 +13,18 @@ import pytest
 import pytest_asyncio
 
 from tests.conftest import GUARD
-from tests.outside_tasks import PERFORMERS, BrokenTask, CountTask, FailTask, Remark, ShoutTask, WhisperTask
+from tests.outside_tasks import (
+    PERFORMERS,
+    BrokenTask,
+    CountTask,
+    EndTask,
+    ExitTask,
+    FailTask,
+    Remark,
+    ShoutTask,
+    WhisperTask,
+)
+from tests.waiting import wait_until
 from worker import errors
 from worker.gpu.messages import (
     HEADER,
@@ -113,12 +126,51 @@ async def test_a_task_cannot_end_itself_by_an_event(gpu: GpuChild) -> None:
     assert isinstance((await events_of(gpu, CountTask(to=1)))[-1], Done)
 
 
+@pytest.mark.parametrize(
+    ("how", "error"),
+    [
+        ("exit", "SystemExit"),
+        ("keyboard", "KeyboardInterrupt"),
+        ("no JSON", "PydanticSerializationError"),
+        ("nothing", "TypeError"),
+    ],
+)
+async def test_a_task_ends_neither_the_process_nor_without_an_outcome(gpu: GpuChild, how: str, error: str) -> None:
+    pid = await pid_of(gpu)
+    with pytest.raises(errors.InternalError, match=f"{error} while ending"):
+        await events_of(gpu, EndTask(how=how))
+    assert await pid_of(gpu) == pid
+
+
+@pytest.mark.parametrize("how", ["killed beside its fork", "killed beside its daemon"])
+async def test_a_process_that_dies_is_noticed_whatever_it_started(gpu: GpuChild, how: str) -> None:
+    async with asyncio.timeout(30):
+        with pytest.raises(errors.WorkerLost, match="SIGKILL"):
+            await events_of(gpu, EndTask(how=how))
+        assert isinstance((await events_of(gpu, CountTask(to=1)))[-1], Done)
+
+
+def group_of(pgid: int) -> list[str]:
+    """The living processes of a group."""
+    listed = subprocess.run(["ps", "-eo", "pgid=,state=,pid="], capture_output=True, text=True, check=True).stdout
+    return [pid for group, state, pid in map(str.split, listed.splitlines()) if state != "Z" and int(group) == pgid]
+
+
+async def test_what_it_forked_ends_with_it(gpu: GpuChild) -> None:
+    pid = await pid_of(gpu)
+    with pytest.raises(errors.WorkerLost):
+        await events_of(gpu, EndTask(how="killed beside its fork"))
+    await asyncio.to_thread(wait_until, lambda: not group_of(pid), "what it forked to end")
+
+
 async def test_a_performer_that_cannot_be_imported_is_the_pods_fault_and_the_process_continues() -> None:
-    gpu = GpuChild(ENVIRONMENT, [BrokenTask, CountTask])
+    gpu = GpuChild(ENVIRONMENT, [BrokenTask, ExitTask, CountTask])
     try:
         pid = await pid_of(gpu)
         with pytest.raises(errors.ModelMissing, match=r"cannot import tests\.outside_nothing:perform"):
             await events_of(gpu, BrokenTask())
+        with pytest.raises(errors.ModelMissing, match=r"cannot import tests\.outside_exit:perform"):
+            await events_of(gpu, ExitTask())
         done = (await events_of(gpu, CountTask(to=1)))[-1]
         assert isinstance(done, Done)
         assert not done.result["imported_for_a_task"], "it was imported before the process was ready"

@@ -131,7 +131,7 @@ def load_kinds() -> tuple[dict[str, Kind], list[UnusableKind]]:
             if entry.name in kinds:
                 raise ValueError("another kind has its name")
             kinds[entry.name] = _load(entry)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             unusable.append(UnusableKind(entry.name, _package(entry), f"{type(error).__name__}: {error}"))
     return kinds, unusable
 

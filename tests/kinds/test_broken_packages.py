@@ -71,15 +71,22 @@ def test_the_same_package_without_its_fault_is_applied(database_url: str, tmp_pa
     assert applied.returncode == 0, applied.stderr
 
 
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("import a_module_that_is_not_there", "a_module_that_is_not_there"),
+        ("import sys; sys.exit('nothing to do')", "SystemExit: nothing to do"),
+    ],
+)
 def test_a_pod_with_a_package_that_cannot_be_imported_goes_on_with_its_own_kinds(
-    make_fleet: MakeFleet, tmp_path: Path
+    make_fleet: MakeFleet, tmp_path: Path, code: str, reason: str
 ) -> None:
-    package = write_package(tmp_path, "likeness-bad", GOOD, code="import a_module_that_is_not_there")
+    package = write_package(tmp_path, "likeness-bad", GOOD, code=code)
     fleet = make_fleet(PYTHONPATH=python_path(package))
     assert migrate(fleet.app.url, packages=(package,)).returncode == 0
     (worker,) = fleet.ready(1)
     (told,) = worker.events("kind.unusable")
     assert "package likeness-bad" in told["message"]
-    assert "a_module_that_is_not_there" in told["reason"]
+    assert reason in told["reason"]
     assert not any(route.startswith("bad") for route in worker.events("worker.ready")[0]["routes"])
     fleet.completed("generation", fleet.draw())

@@ -20,8 +20,12 @@ from tests.worker.conftest import Fleet, MakeFleet, as_pod
 from worker.demo.servers import EmbeddedS3
 
 PASSWORD, ACCESS_KEY, SECRET_KEY = "db-password-marker", "access-key-marker", "secret-key-marker"
-ELSEWHERE = {"SUPABASE_SERVICE_ROLE_KEY": "role-key-marker", "HF_TOKEN": "hub-token-marker"}
-"""Secrets that a pod's host may have set although this worker does not use them."""
+ELSEWHERE = {
+    "SUPABASE_SERVICE_ROLE_KEY": "role-key-marker",
+    "HF_TOKEN": "hub-token-marker",
+    "aws_secret_access_key": "lower-case-marker",
+}
+"""Secrets that a pod's host may have set, whether this worker uses them or not."""
 MARKERS = (PASSWORD, ACCESS_KEY, SECRET_KEY, *ELSEWHERE.values())
 
 CONNECT_ELSEWHERE = "import socket; socket.create_connection(('192.0.2.1', 9), timeout=1)"

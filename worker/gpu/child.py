@@ -29,7 +29,6 @@ from worker.gpu.messages import (
     HEADER,
     Done,
     Event,
-    Failed,
     FromChild,
     Outcome,
     Phase,
@@ -102,7 +101,7 @@ def import_performer(performer: str) -> Performer:
     """Import the function that performs a task. Raises ModelMissing, for which this pod is at fault, if that fails."""
     try:
         found: Performer = pkgutil.resolve_name(performer)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise errors.ModelMissing(f"this pod cannot import {performer}; its log says why") from error
     return found
 
@@ -150,16 +149,16 @@ def perform(body: bytes, models: Models, stop: threading.Event, send: Callable[[
     from worker.gpu.failures import failure
 
     report = Reporter(send)
-    outcome: Outcome
     try:
         task = parse_task(body)
-        outcome = drain(import_performer(task.performer)(task, models), stop, report)
-    except Exception as error:
+        report(drain(import_performer(task.performer)(task, models), stop, report))
+        return
+    except BaseException as error:  # sys.exit too: no task ends this process; and a result that does not travel
         outcome = failure(error, report.phase)
         if outcome.code not in (errors.InvalidInput.code, errors.OutOfMemory.code):
             traceback.print_exc()  # the log needs more than the message
     report(outcome)
-    if isinstance(outcome, Failed) and outcome.fatal:
+    if outcome.fatal:
         sys.stderr.flush()
         os._exit(1)
 
@@ -198,8 +197,8 @@ class Reporter:
             self._sent_at = now
             self._held = None
         elif self._held is not None:
-            self._send(self._held)
-            self._held = None
+            held, self._held = self._held, None
+            self._send(held)
         if isinstance(event, Phase):
             self.seconds()
             self.phase = event.name

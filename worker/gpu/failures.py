@@ -11,7 +11,7 @@ from worker.gpu.messages import Failed
 from worker.ml.errors import BadInput, ModelUnreadable
 
 
-def failure(error: Exception, phase: str) -> Failed:
+def failure(error: BaseException, phase: str) -> Failed:
     """Describe an error of any task, of the core or from outside.
 
     A library's own text may quote a prompt or a path: only messages of our own errors are passed on.
@@ -33,7 +33,7 @@ def failure(error: Exception, phase: str) -> Failed:
             return Failed(code=errors.InternalError.code, message=message, fatal=_gpu_is_broken(error))
 
 
-def _gpu_is_broken(error: Exception) -> bool:
+def _gpu_is_broken(error: BaseException) -> bool:
     """Return True if later CUDA calls fail too, as after most CUDA errors; libraries wrap them in their own types."""
     if isinstance(error, torch.AcceleratorError):
         return True

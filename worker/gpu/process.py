@@ -34,6 +34,8 @@ from worker.gpu.messages import (
 
 KILL_ONLY_GRACE_S = 0.5
 """How long a phase that does not check for interrupts may take to end by itself."""
+LINE_OPEN_GRACE_S = 1.0
+"""How long messages of an ended process may still arrive while a process that it started holds the socket open."""
 
 CHILD = {
     "HF_HUB_OFFLINE": "1",
@@ -45,7 +47,8 @@ CHILD = {
 
 _SECRETS = re.compile(
     r"^(DATABASE_|PG|S3_|MODELS_S3_|AWS_|(NEXT_PUBLIC_)?SUPABASE_|HF_TOKEN|HUGGING_FACE_HUB_TOKEN|WORKER_SECRET)"
-    r"|SECRET|PASSWORD|TOKEN$|API_KEY"
+    r"|SECRET|PASSWORD|TOKEN$|API_KEY",
+    re.IGNORECASE,  # as the settings are read
 )
 """Names of variables that the GPU process never sees: the worker's own, and others that a pod's host may have set."""
 
@@ -197,6 +200,7 @@ class _Process:
         self._violation: errors.InternalError | None = None
         """It sent an event that its task does not declare, and was killed."""
         self._listener = asyncio.create_task(self._listen(), name="gpu-listener")
+        self._watcher = asyncio.create_task(self._watch(), name="gpu-watcher")
 
     @classmethod
     async def spawn(cls, env: Mapping[str, str], performers: Sequence[str]) -> _Process:
@@ -276,8 +280,21 @@ class _Process:
     def _kill(self) -> None:
         self.alive = False
         if self._process.returncode is None:  # afterwards its id may belong to another process
-            with suppress(ProcessLookupError):
-                os.killpg(self.pid, signal.SIGKILL)
+            self._kill_group()
+
+    def _kill_group(self) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+    async def _watch(self) -> None:
+        """Notice its end where the listener cannot, because a process that it forked holds the socket open too."""
+        await self._process.wait()
+        self.alive = False
+        self._kill_group()  # while a member lives, no other group has this id
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.ended.wait(), LINE_OPEN_GRACE_S)
+            return
+        self._writer.transport.abort()
 
     async def _next_event(self) -> FromChild:
         event = await self._events.get()
