@@ -71,6 +71,19 @@ def test_the_same_package_without_its_fault_is_applied(database_url: str, tmp_pa
     assert applied.returncode == 0, applied.stderr
 
 
+def test_an_entry_point_that_names_no_module_stops_no_migration(database_url: str, tmp_path: Path) -> None:
+    package = write_package(tmp_path, "likeness-bad", GOOD, {"bad": "not a reference"})
+    applied = migrate(database_url, packages=(package,))
+    assert (applied.returncode, applied.stdout) == (0, "Up to date: nothing to apply.\n"), applied.stderr
+
+
+@pytest.mark.parametrize("spelling", ["likeness-bad", "Likeness_Bad", "likeness.bad"])
+def test_a_package_has_one_name_however_it_is_written(database_url: str, tmp_path: Path, spelling: str) -> None:
+    package = write_package(tmp_path, "likeness-bad", GOOD)
+    assert migrate(database_url, packages=(package,)).returncode == 0
+    assert migrate(database_url, "--without", spelling).returncode == 0
+
+
 @pytest.mark.parametrize(
     ("code", "reason"),
     [

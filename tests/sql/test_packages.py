@@ -341,3 +341,50 @@ def test_a_kind_of_a_package_runs_like_any_other(any_supabase: Supabase, tmp_pat
         assert attempt.complete({"objects": [attempt.key("0.png")]}) == "ok"
         pod.close()
         assert app.staged(row["id"]) == {attempt.key("0.png"): "published"}
+
+
+ODD_TEXTS = {
+    "quotes of the printed file": "select $apply$a$apply$, $package_0$b$package_0$, $package_1$c$package_1$;",
+    "the beginning of a quote at its end": "-- $package_0",
+    "what psql and psycopg read": "-- \\q :foo :'bar' %s %(x)s $1 {} ''\n",
+    "another system's lines and mark": "\ufeffselect 1;\r\nselect 2;\r\n",
+    "nothing": "",
+}
+
+
+@pytest.mark.parametrize("name", ODD_TEXTS)
+def test_a_text_is_applied_and_printed_as_it_is(supabase: Supabase, tmp_path: Path, name: str) -> None:
+    package = write_package(tmp_path, **{"it's odd": ODD_TEXTS[name]})
+    applied, by_psql, by_psycopg = (supabase.create() for _ in range(3))
+    migrate(applied, packages=[package])
+    text = render(packages=[package])
+    printed = psql(by_psql, text, tmp_path)
+    assert printed.returncode == 0, printed.stderr
+    with psycopg.connect(by_psycopg) as owner:
+        owner.execute(text.encode())
+    for url in (by_psql, by_psycopg):
+        assert differences(snapshot(applied), snapshot(url)) == {}
+        assert migrate(url, packages=[package]) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"), [(b"-- \xff", "byte 3 is not UTF-8"), (b"select 1; -- \0", "it contains a NUL byte")]
+)
+def test_a_file_that_is_no_text_is_refused_by_name(tmp_path: Path, content: bytes, reason: str) -> None:
+    package = write_package(tmp_path)
+    (package.folder / "more.sql").write_bytes(content)
+    with pytest.raises(MigrationError, match=rf"package {PACKAGE}, more\.sql cannot be read: {reason}"):
+        render(packages=[package])
+
+
+def test_a_package_that_is_left_out_is_not_applied_although_it_is_installed(supabase: Supabase, tmp_path: Path) -> None:
+    url = supabase.create()
+    newer, older = write_package(tmp_path / "newer"), write_package(tmp_path / "older", echo="select 1 / 0;")
+    (newer.folder / "migrations" / "0002_more.sql").write_text("create table public.echo_places (id int);")
+    migrate(url, packages=[newer])
+    before = snapshot(url)
+    with pytest.raises(MigrationError, match="a newer release was here"):
+        migrate(url, packages=[older])
+    assert "views" in migrate(url, next_release(tmp_path), packages=[older], without=[PACKAGE])
+    assert list(differences(before, snapshot(url))) == ["row of worker.schema_versions views"]
+    assert "worker.apply_package_file('" not in render(packages=[older], without=[PACKAGE])

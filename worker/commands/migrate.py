@@ -28,8 +28,7 @@ def migrate(
     without: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="PACKAGE",
-            help="Migrate although PACKAGE is not installed; its kinds stay in the database unchanged.",
+            metavar="PACKAGE", help="Leave out a package: it is not installed here, or must not be applied now."
         ),
     ] = None,
     supabase_stubs: Annotated[
@@ -47,6 +46,7 @@ def migrate(
     """
     from worker.database import migrate as migrations
     from worker.database.printed import render
+    from worker.database.sql_files import normal_name
     from worker.settings import Settings
 
     if since and not print_sql:
@@ -56,15 +56,16 @@ def migrate(
         supabase_stubs = True
     if supabase_stubs and print_sql:
         raise CommandRefused("--supabase-stubs changes the database and cannot be combined with --print")
+    left_out = {normal_name(package) for package in without or ()}
     try:
         if print_sql:
             number, numbers_of = _read_since(since or [])
-            sys.stdout.write(render(number, since_of=numbers_of, without=without or ()))
+            sys.stdout.write(render(number, since_of=numbers_of, without=left_out))
             return
         url = Settings.load(storage=False).database_url.get_secret_value()
         if supabase_stubs and not migrations.install_supabase_stubs(url):
             typer.echo("No stubs were created: auth.users already exists.")
-        names = migrations.migrate(url, without=without or ())
+        names = migrations.migrate(url, without=left_out)
     except migrations.MigrationError as error:
         typer.echo(f"migrate: {error}", err=True)
         raise typer.Exit(FAILED) from error
@@ -73,13 +74,15 @@ def migrate(
 
 def _read_since(given: list[str]) -> tuple[int, dict[str, int]]:
     """Return the number for this project (0 without one), and those of packages. Raises CommandRefused."""
+    from worker.database.sql_files import normal_name
+
     number, numbers_of = 0, {}
     for item in given:
         package, _, digits = item.rpartition(":")
         if not digits.isdecimal():
             raise CommandRefused(f"--since {item} must be a number, or a package and a number, such as likeness-echo:1")
         if package:
-            numbers_of[package] = int(digits)
+            numbers_of[normal_name(package)] = int(digits)
         else:
             number = int(digits)
     return number, numbers_of

@@ -12,6 +12,7 @@ from pathlib import Path
 import psycopg
 
 from worker.database.errors import explain_connection
+from worker.database.sql_files import MigrationError as MigrationError  # for those who call migrate
 from worker.database.sql_files import Package, Release, SqlFile, sql_folder, this_release
 
 SCHEMA_MAJOR = 1
@@ -21,10 +22,6 @@ LOCK = "do $$ begin perform pg_advisory_xact_lock(hashtextextended('likeness mig
 
 Ledger = Mapping[tuple[str | None, str], str]
 """Checksums of the files that were applied, by package (None: the project's own) and name."""
-
-
-class MigrationError(Exception):
-    """The migration failed and changed nothing; the message says why and what to do."""
 
 
 def migrate(
@@ -38,12 +35,12 @@ def migrate(
 
     Args:
         packages: packages whose SQL is also applied; by default, the installed ones.
-        without: packages that have kinds in the database and need not be installed here.
+        without: packages to leave out, whether or not they are installed here.
 
     Raises MigrationError if the connection or a file fails, an applied file was edited, a newer release was applied, or
     a package is not installed; nothing is changed then.
     """
-    release = this_release(folder, packages)
+    release = this_release(folder, packages, without)
     try:
         with psycopg.connect(database_url, autocommit=False) as connection:
             _run(connection, LOCK)

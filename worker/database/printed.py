@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import count, islice
 from pathlib import Path
 
 from worker.database.migrate import LOCK, MigrationError
@@ -22,7 +23,7 @@ def render(
     No BEGIN and no psql commands: the tool that applies it opens the transaction. `since_of` is `since` of packages.
     Raises MigrationError if migration `since` does not exist.
     """
-    release = this_release(folder, packages)
+    release = this_release(folder, packages, without)
     applied: dict[str | None, int] = {None: since}
     applied.update((package, number) for package, number in (since_of or {}).items())
     _check_since(applied, release)
@@ -65,18 +66,16 @@ def _check_since(applied: Mapping[str | None, int], release: Release) -> None:
 def _statement(file: SqlFile) -> str:
     if file.package is None:
         return f"{file.text.strip()}\n\n{_record(file)}"
-    quote = next(f"${tag}$" for tag in _tags() if f"${tag}$" not in file.text)
+    # None of them may appear in the text, nor begin at its end.
+    outer, quote, *_ = (f"${tag}$" for tag in islice(_tags(file.text), 2))
     return (
-        f"do $apply$ begin perform worker.apply_package_file('{file.package}', '{file.name}', '{file.checksum}', "
-        f"{quote}{file.text}{quote}); end $apply$;"
+        f"do {outer} begin perform worker.apply_package_file({_literal(file.package)}, {_literal(file.name)}, "
+        f"'{file.checksum}', {quote}{file.text}{quote}); end {outer};"
     )
 
 
-def _tags() -> Iterable[str]:
-    number = 0
-    while True:
-        yield f"package_{number}"
-        number += 1
+def _tags(text: str) -> Iterator[str]:
+    return (tag for number in count() if f"${(tag := f'package_{number}')}" not in text)
 
 
 def _guard(package: str | None, wanted: list[SqlFile], earlier: list[SqlFile]) -> str:
@@ -86,7 +85,7 @@ def _guard(package: str | None, wanted: list[SqlFile], earlier: list[SqlFile]) -
     ledger = "worker.schema_versions" if package is None else "worker.kind_versions"
     whose = "" if package is None else f"package {package}: "
     since = "N" if package is None else f"{package}:N"
-    condition = "" if package is None else f" where package = ''{package}''"
+    condition = "" if package is None else f" where package = ''{package}''"  # a normal name has no quotes
     return f"""
 do $$
 declare
@@ -143,11 +142,15 @@ end $$;"""
 
 
 def _array(items: Iterable[str]) -> str:
-    return "array[" + ", ".join(f"'{item}'" for item in items) + "]::text[]"
+    return "array[" + ", ".join(map(_literal, items)) + "]::text[]"
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
 
 
 def _record(file: SqlFile) -> str:
     return (
-        f"insert into worker.schema_versions (name, checksum) values ('{file.name}', '{file.checksum}')\n"
+        f"insert into worker.schema_versions (name, checksum) values ({_literal(file.name)}, '{file.checksum}')\n"
         "on conflict (name) do update set checksum = excluded.checksum, applied_at = now();"
     )

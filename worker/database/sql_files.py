@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
@@ -37,6 +37,10 @@ REPEATABLE = (
 """In the order in which they depend on each other; `*` is every file of a folder."""
 LAST = ("views", "rights", "comments", "rls")
 """After the kinds that packages add, because views, rights and policies cover them."""
+
+
+class MigrationError(Exception):
+    """The migration failed and changed nothing; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -102,9 +106,12 @@ class Release:
         return [file for file in self.files if file.number is None]
 
 
-def this_release(folder: Path | None = None, packages: Sequence[Package] | None = None) -> Release:
-    """Return the files of `folder` (default: the project's `sql/`) and of `packages` (default: the installed ones)."""
-    return Release(folder or sql_folder(), tuple(installed_packages() if packages is None else packages))
+def this_release(
+    folder: Path | None = None, packages: Sequence[Package] | None = None, without: Collection[str] = ()
+) -> Release:
+    """Return the files of `folder` (default: `sql/`) and of `packages` (default: the installed ones) but `without`."""
+    found = installed_packages() if packages is None else packages
+    return Release(folder or sql_folder(), tuple(package for package in found if package.name not in without))
 
 
 def sql_folder() -> Path:
@@ -116,7 +123,7 @@ def sql_folder() -> Path:
 def numbered_files(folder: Path | None = None, package: str | None = None) -> list[SqlFile]:
     """Return the numbered migrations of a folder, in order."""
     paths = sorted(((folder or sql_folder()) / "migrations").glob("[0-9][0-9][0-9][0-9]_*.sql"))
-    return [SqlFile(path.stem, path.read_text(), int(path.stem[:4]), package) for path in paths]
+    return [SqlFile(path.stem, _read(path, package), int(path.stem[:4]), package) for path in paths]
 
 
 def repeatable_files(folder: Path | None = None) -> list[SqlFile]:
@@ -127,8 +134,23 @@ def repeatable_files(folder: Path | None = None) -> list[SqlFile]:
 def _files(folder: Path, patterns: Iterable[str], package: str | None = None) -> list[SqlFile]:
     paths = [path for pattern in patterns for path in sorted(folder.glob(f"{pattern}.sql"))]
     return [
-        SqlFile(path.relative_to(folder).with_suffix("").as_posix(), path.read_text(), None, package) for path in paths
+        SqlFile(path.relative_to(folder).with_suffix("").as_posix(), _read(path, package), None, package)
+        for path in paths
     ]
+
+
+def _read(path: Path, package: str | None) -> str:
+    """Raises MigrationError when the file is not a text that PostgreSQL accepts."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # some editors put a byte order mark first
+    except UnicodeDecodeError as error:
+        text, reason = "", f"byte {error.start} is not UTF-8"
+    else:
+        reason = "it contains a NUL byte" if "\0" in text else ""
+    if reason:
+        whose = f"package {package}, " if package else ""
+        raise MigrationError(f"{whose}{path.name} cannot be read: {reason}. Save it as UTF-8; nothing was changed.")
+    return text
 
 
 def installed_packages() -> list[Package]:
@@ -141,9 +163,16 @@ def installed_packages() -> list[Package]:
     return [packages[name] for name in sorted(packages)]
 
 
+def normal_name(package: str) -> str:
+    """Return a distribution's name as indexes and ledgers spell it."""
+    return re.sub(r"[-_.]+", "-", package).lower()
+
+
 def _package_of(point: EntryPoint) -> Package | None:
+    if not point.pattern.match(point.value):
+        return None  # names no module; the pods say so
     spec = find_spec(point.module.partition(".")[0])
     if point.dist is None or spec is None or not spec.submodule_search_locations:
         return None
     folder = Path(next(iter(spec.submodule_search_locations))) / "sql"
-    return Package(re.sub(r"[-_.]+", "-", point.dist.name).lower(), folder) if folder.is_dir() else None
+    return Package(normal_name(point.dist.name), folder) if folder.is_dir() else None
