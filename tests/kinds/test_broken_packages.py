@@ -103,3 +103,35 @@ def test_a_pod_with_a_package_that_cannot_be_imported_goes_on_with_its_own_kinds
     assert reason in told["reason"]
     assert not any(route.startswith("bad") for route in worker.events("worker.ready")[0]["routes"])
     fleet.completed("generation", fleet.draw())
+
+
+HANDLER = """
+import asyncio, sys
+from worker.kinds import Kind, no_texts
+
+async def run(lease, context):
+    match lease.job.row["words"]:
+        case "exit":
+            sys.exit(0)
+        case "cancel":
+            raise asyncio.CancelledError
+        case "nothing":
+            return None
+    return {}
+
+KIND = Kind("bad", run, no_texts)
+"""
+
+
+def test_a_handler_that_ends_itself_fails_its_job_and_nothing_else(make_fleet: MakeFleet, tmp_path: Path) -> None:
+    words_alone = TABLE.replace(", portrait text", "") + TEXTS + REGISTER.format(purpose="'generation'")
+    package = write_package(tmp_path, "likeness-bad", words_alone, {"bad": "likeness_bad.kind:KIND"}, HANDLER)
+    fleet = make_fleet(PYTHONPATH=python_path(package))
+    fleet.app.tables["bad"] = "public.bad_jobs"
+    assert migrate(fleet.app.url, packages=(package,)).returncode == 0
+    (worker,) = fleet.ready(1)
+    for words in ("exit", "cancel", "nothing"):
+        job = fleet.app.wait_for("bad", fleet.app.request("bad", owner_id=fleet.app.owner, words=words, max_failures=1))
+        assert (job["status"], job["error_code"], job["attempt"]) == ("failed", "internal", 1), words
+    fleet.completed("bad", fleet.app.request("bad", owner_id=fleet.app.owner, words="go on"))
+    assert fleet.living() == [worker]

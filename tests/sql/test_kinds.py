@@ -463,6 +463,27 @@ def test_a_hook_that_fails_hides_no_other_kind_from_a_pod(db: AppTables, echo_po
     assert echo_pod.call("usable_bases", "echo", [TINY_BASE], 8.0) == []
 
 
+def test_the_views_follow_a_table_that_goes_and_comes_back(
+    db: AppTables, other_session: psycopg.Connection[Any]
+) -> None:
+    add_echo(db)
+    job = ask_echo(db)
+    db.run("select worker.make_job_views()")
+    shown = "select count(*) from worker.job_details where kind = 'echo'"
+
+    db.run("alter table public.echo_jobs rename to former_echo_jobs")
+    other_session.execute("select from worker.jobs")
+    assert db.tick() is not None, "a reader of the views stops no tick"
+    assert db.one(shown) == 1
+    other_session.rollback()
+    db.tick()
+    assert (db.one(shown), db.queue_row("echo", job)) == (0, None)
+
+    db.run("alter table public.former_echo_jobs rename to echo_jobs")
+    db.tick()
+    assert db.one(shown) == 1
+
+
 @pytest.mark.parametrize("who", ["a tick", "a revocation", "an insert"])
 def test_a_table_that_is_gone_meanwhile_stops_no_statement_that_waits_for_it(
     db: AppTables, background: BackgroundCalls, other_session: psycopg.Connection[Any], who: str

@@ -189,7 +189,7 @@ class JobRunner:
             result = await self._run_handler(lease, context)
             outcome = await lease.complete(result)
             if outcome == "invalid":
-                outcome = await lease.fail(errors.InternalError("the worker's result was malformed"))
+                return await lease.fail(errors.InternalError("the worker's result was malformed")), {}
             return outcome, {"gpu_peak_gib": result.get("peak_gib")}
         except JobInterrupted as interruption:
             return await self._end_interrupted(lease, interruption.reason), {"reason": interruption.reason.value}
@@ -222,6 +222,8 @@ class JobRunner:
                 await self._stop_handler(lease, handler)
             if lease.interruption is not None and not _has_result(handler):
                 raise JobInterrupted(lease.interruption)
+            if handler.cancelled():  # not from here: a library's cancellation, which would leave the job to nobody
+                raise errors.InternalError("the handler cancelled itself")
             return await handler
         except Interrupted as error:
             raise JobInterrupted(lease.interruption or Interruption.SHUTDOWN) from error
@@ -236,7 +238,10 @@ class JobRunner:
         kind = self._services.kinds[lease.kind]
         await asyncio.to_thread(prompts.require, kind.texts(lease.job))
         await consent.require(self._services.database, lease.job)
-        return await kind.run(lease, context)
+        try:
+            return await kind.run(lease, context)
+        except SystemExit as error:
+            raise RuntimeError(f"the handler of {lease.kind} called sys.exit") from error  # no job ends the worker
 
     async def _stop_handler(self, lease: Lease, handler: asyncio.Task[dict[str, Any]]) -> None:
         shutdown = lease.interruption is Interruption.SHUTDOWN
