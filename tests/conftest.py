@@ -92,7 +92,7 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / ".done").exists():
             from tests.tiny_models import build_tiny_models
-            from worker.ml.architectures import sd15_tiny
+            from worker.ml.families.tiny import sd15 as sd15_tiny
 
             build_tiny_models(folder)
             sd15_tiny.build_tiny(folder / "tiny-sd15")

@@ -34,7 +34,7 @@ def count(task: CountTask, models: Models) -> Work:
         yield Remark(about=number)
         yield Progress(fraction=number / task.to, phase="counting")
     return {
-        "imported": sorted({"worker.ml.base_models", "diffusers", "transformers"} & set(sys.modules)),
+        "imported": sorted({"worker.ml.models", "diffusers", "transformers"} & set(sys.modules)),
         "imported_for_a_task": IMPORTED_FOR_A_TASK,
     }
 

@@ -31,8 +31,8 @@ from worker.gpu.messages import (
 from worker.gpu.process import GpuChild, Interrupted
 from worker.gpu.tasks.generation import GenerateTask, LoraFile
 from worker.gpu.tasks.training import LoraSettings, PhotoFile, PhotosSkipped, TrainTask
-from worker.ml import upscale
-from worker.ml.architectures.flux_tiny import build_tiny
+from worker.ml.families.tiny.flux1 import build_tiny
+from worker.ml.networks import real_esrgan
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -53,7 +53,7 @@ class Files:
 def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     folder = tmp_path_factory.mktemp("gpu")
     build_tiny(folder / "base")
-    upscale.build_tiny(folder / "upscaler.safetensors", scale=2)
+    real_esrgan.build_tiny(folder / "upscaler.safetensors", scale=2)
     photos = []
     for i in range(2):
         path = folder / f"photo-{i}.jpg"

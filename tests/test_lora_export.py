@@ -19,7 +19,7 @@ from tests.ml.keys import listed_keys
 from tests.processes import worker_environment
 from worker.commands.lora_export import export
 from worker.errors import CommandRefused
-from worker.ml import lora_files
+from worker.ml.adapters import files as lora_files
 
 RANK = 4
 SINGLE = "transformer.single_transformer_blocks.0"

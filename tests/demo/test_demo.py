@@ -22,8 +22,8 @@ from tests.tiny_models import cached_tiny_models
 from tests.waiting import wait_until
 from worker.demo.held_out_loss import held_out_loss
 from worker.demo.servers import EmbeddedS3
-from worker.ml import base_models
-from worker.ml.batches import Photo
+from worker.ml import models
+from worker.ml.train.batches import Photo
 
 TABLES = {"training": "public.training_jobs", "generation": "public.generation_jobs"}
 UPLOADS, MODELS = "uploads", "model_artifacts"
@@ -228,7 +228,7 @@ def test_losses_can_be_measured_again_from_the_objects_and_show_what_was_learnt(
         photos.append(Photo(path, f"{person['trigger_word']}, {row['caption']}"))
     models_dir, built_now = cached_tiny_models()
     assert not built_now
-    base = base_models.load(models_dir / kept.summary["base"], "cpu")
+    base = models.load(models_dir / kept.summary["base"], "cpu")
     resolution = kept.summary["training_settings"]["resolution"]
     losses = {
         name: held_out_loss(base, photos, lora, draws=16, resolution=resolution)

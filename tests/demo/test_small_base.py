@@ -15,9 +15,9 @@ from tools.small_base.measure import FIGURES
 from tools.small_base.names import DIGITS, LOOKS, PREFIX, looks_of
 from tools.small_base.subjects import SETTINGS
 from worker.demo.config import SMALL, SMALL_BASE
-from worker.ml import base_models
-from worker.ml.base_models import Base
-from worker.ml.batches import encode_captions, stack
+from worker.ml import models
+from worker.ml.models import Base
+from worker.ml.train.batches import encode_captions, stack
 
 README = Path(__file__).parents[2] / "tools" / "small_base" / "README.md"
 FIRST_PAGE = Path(__file__).parents[2] / "README.md"
@@ -26,7 +26,7 @@ PLACE = "wearing a blue hoodie, at the beach"
 
 @pytest.fixture(scope="module")
 def base() -> Base:
-    return base_models.load(SMALL_BASE / "base", device="cpu")
+    return models.load(SMALL_BASE / "base", device="cpu")
 
 
 def predictions_for(base: Base, who: list[str]) -> torch.Tensor:

@@ -16,10 +16,10 @@ from diffusers.models.embeddings import CombinedTimestepTextProjEmbeddings
 
 from tests.ml.runs import finish, lora_config
 from worker.demo.drawing import portrait
-from worker.ml import base_models
-from worker.ml.base_models import Base
-from worker.ml.batches import Photo
-from worker.ml.train_lora import LoraConfig, TrainedLora, train
+from worker.ml import models
+from worker.ml.models import Base
+from worker.ml.train.batches import Photo
+from worker.ml.train.train_lora import LoraConfig, TrainedLora, train
 
 TRIGGER = "ohwx"
 QUICK_CONFIG = lora_config(steps=120, rank=16, learning_rate=5e-3, resolution=96, batch_size=6)
@@ -48,7 +48,7 @@ def quick_config(family: str) -> LoraConfig:
 @pytest.fixture(scope="session")
 def base(tiny_base: Path) -> Base:
     """The loaded tiny base. No test may leave it changed, and `test_stopping.py` shows that none does."""
-    return base_models.load(tiny_base, "cpu")
+    return models.load(tiny_base, "cpu")
 
 
 @pytest.fixture(scope="session")
@@ -62,7 +62,7 @@ def unguided(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Bas
     transformer.time_text_embed = unguided
     transformer.register_to_config(guidance_embeds=False)
     transformer.save_pretrained(folder / "transformer")
-    return base_models.load(folder, "cpu")
+    return models.load(folder, "cpu")
 
 
 @pytest.fixture(scope="session")

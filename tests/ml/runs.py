@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from worker.ml.generate import Picture
-from worker.ml.train_lora import LoraConfig, TrainedLora
+from worker.ml.draw.generate import Picture
+from worker.ml.train.train_lora import LoraConfig, TrainedLora
 
 UNLESS_GIVEN = {
     "rank": 16,

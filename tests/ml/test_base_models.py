@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from tests.ml.families import only_flux, only_sd15
-from worker.ml import base_models
-from worker.ml.architectures import flux_tiny, sd15_tiny
-from worker.ml.base_models import Base, Resident, plan_memory
+from worker.ml import models
 from worker.ml.errors import ModelUnreadable
+from worker.ml.families.tiny import flux1 as flux_tiny
+from worker.ml.families.tiny import sd15 as sd15_tiny
+from worker.ml.models import Base, Resident, plan_memory
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def test_a_base_describes_itself(base: Base, family: str) -> None:
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelUnreadable, match="flux-dev"):
-        base_models.load(tmp_path / "flux-dev")
+        models.load(tmp_path / "flux-dev")
 
 
 @pytest.mark.parametrize(
@@ -40,7 +41,7 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 def test_a_base_without_a_part_is_refused_without_asking_a_hub(copied: Path, part: str) -> None:
     shutil.rmtree(copied / part)
     with pytest.raises(ModelUnreadable, match="copied"):
-        base_models.load(copied, "cpu")
+        models.load(copied, "cpu")
 
 
 @pytest.mark.parametrize(
@@ -50,7 +51,7 @@ def test_a_base_with_truncated_weights_is_refused(copied: Path, part: str) -> No
     (weights,) = (copied / part).glob("*.safetensors")
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(ModelUnreadable, match="copied"):
-        base_models.load(copied, "cpu")
+        models.load(copied, "cpu")
 
 
 @pytest.mark.parametrize(("family", "denoiser"), [("flux", "transformer"), ("sd15", "unet")], indirect=["family"])
@@ -59,7 +60,7 @@ def test_pickled_weights_are_not_loaded(copied: Path, denoiser: str) -> None:
     weights.unlink()
     torch.save({}, copied / denoiser / "diffusion_pytorch_model.bin")
     with pytest.raises(ModelUnreadable, match="copied"):
-        base_models.load(copied, "cpu")
+        models.load(copied, "cpu")
 
 
 @only_sd15
@@ -69,7 +70,7 @@ def test_a_missing_safety_checker_is_accepted(copied: Path) -> None:
     index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
     index["feature_extractor"] = ["transformers", "CLIPImageProcessor"]
     (copied / "model_index.json").write_text(json.dumps(index))
-    assert base_models.load(copied, "cpu").parts.safety_checker is None
+    assert models.load(copied, "cpu").parts.safety_checker is None
 
 
 @only_sd15
@@ -77,7 +78,7 @@ def test_a_base_with_another_kind_of_prediction_is_refused(copied: Path) -> None
     file = copied / "scheduler" / "scheduler_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text("utf-8")), "prediction_type": "sample"}))
     with pytest.raises(ModelUnreadable, match="predicts 'sample'"):
-        base_models.load(copied, "cpu")
+        models.load(copied, "cpu")
 
 
 @only_flux
@@ -85,7 +86,7 @@ def test_a_base_with_another_kind_of_prediction_is_refused(copied: Path) -> None
 def test_other_families_and_damaged_indices_are_refused(copied: Path, index: str) -> None:
     (copied / "model_index.json").write_text(index)
     with pytest.raises(ModelUnreadable, match="copied"):
-        base_models.load(copied, "cpu")
+        models.load(copied, "cpu")
 
 
 @only_flux

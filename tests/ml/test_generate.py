@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from tests.ml.families import only_sd15
-from worker.ml.base_models import Base
+from worker.ml.draw.generate import LoraUse, Picture, PictureRequest, Resolved, Step, generate, resolve
 from worker.ml.errors import BadInput, ModelUnreadable
-from worker.ml.generate import LoraUse, Picture, PictureRequest, Resolved, Step, generate, resolve
+from worker.ml.models import Base
 from worker.ml.phases import Phase
 
 REQUEST = PictureRequest("a photo", negative_prompt=None, width=48, height=32, steps=2, guidance=1.0, seed=0)

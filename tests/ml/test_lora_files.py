@@ -17,13 +17,13 @@ from safetensors.torch import load_file, save_file
 from tests.ml.families import only_flux, only_sd15
 from tests.ml.keys import DATA, listed_keys
 from tests.ml.runs import lora_config
-from worker.ml import lora_files
-from worker.ml.architectures.flux import Flux
-from worker.ml.architectures.sd15 import StableDiffusion15
-from worker.ml.base_models import Base
+from worker.ml.adapters import files as lora_files
+from worker.ml.draw.generate import LoraUse, PictureRequest, generate
 from worker.ml.errors import ModelUnreadable
-from worker.ml.generate import LoraUse, PictureRequest, generate
-from worker.ml.train_lora import TrainedLora, file_metadata
+from worker.ml.families.flux1 import Flux
+from worker.ml.families.sd15 import StableDiffusion15
+from worker.ml.models import Base
+from worker.ml.train.train_lora import TrainedLora, file_metadata
 
 LAYERS = {
     "flux": "transformer.single_transformer_blocks.0.attn.to_q.lora_{}.weight",

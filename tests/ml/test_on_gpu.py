@@ -11,11 +11,12 @@ import torch
 
 from tests.ml.runs import finish, lora_config, pictures
 from worker.demo.held_out_loss import held_out_loss
-from worker.ml import base_models, upscale
-from worker.ml.base_models import Base
-from worker.ml.batches import Photo
-from worker.ml.generate import LoraUse, PictureRequest, generate
-from worker.ml.train_lora import Checkpoint, train
+from worker.ml import models
+from worker.ml.draw.generate import LoraUse, PictureRequest, generate
+from worker.ml.models import Base
+from worker.ml.networks import real_esrgan
+from worker.ml.train.batches import Photo
+from worker.ml.train.train_lora import Checkpoint, train
 
 pytestmark = [
     pytest.mark.gpu,
@@ -27,7 +28,7 @@ CONFIG = lora_config(steps=30, rank=8, learning_rate=5e-3, resolution=64, batch_
 
 @pytest.fixture(scope="module")
 def on_gpu(tiny_base: Path) -> Base:
-    return base_models.load(tiny_base)
+    return models.load(tiny_base)
 
 
 def devices(base: Base) -> dict[str, str]:
@@ -72,5 +73,5 @@ def test_a_resumed_training_ends_near_the_uninterrupted_one(on_gpu: Base, photos
 def test_the_upscaler_agrees_with_the_cpu(tiny_models: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
     weights = tiny_models / "real-esrgan-x4" / "model.safetensors"
-    on_gpu, on_cpu = (upscale.load(weights, device).upscale(pixels) for device in ("cuda", "cpu"))
+    on_gpu, on_cpu = (real_esrgan.load(weights, device).upscale(pixels) for device in ("cuda", "cpu"))
     assert np.abs(on_gpu.astype(int) - on_cpu).max() <= 3  # float16 against float32

@@ -19,11 +19,11 @@ from PIL import Image, ImageCms, ImageOps
 from tests.ml.runs import finish, lora_config
 from worker.demo.drawing.portrait import Person, draw, scenes
 from worker.ml import photos
-from worker.ml.base_models import Base
-from worker.ml.batches import Photo
 from worker.ml.errors import BadInput
+from worker.ml.models import Base
 from worker.ml.photos import UnusablePhoto
-from worker.ml.train_lora import PhotosSkipped, train
+from worker.ml.train.batches import Photo
+from worker.ml.train.train_lora import PhotosSkipped, train
 
 ORIENTATION = 0x0112
 UNDO_ORIENTATION = {  # what undoes each orientation of EXIF 2.32 (table in 4.6.4, tag Orientation)

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from tests.ml.runs import finish, lora_config
-from worker.ml import base_models
-from worker.ml.base_models import Base
-from worker.ml.batches import Photo
+from worker.ml import models
+from worker.ml.models import Base
 from worker.ml.phases import Phase
-from worker.ml.train_lora import Checkpoint, Step, TrainedLora, train
+from worker.ml.train.batches import Photo
+from worker.ml.train.train_lora import Checkpoint, Step, TrainedLora, train
 
 CONFIG = lora_config(
     steps=14,
@@ -66,7 +66,7 @@ def whole(base: Base, photos: list[Photo], tmp_path_factory: pytest.TempPathFact
 def test_resumed_equals_uninterrupted(
     tiny_base: Path, photos: list[Photo], whole: Whole, tmp_path: Path, stopped_after: int
 ) -> None:
-    fresh = base_models.load(tiny_base, "cpu")
+    fresh = models.load(tiny_base, "cpu")
     run = train(
         fresh, photos, CONFIG, workdir=tmp_path, metadata=METADATA, resume_from=whole.checkpoints[stopped_after]
     )
@@ -83,9 +83,10 @@ def test_resumed_in_another_process_equals_uninterrupted(
     """State of the process (global random state, hash seeds) must not matter."""
     task = (tiny_base, photos, CONFIG, tmp_path, METADATA, whole.checkpoints[6])
     code = (
-        "import pickle, sys; from worker.ml import base_models, train_lora; from tests.ml.runs import finish;"
+        "import pickle, sys; from worker.ml import models; from worker.ml.train import train_lora;"
+        "from tests.ml.runs import finish;"
         "base, photos, config, workdir, metadata, checkpoint = pickle.load(sys.stdin.buffer);"
-        "finish(train_lora.train(base_models.load(base, 'cpu'), photos, config, workdir=workdir,"
+        "finish(train_lora.train(models.load(base, 'cpu'), photos, config, workdir=workdir,"
         " metadata=metadata, resume_from=checkpoint))"
     )
     subprocess.run([sys.executable, "-c", code], input=pickle.dumps(task), check=True)

@@ -16,9 +16,10 @@ from safetensors.torch import load_file, save_file
 
 from tests.ml import published_names
 from tests.tiny_models import TINY_BASE
-from worker.ml import base_models, upscale
+from worker.ml import models
+from worker.ml.draw.generate import Picture, PictureRequest, generate
 from worker.ml.errors import ModelUnreadable
-from worker.ml.generate import Picture, PictureRequest, generate
+from worker.ml.networks import real_esrgan
 from worker.ml.single_files import bases, flux_names
 from worker.ml.single_files.upscalers import import_upscaler
 from worker.models import BaseModels
@@ -54,7 +55,7 @@ def weights_of(folder: Path) -> dict[str, torch.Tensor]:
 
 def pictures_of(folder: Path) -> list[Any]:
     request = PictureRequest("a photo", negative_prompt=None, width=48, height=32, steps=2, guidance=3.0, seed=0)
-    drawn = generate(base_models.load(folder, "cpu"), request)
+    drawn = generate(models.load(folder, "cpu"), request)
     return [event.pixels for event in drawn if isinstance(event, Picture)]
 
 
@@ -199,7 +200,7 @@ def test_a_refused_import_leaves_nothing_behind(tiny_models: Path, flux_files: d
 
 class TestUpscalers:
     def test_the_official_pickle_becomes_safetensors(self, tmp_path: Path) -> None:
-        upscale.build_tiny(tmp_path / "x4.safetensors", 4)
+        real_esrgan.build_tiny(tmp_path / "x4.safetensors", 4)
         weights = load_file(tmp_path / "x4.safetensors")
         torch.save({"params_ema": weights, "params": {}}, tmp_path / "RealESRGAN_x4plus.pth")
         models = tmp_path / "models"

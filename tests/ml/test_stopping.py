@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from tests.ml.runs import lora_config, pictures
-from worker.ml import generate as drawing
-from worker.ml import train_lora as training
-from worker.ml.base_models import Base
-from worker.ml.batches import Photo
+from worker.ml.draw import generate as drawing
+from worker.ml.draw.generate import LoraUse, PictureRequest, generate
 from worker.ml.errors import BadInput, ModelUnreadable
-from worker.ml.generate import LoraUse, PictureRequest, generate
-from worker.ml.train_lora import TrainedLora, train
+from worker.ml.models import Base
+from worker.ml.train import train_lora as training
+from worker.ml.train.batches import Photo
+from worker.ml.train.train_lora import TrainedLora, train
 
 REQUEST = PictureRequest("a photo", negative_prompt=None, width=64, height=64, steps=3, guidance=2.0, seed=5)
 CONFIG = lora_config(steps=4, rank=4, learning_rate=1e-2, resolution=64, batch_size=3)

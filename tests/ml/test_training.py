@@ -15,11 +15,11 @@ from tests.ml.conftest import TRIGGER
 from tests.ml.runs import finish, lora_config
 from worker.demo.held_out_loss import held_out_loss
 from worker.jobs.wording import name_class
-from worker.ml.architectures import ARCHITECTURES
-from worker.ml.base_models import Base
-from worker.ml.batches import Batch, Photo, TrainingData, draw_batch, encode_captions, encode_photos
 from worker.ml.errors import BadInput
-from worker.ml.train_lora import LoraConfig, Step, TrainedLora, sample_losses, train
+from worker.ml.families import ARCHITECTURES
+from worker.ml.models import Base
+from worker.ml.train.batches import Batch, Photo, TrainingData, draw_batch, encode_captions, encode_photos
+from worker.ml.train.train_lora import LoraConfig, Step, TrainedLora, sample_losses, train
 
 CLASS_CAPTION = "a photo of a person"
 

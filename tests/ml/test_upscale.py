@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from spandrel import ModelLoader
 
 from worker.demo.drawing.portrait import Person, draw, scenes
-from worker.ml import upscale
 from worker.ml.errors import ModelUnreadable
+from worker.ml.networks import real_esrgan
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def test_the_picture_equals_that_of_spandrel(
     weights: Path, portrait: npt.NDArray[np.uint8], size: tuple[int, int]
 ) -> None:
     pixels = portrait[: size[0], : size[1]]
-    upscaler = upscale.load(weights, "cpu")
+    upscaler = real_esrgan.load(weights, "cpu")
     ours = upscaler.upscale(pixels)
     assert ours.shape == (size[0] * upscaler.scale, size[1] * upscaler.scale, 3)
     np.testing.assert_array_equal(ours, plain_spandrel(weights, pixels))
@@ -52,7 +52,7 @@ def test_the_picture_equals_that_of_spandrel(
 def test_the_tiny_network_draws_a_recognisable_picture_of_its_own(
     weights: Path, portrait: npt.NDArray[np.uint8]
 ) -> None:
-    upscaler = upscale.load(weights, "cpu")
+    upscaler = real_esrgan.load(weights, "cpu")
     ours = upscaler.upscale(portrait).astype(float)
     smooth = enlarged(portrait, upscaler.scale, Image.Resampling.BICUBIC).astype(float)
     assert np.abs(ours - smooth).max() > 20
@@ -69,19 +69,19 @@ def assert_seamless(tiled: npt.NDArray[np.uint8], whole: npt.NDArray[np.uint8]) 
 @pytest.mark.parametrize("tile", [32, 48])
 def test_tiles_leave_no_seams(weights: Path, portrait: npt.NDArray[np.uint8], tile: int) -> None:
     """One block reaches 20 pixels, twice as many where 2x2 pixels are folded: the overlap covers that."""
-    upscaler = upscale.load(weights, "cpu")
+    upscaler = real_esrgan.load(weights, "cpu")
     pixels = portrait[:127, :94]  # not multiples of the tile
     assert_seamless(upscaler.upscale(pixels, tile=tile, overlap=44), upscaler.upscale(pixels))
 
 
 def test_without_overlap_there_would_be_seams(weights: Path, portrait: npt.NDArray[np.uint8]) -> None:
-    upscaler = upscale.load(weights, "cpu")
+    upscaler = real_esrgan.load(weights, "cpu")
     tiled, whole = upscaler.upscale(portrait, tile=32, overlap=0), upscaler.upscale(portrait)
     assert np.abs(tiled.astype(int) - whole.astype(int)).max() > 5
 
 
 def test_the_default_tiles_are_seamless_for_a_large_picture(weights: Path, portrait: npt.NDArray[np.uint8]) -> None:
-    upscaler = upscale.load(weights, "cpu")
+    upscaler = real_esrgan.load(weights, "cpu")
     large = np.tile(portrait, (5, 1, 1))[:560, :72]
     assert_seamless(upscaler.upscale(large), upscaler.upscale(large, tile=1024))
 
@@ -92,4 +92,4 @@ def test_only_real_upscalers_in_safetensors_are_loaded(tmp_path: Path) -> None:
     save_file({"some.weight": torch.ones(2)}, foreign)
     for path in (pickled, foreign, missing):
         with pytest.raises(ModelUnreadable, match=path.name):
-            upscale.load(path, "cpu")
+            real_esrgan.load(path, "cpu")

@@ -21,11 +21,11 @@ from diffusers import (
 from tests.ml import vanilla
 from tests.ml.families import only_sd15
 from tests.ml.runs import finish, lora_config, pictures
-from worker.ml import base_models
-from worker.ml.base_models import Base
-from worker.ml.batches import Photo, TrainingData, draw_batch, encode_captions, encode_photos
-from worker.ml.generate import LoraUse, PictureRequest, generate
-from worker.ml.train_lora import TrainedLora, sample_losses, train
+from worker.ml import models
+from worker.ml.draw.generate import LoraUse, PictureRequest, generate
+from worker.ml.models import Base
+from worker.ml.train.batches import Photo, TrainingData, draw_batch, encode_captions, encode_photos
+from worker.ml.train.train_lora import TrainedLora, sample_losses, train
 
 PROMPT = "a photo of ohwx person, wearing a blue shirt, in a park"
 REQUEST = PictureRequest(
@@ -136,7 +136,7 @@ def with_scheduler(folder: Path, scheduler: type, **settings: object) -> Base:
     index = json.loads((folder / "model_index.json").read_text("utf-8"))
     index["scheduler"] = ["diffusers", scheduler.__name__]
     (folder / "model_index.json").write_text(json.dumps(index))
-    return base_models.load(folder, "cpu")
+    return models.load(folder, "cpu")
 
 
 @only_sd15

@@ -19,7 +19,7 @@ from safetensors.torch import load, save
 from tests.ml import vanilla
 from tests.tiny_models import TINY_BASE
 from tests.worker.conftest import Fleet, MakeFleet
-from worker.ml import lora_files
+from worker.ml.adapters import files as lora_files
 
 BASE = "tiny-sd15"
 REGISTER = """

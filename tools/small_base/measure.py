@@ -26,9 +26,10 @@ from tools.small_base.subjects import Subject, settings_in_words, subjects, trai
 from tools.small_base.text import full_caption
 from worker.demo.config import SMALL_BASE
 from worker.demo.drawing.person import Scene
-from worker.ml import base_models, generate
-from worker.ml.base_models import Base
-from worker.ml.generate import LoraUse, Picture, PictureRequest
+from worker.ml import models
+from worker.ml.draw import generate
+from worker.ml.draw.generate import LoraUse, Picture, PictureRequest
+from worker.ml.models import Base
 
 FIGURES = Path(__file__).parent / "figures.json"
 FOLDER = WORK / "measured"
@@ -188,7 +189,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=54, help="number of pictures for each figure")
     count = parser.parse_args().seeds
     torch.set_num_threads(1)
-    base = base_models.load(SMALL_BASE / "base", device="cpu")
+    base = models.load(SMALL_BASE / "base", device="cpu")
     artist = Artist(base)
     figures = {
         "seeds": count,

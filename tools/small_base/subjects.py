@@ -12,9 +12,9 @@ from worker.demo.config import SMALL
 from worker.demo.drawing.canvas import Colour
 from worker.demo.drawing.person import Person, close_up, scenes
 from worker.demo.drawing.portrait import draw
-from worker.ml.base_models import Base
-from worker.ml.batches import Photo
-from worker.ml.train_lora import LoraConfig, TrainedLora, train
+from worker.ml.models import Base
+from worker.ml.train.batches import Photo
+from worker.ml.train.train_lora import LoraConfig, TrainedLora, train
 
 PHOTOS = 12
 PHOTO_SIZE = (448, 576)

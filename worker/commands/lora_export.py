@@ -17,7 +17,7 @@ from worker.storage.checksums import sha256_of
 from worker.storage.object_store import ObjectStore, StoreConfig
 
 if TYPE_CHECKING:
-    from worker.ml.lora_files import Naming
+    from worker.ml.adapters.files import Naming
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,8 @@ def export(source: str, naming: Naming, output: Path) -> Exported:
 
 
 def _convert(source: Path, naming: Naming, output: Path) -> Exported:
-    from worker.ml import lora_files, lora_names  # torch: other commands should not wait seconds for it
+    from worker.ml.adapters import files as lora_files
+    from worker.ml.adapters import names as lora_names  # torch: other commands should not wait seconds for it
     from worker.ml.errors import ModelUnreadable
 
     if not source.is_file():

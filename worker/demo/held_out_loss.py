@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 
 from worker.demo.held_out import DRAWS, Question
-from worker.ml import base_models
-from worker.ml.base_models import Base
-from worker.ml.batches import Batch, Photo, encode_captions, encode_photos, seeded, stack
-from worker.ml.train_lora import sample_losses
+from worker.ml import models
+from worker.ml.models import Base
+from worker.ml.train.batches import Batch, Photo, encode_captions, encode_photos, seeded, stack
+from worker.ml.train.train_lora import sample_losses
 
 
 @torch.no_grad()
@@ -57,7 +57,7 @@ def held_out_loss(
 
 def main() -> None:
     question: Question = json.load(sys.stdin)
-    base = base_models.load(Path(question["base"]), "cpu")
+    base = models.load(Path(question["base"]), "cpu")
     photos = [Photo(Path(path), caption) for path, caption in question["photos"]]
     losses = {
         label: held_out_loss(base, photos, Path(path) if path else None, draws=DRAWS, resolution=question["resolution"])

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from worker import errors
 
 if TYPE_CHECKING:
-    from worker.ml.base_models import Base, Resident
-    from worker.ml.upscale import Upscaler
+    from worker.ml.models import Base, Resident
+    from worker.ml.networks.real_esrgan import Upscaler
 
 
 class Models:
@@ -21,8 +21,8 @@ class Models:
 
     def base(self, folder: Path) -> Base:
         """Return a loaded base model. Raises ModelMissing if the folder cannot be used."""
-        from worker.ml.base_models import Resident
         from worker.ml.errors import ModelUnreadable
+        from worker.ml.models import Resident
 
         self._bases = self._bases or Resident()
         try:
@@ -32,12 +32,12 @@ class Models:
 
     def upscaler(self, path: Path) -> Upscaler:
         """Return a loaded upscaler. Raises ModelMissing if the file cannot be used."""
-        from worker.ml import upscale
         from worker.ml.errors import ModelUnreadable
+        from worker.ml.networks import real_esrgan
 
         if path not in self._upscalers:
             try:
-                self._upscalers[path] = upscale.load(path)
+                self._upscalers[path] = real_esrgan.load(path)
             except ModelUnreadable as error:
                 raise errors.ModelMissing(
                     f"this pod cannot use the upscaler {path.parent.name}; its log says why"

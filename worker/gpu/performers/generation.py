@@ -14,10 +14,10 @@ import torch
 from worker.gpu.messages import Event, Phase, Progress, Work
 from worker.gpu.models import Models
 from worker.gpu.tasks.generation import GenerateTask
-from worker.ml import generate as pictures
-from worker.ml.base_models import Base
+from worker.ml.draw import generate as pictures
+from worker.ml.models import Base
+from worker.ml.networks.real_esrgan import Upscaler
 from worker.ml.phases import Phase as MlPhase
-from worker.ml.upscale import Upscaler
 
 
 @dataclass

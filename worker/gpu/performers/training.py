@@ -9,10 +9,10 @@ from dataclasses import asdict
 from worker.gpu.messages import CheckpointSaved, Event, Phase, Progress, Work
 from worker.gpu.models import Models
 from worker.gpu.tasks.training import LoraSettings, PhotosSkipped, SkippedPhoto, TrainTask
-from worker.ml import train_lora
-from worker.ml.architectures.architecture import TrainingDefaults
-from worker.ml.batches import Photo
 from worker.ml.phases import Phase as MlPhase
+from worker.ml.protocol import TrainingDefaults
+from worker.ml.train import train_lora
+from worker.ml.train.batches import Photo
 
 MlEvent = train_lora.PhotosSkipped | MlPhase | train_lora.Step | train_lora.Checkpoint
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from worker.ml import upscale
 from worker.ml.errors import ModelUnreadable
+from worker.ml.networks import real_esrgan
 
 
 def import_upscaler(file: Path, target: Path, scale: int) -> None:
@@ -25,7 +25,7 @@ def import_upscaler(file: Path, target: Path, scale: int) -> None:
             save_file(_read_pickle(file), target)
     except OSError as error:
         raise ModelUnreadable(f"{file.name} cannot be copied ({error.strerror})") from error
-    upscaler = upscale.load(target, "cpu")
+    upscaler = real_esrgan.load(target, "cpu")
     if upscaler.scale != scale:
         raise ModelUnreadable(f"{file.name} enlarges by {upscaler.scale}, not by {scale}")
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 
-from worker.ml.architectures.architecture import Grid, Text
-from worker.ml.base_models import Base
+from worker.ml.models import Base
 from worker.ml.photos import UnusablePhoto, buckets, read_fitted
-from worker.ml.training_config import LoraConfig
+from worker.ml.protocol import Grid, Text
+from worker.ml.train.config import LoraConfig
 
 
 @dataclass(frozen=True)

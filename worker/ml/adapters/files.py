@@ -22,9 +22,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from worker.ml import lora_names
+from worker.ml.adapters import names as lora_names
+from worker.ml.adapters.names import Pair
 from worker.ml.errors import ModelUnreadable
-from worker.ml.lora_names import Pair
 
 Naming = Literal["diffusers", "kohya"]
 NATIVE: Mapping[str, Naming] = {"flux": "diffusers", "sd15": "kohya"}

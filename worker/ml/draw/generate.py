@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from worker.ml.architectures.architecture import Grid, Sampler, Text
-from worker.ml.base_models import Base
 from worker.ml.errors import BadInput
+from worker.ml.models import Base
 from worker.ml.phases import Phase
+from worker.ml.protocol import Grid, Sampler, Text
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 
 from worker.ml import kernels
-from worker.ml.architectures.tiny_parts import (
+from worker.ml.families.tiny.parts import (
     GROUPS,
     SPREAD,
     clip_text_model,

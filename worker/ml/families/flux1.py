@@ -21,9 +21,9 @@ from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from diffusers.training_utils import compute_density_for_timestep_sampling
 
-from worker.ml import lora_files
-from worker.ml.architectures import adapters
-from worker.ml.architectures.architecture import (
+from worker.ml.adapters import attach
+from worker.ml.adapters import files as lora_files
+from worker.ml.protocol import (
     Grid,
     Parts,
     PictureDefaults,
@@ -211,15 +211,15 @@ class Flux:
         self, parts: Parts, rank: int, generator: torch.Generator
     ) -> AbstractContextManager[dict[str, torch.nn.Parameter]]:
         """Add a fresh LoRA inside the block: its float32 parameters by their names in a file."""
-        return adapters.new_lora(parts.transformer, LORA_TARGETS, rank, generator, "transformer.{}".format)
+        return attach.new_lora(parts.transformer, LORA_TARGETS, rank, generator, "transformer.{}".format)
 
     def loras(self, parts: Parts, files: Sequence[tuple[Path, float]]) -> AbstractContextManager[None]:
         """Use these LoRA files at these scales inside the block. Raises ModelUnreadable before it loads any."""
         for path, _ in files:
             layers = lora_files.check(path, self.family).layers
             inner = {name.removeprefix("transformer."): shape for name, shape in layers.items()}
-            adapters.check_fits(parts.transformer, path.name, inner)
-        return adapters.loaded(parts, files)
+            attach.check_fits(parts.transformer, path.name, inner)
+        return attach.loaded(parts, files)
 
     def lora_metadata(self, parts: Parts) -> dict[str, str]:
         """Return metadata as sd-scripts writes it."""

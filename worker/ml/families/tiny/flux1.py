@@ -15,7 +15,7 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeli
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
 from worker.ml import kernels
-from worker.ml.architectures.tiny_parts import (
+from worker.ml.families.tiny.parts import (
     GROUPS,
     SPREAD,
     WORDS,

@@ -21,9 +21,11 @@ import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 from diffusers.training_utils import compute_snr
 
-from worker.ml import lora_files, lora_names
-from worker.ml.architectures import adapters
-from worker.ml.architectures.architecture import (
+from worker.ml.adapters import attach
+from worker.ml.adapters import files as lora_files
+from worker.ml.adapters import names as lora_names
+from worker.ml.errors import ModelUnreadable
+from worker.ml.protocol import (
     Grid,
     Parts,
     PictureDefaults,
@@ -31,7 +33,6 @@ from worker.ml.architectures.architecture import (
     Text,
     TrainingDefaults,
 )
-from worker.ml.errors import ModelUnreadable
 
 LORA_TARGETS = (  # every layer of the transformer blocks, as sd-scripts trains (networks/lora.py)
     *("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2"),
@@ -202,15 +203,15 @@ class StableDiffusion15:
         self, parts: Parts, rank: int, generator: torch.Generator
     ) -> AbstractContextManager[dict[str, torch.nn.Parameter]]:
         """Add a fresh LoRA inside the block: its float32 parameters by their names in a file."""
-        return adapters.new_lora(parts.unet, LORA_TARGETS, rank, generator, _kohya_name)
+        return attach.new_lora(parts.unet, LORA_TARGETS, rank, generator, _kohya_name)
 
     def loras(self, parts: Parts, files: Sequence[tuple[Path, float]]) -> AbstractContextManager[None]:
         """Use these LoRA files at these scales inside the block. Raises ModelUnreadable before it loads any."""
         for path, _ in files:
             layers = lora_files.check(path, self.family).layers
             inner = {_unet_layer(name): shape for name, shape in layers.items()}
-            adapters.check_fits(parts.unet, path.name, inner)
-        return adapters.loaded(parts, files)
+            attach.check_fits(parts.unet, path.name, inner)
+        return attach.loaded(parts, files)
 
     def lora_metadata(self, parts: Parts) -> dict[str, str]:
         """Return metadata as sd-scripts writes it."""

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from peft import LoraConfig
 
-from worker.ml.architectures.architecture import Parts
+from worker.ml.adapters.files import Shape
 from worker.ml.errors import ModelUnreadable
-from worker.ml.lora_files import Shape
+from worker.ml.protocol import Parts
 
 
 @contextmanager

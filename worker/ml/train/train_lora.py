@@ -27,9 +27,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from worker.ml import lora_files
-from worker.ml.base_models import Base
-from worker.ml.batches import (
+from worker.ml.adapters import files as lora_files
+from worker.ml.errors import BadInput, ModelUnreadable
+from worker.ml.models import Base
+from worker.ml.phases import Phase
+from worker.ml.photos import UnusablePhoto, summarize_unusable
+from worker.ml.train.batches import (
     Batch,
     Photo,
     Sample,
@@ -40,11 +43,8 @@ from worker.ml.batches import (
     seeded,
     select_samples,
 )
-from worker.ml.checkpoints import LoopState, read_checkpoint, write_checkpoint
-from worker.ml.errors import BadInput, ModelUnreadable
-from worker.ml.phases import Phase
-from worker.ml.photos import UnusablePhoto, summarize_unusable
-from worker.ml.training_config import LoraConfig as LoraConfig  # for callers, who need nothing else to train
+from worker.ml.train.checkpoints import LoopState, read_checkpoint, write_checkpoint
+from worker.ml.train.config import LoraConfig as LoraConfig  # for callers, who need nothing else to train
 
 WEIGHT_DECAY = 1e-4  # diffusers' dreambooth scripts
 MAX_GRAD_NORM = 1.0  # the same

@@ -16,9 +16,9 @@ import torch
 import transformers
 from safetensors import SafetensorError
 
-from worker.ml.architectures import architecture_of
-from worker.ml.architectures.architecture import Architecture, Parts
 from worker.ml.errors import ModelUnreadable
+from worker.ml.families import architecture_of
+from worker.ml.protocol import Architecture, Parts
 
 _GIB = 2**30
 

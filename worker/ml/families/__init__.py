@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from worker.ml.architectures.architecture import Architecture
-from worker.ml.architectures.flux import Flux
-from worker.ml.architectures.sd15 import StableDiffusion15
 from worker.ml.errors import ModelUnreadable
+from worker.ml.families.flux1 import Flux
+from worker.ml.families.sd15 import StableDiffusion15
+from worker.ml.protocol import Architecture
 
 ARCHITECTURES: dict[str, Architecture] = {"flux": Flux(), "sd15": StableDiffusion15()}
 

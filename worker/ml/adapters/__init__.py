@@ -1,0 +1,1 @@
+"""LoRAs: their files and names, and how they are attached to a denoiser."""

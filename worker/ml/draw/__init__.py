@@ -1,0 +1,1 @@
+"""Pictures from a base: the denoising loop and what it reads."""

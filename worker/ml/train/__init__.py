@@ -1,0 +1,1 @@
+"""LoRA training: the loop, and the photos, settings and checkpoints that it reads and writes."""
