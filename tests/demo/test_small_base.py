@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.ml.runs import predict
 from tools.small_base.classifier import ATTRIBUTES
 from tools.small_base.measure import FIGURES
 from tools.small_base.names import DIGITS, LOOKS, PREFIX, looks_of
@@ -17,7 +18,7 @@ from tools.small_base.subjects import SETTINGS
 from worker.demo.config import SMALL, SMALL_BASE
 from worker.ml import models
 from worker.ml.models import Base
-from worker.ml.train.batches import encode_captions, stack
+from worker.ml.train.batches import encode_captions
 
 README = Path(__file__).parents[2] / "tools" / "small_base" / "README.md"
 FIRST_PAGE = Path(__file__).parents[2] / "README.md"
@@ -36,14 +37,8 @@ def predictions_for(base: Base, who: list[str]) -> torch.Tensor:
     grid = (9, 7)
     noise = torch.randn(1, 63, base.parts.transformer.config.in_channels, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        return base.architecture.predict(
-            base.parts,
-            noise.expand(len(who), -1, -1),
-            torch.full((len(who),), 0.8),
-            stack([texts[caption] for caption in captions]),
-            grid,
-            0.0,
-        )
+        first, *others = (texts[caption] for caption in captions)
+        return predict(base, noise.expand(len(who), -1, -1), torch.full((len(who),), 0.8), first.join(others), grid)
 
 
 def distance(predictions: torch.Tensor, others: torch.Tensor) -> float:

@@ -7,8 +7,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from worker.ml.draw.generate import Picture
+from worker.ml.models import Base
+from worker.ml.protocol import Condition, Grid, Inputs
 from worker.ml.train.train_lora import LoraConfig, TrainedLora
 
 UNLESS_GIVEN = {
@@ -39,3 +42,10 @@ def finish(training: Generator[Any, None, TrainedLora]) -> TrainedLora:
 def pictures(drawing: Iterable[object]) -> list[npt.NDArray[np.uint8]]:
     """The pixels of all pictures of a run."""
     return [event.pixels for event in drawing if isinstance(event, Picture)]
+
+
+def predict(base: Base, latents: torch.Tensor, time: torch.Tensor, condition: Condition, grid: Grid) -> torch.Tensor:
+    """What the denoiser predicts for noised latents (B, …), as in training."""
+    sides = ("wanted",) * len(latents)
+    inputs = Inputs(latents, time, condition, grid, base.family.training_guidance, sides)
+    return base.family.predict(base.parts, inputs)

@@ -19,7 +19,8 @@ def test_resolved_settings_come_first_then_phases_steps_and_pictures(base: Base)
     assert isinstance(events[0], Resolved)
     assert [event.name for event in events if isinstance(event, Phase)] == [
         "reading the prompt",
-        *["drawing", "decoding"] * 2,
+        "drawing",
+        "decoding",
     ]
     steps = [(event.index, event.total) for event in events if isinstance(event, Step)]
     assert steps == [(i, len(steps)) for i in range(1, len(steps) + 1)]

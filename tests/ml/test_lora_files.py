@@ -86,7 +86,7 @@ def test_every_alpha_is_the_rank_so_that_the_scale_is_one(trained: TrainedLora) 
 @only_sd15
 def test_diffusers_reads_back_exactly_what_was_trained(base: Base, tmp_path: Path) -> None:
     path = tmp_path / "lora.safetensors"
-    with base.architecture.new_lora(base.parts, 4, torch.Generator().manual_seed(0)) as lora:
+    with base.family.new_lora(base.parts, 4, torch.Generator().manual_seed(0)) as lora:
         for weights in lora.values():
             weights.data += torch.rand(weights.shape, generator=torch.Generator().manual_seed(1))
         trained = {
@@ -258,7 +258,7 @@ def test_a_file_that_is_not_a_plain_lora_of_a_known_family_is_refused_by_name(
 def refusal(base: Base, tmp_path: Path) -> Callable[[dict[str, torch.Tensor]], str]:
     """Return the reason why a drawing refuses a file of these tensors, and check that the base is unchanged."""
     path = tmp_path / "other.safetensors"
-    denoiser = base.architecture.modules(base.parts)[base.architecture.denoiser]
+    denoiser = base.denoiser
 
     def refuse(tensors: dict[str, torch.Tensor]) -> str:
         before = {name: tuple(weights.shape) for name, weights in denoiser.named_parameters()}

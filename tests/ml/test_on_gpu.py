@@ -11,7 +11,7 @@ import torch
 
 from tests.ml.runs import finish, lora_config, pictures
 from worker.demo.held_out_loss import held_out_loss
-from worker.ml import models
+from worker.ml import memory, models
 from worker.ml.draw.generate import LoraUse, PictureRequest, generate
 from worker.ml.models import Base
 from worker.ml.networks import real_esrgan
@@ -32,18 +32,21 @@ def on_gpu(tiny_base: Path) -> Base:
 
 
 def devices(base: Base) -> dict[str, str]:
-    return {name: next(m.parameters()).device.type for name, m in base.architecture.modules(base.parts).items()}
+    return {name: next(m.parameters()).device.type for name, m in base.family.modules(base.parts).items()}
 
 
 def test_a_base_is_loaded_in_bfloat16_and_describes_its_plan(on_gpu: Base) -> None:
-    assert (on_gpu.device.type, on_gpu.dtype, on_gpu.offloaded) == ("cuda", torch.bfloat16, False)
+    assert (on_gpu.device.type, on_gpu.dtype) == ("cuda", torch.bfloat16)
+    pictures(generate(on_gpu, REQUEST))
     assert on_gpu.memory_plan.startswith("full, cuda, bfloat16: needs ")
 
 
-def test_an_offloaded_base_draws_the_same_picture_with_one_part_at_a_time(on_gpu: Base) -> None:
+def test_an_offloaded_base_draws_the_same_picture_with_one_part_at_a_time(
+    on_gpu: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (full,) = pictures(generate(on_gpu, REQUEST))
-    offloaded = replace(on_gpu, offloaded=True)
-    (same,) = pictures(generate(offloaded, REQUEST))
+    monkeypatch.setattr(memory, "free_device_bytes", lambda _: 0)
+    (same,) = pictures(generate(on_gpu, REQUEST))
     np.testing.assert_array_equal(same, full)
     assert [name for name, device in devices(on_gpu).items() if device == "cuda"] == ["vae"]
 
@@ -51,7 +54,7 @@ def test_an_offloaded_base_draws_the_same_picture_with_one_part_at_a_time(on_gpu
 def test_a_training_frees_the_encoders_and_its_lora_draws(on_gpu: Base, photos: list[Photo], tmp_path: Path) -> None:
     of_a_class = [replace(photo, class_caption="a photo of a person") for photo in photos]
     trained = finish(train(on_gpu, of_a_class, CONFIG, workdir=tmp_path, metadata={}))
-    assert [name for name, device in devices(on_gpu).items() if device == "cuda"] == [on_gpu.architecture.denoiser]
+    assert [name for name, device in devices(on_gpu).items() if device == "cuda"] == [on_gpu.family.denoiser]
     assert trained.peak_gib is not None
     losses = [held_out_loss(on_gpu, photos[:3], lora, resolution=64) for lora in (None, trained.path)]
     assert losses[1] < losses[0]

@@ -33,7 +33,7 @@ def before(base: Base) -> tuple[dict[str, torch.Tensor], np.ndarray]:
 def _weights(base: Base) -> dict[str, torch.Tensor]:
     return {
         f"{part}.{name}": weight.clone()
-        for part, module in base.architecture.modules(base.parts).items()
+        for part, module in base.family.modules(base.parts).items()
         for name, weight in module.state_dict().items()
     }
 
@@ -43,7 +43,7 @@ def assert_unchanged(base: Base, before: tuple[dict[str, torch.Tensor], np.ndarr
     now = _weights(base)
     assert now.keys() == weights.keys()
     assert all(torch.equal(now[name], weights[name]) for name in weights)
-    assert not any(w.requires_grad for m in base.architecture.modules(base.parts).values() for w in m.parameters())
+    assert not any(w.requires_grad for m in base.family.modules(base.parts).values() for w in m.parameters())
     np.testing.assert_array_equal(pictures(generate(base, REQUEST))[0], picture)
 
 
@@ -117,7 +117,7 @@ def test_a_drawing_stops_within_one_step(base: Base) -> None:
         nonlocal passes
         passes += 1
 
-    denoiser = base.architecture.modules(base.parts)[base.architecture.denoiser]
+    denoiser = base.denoiser
     hook = denoiser.register_forward_hook(count)
     try:
         for event in generate(base, replace(REQUEST, num_images=2)):

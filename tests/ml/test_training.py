@@ -12,11 +12,13 @@ import pytest
 import torch
 
 from tests.ml.conftest import TRIGGER
-from tests.ml.runs import finish, lora_config
+from tests.ml.runs import finish, lora_config, predict
 from worker.demo.held_out_loss import held_out_loss
 from worker.jobs.wording import name_class
+from worker.ml import models
+from worker.ml.adapters import attach
 from worker.ml.errors import BadInput
-from worker.ml.families import ARCHITECTURES
+from worker.ml.families import FAMILIES
 from worker.ml.models import Base
 from worker.ml.train.batches import Batch, Photo, TrainingData, draw_batch, encode_captions, encode_photos
 from worker.ml.train.train_lora import LoraConfig, Step, TrainedLora, sample_losses, train
@@ -116,15 +118,14 @@ def test_the_target_of_a_preserved_sample_is_the_prediction_of_the_base_alone(
     kept = batch.preserved
     assert 0 < kept.sum() < len(kept)
     as_photos = replace(batch, preserved=torch.zeros_like(kept))
-    noised, _ = base.architecture.noised_input_and_target(base.parts, batch.latents, batch.noise, batch.time)
+    noised, _ = base.family.noised_input_and_target(base.parts, batch.latents, batch.noise, batch.time)
 
     def predicted() -> torch.Tensor:
-        guidance = base.architecture.training_guidance
-        return base.architecture.predict(base.parts, noised, batch.time, batch.text, batch.grid, guidance)
+        return predict(base, noised, batch.time, batch.text, batch.grid)
 
     with torch.no_grad():
-        alone, weights_of_times = predicted(), base.architecture.loss_weights(base.parts, batch.time)
-        with base.architecture.new_lora(base.parts, 4, torch.Generator().manual_seed(0)) as lora:
+        alone, weights_of_times = predicted(), base.family.loss_weights(base.parts, batch.time)
+        with base.family.new_lora(base.parts, 4, torch.Generator().manual_seed(0)) as lora:
             for weights in lora.values():
                 weights += 0.05
             off_target = weights_of_times * (predicted() - alone).square().flatten(1).mean(1)
@@ -139,7 +140,7 @@ def test_preservation_costs_a_second_pass_only_where_it_is_used_and_does_not_cha
 ) -> None:
     passes: list[int] = []
     config = lora_config(steps=12, rank=4, learning_rate=1e-3, resolution=64, caption_dropout=0, preservation=0.4)
-    denoiser = base.architecture.modules(base.parts)[base.architecture.denoiser]
+    denoiser = base.denoiser
     hook = denoiser.register_forward_hook(lambda *_: passes.append(1))
     losses, counted = [], []
     try:
@@ -187,20 +188,19 @@ def class_drift(base: Base, photos: list[Photo], lora: Path) -> float:
     """Return the mean square by which a LoRA changes the base's predictions for class captions, at fixed noise."""
     samples, _ = encode_photos(base, photos, 96)
     texts = encode_captions(base, [photo.class_caption or "" for photo in photos])
-    architecture, times = base.architecture, base.architecture.even_times(base.parts, len(samples))
+    family, times = base.family, base.family.even_times(base.parts, len(samples))
 
     def predicted() -> torch.Tensor:
         predictions = []
         for i, sample in enumerate(samples):
             noise = torch.randn(sample.latents.shape, generator=torch.Generator().manual_seed(i))
-            noised, _ = architecture.noised_input_and_target(base.parts, sample.latents, noise, times[i : i + 1])
+            noised, _ = family.noised_input_and_target(base.parts, sample.latents, noise, times[i : i + 1])
             text = texts[sample.photo.class_caption or ""]
-            guidance = architecture.training_guidance
-            predictions.append(architecture.predict(base.parts, noised, times[i : i + 1], text, sample.grid, guidance))
+            predictions.append(predict(base, noised, times[i : i + 1], text, sample.grid))
         return torch.cat(predictions)
 
     alone = predicted()
-    with base.architecture.loras(base.parts, [(lora, 1.0)]):
+    with attach.attached(base.denoiser, [(base.family.lora_layers(base.parts, lora), 1.0)]):
         return float((predicted() - alone).square().mean())
 
 
@@ -222,7 +222,7 @@ def test_times_cover_the_schedule(
     times = torch.cat([batch_of(step).time for step in range(200)]).double()
     for value, (low, high) in ((times.min(), least), (times.max(), most), (times.mean(), mean)):
         assert low < value < high
-    even = base.architecture.even_times(base.parts, 8).double()
+    even = base.family.even_times(base.parts, 8).double()
     assert least[0] < even.min() < even.max() < most[1]
     assert (even.diff() > 0).all()
 
@@ -231,15 +231,15 @@ def test_a_fresh_lora_changes_nothing(base: Base, batch_of: Callable[..., Batch]
     batch = batch_of(0)
     with torch.no_grad():
         without = sample_losses(base, batch)
-        with base.architecture.new_lora(base.parts, 4, torch.Generator().manual_seed(0)):
+        with base.family.new_lora(base.parts, 4, torch.Generator().manual_seed(0)):
             assert torch.equal(sample_losses(base, batch), without)
 
 
 def test_gradient_checkpointing_changes_nothing_but_memory(base: Base, batch_of: Callable[..., Batch]) -> None:
-    denoiser = base.architecture.modules(base.parts)[base.architecture.denoiser]
+    denoiser = base.denoiser
     gradients = []
     for spare in (False, True):
-        with base.architecture.new_lora(base.parts, 4, torch.Generator().manual_seed(0)) as lora:
+        with base.family.new_lora(base.parts, 4, torch.Generator().manual_seed(0)) as lora:
             if spare:
                 denoiser.enable_gradient_checkpointing()
             sample_losses(base, batch_of(1, preservation=0.5)).mean().backward()
@@ -274,10 +274,7 @@ def test_in_bfloat16_as_on_a_gpu_a_training_runs_and_its_lora_is_bfloat16(
 ) -> None:
     from safetensors.torch import load_file
 
-    parts = base.architecture.load(base.folder, torch.bfloat16)
-    half = replace(base, parts=parts, dtype=torch.bfloat16)
-    for module in half.architecture.modules(parts).values():
-        module.requires_grad_(False)
+    half = models.load(base.folder, "cpu", torch.bfloat16)
     config = lora_config(steps=10, rank=4, learning_rate=5e-3, resolution=64, batch_size=4)
     trained = finish(train(half, of_a_class(photos), config, workdir=tmp_path, metadata={}))
     assert {weights.dtype for weights in load_file(trained.path).values()} == {torch.bfloat16}
@@ -313,4 +310,4 @@ def test_no_photos_are_refused(base: Base, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("photo_count", "steps"), [(1, 800), (15, 1500), (60, 2500)])
 def test_flux_trains_a_hundred_steps_per_photo_within_bounds(photo_count: int, steps: int) -> None:
-    assert ARCHITECTURES["flux"].training_defaults.steps(photo_count) == steps
+    assert FAMILIES["flux"].training_defaults.steps(photo_count) == steps

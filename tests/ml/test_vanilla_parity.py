@@ -78,8 +78,7 @@ def test_the_next_image_is_the_next_seed(base: Base, trained: TrainedLora) -> No
 
 
 def test_in_bfloat16_the_pictures_are_still_equal(base: Base, trained: TrainedLora) -> None:
-    parts = base.architecture.load(base.folder, torch.bfloat16)
-    half = replace(base, parts=parts, dtype=torch.bfloat16)
+    half = models.load(base.folder, "cpu", torch.bfloat16)
     (ours,) = pictures(generate(half, replace(REQUEST, loras=(LoraUse(trained.path),))))
     theirs = vanilla.draw(base.folder, PROMPT, seed=11, loras=[(trained.path, 1)], dtype=torch.bfloat16, **SETTINGS)
     assert furthest(ours, theirs) == 0
@@ -169,19 +168,17 @@ def gradients_of(base: Base, photos: list[Photo]) -> tuple[torch.Tensor, torch.T
     batch = draw_batch(base, data, lora_config(batch_size=len(photos), caption_dropout=0, preservation=0), 0)
     plain = DiffusionPipeline.from_pretrained(base.folder, dtype=torch.float32, local_files_only=True)
     results = []
-    with base.architecture.new_lora(base.parts, 4, torch.Generator().manual_seed(0)) as lora:
+    with base.family.new_lora(base.parts, 4, torch.Generator().manual_seed(0)) as lora:
         for weights in lora.values():
             weights.data += 0.05
         loss = sample_losses(base, batch).mean()
         results.append((loss, torch.autograd.grad(loss, list(lora.values()))))
         # The script uses our model: the comparison is about everything around it.
-        plain.register_modules(
-            **{base.architecture.denoiser: base.architecture.modules(base.parts)[base.architecture.denoiser]}
-        )
+        plain.register_modules(**{base.family.denoiser: base.denoiser})
         order = [next(i for i, s in enumerate(samples) if torch.equal(s.latents[0], one)) for one in batch.latents]
         prompts = [captions[i] for i in order]
-        if base.family == "flux":
-            height, width = (side * base.architecture.token_px(base.parts) for side in batch.grid)
+        if base.family.name == "flux":
+            height, width = (side * base.family.token_px(base.parts) for side in batch.grid)
             latents, noise = (
                 plain._unpack_latents(x, height, width, plain.vae_scale_factor) for x in (batch.latents, batch.noise)
             )
@@ -206,4 +203,4 @@ def test_a_base_that_predicts_velocity_is_trained_on_velocity(
     velocity = with_scheduler(folder, DDIMScheduler, prediction_type="v_prediction", clip_sample=False)
     ours, theirs = gradients_of(velocity, photos[:4])
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-6)
-    assert velocity.architecture.lora_metadata(velocity.parts)["modelspec.prediction_type"] == "v"
+    assert velocity.family.lora_metadata(velocity.parts)["modelspec.prediction_type"] == "v"

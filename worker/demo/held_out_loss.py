@@ -13,8 +13,9 @@ import torch
 
 from worker.demo.held_out import DRAWS, Question
 from worker.ml import models
+from worker.ml.adapters import attach
 from worker.ml.models import Base
-from worker.ml.train.batches import Batch, Photo, encode_captions, encode_photos, seeded, stack
+from worker.ml.train.batches import Batch, Photo, encode_captions, encode_photos, seeded
 from worker.ml.train.train_lora import sample_losses
 
 
@@ -37,17 +38,18 @@ def held_out_loss(
     if unusable:
         raise unusable[0]
     texts = encode_captions(base, [photo.caption for photo in photos])
-    base.place(base.architecture.denoiser, alone=True)
-    times = base.architecture.even_times(base.parts, draws)
+    base.place(base.family.denoiser, alone=True)
+    times = base.family.even_times(base.parts, draws)
     losses = []
-    with base.architecture.loras(base.parts, [(lora, 1.0)] if lora else []):
+    loras = [(base.family.lora_layers(base.parts, lora), 1.0)] if lora else []
+    with attach.attached(base.denoiser, loras):
         for i, sample in enumerate(samples):
             noise = torch.randn((draws, *sample.latents.shape[1:]), generator=seeded("held out", seed, i))
             batch = Batch(
                 latents=torch.cat([sample.latents] * draws),
                 noise=noise.to(base.device),
                 time=times.to(base.device),
-                text=stack([texts[sample.photo.caption]] * draws),
+                text=texts[sample.photo.caption].join([texts[sample.photo.caption]] * (draws - 1)),
                 grid=sample.grid,
                 preserved=torch.zeros(draws, dtype=torch.bool),
             )

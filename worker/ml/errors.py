@@ -9,3 +9,11 @@ class ModelUnreadable(ValueError):
 
 class BadInput(ValueError):
     """A photo or a setting of the request cannot be used."""
+
+
+class PrecisionUnsupported(RuntimeError):
+    """This device lacks the precision that the work needs; another pod's may have it."""
+
+
+class NotFinite(PrecisionUnsupported):
+    """The denoiser's numbers left the range of the precision that this device computes in."""

@@ -1,4 +1,4 @@
-"""Base models in memory: loading a folder, moving its parts to the device and back, and keeping bases loaded.
+"""Models in memory: loading a base, moving its parts to the device and back, and keeping models loaded.
 
 Nothing here asks a hub: a base is a folder on disk, and a missing one is an error.
 """
@@ -7,75 +7,88 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from typing import Any, Protocol, TypeVar, cast
 
 import diffusers
 import torch
 import transformers
 from safetensors import SafetensorError
 
+from worker.ml import memory
 from worker.ml.errors import ModelUnreadable
-from worker.ml.families import architecture_of
-from worker.ml.protocol import Architecture, Parts
+from worker.ml.families import family_of
+from worker.ml.masters import Masters
+from worker.ml.memory import GIB, Plan
+from worker.ml.protocol import Family, Parts
 
-_GIB = 2**30
 
-
-@dataclass(frozen=True)
 class Base:
     """A loaded base model. Its parts move between device and host memory; their weights never change."""
 
-    folder: Path
-    family: str
-    architecture: Architecture
-    parts: Parts
-    device: torch.device
-    dtype: torch.dtype
-    offloaded: bool
-    memory_plan: str
+    def __init__(self, folder: Path, family: Family, parts: Parts, device: torch.device, dtype: torch.dtype) -> None:
+        self.folder = folder
+        self.family = family
+        self.parts = parts
+        self.device = device
+        self.dtype = dtype
+        """The precision that the denoiser computes in."""
+        self._parts = {name: Masters(module) for name, module in family.modules(parts).items()}
+        self._plan: Plan | None = None
+
+    @property
+    def denoiser(self) -> Any:
+        """The denoiser, which is a diffusers model in every family."""
+        return self.family.modules(self.parts)[self.family.denoiser]
+
+    @property
+    def memory_plan(self) -> str:
+        """The plan of the last job, in words."""
+        device = f"{self.device.type}, {str(self.dtype).removeprefix('torch.')}"
+        return self._plan.describe(device) if self._plan else f"one part at a time, {device}"
+
+    @property
+    def anonymous_bytes(self) -> int:
+        """Host memory that it holds, without weights that are mapped from files."""
+        return memory.anonymous_bytes([tensor for part in self._parts.values() for tensor in part.tensors])
+
+    def plan(self, working_bytes: Mapping[str, int]) -> Plan:
+        """Decide for one job which parts stay on the device between its stages: encode, denoise, decode.
+
+        `working_bytes` is what each part needs while it runs, besides its weights.
+        """
+        free = memory.free_device_bytes(self.device)
+        if free is not None:
+            free += sum(part.nbytes for part in self._parts.values() if part.on_device)
+        family = self.family
+        self._plan = memory.plan_parts(
+            {name: part.nbytes for name, part in self._parts.items()},
+            [family.encoders, (family.denoiser,), (family.autoencoder,)],
+            working_bytes,
+            free,
+        )
+        return self._plan
 
     def place(self, *names: str, alone: bool = False) -> None:
-        """Move these parts to the device. With an offloaded plan, or `alone`, the others move to host memory."""
-        modules = self.architecture.modules(self.parts)
-        if alone or self.offloaded:
-            for name, module in modules.items():
-                if name not in names:
-                    module.to("cpu")
+        """Move these parts to the device. `alone`, or by the plan, others make room first."""
+        if memory.shares_host(self.device):
+            return
+        stay = self._plan.stay if self._plan and not alone else ()
+        for name, part in self._parts.items():
+            if name not in names and name not in stay:
+                part.to_host()
         for name in names:
-            modules[name].to(self.device)
+            self._parts[name].to_device(self.device)
 
     def to_host(self) -> None:
         """Move all parts to host memory."""
-        for module in self.architecture.modules(self.parts).values():
-            module.to("cpu")
+        for part in self._parts.values():
+            part.to_host()
 
 
-class Resident:
-    """Keeps bases loaded: one on the device, the others in host memory. The least recently used one is dropped."""
-
-    def __init__(self, device: str | None = None, max_bases: int = 2) -> None:
-        self._device = device
-        self._max_bases = max_bases
-        self._bases: OrderedDict[Path, Base] = OrderedDict()
-
-    def get(self, folder: Path) -> Base:
-        """Return the base of this folder, loading it if needed. Raises ModelUnreadable."""
-        folder = folder.resolve()
-        for other, base in self._bases.items():
-            if other != folder:
-                base.to_host()
-        if folder not in self._bases:
-            while len(self._bases) >= self._max_bases:
-                self._bases.popitem(last=False)
-            self._bases[folder] = load(folder, self._device)
-        self._bases.move_to_end(folder)
-        return self._bases[folder]
-
-
-def load(folder: Path, device: str | None = None) -> Base:
-    """Load a base for the device (CUDA if available), in bfloat16 on a GPU that supports it, else in float32.
+def load(folder: Path, device: str | None = None, dtype: torch.dtype | None = None) -> Base:
+    """Load a base for the device (CUDA if available) in this precision (by default, the device's own).
 
     Raises ModelUnreadable, naming the folder, if it is missing, damaged, or of an unknown family.
     """
@@ -85,43 +98,19 @@ def load(folder: Path, device: str | None = None) -> Base:
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
 
-    architecture = architecture_of(folder)
+    family = family_of(folder)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    dtype = torch.bfloat16 if place.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    dtype = dtype or memory.compute_dtype(place)
     try:
-        _check_complete(folder, architecture.not_loaded)
-        parts = architecture.load(folder, dtype)
+        _check_complete(folder, family.not_loaded)
+        parts = family.load(folder, family.dtypes(dtype))
     except (ModelUnreadable, torch.OutOfMemoryError):
         raise
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError) as error:
         raise ModelUnreadable(f"{folder} is an incomplete or damaged base model: {error}") from error
-    modules = architecture.modules(parts)
-    for module in modules.values():
+    for module in family.modules(parts).values():
         module.requires_grad_(False).eval()
-    offloaded, plan = plan_memory(
-        {name: _size_gib(module) for name, module in modules.items()},
-        architecture.working_gib,
-        _free_gib(place),
-        f"{place.type}, {str(dtype).removeprefix('torch.')}",
-    )
-    return Base(folder, architecture.family, architecture, parts, place, dtype, offloaded, plan)
-
-
-def plan_memory(
-    part_gib: Mapping[str, float], working_gib: float, free_gib: float | None, device: str
-) -> tuple[bool, str]:
-    """Return True if the parts must take turns on the device, and the plan in words with its estimate.
-
-    `free_gib` is None where the device shares the host's memory.
-    """
-    if free_gib is None:
-        return False, f"full, {device}"
-    together = sum(part_gib.values()) + working_gib
-    if together <= free_gib:
-        return False, f"full, {device}: needs {together:.1f} of {free_gib:.1f} GiB free"
-    largest = max(part_gib.values()) + working_gib
-    fits = "needs" if largest <= free_gib else "may not fit: needs"
-    return True, f"offloaded, {device}: {fits} {largest:.1f} of {free_gib:.1f} GiB free"
+    return Base(folder, family, parts, place, dtype)
 
 
 def _check_complete(folder: Path, not_loaded: Collection[str]) -> None:
@@ -136,12 +125,60 @@ def _check_complete(folder: Path, not_loaded: Collection[str]) -> None:
             raise ModelUnreadable(f"{folder} is an incomplete base model: {name} is missing")
 
 
-def _size_gib(module: torch.nn.Module) -> float:
-    return sum(weights.numel() * weights.element_size() for weights in module.parameters()) / _GIB
+class Loaded(Protocol):
+    """A model that a `Store` keeps."""
+
+    @property
+    def anonymous_bytes(self) -> int:
+        """Host memory that it holds and that the system cannot take back."""
+
+    def to_host(self) -> None:
+        """Free its memory on the device."""
 
 
-def _free_gib(device: torch.device) -> float | None:
-    if device.type != "cuda":
-        return None
-    torch.cuda.empty_cache()  # memory that this process caches but does not use is free too
-    return torch.cuda.mem_get_info(device)[0] / _GIB
+Model = TypeVar("Model", bound=Loaded)
+
+
+class Store:
+    """Keeps models loaded within a limit of host memory: the least recently used ones are unloaded first.
+
+    Of each kind of model, only the one that was asked for last is on the device. Weights that are mapped from files do
+    not count: the system takes their pages back when it needs them.
+    """
+
+    def __init__(self, say: Callable[[str], None], limit_bytes: int | None = None) -> None:
+        """`say` is told in words which model is unloaded, and why."""
+        self._say = say
+        self._limit = limit_bytes or int(memory.host_limit_bytes() * memory.HOST_SHARE)
+        self._loaded: OrderedDict[Path, Loaded] = OrderedDict()
+
+    def get(self, path: Path, load: Callable[[Path], Model]) -> Model:
+        """Return the model of this folder or file, loading it if needed. Raises what `load` raises."""
+        path = path.resolve()
+        if path not in self._loaded:
+            self._unload_for(path)
+            self._loaded[path] = load(path)
+        self._loaded.move_to_end(path)
+        model = self._loaded[path]
+        for other in self._loaded.values():
+            if other is not model and type(other) is type(model):
+                other.to_host()
+        return cast(Model, model)
+
+    def _unload_for(self, path: Path) -> None:
+        """Unload models until this one fits, even if none of its weights could be mapped from its files."""
+        needed = sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*.safetensors")))
+        while self._loaded:
+            held = sum(model.anonymous_bytes for model in self._loaded.values())
+            if held + needed <= self._limit or held == 0:
+                return
+            oldest, _ = self._loaded.popitem(last=False)
+            self._say(
+                f"unloaded {_name(oldest)} to load {_name(path)}: loaded models hold {held / GIB:.1f} GiB, it may "
+                f"need {needed / GIB:.1f}, and the limit is {self._limit / GIB:.1f}"
+            )
+
+
+def _name(path: Path) -> str:
+    """Return a model's slug: an upscaler is a file in a folder of that name."""
+    return path.parent.name if path.suffix else path.name

@@ -1,7 +1,7 @@
-"""The contract of a model family: everything that a family does in its own way, and nothing else.
+"""What the two loops ask of a family of models and of a guide, and nothing else.
 
-Loops, files, jobs and devices belong to the callers. They pass a base's parts around as `Parts`: an opaque object
-(today a diffusers pipeline) that only its own architecture looks into.
+Loops, files, jobs and devices belong to the callers. They pass a base's parts around as `Parts` and encoded prompts as
+`Condition`: opaque objects that only the family that made them looks into.
 """
 
 from __future__ import annotations
@@ -10,13 +10,24 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, cast
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
+from worker.ml.adapters.names import Pair
+
+if TYPE_CHECKING:
+    from worker.ml.models import Base
+
 Parts = Any
+Pixels = npt.NDArray[np.uint8]
+"""A picture (H, W, 3), sRGB."""
 Grid = tuple[int, int]
 """Height and width of a picture in tokens; `token_px` pixels to a token."""
+Side = Literal["wanted", "against"]
+"""Which prompt a row of an evaluation is about: the request's, or the negative one."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +59,31 @@ class PictureDefaults:
     guidance: float
 
 
-@dataclass(frozen=True)
-class Text:
-    """Encoded prompts, on the device, in the base's dtype."""
+class Condition(Protocol):
+    """Encoded prompts on the device, a row each. Lengths, padding and masks are the family's."""
 
-    tokens: torch.Tensor  # (B, L, D)
-    pooled: torch.Tensor  # (B, P); P = 0 in a family without such an embedding
+    @property
+    def rows(self) -> int: ...
+
+    def join(self, others: Sequence[Self]) -> Self:
+        """Return these rows, followed by those of the others."""
+
+    def take(self, rows: torch.Tensor) -> Self:
+        """Return the rows where the mask (rows,) is true."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What one evaluation of a denoiser reads. Guides change it, then the family passes it to the denoiser."""
+
+    latents: torch.Tensor  # (B, …), in the denoiser's own scale
+    time: torch.Tensor  # (B,), in the denoiser's own unit
+    condition: Condition  # B rows
+    grid: Grid
+    guidance: float
+    sides: tuple[Side, ...]  # B of them
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """Further arguments of the denoiser's `forward`, such as the residuals of a control network."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +95,7 @@ class Sampler:
 
     @property
     def timesteps(self) -> torch.Tensor:
-        """(S,): one evaluation of the denoiser each. Some schedulers evaluate more often than they were asked to."""
+        """(S,): one step each. Some schedulers take more steps than they were asked to."""
         return cast(torch.Tensor, self.scheduler.timesteps)
 
     def step(self, predicted: torch.Tensor, timestep: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
@@ -73,42 +103,16 @@ class Sampler:
         return cast(torch.Tensor, self.scheduler.step(predicted, timestep, latents, **self.extra, return_dict=False)[0])
 
 
-class Architecture(Protocol):
-    """One family.
+class Drawing(Protocol):
+    """What the drawing loop asks of a family."""
 
-    Latents are (B, …) in the shape that the denoiser expects, and normalised for it: FLUX packs tokens
-    (B, N, C), SD 1.5 has pictures (B, C, h, w). Time is (B,) in the unit of the denoiser.
-    """
-
-    family: str
-    training_defaults: TrainingDefaults
-    not_loaded: tuple[str, ...]
-    """Parts that a base of this family may have and that are not loaded."""
-    encoders: tuple[str, ...]
-    denoiser: str
-    autoencoder: str
-    working_gib: float
-    """Device memory that a picture of the default size needs in addition to the parts."""
-
-    def load(self, folder: Path, dtype: torch.dtype) -> Parts: ...
-
-    def modules(self, parts: Parts) -> Mapping[str, torch.nn.Module]: ...
-
-    def token_px(self, parts: Parts) -> int: ...
-
-    # prompts and pictures
-    def encode_prompts(self, parts: Parts, prompts: Sequence[str], device: torch.device) -> Text: ...
-
-    def cut_encoders(self, parts: Parts, prompt: str) -> tuple[str, ...]: ...
-
-    def encode_picture(self, parts: Parts, pixels: torch.Tensor) -> torch.Tensor: ...
-
-    def decode_picture(self, parts: Parts, latents: torch.Tensor, grid: Grid) -> torch.Tensor: ...
-
-    # denoising
     def picture_defaults(self, parts: Parts) -> PictureDefaults: ...
 
-    def uses_cfg(self, parts: Parts, guidance: float) -> bool: ...
+    def encode_prompts(self, parts: Parts, prompts: Sequence[str], device: torch.device) -> Any:
+        """Return the `Condition` of these prompts, a row each."""
+
+    def cut_encoders(self, parts: Parts, prompt: str) -> tuple[str, ...]:
+        """Return the encoders that read only the beginning of this prompt."""
 
     def sampler(
         self, parts: Parts, grid: Grid, steps: int, device: torch.device, generator: torch.Generator
@@ -116,42 +120,126 @@ class Architecture(Protocol):
 
     def first_noise(
         self, parts: Parts, sampler: Sampler, grid: Grid, generator: torch.Generator, dtype: torch.dtype
-    ) -> torch.Tensor: ...
+    ) -> torch.Tensor:
+        """Draw the latents (1, …) that drawing begins with, on the generator's device."""
 
     def denoiser_input(
         self, sampler: Sampler, latents: torch.Tensor, timestep: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]: ...
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the latents (1, …) in the denoiser's own scale, and the time (1,) in its unit."""
 
-    def predict(
-        self,
-        parts: Parts,
-        latents: torch.Tensor,
-        time: torch.Tensor,
-        text: Text,
-        grid: Grid,
-        guidance: float,
-    ) -> torch.Tensor: ...
+    def uses_negative_prompt(self, parts: Parts, guidance: float) -> bool:
+        """Return True if any step evaluates the negative prompt too."""
 
-    # training
+    def evaluations(self, parts: Parts, guidance: float, timestep: float) -> Sequence[tuple[Side, ...]]:
+        """Return the denoiser calls of one step, each with its rows in their order."""
+
+    def predict(self, parts: Parts, inputs: Inputs) -> torch.Tensor:
+        """Return the denoiser's prediction (B, …) in the shape of the latents."""
+
+    def combine(
+        self, wanted: torch.Tensor, against: torch.Tensor | None, guidance: float, timestep: float
+    ) -> torch.Tensor:
+        """Return one prediction (1, …) of a step's evaluations; `against` is None where it had no such row."""
+
+    def decode_picture(self, parts: Parts, latents: torch.Tensor, grid: Grid) -> torch.Tensor:
+        """Decode latents (1, …) to pixels (1, 3, H, W) in 0..1, float32."""
+
+    def working_bytes(self, parts: Parts, grid: Grid, rows: int) -> Mapping[str, int]:
+        """Estimate, by part, what drawing on this grid needs on the device while the part runs, besides weights."""
+
+
+class Training(Protocol):
+    """What the training loop asks of a family; it encodes prompts and predicts as `Drawing` does."""
+
+    training_defaults: TrainingDefaults
     training_guidance: float
+    training_dtypes: tuple[torch.dtype, ...]
+    """The precisions of the denoiser in which the family can be trained."""
 
-    def sample_timestep(self, parts: Parts, grid: Grid, generator: torch.Generator) -> torch.Tensor: ...
+    def encode_picture(self, parts: Parts, pixels: torch.Tensor) -> torch.Tensor:
+        """Encode pixels (1, 3, H, W) in -1..1 to float32 latents (1, …)."""
 
-    def even_times(self, parts: Parts, count: int) -> torch.Tensor: ...
+    def sample_timestep(self, parts: Parts, grid: Grid, generator: torch.Generator) -> torch.Tensor:
+        """Draw one time (1,), in the denoiser's unit, of the density that the family is trained with."""
+
+    def even_times(self, parts: Parts, count: int) -> torch.Tensor:
+        """Return times (count,), evenly spaced over the whole schedule."""
 
     def noised_input_and_target(
         self, parts: Parts, latents: torch.Tensor, noise: torch.Tensor, time: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]: ...
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the denoiser's input and target (B, …) for latents and noise (B, …) at time (B,)."""
 
-    def loss_weights(self, parts: Parts, time: torch.Tensor) -> torch.Tensor: ...
+    def loss_weights(self, parts: Parts, time: torch.Tensor) -> torch.Tensor:
+        """Return the weight of each sample's loss (B,)."""
 
-    def activation_bytes(self, parts: Parts, grid: Grid, batch_size: int) -> int: ...
+    def activation_bytes(self, parts: Parts, grid: Grid, batch_size: int) -> int:
+        """Estimate what a step keeps for its backward pass without gradient checkpointing."""
 
-    # LoRA
+
+class Family(Drawing, Training, Protocol):
+    """One family of models.
+
+    Latents are (B, …) in the shape that the denoiser expects, and normalised for it: packed tokens (B, N, C) in one
+    family, pictures (B, C, h, w) in another. Time is (B,) in the unit of the denoiser.
+    """
+
+    name: str
+    pipeline: str
+    """The `_class_name` of its bases' `model_index.json`."""
+    not_loaded: tuple[str, ...]
+    """Parts that a base of this family may have and that are not loaded."""
+    encoders: tuple[str, ...]
+    denoiser: str
+    autoencoder: str
+
+    def dtypes(self, compute: torch.dtype) -> Mapping[str, torch.dtype]:
+        """Return the dtype of each part where the device computes in `compute`; "default" is for all others."""
+
+    def load(self, folder: Path, dtypes: Mapping[str, torch.dtype]) -> Parts:
+        """Load the whole base on the CPU, from files on disk and never from a pickle."""
+
+    def modules(self, parts: Parts) -> Mapping[str, torch.nn.Module]:
+        """Return the parts with weights, by name."""
+
+    def token_px(self, parts: Parts) -> int: ...
+
     def new_lora(
         self, parts: Parts, rank: int, generator: torch.Generator
-    ) -> AbstractContextManager[dict[str, torch.nn.Parameter]]: ...
+    ) -> AbstractContextManager[dict[str, torch.nn.Parameter]]:
+        """Add a fresh LoRA inside the block: its float32 parameters by their names in a file."""
 
-    def loras(self, parts: Parts, files: Sequence[tuple[Path, float]]) -> AbstractContextManager[None]: ...
+    def lora_layers(self, parts: Parts, path: Path) -> Mapping[str, Pair]:
+        """Return a file's layers by their names in the denoiser. Raises ModelUnreadable for one that does not fit."""
 
-    def lora_metadata(self, parts: Parts) -> dict[str, str]: ...
+    def lora_metadata(self, parts: Parts) -> dict[str, str]:
+        """Return what a LoRA file says about the base it was trained on, as the family's users expect it."""
+
+
+class Guide(Protocol):
+    """What changes each evaluation of a denoiser while a picture is drawn: a control picture, reference pictures.
+
+    Its state is opaque to the loop, and so is what it puts into `Inputs.extra`. Scale 0 means that it is not used at
+    all, so the loop does not ask for it.
+    """
+
+    def attach(self, base: Base) -> AbstractContextManager[None]:
+        """Change the base's denoiser inside the block, for example its attention processors."""
+
+    def prepare(self, base: Base, use: GuideUse, grid: Grid, generator: torch.Generator) -> Any:
+        """Return the state for one picture on this grid. Raises BadInput for pictures that cannot be used."""
+
+    def change(self, state: Any, inputs: Inputs, done: float) -> Inputs:
+        """Return the inputs of one evaluation with this guide; `done` is the share of steps done, from 0 to below 1."""
+
+
+@dataclass(frozen=True)
+class GuideUse:
+    """A guide and what it is used with."""
+
+    guide: Guide
+    pictures: tuple[Pixels, ...] = ()
+    scale: float = 1.0
+    kind: str | None = None
+    """What the pictures are, where a guide knows several kinds: "pose", "depth"."""

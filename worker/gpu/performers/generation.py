@@ -15,6 +15,7 @@ from worker.gpu.messages import Event, Phase, Progress, Work
 from worker.gpu.models import Models
 from worker.gpu.tasks.generation import GenerateTask
 from worker.ml.draw import generate as pictures
+from worker.ml.draw.denoise import Step
 from worker.ml.models import Base
 from worker.ml.networks.real_esrgan import Upscaler
 from worker.ml.phases import Phase as MlPhase
@@ -61,7 +62,7 @@ def _draw(base: Base, task: GenerateTask) -> Generator[Event, None, Drawn]:
                     drawn.resolved = asdict(event)
                 case MlPhase(name=name):
                     yield Phase(name=name, stepwise=name == "drawing")
-                case pictures.Step(index, total):
+                case Step(index, total):
                     drawn.steps = total
                     metrics: dict[str, float | None] = {"step": index, "steps": total}
                     yield Progress(fraction=index / (total + task.num_images), phase="drawing", metrics=metrics)

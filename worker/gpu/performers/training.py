@@ -21,7 +21,7 @@ def train(task: TrainTask, models: Models) -> Work:
     """Perform a TrainTask."""
     yield Phase(name="loading the models")
     base = models.base(task.base)
-    config = _config(task.config, base.architecture.training_defaults)
+    config = _config(task.config, base.family.training_defaults)
     trained = yield from _reported(
         train_lora.train(
             base,

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig
 
-from worker.ml.adapters.files import Shape
+from worker.ml.adapters.names import Pair
 from worker.ml.errors import ModelUnreadable
-from worker.ml.protocol import Parts
 
 
 @contextmanager
@@ -42,31 +40,36 @@ def new_lora(
 
 
 @contextmanager
-def loaded(parts: Parts, files: Sequence[tuple[Path, float]]) -> Iterator[None]:
-    """Load these files, already checked, onto a diffusers pipeline at these scales; unload them at the end."""
-    names = [f"lora_{i}" for i in range(len(files))]
+def attached(denoiser: Any, loras: Sequence[tuple[Mapping[str, Pair], float]]) -> Iterator[None]:
+    """Use these LoRAs at these scales inside the block: their layers by name, which `check_fits` has checked."""
+    names = [f"lora_{i}" for i in range(len(loras))]
     try:
-        for name, (path, _) in zip(names, files, strict=True):
-            parts.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=name, use_safetensors=True)
+        for name, (layers, _) in zip(names, loras, strict=True):
+            weights: dict[str, torch.Tensor] = {}
+            for layer, (a, b) in layers.items():
+                weights |= {f"{layer}.lora_A.weight": a, f"{layer}.lora_B.weight": b}
+            denoiser.load_lora_adapter(weights, prefix=None, adapter_name=name)
         if names:
-            parts.set_adapters(names, [scale for _, scale in files])
+            denoiser.set_adapters(names, [scale for _, scale in loras])
         yield
     finally:
-        parts.unload_lora_weights()
+        if names:
+            denoiser.unload_lora()
 
 
-def check_fits(denoiser: torch.nn.Module, file: str, layers: Mapping[str, Shape]) -> None:
+def check_fits(denoiser: torch.nn.Module, file: str, layers: Mapping[str, Pair]) -> None:
     """Check that every layer of a file, by its name in the denoiser, exists at that size. Raises ModelUnreadable.
 
     diffusers would skip an unknown layer, and widen the base to fit a larger one.
     """
     existing = {name: _shape(layer) for name, layer in denoiser.named_modules()}
-    for name, shape in layers.items():
+    for name, (a, b) in layers.items():
+        shape = (a.shape[1], len(b), *a.shape[2:])
         if existing.get(name) != shape:
             raise ModelUnreadable(f"{file} does not fit this base: its {name} maps {shape[0]} to {shape[1]} features")
 
 
-def _shape(layer: torch.nn.Module) -> Shape | None:
+def _shape(layer: torch.nn.Module) -> tuple[int, ...] | None:
     if isinstance(layer, torch.nn.Linear):
         return layer.in_features, layer.out_features
     if isinstance(layer, torch.nn.Conv2d):

@@ -122,10 +122,11 @@ def read_header(path: Path) -> LoraHeader:
     return LoraHeader(_family(path, layers), naming, rank, layers, metadata)
 
 
-def check(path: Path, family: str) -> LoraHeader:
-    """Return the header of a file, after checking that it can be drawn with on a base of this family.
+def load(path: Path, family: str) -> dict[str, Pair]:
+    """Return a file's layers in the family's naming, with alpha folded in, to draw with on a base of this family.
 
-    Reads the weights too: a single one that is not finite would make every picture black. Raises ModelUnreadable.
+    Raises ModelUnreadable for another family or naming, and for a single weight that is not finite: it would make every
+    picture black.
     """
     header = read_header(path)
     if header.family != family:
@@ -136,8 +137,7 @@ def check(path: Path, family: str) -> LoraHeader:
             f"{path.name} has {header.naming} names, but {wanted} names are needed: convert it with "
             f"`worker lora export {path.name} --format {wanted} --output FILE`"
         )
-    _check_finite(path, _tensors(path))
-    return header
+    return read(path)[1]
 
 
 def read(path: Path) -> tuple[LoraHeader, dict[str, Pair]]:

@@ -1,24 +1,21 @@
-"""Pictures from a prompt, a base and LoRAs, one step at a time.
-
-The denoising loop is written out, so that to stop is to not ask for the next step. Noise is drawn on a CPU generator: a
-seed gives the same picture on every machine, and the same as plain diffusers.
-"""
+"""Pictures from a prompt, a base, LoRAs and guides."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
+from worker.ml.adapters import attach
+from worker.ml.draw.denoise import Scene, Step, denoise
 from worker.ml.errors import BadInput
 from worker.ml.models import Base
 from worker.ml.phases import Phase
-from worker.ml.protocol import Grid, Sampler, Text
+from worker.ml.protocol import GuideUse, Pixels, Side
 
 
 @dataclass(frozen=True)
@@ -40,6 +37,7 @@ class PictureRequest:
     seed: int
     num_images: int = 1
     loras: tuple[LoraUse, ...] = ()
+    guides: tuple[GuideUse, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,90 +53,62 @@ class Resolved:
 
 
 @dataclass(frozen=True)
-class Step:
-    index: int  # steps done, from 1
-    total: int  # over all images
-
-
-@dataclass(frozen=True)
 class Picture:
     index: int
     seed: int
-    pixels: npt.NDArray[np.uint8]  # (H, W, 3), sRGB
+    pixels: Pixels
 
 
 @torch.no_grad()
 def generate(base: Base, request: PictureRequest) -> Iterator[Resolved | Phase | Step | Picture]:
     """Draw `num_images` pictures, image i with seed + i. To stop, stop iterating: the base is left unchanged.
 
-    Raises BadInput (the request) and ModelUnreadable (a LoRA) before the first step.
+    Parts that take turns on the device are placed once: all prompts are encoded first, then all pictures are denoised,
+    then all are decoded. Raises BadInput (the request) and ModelUnreadable (a LoRA) before the first step, and
+    NotFinite during one.
     """
     resolved = resolve(base, request)
     yield resolved
-    architecture, parts = base.architecture, base.parts
-    token_px = architecture.token_px(parts)
+    family, parts = base.family, base.parts
+    token_px = family.token_px(parts)
     grid = (resolved.height // token_px, resolved.width // token_px)
-    done = 0
 
     if request.loras:
         yield Phase("loading LoRAs")
-    with architecture.loras(parts, [(lora.path, lora.scale) for lora in request.loras]):
-        yield Phase("reading the prompt")
-        base.place(*architecture.encoders)
-        negative = [request.negative_prompt or ""] if architecture.uses_cfg(parts, resolved.guidance) else []
-        text = architecture.encode_prompts(parts, [*negative, request.prompt], base.device)
+    loras = [(family.lora_layers(parts, lora.path), lora.scale) for lora in request.loras]
+    yield Phase("reading the prompt")
+    against = family.uses_negative_prompt(parts, resolved.guidance)
+    base.plan(family.working_bytes(parts, grid, rows=2 if against else 1))
+    base.place(*family.encoders)
+    prompts: dict[Side, str] = {"wanted": request.prompt}
+    if against:
+        prompts["against"] = request.negative_prompt or ""
+    text = {side: family.encode_prompts(parts, [prompt], base.device) for side, prompt in prompts.items()}
 
-        for index in range(request.num_images):
-            seed = request.seed + index
-            yield Phase("drawing")
-            base.place(architecture.denoiser)
-            noise = torch.Generator("cpu").manual_seed(seed)
-            sampler = architecture.sampler(parts, grid, resolved.steps, base.device, noise)
-            latents = architecture.first_noise(parts, sampler, grid, noise, text.tokens.dtype).to(base.device)
-            total = len(sampler.timesteps) * request.num_images
-            for timestep in sampler.timesteps:
-                predicted = _predict(base, sampler, latents, timestep, text, grid, resolved.guidance)
-                latents = sampler.step(predicted, timestep, latents)
-                if base.device.type == "cuda":
-                    torch.cuda.synchronize(
-                        base.device
-                    )  # so that a step is reported, and can be stopped, when it is done
-                done += 1
-                yield Step(done, total)
+    yield Phase("drawing")
+    base.place(family.denoiser)
+    seeds = range(request.seed, request.seed + request.num_images)
+    guides = [use for use in request.guides if use.scale != 0]
+    scene = Scene(base, text, grid, resolved.steps, resolved.guidance, guides, request.num_images)
+    latents = []
+    with ExitStack() as in_use:
+        in_use.enter_context(attach.attached(base.denoiser, loras))
+        for use in guides:
+            in_use.enter_context(use.guide.attach(base))
+        for index, seed in enumerate(seeds):
+            latents.append((yield from denoise(scene, index, seed)))
 
-            yield Phase("decoding")
-            base.place(architecture.autoencoder)
-            pixels = architecture.decode_picture(parts, latents, grid)
-            yield Picture(index, seed, (pixels[0] * 255).round().byte().permute(1, 2, 0).cpu().numpy())
-
-
-def _predict(
-    base: Base,
-    sampler: Sampler,
-    latents: torch.Tensor,
-    timestep: torch.Tensor,
-    text: Text,
-    grid: Grid,
-    guidance: float,
-) -> torch.Tensor:
-    """Return the denoiser's prediction for latents (1, …).
-
-    Two rows of text mean classifier-free guidance (arXiv 2207.12598), away from the prediction for the first row, the
-    negative prompt. Both go through the denoiser in one batch, so that a step is one pass.
-    """
-    architecture, parts, rows = base.architecture, base.parts, len(text.tokens)
-    scaled, time = architecture.denoiser_input(sampler, latents, timestep)
-    predicted = architecture.predict(parts, torch.cat([scaled] * rows), time.expand(rows), text, grid, guidance)
-    if rows == 1:
-        return predicted
-    negative, positive = predicted.chunk(2)
-    return negative + guidance * (positive - negative)
+    yield Phase("decoding")
+    base.place(family.autoencoder)
+    for index, seed in enumerate(seeds):
+        pixels = family.decode_picture(parts, latents[index], grid)
+        yield Picture(index, seed, (pixels[0] * 255).round().byte().permute(1, 2, 0).cpu().numpy())
 
 
 def resolve(base: Base, request: PictureRequest) -> Resolved:
     """Fill in the base's defaults. Raises BadInput for a request that cannot be drawn."""
-    architecture, parts = base.architecture, base.parts
-    defaults, token_px = architecture.picture_defaults(parts), architecture.token_px(parts)
+    family, parts = base.family, base.parts
+    defaults, token_px = family.picture_defaults(parts), family.token_px(parts)
     width = defaults.width if request.width is None else request.width
     height = defaults.height if request.height is None else request.height
     steps = defaults.steps if request.steps is None else request.steps
@@ -154,6 +124,6 @@ def resolve(base: Base, request: PictureRequest) -> Resolved:
         height=height // token_px * token_px,
         steps=steps,
         guidance=guidance,
-        negative_prompt_used=bool(request.negative_prompt) and architecture.uses_cfg(parts, guidance),
-        prompt_cut_by=architecture.cut_encoders(parts, request.prompt),
+        negative_prompt_used=bool(request.negative_prompt) and family.uses_negative_prompt(parts, guidance),
+        prompt_cut_by=family.cut_encoders(parts, request.prompt),
     )

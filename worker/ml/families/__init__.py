@@ -1,4 +1,4 @@
-"""The model families this worker can train and generate with."""
+"""The model families this worker can train and generate with: one file each, and nothing else names a family."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ from pathlib import Path
 from worker.ml.errors import ModelUnreadable
 from worker.ml.families.flux1 import Flux
 from worker.ml.families.sd15 import StableDiffusion15
-from worker.ml.protocol import Architecture
+from worker.ml.protocol import Family
 
-ARCHITECTURES: dict[str, Architecture] = {"flux": Flux(), "sd15": StableDiffusion15()}
-
-_FAMILY_OF_PIPELINE = {"FluxPipeline": "flux", "StableDiffusionPipeline": "sd15"}
+FAMILIES: dict[str, Family] = {family.name: family for family in (Flux(), StableDiffusion15())}
 
 
-def architecture_of(folder: Path) -> Architecture:
+def family_of(folder: Path) -> Family:
     """Return the family of a base in diffusers layout, from its `model_index.json`.
 
     Raises ModelUnreadable: folder not found, not a diffusers base, or an unsupported family.
@@ -27,7 +25,9 @@ def architecture_of(folder: Path) -> Architecture:
         pipeline = json.loads(index.read_text("utf-8"))["_class_name"]
     except (ValueError, KeyError, TypeError) as error:
         raise ModelUnreadable(f"{index} is damaged: it does not name a pipeline class") from error
-    if pipeline not in _FAMILY_OF_PIPELINE:
-        known = ", ".join(sorted(_FAMILY_OF_PIPELINE))
-        raise ModelUnreadable(f"{folder} is a {pipeline}, which is unsupported; supported: {known}")
-    return ARCHITECTURES[_FAMILY_OF_PIPELINE[pipeline]]
+    by_pipeline = {family.pipeline: family for family in FAMILIES.values()}
+    if pipeline not in by_pipeline:
+        raise ModelUnreadable(
+            f"{folder} is a {pipeline}, which is unsupported; supported: {', '.join(sorted(by_pipeline))}"
+        )
+    return by_pipeline[pipeline]

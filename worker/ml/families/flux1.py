@@ -23,14 +23,11 @@ from diffusers.training_utils import compute_density_for_timestep_sampling
 
 from worker.ml.adapters import attach
 from worker.ml.adapters import files as lora_files
-from worker.ml.protocol import (
-    Grid,
-    Parts,
-    PictureDefaults,
-    Sampler,
-    Text,
-    TrainingDefaults,
-)
+from worker.ml.adapters.names import Pair
+from worker.ml.families.conditions import PooledTokens
+from worker.ml.families.guidance import ClassifierFree
+from worker.ml.families.working_memory import ENCODER_BYTES, autoencoder_bytes
+from worker.ml.protocol import Grid, Inputs, Parts, PictureDefaults, Sampler, TrainingDefaults
 
 LORA_TARGETS = (  # the attention and feed-forward layers that the diffusers script trains by default
     *("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),
@@ -39,16 +36,15 @@ LORA_TARGETS = (  # the attention and feed-forward layers that the diffusers scr
 )
 
 
-class Flux:
-    """See `Architecture` for each member."""
+class Flux(ClassifierFree):
+    """See `Family` for each member."""
 
-    family = "flux"
+    name = "flux"
+    pipeline = "FluxPipeline"
     not_loaded: tuple[str, ...] = ()
     encoders: tuple[str, ...] = ("text_encoder", "text_encoder_2")  # CLIP (pooled) and T5 (tokens)
     denoiser = "transformer"
     autoencoder = "vae"
-    working_gib = 3.0  # the peak, while 1024 x 1024 pixels are decoded
-
     # AI Toolkit's FLUX.1 example (config/examples/train_lora_flux_24gb.yaml): rank = alpha = 16, 1e-4, 8-bit AdamW,
     # batch 1, caption dropout 0.05, guidance embedded as 1.
     training_defaults = TrainingDefaults(
@@ -62,10 +58,18 @@ class Flux:
         max_steps=2500,
     )
     training_guidance = 1.0
+    training_dtypes: tuple[torch.dtype, ...] = (torch.bfloat16, torch.float32)  # gradients leave float16's range
 
-    def load(self, folder: Path, dtype: torch.dtype) -> Parts:
+    def dtypes(self, compute: torch.dtype) -> Mapping[str, torch.dtype]:
+        """Return float32 for the autoencoder beside float16, whose range its activations leave.
+
+        T5's `wo` layers leave it too: transformers keeps them in float32.
+        """
+        return {"default": compute, "vae": torch.float32 if compute == torch.float16 else compute}
+
+    def load(self, folder: Path, dtypes: Mapping[str, torch.dtype]) -> Parts:
         """Load the whole base on the CPU, from files on disk and never from a pickle."""
-        return FluxPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True, use_safetensors=True)
+        return FluxPipeline.from_pretrained(folder, dtype=dict(dtypes), local_files_only=True, use_safetensors=True)
 
     def modules(self, parts: Parts) -> Mapping[str, torch.nn.Module]:
         return {name: part for name, part in parts.components.items() if isinstance(part, torch.nn.Module)}
@@ -76,9 +80,9 @@ class Flux:
     # --- prompts and pictures
 
     @torch.no_grad()
-    def encode_prompts(self, parts: Parts, prompts: Sequence[str], device: torch.device) -> Text:
+    def encode_prompts(self, parts: Parts, prompts: Sequence[str], device: torch.device) -> PooledTokens:
         tokens, pooled, _ = parts.encode_prompt(list(prompts), device=device, max_sequence_length=_text_length(parts))
-        return Text(tokens=tokens, pooled=pooled)
+        return PooledTokens(tokens, pooled)
 
     def cut_encoders(self, parts: Parts, prompt: str) -> tuple[str, ...]:
         """Return the encoders that read only the beginning of this prompt: CLIP stops at 77 tokens, T5 at up to 512."""
@@ -102,7 +106,7 @@ class Flux:
         vae, token_px = parts.vae, self.token_px(parts)
         latents = parts._unpack_latents(latents, grid[0] * token_px, grid[1] * token_px, parts.vae_scale_factor)
         latents = (latents / vae.config.scaling_factor) + vae.config.shift_factor
-        pixels = vae.decode(latents, return_dict=False)[0]
+        pixels = vae.decode(latents.to(vae.dtype), return_dict=False)[0]
         return cast(torch.Tensor, (pixels * 0.5 + 0.5).clamp(0, 1).float())
 
     # --- denoising
@@ -115,7 +119,7 @@ class Flux:
         size, guided = int(parts.vae.config.sample_size), _embeds_guidance(parts)
         return PictureDefaults(size, size, steps=28 if guided else 4, guidance=3.5 if guided else 0.0)
 
-    def uses_cfg(self, parts: Parts, guidance: float) -> bool:
+    def uses_negative_prompt(self, parts: Parts, guidance: float) -> bool:
         """Return True for a base that is not distilled: one with an embedding is guided through that."""
         return guidance > 1 and not _embeds_guidance(parts)
 
@@ -142,30 +146,35 @@ class Flux:
         """Return the latents unchanged, and the time (1,) in 0..1: the scheduler counts to 1000."""
         return latents, timestep.expand(1).to(latents.dtype) / 1000
 
-    def predict(
-        self,
-        parts: Parts,
-        latents: torch.Tensor,
-        time: torch.Tensor,
-        text: Text,
-        grid: Grid,
-        guidance: float,
-    ) -> torch.Tensor:
+    def predict(self, parts: Parts, inputs: Inputs) -> torch.Tensor:
         """Predict the velocity (B, N, C) at latents (B, N, C) and time (B,) in 0..1."""
-        transformer, device, dtype = parts.transformer, latents.device, text.tokens.dtype
+        transformer, latents, text = parts.transformer, inputs.latents, cast(PooledTokens, inputs.condition)
+        device, dtype = latents.device, text.tokens.dtype
+        guidance = torch.full((len(latents),), inputs.guidance, device=device)
         return cast(
             torch.Tensor,
             transformer(
-                hidden_states=latents,
-                timestep=time,
-                guidance=torch.full((len(latents),), guidance, device=device) if _embeds_guidance(parts) else None,
+                hidden_states=latents.to(transformer.dtype),
+                timestep=inputs.time,
+                guidance=guidance if _embeds_guidance(parts) else None,
                 pooled_projections=text.pooled,
                 encoder_hidden_states=text.tokens,
                 txt_ids=torch.zeros(text.tokens.shape[1], 3, device=device, dtype=dtype),
-                img_ids=parts._prepare_latent_image_ids(1, *grid, device, dtype),
+                img_ids=parts._prepare_latent_image_ids(1, *inputs.grid, device, dtype),
                 return_dict=False,
+                **inputs.extra,
             )[0],
         )
+
+    def working_bytes(self, parts: Parts, grid: Grid, rows: int) -> Mapping[str, int]:
+        """Return the peaks measured at the real geometry: 17.4 hidden states (text and picture) of the transformer."""
+        transformer, vae = parts.transformer, parts.vae
+        tokens = rows * (math.prod(grid) + _text_length(parts))
+        return {
+            "text_encoder_2": ENCODER_BYTES,
+            "transformer": int(17.4 * tokens * transformer.inner_dim * transformer.dtype.itemsize),
+            "vae": autoencoder_bytes(vae, grid[0] * self.token_px(parts), grid[1] * self.token_px(parts)),
+        }
 
     # --- training
 
@@ -213,13 +222,12 @@ class Flux:
         """Add a fresh LoRA inside the block: its float32 parameters by their names in a file."""
         return attach.new_lora(parts.transformer, LORA_TARGETS, rank, generator, "transformer.{}".format)
 
-    def loras(self, parts: Parts, files: Sequence[tuple[Path, float]]) -> AbstractContextManager[None]:
-        """Use these LoRA files at these scales inside the block. Raises ModelUnreadable before it loads any."""
-        for path, _ in files:
-            layers = lora_files.check(path, self.family).layers
-            inner = {name.removeprefix("transformer."): shape for name, shape in layers.items()}
-            attach.check_fits(parts.transformer, path.name, inner)
-        return attach.loaded(parts, files)
+    def lora_layers(self, parts: Parts, path: Path) -> Mapping[str, Pair]:
+        """Return a file's layers by their names in the transformer. Raises ModelUnreadable if one does not fit."""
+        pairs = lora_files.load(path, self.name)
+        layers = {name.removeprefix("transformer."): pair for name, pair in pairs.items()}
+        attach.check_fits(parts.transformer, path.name, layers)
+        return layers
 
     def lora_metadata(self, parts: Parts) -> dict[str, str]:
         """Return metadata as sd-scripts writes it."""

@@ -24,15 +24,12 @@ from diffusers.training_utils import compute_snr
 from worker.ml.adapters import attach
 from worker.ml.adapters import files as lora_files
 from worker.ml.adapters import names as lora_names
+from worker.ml.adapters.names import Pair
 from worker.ml.errors import ModelUnreadable
-from worker.ml.protocol import (
-    Grid,
-    Parts,
-    PictureDefaults,
-    Sampler,
-    Text,
-    TrainingDefaults,
-)
+from worker.ml.families.conditions import Tokens
+from worker.ml.families.guidance import ClassifierFree
+from worker.ml.families.working_memory import ENCODER_BYTES, autoencoder_bytes
+from worker.ml.protocol import Grid, Inputs, Parts, PictureDefaults, Sampler, TrainingDefaults
 
 LORA_TARGETS = (  # every layer of the transformer blocks, as sd-scripts trains (networks/lora.py)
     *("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2"),
@@ -41,15 +38,15 @@ LORA_TARGETS = (  # every layer of the transformer blocks, as sd-scripts trains 
 SNR_GAMMA = 5.0  # the paper's (arXiv 2303.09556)
 
 
-class StableDiffusion15:
-    """See `Architecture` for each member."""
+class StableDiffusion15(ClassifierFree):
+    """See `Family` for each member."""
 
-    family = "sd15"
+    name = "sd15"
+    pipeline = "StableDiffusionPipeline"
     not_loaded: tuple[str, ...] = ("safety_checker", "feature_extractor", "image_encoder")
     encoders: tuple[str, ...] = ("text_encoder",)
     denoiser = "unet"
     autoencoder = "vae"
-    working_gib = 1.5  # half for decoding 512 x 512, the rest for the workspace of convolutions
 
     # sd-scripts' guide (docs/train_network.md): rank 16, 1e-4 for the U-Net, 8-bit AdamW, no caption dropout; a hundred
     # steps per photo at batch 1 and 512 pixels, as in diffusers' DreamBooth guide (500 for five).
@@ -64,12 +61,17 @@ class StableDiffusion15:
         max_steps=2500,
     )
     training_guidance = 1.0  # the U-Net ignores it
+    training_dtypes: tuple[torch.dtype, ...] = (torch.bfloat16, torch.float16, torch.float32)
 
-    def load(self, folder: Path, dtype: torch.dtype) -> Parts:
+    def dtypes(self, compute: torch.dtype) -> Mapping[str, torch.dtype]:
+        """Return float32 for the autoencoder beside float16, whose range its activations can leave."""
+        return {"default": compute, "vae": torch.float32 if compute == torch.float16 else compute}
+
+    def load(self, folder: Path, dtypes: Mapping[str, torch.dtype]) -> Parts:
         """Load the whole base on the CPU, from files on disk and never from a pickle."""
         parts = StableDiffusionPipeline.from_pretrained(
             folder,
-            dtype=dtype,
+            dtype=dict(dtypes),
             local_files_only=True,
             use_safetensors=True,
             requires_safety_checker=False,
@@ -78,6 +80,8 @@ class StableDiffusion15:
         kind = _prediction_type(parts)
         if kind not in ("epsilon", "v_prediction"):
             raise ModelUnreadable(f"{folder} predicts {kind!r}, which is unsupported; supported: epsilon, v_prediction")
+        # The schedule that the base was trained with, whichever scheduler draws.
+        parts.noise_schedule = DDPMScheduler.from_config(parts.scheduler.config)
         return parts
 
     def modules(self, parts: Parts) -> Mapping[str, torch.nn.Module]:
@@ -89,9 +93,9 @@ class StableDiffusion15:
     # --- prompts and pictures
 
     @torch.no_grad()
-    def encode_prompts(self, parts: Parts, prompts: Sequence[str], device: torch.device) -> Text:
+    def encode_prompts(self, parts: Parts, prompts: Sequence[str], device: torch.device) -> Tokens:
         tokens, _ = parts.encode_prompt(list(prompts), device, 1, do_classifier_free_guidance=False)
-        return Text(tokens=tokens, pooled=tokens.new_zeros(len(tokens), 0))
+        return Tokens(tokens)
 
     def cut_encoders(self, parts: Parts, prompt: str) -> tuple[str, ...]:
         """Return the encoders that read only the beginning of this prompt: CLIP stops at 77 tokens."""
@@ -108,7 +112,8 @@ class StableDiffusion15:
     @torch.no_grad()
     def decode_picture(self, parts: Parts, latents: torch.Tensor, grid: Grid) -> torch.Tensor:
         """Decode latents (1, C, h, w) to pixels (1, 3, H, W) in 0..1, float32."""
-        pixels = parts.vae.decode(latents / parts.vae.config.scaling_factor, return_dict=False)[0]
+        vae = parts.vae
+        pixels = vae.decode((latents / vae.config.scaling_factor).to(vae.dtype), return_dict=False)[0]
         return cast(torch.Tensor, (pixels * 0.5 + 0.5).clamp(0, 1).float())
 
     # --- denoising
@@ -120,7 +125,7 @@ class StableDiffusion15:
         token_px = self.token_px(parts)
         return PictureDefaults(width * token_px, height * token_px, steps=30, guidance=7.5)
 
-    def uses_cfg(self, parts: Parts, guidance: float) -> bool:
+    def uses_negative_prompt(self, parts: Parts, guidance: float) -> bool:
         return guidance > 1
 
     def sampler(
@@ -144,17 +149,24 @@ class StableDiffusion15:
         """Return the latents in the U-Net's own scale, from which some schedulers deviate, and the time (1,)."""
         return sampler.scheduler.scale_model_input(latents, timestep), timestep.expand(1)
 
-    def predict(
-        self,
-        parts: Parts,
-        latents: torch.Tensor,
-        time: torch.Tensor,
-        text: Text,
-        grid: Grid,
-        guidance: float,
-    ) -> torch.Tensor:
+    def predict(self, parts: Parts, inputs: Inputs) -> torch.Tensor:
         """Predict the noise or velocity (B, C, h, w) at latents (B, C, h, w) and time (B,) in 0..999."""
-        return cast(torch.Tensor, parts.unet(latents, time, encoder_hidden_states=text.tokens, return_dict=False)[0])
+        unet, text = parts.unet, cast(Tokens, inputs.condition)
+        latents = inputs.latents.to(unet.dtype)
+        return cast(
+            torch.Tensor,
+            unet(latents, inputs.time, encoder_hidden_states=text.tokens, return_dict=False, **inputs.extra)[0],
+        )
+
+    def working_bytes(self, parts: Parts, grid: Grid, rows: int) -> Mapping[str, int]:
+        """Return the peaks measured at the real geometry: 26 times the hidden states of the U-Net's first level."""
+        unet, token_px = parts.unet, self.token_px(parts)
+        hidden_states = rows * math.prod(grid) * unet.config.block_out_channels[0]
+        return {
+            "text_encoder": ENCODER_BYTES,
+            "unet": int(26.1 * hidden_states * unet.dtype.itemsize),
+            "vae": autoencoder_bytes(parts.vae, grid[0] * token_px, grid[1] * token_px),
+        }
 
     # --- training
 
@@ -172,14 +184,14 @@ class StableDiffusion15:
         self, parts: Parts, latents: torch.Tensor, noise: torch.Tensor, time: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the U-Net's input and target for latents and noise (B, C, h, w) at time (B,)."""
-        schedule = _schedule(parts)
+        schedule = parts.noise_schedule
         velocity = _prediction_type(parts) == "v_prediction"
         target = schedule.get_velocity(latents, noise, time) if velocity else noise
         return schedule.add_noise(latents, noise, time), target
 
     def loss_weights(self, parts: Parts, time: torch.Tensor) -> torch.Tensor:
         """Return min-SNR weights (B,): times of little noise must not outweigh the others (arXiv 2303.09556, 3.4)."""
-        snr = compute_snr(_schedule(parts), time)
+        snr = compute_snr(parts.noise_schedule, time)
         velocity = _prediction_type(parts) == "v_prediction"
         return cast(torch.Tensor, snr.clamp(max=SNR_GAMMA) / (snr + 1 if velocity else snr))
 
@@ -205,13 +217,12 @@ class StableDiffusion15:
         """Add a fresh LoRA inside the block: its float32 parameters by their names in a file."""
         return attach.new_lora(parts.unet, LORA_TARGETS, rank, generator, _kohya_name)
 
-    def loras(self, parts: Parts, files: Sequence[tuple[Path, float]]) -> AbstractContextManager[None]:
-        """Use these LoRA files at these scales inside the block. Raises ModelUnreadable before it loads any."""
-        for path, _ in files:
-            layers = lora_files.check(path, self.family).layers
-            inner = {_unet_layer(name): shape for name, shape in layers.items()}
-            attach.check_fits(parts.unet, path.name, inner)
-        return attach.loaded(parts, files)
+    def lora_layers(self, parts: Parts, path: Path) -> Mapping[str, Pair]:
+        """Return a file's layers by their names in the U-Net. Raises ModelUnreadable for one that does not fit."""
+        pairs = lora_names.to_diffusers(self.name, lora_files.load(path, self.name))
+        layers = {name.removeprefix("unet."): pair for name, pair in pairs.items()}
+        attach.check_fits(parts.unet, path.name, layers)
+        return layers
 
     def lora_metadata(self, parts: Parts) -> dict[str, str]:
         """Return metadata as sd-scripts writes it."""
@@ -229,18 +240,7 @@ def _prediction_type(parts: Parts) -> str:
     return str(parts.scheduler.config.get("prediction_type", "epsilon"))
 
 
-def _schedule(parts: Parts) -> DDPMScheduler:
-    """Return the noise schedule that the base was trained with, whichever scheduler draws."""
-    return DDPMScheduler.from_config(parts.scheduler.config)
-
-
 def _kohya_name(name: str) -> str:
     """Convert `mid_block.….to_q.lora_A.weight` to `lora_unet_mid_block_…_to_q.lora_down.weight`."""
     layer, _, side = name.removesuffix(".weight").rpartition(".")
     return f"lora_unet_{layer.replace('.', '_')}.{ {'lora_A': 'lora_down', 'lora_B': 'lora_up'}[side] }.weight"
-
-
-def _unet_layer(layer: str) -> str:
-    """Return the name inside the U-Net of a layer in kohya's naming, which `read_header` has checked."""
-    module, numbers = lora_names.known("sd15", layer)
-    return module.parts(numbers)[0].removeprefix("unet.")

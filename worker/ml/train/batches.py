@@ -12,7 +12,7 @@ import torch
 
 from worker.ml.models import Base
 from worker.ml.photos import UnusablePhoto, buckets, read_fitted
-from worker.ml.protocol import Grid, Text
+from worker.ml.protocol import Condition, Grid
 from worker.ml.train.config import LoraConfig
 
 
@@ -46,7 +46,7 @@ class TrainingData:
     """Encoded photos, and the encoded text of each of their captions and of the empty one."""
 
     samples: Sequence[Sample]
-    texts: Mapping[str, Text]
+    texts: Mapping[str, Condition]
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Batch:
     latents: torch.Tensor  # (B, …)
     noise: torch.Tensor  # the shape of the latents
     time: torch.Tensor  # (B,), in the family's own unit
-    text: Text
+    text: Condition
     grid: Grid
     preserved: torch.Tensor  # (B,) bool, on the CPU: the target is the base's prediction without the LoRA
 
@@ -67,8 +67,8 @@ def seeded(*key: str | int) -> torch.Generator:
 
 def encode_photos(base: Base, photos: Sequence[Photo], resolution: int) -> tuple[list[Sample], list[UnusablePhoto]]:
     """Encode photos to latents, each at its aspect bucket; return those that cannot be used beside them."""
-    architecture, token_px = base.architecture, base.architecture.token_px(base.parts)
-    base.place(architecture.autoencoder, alone=True)
+    family, token_px = base.family, base.family.token_px(base.parts)
+    base.place(family.autoencoder, alone=True)
     sizes = buckets(resolution, token_px)
     samples, unusable = [], []
     for photo in photos:
@@ -81,16 +81,16 @@ def encode_photos(base: Base, photos: Sequence[Photo], resolution: int) -> tuple
             continue
         height, width, _ = pixels.shape
         signal = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].to(base.device).float() / 127.5 - 1
-        latents = architecture.encode_picture(base.parts, signal)
+        latents = family.encode_picture(base.parts, signal)
         samples.append(Sample(latents, (height // token_px, width // token_px), photo))
     return samples, unusable
 
 
-def encode_captions(base: Base, captions: Sequence[str]) -> dict[str, Text]:
+def encode_captions(base: Base, captions: Sequence[str]) -> dict[str, Condition]:
     """Encode every caption once, and the empty one that caption dropout uses."""
-    base.place(*base.architecture.encoders, alone=True)
+    base.place(*base.family.encoders, alone=True)
     return {
-        caption: base.architecture.encode_prompts(base.parts, [caption], base.device)
+        caption: base.family.encode_prompts(base.parts, [caption], base.device)
         for caption in dict.fromkeys([*captions, ""])
     }
 
@@ -108,7 +108,7 @@ def draw_batch(base: Base, data: TrainingData, config: LoraConfig, step: int) ->
         generator = seeded("sample", config.seed, step, place)
         # The order of the four draws is fixed: it decides what a seed means.
         dropped = float(torch.rand((), generator=generator)) < config.caption_dropout
-        times.append(base.architecture.sample_timestep(base.parts, grid, generator))
+        times.append(base.family.sample_timestep(base.parts, grid, generator))
         noise.append(torch.randn(sample.latents.shape, generator=generator))
         preserve = float(torch.rand((), generator=generator)) < config.preservation and step > 0
         class_caption = sample.photo.class_caption if preserve else None
@@ -121,7 +121,7 @@ def draw_batch(base: Base, data: TrainingData, config: LoraConfig, step: int) ->
         latents=torch.cat([sample.latents for sample in members]),
         noise=torch.cat(noise).to(base.device),
         time=torch.cat(times).to(base.device),
-        text=stack(texts),
+        text=texts[0].join(texts[1:]),
         grid=grid,
         preserved=torch.tensor(preserved),
     )
@@ -133,15 +133,10 @@ def select_samples(batch: Batch, mask: torch.Tensor) -> Batch:
         latents=batch.latents[mask],
         noise=batch.noise[mask],
         time=batch.time[mask],
-        text=Text(batch.text.tokens[mask], batch.text.pooled[mask]),
+        text=batch.text.take(mask),
         grid=batch.grid,
         preserved=batch.preserved[mask],
     )
-
-
-def stack(texts: Sequence[Text]) -> Text:
-    """Join encoded texts into one batch."""
-    return Text(torch.cat([text.tokens for text in texts]), torch.cat([text.pooled for text in texts]))
 
 
 def _members(samples: Sequence[Sample], config: LoraConfig, step: int) -> list[int]:

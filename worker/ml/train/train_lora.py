@@ -22,7 +22,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +32,7 @@ from worker.ml.errors import BadInput, ModelUnreadable
 from worker.ml.models import Base
 from worker.ml.phases import Phase
 from worker.ml.photos import UnusablePhoto, summarize_unusable
+from worker.ml.protocol import Inputs, Side
 from worker.ml.train.batches import (
     Batch,
     Photo,
@@ -122,11 +123,11 @@ def train(
 
     data = yield from _encode(base, photos, config.resolution, fewest_photos)
     photo_count = len(data.samples)
-    config = replace(config, steps=config.steps or base.architecture.training_defaults.steps(photo_count))
+    config = replace(config, steps=config.steps or base.family.training_defaults.steps(photo_count))
 
     encoded = time.monotonic()
     checkpoints = _CheckpointSchedule(checkpoint_every_s, checkpoint_every_steps)
-    with base.architecture.new_lora(base.parts, config.rank, seeded("init", config.seed)) as lora:
+    with base.family.new_lora(base.parts, config.rank, seeded("init", config.seed)) as lora:
         _save_memory(base, data.samples, config)
         state = LoopState(lora, _optimizer(base, lora, config), losses=[])
         identity = _identity(base, data.samples, config, state.optimizer)
@@ -160,6 +161,7 @@ def _encode(
 ) -> Generator[PhotosSkipped | Phase, None, TrainingData]:
     """Encode photos and captions, and leave the denoiser alone on the device. Raises BadInput: too few photos."""
     yield Phase("encoding photos")
+    base.plan({})
     samples, unusable = encode_photos(base, photos, resolution)
     if len(samples) < fewest_photos:
         reasons = f": {summarize_unusable(unusable)}" if unusable else ""
@@ -170,7 +172,7 @@ def _encode(
 
     yield Phase("encoding captions")
     texts = encode_captions(base, [caption for sample in samples for caption in sample.photo.captions])
-    base.place(base.architecture.denoiser, alone=True)
+    base.place(base.family.denoiser, alone=True)
     return TrainingData(samples, texts)
 
 
@@ -226,43 +228,39 @@ def _mean_of_last_tenth(losses: Sequence[float]) -> float:
 
 def sample_losses(base: Base, batch: Batch) -> torch.Tensor:
     """Return the mean squared error of each sample (B,), weighted as the family does, in float32 on the device."""
-    architecture = base.architecture
-    noised, target = architecture.noised_input_and_target(base.parts, batch.latents, batch.noise, batch.time)
+    family = base.family
+    noised, target = family.noised_input_and_target(base.parts, batch.latents, batch.noise, batch.time)
     if batch.preserved.any():
         target = target.clone()
         with torch.no_grad(), _lora_disabled(base):
             target[batch.preserved] = _predict(base, noised[batch.preserved], select_samples(batch, batch.preserved))
     errors = F.mse_loss(_predict(base, noised, batch), target, reduction="none").flatten(1).mean(1)
-    return architecture.loss_weights(base.parts, batch.time) * errors
+    return family.loss_weights(base.parts, batch.time) * errors
 
 
 def _predict(base: Base, noised: torch.Tensor, batch: Batch) -> torch.Tensor:
     """Return the denoiser's prediction for noised latents (B, …), in float32."""
     with torch.autocast(base.device.type, base.dtype, enabled=base.dtype != torch.float32):
-        predicted = base.architecture.predict(
-            base.parts,
-            noised.to(base.dtype),
-            batch.time,
-            batch.text,
-            batch.grid,
-            base.architecture.training_guidance,
+        inputs = Inputs(
+            latents=noised.to(base.dtype),
+            time=batch.time,
+            condition=batch.text,
+            grid=batch.grid,
+            guidance=base.family.training_guidance,
+            sides=cast(tuple[Side, ...], ("wanted",) * len(noised)),
         )
+        predicted = base.family.predict(base.parts, inputs)
     return predicted.float()
 
 
 @contextmanager
 def _lora_disabled(base: Base) -> Iterator[None]:
-    denoiser = _denoiser(base)
+    denoiser = base.denoiser
     denoiser.disable_adapters()
     try:
         yield
     finally:
         denoiser.enable_adapters()
-
-
-def _denoiser(base: Base) -> Any:
-    """Return the denoiser, which is a diffusers model in every family."""
-    return base.architecture.modules(base.parts)[base.architecture.denoiser]
 
 
 def file_metadata(base: Base, config: LoraConfig, photo_count: int, given: Mapping[str, str]) -> dict[str, str]:
@@ -276,9 +274,9 @@ def file_metadata(base: Base, config: LoraConfig, photo_count: int, given: Mappi
         raise ValueError(f"a LoRA file's metadata must not hold {sorted(unknown)}")
     slug, title = given.get("base", base.folder.name), given.get("title", "lora")
     metadata = {
-        **base.architecture.lora_metadata(base.parts),
+        **base.family.lora_metadata(base.parts),
         "base": slug,
-        "family": base.family,
+        "family": base.family.name,
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.title": title,
         "modelspec.resolution": f"{config.resolution}x{config.resolution}",
@@ -314,8 +312,8 @@ def _save_memory(base: Base, samples: Sequence[Sample], config: LoraConfig) -> N
     torch.cuda.empty_cache()  # the encoders' memory is free now
     free = torch.cuda.mem_get_info(base.device)[0]
     largest = max((sample.grid for sample in samples), key=math.prod)
-    if base.architecture.activation_bytes(base.parts, largest, config.batch_size) > 0.8 * free:
-        _denoiser(base).enable_gradient_checkpointing()
+    if base.family.activation_bytes(base.parts, largest, config.batch_size) > 0.8 * free:
+        base.denoiser.enable_gradient_checkpointing()
 
 
 def _optimizer(base: Base, lora: Mapping[str, torch.nn.Parameter], config: LoraConfig) -> torch.optim.Optimizer:

@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from tests.ml.families import only_flux, only_sd15
+from tests.ml.runs import predict
 from worker.ml import models
 from worker.ml.errors import ModelUnreadable
 from worker.ml.families.tiny import flux1 as flux_tiny
 from worker.ml.families.tiny import sd15 as sd15_tiny
-from worker.ml.models import Base, Resident, plan_memory
+from worker.ml.models import Base, Store
 
 
 @pytest.fixture
@@ -21,8 +22,7 @@ def copied(tiny_base: Path, tmp_path: Path) -> Path:
 
 
 def test_a_base_describes_itself(base: Base, family: str) -> None:
-    assert (base.family, base.device.type, base.dtype) == (family, "cpu", torch.float32)
-    assert base.memory_plan == "full, cpu, float32"
+    assert (base.family.name, base.device.type, base.dtype) == (family, "cpu", torch.float32)
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
@@ -89,64 +89,109 @@ def test_other_families_and_damaged_indices_are_refused(copied: Path, index: str
         models.load(copied, "cpu")
 
 
-@only_flux
-def test_a_resident_base_is_loaded_once_and_the_least_recently_used_one_is_dropped(
-    tiny_base: Path, tmp_path: Path
-) -> None:
-    one, two, three = (Path(shutil.copytree(tiny_base, tmp_path / name)) for name in ("one", "two", "three"))
-    resident = Resident("cpu", max_bases=2)
-    first, second = resident.get(one), resident.get(two)
-    assert resident.get(one) is first
-    resident.get(three)
-    assert resident.get(one) is first
-    assert resident.get(two) is not second
-
-
-PARTS = {"transformer": 22.2, "text_encoder_2": 8.9, "text_encoder": 0.2, "vae": 0.2}
-
-
-@pytest.mark.parametrize(
-    ("free_gib", "offloaded", "words"),
-    [
-        (None, False, "full, here"),
-        (79.0, False, "full, here: needs 34.5 of 79.0 GiB free"),
-        (31.0, True, "offloaded, here: needs 25.2 of 31.0 GiB free"),
-        (15.0, True, "offloaded, here: may not fit: needs 25.2 of 15.0 GiB free"),
-    ],
-)
-def test_the_memory_plan_follows_from_free_memory(free_gib: float | None, offloaded: bool, words: str) -> None:
-    assert plan_memory(PARTS, 3.0, free_gib, "here") == (offloaded, words)
-
-
 @pytest.mark.parametrize(("grid", "batch_size"), [((16, 16), 2), ((32, 24), 1)])
 def test_the_memory_of_a_training_step_is_estimated(base: Base, grid: tuple[int, int], batch_size: int) -> None:
     """In bfloat16 under autocast, as on a GPU: the estimate decides about gradient checkpointing, and so the speed."""
-    architecture = base.architecture
-    parts = architecture.load(base.folder, torch.bfloat16)
-    denoiser = architecture.modules(parts)[architecture.denoiser].requires_grad_(False)
-    prompts = architecture.encode_prompts(parts, ["a photo"] * batch_size, base.device)
+    base = models.load(base.folder, "cpu", torch.bfloat16)
+    family, parts, denoiser = base.family, base.parts, base.denoiser
+    prompts = family.encode_prompts(parts, ["a photo"] * batch_size, base.device)
     generator = torch.Generator().manual_seed(0)
-    sampler = architecture.sampler(parts, grid, 2, base.device, generator)
-    noise = architecture.first_noise(parts, sampler, grid, generator, torch.bfloat16)
+    sampler = family.sampler(parts, grid, 2, base.device, generator)
+    noise = family.first_noise(parts, sampler, grid, generator, torch.bfloat16)
     kept: dict[int, torch.Tensor] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         kept[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
-    with architecture.new_lora(parts, 4, generator):
+    with family.new_lora(parts, 4, generator):
         own = {weights.untyped_storage().data_ptr() for weights in denoiser.parameters()}
         with (
             torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
             torch.autocast("cpu", torch.bfloat16),
         ):
-            times = architecture.even_times(parts, batch_size)
-            architecture.predict(parts, torch.cat([noise] * batch_size), times, prompts, grid, 1.0)
+            times = family.even_times(parts, batch_size)
+            predict(base, torch.cat([noise] * batch_size), times, prompts, grid)
     size = sum(tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in own)
-    assert 0.75 < size / architecture.activation_bytes(parts, grid, batch_size) < 1.05
+    assert 0.75 < size / family.activation_bytes(parts, grid, batch_size) < 1.05
 
 
 def test_the_same_seed_builds_the_same_tiny_base(tiny_base: Path, family: str, tmp_path: Path) -> None:
     {"flux": flux_tiny, "sd15": sd15_tiny}[family].build_tiny(tmp_path)
     for path in tiny_base.rglob("*.safetensors"):
         assert path.read_bytes() == (tmp_path / path.relative_to(tiny_base)).read_bytes()
+
+
+# -- the store
+
+
+class Slab:
+    """A model of so many bytes that cannot be mapped from its file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.anonymous_bytes = path.stat().st_size
+        self.on_device = True
+
+    def to_host(self) -> None:
+        self.on_device = False
+
+
+class Mapped(Slab):
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.anonymous_bytes = 0
+
+
+@pytest.fixture
+def slabs(tmp_path: Path) -> list[Path]:
+    files = [tmp_path / f"slab-{number}" / "model.safetensors" for number in range(3)]
+    for file in files:
+        file.parent.mkdir()
+        file.write_bytes(bytes(1000))
+    return files
+
+
+def test_a_model_is_loaded_once_and_the_least_recently_used_one_is_unloaded_and_named(slabs: list[Path]) -> None:
+    said: list[str] = []
+    store = Store(said.append, limit_bytes=2500)
+    first, second = store.get(slabs[0], Slab), store.get(slabs[1], Slab)
+    assert store.get(slabs[0], Slab) is first
+    assert said == []
+    store.get(slabs[2], Slab)
+    assert len(said) == 1
+    assert "unloaded slab-1 to load slab-2" in said[0]
+    assert store.get(slabs[0], Slab) is first
+    assert store.get(slabs[1], Slab) is not second
+
+
+def test_models_whose_weights_are_mapped_from_files_are_kept(slabs: list[Path]) -> None:
+    said: list[str] = []
+    store = Store(said.append, limit_bytes=1500)
+    models = [store.get(path, Mapped) for path in slabs]
+    assert [store.get(path, Mapped) for path in slabs] == models
+    assert said == []
+
+
+def test_a_model_larger_than_the_limit_is_loaded_alone(slabs: list[Path]) -> None:
+    said: list[str] = []
+    store = Store(said.append, limit_bytes=500)
+    assert [store.get(path, Slab).path for path in slabs] == slabs
+    assert len(said) == 2
+
+
+def test_of_each_kind_of_model_only_the_last_one_is_on_the_device(slabs: list[Path]) -> None:
+    store = Store(lambda _: None)
+    first, other_kind, last = store.get(slabs[0], Slab), store.get(slabs[1], Mapped), store.get(slabs[2], Slab)
+    assert [model.on_device for model in (first, other_kind, last)] == [False, True, True]
+
+
+def test_a_model_that_cannot_be_loaded_is_not_kept(slabs: list[Path]) -> None:
+    store = Store(lambda _: None)
+
+    def fail(path: Path) -> Slab:
+        raise ModelUnreadable(path.name)
+
+    with pytest.raises(ModelUnreadable):
+        store.get(slabs[0], fail)
+    assert isinstance(store.get(slabs[0], Slab), Slab)

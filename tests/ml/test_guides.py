@@ -1,0 +1,114 @@
+"""A guide of the tests' own, which adds a constant to the denoiser's input: what the protocol of guides promises."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pytest
+import torch
+
+from tests.ml.runs import pictures
+from worker.ml.draw.denoise import Step
+from worker.ml.draw.generate import LoraUse, PictureRequest, generate
+from worker.ml.models import Base
+from worker.ml.protocol import Grid, GuideUse, Inputs, Side
+from worker.ml.train.train_lora import TrainedLora
+
+REQUEST = PictureRequest(
+    "a photo", negative_prompt=None, width=64, height=64, steps=4, guidance=2.0, seed=5, num_images=2
+)
+
+
+@dataclass
+class AddsConstant:
+    """Adds `scale` times the mean of its pictures to the latents of every evaluation."""
+
+    attached: int = 0
+    """How often it is attached now."""
+    prepared: list[tuple[Grid, float]] = field(default_factory=list)
+    """For each picture drawn: the grid, and the first number of its generator."""
+    seen: list[tuple[float, tuple[Side, ...]]] = field(default_factory=list)
+    """For each evaluation: the share of steps done, and its rows."""
+
+    @contextmanager
+    def attach(self, base: Base) -> Iterator[None]:
+        self.attached += 1
+        try:
+            yield
+        finally:
+            self.attached -= 1
+
+    def prepare(self, base: Base, use: GuideUse, grid: Grid, generator: torch.Generator) -> float:
+        self.prepared.append((grid, float(torch.rand((), generator=generator))))
+        return use.scale * float(np.mean(use.pictures)) / 255
+
+    def change(self, state: float, inputs: Inputs, done: float) -> Inputs:
+        assert self.attached == 1
+        self.seen.append((done, inputs.sides))
+        return replace(inputs, latents=inputs.latents + state)
+
+
+@pytest.fixture
+def guide() -> AddsConstant:
+    return AddsConstant()
+
+
+def guided(guide: AddsConstant, scale: float) -> PictureRequest:
+    grey = np.full((8, 8, 3), 128, np.uint8)
+    return replace(REQUEST, guides=(GuideUse(guide, (grey,), scale),))
+
+
+def test_a_guide_changes_the_picture_the_more_the_larger_its_scale(base: Base, guide: AddsConstant) -> None:
+    plain, little, much = (
+        pictures(generate(base, request))[0].astype(int)
+        for request in (REQUEST, guided(guide, 0.2), guided(guide, 1.0))
+    )
+    assert 0 < np.abs(little - plain).mean() < np.abs(much - plain).mean()
+
+
+def test_a_guide_at_scale_0_is_not_attached_and_the_picture_is_bit_equal(base: Base, guide: AddsConstant) -> None:
+    with_it, without = (pictures(generate(base, request)) for request in (guided(guide, 0.0), REQUEST))
+    np.testing.assert_array_equal(with_it, without)
+    assert guide == AddsConstant()
+
+
+def test_a_guide_is_prepared_once_a_picture_and_sees_every_evaluation(base: Base, guide: AddsConstant) -> None:
+    steps = [event for event in generate(base, guided(guide, 0.5)) if isinstance(event, Step)]
+    token_px = base.family.token_px(base.parts)
+    assert [grid for grid, _ in guide.prepared] == [(64 // token_px, 64 // token_px)] * 2
+    assert len({drawn for _, drawn in guide.prepared}) == 2, "each picture's seed reaches the guide"
+    shares = [done for done, _ in guide.seen]
+    assert len(shares) == len(steps)
+    assert shares[: len(shares) // 2] == shares[len(shares) // 2 :] == sorted(set(shares))
+    assert shares[0] == 0
+    assert max(shares) < 1
+    sides = {sides for _, sides in guide.seen}
+    against = base.family.uses_negative_prompt(base.parts, 2.0)
+    assert sides == {("against", "wanted") if against else ("wanted",)}
+
+
+def test_a_guide_combines_with_a_lora(base: Base, guide: AddsConstant, trained: TrainedLora) -> None:
+    with_lora = replace(REQUEST, loras=(LoraUse(trained.path),))
+    with_both = replace(guided(guide, 0.5), loras=(LoraUse(trained.path),))
+    lora, both, alone = (
+        pictures(generate(base, request))[0].astype(int) for request in (with_lora, with_both, guided(guide, 0.5))
+    )
+    assert min(np.abs(both - lora).mean(), np.abs(both - alone).mean()) > 0
+    assert guide.attached == 0
+
+
+@pytest.mark.parametrize("steps", [1, 3, 5])
+def test_a_guided_drawing_stopped_between_steps_detaches_the_guide(base: Base, guide: AddsConstant, steps: int) -> None:
+    plain = pictures(generate(base, REQUEST))
+    drawing = generate(base, guided(guide, 0.5))
+    for event in drawing:
+        steps -= isinstance(event, Step)
+        if steps == 0:
+            assert guide.attached == 1
+            break
+    drawing.close()
+    assert guide.attached == 0
+    np.testing.assert_array_equal(pictures(generate(base, REQUEST)), plain)

@@ -1,0 +1,194 @@
+"""Plans of device memory, and the limits of host memory."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+from diffusers import AutoencoderKL, FluxTransformer2DModel, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from worker.ml import single_files
+from worker.ml.families import FAMILIES
+from worker.ml.families.conditions import PooledTokens, Tokens
+from worker.ml.memory import GIB, WORKSPACE_BYTES, anonymous_bytes, host_limit_bytes, plan_parts
+from worker.ml.protocol import Condition, Family, Inputs
+
+FLUX_GIB = {"transformer": 22.168, "text_encoder_2": 8.870, "text_encoder": 0.229, "vae": 0.156}
+FLUX_WORK_GIB = {"transformer": 0.457, "text_encoder_2": 0.125, "vae": 1.5}
+PUBLISHED = Path(single_files.__file__).parent
+STAGES = (("text_encoder", "text_encoder_2"), ("transformer",), ("vae",))
+
+
+def in_bytes(gib: dict[str, float]) -> dict[str, int]:
+    return {name: int(size * GIB) for name, size in gib.items()}
+
+
+@pytest.mark.parametrize(
+    ("free_gib", "stay", "words"),
+    [
+        (None, {*FLUX_GIB}, "full, here"),
+        (79.0, {*FLUX_GIB}, "full, here: needs 33.2 of 79.0 GiB free"),
+        (31.0, {"vae", "text_encoder"}, "offloaded, here: needs 23.3 of 31.0 GiB free"),
+        (23.2, {"vae"}, "offloaded, here: needs 23.0 of 23.2 GiB free"),
+        (15.0, set(), "offloaded, here: may not fit: needs 22.9 of 15.0 GiB free"),
+    ],
+)
+def test_parts_that_fit_beside_the_largest_stay_on_the_device(
+    free_gib: float | None, stay: set[str], words: str
+) -> None:
+    free = None if free_gib is None else int(free_gib * GIB)
+    plan = plan_parts(in_bytes(FLUX_GIB), STAGES, in_bytes(FLUX_WORK_GIB), free)
+    assert (plan.stay, plan.describe("here")) == (stay, words)
+
+
+def test_a_larger_picture_leaves_less_on_the_device() -> None:
+    free = int(23.8 * GIB)
+    small, large = (
+        plan_parts(in_bytes(FLUX_GIB), STAGES, in_bytes(FLUX_WORK_GIB | {"transformer": work}), free)
+        for work in (0.457, 1.666)
+    )
+    assert large.stay < small.stay
+    assert large.needed_bytes == int(22.168 * GIB) + int(1.666 * GIB) + WORKSPACE_BYTES
+
+
+# -- the host's memory
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Callable[[str, dict[str, str]], Path]:
+    """A root folder with the process's control groups, and the files of /sys/fs/cgroup."""
+
+    def build(groups: str, files: dict[str, str]) -> Path:
+        for name, text in {"proc/self/cgroup": groups, **{f"sys/fs/cgroup/{k}": v for k, v in files.items()}}.items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(text)
+        return tmp_path
+
+    return build
+
+
+PHYSICAL = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "limit"),
+    [
+        ("0::/\n", {"memory.max": "2147483648\n"}, 2 * GIB),
+        ("0::/\n", {"memory.max": "max\n"}, PHYSICAL),
+        ("0::/pod/worker\n", {"pod/worker/memory.max": "max\n", "pod/memory.max": f"{GIB}\n"}, GIB),
+        ("0::/the/hosts/path\n", {"memory.max": f"{3 * GIB}\n"}, 3 * GIB),
+        ("5:cpu:/a\n4:memory:/a\n", {"memory/a/memory.limit_in_bytes": f"{GIB}\n"}, GIB),
+        ("4:cpu,memory:/docker/x\n", {"memory/memory.limit_in_bytes": f"{GIB}\n"}, GIB),
+        ("4:memory:/\n", {"memory/memory.limit_in_bytes": "9223372036854771712\n"}, PHYSICAL),
+        ("", {}, PHYSICAL),
+    ],
+    ids=["v2", "v2 unlimited", "v2 parent", "v2 inside a container", "v1", "v1 container", "v1 unlimited", "none"],
+)
+def test_the_containers_limit_is_found(
+    machine: Callable[[str, dict[str, str]], Path], groups: str, files: dict[str, str], limit: int
+) -> None:
+    assert host_limit_bytes(machine(groups, files)) == limit
+
+
+def test_weights_that_are_mapped_from_a_file_are_not_counted(tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(1000), "b": torch.zeros(2000)}, tmp_path / "weights.safetensors")
+    mapped = load_file(tmp_path / "weights.safetensors")
+    assert anonymous_bytes([*mapped.values()]) == 0
+    cast = mapped["a"].to(torch.float16)
+    assert anonymous_bytes([*mapped.values(), cast, cast.view(500, 2)]) == 2000
+
+
+# -- what parts need while they run, measured at the real geometry without allocating it
+
+
+class LiveBytes(TorchDispatchMode):
+    """The largest sum of the tensors that live at once, apart from weights; also on the meta device."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        self.peak = self._live = 0
+        self._sizes = {weights.untyped_storage()._cdata: 0 for weights in module.parameters()}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage()._cdata not in self._sizes:
+                storage = tensor.untyped_storage()
+                self._sizes[storage._cdata] = storage.nbytes()
+                self._live += storage.nbytes()
+                self.peak = max(self.peak, self._live)
+                weakref.finalize(storage, self._free, storage._cdata)
+        return result
+
+    def _free(self, key: int) -> None:
+        self._live -= self._sizes.pop(key)
+
+
+@pytest.fixture
+def attention_without_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the meta device torch writes attention out; the kernels of a GPU keep no scores."""
+    monkeypatch.setattr(
+        torch.nn.functional, "scaled_dot_product_attention", lambda query, *_, **__: torch.empty_like(query)
+    )
+
+
+@pytest.fixture(scope="module", params=["flux-dev", "sd15"])
+def published(request: pytest.FixtureRequest) -> tuple[Family, Any, Condition]:
+    """A published base's denoiser and autoencoder in bfloat16, without their weights, and a prompt for it."""
+    configs = json.loads((PUBLISHED / f"{request.param}.json").read_text("utf-8"))
+    family = FAMILIES["flux" if request.param == "flux-dev" else "sd15"]
+    classes = {"transformer": FluxTransformer2DModel, "unet": UNet2DConditionModel, "vae": AutoencoderKL}
+    with torch.device("meta"):
+        built = {
+            name: classes[name].from_config(configs[f"{name}/config.json"])
+            for name in (family.denoiser, family.autoencoder)
+        }
+    for module in built.values():
+        module.to(torch.bfloat16).eval().requires_grad_(False)
+    pipeline = getattr(diffusers, family.pipeline)
+    parts = SimpleNamespace(
+        **built,
+        vae_scale_factor=8,
+        tokenizer_2=SimpleNamespace(model_max_length=512),
+        _prepare_latent_image_ids=getattr(pipeline, "_prepare_latent_image_ids", None),
+        _unpack_latents=getattr(pipeline, "_unpack_latents", None),
+    )
+    prompt = PooledTokens(zeros(1, 512, 4096), zeros(1, 768)) if family.name == "flux" else Tokens(zeros(1, 77, 768))
+    return family, parts, prompt
+
+
+def zeros(*shape: int) -> torch.Tensor:
+    return torch.zeros(shape, dtype=torch.bfloat16, device="meta")
+
+
+@pytest.mark.usefixtures("attention_without_scores")
+@pytest.mark.parametrize(("side", "rows"), [(512, 1), (512, 2), (1024, 1), (1536, 1)])
+@torch.no_grad()
+def test_what_drawing_needs_is_estimated_at_the_published_geometry(
+    published: tuple[Family, Any, Condition], side: int, rows: int
+) -> None:
+    """A plan with too small a figure runs out of memory; with too large a one it moves parts that could stay."""
+    family, parts, prompt = published
+    grid = (side // family.token_px(parts),) * 2
+    estimate = family.working_bytes(parts, grid, rows)
+    shape = (math.prod(grid), 64) if family.name == "flux" else (4, *grid)
+    time = torch.zeros(rows, device="meta")
+    inputs = Inputs(zeros(rows, *shape), time, prompt.join([prompt] * (rows - 1)), grid, 3.5, ("wanted",) * rows)
+    with LiveBytes(getattr(parts, family.denoiser)) as denoising:
+        family.predict(parts, inputs)
+    with LiveBytes(parts.vae) as decoding:
+        family.decode_picture(parts, zeros(1, *shape), grid)
+    assert 0.9 < denoising.peak / estimate[family.denoiser] < 1.05
+    assert 0.9 < decoding.peak / estimate["vae"] < 1.05

@@ -1,0 +1,122 @@
+"""Parts that take turns on the device: what is moved, what is not copied, and what stays the same."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.ml.runs import finish, lora_config, pictures
+from worker.ml import memory, models
+from worker.ml.draw.generate import LoraUse, PictureRequest, generate
+from worker.ml.masters import Masters
+from worker.ml.models import Base
+from worker.ml.train.batches import Photo
+from worker.ml.train.train_lora import TrainedLora, train
+
+REQUEST = PictureRequest("a photo", negative_prompt=None, width=64, height=64, steps=2, guidance=2.0, seed=5)
+
+
+@pytest.fixture
+def device_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Treat the CPU as a device with memory of its own, of which so many bytes are free."""
+
+    def limit(free_bytes: int) -> None:
+        monkeypatch.setattr(memory, "shares_host", lambda _: False)
+        monkeypatch.setattr(memory, "free_device_bytes", lambda _: free_bytes)
+
+    return limit
+
+
+@pytest.fixture
+def copied(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Count the copies to the device, by the part's class."""
+    counted: Counter[str] = Counter()
+    to_device = Masters.to_device
+
+    def count(masters: Masters, device: torch.device) -> None:
+        if not masters.on_device:
+            counted[type(masters._module).__name__] += 1
+        to_device(masters, device)
+
+    monkeypatch.setattr(Masters, "to_device", count)
+    return counted
+
+
+@pytest.fixture
+def offloaded(tiny_base: Path, device_of_its_own: Callable[[int], None]) -> Base:
+    """A base whose parts take turns, because no memory is free."""
+    device_of_its_own(0)
+    return models.load(tiny_base, "cpu")
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_each_part_is_copied_to_the_device_once_however_many_pictures_are_drawn(
+    offloaded: Base, copied: Counter[str], count: int
+) -> None:
+    assert len(pictures(generate(offloaded, replace(REQUEST, num_images=count)))) == count
+    assert set(copied.values()) == {1}
+    assert len(copied) == len(offloaded.family.modules(offloaded.parts))
+
+
+def test_what_stays_on_the_device_is_not_copied_for_the_next_job(
+    offloaded: Base, device_of_its_own: Callable[[int], None], copied: Counter[str]
+) -> None:
+    device_of_its_own(2**40)
+    for _ in range(2):
+        pictures(generate(offloaded, REQUEST))
+    assert set(copied.values()) == {1}
+
+
+def test_leaving_the_device_copies_nothing(offloaded: Base) -> None:
+    """The masters are the weights as they were mapped from the file, before and after."""
+    places = {name: weights.data_ptr() for name, weights in offloaded.denoiser.named_parameters()}
+    pictures(generate(offloaded, REQUEST))
+    offloaded.place(offloaded.family.denoiser)
+    assert not any(w.data_ptr() == places[name] for name, w in offloaded.denoiser.named_parameters())
+    offloaded.to_host()
+    assert {name: w.data_ptr() for name, w in offloaded.denoiser.named_parameters()} == places
+    assert offloaded.anonymous_bytes < 1000  # buffers that are in no file
+
+
+def test_parts_that_take_turns_draw_the_same_picture(base: Base, offloaded: Base, trained: TrainedLora) -> None:
+    for request in (REQUEST, replace(REQUEST, loras=(LoraUse(trained.path),))):
+        for ours, theirs in zip(pictures(generate(offloaded, request)), pictures(generate(base, request)), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    assert offloaded.memory_plan.startswith("offloaded, cpu, float32: may not fit: needs ")
+
+
+def test_parts_that_take_turns_train_the_same_lora(
+    base: Base, offloaded: Base, photos: list[Photo], tmp_path: Path
+) -> None:
+    config = lora_config(steps=3, rank=4, learning_rate=1e-3, resolution=64, batch_size=2)
+    hashes = set()
+    for name, one in (("turns", offloaded), ("full", base)):
+        (tmp_path / name).mkdir()
+        hashes.add(finish(train(one, photos[:4], config, workdir=tmp_path / name, metadata={})).sha256)
+    assert len(hashes) == 1
+
+
+def test_other_weights_are_really_used(offloaded: Base) -> None:
+    """Were a part's weights not swapped by moving it, the forward pass would read stale ones."""
+    (before,) = pictures(generate(offloaded, REQUEST))
+    offloaded.to_host()
+    for weights in offloaded._parts[offloaded.family.denoiser].tensors:
+        weights.mul_(1.5)
+    (after,) = pictures(generate(offloaded, REQUEST))
+    assert np.abs(before.astype(int) - after).max() > 0
+
+
+def test_tied_weights_stay_tied() -> None:
+    module = torch.nn.ModuleDict({"a": torch.nn.Linear(4, 4), "b": torch.nn.Linear(4, 4)})
+    module["b"].weight = module["a"].weight
+    masters = Masters(module)
+    masters.to_device(torch.device("cpu"))
+    assert module["a"].weight is module["b"].weight
+    masters.to_host()
+    assert module["a"].weight.data_ptr() == module["b"].weight.data_ptr() == masters.tensors[0].data_ptr()

@@ -1,0 +1,93 @@
+"""The denoising loop of one picture, written out, so that to stop is to not ask for the next step.
+
+Noise is drawn on a CPU generator: a seed gives the same picture on every machine, and the same as plain diffusers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from worker.ml.errors import NotFinite
+from worker.ml.models import Base
+from worker.ml.protocol import Condition, Grid, GuideUse, Inputs, Sampler, Side
+
+
+@dataclass(frozen=True)
+class Step:
+    index: int  # steps done, from 1
+    total: int  # over all pictures
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What all pictures of a request share."""
+
+    base: Base
+    text: Mapping[Side, Condition]  # a row each
+    grid: Grid
+    steps: int
+    guidance: float
+    guides: Sequence[GuideUse]
+    pictures: int
+
+
+def denoise(scene: Scene, index: int, seed: int) -> Generator[Step, None, torch.Tensor]:
+    """Draw the picture of this index and return its latents (1, …).
+
+    Raises NotFinite where float16 cannot hold what the denoiser computes.
+    """
+    base, family, parts = scene.base, scene.base.family, scene.base.parts
+    noise = torch.Generator("cpu").manual_seed(seed)
+    sampler = family.sampler(parts, scene.grid, scene.steps, base.device, noise)
+    # float16 keeps three digits: over many steps their loss shows, unless the latents are kept in float32.
+    precision = torch.float32 if base.dtype == torch.float16 else base.dtype
+    latents = family.first_noise(parts, sampler, scene.grid, noise, precision).to(base.device)
+    # Guides draw from a generator of their own: a seed means the same noise with and without them.
+    states = [
+        use.guide.prepare(base, use, scene.grid, torch.Generator("cpu").manual_seed(seed)) for use in scene.guides
+    ]
+    times = sampler.timesteps.tolist()
+    for step, time in enumerate(times):
+        timestep = sampler.timesteps[step]
+        predicted = _predict(scene, sampler, latents, timestep, _Moment(time, step / len(times), states))
+        latents = sampler.step(predicted, timestep, latents)
+        if base.device.type == "cuda":
+            torch.cuda.synchronize(base.device)  # so that a step is reported, and can be stopped, when it is done
+        if base.dtype == torch.float16 and not latents.isfinite().all():
+            raise NotFinite(f"{base.folder.name} leaves the range of float16 at step {step + 1} of {len(times)}")
+        yield Step(index * len(times) + step + 1, scene.pictures * len(times))
+    return latents
+
+
+@dataclass(frozen=True)
+class _Moment:
+    time: float  # in the scheduler's unit
+    done: float  # share of the steps
+    states: Sequence[Any]  # of the guides
+
+
+def _predict(
+    scene: Scene, sampler: Sampler, latents: torch.Tensor, timestep: torch.Tensor, moment: _Moment
+) -> torch.Tensor:
+    """Return the guided prediction for latents (1, …)."""
+    family, parts = scene.base.family, scene.base.parts
+    scaled, time = family.denoiser_input(sampler, latents, timestep)
+    predicted: dict[Side, torch.Tensor] = {}
+    for sides in family.evaluations(parts, scene.guidance, moment.time):
+        first, *others = (scene.text[side] for side in sides)
+        inputs = Inputs(
+            latents=torch.cat([scaled] * len(sides)),
+            time=time.expand(len(sides)),
+            condition=first.join(others) if others else first,
+            grid=scene.grid,
+            guidance=scene.guidance,
+            sides=sides,
+        )
+        for use, state in zip(scene.guides, moment.states, strict=True):
+            inputs = use.guide.change(state, inputs, moment.done)
+        predicted.update(zip(sides, family.predict(parts, inputs).to(latents.dtype).chunk(len(sides)), strict=True))
+    return family.combine(predicted["wanted"], predicted.get("against"), scene.guidance, moment.time)

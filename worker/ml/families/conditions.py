@@ -1,0 +1,33 @@
+"""Encoded prompts of one length, the same for every row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Self
+
+import torch
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Prompts as the hidden states of their tokens, on the device, in the encoder's dtype. A `Condition`."""
+
+    tokens: torch.Tensor  # (B, L, D)
+
+    @property
+    def rows(self) -> int:
+        return len(self.tokens)
+
+    def join(self, others: Sequence[Self]) -> Self:
+        return type(self)(*(torch.cat([getattr(one, own.name) for one in (self, *others)]) for own in fields(self)))
+
+    def take(self, rows: torch.Tensor) -> Self:
+        return type(self)(*(getattr(self, own.name)[rows] for own in fields(self)))
+
+
+@dataclass(frozen=True)
+class PooledTokens(Tokens):
+    """With one embedding of the whole prompt beside them."""
+
+    pooled: torch.Tensor  # (B, P)

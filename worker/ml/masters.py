@@ -1,0 +1,55 @@
+"""The weights of a part in host memory, which never change."""
+
+from __future__ import annotations
+
+import torch
+
+
+class Masters:
+    """Moves a part to a device and back. Its weights do not change there, so moving it back copies nothing.
+
+    Tensors that were added to the part later, such as a LoRA's, move with it and are copied both ways.
+    """
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        self._module = module
+        self._masters = {id(tensor): (tensor, tensor.data) for tensor in _tensors(module)}
+        self.on_device = False
+
+    @property
+    def tensors(self) -> list[torch.Tensor]:
+        """The weights in host memory."""
+        return [master for _, master in self._masters.values()]
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the weights, the same on host and device."""
+        return sum(master.nbytes for master in self.tensors)
+
+    def to_device(self, device: torch.device) -> None:
+        """Copy the weights to the device."""
+        if self.on_device:
+            return
+        for tensor, master in self._masters.values():
+            tensor.data = master.to(device, copy=True)
+        self._move_added(device)
+        self.on_device = True
+
+    def to_host(self) -> None:
+        """Free the device's copy."""
+        if not self.on_device:
+            return
+        for tensor, master in self._masters.values():
+            tensor.data = master
+        self._move_added(torch.device("cpu"))
+        self.on_device = False
+
+    def _move_added(self, device: torch.device) -> None:
+        for tensor in _tensors(self._module):
+            if id(tensor) not in self._masters:
+                tensor.data = tensor.data.to(device)
+
+
+def _tensors(module: torch.nn.Module) -> list[torch.Tensor]:
+    """Return parameters and buffers, each once: tied weights stay tied."""
+    return [*module.parameters(), *module.buffers()]
