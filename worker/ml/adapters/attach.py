@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from peft import LoraConfig
 
-from worker.ml.adapters.files import Shape
+from worker.ml.adapters.names import Shape
 from worker.ml.errors import ModelUnreadable
 from worker.ml.protocol import Parts
 

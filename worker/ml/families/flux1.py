@@ -22,7 +22,8 @@ from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from diffusers.training_utils import compute_density_for_timestep_sampling
 
 from worker.ml.adapters import attach
-from worker.ml.adapters import files as lora_files
+from worker.ml.adapters.names import shape_of
+from worker.ml.families import lora
 from worker.ml.protocol import (
     Grid,
     Parts,
@@ -211,14 +212,13 @@ class Flux:
         self, parts: Parts, rank: int, generator: torch.Generator
     ) -> AbstractContextManager[dict[str, torch.nn.Parameter]]:
         """Add a fresh LoRA inside the block: its float32 parameters by their names in a file."""
-        return attach.new_lora(parts.transformer, LORA_TARGETS, rank, generator, "transformer.{}".format)
+        return attach.new_lora(parts.transformer, LORA_TARGETS, rank, generator, lora.NAMES[self.family].key)
 
     def loras(self, parts: Parts, files: Sequence[tuple[Path, float]]) -> AbstractContextManager[None]:
         """Use these LoRA files at these scales inside the block. Raises ModelUnreadable before it loads any."""
         for path, _ in files:
-            layers = lora_files.check(path, self.family).layers
-            inner = {name.removeprefix("transformer."): shape for name, shape in layers.items()}
-            attach.check_fits(parts.transformer, path.name, inner)
+            layers = {name: shape_of(pair) for name, pair in lora.load(path, self.family).items()}
+            attach.check_fits(parts.transformer, path.name, layers)
         return attach.loaded(parts, files)
 
     def lora_metadata(self, parts: Parts) -> dict[str, str]:

@@ -22,9 +22,9 @@ from diffusers import DDPMScheduler, StableDiffusionPipeline
 from diffusers.training_utils import compute_snr
 
 from worker.ml.adapters import attach
-from worker.ml.adapters import files as lora_files
-from worker.ml.adapters import names as lora_names
+from worker.ml.adapters.names import shape_of
 from worker.ml.errors import ModelUnreadable
+from worker.ml.families import lora
 from worker.ml.protocol import (
     Grid,
     Parts,
@@ -203,14 +203,13 @@ class StableDiffusion15:
         self, parts: Parts, rank: int, generator: torch.Generator
     ) -> AbstractContextManager[dict[str, torch.nn.Parameter]]:
         """Add a fresh LoRA inside the block: its float32 parameters by their names in a file."""
-        return attach.new_lora(parts.unet, LORA_TARGETS, rank, generator, _kohya_name)
+        return attach.new_lora(parts.unet, LORA_TARGETS, rank, generator, lora.NAMES[self.family].key)
 
     def loras(self, parts: Parts, files: Sequence[tuple[Path, float]]) -> AbstractContextManager[None]:
         """Use these LoRA files at these scales inside the block. Raises ModelUnreadable before it loads any."""
         for path, _ in files:
-            layers = lora_files.check(path, self.family).layers
-            inner = {_unet_layer(name): shape for name, shape in layers.items()}
-            attach.check_fits(parts.unet, path.name, inner)
+            layers = {name: shape_of(pair) for name, pair in lora.load(path, self.family).items()}
+            attach.check_fits(parts.unet, path.name, layers)
         return attach.loaded(parts, files)
 
     def lora_metadata(self, parts: Parts) -> dict[str, str]:
@@ -220,7 +219,7 @@ class StableDiffusion15:
             "modelspec.implementation": "diffusers",
             "modelspec.prediction_type": "v" if _prediction_type(parts) == "v_prediction" else "epsilon",
             "ss_base_model_version": "sd_v1",
-            "ss_network_module": "networks.lora",
+            "ss_network_module": lora.NAMES[self.family].network_module,
             "ss_min_snr_gamma": str(SNR_GAMMA),
         }
 
@@ -232,15 +231,3 @@ def _prediction_type(parts: Parts) -> str:
 def _schedule(parts: Parts) -> DDPMScheduler:
     """Return the noise schedule that the base was trained with, whichever scheduler draws."""
     return DDPMScheduler.from_config(parts.scheduler.config)
-
-
-def _kohya_name(name: str) -> str:
-    """Convert `mid_block.….to_q.lora_A.weight` to `lora_unet_mid_block_…_to_q.lora_down.weight`."""
-    layer, _, side = name.removesuffix(".weight").rpartition(".")
-    return f"lora_unet_{layer.replace('.', '_')}.{ {'lora_A': 'lora_down', 'lora_B': 'lora_up'}[side] }.weight"
-
-
-def _unet_layer(layer: str) -> str:
-    """Return the name inside the U-Net of a layer in kohya's naming, which `read_header` has checked."""
-    module, numbers = lora_names.known("sd15", layer)
-    return module.parts(numbers)[0].removeprefix("unet.")
