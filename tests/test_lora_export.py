@@ -226,7 +226,7 @@ def test_an_unsupported_file_is_refused_by_name(flux_file: Path, tmp_path: Path)
         (tmp_path / "gone.safetensors", "kohya", r"file not found: .*gone\.safetensors"),
         (dora, "kohya", r"dora\.safetensors is a DoRA"),
         (embedder, "kohya", r"transformer\.x_embedder does not exist in the other naming"),
-        (without_alpha, "kohya", "states no alpha for .*to_q in its lora_adapter_metadata"),
+        (without_alpha, "kohya", "states no alpha for .*to_k in its lora_adapter_metadata"),
     ):
         with pytest.raises(CommandRefused, match=why):
             export(str(source), naming, out)

@@ -76,8 +76,8 @@ class Sampler:
 class Architecture(Protocol):
     """One family.
 
-    Latents are (B, …) in the shape that the denoiser expects, and normalised for it: FLUX packs tokens
-    (B, N, C), SD 1.5 has pictures (B, C, h, w). Time is (B,) in the unit of the denoiser.
+    Latents are (B, …) in the shape that the denoiser expects, and normalised for it: packed tokens
+    (B, N, C), or pictures (B, C, h, w). Time is (B,) in the unit of the denoiser.
     """
 
     family: str

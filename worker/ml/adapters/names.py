@@ -127,8 +127,8 @@ class LoraNames:
         found = self.find(layer)
         return layer.startswith(self.unlisted) if found is None else found.has_shape(shape)
 
-    def recognise(self, layers: Mapping[str, Shape]) -> bool:
-        """Return True if a file with these layers is a LoRA of this family: it has all, and one tells them apart."""
+    def claims(self, layers: Mapping[str, Shape]) -> bool:
+        """Return True if a file with these layers is a LoRA of this family: it has all of them, and one is a mark."""
         return any(layer.startswith(self.marks) for layer in layers) and all(
             self.has(layer, shape) for layer, shape in layers.items()
         )
@@ -145,11 +145,6 @@ class LoraNames:
         side = next(side for side in sides if name.endswith(side))
         return f"{self.known(name.removesuffix(f'.{side}')).kohya}.{sides[side]}"
 
-    def inside(self, layer: str) -> str:
-        """Return the denoiser's own name of a layer of a file in the family's naming."""
-        name = layer if self.naming == "diffusers" else self.known(layer).diffusers[0]
-        return name.removeprefix(self.prefix)
-
     def to_kohya(self, layers: Mapping[str, Pair]) -> dict[str, Pair]:
         """Convert layers from diffusers' names. Raises ModelUnreadable for a layer that cannot be converted."""
         fused: dict[str, Layer] = {}
@@ -159,7 +154,7 @@ class LoraNames:
         return {name: _fuse(layer, [layers.get(part) for part in layer.diffusers]) for name, layer in fused.items()}
 
     def to_diffusers(self, layers: Mapping[str, Pair]) -> dict[str, Pair]:
-        """Convert recognised layers from kohya's names. Raises ModelUnreadable for one that cannot be converted."""
+        """Convert layers that the family claims from kohya's names. Raises ModelUnreadable for one that it cannot."""
         split: dict[str, Pair] = {}
         for name, (a, b) in layers.items():
             layer = self.known(name)

@@ -15,7 +15,7 @@ NAMES: dict[str, LoraNames] = {names.family: names for names in (flux1.NAMES, sd
 
 def family_of(file: str, layers: Mapping[str, Shape]) -> LoraNames:
     """Return the family of a file by its layers' names and shapes. Raises ModelUnreadable unless it is exactly one."""
-    found = [names for names in NAMES.values() if names.recognise(layers)]
+    found = [names for names in NAMES.values() if names.claims(layers)]
     if len(found) == 1:
         return found[0]
     if found:
@@ -44,4 +44,6 @@ def load(path: Path, family: str) -> dict[str, Pair]:
             f"{path.name} has {header.naming} names, but {names.naming} names are needed: convert it with "
             f"`worker lora export {path.name} --format {names.naming} --output FILE`"
         )
-    return {names.inside(layer): pair for layer, pair in files.read_pairs(path, header).items()}
+    pairs = files.read_pairs(path, header)
+    layers = names.to_diffusers(pairs) if names.naming == "kohya" else pairs
+    return {layer.removeprefix(names.prefix): pair for layer, pair in layers.items()}
