@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from tests.processes import worker_environment
 from worker.commands.lora_export import export
 from worker.errors import CommandRefused
 from worker.ml.adapters import files as lora_files
+from worker.ml.adapters.names import Pair
+from worker.ml.families import lora
 
 RANK = 4
 SINGLE = "transformer.single_transformer_blocks.0"
@@ -50,10 +53,13 @@ def flux_layers(width: int) -> dict[str, tuple[int, ...]]:
     }
 
 
+def pairs_of(path: Path) -> dict[str, Pair]:
+    return lora_files.read_pairs(path, lora_files.read_header(path))
+
+
 def deltas(path: Path) -> dict[str, torch.Tensor]:
     """What each layer of a file adds to its weights."""
-    _, pairs = lora_files.read(path)
-    return {layer: b.flatten(1) @ a.flatten(1) for layer, (a, b) in pairs.items()}
+    return {layer: b.flatten(1) @ a.flatten(1) for layer, (a, b) in pairs_of(path).items()}
 
 
 @pytest.fixture
@@ -88,7 +94,7 @@ def test_a_flux_lora_gets_the_names_that_sd_scripts_writes(flux_file: Path, tmp_
         assert (grown is None) == (fused == 1 or not shape)
         assert grown is None or shape[grown] == fused * RANK
     header = lora_files.read_header(out)
-    assert (header.family, header.naming, header.rank) == ("flux", "kohya", 12)
+    assert (lora.family_of(out.name, header.layers).family, header.naming, header.rank) == ("flux", "kohya", 12)
     metadata = header.metadata
     assert (metadata["trigger_word"], metadata["ss_network_module"], metadata["ss_network_dim"]) == (
         "ohwx",
@@ -115,7 +121,7 @@ def test_diffusers_reads_an_exported_flux_lora_as_the_original(tmp_path: Path) -
     lora_files.write(original, random_lora(flux_layers(3072)), {})
     export(str(original), "kohya", out)
     read = FluxPipeline.lora_state_dict(load_file(out))
-    for layer, (a, b) in lora_files.read(original)[1].items():
+    for layer, (a, b) in pairs_of(original).items():
         torch.testing.assert_close(
             read[f"{layer}.lora_B.weight"] @ read[f"{layer}.lora_A.weight"][:, :64], b @ a[:, :64], rtol=1e-4, atol=1e-3
         )
@@ -169,6 +175,20 @@ def test_alpha_is_folded_in(sd15_file: Path, tmp_path: Path) -> None:
         torch.testing.assert_close(delta, whole["lora_" + layer.replace(".", "_")] / 2)
 
 
+def test_alpha_that_the_metadata_states_is_folded_in(flux_file: Path, tmp_path: Path) -> None:
+    """As newer diffusers scripts write it. It must not stay in the metadata, or a reader would use it again."""
+    halved, out = tmp_path / "halved.safetensors", tmp_path / "out.safetensors"
+    stated = json.dumps({"transformer.r": RANK, "transformer.lora_alpha": RANK / 2})
+    lora_files.write(halved, load_file(flux_file), {"lora_adapter_metadata": stated})
+    export(str(halved), "kohya", out)
+    assert "lora_adapter_metadata" not in lora_files.read_header(out).metadata
+    export(str(flux_file), "kohya", tmp_path / "whole.safetensors")
+    whole, half = deltas(tmp_path / "whole.safetensors"), deltas(out)
+    assert len(whole) == len(half)
+    for layer, delta in half.items():
+        torch.testing.assert_close(delta, whole[layer] / 2)
+
+
 def test_a_file_that_exists_is_not_overwritten(flux_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "mine.safetensors"
     out.write_bytes(b"precious")
@@ -183,12 +203,12 @@ def test_an_unsupported_file_is_refused_by_name(flux_file: Path, tmp_path: Path)
     save_file({**load_file(flux_file), f"{SINGLE}.attn.to_q.lora_magnitude_vector": torch.ones(48)}, dora)
     embedder = tmp_path / "embedder.safetensors"
     lora_files.write(embedder, random_lora({**flux_layers(48), "transformer.x_embedder": (64, 48)}), {})
-    with_alpha = tmp_path / "with_alpha.safetensors"
-    lora_files.write(
-        with_alpha, random_lora(flux_layers(48)), {"lora_adapter_metadata": '{"transformer.lora_alpha": 1}'}
-    )
+    without_alpha = tmp_path / "without_alpha.safetensors"
+    lora_files.write(without_alpha, random_lora(flux_layers(48)), {"lora_adapter_metadata": '{"transformer.r": 4}'})
+    narrow = tmp_path / "narrow.safetensors"
+    lora_files.write(narrow, random_lora({**flux_layers(48), f"{SINGLE}.attn.to_q": (48, 1)}), {})
     wide = tmp_path / "wide.safetensors"
-    lora_files.write(wide, random_lora({**flux_layers(48), f"{SINGLE}.attn.to_q": (48, 1)}), {})
+    lora_files.write(wide, random_lora({**flux_layers(48), f"{SINGLE}.attn.to_v": (64, 64)}), {})
     zero = tmp_path / "zero.safetensors"
     lora_files.write(
         zero,
@@ -199,13 +219,14 @@ def test_an_unsupported_file_is_refused_by_name(flux_file: Path, tmp_path: Path)
         {},
     )
     for source, naming, why in (
-        (wide, "kohya", "to_q is 48 to 1, which cannot be fused"),
+        (narrow, "kohya", "of an unknown family: its layer .*to_q maps 48 to 1 features"),
+        (wide, "kohya", "to_v is 64 to 64, which cannot be fused"),
         (zero, "diffusers", r"zero\.safetensors has no effect"),
         (flux_file, "diffusers", r"flux\.safetensors already has diffusers names"),
         (tmp_path / "gone.safetensors", "kohya", r"file not found: .*gone\.safetensors"),
         (dora, "kohya", r"dora\.safetensors is a DoRA"),
         (embedder, "kohya", r"transformer\.x_embedder does not exist in the other naming"),
-        (with_alpha, "kohya", "alpha in lora_adapter_metadata"),
+        (without_alpha, "kohya", "states no alpha for .*to_k in its lora_adapter_metadata"),
     ):
         with pytest.raises(CommandRefused, match=why):
             export(str(source), naming, out)

@@ -7,10 +7,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel, StableDiffusionPipeline, UNet2DConditionModel
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -18,8 +21,10 @@ from tests.ml.families import only_flux, only_sd15
 from tests.ml.keys import DATA, listed_keys
 from tests.ml.runs import lora_config
 from worker.ml.adapters import files as lora_files
+from worker.ml.adapters.names import SIDES, Naming
 from worker.ml.draw.generate import LoraUse, PictureRequest, generate
 from worker.ml.errors import ModelUnreadable
+from worker.ml.families import lora as lora_families
 from worker.ml.families.flux1 import Flux
 from worker.ml.families.sd15 import StableDiffusion15
 from worker.ml.models import Base
@@ -35,6 +40,12 @@ ALPHA = DOWN.replace("lora_down.weight", "alpha")
 PAIR = {A: torch.ones(2, 8), B: torch.ones(8, 2)}
 KOHYA = {DOWN: torch.ones(2, 64), UP: torch.ones(64, 2)}
 PAIRS = {"flux": PAIR, "sd15": KOHYA}
+
+
+def family_of(path: Path) -> str:
+    return lora_families.family_of(path.name, lora_files.read_header(path).layers).family
+
+
 REQUEST = PictureRequest("a photo", negative_prompt=None, width=32, height=32, steps=1, guidance=1.0, seed=0)
 
 
@@ -104,7 +115,7 @@ def test_diffusers_reads_back_exactly_what_was_trained(base: Base, tmp_path: Pat
 
 def test_the_header_describes_the_file(base: Base, family: str, trained: TrainedLora) -> None:
     header = lora_files.read_header(trained.path)
-    assert (header.family, header.rank) == (family, 16)
+    assert (family_of(trained.path), header.rank) == (family, 16)
     expected = {
         "flux": {"modelspec.architecture": "flux-1-dev/lora", "ss_base_model_version": "flux1"},
         "sd15": {
@@ -148,6 +159,45 @@ def test_the_bytes_depend_on_the_content_alone(tmp_path: Path) -> None:
         assert file.metadata().items() >= metadata.items()
         assert torch.equal(file.get_tensor(B), PAIR[B])
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["a.safetensors", "b.safetensors"]
+
+
+# -- what is read
+
+
+@pytest.mark.parametrize("stated", [{"lora_alpha": 6}, {"alpha_pattern": {"attn.to_k": 1}}, {"use_rslora": True}])
+def test_alpha_in_the_metadata_acts_as_in_diffusers(tmp_path: Path, stated: dict[str, Any]) -> None:
+    """Newer scripts of diffusers state it there alone."""
+    config = json.loads((DATA / "flux_tiny_config.json").read_text("utf-8"))["diffusers"]
+    config.pop("_class_name")
+    transformer = FluxTransformer2DModel(**config)
+    own = LoraConfig(**{"r": 4, "lora_alpha": 2, "target_modules": ["to_q", "to_k"], **stated})
+    transformer.add_adapter(own, adapter_name="default")
+    for name, weights in transformer.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(weights)
+    FluxPipeline.save_lora_weights(
+        tmp_path,
+        transformer_lora_layers=get_peft_model_state_dict(transformer),
+        transformer_lora_adapter_metadata=own.to_dict(),
+    )
+    read = lora_families.load(tmp_path / "pytorch_lora_weights.safetensors", "flux")
+    adapted = {name: layer for name, layer in transformer.named_modules() if hasattr(layer, "get_delta_weight")}
+    assert read.keys() == adapted.keys()
+    for name, (a, b) in read.items():
+        torch.testing.assert_close(b @ a, adapted[name].get_delta_weight("default"))
+
+
+def test_layers_are_read_by_the_denoisers_own_names_at_scale_one(base: Base, family: str, trained: TrainedLora) -> None:
+    stored = load_file(trained.path)
+    denoiser = base.denoiser
+    layers = dict(denoiser.named_modules())
+    read = lora_families.load(trained.path, family)
+    assert 2 * len(read) == len([name for name in stored if not name.endswith(".alpha")])
+    values = list(stored.values())
+    for name, (a, b) in read.items():
+        assert layers[name].weight.shape[:2] == (len(b), a.shape[1])
+        assert any(torch.equal(a, own) for own in values)
+        assert any(torch.equal(b, own) for own in values)
 
 
 # -- what is refused
@@ -241,6 +291,8 @@ def renamed(pair: dict[str, torch.Tensor], old: str, new: str) -> dict[str, torc
         (renamed(KOHYA, "mid_block_attentions_0", "input_blocks_4_1"), "of an unknown family"),
         (renamed(KOHYA, "attn1_to_q", "resnets_0_conv1"), "of an unknown family"),
         (renamed(PAIR, "single_transformer_blocks", "layers"), "of an unknown family"),
+        (renamed(PAIR, "transformer.single_", "transformer."), "of an unknown family: layers such as .* do not tell"),
+        ({**PAIR, B: torch.ones(1, 2)}, "of an unknown family: its layer .*to_q maps 8 to 1 features"),
         ({A: torch.ones(2, 8, dtype=torch.int8), B: torch.ones(8, 2, dtype=torch.int8)}, "holds I8"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -251,7 +303,82 @@ def test_a_file_that_is_not_a_plain_lora_of_a_known_family_is_refused_by_name(
     path = tmp_path / "foreign.safetensors"
     save_file(tensors, path)
     with pytest.raises(ModelUnreadable, match=rf"^foreign\.safetensors .*{why}"):
-        lora_files.read_header(path)
+        family_of(path)
+
+
+def family_by_listed_keys(path: Path, listed: dict[str, list[int]]) -> str:
+    save_file({name: torch.zeros(shape, dtype=torch.bfloat16) for name, shape in listed.items()}, path)
+    return family_of(path)
+
+
+def in_kohyas_spelling(listed: dict[str, list[int]]) -> dict[str, list[int]]:
+    """diffusers' own names flattened, as AI Toolkit and OneTrainer write U-Nets."""
+    keys = (re.fullmatch(r"unet\.(.+)\.lora_([AB])\.weight", name) for name in listed)
+    sides = {"A": "down", "B": "up"}
+    names = [f"lora_unet_{key[1].replace('.', '_')}.lora_{sides[key[2]]}.weight" for key in keys if key]
+    return dict(zip(names, listed.values(), strict=True))
+
+
+@pytest.mark.parametrize("spelling", [dict, in_kohyas_spelling])
+@pytest.mark.parametrize(
+    "kept", [r"", r"transformer_blocks\.0\.", r"down_blocks.*transformer_blocks\.0\."], ids=["all", "flat", "known"]
+)
+def test_a_lora_for_sdxl_is_not_taken_for_one_of_sd_15(
+    tmp_path: Path, kept: str, spelling: Callable[..., dict[str, list[int]]]
+) -> None:
+    """The names are those of SD 1.5's modules, in blocks that it has too ("known"): then only shapes tell."""
+    listed = {
+        name: shape for name, shape in listed_keys("sdxl_diffusers_peft_keys.txt").items() if re.search(kept, name)
+    }
+    assert len(listed) >= 64
+    with pytest.raises(ModelUnreadable, match=r"is a LoRA of an unknown family: its layer .* maps [0-9]+ to [0-9]+"):
+        family_by_listed_keys(tmp_path / "sdxl.safetensors", spelling(listed))
+
+
+def test_the_published_names_and_shapes_tell_their_family(tmp_path: Path) -> None:
+    for list_, family in (
+        ("flux_diffusers_peft_keys.txt", "flux"),
+        ("flux_kohya_keys.txt", "flux"),
+        ("sd15_diffusers_peft_keys.txt", "sd15"),
+        ("sd15_kohya_unet_keys.txt", "sd15"),
+    ):
+        listed = {name: shape for name, shape in listed_keys(list_).items() if not name.startswith("text_encoder")}
+        assert family_by_listed_keys(tmp_path / "lora.safetensors", listed) == family
+
+
+@pytest.mark.parametrize(
+    ("layer", "maps"),
+    [
+        ("transformer.single_transformer_blocks.0.attn.to_qkv_mlp_proj", (64, 576)),
+        ("transformer.single_transformer_blocks.0.attn.to_out", (256, 64)),
+        ("lora_unet_single_blocks_0_linear1", (64, 576)),
+        ("lora_unet_single_blocks_0_linear2", (256, 64)),
+        ("lora_unet_double_blocks_0_img_mlp_0", (64, 384)),
+        ("lora_unet_double_blocks_0_img_mlp_2", (192, 64)),
+        ("lora_unet_mid_block_attentions_0_proj_in", (64, 64)),  # SD 2: a linear layer
+        ("unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k", (1024, 1280)),
+    ],
+)
+def test_a_layer_in_the_proportions_of_another_family_is_refused(
+    tmp_path: Path, layer: str, maps: tuple[int, int]
+) -> None:
+    """FLUX.2's and Stable Diffusion 2's files name their layers as FLUX.1's and 1.5's do, and differ in proportions."""
+    naming: Naming = "kohya" if layer.startswith("lora_unet_") else "diffusers"
+    path, (down, up) = tmp_path / "lora.safetensors", SIDES[naming]
+    save_file({f"{layer}.{down}": torch.zeros(2, maps[0]), f"{layer}.{up}": torch.zeros(maps[1], 2)}, path)
+    with pytest.raises(
+        ModelUnreadable, match=f"unknown family: its layer {layer} maps {maps[0]} to {maps[1]} features"
+    ):
+        family_of(path)
+
+
+def test_a_file_that_two_families_claim_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "lora.safetensors"
+    save_file(PAIR, path)
+    twin = replace(lora_families.NAMES["flux"], family="twin")
+    monkeypatch.setitem(lora_families.NAMES, "twin", twin)
+    with pytest.raises(ModelUnreadable, match="may be a LoRA for flux or twin: its layers exist in each"):
+        family_of(path)
 
 
 @pytest.fixture
@@ -281,7 +408,7 @@ def test_a_lora_of_another_size_is_refused_before_it_touches_the_base(
 
 
 def test_a_lora_for_layers_the_base_lacks_is_refused(family: str, refusal: Callable[..., str]) -> None:
-    old, new = {"flux": ("blocks.0", "blocks.37"), "sd15": ("transformer_blocks_0", "transformer_blocks_7")}[family]
+    old, new = {"flux": ("blocks.0", "blocks.37"), "sd15": ("mid_block", "down_blocks_2")}[family]
     assert "does not fit" in refusal(renamed(PAIRS[family], old, new))
 
 
@@ -304,9 +431,8 @@ def test_a_lora_in_the_other_naming_is_refused_with_the_command_that_converts_it
 ) -> None:
     other = {
         "flux": {
-            name.format(side): torch.ones(2, 2)
-            for name in ("lora_unet_single_blocks_0_linear2.lora_{}.weight",)
-            for side in ("down", "up")
+            "lora_unet_single_blocks_0_linear2.lora_down.weight": torch.ones(2, 10),
+            "lora_unet_single_blocks_0_linear2.lora_up.weight": torch.ones(2, 2),
         },
         "sd15": {
             name.format(side): torch.ones(2, 2)
@@ -314,7 +440,7 @@ def test_a_lora_in_the_other_naming_is_refused_with_the_command_that_converts_it
             for side in "AB"
         },
     }[family]
-    assert f"worker lora export other.safetensors --format {lora_files.NATIVE[family]}" in refusal(other)
+    assert f"worker lora export other.safetensors --format {lora_families.NAMES[family].naming}" in refusal(other)
 
 
 def test_a_lora_whose_training_diverged_is_not_written(tmp_path: Path) -> None:

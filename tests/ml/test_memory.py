@@ -19,9 +19,9 @@ from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from worker.ml import single_files
-from worker.ml.families import FAMILIES
+from worker.ml.families import single_files
 from worker.ml.families.conditions import PooledTokens, Tokens
+from worker.ml.families.registry import FAMILIES
 from worker.ml.memory import GIB, WORKSPACE_BYTES, anonymous_bytes, host_limit_bytes, plan_parts
 from worker.ml.protocol import Condition, Family, Inputs
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import pickle
 import subprocess
 import sys
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +18,32 @@ from safetensors.torch import load_file, save_file
 
 from tests.ml import published_names
 from tests.tiny_models import TINY_BASE
+from worker.commands.models import import_
 from worker.ml import models
 from worker.ml.draw.generate import Picture, PictureRequest, generate
 from worker.ml.errors import ModelUnreadable
+from worker.ml.families.registry import FAMILIES
+from worker.ml.families.single_files import IMPORTERS, flux1, flux1_names, sd15
 from worker.ml.networks import real_esrgan
-from worker.ml.single_files import bases, flux_names
+from worker.ml.single_files import parts, shared_parts
 from worker.ml.single_files.upscalers import import_upscaler
 from worker.models import BaseModels
 from worker.models.manifest import read_manifest
+from worker.models.single_files import SINGLE_FILES
 
+PUBLISHED = {"flux-dev": flux1.DEV, "flux-schnell": flux1.SCHNELL, "sd15": sd15.PUBLISHED}
 PUBLISHED_SIZES = {
     "flux-dev": {
-        "transformer": (bases._flux_shapes, 11_901_408_320),
-        "vae": (bases._autoencoder_shapes, 83_819_683),
-        "text_encoder": (bases._clip_shapes, 123_060_480),
-        "text_encoder_2": (bases._t5_shapes, 4_762_310_656),
+        "transformer": (flux1.transformer_shapes, 11_901_408_320),
+        "vae": (shared_parts.autoencoder_shapes, 83_819_683),
+        "text_encoder": (shared_parts.clip_shapes, 123_060_480),
+        "text_encoder_2": (shared_parts.t5_shapes, 4_762_310_656),
     },
-    "flux-schnell": {"transformer": (bases._flux_shapes, 11_891_178_560)},
+    "flux-schnell": {"transformer": (flux1.transformer_shapes, 11_891_178_560)},
     "sd15": {
-        "unet": (bases._unet_shapes, 859_520_964),
-        "vae": (bases._autoencoder_shapes, 83_653_863),
-        "text_encoder": (bases._clip_shapes, 123_060_480),
+        "unet": (sd15.unet_shapes, 859_520_964),
+        "vae": (shared_parts.autoencoder_shapes, 83_653_863),
+        "text_encoder": (shared_parts.clip_shapes, 123_060_480),
     },
 }
 
@@ -130,7 +137,7 @@ def test_sd15_imported_from_one_checkpoint_equals_the_base_bit_for_bit(tiny_mode
 
 @pytest.mark.parametrize("variant", PUBLISHED_SIZES)
 def test_the_configurations_describe_models_of_the_published_sizes(variant: str) -> None:
-    plan = bases._configs(variant, None)
+    plan = parts.read_configs(PUBLISHED[variant], None)
     for part, (shapes, parameters) in PUBLISHED_SIZES[variant].items():
         assert sum(shape.numel() for shape in shapes(plan).values()) == parameters, part
 
@@ -139,17 +146,17 @@ def test_every_name_of_the_published_models_is_known() -> None:
     """A tiny FLUX, and the real U-Net without its values."""
     shapes = published_names.shapes_of("flux_base_bfl_names.txt")
     published = {name: torch.zeros(size) for name, size in shapes.items()}
-    converted = flux_names.to_diffusers(published)
+    converted = flux1_names.to_diffusers(published)
     expected = published_names.shapes_of("flux_base_diffusers_names.txt")
     assert {name: tensor.shape for name, tensor in converted.items()} == expected
-    plan = bases._configs("sd15", None)
+    plan = parts.read_configs(sd15.PUBLISHED, None)
     unet, modules = published_names.shapes_of("sd15_base_diffusers_names.txt"), published_names.sd15_unet_modules()
-    assert bases._unet_shapes(plan) == unet
+    assert sd15.unet_shapes(plan) == unet
     original = {}
     for name, shape in unet.items():
         module, _, kind = name.rpartition(".")
         original[f"model.diffusion_model.{modules[module]}.{kind}"] = torch.empty(shape, device="meta")
-    renamed = bases.convert_ldm_unet_checkpoint(original, plan["unet/config.json"])
+    renamed = sd15.convert_ldm_unet_checkpoint(original, plan["unet/config.json"])
     assert {name: tensor.shape for name, tensor in renamed.items()} == unet
 
 
@@ -162,7 +169,6 @@ def test_every_name_of_the_published_models_is_known() -> None:
         ({"transformer": "fp8"}, r"fp8.safetensors is quantised \(float8_e4m3fn\): use the file in bf16"),
         ({"transformer": "cut"}, "cut.safetensors cannot be read"),
         ({"clip": "ckpt"}, "clip.ckpt: unsupported file type, only .safetensors files are read"),
-        ({"tokenizers": "nothing"}, "tokenizer not found in .*: weight files do not contain tokenizers"),
     ],
 )
 def test_a_file_of_the_wrong_kind_is_named(
@@ -171,13 +177,17 @@ def test_a_file_of_the_wrong_kind_is_named(
     save_file({"img_in.weight": torch.zeros(4, 4).to(torch.float8_e4m3fn)}, tmp_path / "fp8.safetensors")
     (tmp_path / "cut.safetensors").write_bytes(flux_files["transformer"].read_bytes()[:1000])
     (tmp_path / "clip.ckpt").write_bytes(b"0")
-    (tmp_path / "nothing").mkdir()
-    others = {"fp8": "fp8.safetensors", "cut": "cut.safetensors", "ckpt": "clip.ckpt", "nothing": "nothing"}
+    others = {"fp8": "fp8.safetensors", "cut": "cut.safetensors", "ckpt": "clip.ckpt"}
     known = {**flux_files, **{name: tmp_path / file for name, file in others.items()}}
-    base = tiny_models / TINY_BASE
-    given = {**flux_files, "tokenizers": base, **{name: known[other] for name, other in changes.items()}}
+    given = {**flux_files, **{name: known[other] for name, other in changes.items()}}
     with pytest.raises(ModelUnreadable, match=expected):
-        bases.import_flux(tmp_path / "target", given, given.pop("tokenizers"), base, lambda _: None)
+        IMPORTERS["flux"](tmp_path / "target", given, tiny_models / TINY_BASE, lambda _: None)
+
+
+def test_each_listed_family_can_be_imported_and_the_command_has_an_option_for_each_file() -> None:
+    assert SINGLE_FILES.keys() == IMPORTERS.keys() <= FAMILIES.keys()
+    options = inspect.signature(import_).parameters
+    assert {*chain(*((*made_of.files, *made_of.optional) for made_of in SINGLE_FILES.values()))} <= options.keys()
 
 
 def test_a_refused_import_leaves_nothing_behind(tiny_models: Path, flux_files: dict[str, Path], tmp_path: Path) -> None:
@@ -186,11 +196,18 @@ def test_a_refused_import_leaves_nothing_behind(tiny_models: Path, flux_files: d
     unreadable = tmp_path / "unreadable"
     (unreadable / "tokenizer").mkdir(parents=True)
     (unreadable / "tokenizer" / "tokenizer.json").symlink_to("/proc/self/mem")
+    (tmp_path / "nothing").mkdir()
+    made_of = (
+        "FLUX.1 is made of --transformer, --vae, --clip and --t5; "
+        "Stable Diffusion 1.5 is made of --checkpoint and, optionally, --vae"
+    )
     without_t5 = {name: file for name, file in flux_files.items() if name != "t5"}
     for files, options, expected in (
         (wrong, {"tokenizers": base, "configs": base}, "clip.safetensors is not a text_encoder_2 of this family"),
-        (without_t5, {"tokenizers": base}, "FLUX is made of --transformer, --vae, --clip and --t5"),
-        (flux_files, {}, "--tokenizers DIR is missing: weights do not contain the tokenizer"),
+        (without_t5, {"tokenizers": base}, made_of),
+        ({}, {}, made_of),
+        (flux_files, {}, "DIR is a folder with tokenizer/ and tokenizer_2/"),
+        (flux_files, {"tokenizers": tmp_path / "nothing"}, "tokenizer not found in "),
         (flux_files, {"tokenizers": unreadable, "configs": base}, "Input/output error"),
     ):
         done = import_model(models, "mine", **files, **options)

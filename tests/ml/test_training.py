@@ -18,7 +18,8 @@ from worker.jobs.wording import name_class
 from worker.ml import models
 from worker.ml.adapters import attach
 from worker.ml.errors import BadInput
-from worker.ml.families import FAMILIES
+from worker.ml.families.lora import load_fitting
+from worker.ml.families.registry import FAMILIES
 from worker.ml.models import Base
 from worker.ml.train.batches import Batch, Photo, TrainingData, draw_batch, encode_captions, encode_photos
 from worker.ml.train.train_lora import LoraConfig, Step, TrainedLora, sample_losses, train
@@ -200,7 +201,7 @@ def class_drift(base: Base, photos: list[Photo], lora: Path) -> float:
         return torch.cat(predictions)
 
     alone = predicted()
-    with attach.attached(base.denoiser, [(base.family.lora_layers(base.parts, lora), 1.0)]):
+    with attach.attached(base.denoiser, [(load_fitting(lora, base.family.name, base.denoiser), 1.0)]):
         return float((predicted() - alone).square().mean())
 
 

@@ -26,6 +26,8 @@ FOLDERS = (
     ("worker/ml", "training and generation: paths and numbers in, paths and numbers out"),
     ("worker/ml/families", "one file per model family: all that a family does in its own way"),
     ("worker/ml/families/tiny", "tiny, untrained bases of each family"),
+    ("worker/ml/families/lora", "what each family has of its own in LoRA files"),
+    ("worker/ml/families/single_files", "what each family has of its own in published single files"),
     ("worker/ml/adapters", "LoRA files, and LoRAs on a denoiser"),
     ("worker/ml/draw", "the loop that draws pictures"),
     ("worker/ml/train", "the loop that trains LoRAs"),

@@ -17,7 +17,7 @@ from worker.storage.checksums import sha256_of
 from worker.storage.object_store import ObjectStore, StoreConfig
 
 if TYPE_CHECKING:
-    from worker.ml.adapters.files import Naming
+    from worker.ml.adapters.names import LoraNames, Naming
 
 
 @dataclass(frozen=True)
@@ -53,38 +53,38 @@ def export(source: str, naming: Naming, output: Path) -> Exported:
 
 
 def _convert(source: Path, naming: Naming, output: Path) -> Exported:
-    from worker.ml.adapters import files as lora_files
-    from worker.ml.adapters import names as lora_names  # torch: other commands should not wait seconds for it
+    from worker.ml.adapters import files as lora_files  # torch: other commands should not wait seconds for it
     from worker.ml.errors import ModelUnreadable
+    from worker.ml.families import lora
 
     if not source.is_file():
         raise CommandRefused(f"file not found: {source}; give a file, or the id of a LoRA in subjects_models")
     try:
-        header, pairs = lora_files.read(source)
+        header = lora_files.read_header(source)
+        names = lora.family_of(source.name, header.layers)
         if header.naming == naming:
             raise CommandRefused(f"{source.name} already has {naming} names")
-        convert = lora_names.to_kohya if naming == "kohya" else lora_names.to_diffusers
-        converted = convert(header.family, pairs)
+        pairs = lora_files.read_pairs(source, header)
+        converted = names.to_kohya(pairs) if naming == "kohya" else names.to_diffusers(pairs)
         if not converted:
             raise CommandRefused(f"{source.name} has no effect: all its weights or all its alphas are zero")
         state = lora_files.state_of(converted, naming)
         rank = max(len(a) for a, _ in converted.values())
-        sha256 = lora_files.write(output, state, _metadata(header.metadata, header.family, naming, rank))
+        sha256 = lora_files.write(output, state, _metadata(header.metadata, names, naming, rank))
     except ModelUnreadable as error:
         raise CommandRefused(str(error)) from error
     except OSError as error:
         raise CommandRefused(f"writing {output} failed: {error.strerror}") from error
-    return Exported(output, header.family, len(converted), sha256)
+    return Exported(output, names.family, len(converted), sha256)
 
 
-def _metadata(original: Mapping[str, str], family: str, naming: Naming, rank: int) -> dict[str, str]:
+def _metadata(original: Mapping[str, str], names: LoraNames, naming: Naming, rank: int) -> dict[str, str]:
     """Return the file's metadata, with what the conversion changed."""
-    kept = {
-        name: value for name, value in original.items() if name not in ("format", "sshs_model_hash", "sshs_legacy_hash")
-    }
+    replaced = ("format", "sshs_model_hash", "sshs_legacy_hash", "lora_adapter_metadata")
+    kept = {name: value for name, value in original.items() if name not in replaced}
     kept |= {"ss_network_dim": str(rank), "ss_network_alpha": str(rank)}
     if naming == "kohya":
-        kept["ss_network_module"] = {"flux": "networks.lora_flux", "sd15": "networks.lora"}[family]
+        kept["ss_network_module"] = names.network_module
     else:
         kept.pop("ss_network_module", None)
     return kept

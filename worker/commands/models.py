@@ -17,7 +17,7 @@ app = typer.Typer(
 Slug = Annotated[str, typer.Argument(metavar="SLUG", help="The model's name, as in worker.base_models.")]
 
 
-@app.command(epilog="Example: HF_TOKEN=… worker models pull black-forest-labs/FLUX.1-dev --as flux-dev")
+@app.command(epilog="Example: HF_TOKEN=… worker models pull OWNER/NAME --as my-base")
 def pull(
     repo: Annotated[str, typer.Argument(metavar="REPO", help="OWNER/NAME on the hub, in diffusers layout.")],
     slug: Annotated[str, typer.Option("--as", metavar="SLUG", help="The model's name, as in worker.base_models.")],
@@ -36,7 +36,7 @@ def pull(
     models_actions.pull(Settings.load(storage=False, database=False), repo, slug, revision)
 
 
-@app.command(epilog="Example: worker models push flux-dev")
+@app.command(epilog="Example: worker models push my-base")
 def push(slug: Slug) -> None:
     """Upload a model from MODELS_DIR to the model bucket, for all pods.
 
@@ -75,23 +75,25 @@ def _folder(help: str) -> Any:
 
 @app.command(
     "import",
-    epilog="Example: worker models import flux-dev --transformer flux1-dev.safetensors --vae ae.safetensors "
-    "--clip clip_l.safetensors --t5 t5xxl_fp16.safetensors --tokenizers ./FLUX.1-dev",
+    epilog="Example: worker models import my-base --transformer transformer.safetensors --vae ae.safetensors "
+    "--clip clip_l.safetensors --t5 t5xxl_fp16.safetensors --tokenizers ./repository",
 )
 def import_(
     slug: Slug,
-    transformer: Annotated[Path | None, _file("FLUX: the transformer.")] = None,
-    vae: Annotated[Path | None, _file("FLUX: the autoencoder. SD 1.5: another autoencoder.")] = None,
-    clip: Annotated[Path | None, _file("FLUX: the CLIP-L text encoder.")] = None,
-    t5: Annotated[Path | None, _file("FLUX: the T5-XXL text encoder.")] = None,
-    checkpoint: Annotated[Path | None, _file("SD 1.5: the whole model in one file.")] = None,
+    transformer: Annotated[Path | None, _file("The denoiser's weights.")] = None,
+    vae: Annotated[Path | None, _file("The autoencoder's weights. With --checkpoint, instead of its own.")] = None,
+    clip: Annotated[Path | None, _file("The weights of the text encoder CLIP-L.")] = None,
+    t5: Annotated[Path | None, _file("The weights of the text encoder T5-XXL.")] = None,
+    checkpoint: Annotated[Path | None, _file("A whole base model in one file.")] = None,
     upscaler: Annotated[Path | None, _file("Real-ESRGAN: .pth or .safetensors.")] = None,
-    tokenizers: Annotated[Path | None, _folder("A folder with tokenizer/ (FLUX: and tokenizer_2/).")] = None,
+    tokenizers: Annotated[
+        Path | None, _folder("A folder with tokenizer/, and tokenizer_2/ if the model has two.")
+    ] = None,
     configs: Annotated[Path | None, _folder("The configs of a model that differs from the published one.")] = None,
 ) -> None:
     """Create a model from the single files that ComfyUI uses.
 
-    Writes it to MODELS_DIR, in diffusers layout. Needs no network.
+    Writes it to MODELS_DIR, in diffusers layout. Needs no network. Without files, it says which files make which model.
     """
     from worker.commands import models_actions
     from worker.settings import Settings

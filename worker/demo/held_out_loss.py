@@ -14,6 +14,7 @@ import torch
 from worker.demo.held_out import DRAWS, Question
 from worker.ml import models
 from worker.ml.adapters import attach
+from worker.ml.families.lora import load_fitting
 from worker.ml.models import Base
 from worker.ml.train.batches import Batch, Photo, encode_captions, encode_photos, seeded
 from worker.ml.train.train_lora import sample_losses
@@ -41,7 +42,7 @@ def held_out_loss(
     base.place(base.family.denoiser, alone=True)
     times = base.family.even_times(base.parts, draws)
     losses = []
-    loras = [(base.family.lora_layers(base.parts, lora), 1.0)] if lora else []
+    loras = [(load_fitting(lora, base.family.name, base.denoiser), 1.0)] if lora else []
     with attach.attached(base.denoiser, loras):
         for i, sample in enumerate(samples):
             noise = torch.randn((draws, *sample.latents.shape[1:]), generator=seeded("held out", seed, i))

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 
 from worker.ml import memory
 from worker.ml.errors import ModelUnreadable
-from worker.ml.families import family_of
+from worker.ml.families.registry import family_of
 from worker.ml.masters import Masters
 from worker.ml.memory import GIB, Plan
 from worker.ml.protocol import Family, Parts

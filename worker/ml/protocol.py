@@ -16,8 +16,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from worker.ml.adapters.names import Pair
-
 if TYPE_CHECKING:
     from worker.ml.models import Base
 
@@ -209,9 +207,6 @@ class Family(Drawing, Training, Protocol):
         self, parts: Parts, rank: int, generator: torch.Generator
     ) -> AbstractContextManager[dict[str, torch.nn.Parameter]]:
         """Add a fresh LoRA inside the block: its float32 parameters by their names in a file."""
-
-    def lora_layers(self, parts: Parts, path: Path) -> Mapping[str, Pair]:
-        """Return a file's layers by their names in the denoiser. Raises ModelUnreadable for one that does not fit."""
 
     def lora_metadata(self, parts: Parts) -> dict[str, str]:
         """Return what a LoRA file says about the base it was trained on, as the family's users expect it."""

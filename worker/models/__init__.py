@@ -10,6 +10,7 @@ prefix `models/base/{slug}/`.
     hub/               from a hub to the disk
     push.py            from the disk to the bucket
     importing.py       from single files to the disk
+    single_files.py    which files make which model
     inventory.py       every model and where it is stored
 
 `worker run` needs bases.py and what it imports; only the commands import the modules from hub/ on.

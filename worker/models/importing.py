@@ -15,8 +15,9 @@ from worker.models.locks import fetch_lock_path, try_file_lock
 from worker.models.manifest import Manifest, Origin, build_manifest
 from worker.models.names import UPSCALER_FILE, UPSCALERS, partial_path, slug_path
 from worker.models.partial_folder import install
+from worker.models.single_files import SINGLE_FILES
 
-FLUX_FILES = ("transformer", "vae", "clip", "t5")
+SCALES = {slug: scale for scale, slug in UPSCALERS.items()}
 EXIT_REFUSED = 3
 """The process's exit code for a file that cannot be imported."""
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
@@ -27,8 +28,7 @@ def import_files(
 ) -> Manifest:
     """Create the model `slug` from these files. Raises CommandRefused, and then MODELS_DIR is unchanged."""
     path = slug_path(models_dir, slug)
-    scales = {name: scale for scale, name in UPSCALERS.items()}
-    _check_options(slug, files, tokenizers, scales)
+    family = _check_options(slug, files, tokenizers)
     if path.exists():
         raise CommandRefused(f"{path} exists: delete it, or choose another name")
     with try_file_lock(fetch_lock_path(models_dir, slug)) as acquired:
@@ -41,10 +41,12 @@ def import_files(
             _convert(
                 {
                     "target": str(partial),
+                    "family": family,
                     "files": {name: str(file) for name, file in files.items()},
                     "tokenizers": str(tokenizers),
+                    "tokenizer_folders": SINGLE_FILES[family].tokenizers if family else [],
                     "configs": str(configs) if configs else None,
-                    "scale": scales.get(slug),
+                    "scale": SCALES.get(slug),
                     "upscaler_file": UPSCALER_FILE,
                 }
             )
@@ -55,22 +57,23 @@ def import_files(
     return manifest
 
 
-def _check_options(slug: str, files: Mapping[str, Path], tokenizers: Path | None, scales: Mapping[str, int]) -> None:
-    given = set(files)
-    if slug in scales or "upscaler" in given:
-        if slug not in scales or given != {"upscaler"}:
-            raise CommandRefused(f"an upscaler is one file, named {' or '.join(scales)}: use only --upscaler FILE")
-        return
-    if not (given == set(FLUX_FILES) or given in ({"checkpoint"}, {"checkpoint", "vae"})):
-        raise CommandRefused(
-            "the files do not make a base model: FLUX is made of --transformer, --vae, --clip and --t5; "
-            "Stable Diffusion 1.5 of --checkpoint and, optionally, --vae"
-        )
+def _check_options(slug: str, files: Mapping[str, Path], tokenizers: Path | None) -> str | None:
+    """Return the family that these files make, None for an upscaler. Raises CommandRefused if they make no model."""
+    given = files.keys()
+    if slug in SCALES or "upscaler" in given:
+        if slug not in SCALES or given != {"upscaler"}:
+            raise CommandRefused(f"an upscaler is one file, named {' or '.join(SCALES)}: use only --upscaler FILE")
+        return None
+    family = next((family for family, made_of in SINGLE_FILES.items() if made_of.fit(given)), None)
+    if family is None:
+        raise CommandRefused(f"the files do not make a base model: {'; '.join(map(str, SINGLE_FILES.values()))}")
     if tokenizers is None:
+        folders = " and ".join(f"{name}/" for name in SINGLE_FILES[family].tokenizers)
         raise CommandRefused(
             "--tokenizers DIR is missing: weights do not contain the tokenizer. DIR is a folder with "
-            "tokenizer/ (FLUX: and tokenizer_2/), as in the model's repository in diffusers layout"
+            f"{folders}, as in the model's repository in diffusers layout"
         )
+    return family
 
 
 def _convert(request: dict[str, object]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 from worker.errors import InvalidInput, ModelMissing
@@ -14,11 +15,7 @@ UPSCALERS = {2: "real-esrgan-x2", 4: "real-esrgan-x4"}
 UPSCALER_FILE = "model.safetensors"
 PARTIAL_PREFIX = ".arriving-"
 """Of folders that are not complete. Names on the disk must not change: pods of two releases may share a volume."""
-REPOSITORIES = {
-    "flux-dev": "black-forest-labs/FLUX.1-dev",
-    "flux-schnell": "black-forest-labs/FLUX.1-schnell",
-    "sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5",
-}
+REPOSITORIES: dict[str, str] = tomllib.loads((Path(__file__).parent / "published.toml").read_text("utf-8"))
 """The hub's repository of each base model that the migrations register."""
 
 

@@ -21,7 +21,7 @@ TRIAL_PREFIX = "_doctor/"
 """Keys of owners, subjects and models never begin so: no policy shows these objects, and no pod reads them."""
 
 LARGEST_BYTES = {"bucket_uploads": 100_000_000, "bucket_models": 10_000_000_000}
-"""A 16-megapixel PNG enlarged four times by an upscaler, with a margin; the largest file of FLUX.1."""
+"""A 16-megapixel PNG enlarged four times by an upscaler, with a margin; the largest file of a published base model."""
 TOO_SMALL = {
     "bucket_uploads": ("too small for large pictures", ""),
     "bucket_models": ("too small for the largest files of base models", ", or keep base models on the pods' disks"),

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from peft import LoraConfig
 
-from worker.ml.adapters.names import Pair
+from worker.ml.adapters.names import Pair, Shape, shape_of
 from worker.ml.errors import ModelUnreadable
 
 
@@ -63,13 +63,13 @@ def check_fits(denoiser: torch.nn.Module, file: str, layers: Mapping[str, Pair])
     diffusers would skip an unknown layer, and widen the base to fit a larger one.
     """
     existing = {name: _shape(layer) for name, layer in denoiser.named_modules()}
-    for name, (a, b) in layers.items():
-        shape = (a.shape[1], len(b), *a.shape[2:])
+    for name, pair in layers.items():
+        shape = shape_of(pair)
         if existing.get(name) != shape:
             raise ModelUnreadable(f"{file} does not fit this base: its {name} maps {shape[0]} to {shape[1]} features")
 
 
-def _shape(layer: torch.nn.Module) -> tuple[int, ...] | None:
+def _shape(layer: torch.nn.Module) -> Shape | None:
     if isinstance(layer, torch.nn.Linear):
         return layer.in_features, layer.out_features
     if isinstance(layer, torch.nn.Conv2d):

@@ -1,10 +1,9 @@
-"""LoRA files: recognised or refused by their header, and written in the names that other tools read.
+"""LoRA files: checked or refused by their header, read, and written so that every reader takes the scale as 1.
 
-FLUX in diffusers' names: pairs `transformer.<layer>.lora_A.weight` (rank, in) and `….lora_B.weight` (out, rank) with
-alpha folded in, no alpha tensors and no `lora_adapter_metadata`, so every reader takes the scale as 1 (AI Toolkit
-ignores alpha on FLUX, and diffusers refuses tensors and metadata together). SD 1.5 in kohya's names, which every tool
-reads: `lora_unet_<layer>.lora_down.weight`, `….lora_up.weight` and `….alpha`, which equals the rank: scale 1 as well.
-Only `.safetensors` is ever opened.
+In diffusers' names: pairs `<layer>.lora_A.weight` (rank, in) and `<layer>.lora_B.weight` (out, rank) with alpha folded
+in, no alpha tensors and no `lora_adapter_metadata`. In kohya's names: `<layer>.lora_down.weight`, `….lora_up.weight`
+and `….alpha`, which equals the rank. Which naming a family uses, and which layers it has, is its own
+(`families/lora/`). Only `.safetensors` is ever opened.
 """
 
 from __future__ import annotations
@@ -16,30 +15,20 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from worker.ml.adapters import names as lora_names
-from worker.ml.adapters.names import Pair
+from worker.ml.adapters import scales
+from worker.ml.adapters.names import SIDES, Naming, Pair, Shape
 from worker.ml.errors import ModelUnreadable
-
-Naming = Literal["diffusers", "kohya"]
-NATIVE: Mapping[str, Naming] = {"flux": "diffusers", "sd15": "kohya"}
-"""How each family's files are written, and the only naming that can be drawn with."""
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,300}")
 _KEY: Mapping[Naming, re.Pattern[str]] = {
     "diffusers": re.compile(r"(?P<layer>.+)\.(?P<what>lora_A|lora_B)\.weight"),
     "kohya": re.compile(r"(?P<layer>[^.]+)\.(?P<what>lora_down\.weight|lora_up\.weight|alpha)"),
 }
-_SIDES: Mapping[Naming, tuple[str, str]] = {
-    "diffusers": ("lora_A.weight", "lora_B.weight"),
-    "kohya": ("lora_down.weight", "lora_up.weight"),
-}
-_FLUX_ONLY = ("transformer.single_transformer_blocks.", "lora_unet_single_blocks_", "lora_unet_double_blocks_")
 _FLOATS = ("F64", "F32", "F16", "BF16")
 _OTHER_KINDS = {  # adapters that are also called LoRAs, by a word in their keys
     "dora_scale": "a DoRA",
@@ -50,15 +39,11 @@ _OTHER_KINDS = {  # adapters that are also called LoRAs, by a word in their keys
     "text_encoder": "a LoRA of the text encoder too",
 }
 
-Shape = tuple[int, ...]
-"""A layer's input and output features, and the size of its kernel if it is a convolution."""
-
 
 @dataclass(frozen=True)
 class LoraHeader:
     """What is known of a LoRA file without reading its weights."""
 
-    family: str
     naming: Naming
     rank: int  # the largest, where layers differ
     layers: dict[str, Shape]
@@ -97,7 +82,7 @@ def write(path: Path, state: Mapping[str, torch.Tensor], metadata: Mapping[str, 
 
 
 def read_header(path: Path) -> LoraHeader:
-    """Return what kind of LoRA this is. Raises ModelUnreadable: damaged, not a plain LoRA, or of an unknown family."""
+    """Return what a LoRA file says about itself. Raises ModelUnreadable: damaged, or not a plain LoRA."""
     if path.suffix != ".safetensors":
         raise ModelUnreadable(f"{path.name}: unsupported file type, only .safetensors files are loaded")
     try:
@@ -117,42 +102,33 @@ def read_header(path: Path) -> LoraHeader:
             raise ModelUnreadable(
                 f"{path.name} holds {dtype} numbers in {name}; LoRA weights must be one of {', '.join(_FLOATS)}"
             )
-    side = _SIDES[naming][0]
+    side = SIDES[naming][0]
     rank = max(shapes[f"{layer}.{side}"][0] for layer in layers)
-    return LoraHeader(_family(path, layers), naming, rank, layers, metadata)
+    return LoraHeader(naming, rank, layers, metadata)
 
 
-def load(path: Path, family: str) -> dict[str, Pair]:
-    """Return a file's layers in the family's naming, with alpha folded in, to draw with on a base of this family.
+def read_pairs(path: Path, header: LoraHeader) -> dict[str, Pair]:
+    """Return a file's layers in its own names, with alpha folded into B.
 
-    Raises ModelUnreadable for another family or naming, and for a single weight that is not finite: it would make every
-    picture black.
+    Raises ModelUnreadable: numbers that are not finite, or metadata about alpha that cannot be followed.
     """
-    header = read_header(path)
-    if header.family != family:
-        raise ModelUnreadable(f"{path.name} is a LoRA for {header.family}, but the base is {family}")
-    if header.naming != NATIVE[family]:
-        wanted = NATIVE[family]
-        raise ModelUnreadable(
-            f"{path.name} has {header.naming} names, but {wanted} names are needed: convert it with "
-            f"`worker lora export {path.name} --format {wanted} --output FILE`"
-        )
-    return read(path)[1]
-
-
-def read(path: Path) -> tuple[LoraHeader, dict[str, Pair]]:
-    """Return a file's layers in its own names, with alpha folded in. Raises ModelUnreadable."""
-    header, tensors = read_header(path), _tensors(path)
-    if "lora_adapter_metadata" in header.metadata:
-        raise ModelUnreadable(f"{path.name} keeps its alpha in lora_adapter_metadata, which is unsupported")
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     _check_finite(path, tensors)
-    down, up = _SIDES[header.naming]
+    stated = scales.stated_config(path.name, header.metadata)
+    if stated is not None and header.naming == "kohya":
+        raise ModelUnreadable(f"{path.name} has alpha both in tensors and in {scales.STATED}, which is unsupported")
+    down, up = SIDES[header.naming]
     pairs = {}
     for layer in header.layers:
         a, b = tensors[f"{layer}.{down}"], tensors[f"{layer}.{up}"]
-        alpha = tensors.get(f"{layer}.alpha")
-        pairs[layer] = (a, b if alpha is None else b * (alpha.item() / len(a)))
-    return header, pairs
+        scale = 1.0
+        if f"{layer}.alpha" in tensors:
+            scale = tensors[f"{layer}.alpha"].item() / len(a)
+        elif stated is not None:
+            scale = scales.stated_scale(path.name, stated, layer, len(a))
+        pairs[layer] = (a, b if scale == 1 else b * scale)
+    return pairs
 
 
 def state_of(pairs: Mapping[str, Pair], naming: Naming) -> dict[str, torch.Tensor]:
@@ -160,13 +136,8 @@ def state_of(pairs: Mapping[str, Pair], naming: Naming) -> dict[str, torch.Tenso
     return {
         f"{layer}.{side}": weights
         for layer, pair in pairs.items()
-        for side, weights in zip(_SIDES[naming], pair, strict=True)
+        for side, weights in zip(SIDES[naming], pair, strict=True)
     }
-
-
-def _tensors(path: Path) -> dict[str, torch.Tensor]:
-    with safe_open(path, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
 def _check_finite(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -192,7 +163,7 @@ def _layers(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Naming, 
         sides.setdefault(match["layer"], {})[match["what"].removesuffix(".weight")] = shape
     if not sides:
         raise ModelUnreadable(f"{path.name} holds no LoRA weights")
-    down, up = (side.removesuffix(".weight") for side in _SIDES[naming])
+    down, up = (side.removesuffix(".weight") for side in SIDES[naming])
     layers = {}
     for layer, pair in sides.items():
         if not ({down, up} <= pair.keys() and _is_pair(pair[down], pair[up]) and pair.get("alpha", ()) in ((), (1,))):
@@ -204,12 +175,3 @@ def _layers(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Naming, 
 def _is_pair(down: tuple[int, ...], up: tuple[int, ...]) -> bool:
     """Return True for (rank, in) and (out, rank), or the same with a kernel of one pixel, neither empty."""
     return len(down) == len(up) >= 2 and down[2:] == up[2:] in ((), (1, 1)) and down[0] == up[1] and 0 not in down + up
-
-
-def _family(path: Path, layers: Mapping[str, Shape]) -> str:
-    if any(layer.startswith(_FLUX_ONLY) for layer in layers):
-        return "flux"
-    unknown = next((layer for layer in layers if lora_names.find("sd15", layer) is None), None)
-    if unknown is None:
-        return "sd15"
-    raise ModelUnreadable(f"{path.name} is a LoRA of an unknown family: it has a layer {unknown}")

@@ -13,6 +13,7 @@ import torch
 from worker.ml.adapters import attach
 from worker.ml.draw.denoise import Scene, Step, denoise
 from worker.ml.errors import BadInput
+from worker.ml.families.lora import load_fitting
 from worker.ml.models import Base
 from worker.ml.phases import Phase
 from worker.ml.protocol import GuideUse, Pixels, Side
@@ -75,7 +76,7 @@ def generate(base: Base, request: PictureRequest) -> Iterator[Resolved | Phase |
 
     if request.loras:
         yield Phase("loading LoRAs")
-    loras = [(family.lora_layers(parts, lora.path), lora.scale) for lora in request.loras]
+    loras = [(load_fitting(use.path, family.name, base.denoiser), use.scale) for use in request.loras]
     yield Phase("reading the prompt")
     against = family.uses_negative_prompt(parts, resolved.guidance)
     base.plan(family.working_bytes(parts, grid, rows=2 if against else 1))

@@ -22,8 +22,7 @@ from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from diffusers.training_utils import compute_density_for_timestep_sampling
 
 from worker.ml.adapters import attach
-from worker.ml.adapters import files as lora_files
-from worker.ml.adapters.names import Pair
+from worker.ml.families import lora
 from worker.ml.families.conditions import PooledTokens
 from worker.ml.families.guidance import ClassifierFree
 from worker.ml.families.working_memory import ENCODER_BYTES, autoencoder_bytes
@@ -220,14 +219,7 @@ class Flux(ClassifierFree):
         self, parts: Parts, rank: int, generator: torch.Generator
     ) -> AbstractContextManager[dict[str, torch.nn.Parameter]]:
         """Add a fresh LoRA inside the block: its float32 parameters by their names in a file."""
-        return attach.new_lora(parts.transformer, LORA_TARGETS, rank, generator, "transformer.{}".format)
-
-    def lora_layers(self, parts: Parts, path: Path) -> Mapping[str, Pair]:
-        """Return a file's layers by their names in the transformer. Raises ModelUnreadable if one does not fit."""
-        pairs = lora_files.load(path, self.name)
-        layers = {name.removeprefix("transformer."): pair for name, pair in pairs.items()}
-        attach.check_fits(parts.transformer, path.name, layers)
-        return layers
+        return attach.new_lora(parts.transformer, LORA_TARGETS, rank, generator, lora.NAMES[self.name].key)
 
     def lora_metadata(self, parts: Parts) -> dict[str, str]:
         """Return metadata as sd-scripts writes it."""

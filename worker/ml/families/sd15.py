@@ -22,10 +22,8 @@ from diffusers import DDPMScheduler, StableDiffusionPipeline
 from diffusers.training_utils import compute_snr
 
 from worker.ml.adapters import attach
-from worker.ml.adapters import files as lora_files
-from worker.ml.adapters import names as lora_names
-from worker.ml.adapters.names import Pair
 from worker.ml.errors import ModelUnreadable
+from worker.ml.families import lora
 from worker.ml.families.conditions import Tokens
 from worker.ml.families.guidance import ClassifierFree
 from worker.ml.families.working_memory import ENCODER_BYTES, autoencoder_bytes
@@ -215,14 +213,7 @@ class StableDiffusion15(ClassifierFree):
         self, parts: Parts, rank: int, generator: torch.Generator
     ) -> AbstractContextManager[dict[str, torch.nn.Parameter]]:
         """Add a fresh LoRA inside the block: its float32 parameters by their names in a file."""
-        return attach.new_lora(parts.unet, LORA_TARGETS, rank, generator, _kohya_name)
-
-    def lora_layers(self, parts: Parts, path: Path) -> Mapping[str, Pair]:
-        """Return a file's layers by their names in the U-Net. Raises ModelUnreadable for one that does not fit."""
-        pairs = lora_names.to_diffusers(self.name, lora_files.load(path, self.name))
-        layers = {name.removeprefix("unet."): pair for name, pair in pairs.items()}
-        attach.check_fits(parts.unet, path.name, layers)
-        return layers
+        return attach.new_lora(parts.unet, LORA_TARGETS, rank, generator, lora.NAMES[self.name].key)
 
     def lora_metadata(self, parts: Parts) -> dict[str, str]:
         """Return metadata as sd-scripts writes it."""
@@ -231,16 +222,10 @@ class StableDiffusion15(ClassifierFree):
             "modelspec.implementation": "diffusers",
             "modelspec.prediction_type": "v" if _prediction_type(parts) == "v_prediction" else "epsilon",
             "ss_base_model_version": "sd_v1",
-            "ss_network_module": "networks.lora",
+            "ss_network_module": lora.NAMES[self.name].network_module,
             "ss_min_snr_gamma": str(SNR_GAMMA),
         }
 
 
 def _prediction_type(parts: Parts) -> str:
     return str(parts.scheduler.config.get("prediction_type", "epsilon"))
-
-
-def _kohya_name(name: str) -> str:
-    """Convert `mid_block.….to_q.lora_A.weight` to `lora_unet_mid_block_…_to_q.lora_down.weight`."""
-    layer, _, side = name.removesuffix(".weight").rpartition(".")
-    return f"lora_unet_{layer.replace('.', '_')}.{ {'lora_A': 'lora_down', 'lora_B': 'lora_up'}[side] }.weight"

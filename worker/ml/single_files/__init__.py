@@ -1,9 +1,9 @@
 """Base models and upscalers imported from single files, without a hub.
 
-    flux_names.py   Black Forest Labs' tensor names to diffusers'
-    bases.py        single files to a folder in diffusers layout
-    upscalers.py    official Real-ESRGAN weights to safetensors
-    *.json          the configurations of the published models, which weights alone do not contain
+    parts.py          reads, checks and writes a part of a base
+    shared_parts.py   parts that several families share
+    upscalers.py      official Real-ESRGAN weights to safetensors
 
-`python -m worker.ml.single_files` runs one import in a process of its own, so that its memory is freed.
+What is one family's own is in `families/single_files/`. `python -m worker.ml.single_files` runs one import in a process
+of its own, so that its memory is freed.
 """

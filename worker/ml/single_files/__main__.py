@@ -13,7 +13,8 @@ import diffusers
 import transformers
 
 from worker.ml.errors import ModelUnreadable
-from worker.ml.single_files.bases import import_flux, import_sd15
+from worker.ml.families.single_files import IMPORTERS
+from worker.ml.single_files.parts import copy_tokenizers
 from worker.ml.single_files.upscalers import import_upscaler
 
 REFUSED = 3
@@ -26,13 +27,12 @@ def main() -> None:
     target = Path(asked["target"])
     files = {name: Path(path) for name, path in asked["files"].items()}
     try:
-        if "upscaler" in files:
+        if asked["family"] is None:
             import_upscaler(files["upscaler"], target / asked["upscaler_file"], asked["scale"])
             return
-        tokenizers = Path(asked["tokenizers"])
+        copy_tokenizers(target, Path(asked["tokenizers"]), asked["tokenizer_folders"])
         configs = Path(asked["configs"]) if asked["configs"] else None
-        convert = import_sd15 if "checkpoint" in files else import_flux
-        convert(target, files, tokenizers, configs, _say)
+        IMPORTERS[asked["family"]](target, files, configs, _say)
     except (ModelUnreadable, OSError) as error:
         sys.exit(_refuse(error))
 
