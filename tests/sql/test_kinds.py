@@ -126,6 +126,26 @@ def test_a_column_that_could_name_a_person_or_hold_words_must_be_declared(db: Ap
         execute(db, REGISTRATION)
 
 
+USES_A_BASE = "alter table public.echo_jobs add column base text references worker.base_models (slug)"
+NEEDS_THE_GPU = r"kind echo: column base of public\.echo_jobs needs the slot gpu, not light"
+
+
+def test_a_kind_that_runs_on_a_base_model_needs_the_slot_gpu(db: AppTables) -> None:
+    """It was registered, and no pod ever offered a route for its jobs."""
+    execute(db, TABLE, HOOKS, USES_A_BASE)
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match=NEEDS_THE_GPU) as refused:
+        execute(db, REGISTRATION)
+    assert "Register the kind with the slot gpu" in str(refused.value.diag.message_hint)
+    execute(db, REGISTRATION.replace("'light'", "'gpu'"))
+
+
+def test_a_light_kind_gains_no_base_model_after_its_registration(db: AppTables) -> None:
+    add_echo(db)
+    execute(db, USES_A_BASE)
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match=NEEDS_THE_GPU):
+        execute(db, "select worker.check_kinds()")
+
+
 def test_numbers_times_and_booleans_need_no_declaration(db: AppTables) -> None:
     execute(db, TABLE, HOOKS)
     for kind in ("integer", "bigint", "real", "numeric(3, 1)", "boolean", "interval", "date", "timestamptz"):
