@@ -483,6 +483,20 @@ def test_a_hook_that_fails_hides_no_other_kind_from_a_pod(db: AppTables, echo_po
     assert echo_pod.call("usable_bases", "echo", [TINY_BASE], 8.0) == []
 
 
+def test_housekeeping_explains_the_jobs_of_a_kind_whose_capabilities_fail(
+    db: AppTables, start_pod: Callable[..., Pod]
+) -> None:
+    """How much memory a job needs depends on what its kind asks of a base model."""
+    start_pod(routes=("publish_lora",))
+    training = db.ask_training()
+    execute(
+        db,
+        hook("capabilities", RAISES["an assertion"], returns="text[]").replace("echo__", "training__"),
+    )
+    db.tick()
+    assert db.job("training", training)["phase"].endswith(f"do not offer training/{TINY_BASE}: their logs say why")
+
+
 def test_the_views_follow_a_table_that_goes_and_comes_back(
     db: AppTables, other_session: psycopg.Connection[Any]
 ) -> None:
