@@ -55,14 +55,15 @@ comment on column worker.base_models.train_base is 'The base model of the family
 comment on column worker.base_models.capabilities is 'train, lora, ip_adapter, control:KIND. A request for any other is refused at INSERT.';
 comment on column worker.base_models.sizes is 'Sizes in pixels at which the base model generates best, as WIDTHxHEIGHT.';
 comment on column worker.base_models.defaults is 'Settings for what a request leaves open: steps, guidance, width, height; under training: steps, rank, learning_rate, resolution, batch_size, preservation.';
-comment on column worker.base_models.min_vram_gib is 'Pods with less GPU memory do not offer the base model; 0: a CPU is enough.';
+comment on column worker.base_models.min_vram_gib is 'GiB of GPU memory that must be free for a pod to offer the base model; 0: a CPU is enough.';
+comment on column worker.base_models.min_training_vram_gib is 'The same for kinds that need the capability train; NULL: as much as min_vram_gib.';
 comment on column worker.base_models.licence is 'The licence of the weights, as their publisher names it.';
 comment on column worker.base_models.commercial_use is 'True if that licence allows commercial use without another agreement.';
 
 comment on column worker.pods.id is 'New for each process.';
 comment on column worker.pods.name is 'WORKER_NAME of the pod.';
 comment on column worker.pods.routes is 'The routes that it offers now: kind/base, or the kind alone.';
-comment on column worker.pods.vram_gib is 'Memory of its GPU; NULL on a CPU.';
+comment on column worker.pods.vram_gib is 'GiB of GPU memory that were free when its GPU process started (pods of 0.1.0: the total); NULL on a CPU, or while that starts.';
 comment on column worker.pods.models_present is 'Models on its disk or in the bucket.';
 comment on column worker.pods.has_lock is 'True if its session connection holds the advisory lock that shows it is alive.';
 comment on column worker.pods.version is 'The release of the worker.';

@@ -132,25 +132,41 @@ create or replace function worker.check_columns(p_kind text, p_table text) retur
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_probe jsonb := (
-    select coalesce(jsonb_object_agg(column_name, case
-        when is_array then case when type_name like 'uuid%' then jsonb_build_array(gen_random_uuid()) else '["1"]' end
-        when type_name = 'uuid' then to_jsonb(gen_random_uuid())
-        when type_name in ('json', 'jsonb') then '{}'
-        else '"x"' end), '{}')
-    from worker.undeclared_columns(p_kind, p_table));
-  v_forgotten text;
+  v_forgotten text[];
+  v_probe jsonb;
 begin
-  select string_agg(column_name, ', ' order by column_name) into v_forgotten from worker.undeclared_columns(p_kind, p_table)
-  where column_name not in (
-    select named.column_name from worker.named_keys(p_kind, v_probe) named
-    union select said.column_name from worker.texts(p_kind, v_probe) said);
-  if v_forgotten is not null then
-    raise exception 'kind %: column % of % is not declared by any hook', p_kind, v_forgotten, p_table
+  select coalesce(array_agg(column_name), '{}'), coalesce(jsonb_object_agg(column_name, case
+      when is_array then case when type_name like 'uuid%' then jsonb_build_array(gen_random_uuid()) else '["1"]' end
+      when type_name = 'uuid' then to_jsonb(gen_random_uuid())
+      when type_name in ('json', 'jsonb') then '{}'
+      else '"x"' end), '{}')
+  into v_forgotten, v_probe from worker.undeclared_columns(p_kind, p_table);
+  v_forgotten := array(
+    select column_name from unnest(v_forgotten) column_name
+    except select column_name from worker.named_keys(p_kind, v_probe)
+    except select column_name from worker.texts(p_kind, v_probe)
+    order by column_name);
+  if v_forgotten <> '{}' then
+    raise exception 'kind %: column % of % is not declared by any hook', p_kind, array_to_string(v_forgotten, ', '), p_table
       using errcode = '22023', hint = format('Object keys and LoRAs go into worker.%1$s__named_keys, words that reach a model into worker.%1$s__texts, everything else into worker.%1$s__plain_columns.', p_kind);
   end if;
 end $$;
 comment on function worker.check_columns is 'Raise 22023 unless a hook declares every request column that could name a person or hold words.';
+
+-- Nobody would run its jobs: pods offer a route with a base model for the slot gpu alone.
+create or replace function worker.check_slot(p_kind text) returns void
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_kind worker.job_kinds;
+begin
+  select * into v_kind from worker.job_kinds where kind = p_kind;
+  if v_kind.uses_base and v_kind.slot <> 'gpu' then
+    raise exception 'kind %: column base of % needs the slot gpu, not %', p_kind, v_kind.table_name, v_kind.slot
+      using errcode = '22023', hint = 'Register the kind with the slot gpu, or give the column another name if it holds no base model.';
+  end if;
+end $$;
+comment on function worker.check_slot is 'Raise 22023 for a kind whose jobs run on a base model, but not on the GPU.';
 
 -- base and preset_id are the core's own.
 create or replace function worker.undeclared_columns(p_kind text, p_table text) returns table (column_name text, type_name text, is_array boolean)
@@ -231,6 +247,7 @@ begin
           exists (select from worker.request_columns(p_table) where column_name = 'base'))
   on conflict (kind) do update set table_name = excluded.table_name, purpose = excluded.purpose,
     subject_required = excluded.subject_required, slot = excluded.slot, hooks = excluded.hooks, uses_base = excluded.uses_base;
+  perform worker.check_slot(p_kind);
   perform worker.check_columns(p_kind, p_table);
   delete from worker.kind_policies where kind = p_kind;
   delete from worker.kind_grants where kind = p_kind;
@@ -254,6 +271,7 @@ begin
     update worker.job_kinds set hooks = worker.check_hooks(kind),
       uses_base = exists (select from worker.request_columns(table_name) where column_name = 'base')
     where kind = v_kind.kind;
+    perform worker.check_slot(v_kind.kind);
     perform worker.check_columns(v_kind.kind, v_kind.table_name);
     perform worker.make_job_table(v_kind.kind, v_kind.table_name);
   end loop;

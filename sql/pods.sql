@@ -151,23 +151,6 @@ as $$
 $$;
 comment on function worker.starved_routes is 'Return the routes whose oldest job has waited for p_wait while no pod claimed any job of the route.';
 
--- A kind whose hook fails here offers nothing; the pod's other kinds must not end with it.
-create or replace function worker.usable_bases(p_kind text, p_slugs text[], p_vram_gib double precision) returns text[]
-language plpgsql stable security definer set search_path = pg_catalog, pg_temp
-as $$
-begin
-  return (
-    select coalesce(array_agg(slug order by slug), '{}') from worker.base_models
-    where slug = any (p_slugs) and worker.fits_memory(min_vram_gib, p_vram_gib) and capabilities @> worker.capabilities(p_kind, '{}'));
-exception when others or assert_failure or query_canceled then
-  if worker.is_transient(sqlstate) then
-    raise;
-  end if;
-  raise warning 'kind %: its hook capabilities failed with SQLSTATE %', p_kind, sqlstate;
-  return '{}';
-end $$;
-comment on function worker.usable_bases is 'Return those of these base models that fit a pod''s memory and have the capabilities that every job of a kind needs.';
-
 -- The number increases when pods of the previous release cannot work with this schema.
 create or replace function worker.schema_major() returns integer
 language sql immutable set search_path = pg_catalog, pg_temp

@@ -1,4 +1,4 @@
--- Old names of functions that release 0.1.0 calls. The release after this one deletes this file.
+-- Functions that only release 0.1.0 calls, most of them old names. The release after this one deletes this file.
 --
 -- First those that its pods call, then those that its functions call: a call that waits for this migration's locks continues
 -- with the body that it began with.
@@ -17,6 +17,13 @@ create or replace function worker.garbage_gone(p_ids bigint[]) returns void
 language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$ select worker.mark_objects_deleted(p_ids) $$;
 comment on function worker.garbage_gone is 'The old name of mark_objects_deleted.';
+
+-- Its pods know one figure for all jobs, min_vram_gib, and give the total memory of their GPU; what drivers and error correction
+-- use of it, up to a tenth, is allowed for as before.
+create or replace function worker.fits_memory(p_needed_gib double precision, p_vram_gib double precision) returns boolean
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$ select p_needed_gib <= coalesce(p_vram_gib, 0) * 1.1 $$;
+comment on function worker.fits_memory is 'Return true if a pod of 0.1.0 with so much GPU memory may run a base model that needs so much; NULL is a CPU.';
 
 create or replace function worker.give_back(p_pod_id uuid, p_unnamed_for interval, p_named text[], p_reason text) returns integer
 language sql volatile set search_path = pg_catalog, pg_temp

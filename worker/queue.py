@@ -158,12 +158,13 @@ class Worker:
 
     async def _start_gpu(self) -> None:
         ready = await self._gpu.start()
-        await self._registration.gpu_is_ready(ready.vram_gib)
+        await self._registration.gpu_is_ready(ready.free_vram_gib)
         log.info(
             "worker.ready",
             pod_id=str(self.pod_id),
             device=ready.device,
             vram_gib=ready.vram_gib,
+            free_vram_gib=ready.free_vram_gib,
             routes=sorted(self._routes.slot_of),
         )
 

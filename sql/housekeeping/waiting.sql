@@ -1,18 +1,13 @@
 -- Stranded jobs, which no live pod can run: fail those that a pod has tried and could not run, write to the others why they wait.
 
--- min_vram_gib is the nominal memory of a GPU; its driver and error correction use up to a tenth of that.
-create or replace function worker.fits_memory(p_needed_gib double precision, p_vram_gib double precision) returns boolean
-language sql immutable set search_path = pg_catalog, pg_temp
-as $$ select p_needed_gib <= coalesce(p_vram_gib, 0) * 1.1 $$;
-comment on function worker.fits_memory is 'Return true if a base model that needs so much GPU memory may run on a pod with so much; NULL is a CPU.';
-
 create or replace function worker.why_stranded(p_route text) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_package text;
   v_base worker.base_models;
-  v_largest double precision := (select max(vram_gib) from worker.pods where worker.is_alive(pods));
+  v_needed real;
+  v_largest real := (select max(vram_gib) from worker.pods where worker.is_alive(pods));
 begin
   if exists (select from worker.pods where p_route = any (routes) and worker.is_alive(pods)) then
     return null;
@@ -28,11 +23,14 @@ begin
   select * into v_base from worker.base_models where slug = nullif(split_part(p_route, '/', 2), '');
   if v_base.slug is null then
     return 'no live pod offers ' || p_route || ': check its WORKER_KINDS';
-  elsif not exists (select from worker.pods where worker.is_alive(pods) and worker.fits_memory(v_base.min_vram_gib, vram_gib)) then
-    return format('%s needs %s GiB of GPU memory, %s', v_base.slug, v_base.min_vram_gib,
-      coalesce('the largest pod has ' || trim_scale(round(v_largest::numeric, 1)), 'no live pod has a GPU that is ready'));
+  end if;
+  v_needed := worker.required_vram_gib(v_base, worker.required_capabilities(split_part(p_route, '/', 1)));
+  if v_needed > coalesce(v_largest, 0) then
+    -- Rounded down: "needs 24.5, the largest pod has 24.5" would explain nothing.
+    return worker.memory_requirement(v_base) || '; '
+      || coalesce('the largest pod has ' || trim_scale(trunc(v_largest::numeric, 1)), 'no live pod has a GPU that is ready');
   elsif not exists (select from worker.pods where worker.is_alive(pods)
-                    and worker.fits_memory(v_base.min_vram_gib, vram_gib) and v_base.slug = any (models_present)) then
+                    and v_needed <= coalesce(vram_gib, 0) and v_base.slug = any (models_present)) then
     return v_base.slug || ' not found on a live pod or in the bucket: worker models push ' || v_base.slug;
   end if;
   return 'the pods that have ' || v_base.slug || ' do not offer ' || p_route || ': their logs say why';

@@ -346,7 +346,11 @@ TABLE = {
         "worker models pull",
     ),
     "too little memory": Broken(
-        sql("update worker.base_models set min_vram_gib = 99"), "models", "routes", "no GPU jobs", "more GPU memory"
+        sql("update worker.base_models set min_vram_gib = 99"),
+        "models",
+        "routes",
+        "tiny-flux needs 99 GiB of free GPU memory to train and to generate; this pod has no GPU",
+        "more GPU memory",
     ),
     # pods and waiting jobs
     "no pod": Broken(lambda _: None, "pods", "pods", "no live pods", "worker run", NOTE),
@@ -391,6 +395,7 @@ async def test_a_correct_installation_has_no_problems(installation: Installation
         assert {line.state for line in findings.values()} <= {State.PASSED, State.SKIPPED}, findings
     assert findings["routes"].message == "this pod would accept generation/tiny-flux, publish_lora, training/tiny-flux"
     assert "NOT for commercial use" not in findings["base tiny-flux"].message
+    assert findings["base tiny-flux"].message.endswith("; tiny-flux needs no GPU memory; this pod has no GPU")
 
 
 async def test_a_model_in_the_bucket_counts_as_present(installation: Installation) -> None:

@@ -74,6 +74,7 @@ def test_the_owner_sees_every_section(db: AppTables, jobs: dict[str, str]) -> No
 def test_a_pod_sees_queue_and_pods_and_is_told_what_is_hidden(db: AppTables, jobs: dict[str, str]) -> None:
     shown = sections(as_worker(db.url))
     assert "pod-1" in shown["Pods"]
+    assert "free vram gib" in shown["Pods"]
     assert jobs["running"] in shown["Running"]
     assert "drawing 1 of 4" not in str(shown)
     assert "invalid_input" not in str(shown)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 
 from tests.ml.families import only_flux, only_sd15
 from tests.ml.runs import predict
@@ -78,6 +79,14 @@ def test_a_base_with_another_kind_of_prediction_is_refused(copied: Path) -> None
     file = copied / "scheduler" / "scheduler_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text("utf-8")), "prediction_type": "sample"}))
     with pytest.raises(ModelUnreadable, match="predicts 'sample'"):
+        models.load(copied, "cpu")
+
+
+@only_sd15
+def test_stable_diffusion_2_is_refused_though_it_has_the_same_pipeline(copied: Path) -> None:
+    unet = UNet2DConditionModel.from_pretrained(copied / "unet")
+    UNet2DConditionModel.from_config({**unet.config, "use_linear_projection": True}).save_pretrained(copied / "unet")
+    with pytest.raises(ModelUnreadable, match="Stable Diffusion 2"):
         models.load(copied, "cpu")
 
 

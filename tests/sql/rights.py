@@ -34,19 +34,21 @@ EXECUTE = {
     "worker.complete_job": "likeness_worker",
     "worker.consent_error": "likeness_worker",
     "worker.fail_job": "likeness_worker",
-    "worker.fits_memory": "likeness_worker",
     "worker.is_alive": "likeness_worker",
     "worker.claim_deletable_objects": "likeness_worker",
     "worker.deregister_pod": "likeness_worker",
     "worker.heartbeat": "likeness_worker",
     "worker.mark_objects_deleted": "likeness_worker",
     "worker.lora_to_copy": "likeness_worker",
+    "worker.memory_requirement": "likeness_worker",
     "worker.peek": "likeness_worker",
     "worker.pod_lock_key": "likeness_worker",
     "worker.reap": "likeness_worker",
     "worker.register_pod": "likeness_worker",
     "worker.release_job": "likeness_worker",
     "worker.report_job": "likeness_worker",
+    "worker.required_capabilities": "likeness_worker",
+    "worker.required_vram_gib": "likeness_worker",
     "worker.save_checkpoint": "likeness_worker",
     "worker.schema_major": "likeness_worker",
     "worker.stage_objects": "likeness_worker",
@@ -58,6 +60,7 @@ EXECUTE = {
     "worker.usable_bases": "likeness_worker",
     "worker.why_stranded": "likeness_worker",
     # called by pods of release 0.1.0
+    "worker.fits_memory": "likeness_worker",
     "worker.garbage_gone": "likeness_worker",
     "worker.leave_pod": "likeness_worker",
     "worker.take_garbage": "likeness_worker",
@@ -67,7 +70,7 @@ OWNER_ONLY = """
     actor after_job_insert after_order_update after_subject_update alter_job_tables apply_package_file backoff
     backoff_after_lost_pod base_error before_job_insert before_job_update call_hook capabilities catalog_objects
     changing_columns charge_failure check_columns check_grant check_hooks check_job_owner check_kinds
-    check_life_cycle check_open_jobs check_registration count_jobs declare_grant declare_policy default_base
+    check_life_cycle check_open_jobs check_registration check_slot count_jobs declare_grant declare_policy default_base
     dequeue_row discard_staged_objects end_attempt end_failed_attempt enqueue ensure_kind_policies ensure_policy
     expire_consent explain_waiting fail_stranded_jobs find_violation finish_job finish_stopped_job
     fn_pgqueuer_changed fold_prompt foreign_change generation_loras give_back grant_declared_rights grant_job_table
@@ -191,7 +194,8 @@ READABLE = {
     "public.presets": "id owner_id name kind prompt negative_prompt settings created_at",
     "public.training_jobs": f"{_TRAINING} {_ADMINISTRATORS} {_LIFE_CYCLE}",
     "public.generation_jobs": f"{_GENERATION} {_ADMINISTRATORS} {_LIFE_CYCLE}",
-    "worker.base_models": "slug family train_base capabilities sizes defaults min_vram_gib licence commercial_use",
+    "worker.base_models": "slug family train_base capabilities sizes defaults min_vram_gib licence commercial_use "
+    "min_training_vram_gib",
     "worker.config": "singleton consent_mode default_base open_jobs_per_owner bucket_uploads bucket_models "
     "keep_logs_for",
     "worker.consent_events": "id subject_id event purposes expires_at reason evidence_digest job_kind job_id actor at",

@@ -126,6 +126,26 @@ def test_a_column_that_could_name_a_person_or_hold_words_must_be_declared(db: Ap
         execute(db, REGISTRATION)
 
 
+USES_A_BASE = "alter table public.echo_jobs add column base text references worker.base_models (slug)"
+NEEDS_THE_GPU = r"kind echo: column base of public\.echo_jobs needs the slot gpu, not light"
+
+
+def test_a_kind_that_runs_on_a_base_model_needs_the_slot_gpu(db: AppTables) -> None:
+    """It was registered, and no pod ever offered a route for its jobs."""
+    execute(db, TABLE, HOOKS, USES_A_BASE)
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match=NEEDS_THE_GPU) as refused:
+        execute(db, REGISTRATION)
+    assert "Register the kind with the slot gpu" in str(refused.value.diag.message_hint)
+    execute(db, REGISTRATION.replace("'light'", "'gpu'"))
+
+
+def test_a_light_kind_gains_no_base_model_after_its_registration(db: AppTables) -> None:
+    add_echo(db)
+    execute(db, USES_A_BASE)
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match=NEEDS_THE_GPU):
+        execute(db, "select worker.check_kinds()")
+
+
 def test_numbers_times_and_booleans_need_no_declaration(db: AppTables) -> None:
     execute(db, TABLE, HOOKS)
     for kind in ("integer", "bigint", "real", "numeric(3, 1)", "boolean", "interval", "date", "timestamptz"):
@@ -461,6 +481,20 @@ def test_a_hook_that_fails_hides_no_other_kind_from_a_pod(db: AppTables, echo_po
     )
     assert [job["id"] for job in echo_pod.call("peek", list(echo_pod.routes), 10)] == [str(picture)]
     assert echo_pod.call("usable_bases", "echo", [TINY_BASE], 8.0) == []
+
+
+def test_housekeeping_explains_the_jobs_of_a_kind_whose_capabilities_fail(
+    db: AppTables, start_pod: Callable[..., Pod]
+) -> None:
+    """How much memory a job needs depends on what its kind asks of a base model."""
+    start_pod(routes=("publish_lora",))
+    training = db.ask_training()
+    execute(
+        db,
+        hook("capabilities", RAISES["an assertion"], returns="text[]").replace("echo__", "training__"),
+    )
+    db.tick()
+    assert db.job("training", training)["phase"].endswith(f"do not offer training/{TINY_BASE}: their logs say why")
 
 
 def test_the_views_follow_a_table_that_goes_and_comes_back(

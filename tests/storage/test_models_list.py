@@ -50,13 +50,14 @@ def test_the_list_shows_disk_bucket_and_database(app: App, disk: Path) -> None:
     assert code == 0
     assert row(table, "tiny-flux") == (
         "tiny-flux flux none: random weights yes 0.00 verified complete 0123456789ab "
-        "training/tiny-flux generation/tiny-flux"
+        "training/tiny-flux, generation/tiny-flux"
     )
     assert row(table, "by-hand") == "by-hand 0.00 added by hand - none: not in worker.base_models"
     assert row(table, "half") == "half 0.00 - incomplete: push it again none: not in worker.base_models"
     assert row(table, "real-esrgan-x4").endswith("added by hand - generation/*, which needs both upscalers")
     assert row(table, "flux-dev") == (
-        "flux-dev flux FLUX.1 [dev] Non-Commercial no - - training/flux-dev generation/flux-dev from 24 GiB"
+        "flux-dev flux FLUX.1 [dev] Non-Commercial no - - "
+        "training/flux-dev from 27 GiB free, generation/flux-dev from 24.5 GiB free"
     )
 
 

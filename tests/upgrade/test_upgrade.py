@@ -104,13 +104,17 @@ def test_no_row_is_lost_or_changed(release: Path, any_supabase: Supabase, as_sup
 
 EVENTS = {"stop requested": "cancel_requested"}
 """Old and new names of job events."""
+MIN_VRAM_GIB = {"flux-dev": 24.5, "flux-schnell": 24.5, "sd15": 4}
+"""What the published base models need to generate, corrected."""
 
 
 def renamed(table: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the rows with what later releases call otherwise."""
-    if table != "worker.job_events":
-        return rows
-    return [{**row, "event": EVENTS.get(row["event"], row["event"])} for row in rows]
+    """Return the rows with what later releases call otherwise, or have corrected."""
+    if table == "worker.job_events":
+        return [{**row, "event": EVENTS.get(row["event"], row["event"])} for row in rows]
+    if table == "worker.base_models":
+        return [{**row, "min_vram_gib": MIN_VRAM_GIB[row["slug"]]} for row in rows]
+    return rows
 
 
 def missing(rows: list[dict[str, Any]], after: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -124,6 +128,19 @@ def missing(rows: list[dict[str, Any]], after: list[dict[str, Any]]) -> list[dic
         else:
             lost.append(row)
     return lost
+
+
+def test_an_operators_own_figure_of_memory_stays_and_holds_for_everything(installation: Installation) -> None:
+    installation.run("update worker.base_models set min_vram_gib = 30 where slug = 'flux-dev'")
+    migrate.migrate(installation.url)
+    assert installation.run("select slug, min_vram_gib, min_training_vram_gib from worker.base_models order by 1") == [
+        {"slug": "flux-dev", "min_vram_gib": 30.0, "min_training_vram_gib": None},
+        {"slug": "flux-schnell", "min_vram_gib": 24.5, "min_training_vram_gib": None},
+        {"slug": "sd15", "min_vram_gib": 4.0, "min_training_vram_gib": 6.0},
+    ]
+    for kind in ("training", "generation"):
+        usable = "select worker.usable_bases(%s, '{flux-dev}', %s)"
+        assert (installation.one(usable, kind, 29.9), installation.one(usable, kind, 30.0)) == ([], ["flux-dev"])
 
 
 def test_migrating_again_changes_nothing(release: Path, any_supabase: Supabase) -> None:

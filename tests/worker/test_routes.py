@@ -75,7 +75,7 @@ def test_each_pod_runs_only_jobs_whose_base_it_has(fleet: Fleet) -> None:
 
 def test_a_job_whose_base_needs_too_much_memory_waits_and_says_why(fleet: Fleet) -> None:
     job = fleet.draw(base=LARGE)
-    why = "tiny-large needs 24 GiB of GPU memory, no live pod has a GPU that is ready"
+    why = "tiny-large needs 24 GiB of free GPU memory to train and to generate; no live pod has a GPU that is ready"
     phase = f"waiting: no live pod can take this: {why}"
     wait_until(lambda: fleet.app.job("generation", job)["phase"] == phase, "the job to say why it waits")
     assert fleet.app.run("select id, route, why from worker.stranded_jobs") == [
@@ -101,7 +101,8 @@ def test_a_pod_without_gpu_routes_logs_why(
 ) -> None:
     app.run("update worker.base_models set min_vram_gib = 9000")
     bare, small = start_worker(MODELS_DIR=str(tmp_path / "nothing")), start_worker()
-    for worker, why in ((bare, "is on this disk"), (small, "GPU memory")):
+    too_little = f"{TINY_BASE} needs 9000 GiB of free GPU memory to train and to generate; this pod has no GPU"
+    for worker, why in ((bare, "is on this disk"), (small, too_little)):
         (warning,) = worker.events("routes.gpu_unavailable")
         assert why in warning["reason"]
 

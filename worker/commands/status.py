@@ -34,7 +34,8 @@ _RUNNING_AS_A_POD = """
     where queue.status = 'picked' order by queue.updated"""
 
 _PODS = """
-    select name, version, vram_gib, array_to_string(routes, ', ') as routes,
+    select name, version, trim_scale(trunc(vram_gib::numeric, 1)) as free_vram_gib,
+           array_to_string(routes, ', ') as routes,
            case when worker.is_alive(pods) then 'yes' else 'no, considered dead' end as alive,
            clock_timestamp() - last_heartbeat as silent, clock_timestamp() - registered_at as since
     from worker.pods order by name, registered_at"""

@@ -31,8 +31,8 @@ REPEATABLE = (
         "kinds",
         "job_triggers",
     ),
-    *("queue", "functions", "failures_and_cancel", "housekeeping/*", "pods", "release_0_1", "policies", "packages"),
-    *("triggers", "kinds/*"),
+    *("queue", "functions", "failures_and_cancel", "memory", "housekeeping/*", "pods", "release_0_1", "policies"),
+    *("packages", "triggers", "kinds/*"),
 )
 """In the order in which they depend on each other; `*` is every file of a folder."""
 LAST = ("views", "rights", "comments", "rls")

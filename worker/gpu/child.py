@@ -92,9 +92,10 @@ def get_ready(performers: Sequence[str]) -> Ready:
     gc.collect()
     gc.freeze()  # collecting the imported objects would stall every step that triggers a collection
     if not torch.cuda.is_available():
-        return Ready(pid=os.getpid(), device="cpu", vram_gib=None)
-    gpu = torch.cuda.get_device_properties(0)
-    return Ready(pid=os.getpid(), device=gpu.name, vram_gib=gpu.total_memory / 2**30)
+        return Ready(pid=os.getpid(), device="cpu", vram_gib=None, free_vram_gib=None)
+    free, total = torch.cuda.mem_get_info()  # free after this process's own CUDA context, which the call creates
+    name = torch.cuda.get_device_name()
+    return Ready(pid=os.getpid(), device=name, vram_gib=total / 2**30, free_vram_gib=free / 2**30)
 
 
 def import_performer(performer: str) -> Performer:

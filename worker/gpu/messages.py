@@ -63,6 +63,8 @@ class Ready(Message):
     """The GPU's name, or `cpu`."""
     vram_gib: float | None
     """Total memory of the GPU; None on a CPU."""
+    free_vram_gib: float | None
+    """What of it neither the libraries nor other processes used when this process started; None on a CPU."""
 
 
 class Event(Message):

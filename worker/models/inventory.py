@@ -23,6 +23,11 @@ from worker.storage.object_store import ObjectStore
 COLUMNS = ("model", "family", "licence", "commercial use", "GB", "on this disk", "in the bucket", "revision", "routes")
 CONNECT_TIMEOUT_S = 10
 
+_BASES = """
+    select base.*, worker.required_vram_gib(base, '{}') as generation_gib,
+           case when 'train' = any(capabilities) then worker.required_vram_gib(base, '{train}') end as training_gib
+    from worker.base_models base"""
+
 
 @dataclass(frozen=True)
 class StoredModel:
@@ -67,7 +72,7 @@ def _registered(settings: Settings, notes: list[str]) -> dict[str, dict[str, Any
         return {}
     try:
         with psycopg.connect(url, connect_timeout=CONNECT_TIMEOUT_S, row_factory=dict_row) as connection:
-            return {row["slug"]: row for row in connection.execute("select * from worker.base_models").fetchall()}
+            return {row["slug"]: row for row in connection.execute(_BASES).fetchall()}
     except psycopg.Error as error:
         notes.append(f"the database cannot be read ({type(error).__name__}): run `worker doctor`")
         return {}
@@ -154,11 +159,14 @@ def _row(
 
 
 def _routes(slug: str, base: Mapping[str, Any] | None, *, known: bool) -> str:
-    """Return the routes that the model enables on a pod with enough memory."""
+    """Return the routes that the model enables, and the GPU memory that must be free for each."""
     if slug in UPSCALERS.values():
         return "generation/*, which needs both upscalers"
     if base is None:
         return "none: not in worker.base_models" if known else ""
-    kinds = (["training"] if "train" in base["capabilities"] else []) + ["generation"]
-    memory = f" from {base['min_vram_gib']:g} GiB" if base["min_vram_gib"] else ""
-    return " ".join(f"{kind}/{slug}" for kind in kinds) + memory
+    needed_gib = {"training": base["training_gib"], "generation": base["generation_gib"]}
+    return ", ".join(
+        f"{kind}/{slug}" + (f" from {gib:g} GiB free" if gib else "")
+        for kind, gib in needed_gib.items()
+        if gib is not None
+    )

@@ -1,4 +1,4 @@
-"""What a pod registers about itself: routes, GPU memory, models and its lock; again whenever one of them changes."""
+"""What a pod registers about itself: routes, free GPU memory, models and its lock; again whenever one changes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Registration:
     on_new_routes: Callable[[], None]
     """The routes that this pod offers have changed, and are registered."""
     _gpu_ready: bool = False
-    _vram_gib: float | None = None
+    _free_vram_gib: float | None = None
     _registering: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def register(self) -> None:
@@ -50,7 +50,7 @@ class Registration:
                     self.pod_id,
                     self.name,
                     sorted(self.routes.slot_of),
-                    self._vram_gib,
+                    self._free_vram_gib,
                     self.routes.models_in_reach,
                     self.session.has_lock,
                     __version__,
@@ -74,7 +74,7 @@ class Registration:
         """Determine again which routes this pod can run, and register them if they changed."""
         with suppress_transient_errors("routes.refresh_failed", StorageError):
             try:
-                changed = await self.routes.refresh(gpu=self._gpu_ready, vram_gib=self._vram_gib)
+                changed = await self.routes.refresh(gpu=self._gpu_ready, free_vram_gib=self._free_vram_gib)
             except OSError as error:
                 # A shared volume may return. Meanwhile, a job that needs one of its models is requeued for another pod.
                 log.warning("routes.refresh_failed", reason=str(error))
@@ -83,9 +83,9 @@ class Registration:
                 await self.register()
                 self.on_new_routes()
 
-    async def gpu_is_ready(self, vram_gib: float | None) -> None:
-        """Offer GPU routes from now on. `vram_gib` is None on a CPU."""
-        self._gpu_ready, self._vram_gib = True, vram_gib
+    async def gpu_is_ready(self, free_vram_gib: float | None) -> None:
+        """Offer GPU routes from now on. `free_vram_gib` is None on a CPU."""
+        self._gpu_ready, self._free_vram_gib = True, free_vram_gib
         await self.refresh_routes()
 
     async def refuse_route(self, route: str) -> None:

@@ -1,13 +1,14 @@
 """Which routes a pod offers: only what it can do.
 
 A route is `{kind}/{base}`, or the kind alone. A GPU route is offered when its base is on disk or in the model bucket,
-supports the kind and fits the device, and when the models that the kind requires are available too. A route that failed
-because of this pod is not offered for a while.
+supports the kind and fits the device's free memory, and when the models that the kind requires are available too. A
+route that failed because of this pod is not offered for a while.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Iterable, Mapping
 
@@ -20,6 +21,16 @@ from worker.models import BaseModels, install_command
 log = structlog.get_logger()
 
 REFUSE_FOR_S = 600.0
+
+_SUITABLE = """
+    select worker.memory_requirement(base) as requirement,
+           worker.required_vram_gib(base, required) <= coalesce(%s, 0) as fits
+    from worker.job_kinds kinds
+    cross join lateral worker.required_capabilities(kinds.kind) required
+    join worker.base_models base on base.capabilities @> required
+    where kinds.uses_base and kinds.kind = any(%s) and base.slug = any(%s)
+    order by base.slug"""
+"""The bases that can do what a kind needs, and whether there is enough free memory to."""
 
 
 class Routes:
@@ -37,12 +48,12 @@ class Routes:
         self.why_no_gpu_job: str | None = None
         """Why no GPU route is offered; None where one is, or none is wanted."""
 
-    async def refresh(self, *, gpu: bool, vram_gib: float | None) -> bool:
+    async def refresh(self, *, gpu: bool, free_vram_gib: float | None) -> bool:
         """Work out `slot_of` and `models_in_reach` again from kinds, base models, disk and bucket.
 
         Return True if one of them changed. Without `gpu` no GPU routes are offered.
 
-        `vram_gib` is None on a CPU, which supports only base models that need no GPU memory.
+        `free_vram_gib` is None on a CPU, which supports only base models that need no GPU memory.
         """
         kinds = await self._database.fetch(
             "select kind, slot, uses_base from worker.job_kinds where kind = any(%s)", [list(self._kinds)]
@@ -54,10 +65,10 @@ class Routes:
             if await self._models.can_fetch():
                 in_reach |= set(await self._models.in_bucket())
             for kind, uses_base in gpu_kinds.items():
-                offered |= dict.fromkeys(await self._gpu_routes(kind, uses_base, in_reach, vram_gib), "gpu")
+                offered |= dict.fromkeys(await self._gpu_routes(kind, uses_base, in_reach, free_vram_gib), "gpu")
         why = None
         if gpu_kinds and "gpu" not in offered.values():
-            why = await self._why_no_gpu_job(in_reach, vram_gib) if gpu else "its GPU is not ready"
+            why = await self._why_no_gpu_job(gpu_kinds, in_reach, free_vram_gib) if gpu else "its GPU is not ready"
         if gpu and why is not None and why != self.why_no_gpu_job:
             log.warning("routes.gpu_unavailable", message="this pod accepts no GPU job", reason=why)
         self.why_no_gpu_job = why
@@ -68,7 +79,9 @@ class Routes:
             self._warn_of_missing_models(gpu_kinds, in_reach)
         return changed
 
-    async def _gpu_routes(self, kind: str, uses_base: bool, in_reach: set[str], vram_gib: float | None) -> list[str]:
+    async def _gpu_routes(
+        self, kind: str, uses_base: bool, in_reach: set[str], free_vram_gib: float | None
+    ) -> list[str]:
         """Return a route for each base in reach that fits this device and supports the kind, or that of the kind alone.
 
         Empty without the models that the kind requires.
@@ -77,7 +90,7 @@ class Routes:
             return []
         if not uses_base:
             return [kind]
-        bases: list[str] = await self._database.call_once("usable_bases", kind, sorted(in_reach), vram_gib)
+        bases: list[str] = await self._database.call_once("usable_bases", kind, sorted(in_reach), free_vram_gib)
         return [f"{kind}/{base}" for base in bases]
 
     def _warn_of_missing_models(self, gpu_kinds: Iterable[str], in_reach: set[str]) -> None:
@@ -88,16 +101,14 @@ class Routes:
                 message = f"this pod accepts no {kind} job"
                 log.warning("routes.model_missing", kind=kind, message=message, missing=missing, hint=hint)
 
-    async def _why_no_gpu_job(self, in_reach: set[str], vram_gib: float | None) -> str:
-        fits = await self._database.fetch(
-            "select worker.fits_memory(min_vram_gib, %s) as fits from worker.base_models where slug = any(%s)",
-            [vram_gib, sorted(in_reach)],
-        )
-        if not fits:
+    async def _why_no_gpu_job(self, kinds: Iterable[str], in_reach: set[str], free_vram_gib: float | None) -> str:
+        bases = sorted(in_reach)
+        if not await self._database.fetch("select slug from worker.base_models where slug = any(%s)", [bases]):
             return "no base of worker.base_models is on this disk, or in the bucket and can be fetched"
-        if not any(row["fits"] for row in fits):
-            memory = "has no GPU memory" if vram_gib is None else f"has {vram_gib:g} GiB of GPU memory"
-            return f"this pod {memory}, and no base at hand fits it"
+        suitable = await self._database.fetch(_SUITABLE, [free_vram_gib, list(kinds), bases])
+        if suitable and not any(row["fits"] for row in suitable):
+            requirements = dict.fromkeys(row["requirement"] for row in suitable)
+            return f"{'; '.join(requirements)}; {describe_free_memory(free_vram_gib)}"
         return "no base at hand can do its kinds, or a model that they require is missing"
 
     def refuse(self, route: str) -> None:
@@ -107,3 +118,8 @@ class Routes:
 
     def _is_refused(self, route: str) -> bool:
         return self._refused_until.get(route, 0) > time.monotonic()
+
+
+def describe_free_memory(free_vram_gib: float | None) -> str:
+    """Return what this pod has, to follow `worker.memory_requirement`. Rounded down, as in `worker.why_stranded`."""
+    return "this pod has no GPU" if free_vram_gib is None else f"this pod has {math.floor(free_vram_gib * 10) / 10:g}"

@@ -26,10 +26,10 @@ class Gpu:
 
 
 class GpuCheck:
-    """The check and its result: `vram_gib` is None on a CPU, `usable` is False if nothing can compute here."""
+    """The check and its result: `free_vram_gib` is None on a CPU, `usable` is False if nothing can compute here."""
 
     def __init__(self) -> None:
-        self.vram_gib: float | None = None
+        self.free_vram_gib: float | None = None
         self.usable = False
 
     async def make(self, report: Report) -> None:
@@ -43,10 +43,10 @@ class GpuCheck:
             ready = await child.start()
         finally:
             await child.stop()
-        self.vram_gib = ready.vram_gib
+        self.free_vram_gib = ready.free_vram_gib
         if ready.vram_gib is not None:
             driver = f", driver {gpus[0].driver}" if gpus else ""
-            return f"{ready.device}, {ready.vram_gib:.0f} GiB{driver}"
+            return f"{ready.device}, {ready.free_vram_gib:.2f} of {ready.vram_gib:.2f} GiB free{driver}"
         if not gpus:
             raise CheckWarning(
                 "none: this machine runs only base models that need no GPU memory",

@@ -14,13 +14,17 @@ from worker.errors import SettingsError
 from worker.kinds import kinds_of_pod, load_kinds
 from worker.models import UPSCALERS, BaseModels, install_command
 from worker.pod.preflight import check_kinds, check_models_dir
-from worker.pod.routes import Routes
+from worker.pod.routes import Routes, describe_free_memory
 from worker.settings import Settings
 from worker.storage.object_store import ObjectStore
 from worker.storage.writable_dirs import check_writable
 
 WORK_SPACE_GB = 5.0
 """Photos, LoRAs and finished pictures of the running jobs."""
+
+_BASES = """
+    select slug, licence, commercial_use, worker.memory_requirement(base) as requirement
+    from worker.base_models base order by slug"""
 
 
 async def check_models(
@@ -38,8 +42,8 @@ async def check_models(
         report.skip("no usable database to list them", "base models", "routes")
         return
     default_base = (await database.fetch("select default_base from worker.config"))[0]["default_base"]
-    for base in await database.fetch("select * from worker.base_models order by slug"):
-        await report.check(f"base {base['slug']}", _base(base, places, default_base))
+    for base in await database.fetch(_BASES):
+        await report.check(f"base {base['slug']}", _base(base, places, default_base, gpu))
     await report.check("routes", _routes(settings, database, models, gpu))
 
 
@@ -118,10 +122,12 @@ async def _upscalers(places: Places) -> str:
     return ", ".join(f"{slug} {place}" for slug, place in found.items())
 
 
-async def _base(base: dict[str, Any], places: Places, default_base: str) -> str:
+async def _base(base: dict[str, Any], places: Places, default_base: str, gpu: GpuCheck) -> str:
     slug, place = base["slug"], places.of(base["slug"])
     use = "commercial use allowed" if base["commercial_use"] else "NOT for commercial use"
-    about = f"{base['licence']}, {use}, from {base['min_vram_gib']:g} GiB"
+    about = f"{base['licence']}, {use}; {base['requirement']}"
+    if gpu.usable:
+        about += f"; {describe_free_memory(gpu.free_vram_gib)}"
     if place is not None:
         return f"{place}; {about}"
     hint = f"{install_command(slug)}; then, for all pods: worker models push {slug}"
@@ -135,11 +141,12 @@ async def _base(base: dict[str, Any], places: Places, default_base: str) -> str:
 
 async def _routes(settings: Settings, database: Database, models: BaseModels, gpu: GpuCheck) -> str:
     routes = Routes(database, models, kinds_of_pod(settings.worker_kinds))
-    await routes.refresh(gpu=gpu.usable, vram_gib=gpu.vram_gib)
+    await routes.refresh(gpu=gpu.usable, free_vram_gib=gpu.free_vram_gib)
     offered = ", ".join(sorted(routes.slot_of))
     if routes.why_no_gpu_job is None:
         return f"this pod would accept {offered}"
     raise SettingsError(
         f"this pod would accept no GPU jobs, only {offered or 'nothing'}: {routes.why_no_gpu_job}",
-        "download a base with `worker models pull`, check WORKER_KINDS, or rent more GPU memory",
+        "download a base with `worker models pull`, check WORKER_KINDS, "
+        "stop what else uses the GPU (a running worker does), or rent more GPU memory",
     )

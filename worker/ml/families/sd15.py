@@ -33,6 +33,7 @@ LORA_TARGETS = (  # every layer of the transformer blocks, as sd-scripts trains 
     *("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2"),
     *("proj_in", "proj_out"),
 )
+TEXT_WIDTH = 768  # of the text encoder; Stable Diffusion 2 has the same pipeline with a wider one
 SNR_GAMMA = 5.0  # the paper's (arXiv 2303.09556)
 
 
@@ -78,6 +79,8 @@ class StableDiffusion15(ClassifierFree):
         kind = _prediction_type(parts)
         if kind not in ("epsilon", "v_prediction"):
             raise ModelUnreadable(f"{folder} predicts {kind!r}, which is unsupported; supported: epsilon, v_prediction")
+        if parts.unet.config.use_linear_projection or parts.unet.config.cross_attention_dim > TEXT_WIDTH:
+            raise ModelUnreadable(f"{folder} is Stable Diffusion 2, which is unsupported; supported: 1.x")
         # The schedule that the base was trained with, whichever scheduler draws.
         parts.noise_schedule = DDPMScheduler.from_config(parts.scheduler.config)
         return parts

@@ -1,0 +1,52 @@
+-- GPU memory: what base models need, and which of them fit a pod. All figures are GiB that are free when the pod's GPU process
+-- starts. Pods of 0.1.0 compare otherwise: fits_memory in release_0_1.sql.
+
+create or replace function worker.required_vram_gib(p_base worker.base_models, p_capabilities text[]) returns real
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$
+  select case when 'train' = any (p_capabilities) then coalesce(p_base.min_training_vram_gib, p_base.min_vram_gib) else p_base.min_vram_gib end
+$$;
+comment on function worker.required_vram_gib is
+  'Return how much GPU memory must be free for jobs that need these capabilities of a base model: with train, the figure for training.';
+
+-- The sentence that `worker doctor`, a pod's log and the phase of a waiting job have in common.
+create or replace function worker.memory_requirement(p_base worker.base_models) returns text
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$
+  select p_base.slug || case
+    when greatest(generating, training) = 0 then ' needs no GPU memory'
+    when training is null then format(' needs %s GiB of free GPU memory to generate', generating)
+    when training = generating then format(' needs %s GiB of free GPU memory to train and to generate', generating)
+    else format(' needs %s GiB of free GPU memory to train, %s to generate', training, generating) end
+  from (select worker.required_vram_gib(p_base, '{}') as generating,
+               case when 'train' = any (p_base.capabilities) then worker.required_vram_gib(p_base, '{train}') end as training) figures
+$$;
+comment on function worker.memory_requirement is 'Return in words how much free GPU memory a base model needs, and for what.';
+
+-- A kind whose hook fails here offers nothing; the pod's other kinds must not end with it, nor the housekeeping.
+create or replace function worker.required_capabilities(p_kind text) returns text[]
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return worker.capabilities(p_kind, '{}');
+exception when others or assert_failure or query_canceled then
+  if worker.is_transient(sqlstate) then
+    raise;
+  end if;
+  raise warning 'kind %: its hook capabilities failed with SQLSTATE %', p_kind, sqlstate;
+  return null;
+end $$;
+comment on function worker.required_capabilities is
+  'Return the capabilities that every job of a kind needs of its base model; NULL, with a warning, if the kind''s hook fails.';
+
+create or replace function worker.usable_bases(p_kind text, p_slugs text[], p_vram_gib double precision) returns text[]
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(array_agg(base.slug order by base.slug), '{}')
+  from worker.required_capabilities(p_kind) required
+  join worker.base_models base on base.capabilities @> required
+    and worker.required_vram_gib(base, required) <= coalesce(p_vram_gib, 0)
+  where base.slug = any (p_slugs)
+$$;
+comment on function worker.usable_bases is
+  'Return those of these base models that have the capabilities that every job of a kind needs, and fit into this much free GPU memory; NULL is a CPU.';

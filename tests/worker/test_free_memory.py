@@ -1,0 +1,104 @@
+"""The free GPU memory of a pod decides what it trains and generates; what it refuses, it explains everywhere alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from tests.conftest import Databases
+from tests.sql.pod import as_worker
+from worker import __version__
+from worker.database.pool import Database
+from worker.kinds import load_kinds
+from worker.models import UPSCALERS, BaseModels
+from worker.pod.routes import Routes
+
+NEEDS = {
+    "flux-dev": "flux-dev needs 27 GiB of free GPU memory to train, 24.5 to generate",
+    "flux-schnell": "flux-schnell needs 24.5 GiB of free GPU memory to generate",
+    "sd15": "sd15 needs 6 GiB of free GPU memory to train, 4 to generate",
+}
+ALL = frozenset(NEEDS)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a pod with this much free memory offers."""
+
+    free_gib: float | None
+    has: str
+    """The figure as it is shown: rounded down, so that nobody reads "needs 24.5, has 24.5"."""
+    generates: frozenset[str] = frozenset()
+    trains: frozenset[str] = frozenset()
+
+
+SD15, TRAINED = frozenset({"sd15"}), frozenset({"sd15", "flux-dev"})
+TABLE = (
+    Plan(None, ""),
+    Plan(3.97, "3.9"),
+    Plan(4.0, "4", SD15),
+    Plan(12.0, "12", SD15, SD15),
+    Plan(16.0, "16", SD15, SD15),
+    Plan(22.0, "22", SD15, SD15),
+    Plan(23.6, "23.6", SD15, SD15),
+    Plan(24.47, "24.4", SD15, SD15),
+    Plan(24.5, "24.5", ALL, SD15),
+    Plan(27.0, "27", ALL, TRAINED),
+    Plan(48.0, "48", ALL, TRAINED),
+    Plan(80.0, "80", ALL, TRAINED),
+)
+
+
+@pytest.fixture(scope="module")
+def url(databases: Databases) -> Iterator[str]:
+    """A migrated database, as a pod's login sees it."""
+    name = databases.create()
+    yield as_worker(databases.server.url(name))
+    databases.drop(name)
+
+
+def disk_with(folder: Path, base: str) -> BaseModels:
+    """Put a base and both upscalers into a MODELS_DIR, as far as routes look at them."""
+    for slug, file in {base: "model_index.json", **dict.fromkeys(UPSCALERS.values(), "model.safetensors")}.items():
+        (folder / slug).mkdir()
+        (folder / slug / file).write_text("{}")
+    return BaseModels(folder, None, "none", None)
+
+
+@pytest.mark.parametrize("base", NEEDS)
+@pytest.mark.parametrize("plan", TABLE, ids=lambda plan: f"{plan.free_gib} GiB")
+async def test_a_pod_offers_what_fits_its_free_memory_and_says_why_it_refuses_the_rest(
+    url: str, tmp_path: Path, plan: Plan, base: str
+) -> None:
+    pod_id = uuid4()
+    async with Database(url, "free memory") as database:
+        routes = Routes(database, disk_with(tmp_path, base), load_kinds()[0])
+        await routes.refresh(gpu=True, free_vram_gib=plan.free_gib)
+        offered = {route for route, slot in routes.slot_of.items() if slot == "gpu"}
+        models = routes.models_in_reach
+        await database.call("register_pod", pod_id, "pod", sorted(offered), plan.free_gib, models, False, __version__)
+        why = {kind: await database.call("why_stranded", f"{kind}/{base}") for kind in ("generation", "training")}
+        await database.call("deregister_pod", pod_id)
+
+    fits = {"generation": base in plan.generates, "training": base in plan.trains}
+    assert offered == {f"{kind}/{base}" for kind in fits if fits[kind]}
+    this_pod = "this pod has no GPU" if plan.free_gib is None else f"this pod has {plan.has}"
+    assert routes.why_no_gpu_job == (None if any(fits.values()) else f"{NEEDS[base]}; {this_pod}")
+    if base == "flux-schnell":
+        del fits["training"]  # refused at INSERT: it cannot be trained, whatever the memory
+    pods = "no live pod has a GPU that is ready" if plan.free_gib is None else f"the largest pod has {plan.has}"
+    assert {kind: why[kind] for kind in fits} == {
+        kind: None if enough else f"{NEEDS[base]}; {pods}" for kind, enough in fits.items()
+    }
+
+
+async def test_a_pod_that_only_trains_is_not_content_with_what_generating_needs(url: str, tmp_path: Path) -> None:
+    kinds = {name: kind for name, kind in load_kinds()[0].items() if name == "training"}
+    async with Database(url, "free memory") as database:
+        routes = Routes(database, disk_with(tmp_path, "flux-dev"), kinds)
+        await routes.refresh(gpu=True, free_vram_gib=25.0)
+    assert (routes.slot_of, routes.why_no_gpu_job) == ({}, f"{NEEDS['flux-dev']}; this pod has 25")
