@@ -51,6 +51,8 @@ def test_throttled_progress_is_sent_before_the_next_event() -> None:
         (ml_errors.BadInput("the photo is broken"), "invalid_input", False),
         (ml_errors.ModelUnreadable("the LoRA is broken"), "invalid_input", False),
         (errors.ModelMissing("no base"), "model_missing", False),
+        (ml_errors.PrecisionUnsupported("float16 is not enough"), "model_missing", False),
+        (ml_errors.NotFinite("float16 is left"), "model_missing", False),
         (torch.OutOfMemoryError("CUDA out of memory"), "out_of_memory", True),
         (MemoryError(), "out_of_memory", True),
         (torch.AcceleratorError("an illegal memory access"), "internal", True),

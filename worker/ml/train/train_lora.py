@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 
 from worker.ml.adapters import files as lora_files
-from worker.ml.errors import BadInput, ModelUnreadable
+from worker.ml.errors import BadInput, ModelUnreadable, PrecisionUnsupported
 from worker.ml.models import Base
 from worker.ml.phases import Phase
 from worker.ml.photos import UnusablePhoto, summarize_unusable
@@ -112,9 +112,14 @@ def train(
     `metadata` goes into the file beside the settings, see `file_metadata`. Photos that cannot be used are skipped. A
     checkpoint that is damaged or belongs to another training (with other usable photos, for example) is ignored, and
     the training starts again.
-    Raises BadInput: fewer usable photos than `fewest_photos`, an impossible setting, or a loss that diverged.
+    Raises PrecisionUnsupported, and BadInput: fewer usable photos than `fewest_photos`, an impossible setting, or a loss that diverged.
     """
     config.check()
+    if base.dtype not in base.family.training_dtypes:
+        raise PrecisionUnsupported(
+            f"{base.folder.name} cannot be trained in float16: it needs a GPU that computes in bfloat16 (NVIDIA: compute "
+            "capability 8.0 or newer)"
+        )
     if not photos:
         raise BadInput("there are no photos to train on")
     started = time.monotonic()
