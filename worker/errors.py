@@ -71,7 +71,7 @@ class InputMissing(WorkerError):
 
 
 class ModelMissing(WorkerError):
-    """The pod cannot load what the job runs on: a model is missing or damaged, its GPU is lost or lacks a precision, an import fails."""
+    """The pod cannot do the job: a model is missing or damaged, its GPU is lost or too old, an import fails."""
 
     code = "model_missing"
 

@@ -112,12 +112,13 @@ def train(
     `metadata` goes into the file beside the settings, see `file_metadata`. Photos that cannot be used are skipped. A
     checkpoint that is damaged or belongs to another training (with other usable photos, for example) is ignored, and
     the training starts again.
-    Raises PrecisionUnsupported, and BadInput: fewer usable photos than `fewest_photos`, an impossible setting, or a loss that diverged.
+    Raises PrecisionUnsupported, and BadInput: fewer usable photos than `fewest_photos`, an impossible setting, or a
+    loss that diverged.
     """
     config.check()
     if base.dtype not in base.family.training_dtypes:
         raise PrecisionUnsupported(
-            f"{base.folder.name} cannot be trained in float16: it needs a GPU that computes in bfloat16 (NVIDIA: compute "
+            f"{base.folder.name} cannot be trained in float16: it needs a GPU with bfloat16 (NVIDIA: compute "
             "capability 8.0 or newer)"
         )
     if not photos:
