@@ -16,7 +16,7 @@ from diffusers.models.embeddings import CombinedTimestepTextProjEmbeddings
 
 from tests.ml.runs import finish, lora_config
 from worker.demo.drawing import portrait
-from worker.ml import models
+from worker.ml import memory, models
 from worker.ml.models import Base
 from worker.ml.train.batches import Photo
 from worker.ml.train.train_lora import LoraConfig, TrainedLora, train
@@ -63,6 +63,17 @@ def unguided(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Bas
     transformer.register_to_config(guidance_embeds=False)
     transformer.save_pretrained(folder / "transformer")
     return models.load(folder, "cpu")
+
+
+@pytest.fixture
+def device_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Treat the CPU as a device with memory of its own, of which so many bytes are free."""
+
+    def limit(free_bytes: int) -> None:
+        monkeypatch.setattr(memory, "shares_host", lambda _: False)
+        monkeypatch.setattr(memory, "free_device_bytes", lambda _: free_bytes)
+
+    return limit
 
 
 @pytest.fixture(scope="session")

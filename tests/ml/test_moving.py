@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.ml.runs import finish, lora_config, pictures
-from worker.ml import memory, models
+from worker.ml import models
 from worker.ml.draw.generate import LoraUse, PictureRequest, generate
 from worker.ml.masters import Masters
 from worker.ml.models import Base
@@ -20,17 +20,6 @@ from worker.ml.train.batches import Photo
 from worker.ml.train.train_lora import TrainedLora, train
 
 REQUEST = PictureRequest("a photo", negative_prompt=None, width=64, height=64, steps=2, guidance=2.0, seed=5)
-
-
-@pytest.fixture
-def device_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Treat the CPU as a device with memory of its own, of which so many bytes are free."""
-
-    def limit(free_bytes: int) -> None:
-        monkeypatch.setattr(memory, "shares_host", lambda _: False)
-        monkeypatch.setattr(memory, "free_device_bytes", lambda _: free_bytes)
-
-    return limit
 
 
 @pytest.fixture

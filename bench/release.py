@@ -1,0 +1,60 @@
+"""The GPU half by its names in this release; where those are missing, in the release before (see `trees`)."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+BEFORE = importlib.util.find_spec("worker.ml.models") is None
+
+if BEFORE:
+    from worker.ml import base_models as models
+    from worker.ml import single_files, train_lora
+    from worker.ml.architectures.architecture import Text as Prompt
+    from worker.ml.architectures.flux import Flux
+    from worker.ml.batches import Photo
+    from worker.ml.generate import LoraUse, Picture, PictureRequest, generate
+else:
+    from worker.ml import memory, models
+    from worker.ml.draw.generate import LoraUse, Picture, PictureRequest, generate
+    from worker.ml.families import single_files
+    from worker.ml.families.conditions import PooledTokens as Prompt
+    from worker.ml.families.flux1 import Flux
+    from worker.ml.train import train_lora
+    from worker.ml.train.batches import Photo
+
+__all__ = [
+    *("BEFORE", "Flux", "LoraUse", "Photo", "Picture", "PictureRequest", "Prompt"),
+    *("draw", "generate", "models", "parts_take_turns", "single_files", "train"),
+]
+
+
+def parts_take_turns(free_bytes: int = 0) -> None:
+    """Treat the CPU as a device with memory of its own, of which so many bytes are free."""
+    if BEFORE:
+        models._free_gib = lambda _: free_bytes / 2**30
+    else:
+        memory.shares_host = lambda _: False
+        memory.free_device_bytes = lambda _: free_bytes
+
+
+def draw(base: Any, request: PictureRequest) -> list[Any]:
+    """Return the pixels of a request's pictures."""
+    return [event.pixels for event in generate(base, request) if isinstance(event, Picture)]
+
+
+def train(base: Any, photos: Sequence[Photo], workdir: Path, resolution: int, **settings: Any) -> Any:
+    """Return the LoRA trained with these settings."""
+    if hasattr(train_lora, "Run"):
+        config = train_lora.LoraConfig(resolutions=(resolution,), **settings)
+        training = train_lora.train(base, photos, config, train_lora.Run(workdir))
+    else:
+        config = train_lora.LoraConfig(resolution=resolution, **settings)
+        training = train_lora.train(base, photos, config, workdir=workdir, metadata={})
+    while True:
+        try:
+            next(training)
+        except StopIteration as end:
+            return end.value
