@@ -23,7 +23,8 @@ from worker.ml.errors import ModelUnreadable
 from worker.ml.families.flux1 import Flux
 from worker.ml.families.sd15 import StableDiffusion15
 from worker.ml.models import Base
-from worker.ml.train.train_lora import TrainedLora, file_metadata
+from worker.ml.train.metadata import file_metadata
+from worker.ml.train.train_lora import TrainedLora
 
 LAYERS = {
     "flux": "transformer.single_transformer_blocks.0.attn.to_q.lora_{}.weight",

@@ -23,7 +23,7 @@ from worker.ml.errors import BadInput
 from worker.ml.models import Base
 from worker.ml.photos import UnusablePhoto
 from worker.ml.train.batches import Photo
-from worker.ml.train.train_lora import PhotosSkipped, train
+from worker.ml.train.train_lora import PhotosSkipped, Run, train
 
 ORIENTATION = 0x0112
 UNDO_ORIENTATION = {  # what undoes each orientation of EXIF 2.32 (table in 4.6.4, tag Orientation)
@@ -356,7 +356,7 @@ def test_a_training_continues_without_unusable_photos_and_steps_count_the_rest(
     for name, (content, _) in UNUSABLE.items():
         (tmp_path / name).write_bytes(content)
         mixed.append(Photo(tmp_path / name, "a photo"))
-    run = train(base, mixed, lora_config(resolution=64), workdir=tmp_path, metadata={}, fewest_photos=2)
+    run = train(base, mixed, lora_config(resolution=64), Run(tmp_path, min_photos=2))
     skipped = next(event for event in run if isinstance(event, PhotosSkipped))
     run.close()
     assert {photo.path.name: photo.reason for photo in skipped.photos} == {
@@ -366,8 +366,8 @@ def test_a_training_continues_without_unusable_photos_and_steps_count_the_rest(
     assert skipped.summary.startswith("12 of 14 photos cannot be used: gone.jpg is missing, cut.jpg is damaged")
     assert skipped.summary.endswith(", 7 more")
 
-    alone = finish(train(base, photos[:2], SHORT, workdir=tmp_path, metadata={}))
-    among = finish(train(base, mixed, SHORT, workdir=tmp_path, metadata={}))
+    alone = finish(train(base, photos[:2], SHORT, Run(tmp_path)))
+    among = finish(train(base, mixed, SHORT, Run(tmp_path)))
     assert (among.photos, among.sha256) == (2, alone.sha256)
 
 
@@ -379,5 +379,5 @@ def test_a_training_with_too_few_photos_names_the_unusable_ones(
 ) -> None:
     given = [*photos[:2], Photo(tmp_path / "gone.jpg", "a photo")]
     with pytest.raises(BadInput) as refused:
-        finish(train(base, given, SHORT, workdir=tmp_path, metadata={}, fewest_photos=3))
+        finish(train(base, given, SHORT, Run(tmp_path, min_photos=3)))
     assert str(refused.value) == ("training needs at least 3 usable photos, but there are 2: gone.jpg is missing")

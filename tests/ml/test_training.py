@@ -19,7 +19,7 @@ from worker.ml.errors import BadInput
 from worker.ml.families import ARCHITECTURES
 from worker.ml.models import Base
 from worker.ml.train.batches import Batch, Photo, TrainingData, draw_batch, encode_captions, encode_photos
-from worker.ml.train.train_lora import LoraConfig, Step, TrainedLora, sample_losses, train
+from worker.ml.train.train_lora import LoraConfig, Run, Step, TrainedLora, sample_losses, train
 
 CLASS_CAPTION = "a photo of a person"
 
@@ -143,7 +143,7 @@ def test_preservation_costs_a_second_pass_only_where_it_is_used_and_does_not_cha
     hook = denoiser.register_forward_hook(lambda *_: passes.append(1))
     losses, counted = [], []
     try:
-        for event in train(base, of_a_class(photos), config, workdir=tmp_path, metadata={}):
+        for event in train(base, of_a_class(photos), config, Run(tmp_path)):
             if isinstance(event, Step):
                 losses.append(event.loss)
                 counted.append(len(passes))
@@ -167,7 +167,7 @@ def test_without_the_trigger_word_the_base_stays_the_same(
 ) -> None:
     """Without preservation, "a photo of a person" shows the LoRA's own person too."""
     config = replace(quick_config, preservation=0.5)
-    preserving = finish(train(base, in_class(photos), config, workdir=tmp_path, metadata={}))
+    preserving = finish(train(base, in_class(photos), config, Run(tmp_path)))
     held_out = in_class(take_photos("example", seed=7, count=4))
 
     drift = {lora: class_drift(base, held_out, lora) for lora in (trained.path, preserving.path)}
@@ -252,7 +252,7 @@ def test_a_lora_predicts_its_person_better_than_no_lora_and_than_another_persons
     base: Base, quick_config: LoraConfig, trained: TrainedLora, take_photos: Callable[..., list[Photo]], tmp_path: Path
 ) -> None:
     others = take_photos("other", seed=1, count=12)
-    theirs = finish(train(base, others, quick_config, workdir=tmp_path, metadata={}))
+    theirs = finish(train(base, others, quick_config, Run(tmp_path)))
     held_out = take_photos("example", seed=7, count=6)
     loss = {
         name: held_out_loss(base, held_out, path, resolution=96)
@@ -279,7 +279,7 @@ def test_in_bfloat16_as_on_a_gpu_a_training_runs_and_its_lora_is_bfloat16(
     for module in half.architecture.modules(parts).values():
         module.requires_grad_(False)
     config = lora_config(steps=10, rank=4, learning_rate=5e-3, resolution=64, batch_size=4)
-    trained = finish(train(half, of_a_class(photos), config, workdir=tmp_path, metadata={}))
+    trained = finish(train(half, of_a_class(photos), config, Run(tmp_path)))
     assert {weights.dtype for weights in load_file(trained.path).values()} == {torch.bfloat16}
     assert held_out_loss(half, photos[:2], trained.path, resolution=64) < held_out_loss(
         half, photos[:2], None, resolution=64
@@ -303,12 +303,12 @@ def test_impossible_settings_are_refused(
 ) -> None:
     config = replace(lora_config(steps=1), **change)
     with pytest.raises(BadInput, match=next(iter(change))):
-        next(train(base, photos, config, workdir=tmp_path, metadata={}))
+        next(train(base, photos, config, Run(tmp_path)))
 
 
 def test_no_photos_are_refused(base: Base, tmp_path: Path) -> None:
     with pytest.raises(BadInput):
-        next(train(base, [], lora_config(steps=1), workdir=tmp_path, metadata={}))
+        next(train(base, [], lora_config(steps=1), Run(tmp_path)))
 
 
 @pytest.mark.parametrize(("photo_count", "steps"), [(1, 800), (15, 1500), (60, 2500)])

@@ -27,11 +27,13 @@ def train(task: TrainTask, models: Models) -> Work:
             base,
             [Photo(photo.path, photo.caption, photo.class_caption, photo.refused) for photo in task.photos],
             config,
-            workdir=task.workdir,
-            metadata=task.metadata,
-            resume_from=task.resume_from,
-            checkpoint_every_s=task.checkpoint_every_s,
-            fewest_photos=task.min_photos,
+            train_lora.Run(
+                workdir=task.workdir,
+                metadata=task.metadata,
+                resume_from=task.resume_from,
+                checkpoint_every_s=task.checkpoint_every_s,
+                min_photos=task.min_photos,
+            ),
         )
     )
     resolved = asdict(config) | {"steps": trained.steps}

@@ -20,7 +20,7 @@ import math
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +45,23 @@ from worker.ml.train.batches import (
 )
 from worker.ml.train.checkpoints import LoopState, read_checkpoint, write_checkpoint
 from worker.ml.train.config import LoraConfig as LoraConfig  # for callers, who need nothing else to train
+from worker.ml.train.metadata import file_metadata
 
 WEIGHT_DECAY = 1e-4  # diffusers' dreambooth scripts
 MAX_GRAD_NORM = 1.0  # the same
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where one run of a training works, and what it starts from."""
+
+    workdir: Path
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """Written to the LoRA file beside the settings, see `file_metadata`."""
+    resume_from: Path | None = None
+    checkpoint_every_s: float = 120.0
+    min_photos: int = 1
+    """The training is refused if fewer photos can be used."""
 
 
 @dataclass(frozen=True)
@@ -95,23 +109,14 @@ class TrainedLora:
 
 
 def train(
-    base: Base,
-    photos: Sequence[Photo],
-    config: LoraConfig,
-    *,
-    workdir: Path,
-    metadata: Mapping[str, str],
-    resume_from: Path | None = None,
-    checkpoint_every_s: float = 120.0,
-    checkpoint_every_steps: int | None = None,
-    fewest_photos: int = 1,
+    base: Base, photos: Sequence[Photo], config: LoraConfig, run: Run
 ) -> Generator[PhotosSkipped | Phase | Step | Checkpoint, None, TrainedLora]:
-    """Train a LoRA and write it to `workdir/lora.safetensors`. To stop, stop iterating: the base is left unchanged.
+    """Train a LoRA and write it to `lora.safetensors` in the run's `workdir`.
 
-    `metadata` goes into the file beside the settings, see `file_metadata`. Photos that cannot be used are skipped. A
-    checkpoint that is damaged or belongs to another training (with other usable photos, for example) is ignored, and
-    the training starts again.
-    Raises BadInput: fewer usable photos than `fewest_photos`, an impossible setting, or a loss that diverged.
+    To stop, stop iterating: the base is left unchanged. Photos that cannot be used are skipped. A checkpoint that is
+    damaged or belongs to another training (with other usable photos, for example) is ignored, and the training starts
+    again.
+    Raises BadInput: too few usable photos, an impossible setting, or a loss that diverged.
     """
     config.check()
     if not photos:
@@ -120,50 +125,36 @@ def train(
     if base.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(base.device)
 
-    data = yield from _encode(base, photos, config.resolution, fewest_photos)
+    data = yield from _encode(base, photos, config, run.min_photos)
     photo_count = len(data.samples)
     config = replace(config, steps=config.steps or base.architecture.training_defaults.steps(photo_count))
 
     encoded = time.monotonic()
-    checkpoints = _CheckpointSchedule(checkpoint_every_s, checkpoint_every_steps)
-    with base.architecture.new_lora(base.parts, config.rank, seeded("init", config.seed)) as lora:
-        _save_memory(base, data.samples, config)
-        state = LoopState(lora, _optimizer(base, lora, config), losses=[])
-        identity = _identity(base, data.samples, config, state.optimizer)
-        if resume_from is not None:
-            yield from _resume(resume_from, identity, state)
-        yield Phase("training")
-        for step in _steps(base, data, config, state):
-            yield step
-            if checkpoints.is_due(step):
-                with suppress(OSError):  # a full disk costs a checkpoint, not the training
-                    yield Checkpoint(step.index, write_checkpoint(workdir, identity, state))
-        weights = {name: parameter.detach().to(base.dtype) for name, parameter in lora.items()}
-
-    path, loss_file = workdir / "lora.safetensors", workdir / "losses.json"
-    loss_file.write_text(json.dumps(list(enumerate(state.losses, start=1))), "utf-8")
+    losses, weights = yield from _learn(base, data, config, run)
+    path, loss_file = run.workdir / "lora.safetensors", run.workdir / "losses.json"
+    loss_file.write_text(json.dumps(list(enumerate(losses, start=1))), "utf-8")
     return TrainedLora(
         path=path,
         rank=config.rank,
-        steps=len(state.losses),
-        final_loss=_mean_of_last_tenth(state.losses),
+        steps=len(losses),
+        final_loss=_mean_of_last_tenth(losses),
         losses=loss_file,
         photos=photo_count,
-        sha256=lora_files.write(path, weights, file_metadata(base, config, photo_count, metadata)),
+        sha256=lora_files.write(path, weights, file_metadata(base, config, photo_count, run.metadata)),
         peak_gib=torch.cuda.max_memory_allocated(base.device) / 2**30 if base.device.type == "cuda" else None,
         seconds={"encode": encoded - started, "train": time.monotonic() - encoded},
     )
 
 
 def _encode(
-    base: Base, photos: Sequence[Photo], resolution: int, fewest_photos: int
+    base: Base, photos: Sequence[Photo], config: LoraConfig, min_photos: int
 ) -> Generator[PhotosSkipped | Phase, None, TrainingData]:
     """Encode photos and captions, and leave the denoiser alone on the device. Raises BadInput: too few photos."""
     yield Phase("encoding photos")
-    samples, unusable = encode_photos(base, photos, resolution)
-    if len(samples) < fewest_photos:
+    samples, unusable = encode_photos(base, photos, config.resolution)
+    if len(samples) < min_photos:
         reasons = f": {summarize_unusable(unusable)}" if unusable else ""
-        raise BadInput(f"training needs at least {fewest_photos} usable photos, but there are {len(samples)}{reasons}")
+        raise BadInput(f"training needs at least {min_photos} usable photos, but there are {len(samples)}{reasons}")
     if unusable:
         summary = f"{len(unusable)} of {len(photos)} photos cannot be used: {summarize_unusable(unusable)}"
         yield PhotosSkipped(tuple(unusable), summary)
@@ -172,6 +163,27 @@ def _encode(
     texts = encode_captions(base, [caption for sample in samples for caption in sample.photo.captions])
     base.place(base.architecture.denoiser, alone=True)
     return TrainingData(samples, texts)
+
+
+def _learn(
+    base: Base, data: TrainingData, config: LoraConfig, run: Run
+) -> Generator[Phase | Step | Checkpoint, None, tuple[list[float], dict[str, torch.Tensor]]]:
+    """Train a fresh LoRA, or the checkpoint's; return the losses of all steps and the weights by name."""
+    with base.architecture.new_lora(base.parts, config.rank, seeded("init", config.seed)) as lora:
+        _save_memory(base, data.samples, config)
+        state = LoopState(lora, _optimizer(base, lora, config), losses=[])
+        identity = _identity(base, data.samples, config, state.optimizer)
+        if run.resume_from is not None:
+            yield from _resume(run.resume_from, identity, state)
+        yield Phase("training")
+        saved = time.monotonic()
+        for step in _steps(base, data, config, state):
+            yield step
+            if time.monotonic() - saved >= run.checkpoint_every_s and step.index < step.total:
+                with suppress(OSError):  # a full disk costs a checkpoint, not the training
+                    yield Checkpoint(step.index, write_checkpoint(run.workdir, identity, state))
+                saved = time.monotonic()
+        return state.losses, {name: parameter.detach().to(base.dtype) for name, parameter in lora.items()}
 
 
 def _resume(path: Path, identity: Mapping[str, str], state: LoopState) -> Iterator[Phase]:
@@ -200,23 +212,6 @@ def _steps(base: Base, data: TrainingData, config: LoraConfig, state: LoopState)
         only_preserved = bool(batch.preserved.all())
         state.losses.append(state.losses[-1] if only_preserved else loss[~batch.preserved].mean().item())
         yield Step(step + 1, total, state.losses[-1], config.learning_rate)
-
-
-class _CheckpointSchedule:
-    """Decides after which steps a checkpoint is written: by time, and every so many steps where that is asked for."""
-
-    def __init__(self, every_s: float, every_steps: int | None) -> None:
-        self._every_s, self._every_steps = every_s, every_steps
-        self._last = time.monotonic()
-
-    def is_due(self, step: Step) -> bool:
-        """Return True if a checkpoint is due after this step; then the time counts anew. The last step needs none."""
-        due = time.monotonic() - self._last >= self._every_s
-        due |= self._every_steps is not None and step.index % self._every_steps == 0
-        if not due or step.index == step.total:
-            return False
-        self._last = time.monotonic()
-        return True
 
 
 def _mean_of_last_tenth(losses: Sequence[float]) -> float:
@@ -263,48 +258,6 @@ def _lora_disabled(base: Base) -> Iterator[None]:
 def _denoiser(base: Base) -> Any:
     """Return the denoiser, which is a diffusers model in every family."""
     return base.architecture.modules(base.parts)[base.architecture.denoiser]
-
-
-def file_metadata(base: Base, config: LoraConfig, photo_count: int, given: Mapping[str, str]) -> dict[str, str]:
-    """Return what a LoRA file says about itself, in the names that other tools show (modelspec, sd-scripts).
-
-    `given` may hold `base` (the slug), `trigger_word`, `title` and `date` (ISO 8601), and nothing else, so that a
-    person's name cannot get into a file. Raises ValueError for another key.
-    """
-    unknown = given.keys() - {"base", "trigger_word", "title", "date"}
-    if unknown:
-        raise ValueError(f"a LoRA file's metadata must not hold {sorted(unknown)}")
-    slug, title = given.get("base", base.folder.name), given.get("title", "lora")
-    metadata = {
-        **base.architecture.lora_metadata(base.parts),
-        "base": slug,
-        "family": base.family,
-        "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.title": title,
-        "modelspec.resolution": f"{config.resolution}x{config.resolution}",
-        "ss_v2": "False",
-        "ss_sd_model_name": slug,
-        "ss_output_name": title,
-        "ss_network_dim": str(config.rank),
-        "ss_network_alpha": str(config.rank),
-        "ss_steps": str(config.steps),
-        "ss_learning_rate": str(config.learning_rate),
-        "ss_resolution": str((config.resolution, config.resolution)),
-        "ss_total_batch_size": str(config.batch_size),
-        "ss_caption_dropout_rate": str(config.caption_dropout),
-        "ss_num_train_images": str(photo_count),
-        "ss_seed": str(config.seed),
-    }
-    if "date" in given:
-        metadata["modelspec.date"] = given["date"]
-    if "trigger_word" in given:
-        word = given["trigger_word"]
-        metadata |= {
-            "trigger_word": word,
-            "modelspec.trigger_phrase": word,
-            "ss_tag_frequency": json.dumps({f"1_{word}": {word: photo_count}}),
-        }
-    return metadata
 
 
 def _save_memory(base: Base, samples: Sequence[Sample], config: LoraConfig) -> None:
