@@ -14,7 +14,8 @@ import torch
 from worker.demo.held_out import DRAWS, Question
 from worker.ml import models
 from worker.ml.models import Base
-from worker.ml.train.batches import Batch, Photo, encode_captions, encode_photos, seeded, stack
+from worker.ml.train.batches import Batch, Photo, encode_captions, encode_photos, stack
+from worker.ml.train.seeds import seeded
 from worker.ml.train.train_lora import sample_losses
 
 

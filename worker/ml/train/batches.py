@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,8 @@ from worker.ml.models import Base
 from worker.ml.photos import UnusablePhoto, buckets, read_fitted
 from worker.ml.protocol import Grid, Text
 from worker.ml.train.config import LoraConfig
+from worker.ml.train.order import members_of_step
+from worker.ml.train.seeds import seeded
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,6 @@ class Batch:
     preserved: torch.Tensor  # (B,) bool, on the CPU: the target is the base's prediction without the LoRA
 
 
-def seeded(*key: str | int) -> torch.Generator:
-    """Return a CPU generator seeded by this key alone: the same draws on every machine."""
-    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
-    return torch.Generator("cpu").manual_seed(int.from_bytes(digest, "little", signed=True))
-
-
 def encode_photos(base: Base, photos: Sequence[Photo], resolution: int) -> tuple[list[Sample], list[UnusablePhoto]]:
     """Encode photos to latents, each at its aspect bucket; return those that cannot be used beside them."""
     architecture, token_px = base.architecture, base.architecture.token_px(base.parts)
@@ -101,7 +95,8 @@ def draw_batch(base: Base, data: TrainingData, config: LoraConfig, step: int) ->
     Of the samples with a class caption, the share `config.preservation` is preserved. At step 0 none is: a fresh LoRA
     changes nothing, and the loss curve begins with a photo.
     """
-    members = [data.samples[i] for i in _members(data.samples, config, step)]
+    chosen = members_of_step(_by_grid(data.samples), config.batch_size, config.seed, step)
+    members = [data.samples[index] for index in chosen]
     grid = members[0].grid
     noise, times, texts, preserved = [], [], [], []
     for place, sample in enumerate(members):
@@ -144,20 +139,9 @@ def stack(texts: Sequence[Text]) -> Text:
     return Text(torch.cat([text.tokens for text in texts]), torch.cat([text.pooled for text in texts]))
 
 
-def _members(samples: Sequence[Sample], config: LoraConfig, step: int) -> list[int]:
-    """Return the indices of a step's samples.
-
-    Each sample comes once an epoch, shuffled, in batches of one picture size; the last batch of a size may be short.
-    """
-    by_grid: dict[Grid, list[int]] = {}
-    for i, sample in enumerate(samples):
-        by_grid.setdefault(sample.grid, []).append(i)
-    batch_size = config.batch_size
-    epoch_length = sum(math.ceil(len(group) / batch_size) for group in by_grid.values())
-    epoch, place = divmod(step, epoch_length)
-    generator = seeded("order", config.seed, epoch)
-    batches = []
-    for grid in sorted(by_grid):
-        shuffled = [by_grid[grid][i] for i in torch.randperm(len(by_grid[grid]), generator=generator).tolist()]
-        batches += [shuffled[i : i + batch_size] for i in range(0, len(shuffled), batch_size)]
-    return batches[int(torch.randperm(epoch_length, generator=generator)[place])]
+def _by_grid(samples: Sequence[Sample]) -> list[list[int]]:
+    """Return the indices of the samples of each picture size."""
+    groups: dict[Grid, list[int]] = {}
+    for index, sample in enumerate(samples):
+        groups.setdefault(sample.grid, []).append(index)
+    return [groups[grid] for grid in sorted(groups)]

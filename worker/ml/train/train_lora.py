@@ -40,12 +40,13 @@ from worker.ml.train.batches import (
     draw_batch,
     encode_captions,
     encode_photos,
-    seeded,
     select_samples,
 )
 from worker.ml.train.checkpoints import LoopState, read_checkpoint, write_checkpoint
 from worker.ml.train.config import LoraConfig as LoraConfig  # for callers, who need nothing else to train
 from worker.ml.train.metadata import file_metadata
+from worker.ml.train.schedule import learning_rate
+from worker.ml.train.seeds import seeded
 
 WEIGHT_DECAY = 1e-4  # diffusers' dreambooth scripts
 MAX_GRAD_NORM = 1.0  # the same
@@ -84,7 +85,7 @@ class Step:
     index: int  # steps done, from 1
     total: int
     loss: float
-    learning_rate: float
+    learning_rate: float  # of this step, see `schedule`
 
 
 @dataclass(frozen=True)
@@ -199,6 +200,9 @@ def _steps(base: Base, data: TrainingData, config: LoraConfig, state: LoopState)
     total = config.steps
     assert total is not None  # filled in by `train`
     for step in range(len(state.losses), total):
+        rate = learning_rate(step, total, config.learning_rate)
+        for group in state.optimizer.param_groups:
+            group["lr"] = rate
         batch = draw_batch(base, data, config, step)
         loss = sample_losses(base, batch)
         loss.mean().backward()  # type: ignore[no-untyped-call]
@@ -211,7 +215,7 @@ def _steps(base: Base, data: TrainingData, config: LoraConfig, state: LoopState)
             raise BadInput(f"training diverged at step {step + 1}: use a lower learning_rate")
         only_preserved = bool(batch.preserved.all())
         state.losses.append(state.losses[-1] if only_preserved else loss[~batch.preserved].mean().item())
-        yield Step(step + 1, total, state.losses[-1], config.learning_rate)
+        yield Step(step + 1, total, state.losses[-1], rate)
 
 
 def _mean_of_last_tenth(losses: Sequence[float]) -> float:
