@@ -26,11 +26,12 @@ def lora_config(**settings: Any) -> LoraConfig:
     return LoraConfig(**UNLESS_GIVEN | settings)
 
 
-def finish(training: Generator[Any, None, TrainedLora]) -> TrainedLora:
-    """Run a training to its end."""
+def finish(training: Generator[Any, None, TrainedLora], events: list[Any] | None = None) -> TrainedLora:
+    """Run a training to its end, and add what it reports to `events`."""
+    events = [] if events is None else events
     while True:
         try:
-            next(training)
+            events.append(next(training))
         except StopIteration as end:
             result: TrainedLora = end.value
             return result

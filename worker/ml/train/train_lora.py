@@ -13,10 +13,7 @@ the base drew.
 from __future__ import annotations
 
 import hashlib
-import importlib
-import importlib.util
 import json
-import math
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -28,7 +25,7 @@ import torch
 import torch.nn.functional as F
 
 from worker.ml.adapters import files as lora_files
-from worker.ml.errors import BadInput, ModelUnreadable
+from worker.ml.errors import BadInput, ModelUnreadable, is_out_of_memory
 from worker.ml.models import Base
 from worker.ml.phases import Phase
 from worker.ml.photos import UnusablePhoto, summarize_unusable
@@ -44,12 +41,13 @@ from worker.ml.train.batches import (
 )
 from worker.ml.train.checkpoints import LoopState, read_checkpoint, write_checkpoint
 from worker.ml.train.config import LoraConfig as LoraConfig  # for callers, who need nothing else to train
+from worker.ml.train.memory import savings_for
 from worker.ml.train.metadata import file_metadata
+from worker.ml.train.optimizer import adamw
 from worker.ml.train.schedule import learning_rate
 from worker.ml.train.seeds import seeded
 
-WEIGHT_DECAY = 1e-4  # diffusers' dreambooth scripts
-MAX_GRAD_NORM = 1.0  # the same
+MAX_GRAD_NORM = 1.0  # diffusers' dreambooth scripts
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ class Step:
     """One step done.
 
     `loss` is the mean over the step's photos, so that curves with and without preservation compare: preserved samples
-    are left out, and a step that had no others repeats the loss before it.
+    are left out. A step that had no others, or whose loss overflowed in fp16, repeats the loss before it.
     """
 
     index: int  # steps done, from 1
@@ -171,18 +169,26 @@ def _learn(
 ) -> Generator[Phase | Step | Checkpoint, None, tuple[list[float], dict[str, torch.Tensor]]]:
     """Train a fresh LoRA, or the checkpoint's; return the losses of all steps and the weights by name."""
     with base.architecture.new_lora(base.parts, config.rank, seeded("init", config.seed)) as lora:
-        _save_memory(base, data.samples, config)
-        state = LoopState(lora, _optimizer(base, lora, config), losses=[])
-        identity = _identity(base, data.samples, config, state.optimizer)
+        savings = savings_for(base, data.samples, config.batch_size, lora.values())
+        if savings.checkpointing:
+            _denoiser(base).enable_gradient_checkpointing()
+        state = LoopState(
+            lora=lora,
+            optimizer=adamw(lora.values(), config.learning_rate, eight_bit=savings.eight_bit),
+            scaler=torch.amp.GradScaler(base.device.type, enabled=base.dtype == torch.float16),
+            losses=[],
+        )
+        identity = _identity(base, data.samples, config)
         if run.resume_from is not None:
             yield from _resume(run.resume_from, identity, state)
         yield Phase("training")
         saved = time.monotonic()
-        for step in _steps(base, data, config, state):
-            yield step
-            if time.monotonic() - saved >= run.checkpoint_every_s and step.index < step.total:
+        for event in _steps(base, data, config, state):
+            yield event
+            due = time.monotonic() - saved >= run.checkpoint_every_s
+            if due and isinstance(event, Step) and event.index < event.total:
                 with suppress(OSError):  # a full disk costs a checkpoint, not the training
-                    yield Checkpoint(step.index, write_checkpoint(run.workdir, identity, state))
+                    yield Checkpoint(event.index, write_checkpoint(run.workdir, identity, state))
                 saved = time.monotonic()
         return state.losses, {name: parameter.detach().to(base.dtype) for name, parameter in lora.items()}
 
@@ -190,32 +196,79 @@ def _learn(
 def _resume(path: Path, identity: Mapping[str, str], state: LoopState) -> Iterator[Phase]:
     """Put the checkpoint into `state`, or report why the training starts again without it."""
     try:
-        read_checkpoint(path, identity, state)
-    except ModelUnreadable as error:  # photos, settings or optimizer changed between two attempts
+        optimizer_lost = read_checkpoint(path, identity, state)
+    except ModelUnreadable as error:  # photos or settings changed between two attempts
         yield Phase(f"starting again: {error}")
+    else:
+        if optimizer_lost is not None:
+            yield Phase(f"resuming with a new optimizer: {optimizer_lost}")
 
 
-def _steps(base: Base, data: TrainingData, config: LoraConfig, state: LoopState) -> Iterator[Step]:
+def _steps(base: Base, data: TrainingData, config: LoraConfig, state: LoopState) -> Iterator[Phase | Step]:
     """Run the steps that `state` has not done yet. Raises BadInput when the loss diverges."""
     total = config.steps
     assert total is not None  # filled in by `train`
     for step in range(len(state.losses), total):
         rate = learning_rate(step, total, config.learning_rate)
-        for group in state.optimizer.param_groups:
-            group["lr"] = rate
         batch = draw_batch(base, data, config, step)
-        loss = sample_losses(base, batch)
-        loss.mean().backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(state.lora.values(), MAX_GRAD_NORM)
-        state.optimizer.step()
-        state.optimizer.zero_grad(set_to_none=True)
+        losses = yield from _gradients(base, batch, state)
+        _update(state, rate)
 
-        loss = loss.detach().cpu()  # the one place in a step that waits for the GPU
-        if not loss.isfinite().all():
+        losses = losses.cpu()  # the one place in a step that waits for the GPU
+        if _diverged(losses, state):
             raise BadInput(f"training diverged at step {step + 1}: use a lower learning_rate")
-        only_preserved = bool(batch.preserved.all())
-        state.losses.append(state.losses[-1] if only_preserved else loss[~batch.preserved].mean().item())
+        skipped = batch.preserved.all() or not losses.isfinite().all()
+        state.losses.append(state.losses[-1] if skipped else losses[~batch.preserved].mean().item())
         yield Step(step + 1, total, state.losses[-1], rate)
+
+
+def _gradients(base: Base, batch: Batch, state: LoopState) -> Generator[Phase, None, torch.Tensor]:
+    """Compute the gradients of a batch, and return the loss of each sample (B,).
+
+    The first time that they do not fit into memory, they are computed again with gradient checkpointing, which stays
+    enabled: the same numbers, for a third of the speed.
+    """
+    try:
+        return _backward(base, batch, state)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error) or _denoiser(base).is_gradient_checkpointing:
+            raise
+    # Outside of the handler, where the error's traceback no longer holds the activations.
+    state.optimizer.zero_grad(set_to_none=True)
+    if base.device.type == "cuda":
+        torch.cuda.empty_cache()
+    _denoiser(base).enable_gradient_checkpointing()
+    yield Phase("out of memory: training continues with gradient checkpointing, at about two thirds of the speed")
+    yield Phase("training")
+    return _backward(base, batch, state)
+
+
+def _backward(base: Base, batch: Batch, state: LoopState) -> torch.Tensor:
+    losses = sample_losses(base, batch)
+    state.scaler.scale(losses.mean()).backward()  # type: ignore[no-untyped-call]
+    return losses.detach()
+
+
+def _update(state: LoopState, rate: float) -> None:
+    """Take the optimizer's step with clipped gradients; in fp16, skip it if one of them overflowed."""
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate
+    state.scaler.unscale_(state.optimizer)
+    torch.nn.utils.clip_grad_norm_(state.lora.values(), MAX_GRAD_NORM)
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    state.optimizer.zero_grad(set_to_none=True)
+
+
+def _diverged(losses: torch.Tensor, state: LoopState) -> bool:
+    """Return True if the losses of a step (B,) cannot be those of a training that learns.
+
+    In fp16 an overflow is expected: it skips the step and halves the loss scale, from 65536. If it is still there at a
+    scale below 1, or before anything was learnt, the scale is not the reason.
+    """
+    if state.scaler.is_enabled() and state.losses:
+        return state.scaler.get_scale() < 1
+    return not losses.isfinite().all()
 
 
 def _mean_of_last_tenth(losses: Sequence[float]) -> float:
@@ -264,30 +317,8 @@ def _denoiser(base: Base) -> Any:
     return base.architecture.modules(base.parts)[base.architecture.denoiser]
 
 
-def _save_memory(base: Base, samples: Sequence[Sample], config: LoraConfig) -> None:
-    """Enable gradient checkpointing, which costs about a third of the speed, if a step would not fit without it."""
-    if base.device.type != "cuda":
-        return
-    torch.cuda.empty_cache()  # the encoders' memory is free now
-    free = torch.cuda.mem_get_info(base.device)[0]
-    largest = max((sample.grid for sample in samples), key=math.prod)
-    if base.architecture.activation_bytes(base.parts, largest, config.batch_size) > 0.8 * free:
-        _denoiser(base).enable_gradient_checkpointing()
-
-
-def _optimizer(base: Base, lora: Mapping[str, torch.nn.Parameter], config: LoraConfig) -> torch.optim.Optimizer:
-    """Return 8-bit AdamW on a GPU where the `gpu` extra is installed, else torch's AdamW."""
-    weights = list(lora.values())
-    if base.device.type == "cuda" and importlib.util.find_spec("bitsandbytes"):
-        adamw: type[torch.optim.Optimizer] = importlib.import_module("bitsandbytes").optim.AdamW8bit
-        return adamw(weights, lr=config.learning_rate, weight_decay=WEIGHT_DECAY)  # type: ignore[call-arg]
-    return torch.optim.AdamW(weights, lr=config.learning_rate, weight_decay=WEIGHT_DECAY, fused=True)
-
-
-def _identity(
-    base: Base, samples: Sequence[Sample], config: LoraConfig, optimizer: torch.optim.Optimizer
-) -> dict[str, str]:
-    """Return what must be equal for a checkpoint to be resumed from."""
+def _identity(base: Base, samples: Sequence[Sample], config: LoraConfig) -> dict[str, str]:
+    """Return what must be equal for a checkpoint to be resumed from: not the optimizer's kind or the precision."""
     digest = hashlib.sha256()
     for sample in samples:
         digest.update(hashlib.sha256(sample.photo.path.read_bytes()).digest())
@@ -297,5 +328,4 @@ def _identity(
         "base": base.folder.name,
         "photos": digest.hexdigest(),
         "settings": json.dumps(asdict(config), sort_keys=True),
-        "optimizer": type(optimizer).__name__,
     }
