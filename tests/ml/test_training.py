@@ -19,7 +19,7 @@ from worker.ml.errors import BadInput
 from worker.ml.families import ARCHITECTURES
 from worker.ml.models import Base
 from worker.ml.train.batches import Batch, Photo, TrainingData, draw_batch, encode_captions, encode_photos
-from worker.ml.train.train_lora import LoraConfig, Run, Step, TrainedLora, sample_losses, train
+from worker.ml.train.train_lora import Checkpoint, LoraConfig, Run, Step, TrainedLora, sample_losses, train
 
 CLASS_CAPTION = "a photo of a person"
 
@@ -81,6 +81,39 @@ def test_photos_of_different_shapes_share_no_batch(base: Base, photos: list[Phot
     assert not any(batch.preserved.any() for batch in batches), "no class caption, no preservation"
     assert {len(batch.latents) for batch in batches} == {2}
     assert {batch.grid for batch in batches} == {sample.grid for sample in samples}
+
+
+def test_resolutions_take_turns_and_photos_that_reach_fewer_keep_their_weight(
+    base: Base, photos: list[Photo], tmp_path: Path
+) -> None:
+    """The photos are 192 x 256; one is a quarter of that, and reaches only the lowest resolution."""
+    from PIL import Image
+
+    small = replace(photos[0], path=tmp_path / "small.jpg", caption="small")
+    with Image.open(photos[0].path) as picture:
+        picture.resize((96, 128)).save(small.path)
+    samples, _ = encode_photos(base, [small, *photos[1:4]], 64, 128, 192)
+    assert [len([s for s in samples if s.photo == photo]) for photo in (small, *photos[1:4])] == [1, 3, 3, 3]
+    data = TrainingData(samples, encode_captions(base, [sample.photo.caption for sample in samples]))
+    assert data.photos == [small, *photos[1:4]]
+    config = lora_config(batch_size=1, caption_dropout=0, preservation=0)
+    batches = [draw_batch(base, data, config, step) for step in range(12)]
+    seen = Counter((tuple(b.latents.flatten()[:4].tolist()), b.grid) for b in batches)
+    assert sorted(seen.values()) == [1] * 9 + [3], "each photo three times, the small one always at its own size"
+    sizes = [batch.grid[0] * batch.grid[1] for batch in batches]
+    assert [sorted(sizes[turn::3])[-1] for turn in range(3)] == sorted(set(sizes))
+
+
+def test_a_checkpoint_of_a_training_at_several_resolutions_is_resumed_bit_for_bit(
+    base: Base, photos: list[Photo], tmp_path: Path
+) -> None:
+    config = lora_config(steps=7, rank=2, learning_rate=1e-3, resolutions=(64, 96), batch_size=2)
+    run = train(base, photos[:3], config, Run(tmp_path, checkpoint_every_s=0))
+    checkpoint = next(event for event in run if isinstance(event, Checkpoint) and event.step == 4)
+    kept = checkpoint.path.rename(tmp_path / "kept.safetensors")
+    whole = finish(run)
+    assert finish(train(base, photos[:3], config, Run(tmp_path, resume_from=kept))).sha256 == whole.sha256
+    assert whole.photos == 3
 
 
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
@@ -298,6 +331,9 @@ def test_in_bfloat16_as_on_a_gpu_a_training_runs_and_its_lora_is_bfloat16(
         {"batch_size": 0},
         {"caption_dropout": 1.5},
         {"preservation": 2},
+        {"resolutions": ()},
+        {"resolutions": (0, 64)},
+        {"resolutions": (96, 64)},
     ],
     ids=str,
 )

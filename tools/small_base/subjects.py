@@ -18,7 +18,16 @@ from worker.ml.train.train_lora import LoraConfig, Run, TrainedLora, train
 
 PHOTOS = 12
 PHOTO_SIZE = (448, 576)
-SETTINGS = LoraConfig(**{**SMALL.training, "batch_size": 8, "preservation": 0.5, "caption_dropout": 0.05, "seed": 0})
+SETTINGS = LoraConfig(
+    steps=int(SMALL.training["steps"]),
+    rank=int(SMALL.training["rank"]),
+    learning_rate=SMALL.training["learning_rate"],
+    resolutions=(int(SMALL.training["resolution"]),),
+    batch_size=8,
+    preservation=0.5,
+    caption_dropout=0.05,
+    seed=0,
+)
 """The demo's settings: those of its request, and the defaults in the base's row."""
 
 

@@ -56,7 +56,7 @@ class StableDiffusion15:
     training_defaults = TrainingDefaults(
         rank=16,
         learning_rate=1e-4,
-        resolution=512,
+        resolutions=(512,),
         batch_size=1,
         caption_dropout=0.0,
         steps_per_photo=100,

@@ -39,6 +39,11 @@ class Sample:
     latents: torch.Tensor  # (1, …), float32, on the device
     grid: Grid
     photo: Photo
+    turns: tuple[int, ...] = (0,)
+    """The resolutions, counted from 0, in whose turn it is trained: its own, and, if it is the photo's largest, those
+    that the photo does not reach.
+    """
+    enlarged: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,11 @@ class TrainingData:
 
     samples: Sequence[Sample]
     texts: Mapping[str, Text]
+
+    @property
+    def photos(self) -> list[Photo]:
+        """Each photo once, at however many resolutions it is trained."""
+        return [sample.photo for sample in self.samples if 0 in sample.turns]
 
 
 @dataclass(frozen=True)
@@ -59,24 +69,30 @@ class Batch:
     preserved: torch.Tensor  # (B,) bool, on the CPU: the target is the base's prediction without the LoRA
 
 
-def encode_photos(base: Base, photos: Sequence[Photo], resolution: int) -> tuple[list[Sample], list[UnusablePhoto]]:
-    """Encode photos to latents, each at its aspect bucket; return those that cannot be used beside them."""
+def encode_photos(base: Base, photos: Sequence[Photo], *resolutions: int) -> tuple[list[Sample], list[UnusablePhoto]]:
+    """Encode photos to latents, each at the aspect bucket of every resolution that it reaches, from the lowest up.
+
+    Return those that cannot be used beside them. See `read_fitted` for what a photo reaches.
+    """
     architecture, token_px = base.architecture, base.architecture.token_px(base.parts)
     base.place(architecture.autoencoder, alone=True)
-    sizes = buckets(resolution, token_px)
+    ladder = [buckets(resolution, token_px) for resolution in resolutions]
     samples, unusable = [], []
     for photo in photos:
         try:
             if photo.refused is not None:
                 raise UnusablePhoto(photo.path, photo.refused)
-            pixels = read_fitted(photo.path, sizes)
+            fitted = read_fitted(photo.path, ladder)
         except UnusablePhoto as error:
             unusable.append(error)
             continue
-        height, width, _ = pixels.shape
-        signal = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].to(base.device).float() / 127.5 - 1
-        latents = architecture.encode_picture(base.parts, signal)
-        samples.append(Sample(latents, (height // token_px, width // token_px), photo))
+        largest = len(fitted.pixels) - 1
+        for rung, pixels in enumerate(fitted.pixels):
+            height, width, _ = pixels.shape
+            signal = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].to(base.device).float() / 127.5 - 1
+            latents = architecture.encode_picture(base.parts, signal)
+            turns = (rung,) if rung < largest else tuple(range(rung, len(ladder)))
+            samples.append(Sample(latents, (height // token_px, width // token_px), photo, turns, fitted.enlarged))
     return samples, unusable
 
 
@@ -95,7 +111,7 @@ def draw_batch(base: Base, data: TrainingData, config: LoraConfig, step: int) ->
     Of the samples with a class caption, the share `config.preservation` is preserved. At step 0 none is: a fresh LoRA
     changes nothing, and the loss curve begins with a photo.
     """
-    chosen = members_of_step(_by_grid(data.samples), config.batch_size, config.seed, step)
+    chosen = members_of_step(_by_turn_and_grid(data.samples), config.batch_size, config.seed, step)
     members = [data.samples[index] for index in chosen]
     grid = members[0].grid
     noise, times, texts, preserved = [], [], [], []
@@ -139,9 +155,10 @@ def stack(texts: Sequence[Text]) -> Text:
     return Text(torch.cat([text.tokens for text in texts]), torch.cat([text.pooled for text in texts]))
 
 
-def _by_grid(samples: Sequence[Sample]) -> list[list[int]]:
-    """Return the indices of the samples of each picture size."""
-    groups: dict[Grid, list[int]] = {}
+def _by_turn_and_grid(samples: Sequence[Sample]) -> list[list[list[int]]]:
+    """Return, for each turn, the indices of its samples of each picture size."""
+    turns: dict[int, dict[Grid, list[int]]] = {}
     for index, sample in enumerate(samples):
-        groups.setdefault(sample.grid, []).append(index)
-    return [groups[grid] for grid in sorted(groups)]
+        for turn in sample.turns:
+            turns.setdefault(turn, {}).setdefault(sample.grid, []).append(index)
+    return [[turns[turn][grid] for grid in sorted(turns[turn])] for turn in sorted(turns)]

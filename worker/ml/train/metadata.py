@@ -19,13 +19,14 @@ def file_metadata(base: Base, config: LoraConfig, photo_count: int, given: Mappi
     if unknown:
         raise ValueError(f"a LoRA file's metadata must not hold {sorted(unknown)}")
     slug, title = given.get("base", base.folder.name), given.get("title", "lora")
+    largest = config.resolutions[-1]  # both names have room for one
     metadata = {
         **base.architecture.lora_metadata(base.parts),
         "base": slug,
         "family": base.family,
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.title": title,
-        "modelspec.resolution": f"{config.resolution}x{config.resolution}",
+        "modelspec.resolution": f"{largest}x{largest}",
         "ss_v2": "False",
         "ss_sd_model_name": slug,
         "ss_output_name": title,
@@ -33,7 +34,7 @@ def file_metadata(base: Base, config: LoraConfig, photo_count: int, given: Mappi
         "ss_network_alpha": str(config.rank),
         "ss_steps": str(config.steps),
         "ss_learning_rate": str(config.learning_rate),
-        "ss_resolution": str((config.resolution, config.resolution)),
+        "ss_resolution": str((largest, largest)),
         "ss_total_batch_size": str(config.batch_size),
         "ss_caption_dropout_rate": str(config.caption_dropout),
         "ss_num_train_images": str(photo_count),

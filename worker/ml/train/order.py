@@ -9,17 +9,19 @@ import torch
 from worker.ml.train.seeds import seeded
 
 
-def members_of_step(groups: Sequence[Sequence[int]], batch_size: int, seed: int, step: int) -> list[int]:
+def members_of_step(turns: Sequence[Sequence[Sequence[int]]], batch_size: int, seed: int, step: int) -> list[int]:
     """Return the samples of a step, counted from 0: `batch_size` of one group.
 
-    A group holds samples that fit into one batch, as pictures of one size. Steps go by rounds: in a round each sample
-    comes `batch_size` times, all batches are full, and those of all groups come in a shuffled order. At batch size 1 a
-    round is an epoch. The order derives from the seed and the number of the round alone.
+    Steps take turns: one for each resolution, and in each turn every photo has one sample. `turns` has each turn's
+    groups: samples that fit into one batch, as pictures of one size. A turn goes by rounds: in a round each of its
+    samples comes `batch_size` times, all batches are full, and those of all groups come in a shuffled order. At batch
+    size 1 a round is an epoch. The order derives from the seed and the numbers of the turn and the round alone.
     """
-    round_length = sum(len(group) for group in groups)
-    round_number, place = divmod(step, round_length)
-    generator = seeded("order", seed, round_number)
-    batches = [batch for group in groups for batch in _full_batches(group, batch_size, generator)]
+    place_in_turn, turn = divmod(step, len(turns))
+    round_length = sum(len(group) for group in turns[turn])
+    round_number, place = divmod(place_in_turn, round_length)
+    generator = seeded("order", seed, turn, round_number)
+    batches = [batch for group in turns[turn] for batch in _full_batches(group, batch_size, generator)]
     return batches[int(torch.randperm(round_length, generator=generator)[place])]
 
 

@@ -28,11 +28,10 @@ from worker.ml.adapters import files as lora_files
 from worker.ml.errors import BadInput, ModelUnreadable, is_out_of_memory
 from worker.ml.models import Base
 from worker.ml.phases import Phase
-from worker.ml.photos import UnusablePhoto, summarize_unusable
+from worker.ml.photos import UnusablePhoto, truncate_list
 from worker.ml.train.batches import (
     Batch,
     Photo,
-    Sample,
     TrainingData,
     draw_batch,
     encode_captions,
@@ -73,6 +72,15 @@ class PhotosSkipped:
 
 
 @dataclass(frozen=True)
+class PhotosEnlarged:
+    """These photos are smaller than the lowest resolution; they are trained at that."""
+
+    photos: tuple[Path, ...]
+    summary: str
+    """For a person: how many of how many, and the first few names."""
+
+
+@dataclass(frozen=True)
 class Step:
     """One step done.
 
@@ -109,7 +117,7 @@ class TrainedLora:
 
 def train(
     base: Base, photos: Sequence[Photo], config: LoraConfig, run: Run
-) -> Generator[PhotosSkipped | Phase | Step | Checkpoint, None, TrainedLora]:
+) -> Generator[PhotosSkipped | PhotosEnlarged | Phase | Step | Checkpoint, None, TrainedLora]:
     """Train a LoRA and write it to `lora.safetensors` in the run's `workdir`.
 
     To stop, stop iterating: the base is left unchanged. Photos that cannot be used are skipped. A checkpoint that is
@@ -125,7 +133,7 @@ def train(
         torch.cuda.reset_peak_memory_stats(base.device)
 
     data = yield from _encode(base, photos, config, run.min_photos)
-    photo_count = len(data.samples)
+    photo_count = len(data.photos)
     config = replace(config, steps=config.steps or base.architecture.training_defaults.steps(photo_count))
 
     encoded = time.monotonic()
@@ -147,16 +155,21 @@ def train(
 
 def _encode(
     base: Base, photos: Sequence[Photo], config: LoraConfig, min_photos: int
-) -> Generator[PhotosSkipped | Phase, None, TrainingData]:
+) -> Generator[PhotosSkipped | PhotosEnlarged | Phase, None, TrainingData]:
     """Encode photos and captions, and leave the denoiser alone on the device. Raises BadInput: too few photos."""
     yield Phase("encoding photos")
-    samples, unusable = encode_photos(base, photos, config.resolution)
-    if len(samples) < min_photos:
-        reasons = f": {summarize_unusable(unusable)}" if unusable else ""
-        raise BadInput(f"training needs at least {min_photos} usable photos, but there are {len(samples)}{reasons}")
+    samples, unusable = encode_photos(base, photos, *config.resolutions)
+    usable = len(photos) - len(unusable)
+    if usable < min_photos:
+        reasons = f": {truncate_list(unusable)}" if unusable else ""
+        raise BadInput(f"training needs at least {min_photos} usable photos, but there are {usable}{reasons}")
     if unusable:
-        summary = f"{len(unusable)} of {len(photos)} photos cannot be used: {summarize_unusable(unusable)}"
+        summary = f"{len(unusable)} of {len(photos)} photos cannot be used: {truncate_list(unusable)}"
         yield PhotosSkipped(tuple(unusable), summary)
+    if enlarged := tuple(sample.photo.path for sample in samples if sample.enlarged):
+        lowest, names = config.resolutions[0], truncate_list([path.name for path in enlarged])
+        summary = f"{len(enlarged)} of {usable} photos were too small for {lowest} x {lowest} and enlarged: {names}"
+        yield PhotosEnlarged(enlarged, summary)
 
     yield Phase("encoding captions")
     texts = encode_captions(base, [caption for sample in samples for caption in sample.photo.captions])
@@ -178,7 +191,7 @@ def _learn(
             scaler=torch.amp.GradScaler(base.device.type, enabled=base.dtype == torch.float16),
             losses=[],
         )
-        identity = _identity(base, data.samples, config)
+        identity = _identity(base, data.photos, config)
         if run.resume_from is not None:
             yield from _resume(run.resume_from, identity, state)
         yield Phase("training")
@@ -317,12 +330,12 @@ def _denoiser(base: Base) -> Any:
     return base.architecture.modules(base.parts)[base.architecture.denoiser]
 
 
-def _identity(base: Base, samples: Sequence[Sample], config: LoraConfig) -> dict[str, str]:
+def _identity(base: Base, photos: Sequence[Photo], config: LoraConfig) -> dict[str, str]:
     """Return what must be equal for a checkpoint to be resumed from: not the optimizer's kind or the precision."""
     digest = hashlib.sha256()
-    for sample in samples:
-        digest.update(hashlib.sha256(sample.photo.path.read_bytes()).digest())
-        for caption in sample.photo.captions:
+    for photo in photos:
+        digest.update(hashlib.sha256(photo.path.read_bytes()).digest())
+        for caption in photo.captions:
             digest.update(hashlib.sha256(caption.encode()).digest())
     return {
         "base": base.folder.name,
