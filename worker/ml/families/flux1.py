@@ -53,8 +53,8 @@ class Flux:
     autoencoder = "vae"
     working_gib = 3.0  # the peak, while 1024 x 1024 pixels are decoded
 
-    # AI Toolkit's FLUX.1 example (config/examples/train_lora_flux_24gb.yaml): rank = alpha = 16, 1e-4, 8-bit AdamW,
-    # batch 1, resolutions 512, 768 and 1024, caption dropout 0.05, guidance embedded as 1.
+    # AI Toolkit's FLUX.1 example (config/examples/train_lora_flux_24gb.yaml): rank = alpha = 16, 1e-4, batch 1,
+    # resolutions 512, 768 and 1024, caption dropout 0.05, guidance embedded as 1.
     training_defaults = TrainingDefaults(
         rank=16,
         learning_rate=1e-4,

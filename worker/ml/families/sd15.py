@@ -51,7 +51,7 @@ class StableDiffusion15:
     autoencoder = "vae"
     working_gib = 1.5  # half for decoding 512 x 512, the rest for the workspace of convolutions
 
-    # sd-scripts' guide (docs/train_network.md): rank 16, 1e-4 for the U-Net, 8-bit AdamW, no caption dropout; a hundred
+    # sd-scripts' guide (docs/train_network.md): rank 16, 1e-4 for the U-Net, no caption dropout; a hundred
     # steps per photo at batch 1 and 512 pixels, as in diffusers' DreamBooth guide (500 for five).
     training_defaults = TrainingDefaults(
         rank=16,

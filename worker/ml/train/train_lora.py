@@ -51,7 +51,7 @@ MAX_GRAD_NORM = 1.0  # diffusers' dreambooth scripts
 
 @dataclass(frozen=True)
 class Run:
-    """Where one run of a training works, and what it starts from."""
+    """Where one run of a training works, what it resumes from, and how often it saves."""
 
     workdir: Path
     metadata: Mapping[str, str] = field(default_factory=dict)
@@ -239,7 +239,8 @@ def _gradients(base: Base, batch: Batch, state: LoopState) -> Generator[Phase, N
     """Compute the gradients of a batch, and return the loss of each sample (B,).
 
     The first time that they do not fit into memory, they are computed again with gradient checkpointing, which stays
-    enabled: the same numbers, for a third of the speed.
+    enabled: the same numbers, at about two thirds of the speed. That may be later than the first step, because sizes
+    are trained in turn.
     """
     try:
         return _backward(base, batch, state)
