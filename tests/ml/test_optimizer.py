@@ -91,13 +91,13 @@ def test_the_same_kind_goes_on_bit_for_bit(tmp_path: Path, kind: bool) -> None:
 @needs_bitsandbytes
 @pytest.mark.parametrize("before", [False, True], ids=["full to 8 bits", "8 bits to full"])
 def test_the_other_kind_goes_on_where_the_first_stopped(tmp_path: Path, before: bool) -> None:
-    """Its next steps are those that the first optimizer would have taken, as near as 8 bits are."""
+    """Its next steps are those of the first optimizer, as near as 8 bits are. A new optimizer's differ by a half."""
     first, second = passed_on(tmp_path, before=before, after=not before)
     assert all(torch.equal(first.lora[name], second.lora[name]) for name in first.lora)
     start = {name: weights.detach().clone() for name, weights in first.lora.items()}
     for state in (first, second):
         learn(state, range(20, 23))
-    for name, tolerance in (("large", 0.1), ("small", 1e-5)):
+    for name, tolerance in (("large", 0.02), ("small", 1e-5)):
         moved, moved_too = (state.lora[name] - start[name] for state in (first, second))
         assert (moved - moved_too).norm() < tolerance * moved.norm(), name
 
