@@ -11,17 +11,12 @@ BEFORE = importlib.util.find_spec("worker.ml.models") is None
 
 if BEFORE:
     from worker.ml import base_models as models
-    from worker.ml import single_files, train_lora
-    from worker.ml.architectures.architecture import Text as Prompt
-    from worker.ml.architectures.flux import Flux
+    from worker.ml import train_lora
     from worker.ml.batches import Photo
-    from worker.ml.generate import LoraUse, Picture, PictureRequest, generate
+    from worker.ml.generate import Picture, PictureRequest, generate
 else:
     from worker.ml import memory, models
-    from worker.ml.draw.generate import LoraUse, Picture, PictureRequest, generate
-    from worker.ml.families import single_files
-    from worker.ml.families.conditions import PooledTokens as Prompt
-    from worker.ml.families.flux1 import Flux
+    from worker.ml.draw.generate import Picture, PictureRequest, generate
     from worker.ml.train import train_lora
     from worker.ml.train.batches import Photo
 

@@ -19,7 +19,7 @@ from worker.demo.drawing import portrait
 from worker.ml import memory, models
 from worker.ml.models import Base
 from worker.ml.train.batches import Photo
-from worker.ml.train.train_lora import LoraConfig, TrainedLora, train
+from worker.ml.train.train_lora import LoraConfig, Run, TrainedLora, train
 
 TRIGGER = "ohwx"
 QUICK_CONFIG = lora_config(steps=120, rank=16, learning_rate=5e-3, resolution=96, batch_size=6)
@@ -103,4 +103,4 @@ def trained(
 ) -> TrainedLora:
     """A LoRA of `example`, trained for a few seconds."""
     workdir = tmp_path_factory.mktemp("trained")
-    return finish(train(base, photos, quick_config, workdir=workdir, metadata={"trigger_word": TRIGGER}))
+    return finish(train(base, photos, quick_config, Run(workdir, {"trigger_word": TRIGGER})))

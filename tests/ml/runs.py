@@ -17,23 +17,23 @@ from worker.ml.train.train_lora import LoraConfig, TrainedLora
 UNLESS_GIVEN = {
     "rank": 16,
     "learning_rate": 1e-4,
-    "resolution": 512,
     "batch_size": 1,
     "caption_dropout": 0.05,
     "preservation": 0.25,
 }
 
 
-def lora_config(**settings: Any) -> LoraConfig:
-    """Settings of a training; UNLESS_GIVEN has those that a test does not care about."""
-    return LoraConfig(**UNLESS_GIVEN | settings)
+def lora_config(*, resolution: int = 512, **settings: Any) -> LoraConfig:
+    """Settings of a training, at one resolution; UNLESS_GIVEN has those that a test does not care about."""
+    return LoraConfig(**UNLESS_GIVEN | {"resolutions": (resolution,)} | settings)
 
 
-def finish(training: Generator[Any, None, TrainedLora]) -> TrainedLora:
-    """Run a training to its end."""
+def finish(training: Generator[Any, None, TrainedLora], events: list[Any] | None = None) -> TrainedLora:
+    """Run a training to its end, and add what it reports to `events`."""
+    events = [] if events is None else events
     while True:
         try:
-            next(training)
+            events.append(next(training))
         except StopIteration as end:
             result: TrainedLora = end.value
             return result

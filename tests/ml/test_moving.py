@@ -17,7 +17,7 @@ from worker.ml.draw.generate import LoraUse, PictureRequest, generate
 from worker.ml.masters import Masters
 from worker.ml.models import Base
 from worker.ml.train.batches import Photo
-from worker.ml.train.train_lora import TrainedLora, train
+from worker.ml.train.train_lora import Run, TrainedLora, train
 
 REQUEST = PictureRequest("a photo", negative_prompt=None, width=64, height=64, steps=2, guidance=2.0, seed=5)
 
@@ -87,7 +87,7 @@ def test_parts_that_take_turns_train_the_same_lora(
     hashes = set()
     for name, one in (("turns", offloaded), ("full", base)):
         (tmp_path / name).mkdir()
-        hashes.add(finish(train(one, photos[:4], config, workdir=tmp_path / name, metadata={})).sha256)
+        hashes.add(finish(train(one, photos[:4], config, Run(tmp_path / name))).sha256)
     assert len(hashes) == 1
 
 

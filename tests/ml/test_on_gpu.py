@@ -16,7 +16,7 @@ from worker.ml.draw.generate import LoraUse, PictureRequest, generate
 from worker.ml.models import Base
 from worker.ml.networks import real_esrgan
 from worker.ml.train.batches import Photo
-from worker.ml.train.train_lora import Checkpoint, train
+from worker.ml.train.train_lora import Checkpoint, Run, train
 
 pytestmark = [
     pytest.mark.gpu,
@@ -53,7 +53,7 @@ def test_an_offloaded_base_draws_the_same_picture_with_one_part_at_a_time(
 
 def test_a_training_frees_the_encoders_and_its_lora_draws(on_gpu: Base, photos: list[Photo], tmp_path: Path) -> None:
     of_a_class = [replace(photo, class_caption="a photo of a person") for photo in photos]
-    trained = finish(train(on_gpu, of_a_class, CONFIG, workdir=tmp_path, metadata={}))
+    trained = finish(train(on_gpu, of_a_class, CONFIG, Run(tmp_path)))
     assert [name for name, device in devices(on_gpu).items() if device == "cuda"] == [on_gpu.family.denoiser]
     assert trained.peak_gib is not None
     losses = [held_out_loss(on_gpu, photos[:3], lora, resolution=64) for lora in (None, trained.path)]
@@ -65,11 +65,11 @@ def test_a_training_frees_the_encoders_and_its_lora_draws(on_gpu: Base, photos: 
 
 
 def test_a_resumed_training_ends_near_the_uninterrupted_one(on_gpu: Base, photos: list[Photo], tmp_path: Path) -> None:
-    run = train(on_gpu, photos, CONFIG, workdir=tmp_path, metadata={}, checkpoint_every_steps=15)
-    checkpoint = next(event for event in run if isinstance(event, Checkpoint))
+    run = train(on_gpu, photos, CONFIG, Run(tmp_path, checkpoint_every_s=0))
+    checkpoint = next(event for event in run if isinstance(event, Checkpoint) and event.step == 15)
     run.close()
-    whole = finish(train(on_gpu, photos, CONFIG, workdir=tmp_path, metadata={}))
-    resumed = finish(train(on_gpu, photos, CONFIG, workdir=tmp_path, metadata={}, resume_from=checkpoint.path))
+    whole = finish(train(on_gpu, photos, CONFIG, Run(tmp_path)))
+    resumed = finish(train(on_gpu, photos, CONFIG, Run(tmp_path, resume_from=checkpoint.path)))
     assert resumed.final_loss == pytest.approx(whole.final_loss, rel=0.02)
 
 

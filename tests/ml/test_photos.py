@@ -9,6 +9,7 @@ import resource
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from worker.ml.errors import BadInput
 from worker.ml.models import Base
 from worker.ml.photos import UnusablePhoto
 from worker.ml.train.batches import Photo
-from worker.ml.train.train_lora import PhotosSkipped, train
+from worker.ml.train.train_lora import PhotosEnlarged, PhotosSkipped, Run, train
 
 ORIENTATION = 0x0112
 UNDO_ORIENTATION = {  # what undoes each orientation of EXIF 2.32 (table in 4.6.4, tag Orientation)
@@ -49,7 +50,8 @@ def corners() -> Image.Image:
 
 def read(path: Path) -> np.ndarray:
     """Read the photo at 120 x 80 if it is landscape, or at 80 x 120."""
-    return photos.read_fitted(path, [(80, 120), (120, 80)]).astype(int)
+    (pixels,) = photos.read_fitted(path, [[(80, 120), (120, 80)]]).pixels
+    return pixels.astype(int)
 
 
 def assert_upright(path: Path) -> None:
@@ -273,7 +275,8 @@ def test_photos_stay_nearly_whole_at_about_the_asked_resolution(
 ) -> None:
     path = tmp_path / "photo.jpg"
     Image.new("RGB", size).save(path)
-    height, width, _ = photos.read_fitted(path, photos.buckets(resolution, 16)).shape
+    (pixels,) = photos.read_fitted(path, [photos.buckets(resolution, 16)]).pixels
+    height, width, _ = pixels.shape
     assert height % 16 == width % 16 == 0
     assert height * width == pytest.approx(resolution**2, rel=0.06)
     assert abs(math.log(height / width * size[0] / size[1])) < 0.04  # at most four percent are cut
@@ -286,11 +289,66 @@ def test_a_fitted_photo_is_as_sharp_as_if_it_had_been_decoded_whole(tmp_path: Pa
     draw(Person.example(), scene, (600, 800)).transpose(Image.Transpose.ROTATE_90).save(
         path, quality=95, exif=exif(6).tobytes()
     )
-    fitted = photos.read_fitted(path, [(96, 96), (128, 96), (96, 128)])
+    (fitted,) = photos.read_fitted(path, [[(96, 96), (128, 96), (96, 128)]]).pixels
     with Image.open(path) as file:
         whole = np.asarray(ImageOps.exif_transpose(file).resize((96, 128), Image.Resampling.LANCZOS))
     assert fitted.shape == (128, 96, 3)
     assert np.abs(fitted.astype(float) - whole).mean() < 2
+
+
+# -- resolutions
+
+
+def square_or_long(resolution: int) -> list[tuple[int, int]]:
+    return [(resolution, resolution), (resolution // 2, 2 * resolution)]
+
+
+LADDER = [square_or_long(resolution) for resolution in (128, 192, 256)]
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "reached"),
+    [
+        (256, 256, [(128, 128), (192, 192), (256, 256)]),
+        (2600, 2000, [(128, 128), (192, 192), (256, 256)]),  # a JPEG of this size is decoded at a fraction of it
+        (255, 300, [(128, 128), (192, 192)]),
+        (384, 96, [(64, 256), (96, 384)]),
+        (383, 96, [(64, 256)]),
+        (128, 128, [(128, 128)]),
+    ],
+)
+@pytest.mark.parametrize("extension", ["jpg", "png"])
+def test_a_photo_is_read_at_every_resolution_that_it_reaches_without_being_enlarged(
+    tmp_path: Path, width: int, height: int, reached: list[tuple[int, int]], extension: str
+) -> None:
+    path = tmp_path / f"photo.{extension}"
+    Image.new("RGB", (width, height)).save(path)
+    fitted = photos.read_fitted(path, LADDER)
+    assert [pixels.shape[:2] for pixels in fitted.pixels] == reached
+    assert not fitted.enlarged
+
+
+def test_what_a_photo_reaches_is_judged_upright(tmp_path: Path) -> None:
+    path = tmp_path / "photo.jpg"
+    Image.new("RGB", (96, 384)).save(path, exif=exif(6))
+    assert [pixels.shape[:2] for pixels in photos.read_fitted(path, LADDER).pixels] == [(64, 256), (96, 384)]
+
+
+@pytest.mark.parametrize(("width", "height"), [(127, 128), (128, 100), (64, 64)])
+def test_a_photo_below_the_lowest_resolution_is_enlarged_to_it(tmp_path: Path, width: int, height: int) -> None:
+    path = tmp_path / "photo.png"
+    Image.new("RGB", (width, height)).save(path)
+    fitted = photos.read_fitted(path, LADDER)
+    assert [pixels.shape[:2] for pixels in fitted.pixels] == [(128, 128)]
+    assert fitted.enlarged
+
+
+def test_a_photo_of_less_than_half_the_lowest_resolution_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "photo.png"
+    Image.new("RGB", (80, 70)).save(path)
+    assert photos.read_fitted(path, [square_or_long(140)]).enlarged
+    with pytest.raises(UnusablePhoto, match=r"^photo\.png is too small \(80 x 70, at least 71 x 71 pixels\)$"):
+        photos.read_fitted(path, [square_or_long(141)])
 
 
 # -- what cannot be used
@@ -356,7 +414,7 @@ def test_a_training_continues_without_unusable_photos_and_steps_count_the_rest(
     for name, (content, _) in UNUSABLE.items():
         (tmp_path / name).write_bytes(content)
         mixed.append(Photo(tmp_path / name, "a photo"))
-    run = train(base, mixed, lora_config(resolution=64), workdir=tmp_path, metadata={}, fewest_photos=2)
+    run = train(base, mixed, lora_config(resolution=64), Run(tmp_path, min_photos=2))
     skipped = next(event for event in run if isinstance(event, PhotosSkipped))
     run.close()
     assert {photo.path.name: photo.reason for photo in skipped.photos} == {
@@ -366,9 +424,22 @@ def test_a_training_continues_without_unusable_photos_and_steps_count_the_rest(
     assert skipped.summary.startswith("12 of 14 photos cannot be used: gone.jpg is missing, cut.jpg is damaged")
     assert skipped.summary.endswith(", 7 more")
 
-    alone = finish(train(base, photos[:2], SHORT, workdir=tmp_path, metadata={}))
-    among = finish(train(base, mixed, SHORT, workdir=tmp_path, metadata={}))
+    alone = finish(train(base, photos[:2], SHORT, Run(tmp_path)))
+    among = finish(train(base, mixed, SHORT, Run(tmp_path)))
     assert (among.photos, among.sha256) == (2, alone.sha256)
+
+
+def test_a_training_names_the_photos_that_it_enlarged(base: Base, photos: list[Photo], tmp_path: Path) -> None:
+    small = [Photo(tmp_path / f"{name}.png", "a photo") for name in ("a", "b")]
+    for photo in small:
+        Image.new("RGB", (100, 90)).save(photo.path)
+    config = replace(SHORT, resolutions=(128, 160))
+    events: list[object] = []
+    trained = finish(train(base, [*photos[:2], *small], config, Run(tmp_path)), events)
+    (enlarged,) = (event for event in events if isinstance(event, PhotosEnlarged))
+    assert enlarged.photos == tuple(photo.path for photo in small)
+    assert enlarged.summary == "2 of 4 photos were too small for 128 x 128 and enlarged: a.png, b.png"
+    assert trained.photos == 4
 
 
 SHORT = lora_config(steps=2, rank=2, resolution=64)
@@ -379,5 +450,5 @@ def test_a_training_with_too_few_photos_names_the_unusable_ones(
 ) -> None:
     given = [*photos[:2], Photo(tmp_path / "gone.jpg", "a photo")]
     with pytest.raises(BadInput) as refused:
-        finish(train(base, given, SHORT, workdir=tmp_path, metadata={}, fewest_photos=3))
+        finish(train(base, given, SHORT, Run(tmp_path, min_photos=3)))
     assert str(refused.value) == ("training needs at least 3 usable photos, but there are 2: gone.jpg is missing")

@@ -15,7 +15,7 @@ from worker.ml.draw.generate import PictureRequest, generate
 from worker.ml.errors import NotFinite, PrecisionUnsupported
 from worker.ml.models import Base
 from worker.ml.train.batches import Photo
-from worker.ml.train.train_lora import train
+from worker.ml.train.train_lora import Run, train
 
 REQUEST = PictureRequest("a photo", negative_prompt=None, width=64, height=64, steps=12, guidance=3.5, seed=5)
 
@@ -96,4 +96,4 @@ def test_a_family_that_is_not_trained_in_float16_says_which_gpu_it_needs(
     half: Base, photos: list[Photo], tmp_path: Path
 ) -> None:
     with pytest.raises(PrecisionUnsupported, match=r"compute capability 8\.0"):
-        list(train(half, photos, lora_config(steps=1, resolution=64), workdir=tmp_path, metadata={}))
+        list(train(half, photos, lora_config(steps=1, resolution=64), Run(tmp_path)))

@@ -17,7 +17,7 @@ from worker.ml import models
 from worker.ml.models import Base
 from worker.ml.phases import Phase
 from worker.ml.train.batches import Photo
-from worker.ml.train.train_lora import Checkpoint, Step, TrainedLora, train
+from worker.ml.train.train_lora import Checkpoint, Run, Step, TrainedLora, train
 
 CONFIG = lora_config(
     steps=14,
@@ -50,7 +50,7 @@ def photos(photos: list[Photo]) -> list[Photo]:
 def whole(base: Base, photos: list[Photo], tmp_path_factory: pytest.TempPathFactory) -> Whole:
     workdir, kept = tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("kept")
     losses, checkpoints = [], {}
-    run = train(base, photos, CONFIG, workdir=workdir, metadata=METADATA, checkpoint_every_steps=1)
+    run = train(base, photos, CONFIG, Run(workdir, METADATA, checkpoint_every_s=0))
     while True:
         try:
             event = next(run)
@@ -67,9 +67,7 @@ def test_resumed_equals_uninterrupted(
     tiny_base: Path, photos: list[Photo], whole: Whole, tmp_path: Path, stopped_after: int
 ) -> None:
     fresh = models.load(tiny_base, "cpu")
-    run = train(
-        fresh, photos, CONFIG, workdir=tmp_path, metadata=METADATA, resume_from=whole.checkpoints[stopped_after]
-    )
+    run = train(fresh, photos, CONFIG, Run(tmp_path, METADATA, resume_from=whole.checkpoints[stopped_after]))
     resumed = finish(run)
     assert resumed.path.read_bytes() == whole.trained.path.read_bytes()
     assert resumed.sha256 == whole.trained.sha256
@@ -86,15 +84,15 @@ def test_resumed_in_another_process_equals_uninterrupted(
         "import pickle, sys; from worker.ml import models; from worker.ml.train import train_lora;"
         "from tests.ml.runs import finish;"
         "base, photos, config, workdir, metadata, checkpoint = pickle.load(sys.stdin.buffer);"
-        "finish(train_lora.train(models.load(base, 'cpu'), photos, config, workdir=workdir,"
-        " metadata=metadata, resume_from=checkpoint))"
+        "run = train_lora.Run(workdir, metadata, resume_from=checkpoint);"
+        "finish(train_lora.train(models.load(base, 'cpu'), photos, config, run))"
     )
     subprocess.run([sys.executable, "-c", code], input=pickle.dumps(task), check=True)
     assert (tmp_path / "lora.safetensors").read_bytes() == whole.trained.path.read_bytes()
 
 
 def test_another_seed_gives_another_lora(base: Base, photos: list[Photo], whole: Whole, tmp_path: Path) -> None:
-    run = train(base, photos, replace(CONFIG, seed=10), workdir=tmp_path, metadata=METADATA)
+    run = train(base, photos, replace(CONFIG, seed=10), Run(tmp_path, METADATA))
     assert finish(run).sha256 != whole.trained.sha256
 
 
@@ -104,7 +102,7 @@ def test_the_losses_are_kept_from_the_first_step(whole: Whole) -> None:
 
 
 def test_checkpoints_are_also_written_by_time_and_two_are_kept(base: Base, photos: list[Photo], tmp_path: Path) -> None:
-    run = train(base, photos, CONFIG, workdir=tmp_path, metadata={}, checkpoint_every_s=0)
+    run = train(base, photos, CONFIG, Run(tmp_path, checkpoint_every_s=0))
     steps = [event.step for event in run if isinstance(event, Checkpoint)]
     assert steps == list(range(1, CONFIG.steps))
     assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == [
@@ -128,7 +126,7 @@ def test_a_checkpoint_of_another_training_is_ignored_and_training_starts_again(
 ) -> None:
     others, config = change(photos)
     config = replace(config, steps=2)
-    events = list(train(base, others, config, workdir=tmp_path, metadata={}, resume_from=whole.checkpoints[6]))
+    events = list(train(base, others, config, Run(tmp_path, resume_from=whole.checkpoints[6])))
     assert any(what in event.name for event in events if isinstance(event, Phase))
     assert [event.index for event in events if isinstance(event, Step)] == [1, 2]
 
@@ -138,5 +136,5 @@ def test_a_damaged_checkpoint_is_ignored_and_training_starts_again(
 ) -> None:
     cut = tmp_path / "checkpoint-6.safetensors"
     cut.write_bytes(whole.checkpoints[6].read_bytes()[:-10])
-    trained = finish(train(base, photos, CONFIG, workdir=tmp_path, metadata=METADATA, resume_from=cut))
+    trained = finish(train(base, photos, CONFIG, Run(tmp_path, METADATA, resume_from=cut)))
     assert trained.sha256 == whole.trained.sha256

@@ -22,7 +22,7 @@ from worker.ml.families.lora import load_fitting
 from worker.ml.families.registry import FAMILIES
 from worker.ml.models import Base
 from worker.ml.train.batches import Batch, Photo, TrainingData, draw_batch, encode_captions, encode_photos
-from worker.ml.train.train_lora import LoraConfig, Step, TrainedLora, sample_losses, train
+from worker.ml.train.train_lora import Checkpoint, LoraConfig, Run, Step, TrainedLora, sample_losses, train
 
 CLASS_CAPTION = "a photo of a person"
 
@@ -57,15 +57,18 @@ def test_a_step_is_drawn_from_its_number_and_the_seed_alone(batch_of: Callable[.
     assert not torch.equal(one.time, other.time)
 
 
-def test_every_photo_comes_once_an_epoch_in_changing_order(batch_of: Callable[..., Batch]) -> None:
-    epochs = []
-    for epoch in range(3):
-        batches = [batch_of(epoch * 3 + step) for step in range(3)]  # 12 photos, 5 at a time
-        assert sorted(len(batch.latents) for batch in batches) == [2, 5, 5]
-        epochs.append([latents.sum().item() for batch in batches for latents in batch.latents])
-    assert Counter(epochs[0]) == Counter(epochs[1]) == Counter(epochs[2])
-    assert max(Counter(epochs[0]).values()) == 1
-    assert epochs[0] != epochs[1] != epochs[2]
+def test_every_photo_comes_as_often_as_a_batch_is_large_in_a_round_and_the_order_changes(
+    batch_of: Callable[..., Batch],
+) -> None:
+    """A short last batch once gave its photos more weight than the others."""
+    rounds = []
+    for number in range(2):
+        batches = [batch_of(number * 12 + step) for step in range(12)]  # 12 photos, 5 at a time
+        assert {len(batch.latents) for batch in batches} == {5}
+        rounds.append([latents.sum().item() for batch in batches for latents in batch.latents])
+    assert Counter(rounds[0]) == Counter(rounds[1])
+    assert set(Counter(rounds[0]).values()) == {5}
+    assert rounds[0] != rounds[1]
 
 
 def test_photos_of_different_shapes_share_no_batch(base: Base, photos: list[Photo], tmp_path: Path) -> None:
@@ -77,10 +80,43 @@ def test_photos_of_different_shapes_share_no_batch(base: Base, photos: list[Phot
     samples, _ = encode_photos(base, [*photos[:3], *wide], 64)
     texts = encode_captions(base, [sample.photo.caption for sample in samples])
     data, config = TrainingData(samples, texts), lora_config(batch_size=2, caption_dropout=0, preservation=1)
-    batches = [draw_batch(base, data, config, step) for step in range(4)]
+    batches = [draw_batch(base, data, config, step) for step in range(6)]
     assert not any(batch.preserved.any() for batch in batches), "no class caption, no preservation"
-    assert sorted(len(batch.latents) for batch in batches) == [1, 1, 2, 2]
+    assert {len(batch.latents) for batch in batches} == {2}
     assert {batch.grid for batch in batches} == {sample.grid for sample in samples}
+
+
+def test_resolutions_take_turns_and_photos_that_reach_fewer_keep_their_weight(
+    base: Base, photos: list[Photo], tmp_path: Path
+) -> None:
+    """The photos are 192 x 256; one is a quarter of that, and reaches only the lowest resolution."""
+    from PIL import Image
+
+    small = replace(photos[0], path=tmp_path / "small.jpg", caption="small")
+    with Image.open(photos[0].path) as picture:
+        picture.resize((96, 128)).save(small.path)
+    samples, _ = encode_photos(base, [small, *photos[1:4]], 64, 128, 192)
+    assert [len([s for s in samples if s.photo == photo]) for photo in (small, *photos[1:4])] == [1, 3, 3, 3]
+    data = TrainingData(samples, encode_captions(base, [sample.photo.caption for sample in samples]))
+    assert data.photos == [small, *photos[1:4]]
+    config = lora_config(batch_size=1, caption_dropout=0, preservation=0)
+    batches = [draw_batch(base, data, config, step) for step in range(12)]
+    seen = Counter((tuple(b.latents.flatten()[:4].tolist()), b.grid) for b in batches)
+    assert sorted(seen.values()) == [1] * 9 + [3], "each photo three times, the small one always at its own size"
+    sizes = [batch.grid[0] * batch.grid[1] for batch in batches]
+    assert [sorted(sizes[turn::3])[-1] for turn in range(3)] == sorted(set(sizes))
+
+
+def test_a_checkpoint_of_a_training_at_several_resolutions_is_resumed_bit_for_bit(
+    base: Base, photos: list[Photo], tmp_path: Path
+) -> None:
+    config = lora_config(steps=7, rank=2, learning_rate=1e-3, resolutions=(64, 96), batch_size=2)
+    run = train(base, photos[:3], config, Run(tmp_path, checkpoint_every_s=0))
+    checkpoint = next(event for event in run if isinstance(event, Checkpoint) and event.step == 4)
+    kept = checkpoint.path.rename(tmp_path / "kept.safetensors")
+    whole = finish(run)
+    assert finish(train(base, photos[:3], config, Run(tmp_path, resume_from=kept))).sha256 == whole.sha256
+    assert whole.photos == 3
 
 
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
@@ -145,7 +181,7 @@ def test_preservation_costs_a_second_pass_only_where_it_is_used_and_does_not_cha
     hook = denoiser.register_forward_hook(lambda *_: passes.append(1))
     losses, counted = [], []
     try:
-        for event in train(base, of_a_class(photos), config, workdir=tmp_path, metadata={}):
+        for event in train(base, of_a_class(photos), config, Run(tmp_path)):
             if isinstance(event, Step):
                 losses.append(event.loss)
                 counted.append(len(passes))
@@ -169,7 +205,7 @@ def test_without_the_trigger_word_the_base_stays_the_same(
 ) -> None:
     """Without preservation, "a photo of a person" shows the LoRA's own person too."""
     config = replace(quick_config, preservation=0.5)
-    preserving = finish(train(base, in_class(photos), config, workdir=tmp_path, metadata={}))
+    preserving = finish(train(base, in_class(photos), config, Run(tmp_path)))
     held_out = in_class(take_photos("example", seed=7, count=4))
 
     drift = {lora: class_drift(base, held_out, lora) for lora in (trained.path, preserving.path)}
@@ -253,7 +289,7 @@ def test_a_lora_predicts_its_person_better_than_no_lora_and_than_another_persons
     base: Base, quick_config: LoraConfig, trained: TrainedLora, take_photos: Callable[..., list[Photo]], tmp_path: Path
 ) -> None:
     others = take_photos("other", seed=1, count=12)
-    theirs = finish(train(base, others, quick_config, workdir=tmp_path, metadata={}))
+    theirs = finish(train(base, others, quick_config, Run(tmp_path)))
     held_out = take_photos("example", seed=7, count=6)
     loss = {
         name: held_out_loss(base, held_out, path, resolution=96)
@@ -277,7 +313,7 @@ def test_in_bfloat16_as_on_a_gpu_a_training_runs_and_its_lora_is_bfloat16(
 
     half = models.load(base.folder, "cpu", torch.bfloat16)
     config = lora_config(steps=10, rank=4, learning_rate=5e-3, resolution=64, batch_size=4)
-    trained = finish(train(half, of_a_class(photos), config, workdir=tmp_path, metadata={}))
+    trained = finish(train(half, of_a_class(photos), config, Run(tmp_path)))
     assert {weights.dtype for weights in load_file(trained.path).values()} == {torch.bfloat16}
     assert held_out_loss(half, photos[:2], trained.path, resolution=64) < held_out_loss(
         half, photos[:2], None, resolution=64
@@ -293,6 +329,9 @@ def test_in_bfloat16_as_on_a_gpu_a_training_runs_and_its_lora_is_bfloat16(
         {"batch_size": 0},
         {"caption_dropout": 1.5},
         {"preservation": 2},
+        {"resolutions": ()},
+        {"resolutions": (0, 64)},
+        {"resolutions": (96, 64)},
     ],
     ids=str,
 )
@@ -301,12 +340,12 @@ def test_impossible_settings_are_refused(
 ) -> None:
     config = replace(lora_config(steps=1), **change)
     with pytest.raises(BadInput, match=next(iter(change))):
-        next(train(base, photos, config, workdir=tmp_path, metadata={}))
+        next(train(base, photos, config, Run(tmp_path)))
 
 
 def test_no_photos_are_refused(base: Base, tmp_path: Path) -> None:
     with pytest.raises(BadInput):
-        next(train(base, [], lora_config(steps=1), workdir=tmp_path, metadata={}))
+        next(train(base, [], lora_config(steps=1), Run(tmp_path)))
 
 
 @pytest.mark.parametrize(("photo_count", "steps"), [(1, 800), (15, 1500), (60, 2500)])

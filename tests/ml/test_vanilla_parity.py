@@ -25,7 +25,7 @@ from worker.ml import models
 from worker.ml.draw.generate import LoraUse, PictureRequest, generate
 from worker.ml.models import Base
 from worker.ml.train.batches import Photo, TrainingData, draw_batch, encode_captions, encode_photos
-from worker.ml.train.train_lora import TrainedLora, sample_losses, train
+from worker.ml.train.train_lora import Run, TrainedLora, sample_losses, train
 
 PROMPT = "a photo of ohwx person, wearing a blue shirt, in a park"
 REQUEST = PictureRequest(
@@ -42,7 +42,7 @@ def furthest(a: np.ndarray, b: np.ndarray) -> int:
 def narrow(base: Base, photos: list[Photo], tmp_path_factory: pytest.TempPathFactory) -> TrainedLora:
     """A LoRA of another rank, from another seed."""
     config = lora_config(steps=20, rank=6, learning_rate=5e-3, resolution=64, batch_size=4, seed=3)
-    return finish(train(base, photos, config, workdir=tmp_path_factory.mktemp("narrow"), metadata={}))
+    return finish(train(base, photos, config, Run(tmp_path_factory.mktemp("narrow"))))
 
 
 def test_without_a_lora_the_picture_equals_that_of_plain_diffusers(base: Base) -> None:

@@ -67,7 +67,7 @@ def test_a_base_trains_and_draws_with_its_own_defaults_as_plain_diffusers_does(
         "steps": 12,
         "rank": 5,
         "learning_rate": 0.02,
-        "resolution": 64,
+        "resolutions": [64],
         "batch_size": 2,
         "preservation": 0.5,
         "seed": 1,

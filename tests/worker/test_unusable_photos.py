@@ -102,6 +102,17 @@ def test_a_training_continues_without_unusable_photos_and_names_each_with_its_re
     assert phase.startswith("7 of 10 photos cannot be used: bomb.png is too large (400 megapixels, at most 134), cut")
 
 
+def test_a_training_enlarges_photos_that_are_too_small_and_names_them(fleet: Fleet) -> None:
+    large = {f"large-{number}.jpg": encoded(Image.new("RGB", (300, 400)), "JPEG") for number in range(2)}
+    subject, keys = person_with(fleet, {**large, "small.jpg": small_jpeg(1)})
+    job_id = fleet.train(subject_id=subject, resolution=128)
+    result = fleet.completed("training", job_id)["result"]
+    assert result["enlarged_photos"] == [keys["small.jpg"]]
+    assert result["skipped_photos"] == []
+    assert result["settings"]["resolutions"] == [128]
+    assert "1 of 3 photos were too small for 128 x 128 and enlarged: small.jpg" in phases(fleet, job_id)
+
+
 def test_a_training_with_two_usable_photos_fails_and_names_the_unusable_ones(fleet: Fleet) -> None:
     good = dict(list(GOOD.items())[:2])
     bad = {name: BAD[name][0] for name in ("cut.jpg", "huge.jpg", "lost.jpg")}

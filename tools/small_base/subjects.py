@@ -14,11 +14,20 @@ from worker.demo.drawing.person import Person, close_up, scenes
 from worker.demo.drawing.portrait import draw
 from worker.ml.models import Base
 from worker.ml.train.batches import Photo
-from worker.ml.train.train_lora import LoraConfig, TrainedLora, train
+from worker.ml.train.train_lora import LoraConfig, Run, TrainedLora, train
 
 PHOTOS = 12
 PHOTO_SIZE = (448, 576)
-SETTINGS = LoraConfig(**{**SMALL.training, "batch_size": 8, "preservation": 0.5, "caption_dropout": 0.05, "seed": 0})
+SETTINGS = LoraConfig(
+    steps=int(SMALL.training["steps"]),
+    rank=int(SMALL.training["rank"]),
+    learning_rate=SMALL.training["learning_rate"],
+    resolutions=(int(SMALL.training["resolution"]),),
+    batch_size=8,
+    preservation=0.5,
+    caption_dropout=0.05,
+    seed=0,
+)
 """The demo's settings: those of its request, and the defaults in the base's row."""
 
 
@@ -76,7 +85,7 @@ def photographed(subject: Subject, folder: Path) -> list[Photo]:
 def trained_lora(base: Base, subject: Subject, folder: Path, config: LoraConfig = SETTINGS) -> TrainedLora:
     """Train the subject's LoRA with the worker's own loop."""
     folder.mkdir(parents=True, exist_ok=True)
-    training = train(base, photographed(subject, folder / "photos"), config, workdir=folder, metadata={})
+    training = train(base, photographed(subject, folder / "photos"), config, Run(folder))
     while True:
         try:
             next(training)

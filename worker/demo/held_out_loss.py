@@ -16,7 +16,8 @@ from worker.ml import models
 from worker.ml.adapters import attach
 from worker.ml.families.lora import load_fitting
 from worker.ml.models import Base
-from worker.ml.train.batches import Batch, Photo, encode_captions, encode_photos, seeded
+from worker.ml.train.batches import Batch, Photo, encode_captions, encode_photos
+from worker.ml.train.seeds import seeded
 from worker.ml.train.train_lora import sample_losses
 
 

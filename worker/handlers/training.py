@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import Iterator
 from contextlib import aclosing, suppress
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -13,7 +14,7 @@ import structlog
 
 from worker.errors import InputMissing, JobInterrupted, truncate_list
 from worker.gpu.messages import CheckpointSaved, Done
-from worker.gpu.tasks.training import LoraSettings, PhotoFile, PhotosSkipped, SkippedPhoto, TrainTask
+from worker.gpu.tasks.training import LoraSettings, PhotoFile, PhotosEnlarged, PhotosSkipped, SkippedPhoto, TrainTask
 from worker.guard.prompts import Text
 from worker.handlers.context import JobContext
 from worker.jobs.lease import Lease
@@ -102,16 +103,25 @@ async def train(lease: Lease, context: JobContext) -> dict[str, Any]:
         resume_from=await _fetch_checkpoint(lease, context),
         checkpoint_every_s=context.checkpoint_every_s,
     )
-    trained, skipped = await _run(task, lease, context)
+    outcome = await _run(task, lease, context)
     context.mark_computed(lease)
-    keys = await _upload_results(trained, lease, context)
-    skipped_photos = [{"path": photos[photo.path].path, "reason": photo.reason} for photo in skipped]
+    keys = await _upload_results(outcome.trained, lease, context)
     return {
         "bucket": context.bucket_models,
         **keys,
-        **_described(trained, request, lease),
-        "skipped_photos": skipped_photos,
+        **_described(outcome.trained, request, lease),
+        "skipped_photos": [{"path": photos[photo.path].path, "reason": photo.reason} for photo in outcome.skipped],
+        "enlarged_photos": [photos[path].path for path in outcome.enlarged],
     }
+
+
+@dataclass
+class _Outcome:
+    """What the GPU process reported of a training."""
+
+    trained: dict[str, Any] = field(default_factory=dict)
+    skipped: list[SkippedPhoto] = field(default_factory=list)
+    enlarged: list[Path] = field(default_factory=list)
 
 
 def _photo_file(path: Path, photo: Photo, refused: str | None, request: TrainingRequest) -> PhotoFile:
@@ -168,31 +178,31 @@ async def _fetch_checkpoint(lease: Lease, context: JobContext) -> Path | None:
     return None
 
 
-async def _run(task: TrainTask, lease: Lease, context: JobContext) -> tuple[dict[str, Any], list[SkippedPhoto]]:
-    """Upload checkpoints in the background, one at a time.
-
-    Returns the task's result and the photos that it skipped.
-    """
-    result: dict[str, Any] = {}
-    skipped: list[SkippedPhoto] = []
+async def _run(task: TrainTask, lease: Lease, context: JobContext) -> _Outcome:
+    """Run the task, and upload its checkpoints in the background, one at a time."""
+    outcome = _Outcome()
     saving: asyncio.Task[None] | None = None
     try:
         async with aclosing(context.compute(task, lease)) as events:
             async for event in events:
                 match event:
-                    case PhotosSkipped(photos=skipped, summary=summary):
-                        await lease.begin_phase(summary)
+                    case PhotosSkipped():
+                        outcome.skipped = event.photos
+                        await lease.begin_phase(event.summary)
+                    case PhotosEnlarged():
+                        outcome.enlarged = event.photos
+                        await lease.begin_phase(event.summary)
                     case CheckpointSaved() if saving is None or saving.done():
                         saving = asyncio.create_task(_save_checkpoint(event, lease, context))
                     case CheckpointSaved():
                         pass  # the previous upload is still running: the next checkpoint is soon enough
                     case Done():
-                        result = event.result
+                        outcome.trained = event.result
     finally:
         if saving is not None:
             saving.cancel()
             await asyncio.gather(saving, return_exceptions=True)
-    return result, skipped
+    return outcome
 
 
 async def _save_checkpoint(event: CheckpointSaved, lease: Lease, context: JobContext) -> None:

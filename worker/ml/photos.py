@@ -6,6 +6,8 @@ import io
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ Image.MAX_IMAGE_PIXELS = None  # `_check_size` has its own limits, which allow a
 
 _FORMATS = ("JPEG", "PNG", "HEIF", "WEBP", "TIFF", "GIF")  # never EPS, which starts another program
 _MIN_SIDE_PX = 64  # a person cannot be recognised on less
+_MAX_ENLARGEMENT = 2  # beyond that, three of four pixels are interpolated
 _MAX_PIXELS = 2**27  # half a GiB unpacked, and the same again while colours are converted
 _MAX_JPEG_PIXELS = (
     2**28
@@ -37,35 +40,65 @@ class UnusablePhoto(BadInput):
         """Why, to follow "is": "empty", "damaged or cut off"."""
 
 
-def summarize_unusable(unusable: Sequence[UnusablePhoto]) -> str:
-    """Return the names and reasons of the first five, and how many more there are."""
-    named = [str(photo) for photo in unusable[:5]]
-    more = [f"{len(unusable) - len(named)} more"] if len(unusable) > len(named) else []
+def truncate_list(photos: Sequence[object]) -> str:
+    """Return the first five of these in words, and how many more there are."""
+    named = [str(photo) for photo in photos[:5]]
+    more = [f"{len(photos) - len(named)} more"] if len(photos) > len(named) else []
     return ", ".join([*named, *more])
 
 
-def read_fitted(path: Path, sizes: Sequence[tuple[int, int]]) -> npt.NDArray[np.uint8]:
-    """Return the photo (H, W, 3) at the (height, width) of the nearest shape, so that at most a thin margin is cut.
+Size = tuple[int, int]
+"""Height and width in pixels."""
+
+
+@dataclass(frozen=True)
+class FittedPhoto:
+    """A photo at the sizes that it is trained at."""
+
+    pixels: tuple[npt.NDArray[np.uint8], ...]  # (H, W, 3) each, from the lowest rung up
+    enlarged: bool  # it does not reach the lowest rung
+
+
+def read_fitted(path: Path, ladder: Sequence[Sequence[Size]]) -> FittedPhoto:
+    """Read a photo at every rung that it reaches, or enlarge it to the lowest.
+
+    `ladder` has the sizes of each rung, from the lowest up. Of a rung, the photo takes the size of the nearest shape,
+    so that at most a thin margin is cut. It reaches the rung if it is at least as high and as wide as that size:
+    nothing but the lowest rung enlarges a photo, and that at most twofold.
 
     Of an animation the first frame is read; transparent parts become white. A JPEG is decoded no larger than needed,
     and colours are converted last: four times faster for a phone's 12 megapixels. Raises UnusablePhoto.
     """
     with _open(path) as file:
         _check_size(path, file)
-        enough = 2 * max(max(size) for size in sizes)
-        file.draft(None, (enough, enough))
+        enough = 2 * max(side for sizes in ladder for size in sizes for side in size)
+        file.draft(None, (enough, enough))  # no side becomes smaller than that: it still reaches every rung
         file.load()
         turn_upright(file)
         profile = file.info.get("icc_profile")
         photo = _convertible(path, file)
-        ratio = photo.height / photo.width
-        size = min(sizes, key=lambda size: abs(math.log(size[0] / size[1] / ratio)))
-        fitted = ImageOps.fit(photo, (size[1], size[0]), Image.Resampling.LANCZOS)
-        return np.asarray(_to_srgb(_on_white(fitted), profile), dtype=np.uint8)
+        reached = _reached(path, photo, ladder)
+        fitted = [ImageOps.fit(photo, (width, height), Image.Resampling.LANCZOS) for height, width in reached]
+        pixels = tuple(np.asarray(_to_srgb(_on_white(one), profile), dtype=np.uint8) for one in fitted)
+        return FittedPhoto(pixels, enlarged=not _reaches(photo, reached[0]))
 
 
-def buckets(resolution: int, step: int) -> list[tuple[int, int]]:
-    """Return (height, width) pairs of about resolution² pixels, each side a multiple of `step`, from 1:2 to 2:1."""
+def _reached(path: Path, photo: Image.Image, ladder: Sequence[Sequence[Size]]) -> list[Size]:
+    """Return the photo's sizes at the rungs that it reaches, or at the lowest. Raises UnusablePhoto."""
+    ratio = photo.height / photo.width
+    wanted = [min(sizes, key=lambda size: abs(math.log(size[0] / size[1] / ratio))) for sizes in ladder]
+    height, width = (math.ceil(side / _MAX_ENLARGEMENT) for side in wanted[0])
+    if not _reaches(photo, (height, width)):
+        raise UnusablePhoto(path, f"too small ({photo.width} x {photo.height}, at least {width} x {height} pixels)")
+    return list(takewhile(lambda size: _reaches(photo, size), wanted)) or wanted[:1]
+
+
+def _reaches(photo: Image.Image, size: Size) -> bool:
+    return photo.height >= size[0] and photo.width >= size[1]
+
+
+def buckets(resolution: int, step: int) -> list[Size]:
+    """Return sizes of about resolution² pixels, each side a multiple of `step`, from 1:2 to 2:1."""
     return [(int(h), int(w)) for h, w in generate_aspect_ratio_buckets(resolution, divisibility=step)]
 
 

@@ -34,7 +34,7 @@ class TrainingDefaults:
 
     rank: int
     learning_rate: float
-    resolution: int
+    resolutions: tuple[int, ...]  # from the lowest up; they are trained in turn
     batch_size: int
     caption_dropout: float
     steps_per_photo: int

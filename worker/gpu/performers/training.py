@@ -8,13 +8,13 @@ from dataclasses import asdict
 
 from worker.gpu.messages import CheckpointSaved, Event, Phase, Progress, Work
 from worker.gpu.models import Models
-from worker.gpu.tasks.training import LoraSettings, PhotosSkipped, SkippedPhoto, TrainTask
+from worker.gpu.tasks.training import LoraSettings, PhotosEnlarged, PhotosSkipped, SkippedPhoto, TrainTask
 from worker.ml.phases import Phase as MlPhase
 from worker.ml.protocol import TrainingDefaults
 from worker.ml.train import train_lora
 from worker.ml.train.batches import Photo
 
-MlEvent = train_lora.PhotosSkipped | MlPhase | train_lora.Step | train_lora.Checkpoint
+MlEvent = train_lora.PhotosSkipped | train_lora.PhotosEnlarged | MlPhase | train_lora.Step | train_lora.Checkpoint
 
 
 def train(task: TrainTask, models: Models) -> Work:
@@ -27,11 +27,13 @@ def train(task: TrainTask, models: Models) -> Work:
             base,
             [Photo(photo.path, photo.caption, photo.class_caption, photo.refused) for photo in task.photos],
             config,
-            workdir=task.workdir,
-            metadata=task.metadata,
-            resume_from=task.resume_from,
-            checkpoint_every_s=task.checkpoint_every_s,
-            fewest_photos=task.min_photos,
+            train_lora.Run(
+                workdir=task.workdir,
+                metadata=task.metadata,
+                resume_from=task.resume_from,
+                checkpoint_every_s=task.checkpoint_every_s,
+                min_photos=task.min_photos,
+            ),
         )
     )
     resolved = asdict(config) | {"steps": trained.steps}
@@ -43,12 +45,13 @@ def _config(asked: LoraSettings, defaults: TrainingDefaults) -> train_lora.LoraC
     family = {
         "rank": defaults.rank,
         "learning_rate": defaults.learning_rate,
-        "resolution": defaults.resolution,
         "batch_size": defaults.batch_size,
         "caption_dropout": defaults.caption_dropout,
         "preservation": defaults.preservation,
     }
-    return train_lora.LoraConfig(**family | asked.model_dump(exclude_none=True))
+    resolutions = defaults.resolutions if asked.resolution is None else (asked.resolution,)
+    given = asked.model_dump(exclude_none=True, exclude={"resolution"})
+    return train_lora.LoraConfig(resolutions=resolutions, **family | given)
 
 
 def _reported(
@@ -72,6 +75,8 @@ def _message(event: MlEvent) -> Event:
         case train_lora.PhotosSkipped(skipped, summary):
             photos = [SkippedPhoto(path=photo.path, reason=photo.reason) for photo in skipped]
             return PhotosSkipped(photos=photos, summary=summary)
+        case train_lora.PhotosEnlarged(enlarged, summary):
+            return PhotosEnlarged(photos=list(enlarged), summary=summary)
         case train_lora.Step(index, total, loss, learning_rate):
             metrics: dict[str, float | None] = {
                 "step": index,

@@ -26,6 +26,15 @@ class PhotosSkipped(Event):
     """For the app's user: how many of all photos, and the names of the first few."""
 
 
+class PhotosEnlarged(Event):
+    """These photos are too small for the lowest resolution, and are trained at that."""
+
+    photos: list[Path]
+    """As in the task."""
+    summary: str
+    """For the app's user: how many of all photos, and the names of the first few."""
+
+
 class PhotoFile(Message):
     """One training photo on disk."""
 
@@ -44,20 +53,21 @@ class LoraSettings(Message):
     rank: int | None = None
     learning_rate: float | None = None
     resolution: int | None = None
+    """The only one; a family may train several in turn."""
     batch_size: int | None = None
     preservation: float | None = None
     seed: int = 0
 
 
 class TrainTask(Task):
-    """Train one LoRA; reports CheckpointSaved and PhotosSkipped.
+    """Train one LoRA; reports CheckpointSaved, PhotosSkipped and PhotosEnlarged.
 
     `Done.result`: the fields of `ml.train_lora.TrainedLora`; `resolved`, the settings with the family's
     defaults filled in; `seconds` a phase; `memory_plan`.
     """
 
     performer: ClassVar[str] = "worker.gpu.performers.training:train"
-    events: ClassVar[tuple[type[Event], ...]] = (PhotosSkipped,)
+    events: ClassVar[tuple[type[Event], ...]] = (PhotosSkipped, PhotosEnlarged)
 
     base: Path
     photos: list[PhotoFile]

@@ -47,12 +47,12 @@ class StableDiffusion15(ClassifierFree):
     denoiser = "unet"
     autoencoder = "vae"
 
-    # sd-scripts' guide (docs/train_network.md): rank 16, 1e-4 for the U-Net, 8-bit AdamW, no caption dropout; a hundred
+    # sd-scripts' guide (docs/train_network.md): rank 16, 1e-4 for the U-Net, no caption dropout; a hundred
     # steps per photo at batch 1 and 512 pixels, as in diffusers' DreamBooth guide (500 for five).
     training_defaults = TrainingDefaults(
         rank=16,
         learning_rate=1e-4,
-        resolution=512,
+        resolutions=(512,),
         batch_size=1,
         caption_dropout=0.0,
         steps_per_photo=100,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,8 @@ from worker.ml.models import Base
 from worker.ml.photos import UnusablePhoto, buckets, read_fitted
 from worker.ml.protocol import Condition, Grid
 from worker.ml.train.config import LoraConfig
+from worker.ml.train.order import members_of_step
+from worker.ml.train.seeds import seeded
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,11 @@ class Sample:
     latents: torch.Tensor  # (1, …), float32, on the device
     grid: Grid
     photo: Photo
+    turns: tuple[int, ...] = (0,)
+    """The resolutions, counted from 0, in whose turn it is trained: its own, and, if it is the photo's largest, those
+    that the photo does not reach.
+    """
+    enlarged: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,11 @@ class TrainingData:
 
     samples: Sequence[Sample]
     texts: Mapping[str, Condition]
+
+    @property
+    def photos(self) -> list[Photo]:
+        """Each photo once, at however many resolutions it is trained."""
+        return [sample.photo for sample in self.samples if 0 in sample.turns]
 
 
 @dataclass(frozen=True)
@@ -59,30 +69,30 @@ class Batch:
     preserved: torch.Tensor  # (B,) bool, on the CPU: the target is the base's prediction without the LoRA
 
 
-def seeded(*key: str | int) -> torch.Generator:
-    """Return a CPU generator seeded by this key alone: the same draws on every machine."""
-    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
-    return torch.Generator("cpu").manual_seed(int.from_bytes(digest, "little", signed=True))
+def encode_photos(base: Base, photos: Sequence[Photo], *resolutions: int) -> tuple[list[Sample], list[UnusablePhoto]]:
+    """Encode photos to latents, each at the aspect bucket of every resolution that it reaches, from the lowest up.
 
-
-def encode_photos(base: Base, photos: Sequence[Photo], resolution: int) -> tuple[list[Sample], list[UnusablePhoto]]:
-    """Encode photos to latents, each at its aspect bucket; return those that cannot be used beside them."""
+    Return those that cannot be used beside them. See `read_fitted` for what a photo reaches.
+    """
     family, token_px = base.family, base.family.token_px(base.parts)
     base.place(family.autoencoder, alone=True)
-    sizes = buckets(resolution, token_px)
+    ladder = [buckets(resolution, token_px) for resolution in resolutions]
     samples, unusable = [], []
     for photo in photos:
         try:
             if photo.refused is not None:
                 raise UnusablePhoto(photo.path, photo.refused)
-            pixels = read_fitted(photo.path, sizes)
+            fitted = read_fitted(photo.path, ladder)
         except UnusablePhoto as error:
             unusable.append(error)
             continue
-        height, width, _ = pixels.shape
-        signal = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].to(base.device).float() / 127.5 - 1
-        latents = family.encode_picture(base.parts, signal)
-        samples.append(Sample(latents, (height // token_px, width // token_px), photo))
+        largest = len(fitted.pixels) - 1
+        for rung, pixels in enumerate(fitted.pixels):
+            height, width, _ = pixels.shape
+            signal = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].to(base.device).float() / 127.5 - 1
+            latents = family.encode_picture(base.parts, signal)
+            turns = (rung,) if rung < largest else tuple(range(rung, len(ladder)))
+            samples.append(Sample(latents, (height // token_px, width // token_px), photo, turns, fitted.enlarged))
     return samples, unusable
 
 
@@ -101,7 +111,8 @@ def draw_batch(base: Base, data: TrainingData, config: LoraConfig, step: int) ->
     Of the samples with a class caption, the share `config.preservation` is preserved. At step 0 none is: a fresh LoRA
     changes nothing, and the loss curve begins with a photo.
     """
-    members = [data.samples[i] for i in _members(data.samples, config, step)]
+    chosen = members_of_step(_by_turn_and_grid(data.samples), config.batch_size, config.seed, step)
+    members = [data.samples[index] for index in chosen]
     grid = members[0].grid
     noise, times, texts, preserved = [], [], [], []
     for place, sample in enumerate(members):
@@ -139,20 +150,10 @@ def select_samples(batch: Batch, mask: torch.Tensor) -> Batch:
     )
 
 
-def _members(samples: Sequence[Sample], config: LoraConfig, step: int) -> list[int]:
-    """Return the indices of a step's samples.
-
-    Each sample comes once an epoch, shuffled, in batches of one picture size; the last batch of a size may be short.
-    """
-    by_grid: dict[Grid, list[int]] = {}
-    for i, sample in enumerate(samples):
-        by_grid.setdefault(sample.grid, []).append(i)
-    batch_size = config.batch_size
-    epoch_length = sum(math.ceil(len(group) / batch_size) for group in by_grid.values())
-    epoch, place = divmod(step, epoch_length)
-    generator = seeded("order", config.seed, epoch)
-    batches = []
-    for grid in sorted(by_grid):
-        shuffled = [by_grid[grid][i] for i in torch.randperm(len(by_grid[grid]), generator=generator).tolist()]
-        batches += [shuffled[i : i + batch_size] for i in range(0, len(shuffled), batch_size)]
-    return batches[int(torch.randperm(epoch_length, generator=generator)[place])]
+def _by_turn_and_grid(samples: Sequence[Sample]) -> list[list[list[int]]]:
+    """Return, for each turn, the indices of its samples of each picture size."""
+    turns: dict[int, dict[Grid, list[int]]] = {}
+    for index, sample in enumerate(samples):
+        for turn in sample.turns:
+            turns.setdefault(turn, {}).setdefault(sample.grid, []).append(index)
+    return [[turns[turn][grid] for grid in sorted(turns[turn])] for turn in sorted(turns)]

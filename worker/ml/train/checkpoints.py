@@ -6,13 +6,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from worker.ml.errors import ModelUnreadable
+from worker.ml.train.optimizer import load_state
 
+_Value = TypeVar("_Value")
 _KEPT = 2  # the newest, and the one before it, which may still be uploading
 
 
@@ -22,6 +25,7 @@ class LoopState:
 
     lora: Mapping[str, torch.nn.Parameter]  # by the names in the LoRA file
     optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler  # enabled in fp16 alone; otherwise it does nothing and has no state
     losses: list[float]  # one for each step so far
 
 
@@ -35,6 +39,7 @@ def write_checkpoint(folder: Path, identity: Mapping[str, str], state: LoopState
                 tensors[f"optimizer/{name}/{key}"] = value
             else:
                 numbers[f"optimizer/{name}/{key}"] = value
+    numbers |= {f"scaler/{key}": value for key, value in state.scaler.state_dict().items()}
     tensors["losses"] = torch.tensor(state.losses, dtype=torch.float32)  # float32 is what they were computed in
     owned = {name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}
 
@@ -48,11 +53,12 @@ def write_checkpoint(folder: Path, identity: Mapping[str, str], state: LoopState
 
 
 @torch.no_grad()
-def read_checkpoint(path: Path, identity: Mapping[str, str], state: LoopState) -> None:
-    """Put a checkpoint's weights, optimizer state and losses into `state`.
+def read_checkpoint(path: Path, identity: Mapping[str, str], state: LoopState) -> str | None:
+    """Put a checkpoint's weights, optimizer state, loss scale and losses into `state`.
 
-    Raises ModelUnreadable, and changes nothing, for a checkpoint that is damaged or belongs to another training (other
-    photos, settings, base or optimizer).
+    An optimizer of another kind may have written it. Return None, or why the optimizer's state could not be used; it
+    then begins anew. Raises ModelUnreadable, and changes nothing, for a checkpoint that is damaged or belongs to
+    another training (other photos, settings or base).
     """
     tensors, numbers = _read(path, identity)
     # Looked up before the first weight is touched, so that a checkpoint that is not used has changed nothing.
@@ -62,19 +68,21 @@ def read_checkpoint(path: Path, identity: Mapping[str, str], state: LoopState) -
     except (KeyError, RuntimeError) as error:
         raise ModelUnreadable(f"{path.name} is incomplete") from error
 
-    optimizer_state: dict[int, dict[str, object]] = {}
-    for index, (name, own) in enumerate(state.lora.items()):
+    for name, own in state.lora.items():
         own.copy_(weights_of[name])
-        prefix = f"optimizer/{name}/"
-        optimizer_state[index] = {
-            key.removeprefix(prefix): value
-            for kept in (tensors, numbers)
-            for key, value in kept.items()
-            if key.startswith(prefix)
-        }
-    groups = state.optimizer.state_dict()["param_groups"]
-    state.optimizer.load_state_dict({"state": optimizer_state, "param_groups": groups})
     state.losses[:] = losses
+    if scaler := _under("scaler/", numbers):  # without one, it was written in another precision
+        state.scaler.load_state_dict(scaler)
+    everything: dict[str, torch.Tensor | float] = {**tensors, **numbers}
+    try:
+        load_state(state.optimizer, {own: _under(f"optimizer/{name}/", everything) for name, own in state.lora.items()})
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _under(prefix: str, entries: Mapping[str, _Value]) -> dict[str, _Value]:
+    return {key.removeprefix(prefix): value for key, value in entries.items() if key.startswith(prefix)}
 
 
 def _read(path: Path, identity: Mapping[str, str]) -> tuple[dict[str, torch.Tensor], dict[str, float]]:

@@ -17,7 +17,7 @@ class LoraConfig:
     steps: int | None = None  # None: the family's number for this many photos
     rank: int
     learning_rate: float
-    resolution: int
+    resolutions: tuple[int, ...]  # from the lowest up; they are trained in turn
     batch_size: int
     seed: int = 0
     caption_dropout: float
@@ -25,10 +25,12 @@ class LoraConfig:
 
     def check(self) -> None:
         """Raise BadInput, naming the setting and its value, for one that is impossible."""
-        for name in ("steps", "rank", "resolution", "batch_size"):
+        for name in ("steps", "rank", "batch_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise BadInput(f"{name} must be at least 1, not {value}")
+        if not self.resolutions or min(self.resolutions) < 1 or sorted(set(self.resolutions)) != [*self.resolutions]:
+            raise BadInput(f"resolutions must be at least 1 and in ascending order, not {self.resolutions}")
         if not 0 < self.learning_rate < math.inf:
             raise BadInput(f"learning_rate must be a finite number above 0, not {self.learning_rate}")
         for name in ("caption_dropout", "preservation"):

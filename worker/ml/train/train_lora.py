@@ -13,14 +13,11 @@ the base drew.
 from __future__ import annotations
 
 import hashlib
-import importlib
-import importlib.util
 import json
-import math
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
@@ -28,27 +25,42 @@ import torch
 import torch.nn.functional as F
 
 from worker.ml.adapters import files as lora_files
-from worker.ml.errors import BadInput, ModelUnreadable, PrecisionUnsupported
+from worker.ml.errors import BadInput, ModelUnreadable, PrecisionUnsupported, is_out_of_memory
 from worker.ml.models import Base
 from worker.ml.phases import Phase
-from worker.ml.photos import UnusablePhoto, summarize_unusable
+from worker.ml.photos import UnusablePhoto, truncate_list
 from worker.ml.protocol import Inputs, Side
 from worker.ml.train.batches import (
     Batch,
     Photo,
-    Sample,
     TrainingData,
     draw_batch,
     encode_captions,
     encode_photos,
-    seeded,
     select_samples,
 )
 from worker.ml.train.checkpoints import LoopState, read_checkpoint, write_checkpoint
 from worker.ml.train.config import LoraConfig as LoraConfig  # for callers, who need nothing else to train
+from worker.ml.train.memory import savings_for
+from worker.ml.train.metadata import file_metadata
+from worker.ml.train.optimizer import adamw
+from worker.ml.train.schedule import learning_rate
+from worker.ml.train.seeds import seeded
 
-WEIGHT_DECAY = 1e-4  # diffusers' dreambooth scripts
-MAX_GRAD_NORM = 1.0  # the same
+MAX_GRAD_NORM = 1.0  # diffusers' dreambooth scripts
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where one run of a training works, what it resumes from, and how often it saves."""
+
+    workdir: Path
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """Written to the LoRA file beside the settings, see `file_metadata`."""
+    resume_from: Path | None = None
+    checkpoint_every_s: float = 120.0
+    min_photos: int = 1
+    """The training is refused if fewer photos can be used."""
 
 
 @dataclass(frozen=True)
@@ -61,17 +73,26 @@ class PhotosSkipped:
 
 
 @dataclass(frozen=True)
+class PhotosEnlarged:
+    """These photos are smaller than the lowest resolution; they are trained at that."""
+
+    photos: tuple[Path, ...]
+    summary: str
+    """For a person: how many of how many, and the first few names."""
+
+
+@dataclass(frozen=True)
 class Step:
     """One step done.
 
     `loss` is the mean over the step's photos, so that curves with and without preservation compare: preserved samples
-    are left out, and a step that had no others repeats the loss before it.
+    are left out. A step that had no others, or whose loss overflowed in fp16, repeats the loss before it.
     """
 
     index: int  # steps done, from 1
     total: int
     loss: float
-    learning_rate: float
+    learning_rate: float  # of this step, see `schedule`
 
 
 @dataclass(frozen=True)
@@ -96,24 +117,15 @@ class TrainedLora:
 
 
 def train(
-    base: Base,
-    photos: Sequence[Photo],
-    config: LoraConfig,
-    *,
-    workdir: Path,
-    metadata: Mapping[str, str],
-    resume_from: Path | None = None,
-    checkpoint_every_s: float = 120.0,
-    checkpoint_every_steps: int | None = None,
-    fewest_photos: int = 1,
-) -> Generator[PhotosSkipped | Phase | Step | Checkpoint, None, TrainedLora]:
-    """Train a LoRA and write it to `workdir/lora.safetensors`. To stop, stop iterating: the base is left unchanged.
+    base: Base, photos: Sequence[Photo], config: LoraConfig, run: Run
+) -> Generator[PhotosSkipped | PhotosEnlarged | Phase | Step | Checkpoint, None, TrainedLora]:
+    """Train a LoRA and write it to `lora.safetensors` in the run's `workdir`.
 
-    `metadata` goes into the file beside the settings, see `file_metadata`. Photos that cannot be used are skipped. A
-    checkpoint that is damaged or belongs to another training (with other usable photos, for example) is ignored, and
-    the training starts again.
-    Raises PrecisionUnsupported, and BadInput: fewer usable photos than `fewest_photos`, an impossible setting, or a
-    loss that diverged.
+    To stop, stop iterating: the base is left unchanged. Photos that cannot be used are skipped. A checkpoint that is
+    damaged or belongs to another training (with other usable photos, for example) is ignored, and the training starts
+    again.
+    Raises PrecisionUnsupported (the device), and BadInput: too few usable photos, an impossible setting, or a loss that
+    diverged.
     """
     config.check()
     if base.dtype not in base.family.training_dtypes:
@@ -127,54 +139,44 @@ def train(
     if base.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(base.device)
 
-    data = yield from _encode(base, photos, config.resolution, fewest_photos)
-    photo_count = len(data.samples)
+    data = yield from _encode(base, photos, config, run.min_photos)
+    photo_count = len(data.photos)
     config = replace(config, steps=config.steps or base.family.training_defaults.steps(photo_count))
 
     encoded = time.monotonic()
-    checkpoints = _CheckpointSchedule(checkpoint_every_s, checkpoint_every_steps)
-    with base.family.new_lora(base.parts, config.rank, seeded("init", config.seed)) as lora:
-        _save_memory(base, data.samples, config)
-        state = LoopState(lora, _optimizer(base, lora, config), losses=[])
-        identity = _identity(base, data.samples, config, state.optimizer)
-        if resume_from is not None:
-            yield from _resume(resume_from, identity, state)
-        yield Phase("training")
-        for step in _steps(base, data, config, state):
-            yield step
-            if checkpoints.is_due(step):
-                with suppress(OSError):  # a full disk costs a checkpoint, not the training
-                    yield Checkpoint(step.index, write_checkpoint(workdir, identity, state))
-        weights = {name: parameter.detach().to(base.dtype) for name, parameter in lora.items()}
-
-    path, loss_file = workdir / "lora.safetensors", workdir / "losses.json"
-    loss_file.write_text(json.dumps(list(enumerate(state.losses, start=1))), "utf-8")
+    losses, weights = yield from _learn(base, data, config, run)
+    path, loss_file = run.workdir / "lora.safetensors", run.workdir / "losses.json"
+    loss_file.write_text(json.dumps(list(enumerate(losses, start=1))), "utf-8")
     return TrainedLora(
         path=path,
         rank=config.rank,
-        steps=len(state.losses),
-        final_loss=_mean_of_last_tenth(state.losses),
+        steps=len(losses),
+        final_loss=_mean_of_last_tenth(losses),
         losses=loss_file,
         photos=photo_count,
-        sha256=lora_files.write(path, weights, file_metadata(base, config, photo_count, metadata)),
+        sha256=lora_files.write(path, weights, file_metadata(base, config, photo_count, run.metadata)),
         peak_gib=torch.cuda.max_memory_allocated(base.device) / 2**30 if base.device.type == "cuda" else None,
         seconds={"encode": encoded - started, "train": time.monotonic() - encoded},
     )
 
 
 def _encode(
-    base: Base, photos: Sequence[Photo], resolution: int, fewest_photos: int
-) -> Generator[PhotosSkipped | Phase, None, TrainingData]:
+    base: Base, photos: Sequence[Photo], config: LoraConfig, min_photos: int
+) -> Generator[PhotosSkipped | PhotosEnlarged | Phase, None, TrainingData]:
     """Encode photos and captions, and leave the denoiser alone on the device. Raises BadInput: too few photos."""
     yield Phase("encoding photos")
-    base.plan({})
-    samples, unusable = encode_photos(base, photos, resolution)
-    if len(samples) < fewest_photos:
-        reasons = f": {summarize_unusable(unusable)}" if unusable else ""
-        raise BadInput(f"training needs at least {fewest_photos} usable photos, but there are {len(samples)}{reasons}")
+    samples, unusable = encode_photos(base, photos, *config.resolutions)
+    usable = len(photos) - len(unusable)
+    if usable < min_photos:
+        reasons = f": {truncate_list(unusable)}" if unusable else ""
+        raise BadInput(f"training needs at least {min_photos} usable photos, but there are {usable}{reasons}")
     if unusable:
-        summary = f"{len(unusable)} of {len(photos)} photos cannot be used: {summarize_unusable(unusable)}"
+        summary = f"{len(unusable)} of {len(photos)} photos cannot be used: {truncate_list(unusable)}"
         yield PhotosSkipped(tuple(unusable), summary)
+    if enlarged := tuple(sample.photo.path for sample in samples if sample.enlarged):
+        lowest, names = config.resolutions[0], truncate_list([path.name for path in enlarged])
+        summary = f"{len(enlarged)} of {usable} photos were too small for {lowest} x {lowest} and enlarged: {names}"
+        yield PhotosEnlarged(enlarged, summary)
 
     yield Phase("encoding captions")
     texts = encode_captions(base, [caption for sample in samples for caption in sample.photo.captions])
@@ -182,49 +184,112 @@ def _encode(
     return TrainingData(samples, texts)
 
 
+def _learn(
+    base: Base, data: TrainingData, config: LoraConfig, run: Run
+) -> Generator[Phase | Step | Checkpoint, None, tuple[list[float], dict[str, torch.Tensor]]]:
+    """Train a fresh LoRA, or the checkpoint's; return the losses of all steps and the weights by name."""
+    with base.family.new_lora(base.parts, config.rank, seeded("init", config.seed)) as lora:
+        savings = savings_for(base, data.samples, config.batch_size, lora.values())
+        if savings.checkpointing:
+            base.denoiser.enable_gradient_checkpointing()
+        state = LoopState(
+            lora=lora,
+            optimizer=adamw(lora.values(), config.learning_rate, eight_bit=savings.eight_bit),
+            scaler=torch.amp.GradScaler(base.device.type, enabled=base.dtype == torch.float16),
+            losses=[],
+        )
+        identity = _identity(base, data.photos, config)
+        if run.resume_from is not None:
+            yield from _resume(run.resume_from, identity, state)
+        yield Phase("training")
+        saved = time.monotonic()
+        for event in _steps(base, data, config, state):
+            yield event
+            due = time.monotonic() - saved >= run.checkpoint_every_s
+            if due and isinstance(event, Step) and event.index < event.total:
+                with suppress(OSError):  # a full disk costs a checkpoint, not the training
+                    yield Checkpoint(event.index, write_checkpoint(run.workdir, identity, state))
+                saved = time.monotonic()
+        return state.losses, {name: parameter.detach().to(base.dtype) for name, parameter in lora.items()}
+
+
 def _resume(path: Path, identity: Mapping[str, str], state: LoopState) -> Iterator[Phase]:
     """Put the checkpoint into `state`, or report why the training starts again without it."""
     try:
-        read_checkpoint(path, identity, state)
-    except ModelUnreadable as error:  # photos, settings or optimizer changed between two attempts
+        optimizer_lost = read_checkpoint(path, identity, state)
+    except ModelUnreadable as error:  # photos or settings changed between two attempts
         yield Phase(f"starting again: {error}")
+    else:
+        if optimizer_lost is not None:
+            yield Phase(f"resuming with a new optimizer: {optimizer_lost}")
 
 
-def _steps(base: Base, data: TrainingData, config: LoraConfig, state: LoopState) -> Iterator[Step]:
+def _steps(base: Base, data: TrainingData, config: LoraConfig, state: LoopState) -> Iterator[Phase | Step]:
     """Run the steps that `state` has not done yet. Raises BadInput when the loss diverges."""
     total = config.steps
     assert total is not None  # filled in by `train`
     for step in range(len(state.losses), total):
+        rate = learning_rate(step, total, config.learning_rate)
         batch = draw_batch(base, data, config, step)
-        loss = sample_losses(base, batch)
-        loss.mean().backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(state.lora.values(), MAX_GRAD_NORM)
-        state.optimizer.step()
-        state.optimizer.zero_grad(set_to_none=True)
+        losses = yield from _gradients(base, batch, state)
+        _update(state, rate)
 
-        loss = loss.detach().cpu()  # the one place in a step that waits for the GPU
-        if not loss.isfinite().all():
+        losses = losses.cpu()  # the one place in a step that waits for the GPU
+        if _diverged(losses, state):
             raise BadInput(f"training diverged at step {step + 1}: use a lower learning_rate")
-        only_preserved = bool(batch.preserved.all())
-        state.losses.append(state.losses[-1] if only_preserved else loss[~batch.preserved].mean().item())
-        yield Step(step + 1, total, state.losses[-1], config.learning_rate)
+        skipped = batch.preserved.all() or not losses.isfinite().all()
+        state.losses.append(state.losses[-1] if skipped else losses[~batch.preserved].mean().item())
+        yield Step(step + 1, total, state.losses[-1], rate)
 
 
-class _CheckpointSchedule:
-    """Decides after which steps a checkpoint is written: by time, and every so many steps where that is asked for."""
+def _gradients(base: Base, batch: Batch, state: LoopState) -> Generator[Phase, None, torch.Tensor]:
+    """Compute the gradients of a batch, and return the loss of each sample (B,).
 
-    def __init__(self, every_s: float, every_steps: int | None) -> None:
-        self._every_s, self._every_steps = every_s, every_steps
-        self._last = time.monotonic()
+    The first time that they do not fit into memory, they are computed again with gradient checkpointing, which stays
+    enabled: the same numbers, at about two thirds of the speed. That may be later than the first step, because sizes
+    are trained in turn.
+    """
+    try:
+        return _backward(base, batch, state)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error) or base.denoiser.is_gradient_checkpointing:
+            raise
+    # Outside of the handler, where the error's traceback no longer holds the activations.
+    state.optimizer.zero_grad(set_to_none=True)
+    if base.device.type == "cuda":
+        torch.cuda.empty_cache()
+    base.denoiser.enable_gradient_checkpointing()
+    yield Phase("out of memory: training continues with gradient checkpointing, at about two thirds of the speed")
+    yield Phase("training")
+    return _backward(base, batch, state)
 
-    def is_due(self, step: Step) -> bool:
-        """Return True if a checkpoint is due after this step; then the time counts anew. The last step needs none."""
-        due = time.monotonic() - self._last >= self._every_s
-        due |= self._every_steps is not None and step.index % self._every_steps == 0
-        if not due or step.index == step.total:
-            return False
-        self._last = time.monotonic()
-        return True
+
+def _backward(base: Base, batch: Batch, state: LoopState) -> torch.Tensor:
+    losses = sample_losses(base, batch)
+    state.scaler.scale(losses.mean()).backward()  # type: ignore[no-untyped-call]
+    return losses.detach()
+
+
+def _update(state: LoopState, rate: float) -> None:
+    """Take the optimizer's step with clipped gradients; in fp16, skip it if one of them overflowed."""
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate
+    state.scaler.unscale_(state.optimizer)
+    torch.nn.utils.clip_grad_norm_(state.lora.values(), MAX_GRAD_NORM)
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    state.optimizer.zero_grad(set_to_none=True)
+
+
+def _diverged(losses: torch.Tensor, state: LoopState) -> bool:
+    """Return True if the losses of a step (B,) cannot be those of a training that learns.
+
+    In fp16 an overflow is expected: it skips the step and halves the loss scale, from 65536. If it is still there at a
+    scale below 1, or before anything was learnt, the scale is not the reason.
+    """
+    if state.scaler.is_enabled() and state.losses:
+        return state.scaler.get_scale() < 1
+    return not losses.isfinite().all()
 
 
 def _mean_of_last_tenth(losses: Sequence[float]) -> float:
@@ -269,80 +334,15 @@ def _lora_disabled(base: Base) -> Iterator[None]:
         denoiser.enable_adapters()
 
 
-def file_metadata(base: Base, config: LoraConfig, photo_count: int, given: Mapping[str, str]) -> dict[str, str]:
-    """Return what a LoRA file says about itself, in the names that other tools show (modelspec, sd-scripts).
-
-    `given` may hold `base` (the slug), `trigger_word`, `title` and `date` (ISO 8601), and nothing else, so that a
-    person's name cannot get into a file. Raises ValueError for another key.
-    """
-    unknown = given.keys() - {"base", "trigger_word", "title", "date"}
-    if unknown:
-        raise ValueError(f"a LoRA file's metadata must not hold {sorted(unknown)}")
-    slug, title = given.get("base", base.folder.name), given.get("title", "lora")
-    metadata = {
-        **base.family.lora_metadata(base.parts),
-        "base": slug,
-        "family": base.family.name,
-        "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.title": title,
-        "modelspec.resolution": f"{config.resolution}x{config.resolution}",
-        "ss_v2": "False",
-        "ss_sd_model_name": slug,
-        "ss_output_name": title,
-        "ss_network_dim": str(config.rank),
-        "ss_network_alpha": str(config.rank),
-        "ss_steps": str(config.steps),
-        "ss_learning_rate": str(config.learning_rate),
-        "ss_resolution": str((config.resolution, config.resolution)),
-        "ss_total_batch_size": str(config.batch_size),
-        "ss_caption_dropout_rate": str(config.caption_dropout),
-        "ss_num_train_images": str(photo_count),
-        "ss_seed": str(config.seed),
-    }
-    if "date" in given:
-        metadata["modelspec.date"] = given["date"]
-    if "trigger_word" in given:
-        word = given["trigger_word"]
-        metadata |= {
-            "trigger_word": word,
-            "modelspec.trigger_phrase": word,
-            "ss_tag_frequency": json.dumps({f"1_{word}": {word: photo_count}}),
-        }
-    return metadata
-
-
-def _save_memory(base: Base, samples: Sequence[Sample], config: LoraConfig) -> None:
-    """Enable gradient checkpointing, which costs about a third of the speed, if a step would not fit without it."""
-    if base.device.type != "cuda":
-        return
-    torch.cuda.empty_cache()  # the encoders' memory is free now
-    free = torch.cuda.mem_get_info(base.device)[0]
-    largest = max((sample.grid for sample in samples), key=math.prod)
-    if base.family.activation_bytes(base.parts, largest, config.batch_size) > 0.8 * free:
-        base.denoiser.enable_gradient_checkpointing()
-
-
-def _optimizer(base: Base, lora: Mapping[str, torch.nn.Parameter], config: LoraConfig) -> torch.optim.Optimizer:
-    """Return 8-bit AdamW on a GPU where the `gpu` extra is installed, else torch's AdamW."""
-    weights = list(lora.values())
-    if base.device.type == "cuda" and importlib.util.find_spec("bitsandbytes"):
-        adamw: type[torch.optim.Optimizer] = importlib.import_module("bitsandbytes").optim.AdamW8bit
-        return adamw(weights, lr=config.learning_rate, weight_decay=WEIGHT_DECAY)  # type: ignore[call-arg]
-    return torch.optim.AdamW(weights, lr=config.learning_rate, weight_decay=WEIGHT_DECAY, fused=True)
-
-
-def _identity(
-    base: Base, samples: Sequence[Sample], config: LoraConfig, optimizer: torch.optim.Optimizer
-) -> dict[str, str]:
-    """Return what must be equal for a checkpoint to be resumed from."""
+def _identity(base: Base, photos: Sequence[Photo], config: LoraConfig) -> dict[str, str]:
+    """Return what must be equal for a checkpoint to be resumed from: not the optimizer's kind or the precision."""
     digest = hashlib.sha256()
-    for sample in samples:
-        digest.update(hashlib.sha256(sample.photo.path.read_bytes()).digest())
-        for caption in sample.photo.captions:
+    for photo in photos:
+        digest.update(hashlib.sha256(photo.path.read_bytes()).digest())
+        for caption in photo.captions:
             digest.update(hashlib.sha256(caption.encode()).digest())
     return {
         "base": base.folder.name,
         "photos": digest.hexdigest(),
         "settings": json.dumps(asdict(config), sort_keys=True),
-        "optimizer": type(optimizer).__name__,
     }
