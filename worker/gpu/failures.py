@@ -8,7 +8,7 @@ import torch
 
 from worker import errors
 from worker.gpu.messages import Failed
-from worker.ml.errors import BadInput, ModelUnreadable
+from worker.ml.errors import BadInput, ModelUnreadable, is_out_of_memory
 
 
 def failure(error: BaseException, phase: str) -> Failed:
@@ -21,7 +21,7 @@ def failure(error: BaseException, phase: str) -> Failed:
             return Failed(code=error.code, message=error.message)
         case BadInput() | ModelUnreadable():  # an unreadable base model or upscaler raised ModelMissing
             return Failed(code=errors.InvalidInput.code, message=str(error))
-        case torch.OutOfMemoryError() | MemoryError():
+        case _ if is_out_of_memory(error):
             message = f"the job does not fit this pod's memory: it ran out while {phase}"
             return Failed(code=errors.OutOfMemory.code, message=message, fatal=True)
         case OSError():
