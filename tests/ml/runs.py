@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from worker.ml.draw.generate import Picture
-from worker.ml.train.train_lora import LoraConfig, TrainedLora
+from worker.ml.train.train_lora import LoraConfig
 
+Result = TypeVar("Result")
 UNLESS_GIVEN = {
     "rank": 16,
     "learning_rate": 1e-4,
@@ -26,13 +27,13 @@ def lora_config(**settings: Any) -> LoraConfig:
     return LoraConfig(**UNLESS_GIVEN | settings)
 
 
-def finish(training: Generator[Any, None, TrainedLora]) -> TrainedLora:
-    """Run a training to its end."""
+def finish(run: Generator[Any, None, Result]) -> Result:
+    """Run a training or an upscaling to its end, and return its result."""
     while True:
         try:
-            next(training)
+            next(run)
         except StopIteration as end:
-            result: TrainedLora = end.value
+            result: Result = end.value
             return result
 
 

@@ -9,7 +9,7 @@ from worker import errors
 
 if TYPE_CHECKING:
     from worker.ml.models import Base, Resident
-    from worker.ml.networks.real_esrgan import Upscaler
+    from worker.ml.networks.upscaler import Upscaler
 
 
 class Models:
@@ -17,7 +17,7 @@ class Models:
 
     def __init__(self) -> None:
         self._bases: Resident | None = None
-        self._upscalers: dict[Path, Upscaler] = {}
+        self._upscalers: dict[tuple[Path, str], Upscaler] = {}
 
     def base(self, folder: Path) -> Base:
         """Return a loaded base model. Raises ModelMissing if the folder cannot be used."""
@@ -30,16 +30,16 @@ class Models:
         except ModelUnreadable as error:
             raise errors.ModelMissing(f"this pod cannot use the base model {folder.name}; its log says why") from error
 
-    def upscaler(self, path: Path) -> Upscaler:
-        """Return a loaded upscaler. Raises ModelMissing if the file cannot be used."""
+    def upscaler(self, path: Path, backend: str) -> Upscaler:
+        """Return a loaded upscaler. Raises ModelMissing if the file or the back end's package cannot be used."""
         from worker.ml.errors import ModelUnreadable
         from worker.ml.networks import real_esrgan
 
-        if path not in self._upscalers:
+        if (path, backend) not in self._upscalers:
             try:
-                self._upscalers[path] = real_esrgan.load(path)
-            except ModelUnreadable as error:
+                self._upscalers[path, backend] = real_esrgan.load(path, backend)
+            except (ModelUnreadable, ImportError) as error:
                 raise errors.ModelMissing(
-                    f"this pod cannot use the upscaler {path.parent.name}; its log says why"
+                    f"this pod cannot use the upscaler {path.parent.name} with {backend}; its log says why"
                 ) from error
-        return self._upscalers[path]
+        return self._upscalers[path, backend]
