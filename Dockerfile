@@ -61,8 +61,6 @@ USER 10001
 ENV MODELS_DIR=/models/bases \
     HF_HOME=/models/cache/huggingface \
     TORCH_HOME=/models/cache/torch \
-    TORCHINDUCTOR_CACHE_DIR=/models/cache/inductor \
-    TRITON_CACHE_DIR=/models/cache/triton \
     CUDA_CACHE_PATH=/models/cache/cuda \
     LOG_FORMAT=json
 

@@ -54,5 +54,11 @@ $(INSTALLED): pyproject.toml
 	  || { echo 'Python 3.11 or newer is needed; name one: make PYTHON=python3.12' >&2; exit 1; }
 	@echo 'Setting up .venv. The first time this downloads about 5 GB, most of it PyTorch.'
 	$(PYTHON) -m venv .venv
+	# For the extra realesrgan. Building basicsr in isolation would download a second PyTorch; opencv-python needs a desktop's
+	# libraries.
+	$(BIN)/python -m pip install --disable-pip-version-check setuptools wheel
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation "basicsr; python_version < '3.13'"
 	$(BIN)/python -m pip install --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/python -m pip uninstall --disable-pip-version-check --yes opencv-python
+	$(BIN)/python -m pip install --disable-pip-version-check opencv-python-headless
 	touch $@

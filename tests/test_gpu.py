@@ -29,10 +29,10 @@ from worker.gpu.messages import (
     Task,
 )
 from worker.gpu.process import GpuChild, Interrupted
-from worker.gpu.tasks.generation import GenerateTask, LoraFile
+from worker.gpu.tasks.generation import GenerateTask, LoraFile, UpscalerBackend
 from worker.gpu.tasks.training import LoraSettings, PhotoFile, PhotosSkipped, TrainTask
 from worker.ml.families.tiny.flux1 import build_tiny
-from worker.ml.networks import real_esrgan
+from worker.ml.networks import tiny as upscaler_tiny
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -53,7 +53,7 @@ class Files:
 def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     folder = tmp_path_factory.mktemp("gpu")
     build_tiny(folder / "base")
-    real_esrgan.build_tiny(folder / "upscaler.safetensors", scale=2)
+    upscaler_tiny.build_tiny(folder / "upscaler.safetensors", scale=2)
     photos = []
     for i in range(2):
         path = folder / f"photo-{i}.jpg"
@@ -116,6 +116,11 @@ async def until(gpu: GpuChild, task: Task, what: type[Event | Done], then: Calla
             if meanwhile is not None:
                 await meanwhile
     raise AssertionError("the task ended by itself")
+
+
+def imported_opencv(gpu: GpuChild) -> bool:
+    """Return True if the process has loaded the library that only realesrgan needs."""
+    return "/cv2/" in Path(f"/proc/{gpu.pid}/maps").read_text()
 
 
 async def condition(met: Callable[[], bool]) -> None:
@@ -270,6 +275,21 @@ async def test_messages_larger_than_a_socket_buffer_arrive_both_ways(
     assert [photo.path for photo in skipped.photos] == [photo.path for photo in missing]
 
 
+@pytest.mark.parametrize("backend", ["spandrel", "realesrgan"])
+async def test_both_back_ends_upscale_and_report_each_tile(
+    gpu: GpuChild, files: Files, tmp_path: Path, backend: UpscalerBackend
+) -> None:
+    task = drawing(files, tmp_path, width=1024, height=16, steps=1, upscaler_backend=backend)
+    events = await events_of(gpu, task)
+
+    (phase,) = (event for event in events if isinstance(event, Phase) and event.name == "upscaling")
+    assert phase.stepwise
+    fractions = [event.fraction for event in events if isinstance(event, Progress) and event.phase == "upscaling"]
+    assert fractions == [0.75, 1] or fractions == [1], "the first of two tiles may be too soon after the last step"
+    assert np.load(tmp_path / "upscaled_0.npy").shape == (32, 2048, 3)
+    assert imported_opencv(gpu) == (backend == "realesrgan")
+
+
 # -- interrupts
 
 
@@ -284,6 +304,29 @@ async def test_an_interrupt_between_steps_keeps_the_process_and_its_models(
     assert gpu.pid == ready.pid
     assert isinstance((await events_of(gpu, drawing(files, tmp_path)))[-1], Done)
     assert gpu.pid == ready.pid
+
+
+@pytest.mark.parametrize("backend", ["spandrel", "realesrgan"])
+async def test_an_interrupt_between_tiles_keeps_the_process_and_its_models(
+    gpu: GpuChild, files: Files, tmp_path: Path, backend: UpscalerBackend
+) -> None:
+    """Upscaling could once be stopped only by killing the process."""
+    pid = (await gpu.start()).pid
+    task = drawing(files, tmp_path, width=8192, height=64, steps=1, upscaler_backend=backend)  # 16 tiles
+    interrupting: list[asyncio.Task[None]] = []
+
+    async def interrupted() -> None:
+        async with aclosing(gpu.run(task)) as events:
+            async for event in events:
+                if isinstance(event, Progress) and event.phase == "upscaling" and not interrupting:
+                    interrupting.append(asyncio.create_task(gpu.interrupt(grace_s=60)))
+
+    with pytest.raises(Interrupted):
+        await interrupted()
+
+    await interrupting[0]
+    assert gpu.pid == pid
+    assert os.listdir(tmp_path) == [], "it stopped before the picture was complete"
 
 
 async def test_the_next_task_may_begin_before_the_interrupt_has_returned(

@@ -18,6 +18,17 @@ def picture(app: App, key: str) -> np.ndarray[Any, np.dtype[np.int16]]:
     return np.asarray(Image.open(io.BytesIO(app.read(app.uploads, key))), dtype=np.int16)
 
 
+def plain_spandrel(weights: Path, raw: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.int16]]:
+    import torch
+    from spandrel import ModelLoader
+
+    esrgan = ModelLoader(device="cpu").load_from_file(weights)
+    with torch.no_grad():
+        enlarged = esrgan(torch.from_numpy(raw.astype(np.float32) / 255).permute(2, 0, 1)[None])
+    expected = (enlarged[0].clamp(0, 1).permute(1, 2, 0) * 255).round()
+    return expected.numpy().astype(np.int16)
+
+
 def test_inserts_produce_a_lora_and_the_picture_that_plain_diffusers_and_spandrel_produce(
     app: App, start_worker: Callable[..., Any], tiny_models: Path, tmp_path: Path
 ) -> None:
@@ -67,13 +78,29 @@ def test_inserts_produce_a_lora_and_the_picture_that_plain_diffusers_and_spandre
     assert np.abs(raw - base_picture).max() >= 20 * max(difference, 1)
 
     # The upscaled file equals spandrel's, and differs from a bicubic enlargement.
-    from spandrel import ModelLoader
-
-    esrgan = ModelLoader(device="cpu").load_from_file(tiny_models / "real-esrgan-x4" / "model.safetensors")
-    with torch.no_grad():
-        enlarged = esrgan(torch.from_numpy(raw.astype(np.float32) / 255).permute(2, 0, 1)[None])
-    expected = (enlarged[0].clamp(0, 1).permute(1, 2, 0) * 255).round().numpy().astype(np.int16)
-    assert np.array_equal(upscaled, expected)
+    assert np.array_equal(upscaled, plain_spandrel(tiny_models / "real-esrgan-x4" / "model.safetensors", raw))
     size = (upscaled.shape[1], upscaled.shape[0])
     bicubic = Image.fromarray(raw.astype(np.uint8)).resize(size, Image.Resampling.BICUBIC)
     assert np.abs(upscaled - np.asarray(bicubic, dtype=np.int16)).max() > 10
+
+
+def test_with_the_second_back_end_a_job_gives_the_same_upscaled_pixels(
+    app: App, start_worker: Callable[..., Any], tiny_models: Path
+) -> None:
+    subject = app.add_subject()
+    app.add_photos(subject)
+    worker = start_worker(UPSCALER="realesrgan")
+    training = app.wait_for(
+        "training", app.request("training", subject_id=subject, steps=1, rank=1, resolution=64, seed=1)
+    )
+    assert training["status"] == "completed", training["error"]
+
+    job = app.request("generation", subject_id=subject, prompt="in a garden", seed=7, steps=1, width=96, height=64)
+    done = app.wait_for("generation", job)
+    assert done["status"] == "completed", done["error"]
+
+    (published,) = done["result"]["pictures"]
+    raw, upscaled = picture(app, published["raw"]), picture(app, published["upscaled"])
+    assert np.array_equal(upscaled, plain_spandrel(tiny_models / "real-esrgan-x4" / "model.safetensors", raw))
+    (gpu_pid,) = worker.gpu_pids()
+    assert "/cv2/" in Path(f"/proc/{gpu_pid}/maps").read_text(), "OpenCV, which only realesrgan needs, was loaded"

@@ -26,7 +26,7 @@ values ('tiny-flux', 'flux', '{train,lora}', '{64x64}', '{"steps": 4, "guidance"
 on conflict do nothing
 """
 
-BUILDERS = ("families/tiny/flux1.py", "families/tiny/parts.py", "kernels.py", "networks/real_esrgan.py")
+BUILDERS = ("families/tiny/flux1.py", "families/tiny/parts.py", "kernels.py", "networks/tiny.py")
 LIBRARIES = ("torch", "diffusers", "transformers")
 
 ONE_THREAD = TORCH_ENVIRONMENT | {"OMP_NUM_THREADS": "1"}
@@ -40,14 +40,14 @@ class ModelsNotBuilt(RuntimeError):
 def build_tiny_models(folder: Path) -> None:
     """Build the base and the upscalers that are missing below `folder`, in the layout of MODELS_DIR."""
     from worker.ml.families.tiny import flux1 as flux_tiny
-    from worker.ml.networks import real_esrgan
+    from worker.ml.networks import tiny as upscaler_tiny
 
     if not (folder / TINY_BASE).exists():
         flux_tiny.build_tiny(folder / TINY_BASE)
     for scale, slug in UPSCALERS.items():
         if not (folder / slug).exists():
             (folder / slug).mkdir(parents=True)
-            real_esrgan.build_tiny(folder / slug / UPSCALER_FILE, scale)
+            upscaler_tiny.build_tiny(folder / slug / UPSCALER_FILE, scale)
 
 
 def cached_tiny_models() -> tuple[Path, bool]:

@@ -21,6 +21,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from worker.addresses import check_http_url, check_postgres_url
 from worker.errors import SettingsError
+from worker.gpu.tasks.generation import UpscalerBackend
 from worker.renamed_settings import check_old_names, either_name
 from worker.storage import credentials
 from worker.storage.object_store import StoreConfig
@@ -113,6 +114,12 @@ class Settings(BaseSettings):
         default=frozenset(),
         description="Kinds of jobs that this pod accepts, separated by commas. The default is all that it can run.",
         examples=["training,generation"],
+    )
+    upscaler: UpscalerBackend = Field(
+        default="spandrel",
+        description="Which package runs Real-ESRGAN: spandrel, or realesrgan "
+        "(`pip install 'likeness-worker[realesrgan]'`).",
+        examples=["spandrel"],
     )
     worker_name: str = Field(
         default_factory=socket.gethostname,

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
@@ -181,6 +182,20 @@ def folders_in_a_file(installation: Installation) -> None:
     )
 
 
+def without_realesrgan(installation: Installation) -> None:
+    installation.set(UPSCALER="realesrgan")
+    installation.monkeypatch.setitem(sys.modules, "realesrgan", None)  # as if it were not installed
+
+
+def realesrgan_without_opencv(installation: Installation) -> None:
+    """OpenCV fails as on a machine without a desktop's libraries."""
+    folder = installation.folder / "opencv"
+    folder.mkdir()
+    (folder / "cv2.py").write_text('raise ImportError("libGL.so.1: cannot open shared object file")')
+    installation.set(UPSCALER="realesrgan")
+    installation.monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
+
+
 def no_models(installation: Installation) -> None:
     installation.set(MODELS_DIR=str(installation.folder / "nothing"))
 
@@ -322,6 +337,16 @@ TABLE = {
         little_disk_space, "models", "WORK_DIR", "1.5 GB free", "larger local disk", NOTE
     ),
     "no upscalers": Broken(no_models, "models", "upscalers", "real-esrgan-x2", "worker models import real-esrgan-x2"),
+    "upscaler's package is not installed": Broken(
+        without_realesrgan,
+        "models",
+        "UPSCALER",
+        "realesrgan is not installed",
+        "pip install 'likeness-worker[realesrgan]'",
+    ),
+    "upscaler's package cannot be imported": Broken(
+        realesrgan_without_opencv, "models", "UPSCALER", "libGL.so.1", "opencv-python-headless"
+    ),
     "no default base": Broken(no_models, "models", "base tiny-flux", "neither on disk", "models import tiny-flux"),
     "no other base": Broken(
         no_models,
@@ -581,7 +606,18 @@ def test_a_correct_installation_exits_with_0(operator: Operator, pod_url: str, s
     assert ran.code == 0, ran.stdout
     marks = {line.split(" ", 1)[1].split(":")[0]: line[0] for line in ran.stdout.splitlines() if line[0] != " "}
     assert "✗" not in marks.values()
-    for name in ("settings", "connection", "LISTEN", "schema", "clock", "role", "upscalers", "routes", "pods"):
+    for name in (
+        "settings",
+        "connection",
+        "LISTEN",
+        "schema",
+        "clock",
+        "role",
+        "upscalers",
+        "UPSCALER",
+        "routes",
+        "pods",
+    ):
         assert marks[name] == "✓", ran.stdout
     assert "\x1b" not in ran.stdout
     for secret in (*SECRETS, pod_url.split(":")[2].split("@")[0]):

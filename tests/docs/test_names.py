@@ -21,7 +21,12 @@ IN_WORKER = re.compile(r"worker\.[a-z_]+(\.[a-z_]+)?(?![\w.…*])")
 FROM_ELSEWHERE = "docs/coming-from/"
 """Pages whose tables name objects of other systems, in every column but the last."""
 
-NOT_SETTINGS = frozenset({"PROJECT_REF", "PUBLISHABLE_KEY", "HF_ENDPOINT", "OMP_NUM_THREADS", "OMP_WAIT_POLICY"})
+NOT_SETTINGS = frozenset(
+    {
+        *("PROJECT_REF", "PUBLISHABLE_KEY", "HF_ENDPOINT", "OMP_NUM_THREADS", "OMP_WAIT_POLICY"),
+        *("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"),
+    }
+)
 """Names in capitals that are placeholders, or variables of libraries."""
 
 CONSTANTS_PAGE = "docs/timeouts.md"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +12,9 @@ import torch
 from worker.ml.draw.generate import Picture
 from worker.ml.models import Base
 from worker.ml.protocol import Condition, Grid, Inputs
-from worker.ml.train.train_lora import LoraConfig, TrainedLora
+from worker.ml.train.train_lora import LoraConfig
 
+Result = TypeVar("Result")
 UNLESS_GIVEN = {
     "rank": 16,
     "learning_rate": 1e-4,
@@ -28,14 +29,14 @@ def lora_config(*, resolution: int = 512, **settings: Any) -> LoraConfig:
     return LoraConfig(**UNLESS_GIVEN | {"resolutions": (resolution,)} | settings)
 
 
-def finish(training: Generator[Any, None, TrainedLora], events: list[Any] | None = None) -> TrainedLora:
-    """Run a training to its end, and add what it reports to `events`."""
+def finish(run: Generator[Any, None, Result], events: list[Any] | None = None) -> Result:
+    """Run a training or an upscaling to its end, and add what it reports to `events`."""
     events = [] if events is None else events
     while True:
         try:
-            events.append(next(training))
+            events.append(next(run))
         except StopIteration as end:
-            result: TrainedLora = end.value
+            result: Result = end.value
             return result
 
 

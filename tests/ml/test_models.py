@@ -10,7 +10,7 @@ from diffusers import UNet2DConditionModel
 
 from tests.ml.families import only_flux, only_sd15
 from tests.ml.runs import predict
-from worker.ml import models
+from worker.ml import memory, models
 from worker.ml.errors import ModelUnreadable
 from worker.ml.families.tiny import flux1 as flux_tiny
 from worker.ml.families.tiny import sd15 as sd15_tiny
@@ -140,10 +140,6 @@ class Slab:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.anonymous_bytes = path.stat().st_size
-        self.on_device = True
-
-    def to_host(self) -> None:
-        self.on_device = False
 
 
 class Mapped(Slab):
@@ -189,10 +185,25 @@ def test_a_model_larger_than_the_limit_is_loaded_alone(slabs: list[Path]) -> Non
     assert len(said) == 2
 
 
-def test_of_each_kind_of_model_only_the_last_one_is_on_the_device(slabs: list[Path]) -> None:
+def test_a_model_that_is_loaded_in_two_ways_is_kept_in_both(slabs: list[Path]) -> None:
     store = Store(lambda _: None)
-    first, other_kind, last = store.get(slabs[0], Slab), store.get(slabs[1], Mapped), store.get(slabs[2], Slab)
-    assert [model.on_device for model in (first, other_kind, last)] == [False, True, True]
+    one, other = store.get(slabs[0], Slab, variant="one"), store.get(slabs[0], Mapped, variant="other")
+    assert store.get(slabs[0], Slab, variant="one") is one
+    assert store.get(slabs[0], Mapped, variant="other") is other
+
+
+@only_flux
+def test_only_the_base_that_was_asked_for_last_is_on_the_device(
+    tiny_base: Path, copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "shares_host", lambda _: False)
+    monkeypatch.setattr(memory, "free_device_bytes", lambda _: 0)
+    store = Store(lambda _: None)
+    masters = store.base(tiny_base).denoiser.x_embedder.weight.data_ptr()
+    store.base(tiny_base).place("transformer")
+    assert store.base(tiny_base).denoiser.x_embedder.weight.data_ptr() != masters
+    store.base(copied)
+    assert store.base(tiny_base).denoiser.x_embedder.weight.data_ptr() == masters
 
 
 def test_a_model_that_cannot_be_loaded_is_not_kept(slabs: list[Path]) -> None:

@@ -73,8 +73,11 @@ def test_a_resumed_training_ends_near_the_uninterrupted_one(on_gpu: Base, photos
     assert resumed.final_loss == pytest.approx(whole.final_loss, rel=0.02)
 
 
-def test_the_upscaler_agrees_with_the_cpu(tiny_models: Path) -> None:
+@pytest.mark.parametrize("backend", real_esrgan.BACKENDS)
+def test_the_upscaler_agrees_with_the_cpu(tiny_models: Path, backend: str) -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
     weights = tiny_models / "real-esrgan-x4" / "model.safetensors"
-    on_gpu, on_cpu = (real_esrgan.load(weights, device).upscale(pixels) for device in ("cuda", "cpu"))
+    on_gpu, on_cpu = (
+        finish(real_esrgan.load(weights, backend, device=device).upscale(pixels)) for device in ("cuda", "cpu")
+    )
     assert np.abs(on_gpu.astype(int) - on_cpu).max() <= 3  # float16 against float32

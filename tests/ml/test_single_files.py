@@ -24,7 +24,7 @@ from worker.ml.draw.generate import Picture, PictureRequest, generate
 from worker.ml.errors import ModelUnreadable
 from worker.ml.families.registry import FAMILIES
 from worker.ml.families.single_files import IMPORTERS, flux1, flux1_names, sd15
-from worker.ml.networks import real_esrgan
+from worker.ml.networks import tiny as upscaler_tiny
 from worker.ml.single_files import parts, shared_parts
 from worker.ml.single_files.upscalers import import_upscaler
 from worker.models import BaseModels
@@ -217,7 +217,7 @@ def test_a_refused_import_leaves_nothing_behind(tiny_models: Path, flux_files: d
 
 class TestUpscalers:
     def test_the_official_pickle_becomes_safetensors(self, tmp_path: Path) -> None:
-        real_esrgan.build_tiny(tmp_path / "x4.safetensors", 4)
+        upscaler_tiny.build_tiny(tmp_path / "x4.safetensors", 4)
         weights = load_file(tmp_path / "x4.safetensors")
         torch.save({"params_ema": weights, "params": {}}, tmp_path / "RealESRGAN_x4plus.pth")
         models = tmp_path / "models"

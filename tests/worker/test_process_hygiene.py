@@ -100,6 +100,17 @@ def test_the_gpu_process_is_offline_and_has_no_secrets(fleet: Fleet) -> None:
     assert [name for name in names if name not in environment_of(worker.pid)] == []
 
 
+def test_the_gpu_process_lets_torch_expand_its_segments(fleet: Fleet) -> None:
+    """By the variable that every supported torch reads."""
+    (worker,) = fleet.ready(1)
+    (gpu_pid,) = worker.gpu_pids()
+    environment = environment_of(gpu_pid)
+    assert environment["PYTORCH_CUDA_ALLOC_CONF"] == "expandable_segments:True"
+    ask = "import torch; print(torch._C._accelerator_getAllocatorSettings())"
+    asked = subprocess.run([sys.executable, "-P", "-c", ask], env=environment, capture_output=True, text=True)
+    assert asked.stdout.strip() == "expandable_segments:True"
+
+
 def test_no_secret_reaches_a_log_or_a_row_whatever_goes_wrong(
     fleet: Fleet, proxy: PostgresProxy, relay: S3Relay
 ) -> None:

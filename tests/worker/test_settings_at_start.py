@@ -59,6 +59,7 @@ def refusal(app: App, folder: Path, **changes: str | None) -> str:
         ({"WORK_DIR": "/proc/likeness"}, "WORK_DIR", "set WORK_DIR to a folder"),
         ({"MODELS_DIR": "/proc/likeness"}, "MODELS_DIR", "set MODELS_DIR to a folder"),
         ({"MODELS_DIR": __file__}, "MODELS_DIR", "set MODELS_DIR to a folder"),
+        ({"UPSCALER": "bicubic"}, "UPSCALER", "spandrel"),
         ({"MAX_AFFINITY_WAIT_SECONDS": "soon"}, "MAX_AFFINITY_WAIT_SECONDS", "60"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",

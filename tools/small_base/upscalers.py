@@ -20,7 +20,7 @@ from tools.small_base.muon import Muon
 from tools.small_base.people import random_subject
 from tools.small_base.training import Average, Run, psnr
 from worker.demo.drawing.portrait import draw
-from worker.ml.networks.real_esrgan import build_tiny
+from worker.ml.networks.tiny import build_tiny
 
 FOLDER = WORK / "upscalers"
 PICTURES, HELD_OUT = 400, 16

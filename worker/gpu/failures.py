@@ -8,7 +8,7 @@ import torch
 
 from worker import errors
 from worker.gpu.messages import Failed
-from worker.ml.errors import BadInput, ModelUnreadable, PrecisionUnsupported
+from worker.ml.errors import BadInput, ModelUnreadable, PrecisionUnsupported, is_out_of_memory
 
 
 def failure(error: BaseException, phase: str) -> Failed:
@@ -23,7 +23,7 @@ def failure(error: BaseException, phase: str) -> Failed:
             return Failed(code=errors.InvalidInput.code, message=str(error))
         case PrecisionUnsupported():  # this pod's GPU is at fault, not the job
             return Failed(code=errors.ModelMissing.code, message=f"this pod cannot do the job: {error}")
-        case torch.OutOfMemoryError() | MemoryError():
+        case _ if is_out_of_memory(error):
             message = f"the job does not fit this pod's memory: it ran out while {phase}"
             return Failed(code=errors.OutOfMemory.code, message=message, fatal=True)
         case OSError():

@@ -43,7 +43,9 @@ CHILD = {
     "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while they wait made a CPU shared with others six times slower
 }
 """The GPU process's environment, besides what it inherits."""
-
+ALLOCATOR = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
+"""Variables of torch's allocator. Every torch reads the older one; 2.8 does not know the newer one, and up to 2.11
+it did not turn on expandable segments."""
 
 _SECRETS = re.compile(
     r"^(DATABASE_|PG|S3_|MODELS_S3_|AWS_|(NEXT_PUBLIC_)?SUPABASE_|HF_TOKEN|HUGGING_FACE_HUB_TOKEN|WORKER_SECRET)"
@@ -51,6 +53,14 @@ _SECRETS = re.compile(
     re.IGNORECASE,  # as the settings are read
 )
 """Names of variables that the GPU process never sees: the worker's own, and others that a pod's host may have set."""
+
+
+def _allocator(inherited: Mapping[str, str]) -> dict[str, str]:
+    """Return the setting of torch's allocator, unless the operator chose one.
+
+    Pictures, photos and tiles of changing sizes leave gaps in segments of a fixed size, until nothing fits any more.
+    """
+    return {} if any(name in inherited for name in ALLOCATOR) else {ALLOCATOR[0]: "expandable_segments:True"}
 
 
 class Interrupted(Exception):
@@ -67,7 +77,7 @@ class GpuChild:
 
     def __init__(self, env: Mapping[str, str] | None = None, tasks: Iterable[type[Task]] = ()) -> None:
         inherited = {name: value for name, value in os.environ.items() if not _SECRETS.search(name)}
-        self._env = {**inherited, **CHILD, **(env or {})}
+        self._env = {**_allocator(inherited), **inherited, **CHILD, **(env or {})}
         self._performers = sorted({task.performer for task in tasks})
         self._process: _Process | None = None
         self._device: str | None = None
@@ -141,7 +151,7 @@ class GpuChild:
         """End the running task: `run` raises Interrupted. On return the process has stopped it, or is dead.
 
         Between steps the process stops by itself and keeps its models. One that takes longer than `grace_s`,
-        or is in a phase without steps (importing, loading, encoding, upscaling), is killed.
+        or is in a phase without steps (importing, loading, encoding), is killed.
         """
         if not self._busy:
             return

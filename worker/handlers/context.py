@@ -16,6 +16,7 @@ from worker.database.pool import Database
 from worker.errors import StorageError
 from worker.gpu.messages import Done, Event, Phase, Progress, Task
 from worker.gpu.process import GpuChild
+from worker.gpu.tasks.generation import UpscalerBackend
 from worker.jobs.lease import Lease
 from worker.models import JobModels
 from worker.storage.lora_cache import LoraCache
@@ -41,6 +42,7 @@ class JobContext:
     loras: LoraCache
     bucket_uploads: str
     bucket_models: str
+    upscaler_backend: UpscalerBackend
     checkpoint_every_s: float
     upload_deadline_s: float
     workdir: Path

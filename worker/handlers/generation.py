@@ -85,6 +85,7 @@ async def generate(lease: Lease, context: JobContext) -> dict[str, Any]:
     task = GenerateTask(
         base=await context.models.ensure(base.slug),
         upscaler=await context.models.ensure_upscaler(request.upscale),
+        upscaler_backend=context.upscaler_backend,
         loras=[await _fetch_lora(lora, context) for lora in request.inputs.loras],
         prompt=request.merged_prompt(lease.job),
         negative_prompt=request.merged_negative_prompt(lease.job),

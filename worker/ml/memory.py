@@ -127,13 +127,13 @@ def _read(path: Path) -> str:
 
 
 def anonymous_bytes(tensors: Sequence[torch.Tensor]) -> int:
-    """Return the host memory that these CPU tensors hold and that the system cannot take back.
+    """Return the host memory that these tensors hold and that the system cannot take back.
 
     Weights that safetensors maps from a file are not part of it: their pages can be dropped and read again.
     """
     mapped = _mapped_files()
     sizes = {}
-    for tensor in tensors:
+    for tensor in (tensor for tensor in tensors if tensor.device.type == "cpu"):
         storage = tensor.untyped_storage()
         begin = storage.data_ptr()
         if not any(low <= begin < high for low, high in mapped):

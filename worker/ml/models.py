@@ -17,7 +17,7 @@ import transformers
 from safetensors import SafetensorError
 
 from worker.ml import memory
-from worker.ml.errors import ModelUnreadable
+from worker.ml.errors import ModelUnreadable, is_out_of_memory
 from worker.ml.families.registry import family_of
 from worker.ml.masters import Masters
 from worker.ml.memory import GIB, Plan
@@ -104,9 +104,11 @@ def load(folder: Path, device: str | None = None, dtype: torch.dtype | None = No
     try:
         _check_complete(folder, family.not_loaded)
         parts = family.load(folder, family.dtypes(dtype))
-    except (ModelUnreadable, torch.OutOfMemoryError):
+    except ModelUnreadable:
         raise
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError) as error:
+        if is_out_of_memory(error):
+            raise
         raise ModelUnreadable(f"{folder} is an incomplete or damaged base model: {error}") from error
     for module in family.modules(parts).values():
         module.requires_grad_(False).eval()
@@ -132,9 +134,6 @@ class Loaded(Protocol):
     def anonymous_bytes(self) -> int:
         """Host memory that it holds and that the system cannot take back."""
 
-    def to_host(self) -> None:
-        """Free its memory on the device."""
-
 
 Model = TypeVar("Model", bound=Loaded)
 
@@ -142,28 +141,34 @@ Model = TypeVar("Model", bound=Loaded)
 class Store:
     """Keeps models loaded within a limit of host memory: the least recently used ones are unloaded first.
 
-    Of each kind of model, only the one that was asked for last is on the device. Weights that are mapped from files do
-    not count: the system takes their pages back when it needs them.
+    Weights that are mapped from files do not count: the system takes their pages back when it needs them.
     """
 
     def __init__(self, say: Callable[[str], None], limit_bytes: int | None = None) -> None:
         """`say` is told in words which model is unloaded, and why."""
         self._say = say
         self._limit = limit_bytes or int(memory.host_limit_bytes() * memory.HOST_SHARE)
-        self._loaded: OrderedDict[Path, Loaded] = OrderedDict()
+        self._loaded: OrderedDict[tuple[Path, str], Loaded] = OrderedDict()
 
-    def get(self, path: Path, load: Callable[[Path], Model]) -> Model:
-        """Return the model of this folder or file, loading it if needed. Raises what `load` raises."""
-        path = path.resolve()
-        if path not in self._loaded:
-            self._unload_for(path)
-            self._loaded[path] = load(path)
-        self._loaded.move_to_end(path)
-        model = self._loaded[path]
+    def base(self, folder: Path) -> Base:
+        """Return the base of this folder, and move all others off the device. Raises ModelUnreadable."""
+        base = self.get(folder, load)
         for other in self._loaded.values():
-            if other is not model and type(other) is type(model):
+            if isinstance(other, Base) and other is not base:
                 other.to_host()
-        return cast(Model, model)
+        return base
+
+    def get(self, path: Path, load: Callable[[Path], Model], variant: str = "") -> Model:
+        """Return the model of this folder or file, loading it if needed. Raises what `load` raises.
+
+        A model that `load` returns in several forms is kept in each, told apart by `variant`.
+        """
+        key = path.resolve(), variant
+        if key not in self._loaded:
+            self._unload_for(path)
+            self._loaded[key] = load(key[0])
+        self._loaded.move_to_end(key)
+        return cast(Model, self._loaded[key])
 
     def _unload_for(self, path: Path) -> None:
         """Unload models until this one fits, even if none of its weights could be mapped from its files."""
@@ -172,7 +177,7 @@ class Store:
             held = sum(model.anonymous_bytes for model in self._loaded.values())
             if held + needed <= self._limit or held == 0:
                 return
-            oldest, _ = self._loaded.popitem(last=False)
+            (oldest, _), _ = self._loaded.popitem(last=False)
             self._say(
                 f"unloaded {_name(oldest)} to load {_name(path)}: loaded models hold {held / GIB:.1f} GiB, it may "
                 f"need {needed / GIB:.1f}, and the limit is {self._limit / GIB:.1f}"

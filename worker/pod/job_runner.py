@@ -176,6 +176,7 @@ class JobRunner:
             loras=self._services.loras,
             bucket_uploads=self._services.settings.bucket_uploads,
             bucket_models=self._services.settings.bucket_models,
+            upscaler_backend=self._services.settings.upscaler,
             checkpoint_every_s=self._services.settings.checkpoint_every_s,
             upload_deadline_s=UPLOAD_DEADLINE_S,
             workdir=workdir,

@@ -5,6 +5,7 @@ Every check raises SettingsError, which names the setting and says how to fix it
 
 from __future__ import annotations
 
+import importlib.util
 import os
 
 import psycopg
@@ -27,6 +28,7 @@ async def check_installation(settings: Settings, database: Database, store: Obje
     """Check folders, schema, kinds, buckets and store, in this order. Raises SettingsError at the first problem."""
     check_writable("WORK_DIR", settings.work_dir)
     check_models_dir(settings)
+    check_upscaler(settings)
     await check_schema(database)
     for name in BUCKETS:
         await check_bucket_name(settings, database, name)
@@ -53,6 +55,15 @@ def check_models_dir(settings: Settings) -> None:
     """Check that MODELS_DIR is writable, or at least readable: a read-only volume offers the models on it."""
     if not (os.path.isdir(settings.models_dir) and os.access(settings.models_dir, os.R_OK | os.X_OK)):
         check_writable("MODELS_DIR", settings.models_dir)
+
+
+def check_upscaler(settings: Settings) -> None:
+    """Check that the package of UPSCALER is installed."""
+    if importlib.util.find_spec(settings.upscaler) is None:
+        raise SettingsError(
+            f"UPSCALER={settings.upscaler}: the package {settings.upscaler} is not installed",
+            f"pip install 'likeness-worker[{settings.upscaler}]' on Python 3.11 or 3.12, or set UPSCALER=spandrel",
+        )
 
 
 async def check_schema(database: Database) -> None:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
-from worker.commands.checks.gpu import GpuCheck
+from worker.commands.checks.gpu import IMPORTS_DEADLINE_S, GpuCheck
 from worker.commands.checks.report import CheckSkipped, CheckWarning, Report
 from worker.database.pool import Database
 from worker.errors import SettingsError
 from worker.kinds import kinds_of_pod, load_kinds
 from worker.models import UPSCALERS, BaseModels, install_command
-from worker.pod.preflight import check_kinds, check_models_dir
+from worker.pod.preflight import check_kinds, check_models_dir, check_upscaler
 from worker.pod.routes import Routes, describe_free_memory
 from worker.settings import Settings
 from worker.storage.object_store import ObjectStore
@@ -38,6 +39,7 @@ async def check_models(
     places = Places()
     await report.check("models", places.collect(models))
     await report.check("upscalers", _upscalers(places))
+    await report.check("UPSCALER", _upscaler_backend(settings), IMPORTS_DEADLINE_S)
     if database is None:
         report.skip("no usable database to list them", "base models", "routes")
         return
@@ -120,6 +122,25 @@ async def _upscalers(places: Places) -> str:
             "; ".join(map(install_command, missing)),
         )
     return ", ".join(f"{slug} {place}" for slug, place in found.items())
+
+
+async def _upscaler_backend(settings: Settings) -> str:
+    """Import what an extra added, in a process of its own: its libraries may need others of the system."""
+    check_upscaler(settings)
+    if settings.upscaler == "realesrgan":
+        importing = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-c", "import worker.ml.networks.realesrgan_backend"),
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        _, errors = await importing.communicate()
+        if importing.returncode != 0:
+            raise SettingsError(
+                f"UPSCALER=realesrgan: it cannot be imported: {errors.decode(errors='replace').splitlines()[-1]}",
+                "if libGL is missing: pip uninstall opencv-python, then pip install opencv-python-headless; "
+                "or set UPSCALER=spandrel",
+            )
+    return settings.upscaler
 
 
 async def _base(base: dict[str, Any], places: Places, default_base: str, gpu: GpuCheck) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from worker.gpu.messages import Event, Phase, Progress, Work
@@ -17,7 +18,7 @@ from worker.gpu.tasks.generation import GenerateTask
 from worker.ml.draw import generate as pictures
 from worker.ml.draw.denoise import Step
 from worker.ml.models import Base
-from worker.ml.networks.real_esrgan import Upscaler
+from worker.ml.networks.upscaler import Upscaler, Upscaling
 from worker.ml.phases import Phase as MlPhase
 
 
@@ -34,7 +35,7 @@ class Drawn:
 def generate(task: GenerateTask, models: Models) -> Work:
     """Perform a GenerateTask."""
     yield Phase(name="loading the models")
-    upscaler = models.upscaler(task.upscaler)  # first, so that the base's memory plan counts it
+    upscaler = models.upscaler(task.upscaler, task.upscaler_backend)  # first, so that the base's memory plan counts it
     base = models.base(task.base)
     on_gpu = base.device.type == "cuda"
     if on_gpu:
@@ -51,7 +52,7 @@ def generate(task: GenerateTask, models: Models) -> Work:
 
 def _draw(base: Base, task: GenerateTask) -> Generator[Event, None, Drawn]:
     request = pictures.PictureRequest(
-        **task.model_dump(exclude={"base", "loras", "upscaler", "workdir"}),
+        **task.model_dump(exclude={"base", "loras", "upscaler", "upscaler_backend", "workdir"}),
         loras=tuple(pictures.LoraUse(lora.path, lora.scale) for lora in task.loras),
     )
     drawn = Drawn()
@@ -76,12 +77,12 @@ def _upscale(drawn: Drawn, upscaler: Upscaler, workdir: Path) -> Generator[Event
 
     For the progress, a step and an upscaled picture are one unit of work each: exact enough for a progress bar.
     """
-    yield Phase(name="upscaling")
+    yield Phase(name="upscaling", stepwise=True)
     work = drawn.steps + len(drawn.pictures)
     made: list[dict[str, Any]] = []
     for picture in drawn.pictures:
+        pixels = yield from _reported(upscaler.upscale(picture.pixels), drawn.steps + len(made), work)
         raw, upscaled = (workdir / f"{kind}_{picture.index}.npy" for kind in ("raw", "upscaled"))
-        pixels = upscaler.upscale(picture.pixels)
         np.save(raw, picture.pixels)
         np.save(upscaled, pixels)
         height, width, _ = pixels.shape
@@ -95,5 +96,19 @@ def _upscale(drawn: Drawn, upscaler: Upscaler, workdir: Path) -> Generator[Event
                 "height": height,
             }
         )
-        yield Progress(fraction=(drawn.steps + len(made)) / work, phase="upscaling")
     return made
+
+
+def _reported(upscaling: Upscaling, done: int, work: int) -> Generator[Event, None, npt.NDArray[np.uint8]]:
+    """Yield the progress after each tile of a picture, and return the enlarged picture.
+
+    `done` of `work` units were done before it.
+    """
+    with closing(upscaling):
+        while True:
+            try:
+                tile = next(upscaling)
+            except StopIteration as end:
+                pixels: npt.NDArray[np.uint8] = end.value
+                return pixels
+            yield Progress(fraction=(done + tile.index / tile.total) / work, phase="upscaling")

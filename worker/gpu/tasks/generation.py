@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from worker.gpu.messages import Message, Task
+
+UpscalerBackend = Literal["spandrel", "realesrgan"]
+"""The package that runs the upscaler's network."""
 
 
 class LoraFile(Message):
@@ -38,4 +41,5 @@ class GenerateTask(Task):
     num_images: int = 1
     loras: list[LoraFile] = Field(default_factory=list)
     upscaler: Path
+    upscaler_backend: UpscalerBackend = "spandrel"
     workdir: Path

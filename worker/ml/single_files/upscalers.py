@@ -25,7 +25,7 @@ def import_upscaler(file: Path, target: Path, scale: int) -> None:
             save_file(_read_pickle(file), target)
     except OSError as error:
         raise ModelUnreadable(f"{file.name} cannot be copied ({error.strerror})") from error
-    upscaler = real_esrgan.load(target, "cpu")
+    upscaler = real_esrgan.load(target, device="cpu")
     if upscaler.scale != scale:
         raise ModelUnreadable(f"{file.name} enlarges by {upscaler.scale}, not by {scale}")
 
