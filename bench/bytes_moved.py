@@ -22,7 +22,10 @@ FREE_GIB = (0.0, 24.5, 40.0)
 
 def main() -> None:
     with checked_out() as before:
-        found = {"before": json.loads(output(before, MODULE, "count")), "now": json.loads(output(ROOT, MODULE, "count"))}
+        found = {
+            "before": json.loads(output(before, MODULE, "count")),
+            "now": json.loads(output(ROOT, MODULE, "count")),
+        }
     (RESULTS / "bytes-moved.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
     for release, rows in found.items():
         for row in rows:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,20 @@ else:
     from worker.ml.train.batches import Photo
 
 __all__ = [
-    *("BEFORE", "Flux", "LoraUse", "Photo", "Picture", "PictureRequest", "Prompt"),
-    *("draw", "generate", "models", "parts_take_turns", "single_files", "train"),
+    "BEFORE",
+    "Flux",
+    "LoraUse",
+    "Photo",
+    "Picture",
+    "PictureRequest",
+    "Prompt",
+    "draw",
+    "generate",
+    "models",
+    "parts_take_turns",
+    "single_files",
+    "train_lora",
+    "training",
 ]
 
 
@@ -45,16 +57,10 @@ def draw(base: Any, request: PictureRequest) -> list[Any]:
     return [event.pixels for event in generate(base, request) if isinstance(event, Picture)]
 
 
-def train(base: Any, photos: Sequence[Photo], workdir: Path, resolution: int, **settings: Any) -> Any:
-    """Return the LoRA trained with these settings."""
+def training(base: Any, photos: Sequence[Photo], workdir: Path, resolution: int, **settings: Any) -> Iterator[Any]:
+    """Train a LoRA with these settings, write it to `lora.safetensors`, and yield what it reports."""
     if hasattr(train_lora, "Run"):
         config = train_lora.LoraConfig(resolutions=(resolution,), **settings)
-        training = train_lora.train(base, photos, config, train_lora.Run(workdir))
-    else:
-        config = train_lora.LoraConfig(resolution=resolution, **settings)
-        training = train_lora.train(base, photos, config, workdir=workdir, metadata={})
-    while True:
-        try:
-            next(training)
-        except StopIteration as end:
-            return end.value
+        return train_lora.train(base, photos, config, train_lora.Run(workdir))
+    config = train_lora.LoraConfig(resolution=resolution, **settings)
+    return train_lora.train(base, photos, config, workdir=workdir, metadata={})

@@ -39,7 +39,5 @@ def command(tree: Path, module: str, *arguments: str | Path) -> tuple[list[str],
 def output(tree: Path, module: str, *arguments: str | Path, **variables: str) -> str:
     """Run a module of `bench` to its end with the code of a tree, and return what it prints."""
     words, folder, environment = command(tree, module, *arguments)
-    done = subprocess.run(
-        words, cwd=folder, env=environment | variables, stdout=subprocess.PIPE, text=True, check=True
-    )
+    done = subprocess.run(words, cwd=folder, env=environment | variables, stdout=subprocess.PIPE, text=True, check=True)
     return done.stdout

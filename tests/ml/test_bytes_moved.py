@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-import torch
 
 from bench import flux_on_meta
 from bench.flux_on_meta import GIB, counted, draw_pictures
