@@ -11,34 +11,31 @@ BEFORE = importlib.util.find_spec("worker.ml.models") is None
 
 if BEFORE:
     from worker.ml import base_models as models
-    from worker.ml import single_files, train_lora
+    from worker.ml import batches, single_files, train_lora
+    from worker.ml import generate as drawing
+    from worker.ml.architectures import flux
     from worker.ml.architectures.architecture import Text as Prompt
-    from worker.ml.architectures.flux import Flux
-    from worker.ml.batches import Photo
-    from worker.ml.generate import LoraUse, Picture, PictureRequest, generate
 else:
     from worker.ml import memory, models
-    from worker.ml.draw.generate import LoraUse, Picture, PictureRequest, generate
+    from worker.ml.draw import generate as drawing
+    from worker.ml.families import flux1 as flux
     from worker.ml.families import single_files
     from worker.ml.families.conditions import PooledTokens as Prompt
-    from worker.ml.families.flux1 import Flux
-    from worker.ml.train import train_lora
-    from worker.ml.train.batches import Photo
+    from worker.ml.train import batches, train_lora
+
+Flux, LoraUse, Photo, PictureRequest = flux.Flux, drawing.LoraUse, batches.Photo, drawing.PictureRequest
 
 __all__ = [
     "BEFORE",
     "Flux",
     "LoraUse",
     "Photo",
-    "Picture",
     "PictureRequest",
     "Prompt",
     "draw",
-    "generate",
     "models",
     "parts_take_turns",
     "single_files",
-    "train_lora",
     "training",
 ]
 
@@ -54,7 +51,7 @@ def parts_take_turns(free_bytes: int = 0) -> None:
 
 def draw(base: Any, request: PictureRequest) -> list[Any]:
     """Return the pixels of a request's pictures."""
-    return [event.pixels for event in generate(base, request) if isinstance(event, Picture)]
+    return [event.pixels for event in drawing.generate(base, request) if isinstance(event, drawing.Picture)]
 
 
 def training(base: Any, photos: Sequence[Photo], workdir: Path, resolution: int, **settings: Any) -> Iterator[Any]:
