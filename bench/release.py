@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +11,32 @@ BEFORE = importlib.util.find_spec("worker.ml.models") is None
 
 if BEFORE:
     from worker.ml import base_models as models
-    from worker.ml import train_lora
-    from worker.ml.batches import Photo
-    from worker.ml.generate import Picture, PictureRequest, generate
+    from worker.ml import batches, single_files, train_lora
+    from worker.ml import generate as drawing
+    from worker.ml.architectures import flux
+    from worker.ml.architectures.architecture import Text as Prompt
 else:
     from worker.ml import memory, models
-    from worker.ml.draw.generate import Picture, PictureRequest, generate
-    from worker.ml.train import train_lora
-    from worker.ml.train.batches import Photo
+    from worker.ml.draw import generate as drawing
+    from worker.ml.families import flux1 as flux
+    from worker.ml.families import single_files
+    from worker.ml.families.conditions import PooledTokens as Prompt
+    from worker.ml.train import batches, train_lora
+
+Flux, LoraUse, Photo, PictureRequest = flux.Flux, drawing.LoraUse, batches.Photo, drawing.PictureRequest
 
 __all__ = [
-    *("BEFORE", "Flux", "LoraUse", "Photo", "Picture", "PictureRequest", "Prompt"),
-    *("draw", "generate", "models", "parts_take_turns", "single_files", "train"),
+    "BEFORE",
+    "Flux",
+    "LoraUse",
+    "Photo",
+    "PictureRequest",
+    "Prompt",
+    "draw",
+    "models",
+    "parts_take_turns",
+    "single_files",
+    "training",
 ]
 
 
@@ -37,19 +51,13 @@ def parts_take_turns(free_bytes: int = 0) -> None:
 
 def draw(base: Any, request: PictureRequest) -> list[Any]:
     """Return the pixels of a request's pictures."""
-    return [event.pixels for event in generate(base, request) if isinstance(event, Picture)]
+    return [event.pixels for event in drawing.generate(base, request) if isinstance(event, drawing.Picture)]
 
 
-def train(base: Any, photos: Sequence[Photo], workdir: Path, resolution: int, **settings: Any) -> Any:
-    """Return the LoRA trained with these settings."""
+def training(base: Any, photos: Sequence[Photo], workdir: Path, resolution: int, **settings: Any) -> Iterator[Any]:
+    """Train a LoRA with these settings, write it to `lora.safetensors`, and yield what it reports."""
     if hasattr(train_lora, "Run"):
         config = train_lora.LoraConfig(resolutions=(resolution,), **settings)
-        training = train_lora.train(base, photos, config, train_lora.Run(workdir))
-    else:
-        config = train_lora.LoraConfig(resolution=resolution, **settings)
-        training = train_lora.train(base, photos, config, workdir=workdir, metadata={})
-    while True:
-        try:
-            next(training)
-        except StopIteration as end:
-            return end.value
+        return train_lora.train(base, photos, config, train_lora.Run(workdir))
+    config = train_lora.LoraConfig(resolution=resolution, **settings)
+    return train_lora.train(base, photos, config, workdir=workdir, metadata={})

@@ -28,6 +28,25 @@ def test_resolved_settings_come_first_then_phases_steps_and_pictures(base: Base)
     assert all(event.pixels.shape == (32, 48, 3) for event in events if isinstance(event, Picture))
 
 
+def test_no_step_asks_diffusers_for_the_denoisers_dtype(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It looks through all modules for it: with a LoRA attached, that took a tenth of a step's time."""
+    asked = 0
+    dtype = type(base.denoiser).dtype
+
+    def ask(denoiser: object) -> object:
+        nonlocal asked
+        asked += 1
+        return dtype.fget(denoiser)
+
+    monkeypatch.setattr(type(base.denoiser), "dtype", property(ask))
+    counts = []
+    for steps in (2, 6):
+        asked = 0
+        list(generate(base, replace(REQUEST, steps=steps)))
+        counts.append(asked)
+    assert counts[0] == counts[1]
+
+
 @pytest.mark.parametrize(("family", "steps", "guidance"), [("flux", 28, 3.5), ("sd15", 30, 7.5)], indirect=["family"])
 def test_a_base_defaults_to_its_own_size_and_published_settings(base: Base, steps: int, guidance: float) -> None:
     unset = replace(REQUEST, width=None, height=None, steps=None, guidance=None)

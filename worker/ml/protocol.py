@@ -74,7 +74,7 @@ class Condition(Protocol):
 class Inputs:
     """What one evaluation of a denoiser reads. Guides change it, then the family passes it to the denoiser."""
 
-    latents: torch.Tensor  # (B, …), in the denoiser's own scale
+    latents: torch.Tensor  # (B, …), in the denoiser's own scale and precision
     time: torch.Tensor  # (B,), in the denoiser's own unit
     condition: Condition  # B rows
     grid: Grid

@@ -80,7 +80,7 @@ def _predict(
     for sides in family.evaluations(parts, scene.guidance, moment.time):
         first, *others = (scene.text[side] for side in sides)
         inputs = Inputs(
-            latents=torch.cat([scaled] * len(sides)),
+            latents=torch.cat([scaled] * len(sides)).to(scene.base.dtype),
             time=time.expand(len(sides)),
             condition=first.join(others) if others else first,
             grid=scene.grid,

@@ -157,7 +157,7 @@ class Flux(ClassifierFree):
         return cast(
             torch.Tensor,
             transformer(
-                hidden_states=latents.to(transformer.dtype),
+                hidden_states=latents,
                 timestep=inputs.time,
                 guidance=guidance if _embeds_guidance(parts) else None,
                 pooled_projections=text.pooled,

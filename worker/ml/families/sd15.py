@@ -153,10 +153,9 @@ class StableDiffusion15(ClassifierFree):
     def predict(self, parts: Parts, inputs: Inputs) -> torch.Tensor:
         """Predict the noise or velocity (B, C, h, w) at latents (B, C, h, w) and time (B,) in 0..999."""
         unet, text = parts.unet, cast(Tokens, inputs.condition)
-        latents = inputs.latents.to(unet.dtype)
         return cast(
             torch.Tensor,
-            unet(latents, inputs.time, encoder_hidden_states=text.tokens, return_dict=False, **inputs.extra)[0],
+            unet(inputs.latents, inputs.time, encoder_hidden_states=text.tokens, return_dict=False, **inputs.extra)[0],
         )
 
     def working_bytes(self, parts: Parts, grid: Grid, rows: int) -> Mapping[str, int]:
