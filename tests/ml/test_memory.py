@@ -23,7 +23,7 @@ from worker.ml.families import single_files
 from worker.ml.families.conditions import PooledTokens, Tokens
 from worker.ml.families.registry import FAMILIES
 from worker.ml.memory import GIB, WORKSPACE_BYTES, anonymous_bytes, host_limit_bytes, plan_parts
-from worker.ml.protocol import Condition, Family, Inputs
+from worker.ml.protocol import Condition, Family, Grid, Inputs
 
 FLUX_GIB = {"transformer": 22.168, "text_encoder_2": 8.870, "text_encoder": 0.229, "vae": 0.156}
 FLUX_WORK_GIB = {"transformer": 0.457, "text_encoder_2": 0.125, "vae": 1.5}
@@ -136,12 +136,27 @@ class LiveBytes(TorchDispatchMode):
         self._live -= self._sizes.pop(key)
 
 
+class FusedAttention(torch.autograd.Function):
+    """Attention that keeps no scores, as the kernels of a GPU; on the meta device torch writes it out."""
+
+    @staticmethod
+    def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        result = torch.empty_like(query)
+        ctx.save_for_backward(query, key, value, result)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *gradient: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        query, key, value, _ = ctx.saved_tensors
+        return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+
+
 @pytest.fixture
-def attention_without_scores(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the meta device torch writes attention out; the kernels of a GPU keep no scores."""
-    monkeypatch.setattr(
-        torch.nn.functional, "scaled_dot_product_attention", lambda query, *_, **__: torch.empty_like(query)
-    )
+def fused_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        return FusedAttention.apply(query, key, value)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", attention)
 
 
 @pytest.fixture(scope="module", params=["flux-dev", "sd15"])
@@ -173,22 +188,46 @@ def zeros(*shape: int) -> torch.Tensor:
     return torch.zeros(shape, dtype=torch.bfloat16, device="meta")
 
 
-@pytest.mark.usefixtures("attention_without_scores")
+def inputs_of(published: tuple[Family, Any, Condition], grid: Grid, rows: int) -> Inputs:
+    family, _, prompt = published
+    shape = (math.prod(grid), 64) if family.name == "flux" else (4, *grid)
+    time = torch.zeros(rows, device="meta")
+    return Inputs(zeros(rows, *shape), time, prompt.join([prompt] * (rows - 1)), grid, 1.0, ("wanted",) * rows)
+
+
+@pytest.mark.usefixtures("fused_attention")
 @pytest.mark.parametrize(("side", "rows"), [(512, 1), (512, 2), (1024, 1), (1536, 1)])
 @torch.no_grad()
 def test_what_drawing_needs_is_estimated_at_the_published_geometry(
     published: tuple[Family, Any, Condition], side: int, rows: int
 ) -> None:
     """A plan with too small a figure runs out of memory; with too large a one it moves parts that could stay."""
-    family, parts, prompt = published
+    family, parts, _ = published
     grid = (side // family.token_px(parts),) * 2
     estimate = family.working_bytes(parts, grid, rows)
-    shape = (math.prod(grid), 64) if family.name == "flux" else (4, *grid)
-    time = torch.zeros(rows, device="meta")
-    inputs = Inputs(zeros(rows, *shape), time, prompt.join([prompt] * (rows - 1)), grid, 3.5, ("wanted",) * rows)
+    inputs = inputs_of(published, grid, rows)
     with LiveBytes(getattr(parts, family.denoiser)) as denoising:
         family.predict(parts, inputs)
     with LiveBytes(parts.vae) as decoding:
-        family.decode_picture(parts, zeros(1, *shape), grid)
+        family.decode_picture(parts, inputs.latents[:1], grid)
     assert 0.9 < denoising.peak / estimate[family.denoiser] < 1.05
     assert 0.9 < decoding.peak / estimate["vae"] < 1.05
+
+
+@pytest.mark.usefixtures("fused_attention")
+def test_what_a_checkpointed_training_step_needs_is_estimated_at_the_published_geometry(
+    published: tuple[Family, Any, Condition],
+) -> None:
+    """The LoRA is in bfloat16, which autocast would make of it: there is no autocast on the meta device."""
+    family, parts, _ = published
+    denoiser = getattr(parts, family.denoiser).train()
+    grid = (512 // family.token_px(parts),) * 2
+    with family.new_lora(parts, 16, torch.Generator()) as lora:
+        for weights in lora.values():
+            weights.data = weights.data.to("meta", torch.bfloat16)
+        denoiser.enable_gradient_checkpointing()
+        with LiveBytes(denoiser) as step:
+            family.predict(parts, inputs_of(published, grid, 1)).float().square().mean().backward()
+    estimate = family.activation_bytes(parts, grid, 1) * family.checkpointed_share
+    gradients = sum(weights.numel() for weights in lora.values()) * 2
+    assert 0.75 < (step.peak - gradients) / estimate < 1.1

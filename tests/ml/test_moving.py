@@ -15,6 +15,7 @@ from tests.ml.runs import finish, lora_config, pictures
 from worker.ml import models
 from worker.ml.draw.generate import LoraUse, PictureRequest, generate
 from worker.ml.masters import Masters
+from worker.ml.memory import Plan
 from worker.ml.models import Base
 from worker.ml.train.batches import Photo
 from worker.ml.train.train_lora import Run, TrainedLora, train
@@ -75,9 +76,11 @@ def test_leaving_the_device_copies_nothing(offloaded: Base) -> None:
 
 def test_parts_that_take_turns_draw_the_same_picture(base: Base, offloaded: Base, trained: TrainedLora) -> None:
     for request in (REQUEST, replace(REQUEST, loras=(LoraUse(trained.path),))):
-        for ours, theirs in zip(pictures(generate(offloaded, request)), pictures(generate(base, request)), strict=True):
+        events = list(generate(offloaded, request))
+        (plan,) = [event for event in events if isinstance(event, Plan)]
+        assert plan.describe("here").startswith("offloaded, here: may not fit: needs ")
+        for ours, theirs in zip(pictures(events), pictures(generate(base, request)), strict=True):
             np.testing.assert_array_equal(ours, theirs)
-    assert offloaded.memory_plan.startswith("offloaded, cpu, float32: may not fit: needs ")
 
 
 def test_parts_that_take_turns_train_the_same_lora(

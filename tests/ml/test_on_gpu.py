@@ -13,6 +13,7 @@ from tests.ml.runs import finish, lora_config, pictures
 from worker.demo.held_out_loss import held_out_loss
 from worker.ml import memory, models
 from worker.ml.draw.generate import LoraUse, PictureRequest, generate
+from worker.ml.memory import Plan
 from worker.ml.models import Base
 from worker.ml.networks import real_esrgan
 from worker.ml.train.batches import Photo
@@ -37,8 +38,8 @@ def devices(base: Base) -> dict[str, str]:
 
 def test_a_base_is_loaded_in_bfloat16_and_describes_its_plan(on_gpu: Base) -> None:
     assert (on_gpu.device.type, on_gpu.dtype) == ("cuda", torch.bfloat16)
-    pictures(generate(on_gpu, REQUEST))
-    assert on_gpu.memory_plan.startswith("full, cuda, bfloat16: needs ")
+    (plan,) = [event for event in generate(on_gpu, REQUEST) if isinstance(event, Plan)]
+    assert plan.describe(on_gpu.computes_in).startswith("full, cuda, bfloat16: needs ")
 
 
 def test_an_offloaded_base_draws_the_same_picture_with_one_part_at_a_time(

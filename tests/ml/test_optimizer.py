@@ -10,41 +10,63 @@ import torch
 
 from tests.ml.families import only_flux
 from tests.ml.runs import finish, lora_config
+from worker.ml import memory
 from worker.ml.models import Base
 from worker.ml.phases import Phase
-from worker.ml.train import memory
 from worker.ml.train.batches import Photo
 from worker.ml.train.checkpoints import LoopState, read_checkpoint, write_checkpoint
-from worker.ml.train.memory import Savings, cheapest_savings
-from worker.ml.train.optimizer import adamw
+from worker.ml.train.memory import Savings, StepMemory
+from worker.ml.train.optimizer import adamw, has_eight_bit
 from worker.ml.train.train_lora import Checkpoint, Run, Step, train
 
-needs_bitsandbytes = pytest.mark.skipif(not memory.has_eight_bit(), reason="needs bitsandbytes (the gpu extra)")
+needs_bitsandbytes = pytest.mark.skipif(not has_eight_bit(), reason="needs bitsandbytes (the gpu extra)")
 GIB = 2**30
 
 
 # -- which one
 
+LARGE = StepMemory(denoiser=22 * GIB, activations=10 * GIB, checkpointed=2 * GIB, weights=45_000_000)
+"""A denoiser of 22 GiB and a LoRA of 45 million weights, whose step keeps 10 GiB of activations, or 2."""
+
 
 @pytest.mark.parametrize(
     ("free_gib", "savings"),
     [
-        (14, Savings()),
-        (12, Savings(checkpointing=True)),
-        (3.2, Savings(checkpointing=True)),
-        (2.8, Savings(checkpointing=True, eight_bit=True)),
-        (1, Savings(checkpointing=True, eight_bit=True)),
+        (None, Savings()),
+        (22 + 14, Savings()),
+        (22 + 12, Savings(checkpointing=True)),
+        (22 + 3.4, Savings(checkpointing=True)),
+        (22 + 3, Savings(checkpointing=True, eight_bit=True)),
+        (12, Savings(checkpointing=True, eight_bit=True)),
     ],
 )
 def test_speed_is_given_up_for_memory_before_precision_and_neither_without_need(
-    free_gib: float, savings: Savings
+    free_gib: float | None, savings: Savings
 ) -> None:
-    """A LoRA of 45 million weights, whose step keeps 10 GiB of activations."""
-    assert cheapest_savings(10 * GIB, 45_000_000, int(free_gib * GIB), eight_bit=True) == savings
+    free = None if free_gib is None else int(free_gib * GIB)
+    assert LARGE.savings(free, eight_bit=True) == savings
 
 
 def test_without_bitsandbytes_the_optimizer_stays_the_same() -> None:
-    assert cheapest_savings(10 * GIB, 45_000_000, GIB, eight_bit=False) == Savings(checkpointing=True)
+    assert LARGE.savings(GIB, eight_bit=False) == Savings(checkpointing=True)
+
+
+@pytest.mark.parametrize(
+    ("free_gib", "savings", "words"),
+    [
+        (None, Savings(checkpointing=True), "one part at a time, here with gradient checkpointing"),
+        (80, Savings(), "one part at a time, here: needs 35.3 of 80.0 GiB free"),
+        (
+            23,
+            Savings(checkpointing=True, eight_bit=True),
+            "one part at a time, here: may not fit: needs 25.0 of 23.0 GiB free with gradient checkpointing "
+            "and 8-bit AdamW",
+        ),
+    ],
+)
+def test_the_plan_of_a_training_is_told_in_words(free_gib: float | None, savings: Savings, words: str) -> None:
+    free = None if free_gib is None else int(free_gib * GIB)
+    assert LARGE.describe(savings, free, "here") == words
 
 
 # -- a checkpoint of the other kind
@@ -135,7 +157,7 @@ def test_a_training_resumes_on_a_device_with_more_or_less_memory(
     config = lora_config(steps=20, rank=32, learning_rate=2e-3, resolution=64, batch_size=4)
 
     def with_memory(scarce: bool) -> None:
-        monkeypatch.setattr(memory, "free_bytes", lambda device: 0 if scarce else None)
+        monkeypatch.setattr(memory, "free_device_bytes", lambda device: 0 if scarce else None)
 
     with_memory(before)
     run = train(base, photos, config, Run(tmp_path, checkpoint_every_s=0))

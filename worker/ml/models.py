@@ -43,15 +43,18 @@ class Base:
         return self.family.modules(self.parts)[self.family.denoiser]
 
     @property
-    def memory_plan(self) -> str:
-        """The plan of the last job, in words."""
-        device = f"{self.device.type}, {str(self.dtype).removeprefix('torch.')}"
-        return self._plan.describe(device) if self._plan else f"one part at a time, {device}"
+    def computes_in(self) -> str:
+        """Device and precision in words, such as "cuda, bfloat16"."""
+        return f"{self.device.type}, {str(self.dtype).removeprefix('torch.')}"
 
     @property
     def anonymous_bytes(self) -> int:
         """Host memory that it holds, without weights that are mapped from files."""
         return memory.anonymous_bytes([tensor for part in self._parts.values() for tensor in part.tensors])
+
+    def part_bytes(self, name: str) -> int:
+        """Return the size of a part's weights."""
+        return self._parts[name].nbytes
 
     def plan(self, working_bytes: Mapping[str, int]) -> Plan:
         """Decide for one job which parts stay on the device between its stages: encode, denoise, decode.

@@ -158,6 +158,9 @@ class Training(Protocol):
     def encode_picture(self, parts: Parts, pixels: torch.Tensor) -> torch.Tensor:
         """Encode pixels (1, 3, H, W) in -1..1 to float32 latents (1, …)."""
 
+    checkpointed_share: float
+    """What gradient checkpointing leaves of `activation_bytes`, with the block that is computed again."""
+
     def sample_timestep(self, parts: Parts, grid: Grid, generator: torch.Generator) -> torch.Tensor:
         """Draw one time (1,), in the denoiser's unit, of the density that the family is trained with."""
 

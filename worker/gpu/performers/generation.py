@@ -17,6 +17,7 @@ from worker.gpu.models import Models
 from worker.gpu.tasks.generation import GenerateTask
 from worker.ml.draw import generate as pictures
 from worker.ml.draw.denoise import Step
+from worker.ml.memory import Plan
 from worker.ml.models import Base
 from worker.ml.networks.upscaler import Upscaler, Upscaling
 from worker.ml.phases import Phase as MlPhase
@@ -27,6 +28,7 @@ class Drawn:
     """The generated pictures, before they are upscaled."""
 
     resolved: dict[str, Any] = field(default_factory=dict)
+    memory_plan: str = ""
     pictures: list[pictures.Picture] = field(default_factory=list)
     steps: int = 0
     """Over all pictures."""
@@ -46,7 +48,7 @@ def generate(task: GenerateTask, models: Models) -> Work:
         "pictures": upscaled,
         "resolved": drawn.resolved,
         "peak_gib": torch.cuda.max_memory_allocated(base.device) / 2**30 if on_gpu else None,
-        "memory_plan": base.memory_plan,
+        "memory_plan": drawn.memory_plan,
     }
 
 
@@ -61,6 +63,8 @@ def _draw(base: Base, task: GenerateTask) -> Generator[Event, None, Drawn]:
             match event:
                 case pictures.Resolved():
                     drawn.resolved = asdict(event)
+                case Plan():
+                    drawn.memory_plan = event.describe(base.computes_in)
                 case MlPhase(name=name):
                     yield Phase(name=name, stepwise=name == "drawing")
                 case Step(index, total):

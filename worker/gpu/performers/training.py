@@ -37,7 +37,7 @@ def train(task: TrainTask, models: Models) -> Work:
         )
     )
     resolved = asdict(config) | {"steps": trained.steps}
-    return asdict(trained) | {"resolved": resolved, "memory_plan": base.memory_plan}
+    return asdict(trained) | {"resolved": resolved}
 
 
 def _config(asked: LoraSettings, defaults: TrainingDefaults) -> train_lora.LoraConfig:

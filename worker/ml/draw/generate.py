@@ -14,6 +14,7 @@ from worker.ml.adapters import attach
 from worker.ml.draw.denoise import Scene, Step, denoise
 from worker.ml.errors import BadInput
 from worker.ml.families.lora import load_fitting
+from worker.ml.memory import Plan
 from worker.ml.models import Base
 from worker.ml.phases import Phase
 from worker.ml.protocol import GuideUse, Pixels, Side
@@ -61,7 +62,7 @@ class Picture:
 
 
 @torch.no_grad()
-def generate(base: Base, request: PictureRequest) -> Iterator[Resolved | Phase | Step | Picture]:
+def generate(base: Base, request: PictureRequest) -> Iterator[Resolved | Plan | Phase | Step | Picture]:
     """Draw `num_images` pictures, image i with seed + i. To stop, stop iterating: the base is left unchanged.
 
     Parts that take turns on the device are placed once: all prompts are encoded first, then all pictures are denoised,
@@ -79,7 +80,7 @@ def generate(base: Base, request: PictureRequest) -> Iterator[Resolved | Phase |
     loras = [(load_fitting(use.path, family.name, base.denoiser), use.scale) for use in request.loras]
     yield Phase("reading the prompt")
     against = family.uses_negative_prompt(parts, resolved.guidance)
-    base.plan(family.working_bytes(parts, grid, rows=2 if against else 1))
+    yield base.plan(family.working_bytes(parts, grid, rows=2 if against else 1))
     base.place(*family.encoders)
     prompts: dict[Side, str] = {"wanted": request.prompt}
     if against:

@@ -8,18 +8,14 @@ from dataclasses import dataclass
 
 import torch
 
+from worker.ml import memory
+from worker.ml.memory import GIB
 from worker.ml.models import Base
 from worker.ml.train.batches import Sample
-from worker.ml.train.optimizer import has_eight_bit
 
-_USABLE = 0.8  # of the free memory: estimates are rough, and the allocator leaves gaps
-_CHECKPOINTED = 0.2
-"""The share of the activations that gradient checkpointing leaves: one hidden state a block, and the activations of the
-block that is computed again. FLUX.1 at 512 x 512: 0.9 of 9.7 GiB. In the U-Net of SD 1.5, a layer of the largest level
-alone is 11 %.
-"""
+_USABLE = 0.8  # of the memory free for a step: estimates are rough, and the allocator leaves gaps
+_WEIGHT = _GRADIENT = 4  # bytes a weight
 _FULL_STATE, _EIGHT_BIT_STATE = 8, 2 + 8 / 256  # bytes a weight: two moments; in 8 bits, with a scale for each 256
-_GRADIENT = 4  # bytes a weight
 
 
 @dataclass(frozen=True)
@@ -31,34 +27,69 @@ class Savings:
     eight_bit: bool = False
     """Keep the optimizer's state in 8 bits."""
 
+    def __str__(self) -> str:
+        words = ["gradient checkpointing"] * self.checkpointing + ["8-bit AdamW"] * self.eight_bit
+        return f" with {' and '.join(words)}" if words else ""
 
-def savings_for(base: Base, samples: Sequence[Sample], batch_size: int, lora: Iterable[torch.Tensor]) -> Savings:
-    """Choose for a step on the largest of the samples, with the LoRA already on the device."""
-    free = free_bytes(base.device)
-    if free is None:
-        return Savings()
+
+@dataclass(frozen=True)
+class StepMemory:
+    """What a training takes of the device's memory, in bytes."""
+
+    denoiser: int
+    activations: int
+    """Of a step on the largest sample, without checkpointing."""
+    checkpointed: int
+    """The same with it."""
+    weights: int
+    """How many weights the LoRA has."""
+
+    @property
+    def resident(self) -> int:
+        """The denoiser and the LoRA."""
+        return self.denoiser + self.weights * _WEIGHT
+
+    def step(self, savings: Savings) -> int:
+        """Return what a step adds: activations, gradients and the optimizer's state."""
+        state = _EIGHT_BIT_STATE if savings.eight_bit else _FULL_STATE
+        kept = self.checkpointed if savings.checkpointing else self.activations
+        return kept + int(self.weights * (_GRADIENT + state))
+
+    def savings(self, free: int | None, *, eight_bit: bool) -> Savings:
+        """Return the first that fits into `free` bytes of none, checkpointing, and 8 bits too (if `eight_bit`).
+
+        `free` includes what is resident, and is None where the device shares the host's memory. If none fits, return
+        the last: the estimates are high rather than low.
+        """
+        if free is None:
+            return Savings()
+        choices = [Savings(), Savings(checkpointing=True), Savings(checkpointing=True, eight_bit=eight_bit)]
+        for_step = _USABLE * (free - self.resident)
+        return next((savings for savings in choices if self.step(savings) <= for_step), choices[-1])
+
+    def describe(self, savings: Savings, free: int | None, device: str) -> str:
+        """Return the plan in words, as `Plan.describe` does for drawing."""
+        words = f"one part at a time, {device}"
+        if free is None:
+            return f"{words}{savings}"
+        needed = self.resident + int(self.step(savings) / _USABLE)
+        needs = "needs" if needed <= free else "may not fit: needs"
+        return f"{words}: {needs} {needed / GIB:.1f} of {free / GIB:.1f} GiB free{savings}"
+
+
+def free_for_training(base: Base, needs: StepMemory) -> int | None:
+    """Return the memory for a training whose denoiser and LoRA are on the device already; None as `savings` has it."""
+    free = memory.free_device_bytes(base.device)
+    return None if free is None else free + needs.resident
+
+
+def step_memory(base: Base, samples: Sequence[Sample], batch_size: int, lora: Iterable[torch.Tensor]) -> StepMemory:
+    """Return what training on these samples takes."""
     largest = max((sample.grid for sample in samples), key=math.prod)
     activations = base.family.activation_bytes(base.parts, largest, batch_size)
-    return cheapest_savings(activations, sum(weights.numel() for weights in lora), free, eight_bit=has_eight_bit())
-
-
-def cheapest_savings(activations: int, weights: int, free: int, *, eight_bit: bool) -> Savings:
-    """Return the first that fits into `free` bytes of none, checkpointing, and 8 bits too (if `eight_bit`).
-
-    `activations` (bytes) are those of a step without checkpointing; `weights` (a number) those of the LoRA. If none
-    fits, return the last: the estimates are high rather than low.
-    """
-    full = weights * (_GRADIENT + _FULL_STATE)
-    if activations + full <= _USABLE * free:
-        return Savings()
-    if _CHECKPOINTED * activations + full <= _USABLE * free:
-        return Savings(checkpointing=True)
-    return Savings(checkpointing=True, eight_bit=eight_bit)
-
-
-def free_bytes(device: torch.device) -> int | None:
-    """Return the device's free memory; None where it shares the host's, and nothing is planned."""
-    if device.type != "cuda":
-        return None
-    torch.cuda.empty_cache()  # what this process caches, the encoders' memory for one, is free too
-    return torch.cuda.mem_get_info(device)[0]
+    return StepMemory(
+        denoiser=base.part_bytes(base.family.denoiser),
+        activations=activations,
+        checkpointed=int(activations * base.family.checkpointed_share),
+        weights=sum(weights.numel() for weights in lora),
+    )

@@ -41,9 +41,9 @@ from worker.ml.train.batches import (
 )
 from worker.ml.train.checkpoints import LoopState, read_checkpoint, write_checkpoint
 from worker.ml.train.config import LoraConfig as LoraConfig  # for callers, who need nothing else to train
-from worker.ml.train.memory import savings_for
+from worker.ml.train.memory import Savings, free_for_training, step_memory
 from worker.ml.train.metadata import file_metadata
-from worker.ml.train.optimizer import adamw
+from worker.ml.train.optimizer import adamw, has_eight_bit
 from worker.ml.train.schedule import learning_rate
 from worker.ml.train.seeds import seeded
 
@@ -113,6 +113,7 @@ class TrainedLora:
     photos: int  # the number it was trained on
     sha256: str
     peak_gib: float | None  # of device memory; None on a CPU
+    memory_plan: str  # in words, with its estimate
     seconds: dict[str, float]  # of this run: encode, train
 
 
@@ -144,18 +145,19 @@ def train(
     config = replace(config, steps=config.steps or base.family.training_defaults.steps(photo_count))
 
     encoded = time.monotonic()
-    losses, weights = yield from _learn(base, data, config, run)
+    learnt = yield from _learn(base, data, config, run)
     path, loss_file = run.workdir / "lora.safetensors", run.workdir / "losses.json"
-    loss_file.write_text(json.dumps(list(enumerate(losses, start=1))), "utf-8")
+    loss_file.write_text(json.dumps(list(enumerate(learnt.losses, start=1))), "utf-8")
     return TrainedLora(
         path=path,
         rank=config.rank,
-        steps=len(losses),
-        final_loss=_mean_of_last_tenth(losses),
+        steps=len(learnt.losses),
+        final_loss=_mean_of_last_tenth(learnt.losses),
         losses=loss_file,
         photos=photo_count,
-        sha256=lora_files.write(path, weights, file_metadata(base, config, photo_count, run.metadata)),
+        sha256=lora_files.write(path, learnt.weights, file_metadata(base, config, photo_count, run.metadata)),
         peak_gib=torch.cuda.max_memory_allocated(base.device) / 2**30 if base.device.type == "cuda" else None,
+        memory_plan=learnt.memory_plan,
         seconds={"encode": encoded - started, "train": time.monotonic() - encoded},
     )
 
@@ -184,12 +186,21 @@ def _encode(
     return TrainingData(samples, texts)
 
 
+@dataclass(frozen=True)
+class _Learnt:
+    losses: list[float]  # of all steps
+    weights: dict[str, torch.Tensor]  # by name, in the base's precision
+    memory_plan: str
+
+
 def _learn(
     base: Base, data: TrainingData, config: LoraConfig, run: Run
-) -> Generator[Phase | Step | Checkpoint, None, tuple[list[float], dict[str, torch.Tensor]]]:
-    """Train a fresh LoRA, or the checkpoint's; return the losses of all steps and the weights by name."""
+) -> Generator[Phase | Step | Checkpoint, None, _Learnt]:
+    """Train a fresh LoRA, or the checkpoint's."""
     with base.family.new_lora(base.parts, config.rank, seeded("init", config.seed)) as lora:
-        savings = savings_for(base, data.samples, config.batch_size, lora.values())
+        needs = step_memory(base, data.samples, config.batch_size, lora.values())
+        free = free_for_training(base, needs)
+        savings = needs.savings(free, eight_bit=has_eight_bit())
         if savings.checkpointing:
             base.denoiser.enable_gradient_checkpointing()
         state = LoopState(
@@ -210,7 +221,12 @@ def _learn(
                 with suppress(OSError):  # a full disk costs a checkpoint, not the training
                     yield Checkpoint(event.index, write_checkpoint(run.workdir, identity, state))
                 saved = time.monotonic()
-        return state.losses, {name: parameter.detach().to(base.dtype) for name, parameter in lora.items()}
+        savings = Savings(base.denoiser.is_gradient_checkpointing, savings.eight_bit)  # it may have been needed later
+        return _Learnt(
+            losses=state.losses,
+            weights={name: parameter.detach().to(base.dtype) for name, parameter in lora.items()},
+            memory_plan=needs.describe(savings, free, base.computes_in),
+        )
 
 
 def _resume(path: Path, identity: Mapping[str, str], state: LoopState) -> Iterator[Phase]:
