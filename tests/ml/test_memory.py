@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import diffusers
 import pytest
 import torch
-from diffusers import AutoencoderKL, FluxTransformer2DModel, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from worker.ml.families import single_files
+from tests.ml.geometry import on_meta
 from worker.ml.families.conditions import PooledTokens, Tokens
-from worker.ml.families.registry import FAMILIES
 from worker.ml.memory import GIB, WORKSPACE_BYTES, anonymous_bytes, host_limit_bytes, plan_parts
 from worker.ml.protocol import Condition, Family, Grid, Inputs
 
 FLUX_GIB = {"transformer": 22.168, "text_encoder_2": 8.870, "text_encoder": 0.229, "vae": 0.156}
 FLUX_WORK_GIB = {"transformer": 0.457, "text_encoder_2": 0.125, "vae": 1.5}
-PUBLISHED = Path(single_files.__file__).parent
 STAGES = (("text_encoder", "text_encoder_2"), ("transformer",), ("vae",))
 
 
@@ -161,25 +155,8 @@ def fused_attention(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module", params=["flux-dev", "sd15"])
 def published(request: pytest.FixtureRequest) -> tuple[Family, Any, Condition]:
-    """A published base's denoiser and autoencoder in bfloat16, without their weights, and a prompt for it."""
-    configs = json.loads((PUBLISHED / f"{request.param}.json").read_text("utf-8"))
-    family = FAMILIES["flux" if request.param == "flux-dev" else "sd15"]
-    classes = {"transformer": FluxTransformer2DModel, "unet": UNet2DConditionModel, "vae": AutoencoderKL}
-    with torch.device("meta"):
-        built = {
-            name: classes[name].from_config(configs[f"{name}/config.json"])
-            for name in (family.denoiser, family.autoencoder)
-        }
-    for module in built.values():
-        module.to(torch.bfloat16).eval().requires_grad_(False)
-    pipeline = getattr(diffusers, family.pipeline)
-    parts = SimpleNamespace(
-        **built,
-        vae_scale_factor=8,
-        tokenizer_2=SimpleNamespace(model_max_length=512),
-        _prepare_latent_image_ids=getattr(pipeline, "_prepare_latent_image_ids", None),
-        _unpack_latents=getattr(pipeline, "_unpack_latents", None),
-    )
+    """A published base's family, its parts, and a prompt for it."""
+    family, parts = on_meta(request.param)
     prompt = PooledTokens(zeros(1, 512, 4096), zeros(1, 768)) if family.name == "flux" else Tokens(zeros(1, 77, 768))
     return family, parts, prompt
 

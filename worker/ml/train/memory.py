@@ -55,6 +55,10 @@ class StepMemory:
         kept = self.checkpointed if savings.checkpointing else self.activations
         return kept + int(self.weights * (_GRADIENT + state))
 
+    def needed(self, savings: Savings) -> int:
+        """Return what must be free for the whole training."""
+        return self.resident + int(self.step(savings) / _USABLE)
+
     def savings(self, free: int | None, *, eight_bit: bool) -> Savings:
         """Return the first that fits into `free` bytes of none, checkpointing, and 8 bits too (if `eight_bit`).
 
@@ -64,15 +68,14 @@ class StepMemory:
         if free is None:
             return Savings()
         choices = [Savings(), Savings(checkpointing=True), Savings(checkpointing=True, eight_bit=eight_bit)]
-        for_step = _USABLE * (free - self.resident)
-        return next((savings for savings in choices if self.step(savings) <= for_step), choices[-1])
+        return next((savings for savings in choices if self.needed(savings) <= free), choices[-1])
 
     def describe(self, savings: Savings, free: int | None, device: str) -> str:
         """Return the plan in words, as `Plan.describe` does for drawing."""
         words = f"one part at a time, {device}"
         if free is None:
             return f"{words}{savings}"
-        needed = self.resident + int(self.step(savings) / _USABLE)
+        needed = self.needed(savings)
         needs = "needs" if needed <= free else "may not fit: needs"
         return f"{words}: {needs} {needed / GIB:.1f} of {free / GIB:.1f} GiB free{savings}"
 

@@ -1,0 +1,76 @@
+"""The table of memory plans in docs/models.md is what the worker computes at the published geometry."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.ml.geometry import on_meta
+from worker.ml.memory import GIB, plan_parts
+from worker.ml.protocol import Grid
+from worker.ml.train.memory import StepMemory
+
+PAGE = Path(__file__).parents[2] / "docs" / "models.md"
+FREE_GIB = (12, 16, 22, 23.6, 24.5, 27, 32, 48, 80)
+RANK = 16
+
+
+def table_after(heading: str) -> list[list[str]]:
+    """The cells of the first table below a line, without its head."""
+    text = PAGE.read_text("utf-8")
+    rows = re.findall(r"^\|(.*)\|$", text[text.index(heading) :].split("\n\n", 2)[1], re.MULTILINE)
+    return [[cell.strip() for cell in row.split("|")] for row in rows[2:]]
+
+
+@pytest.fixture(scope="module")
+def figures() -> dict[str, tuple[float, float]]:
+    """What each base needs to generate and to train, in GiB, by the page's other table."""
+    rows = {row[0].strip("`"): row for row in table_after("of *free* GPU memory:")}
+    return {slug: (float(rows[slug][1]), float(rows[slug][2])) for slug in ("flux-dev", "sd15")}
+
+
+def plans(slug: str, side: int, least: tuple[float, float]) -> list[list[str]]:
+    """For each of FREE_GIB, what happens to a picture and to a training at the largest of the family's resolutions.
+
+    What is offered must fit, and without 8-bit AdamW.
+    """
+    family, parts = on_meta(slug)
+    modules = family.modules(parts)
+    sizes = {name: sum(weights.nbytes for weights in module.parameters()) for name, module in modules.items()}
+    stages = [family.encoders, (family.denoiser,), (family.autoencoder,)]
+
+    def grid(side: int) -> Grid:
+        return (side // family.token_px(parts),) * 2
+
+    working = family.working_bytes(parts, grid(side), rows=1 if slug == "flux-dev" else 2)
+    activations = family.activation_bytes(parts, grid(family.training_defaults.resolutions[-1]), 1)
+    with family.new_lora(parts, RANK, torch.Generator()) as lora:
+        weights = sum(weights.numel() for weights in lora.values())
+    step = StepMemory(sizes[family.denoiser], activations, int(activations * family.checkpointed_share), weights)
+    found = []
+    for free_gib in FREE_GIB:
+        free = int(free_gib * GIB)
+        plan = plan_parts(sizes, stages, working, free)
+        drawing = f"{'full' if plan.full else 'offloaded'}: {plan.needed_bytes / GIB:.1f}"
+        savings = step.savings(free, eight_bit=True)
+        training = f"{step.needed(savings) / GIB:.1f}{savings}"
+        offered = [
+            words if free_gib >= needed else "not offered"
+            for words, needed in zip((drawing, training), least, strict=True)
+        ]
+        found.append(offered)
+        if free_gib >= least[0]:
+            assert plan.needed_bytes <= free, "worker.base_models offers what does not fit"
+        if free_gib >= least[1]:
+            assert step.needed(savings) <= free
+            assert not savings.eight_bit
+    return found
+
+
+def test_the_documented_plans_are_those_of_the_worker(figures: dict[str, tuple[float, float]]) -> None:
+    flux, sd15 = plans("flux-dev", 1024, figures["flux-dev"]), plans("sd15", 512, figures["sd15"])
+    expected = [[f"{free:g}", *one, *other] for free, one, other in zip(FREE_GIB, flux, sd15, strict=True)]
+    assert table_after("needs at its peak, in GiB:") == expected
