@@ -119,7 +119,6 @@ def train_plain_flux(pipeline: Any, watch: Stopwatch) -> None:
     from diffusers.training_utils import compute_density_for_timestep_sampling
 
     from tests.ml import vanilla
-    from worker.ml.families.flux1 import LORA_TARGETS
 
     encoded = pipeline.encode_prompt([PROMPT] * BATCH, max_sequence_length=pipeline.tokenizer_2.model_max_length)
     known = SimpleNamespace(
@@ -135,14 +134,13 @@ def train_plain_flux(pipeline: Any, watch: Stopwatch) -> None:
         sigma = compute_density_for_timestep_sampling("logit_normal", BATCH, logit_mean=0.0, logit_std=1.0)
         return vanilla.flux_loss(known, latents, torch.randn_like(latents), sigma, [PROMPT] * BATCH)
 
-    _train_plain(pipeline.transformer, LORA_TARGETS, loss, watch)
+    _train_plain(pipeline, "flux", loss, watch)
 
 
 def train_plain_sd15(pipeline: Any, watch: Stopwatch) -> None:
     from diffusers import DDPMScheduler
 
     from tests.ml import vanilla
-    from worker.ml.families.sd15 import LORA_TARGETS
 
     tokens, _ = pipeline.encode_prompt([PROMPT] * BATCH, "cpu", 1, do_classifier_free_guidance=False)
     schedule = DDPMScheduler.from_config(pipeline.scheduler.config)
@@ -159,7 +157,7 @@ def train_plain_sd15(pipeline: Any, watch: Stopwatch) -> None:
         times = torch.randint(0, 1000, (BATCH,))
         return vanilla.stable_diffusion_loss(known, latents, torch.randn_like(latents), times, [PROMPT] * BATCH)
 
-    _train_plain(pipeline.unet, LORA_TARGETS, loss, watch)
+    _train_plain(pipeline, "sd15", loss, watch)
 
 
 class _Tokenized:
@@ -171,25 +169,23 @@ class _Tokenized:
         return SimpleNamespace(input_ids=None)
 
 
-def _train_plain(denoiser: Any, targets: tuple[str, ...], loss: Callable[[], torch.Tensor], watch: Stopwatch) -> None:
-    from peft import LoraConfig
+def _train_plain(pipeline: Any, family: str, loss: Callable[[], torch.Tensor], watch: Stopwatch) -> None:
+    """Train a LoRA on the layers that the worker trains, so that both compute the same."""
+    from worker.ml.families.registry import FAMILIES as ALL
 
-    denoiser.add_adapter(
-        LoraConfig(r=RANK, lora_alpha=RANK, target_modules=[*targets], init_lora_weights="gaussian"), "plain"
-    )
-    weights = [parameter for parameter in denoiser.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(weights, lr=LEARNING_RATE, weight_decay=1e-4, fused=True)
-    for step in range(TRAINING_STEPS + 1):
-        value = loss()
-        value.backward()
-        torch.nn.utils.clip_grad_norm_(weights, 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        value.item()
-        if step == 0:
-            watch.start()
-    watch.stop()
-    denoiser.unload_lora()
+    with ALL[family].new_lora(pipeline, RANK, torch.Generator()) as lora:
+        weights = [*lora.values()]
+        optimizer = torch.optim.AdamW(weights, lr=LEARNING_RATE, weight_decay=1e-4, fused=True)
+        for step in range(TRAINING_STEPS + 1):
+            value = loss()
+            value.backward()
+            torch.nn.utils.clip_grad_norm_(weights, 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            value.item()
+            if step == 0:
+                watch.start()
+        watch.stop()
 
 
 KINDS = {"worker": worker_workloads, "plain": plain_workloads}
