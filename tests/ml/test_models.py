@@ -178,6 +178,20 @@ def test_models_whose_weights_are_mapped_from_files_are_kept(slabs: list[Path]) 
     assert said == []
 
 
+def test_a_model_that_becomes_larger_than_its_file_unloads_others_too(slabs: list[Path]) -> None:
+    def widen(path: Path) -> Slab:
+        slab = Slab(path)
+        slab.anonymous_bytes *= 2
+        return slab
+
+    said: list[str] = []
+    store = Store(said.append, limit_bytes=2500)
+    first = store.get(slabs[0], Slab)
+    store.get(slabs[1], widen)
+    assert len(said) == 1
+    assert store.get(slabs[0], Slab) is not first
+
+
 def test_a_model_larger_than_the_limit_is_loaded_alone(slabs: list[Path]) -> None:
     said: list[str] = []
     store = Store(said.append, limit_bytes=500)

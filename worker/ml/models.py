@@ -168,23 +168,26 @@ class Store:
         """
         key = path.resolve(), variant
         if key not in self._loaded:
-            self._unload_for(path)
-            self._loaded[key] = load(key[0])
+            self._make_room(path, _bytes_on_disk(path))
+            model = load(key[0])
+            self._make_room(path, model.anonymous_bytes)  # more than its files, where weights became wider
+            self._loaded[key] = model
         self._loaded.move_to_end(key)
         return cast(Model, self._loaded[key])
 
-    def _unload_for(self, path: Path) -> None:
-        """Unload models until this one fits, even if none of its weights could be mapped from its files."""
-        needed = sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*.safetensors")))
-        while self._loaded:
-            held = sum(model.anonymous_bytes for model in self._loaded.values())
-            if held + needed <= self._limit or held == 0:
-                return
+    def _make_room(self, path: Path, needed: int) -> None:
+        """Unload models until this one fits, which needs so many bytes, or no other holds any."""
+        while (held := sum(model.anonymous_bytes for model in self._loaded.values())) and held + needed > self._limit:
             (oldest, _), _ = self._loaded.popitem(last=False)
             self._say(
                 f"unloaded {_name(oldest)} to load {_name(path)}: loaded models hold {held / GIB:.1f} GiB, it may "
                 f"need {needed / GIB:.1f}, and the limit is {self._limit / GIB:.1f}"
             )
+
+
+def _bytes_on_disk(path: Path) -> int:
+    """Return what a model needs if none of its weights can be mapped from its files."""
+    return sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*.safetensors")))
 
 
 def _name(path: Path) -> str:
