@@ -56,8 +56,8 @@ def test_lines_have_the_figures_that_a_reader_compares(lines: list[dict[str, Any
     assert by_name["parts", "build"]["transformer_gib"] == by_name["parts", "build"]["transformer_computed_gib"]
     assert by_name["training", "512 checkpointed"]["checkpointing"]
     assert not by_name["training", "512"]["checkpointing"]
-    assert by_name["limits", "32 GiB"]["plan"].startswith("full")
-    assert by_name["limits", "12 GiB"]["plan"].startswith("offloaded")
+    assert by_name["limits", "32 GiB"]["drawing_plan"].startswith("full")
+    assert by_name["limits", "12 GiB"]["drawing_plan"].startswith("offloaded")
     assert "SIGKILL" in by_name["process", "life"]["kill_said"]
     assert by_name["process", "device assertion"]["skipped"]
 

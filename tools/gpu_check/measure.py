@@ -14,7 +14,8 @@ import torch
 
 from worker.ml import memory
 from worker.ml.draw.generate import Picture
-from worker.ml.memory import GIB
+from worker.ml.memory import GIB, Plan
+from worker.ml.models import Base
 from worker.ml.protocol import Pixels
 
 Result = TypeVar("Result")
@@ -129,6 +130,11 @@ def drained(work: Any) -> Any:
             next(work)
         except StopIteration as end:
             return end.value
+
+
+def plan_of(base: Base, drawing: Iterable[object]) -> str:
+    """Return a drawing's memory plan in words."""
+    return next(event.describe(base.computes_in) for event in drawing if isinstance(event, Plan))
 
 
 def pixels_of(drawing: Iterable[object]) -> Pixels:

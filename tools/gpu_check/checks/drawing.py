@@ -60,7 +60,6 @@ def draw(bench: Bench, *, lora: bool) -> Figures:
         "gpu_busy_share": recording.trace.busy_share,
         "attention_kernel": recording.trace.attention_kernel,
         **figures,
-        "plan": base.memory_plan,
     }
 
 

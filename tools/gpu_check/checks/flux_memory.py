@@ -10,7 +10,7 @@ import torch
 from tools.gpu_check.bench import Bench
 from tools.gpu_check.checks.drawing import SIDE_PX, TINY_SIDE_PX
 from tools.gpu_check.checks.training import PHOTOS, lora_config
-from tools.gpu_check.measure import device_limited_to, gib, host_memory, pixels_of, timed
+from tools.gpu_check.measure import device_limited_to, drained, gib, host_memory, plan_of, timed
 from tools.gpu_check.runner import Figures, expect
 from worker.gpu.failures import failure
 from worker.ml import models
@@ -19,7 +19,7 @@ from worker.ml.masters import Masters
 from worker.ml.memory import GIB
 from worker.ml.models import Base
 from worker.ml.train.batches import Photo
-from worker.ml.train.train_lora import LoraConfig, Run, Step, train
+from worker.ml.train.train_lora import LoraConfig, Run, TrainedLora, train
 
 TOLERANCE = 0.01
 """How far what torch allocates for a part may be from what its configuration says: blocks are rounded up."""
@@ -53,7 +53,7 @@ def plan(bench: Bench) -> Figures:
     side = bench.size(SIDE_PX, TINY_SIDE_PX) // base.family.token_px(base.parts)
     planned_parts = base.plan(base.family.working_bytes(base.parts, (side, side), 1))
     return {
-        "plan": base.memory_plan,
+        "plan": planned_parts.describe(base.computes_in),
         "stay": sorted(planned_parts.stay),
         "needed_gib": gib(planned_parts.needed_bytes),
         "free_gib": None if planned_parts.free_bytes is None else gib(planned_parts.free_bytes),
@@ -70,31 +70,36 @@ def limited(bench: Bench, limit_gib: float) -> Figures:
     side = bench.size(SIDE_PX, TINY_SIDE_PX)
     request = PictureRequest("a photo", None, side, side, steps=1, guidance=3.5, seed=1)
     limit_bytes = int(limit_gib * GIB * (TINY_SHARE if bench.tiny else 1))
+    photos = bench.photos(PHOTOS, bench.size(1152, 96))
     with device_limited_to(bench.device, limit_bytes):
-        drawing = _outcome(base, "drawing", lambda: pixels_of(generate(base, request)))
-        promised = base.memory_plan
-        photos = bench.photos(PHOTOS, bench.size(1152, 96))
-        config = lora_config(bench.size(512, 64), steps=2)
-        savings: set[str] = set()
-        training = _outcome(base, "training", lambda: _train(base, photos, config, bench.folder, savings))
-    figures: Figures = {
-        "limit_gib": gib(limit_bytes),
-        "plan": promised,
-        "draws": drawing is None,
-        "drawing_said": drawing,
-        "trains": training is None,
-        "training_with": sorted(savings),
-        "training_said": training,
-    }
-    expect(drawing is None or "may not fit" in promised, "the plan promised a picture that does not fit", figures)
+        drawing = _draw(base, request)
+        training = _train(base, photos, lora_config(bench.size(512, 64), steps=2), bench.folder)
+    figures: Figures = {"limit_gib": gib(limit_bytes), **drawing, **training}
+    promised = "may not fit" not in figures["drawing_plan"]
+    expect(figures["draws"] or not promised, "the plan promised a picture that does not fit", figures)
     return figures
 
 
-def _train(base: Base, photos: Sequence[Photo], config: LoraConfig, workdir: Path, savings: set[str]) -> None:
-    """Train, and note what is given up for memory."""
-    for event in train(base, photos, config, Run(workdir)):
-        if isinstance(event, Step) and base.denoiser.is_gradient_checkpointing:
-            savings.add("gradient checkpointing")
+def _draw(base: Base, request: PictureRequest) -> Figures:
+    events: list[object] = []  # those before memory runs out too
+
+    def draw() -> None:
+        for event in generate(base, request):
+            events.append(event)
+
+    said = _outcome(base, "drawing", draw)
+    return {"drawing_plan": plan_of(base, events), "draws": said is None, "drawing_said": said}
+
+
+def _train(base: Base, photos: Sequence[Photo], config: LoraConfig, workdir: Path) -> Figures:
+    """Train; a training tells its plan when it is done."""
+    trained: list[TrainedLora] = []
+    said = _outcome(base, "training", lambda: trained.append(drained(train(base, photos, config, Run(workdir)))))
+    return {
+        "training_plan": trained[0].memory_plan if trained else None,
+        "trains": said is None,
+        "training_said": said,
+    }
 
 
 def _outcome(base: Base, phase: str, work: Callable[[], object]) -> str | None:

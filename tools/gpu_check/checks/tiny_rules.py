@@ -9,7 +9,7 @@ import numpy as np
 
 from tools.gpu_check.bench import Bench
 from tools.gpu_check.checks.training import lora_config
-from tools.gpu_check.measure import drained, pixels_of, reported_free
+from tools.gpu_check.measure import drained, pixels_of, plan_of, reported_free
 from tools.gpu_check.runner import Figures, expect
 from worker.demo.held_out_loss import held_out_loss
 from worker.ml import models
@@ -32,12 +32,12 @@ def same_seed(bench: Bench, family: str) -> Figures:
     first, second = (pixels_of(generate(base, REQUEST)) for _ in range(2))
     base.to_host()
     with reported_free(lambda: 0):
-        offloaded = pixels_of(generate(base, REQUEST))
-        plan = base.memory_plan
+        events = list(generate(base, REQUEST))
+    offloaded = pixels_of(events)
     figures: Figures = {
         "same_seed_bit_equal": bool(np.array_equal(first, second)),
         "offloaded_bit_equal": bool(np.array_equal(first, offloaded)),
-        "plan": plan,
+        "plan": plan_of(base, events),
     }
     expect(figures["same_seed_bit_equal"], "the same seed drew another picture", figures)
     expect(figures["offloaded_bit_equal"], "parts that take turns drew another picture", figures)

@@ -59,7 +59,8 @@ def steps(
         base.denoiser.enable_gradient_checkpointing()
     ran = _run(base, photos, config, bench.folder)
     side = resolution // base.family.token_px(base.parts)
-    estimate = base.family.activation_bytes(base.parts, (side, side), batch_size)
+    kept = base.family.checkpointed_share if ran.checkpointing else 1.0
+    estimate = int(kept * base.family.activation_bytes(base.parts, (side, side), batch_size))
     figures: Figures = {
         "ms_a_step": ms(statistics.median(ran.seconds[step] for step in TIMED)),
         **ran.trace.cpu_figures(STEPS - TIMED.stop + 1),
