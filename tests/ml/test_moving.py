@@ -6,10 +6,12 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from tests.ml.runs import finish, lora_config, pictures
 from worker.ml import models
@@ -102,6 +104,26 @@ def test_other_weights_are_really_used(offloaded: Base) -> None:
         weights.mul_(1.5)
     (after,) = pictures(generate(offloaded, REQUEST))
     assert np.abs(before.astype(int) - after).max() > 0
+
+
+def test_a_part_that_does_not_fit_leaves_nothing_on_the_device() -> None:
+    class SecondCopyFails(TorchFunctionMode):
+        copies = 0
+
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func is torch.Tensor.to:
+                self.copies += 1
+                if self.copies == 2:
+                    raise torch.OutOfMemoryError("CUDA out of memory")
+            return func(*args, **kwargs or {})
+
+    module = torch.nn.Linear(4, 4)
+    masters = Masters(module)
+    with SecondCopyFails(), pytest.raises(torch.OutOfMemoryError):
+        masters.to_device(torch.device("cpu"))
+    assert not masters.on_device
+    places = [weights.data_ptr() for weights in module.parameters()]
+    assert places == [master.data_ptr() for master in masters.tensors]
 
 
 def test_tied_weights_stay_tied() -> None:

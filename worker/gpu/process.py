@@ -55,6 +55,12 @@ _SECRETS = re.compile(
 """Names of variables that the GPU process never sees: the worker's own, and others that a pod's host may have set."""
 
 
+def child_environment() -> dict[str, str]:
+    """Return the environment of a GPU process: this process's without secrets, and what torch is to find there."""
+    inherited = {name: value for name, value in os.environ.items() if not _SECRETS.search(name)}
+    return {**_allocator(inherited), **inherited, **CHILD}
+
+
 def _allocator(inherited: Mapping[str, str]) -> dict[str, str]:
     """Return the setting of torch's allocator, unless the operator chose one.
 
@@ -76,8 +82,7 @@ class GpuChild:
     """
 
     def __init__(self, env: Mapping[str, str] | None = None, tasks: Iterable[type[Task]] = ()) -> None:
-        inherited = {name: value for name, value in os.environ.items() if not _SECRETS.search(name)}
-        self._env = {**_allocator(inherited), **inherited, **CHILD, **(env or {})}
+        self._env = child_environment() | dict(env or {})
         self._performers = sorted({task.performer for task in tasks})
         self._process: _Process | None = None
         self._device: str | None = None

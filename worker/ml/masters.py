@@ -27,11 +27,12 @@ class Masters:
         return sum(master.nbytes for master in self.tensors)
 
     def to_device(self, device: torch.device) -> None:
-        """Copy the weights to the device."""
+        """Copy the weights to the device: all of them, or none where one does not fit."""
         if self.on_device:
             return
-        for tensor, master in self._masters.values():
-            tensor.data = master.to(device, copy=True)
+        copies = [master.to(device, copy=True) for master in self.tensors]
+        for (tensor, _), copy in zip(self._masters.values(), copies, strict=True):
+            tensor.data = copy
         self._move_added(device)
         self.on_device = True
 

@@ -1,0 +1,1 @@
+"""The checks, a theme each. `groups.py` lists them; a check is a function of the bench that returns its figures."""

@@ -1,0 +1,20 @@
+"""The environment of the processes that perform checks: that of the worker's GPU process."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tools.gpu_check.bench import Bench
+
+
+def open_bench(folder: Path, tiny: bool) -> Bench:
+    """Set the environment, import torch in it, and look at the device."""
+    from worker.gpu.process import child_environment
+
+    os.environ.update(child_environment())
+    from tools.gpu_check.bench import Bench
+
+    return Bench(folder, tiny)
