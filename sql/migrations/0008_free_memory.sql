@@ -9,7 +9,7 @@ alter table worker.base_models add column min_training_vram_gib real;
 -- decides, with the VAE that stays. To generate 1024 x 1024: 22.17 + 0.16 + 0.46 for the work of a step + 0.05 for the upscaler =
 -- 22.84, and 1.6 more for the libraries' workspaces and what the allocator cannot reuse. Decoding needs 1.5, but without the
 -- transformer. To train at 1024 x 1024 (4,608 tokens, gradient checkpointing): 22.17 + 1.5 for the checkpoints + 1.2 for one block
--- computed again and its gradients + 1.0 for a LoRA of 65 million parameters in float32 with gradients and AdamW's state = 25.9,
+-- computed again and its gradients + 1.0 for a LoRA of up to 65 million parameters in float32 with gradients and AdamW's state = 25.9,
 -- and 1.1 more, as above. flux-schnell generates only.
 update worker.base_models set min_vram_gib = 24.5, min_training_vram_gib = 27 where slug = 'flux-dev' and min_vram_gib = 24;
 update worker.base_models set min_vram_gib = 24.5 where slug = 'flux-schnell' and min_vram_gib = 24;
