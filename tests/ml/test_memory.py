@@ -6,6 +6,7 @@ import math
 import os
 import weakref
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -153,33 +154,41 @@ def fused_attention(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", attention)
 
 
+@dataclass(frozen=True)
+class Published:
+    """A published base on the meta device, a prompt for it, and the shape of its latents."""
+
+    family: Family
+    parts: Any
+    prompt: Condition
+    latents: Callable[[Grid], tuple[int, ...]]
+
+
 @pytest.fixture(scope="module", params=["flux-dev", "sd15"])
-def published(request: pytest.FixtureRequest) -> tuple[Family, Any, Condition]:
-    """A published base's family, its parts, and a prompt for it."""
+def published(request: pytest.FixtureRequest) -> Published:
     family, parts = on_meta(request.param)
-    prompt = PooledTokens(zeros(1, 512, 4096), zeros(1, 768)) if family.name == "flux" else Tokens(zeros(1, 77, 768))
-    return family, parts, prompt
+    if family.name == "flux":
+        prompt = PooledTokens(zeros(1, 512, 4096), zeros(1, 768))
+        return Published(family, parts, prompt, lambda grid: (math.prod(grid), 64))
+    return Published(family, parts, Tokens(zeros(1, 77, 768)), lambda grid: (4, *grid))
 
 
 def zeros(*shape: int) -> torch.Tensor:
     return torch.zeros(shape, dtype=torch.bfloat16, device="meta")
 
 
-def inputs_of(published: tuple[Family, Any, Condition], grid: Grid, rows: int) -> Inputs:
-    family, _, prompt = published
-    shape = (math.prod(grid), 64) if family.name == "flux" else (4, *grid)
-    time = torch.zeros(rows, device="meta")
-    return Inputs(zeros(rows, *shape), time, prompt.join([prompt] * (rows - 1)), grid, 1.0, ("wanted",) * rows)
+def inputs_of(published: Published, grid: Grid, rows: int) -> Inputs:
+    latents, time = zeros(rows, *published.latents(grid)), torch.zeros(rows, device="meta")
+    prompts = published.prompt.join([published.prompt] * (rows - 1))
+    return Inputs(latents, time, prompts, grid, 1.0, ("wanted",) * rows)
 
 
 @pytest.mark.usefixtures("fused_attention")
 @pytest.mark.parametrize(("side", "rows"), [(512, 1), (512, 2), (1024, 1), (1536, 1)])
 @torch.no_grad()
-def test_what_drawing_needs_is_estimated_at_the_published_geometry(
-    published: tuple[Family, Any, Condition], side: int, rows: int
-) -> None:
+def test_what_drawing_needs_is_estimated_at_the_published_geometry(published: Published, side: int, rows: int) -> None:
     """A plan with too small a figure runs out of memory; with too large a one it moves parts that could stay."""
-    family, parts, _ = published
+    family, parts = published.family, published.parts
     grid = (side // family.token_px(parts),) * 2
     estimate = family.working_bytes(parts, grid, rows)
     inputs = inputs_of(published, grid, rows)
@@ -193,10 +202,10 @@ def test_what_drawing_needs_is_estimated_at_the_published_geometry(
 
 @pytest.mark.usefixtures("fused_attention")
 def test_what_a_checkpointed_training_step_needs_is_estimated_at_the_published_geometry(
-    published: tuple[Family, Any, Condition],
+    published: Published,
 ) -> None:
     """The LoRA is in bfloat16, which autocast would make of it: there is no autocast on the meta device."""
-    family, parts, _ = published
+    family, parts = published.family, published.parts
     denoiser = getattr(parts, family.denoiser).train()
     grid = (512 // family.token_px(parts),) * 2
     with family.new_lora(parts, 16, torch.Generator()) as lora:

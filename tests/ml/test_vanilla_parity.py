@@ -177,14 +177,7 @@ def gradients_of(base: Base, photos: list[Photo]) -> tuple[torch.Tensor, torch.T
         plain.register_modules(**{base.family.denoiser: base.denoiser})
         order = [next(i for i, s in enumerate(samples) if torch.equal(s.latents[0], one)) for one in batch.latents]
         prompts = [captions[i] for i in order]
-        if base.family.name == "flux":
-            height, width = (side * base.family.token_px(base.parts) for side in batch.grid)
-            latents, noise = (
-                plain._unpack_latents(x, height, width, plain.vae_scale_factor) for x in (batch.latents, batch.noise)
-            )
-            loss = vanilla.flux_loss(plain, latents, noise, batch.time, prompts)
-        else:
-            loss = vanilla.stable_diffusion_loss(plain, batch.latents, batch.noise, batch.time, prompts)
+        loss = vanilla.LOSSES[base.family.name](plain, batch, prompts)
         results.append((loss, torch.autograd.grad(loss, list(lora.values()))))
     return tuple(torch.cat([loss.detach().view(1), *(g.flatten() for g in gradients)]) for loss, gradients in results)
 

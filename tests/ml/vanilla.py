@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler, DiffusionPipeline, FluxPipeline
 from diffusers.training_utils import compute_snr
+
+from worker.ml.train.batches import Batch
 
 
 def draw(
@@ -63,6 +66,13 @@ def flux_loss(
     return torch.mean((prediction - target).pow(2).reshape(len(target), -1), 1).mean()
 
 
+def flux_loss_of_batch(pipeline: FluxPipeline, batch: Batch, prompts: list[str]) -> torch.Tensor:
+    factor = pipeline.vae_scale_factor
+    height, width = (2 * factor * side for side in batch.grid)
+    latents, noise = (pipeline._unpack_latents(x, height, width, factor) for x in (batch.latents, batch.noise))
+    return flux_loss(pipeline, latents, noise, batch.time, prompts)
+
+
 def stable_diffusion_loss(
     pipeline: Any, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor, prompts: list[str]
 ) -> torch.Tensor:
@@ -85,3 +95,14 @@ def stable_diffusion_loss(
     weights = weights / (snr + 1) if v_prediction else weights / snr
     loss = F.mse_loss(prediction.float(), target.float(), reduction="none")
     return (loss.mean(dim=list(range(1, len(loss.shape)))) * weights).mean()
+
+
+def stable_diffusion_loss_of_batch(pipeline: Any, batch: Batch, prompts: list[str]) -> torch.Tensor:
+    return stable_diffusion_loss(pipeline, batch.latents, batch.noise, batch.time, prompts)
+
+
+LOSSES: dict[str, Callable[[Any, Batch, list[str]], torch.Tensor]] = {
+    "flux": flux_loss_of_batch,
+    "sd15": stable_diffusion_loss_of_batch,
+}
+"""The loss of each family's script for a batch whose photos have these captions."""

@@ -106,8 +106,8 @@ class Drawing(Protocol):
 
     def picture_defaults(self, parts: Parts) -> PictureDefaults: ...
 
-    def encode_prompts(self, parts: Parts, prompts: Sequence[str], device: torch.device) -> Any:
-        """Return the `Condition` of these prompts, a row each."""
+    def encode_prompts(self, parts: Parts, prompts: Sequence[str], device: torch.device, side: Side = "wanted") -> Any:
+        """Return the `Condition` of these prompts, a row each. Some families put only wanted ones into a template."""
 
     def cut_encoders(self, parts: Parts, prompt: str) -> tuple[str, ...]:
         """Return the encoders that read only the beginning of this prompt."""

@@ -41,7 +41,11 @@ def shape_of(pair: Pair) -> Shape:
 
 @dataclass(frozen=True)
 class Module:
-    """One kind of layer in both namings; `{}` is a number. Sizes are multiples of the hidden states' width."""
+    """One kind of layer in both namings; `{}` is a number.
+
+    Only the proportion of its sizes counts, because models of a family differ in width: three inputs and outputs of
+    3, 1 and 1 are the fused attention layer of a model in which three queries share a key and a value.
+    """
 
     kohya: str
     diffusers: tuple[str, ...]  # several where kohya's layer fuses them, in the order of their rows
@@ -54,6 +58,10 @@ class Module:
         """Yield its names in both namings, each with the outputs of the layer so named."""
         yield self.kohya, sum(self.outputs)
         yield from zip(self.diffusers, self.outputs, strict=True)
+
+    def rows(self, inputs: int) -> list[int]:
+        """Return the outputs of each of diffusers' layers, of one with this many inputs."""
+        return [outputs * inputs // self.inputs for outputs in self.outputs]
 
 
 @dataclass(frozen=True)
@@ -161,8 +169,7 @@ class LoraNames:
             if len(layer.diffusers) == 1:
                 split[layer.diffusers[0]] = (a, b)
                 continue
-            rows = [outputs * a.shape[1] for outputs in layer.module.outputs]
-            for part, part_b in zip(layer.diffusers, torch.split(b, rows), strict=True):
+            for part, part_b in zip(layer.diffusers, torch.split(b, layer.module.rows(a.shape[1])), strict=True):
                 if part_b.any():  # all zeros mean that the part was not trained
                     split[part] = (a.clone(), part_b.clone())
         return split
@@ -179,7 +186,7 @@ def _fuse(layer: Layer, pairs: Sequence[Pair | None]) -> Pair:
             raise ModelUnreadable(
                 f"{name} is {pair[0].shape[1]} to {len(pair[1])}, which cannot be fused with the others"
             )
-    heights = [outputs * inputs for outputs in layer.module.outputs]
+    heights = layer.module.rows(inputs)
     stacked = torch.cat([a for a, _ in present])
     diagonal = torch.zeros(sum(heights), len(stacked), dtype=stacked.dtype)
     row = column = 0

@@ -85,7 +85,7 @@ def generate(base: Base, request: PictureRequest) -> Iterator[Resolved | Plan | 
     prompts: dict[Side, str] = {"wanted": request.prompt}
     if against:
         prompts["against"] = request.negative_prompt or ""
-    text = {side: family.encode_prompts(parts, [prompt], base.device) for side, prompt in prompts.items()}
+    text = {side: family.encode_prompts(parts, [prompt], base.device, side) for side, prompt in prompts.items()}
 
     yield Phase("drawing")
     base.place(family.denoiser)

@@ -26,7 +26,7 @@ from worker.ml.families import lora
 from worker.ml.families.conditions import PooledTokens
 from worker.ml.families.guidance import ClassifierFree
 from worker.ml.families.working_memory import ENCODER_BYTES, autoencoder_bytes
-from worker.ml.protocol import Grid, Inputs, Parts, PictureDefaults, Sampler, TrainingDefaults
+from worker.ml.protocol import Grid, Inputs, Parts, PictureDefaults, Sampler, Side, TrainingDefaults
 
 LORA_TARGETS = (  # the attention and feed-forward layers that the diffusers script trains by default
     *("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),
@@ -81,7 +81,9 @@ class Flux(ClassifierFree):
     # --- prompts and pictures
 
     @torch.no_grad()
-    def encode_prompts(self, parts: Parts, prompts: Sequence[str], device: torch.device) -> PooledTokens:
+    def encode_prompts(
+        self, parts: Parts, prompts: Sequence[str], device: torch.device, side: Side = "wanted"
+    ) -> PooledTokens:
         tokens, pooled, _ = parts.encode_prompt(list(prompts), device=device, max_sequence_length=_text_length(parts))
         return PooledTokens(tokens, pooled)
 

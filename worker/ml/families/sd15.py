@@ -27,7 +27,7 @@ from worker.ml.families import lora
 from worker.ml.families.conditions import Tokens
 from worker.ml.families.guidance import ClassifierFree
 from worker.ml.families.working_memory import ENCODER_BYTES, autoencoder_bytes
-from worker.ml.protocol import Grid, Inputs, Parts, PictureDefaults, Sampler, TrainingDefaults
+from worker.ml.protocol import Grid, Inputs, Parts, PictureDefaults, Sampler, Side, TrainingDefaults
 
 LORA_TARGETS = (  # every layer of the transformer blocks, as sd-scripts trains (networks/lora.py)
     *("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2"),
@@ -96,7 +96,9 @@ class StableDiffusion15(ClassifierFree):
     # --- prompts and pictures
 
     @torch.no_grad()
-    def encode_prompts(self, parts: Parts, prompts: Sequence[str], device: torch.device) -> Tokens:
+    def encode_prompts(
+        self, parts: Parts, prompts: Sequence[str], device: torch.device, side: Side = "wanted"
+    ) -> Tokens:
         tokens, _ = parts.encode_prompt(list(prompts), device, 1, do_classifier_free_guidance=False)
         return Tokens(tokens)
 

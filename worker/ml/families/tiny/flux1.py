@@ -11,24 +11,12 @@ import string
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
-from worker.ml import kernels
-from worker.ml.families.tiny.parts import (
-    GROUPS,
-    SPREAD,
-    WORDS,
-    clip_text_model,
-    clip_tokenizer,
-    set_balanced,
-    set_weight,
-    silence,
-    unbalanced,
-)
+from worker.ml.families.tiny.parts import WORDS, autoencoder, clip_text_model, clip_tokenizer
 
 TEXT_LENGTH = 40  # tokens that its T5 reads
-UNIT = (2.0, 6.0, 6.0, 12.0)  # scales a picture's means and differences to about unit variance
 
 
 def build_tiny(folder: Path, seed: int = 0) -> None:
@@ -47,7 +35,7 @@ def build_tiny(folder: Path, seed: int = 0) -> None:
             axes_dims_rope=(8, 12, 12),
         )
         _pass_through(transformer)
-        vae = _autoencoder()
+        vae = autoencoder()
         clip_words, t5_words = clip_tokenizer(), _t5_tokenizer()
         clip = clip_text_model(clip_words)
         t5 = T5EncoderModel(
@@ -98,61 +86,6 @@ def _pass_through(transformer: FluxTransformer2DModel) -> None:
         block.proj_out.weight *= 0.3
     # Training embeds guidance 1 and drawing 3.5; a random embedding would exaggerate the difference.
     transformer.time_text_embed.guidance_embedder.linear_2.weight *= 0.1
-
-
-@torch.no_grad()
-def _autoencoder() -> AutoencoderKL:
-    """Return a real AutoencoderKL, set by hand so that a person recognises the pictures it decodes.
-
-    12 of its 16 latent channels hold the picture at a quarter of its size, 2x2 pixels folded into channels; the other
-    four are silent. Residual branches add nothing. The two norms before the last layers are neutralised by
-    constant channels, and by carrying every value with both signs, so that SiLU's curve cancels.
-    """
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(32, 32, 32, 32),
-        layers_per_block=1,
-        norm_num_groups=GROUPS,
-        latent_channels=16,
-        sample_size=64,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
-        scaling_factor=0.3611,
-        shift_factor=0.1159,
-    ).eval()
-    scaling, shift = vae.config.scaling_factor, vae.config.shift_factor
-    for name, layer in vae.named_modules():
-        if name.endswith(("conv2", "to_out.0")):
-            silence(layer)
-
-    encoder, down = vae.encoder, [block.downsamplers[0].conv for block in vae.encoder.down_blocks[:3]]
-    set_weight(encoder.conv_in, kernels.each(3, kernels.SAME))
-    set_weight(down[0], kernels.each(3, kernels.MEAN_OF_CELL))
-    set_weight(down[1], kernels.each(3, kernels.MEAN_OF_CELL))
-    set_balanced(down[2], kernels.fold(), encoder.conv_norm_out)
-    spectrum = _spectrum()
-    read = torch.einsum("oc,cihw->oihw", spectrum, unbalanced(12, kernels.SAME))
-    set_weight(encoder.conv_out, read * SPREAD / scaling)
-    encoder.conv_out.bias[:16] = shift
-    encoder.conv_out.bias[16:] = -20.0  # log-variance: almost none
-
-    decoder, up = vae.decoder, [block.upsamplers[0].conv for block in vae.decoder.up_blocks[:3]]
-    back = torch.linalg.inv(spectrum)[:, :, None, None] * kernels.SAME * scaling
-    set_weight(decoder.conv_in, back)
-    decoder.conv_in.bias[:12] = -shift * back.sum((1, 2, 3))
-    set_weight(up[0], kernels.unfold())
-    set_weight(up[1], kernels.each(3, kernels.BETWEEN))
-    set_balanced(up[2], kernels.each(3, kernels.BETWEEN), decoder.conv_norm_out)
-    set_weight(decoder.conv_out, unbalanced(3, kernels.SHARPER) * SPREAD)
-    return vae
-
-
-def _spectrum() -> torch.Tensor:
-    """Return (12, 12): 2x2 pixels of each colour to their mean and three differences, each with about unit variance."""
-    haar = torch.tensor([[1.0, 1, 1, 1], [1, 1, -1, -1], [1, -1, 1, -1], [1, -1, -1, 1]]) / 4
-    unit = torch.tensor(UNIT)[:, None]
-    return torch.kron(torch.eye(3), haar * unit)
 
 
 def _t5_tokenizer() -> T5Tokenizer:
