@@ -104,6 +104,23 @@ def test_other_weights_are_really_used(offloaded: Base) -> None:
     assert np.abs(before.astype(int) - after).max() > 0
 
 
+def test_a_part_that_did_not_fit_leaves_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4))
+    masters, to, copies = Masters(module), torch.Tensor.to, iter(range(3))
+
+    def run_out(tensor: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
+        if next(copies, None) is None:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return to(tensor, *args, **kwargs)
+
+    monkeypatch.setattr(torch.Tensor, "to", run_out)
+    with pytest.raises(torch.OutOfMemoryError):
+        masters.to_device(torch.device("cpu"))
+    monkeypatch.undo()
+    masters.to_host()
+    assert [w.data_ptr() for w in module.parameters()] == [w.data_ptr() for w in masters.tensors]
+
+
 def test_tied_weights_stay_tied() -> None:
     module = torch.nn.ModuleDict({"a": torch.nn.Linear(4, 4), "b": torch.nn.Linear(4, 4)})
     module["b"].weight = module["a"].weight

@@ -30,10 +30,10 @@ class Masters:
         """Copy the weights to the device."""
         if self.on_device:
             return
+        self.on_device = True  # even if memory runs out halfway: `to_host` then frees what was copied
         for tensor, master in self._masters.values():
             tensor.data = master.to(device, copy=True)
         self._move_added(device)
-        self.on_device = True
 
     def to_host(self) -> None:
         """Free the device's copy."""
