@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from tests.ml.runs import pictures
+from worker.ml import models
 from worker.ml.draw.denoise import Step
 from worker.ml.draw.generate import LoraUse, PictureRequest, generate
 from worker.ml.models import Base
@@ -57,7 +59,7 @@ def guide() -> AddsConstant:
 
 
 def guided(guide: AddsConstant, scale: float) -> PictureRequest:
-    grey = np.full((8, 8, 3), 128, np.uint8)
+    grey = np.full((64, 64, 3), 128, np.uint8)
     return replace(REQUEST, guides=(GuideUse(guide, (grey,), scale),))
 
 
@@ -112,3 +114,37 @@ def test_a_guided_drawing_stopped_between_steps_detaches_the_guide(base: Base, g
     drawing.close()
     assert guide.attached == 0
     np.testing.assert_array_equal(pictures(generate(base, REQUEST)), plain)
+
+
+class EncodesItsPicture(AddsConstant):
+    """Reads the autoencoder, as control networks and reference pictures do, and notes where the denoiser then is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.on_device: list[bool] = []
+
+    @contextmanager
+    def attach(self, base: Base) -> Iterator[None]:
+        def note(*_: object) -> None:
+            self.on_device.append(base._parts[base.family.denoiser].on_device)
+
+        hook = base.denoiser.register_forward_hook(note)
+        try:
+            with super().attach(base):
+                yield
+        finally:
+            hook.remove()
+
+    def prepare(self, base: Base, use: GuideUse, grid: Grid, generator: torch.Generator) -> float:
+        base.place(base.family.autoencoder)
+        signal = torch.from_numpy(use.pictures[0].copy()).permute(2, 0, 1)[None] / 127.5 - 1
+        return use.scale * float(base.family.encode_picture(base.parts, signal).mean())
+
+
+def test_a_guide_may_use_another_part_of_a_base_whose_parts_take_turns(
+    tiny_base: Path, device_of_its_own: Callable[[int], None]
+) -> None:
+    device_of_its_own(0)
+    base, guide = models.load(tiny_base, "cpu"), EncodesItsPicture()
+    assert len(pictures(generate(base, guided(guide, 1.0)))) == 2
+    assert set(guide.on_device) == {True}

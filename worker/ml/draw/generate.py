@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from worker.ml.adapters import attach
-from worker.ml.draw.denoise import Scene, Step, denoise
+from worker.ml.draw.denoise import Scene, Step, denoise, prepare
 from worker.ml.errors import BadInput
 from worker.ml.families.lora import load_fitting
 from worker.ml.memory import Plan
@@ -87,11 +87,13 @@ def generate(base: Base, request: PictureRequest) -> Iterator[Resolved | Plan | 
         prompts["against"] = request.negative_prompt or ""
     text = {side: family.encode_prompts(parts, [prompt], base.device) for side, prompt in prompts.items()}
 
-    yield Phase("drawing")
-    base.place(family.denoiser)
     seeds = range(request.seed, request.seed + request.num_images)
     guides = [use for use in request.guides if use.scale != 0]
-    scene = Scene(base, text, grid, resolved.steps, resolved.guidance, guides, request.num_images)
+    states = [prepare(base, guides, grid, seed) for seed in seeds]  # first, as it may need other parts
+
+    yield Phase("drawing")
+    base.place(family.denoiser)
+    scene = Scene(base, text, grid, resolved.steps, resolved.guidance, guides, states)
     latents = []
     with ExitStack() as in_use:
         in_use.enter_context(attach.attached(base.denoiser, loras))
