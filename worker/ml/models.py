@@ -175,14 +175,17 @@ class Store:
 
     def _unload_for(self, path: Path) -> None:
         """Unload models until this one fits, even if none of its weights could be mapped from its files."""
-        needed = sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*.safetensors")))
-        while self._loaded:
-            held = sum(model.anonymous_bytes for model in self._loaded.values())
-            if held + needed <= self._limit or held == 0:
+        # The weights of a base are in a folder each, which may be a link.
+        needed = sum(file.stat().st_size for file in ([path] if path.is_file() else path.glob("*/*.safetensors")))
+        while True:
+            holding = {key: size for key, model in self._loaded.items() if (size := model.anonymous_bytes)}
+            held = sum(holding.values())
+            if not holding or held + needed <= self._limit:
                 return
-            (oldest, _), _ = self._loaded.popitem(last=False)
+            oldest = next(iter(holding))  # of those whose unloading frees memory
+            del self._loaded[oldest]
             self._say(
-                f"unloaded {_name(oldest)} to load {_name(path)}: loaded models hold {held / GIB:.1f} GiB, it may "
+                f"unloaded {_name(oldest[0])} to load {_name(path)}: loaded models hold {held / GIB:.1f} GiB, it may "
                 f"need {needed / GIB:.1f}, and the limit is {self._limit / GIB:.1f}"
             )
 
