@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tests.ml.runs import finish, lora_config, pictures
 from worker.ml import models
 from worker.ml.draw.generate import LoraUse, PictureRequest, generate
 from worker.ml.masters import Masters
-from worker.ml.memory import Plan
+from worker.ml.memory import GIB, Plan
 from worker.ml.models import Base
 from worker.ml.train.batches import Photo
 from worker.ml.train.train_lora import Run, TrainedLora, train
@@ -81,6 +82,21 @@ def test_parts_that_take_turns_draw_the_same_picture(base: Base, offloaded: Base
         assert plan.describe("here").startswith("offloaded, here: may not fit: needs ")
         for ours, theirs in zip(pictures(events), pictures(generate(base, request)), strict=True):
             np.testing.assert_array_equal(ours, theirs)
+
+
+def test_the_plan_of_a_drawing_counts_its_loras(
+    offloaded: Base, trained: TrainedLora, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a tiny base, encoding needs most memory, so more is claimed for the denoiser."""
+    monkeypatch.setattr(type(offloaded.family), "working_bytes", lambda *_, **__: {offloaded.family.denoiser: GIB})
+
+    def needed(*loras: LoraUse) -> int:
+        drawing = generate(offloaded, replace(REQUEST, loras=loras))
+        return next(event for event in drawing if isinstance(event, Plan)).needed_bytes
+
+    weights, lora = load_file(trained.path), LoraUse(trained.path)
+    size = sum(weights[name].nbytes for name in weights if not name.endswith(".alpha"))
+    assert needed(lora) - needed() == needed(lora, lora) - needed(lora) == size
 
 
 def test_parts_that_take_turns_train_the_same_lora(
