@@ -102,6 +102,29 @@ def test_a_guide_combines_with_a_lora(base: Base, guide: AddsConstant, trained: 
     assert guide.attached == 0
 
 
+class CountsPictures(AddsConstant):
+    """Its state is the number of the picture that it was prepared for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.states: list[float] = []
+
+    def prepare(self, base: Base, use: GuideUse, grid: Grid, generator: torch.Generator) -> float:
+        super().prepare(base, use, grid, generator)
+        return float(len(self.prepared))
+
+    def change(self, state: float, inputs: Inputs, done: float) -> Inputs:
+        self.states.append(state)
+        return super().change(state, inputs, done)
+
+
+def test_each_picture_is_drawn_with_its_own_state(base: Base) -> None:
+    guide = CountsPictures()
+    pictures(generate(base, guided(guide, 0.5)))
+    evaluations = len(guide.states) // 2
+    assert guide.states == [1.0] * evaluations + [2.0] * evaluations
+
+
 @pytest.mark.parametrize("steps", [1, 3, 5])
 def test_a_guided_drawing_stopped_between_steps_detaches_the_guide(base: Base, guide: AddsConstant, steps: int) -> None:
     plain = pictures(generate(base, REQUEST))

@@ -64,6 +64,22 @@ def test_what_stays_on_the_device_is_not_copied_for_the_next_job(
     assert set(copied.values()) == {1}
 
 
+def test_what_a_base_has_on_the_device_is_free_for_its_next_job(
+    offloaded: Base, device_of_its_own: Callable[[int], None]
+) -> None:
+    def plan() -> Plan:
+        (found,) = [event for event in generate(offloaded, REQUEST) if isinstance(event, Plan)]
+        return found
+
+    device_of_its_own(2**40)
+    first = plan()
+    weights = sum(offloaded.part_bytes(name) for name in offloaded.family.modules(offloaded.parts))
+    device_of_its_own(first.needed_bytes - weights)
+    second = plan()
+    assert second.full
+    assert second.free_bytes == first.needed_bytes
+
+
 def test_leaving_the_device_copies_nothing(offloaded: Base) -> None:
     """The masters are the weights as they were mapped from the file, before and after."""
     places = {name: weights.data_ptr() for name, weights in offloaded.denoiser.named_parameters()}
