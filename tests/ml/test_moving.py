@@ -19,7 +19,7 @@ from worker.ml.masters import Masters
 from worker.ml.memory import GIB, Plan
 from worker.ml.models import Base
 from worker.ml.train.batches import Photo
-from worker.ml.train.train_lora import Run, TrainedLora, train
+from worker.ml.train.train_lora import Run, Step, TrainedLora, train
 
 REQUEST = PictureRequest("a photo", negative_prompt=None, width=64, height=64, steps=2, guidance=2.0, seed=5)
 
@@ -124,6 +124,18 @@ def test_parts_that_take_turns_train_the_same_lora(
         (tmp_path / name).mkdir()
         hashes.add(finish(train(one, photos[:4], config, Run(tmp_path / name))).sha256)
     assert len(hashes) == 1
+
+
+def test_a_training_has_one_part_on_the_device_even_after_a_drawing_that_left_all_there(
+    offloaded: Base, device_of_its_own: Callable[[int], None], photos: list[Photo], tmp_path: Path
+) -> None:
+    device_of_its_own(2**40)
+    pictures(generate(offloaded, REQUEST))
+    there = [{name for name, part in offloaded._parts.items() if part.on_device}]
+    for event in train(offloaded, photos[:2], lora_config(steps=1, rank=4, resolution=64), Run(tmp_path)):
+        if isinstance(event, Step):
+            there.append({name for name, part in offloaded._parts.items() if part.on_device})
+    assert there == [set(offloaded._parts), {offloaded.family.denoiser}]
 
 
 def test_other_weights_are_really_used(offloaded: Base) -> None:
