@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from tests.ml.runs import pictures
+from worker.ml import models
 from worker.ml.draw.denoise import Step
 from worker.ml.draw.generate import LoraUse, PictureRequest, generate
 from worker.ml.models import Base
@@ -57,7 +59,7 @@ def guide() -> AddsConstant:
 
 
 def guided(guide: AddsConstant, scale: float) -> PictureRequest:
-    grey = np.full((8, 8, 3), 128, np.uint8)
+    grey = np.full((64, 64, 3), 128, np.uint8)
     return replace(REQUEST, guides=(GuideUse(guide, (grey,), scale),))
 
 
@@ -98,6 +100,29 @@ def test_a_guide_combines_with_a_lora(base: Base, guide: AddsConstant, trained: 
     assert guide.attached == 0
 
 
+class CountsPictures(AddsConstant):
+    """Its state is the number of the picture that it was prepared for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.states: list[float] = []
+
+    def prepare(self, base: Base, use: GuideUse, grid: Grid, generator: torch.Generator) -> float:
+        super().prepare(base, use, grid, generator)
+        return float(len(self.prepared))
+
+    def change(self, state: float, inputs: Inputs, done: float) -> Inputs:
+        self.states.append(state)
+        return super().change(state, inputs, done)
+
+
+def test_each_picture_is_drawn_with_its_own_state(base: Base) -> None:
+    guide = CountsPictures()
+    pictures(generate(base, guided(guide, 0.5)))
+    evaluations = len(guide.states) // 2
+    assert guide.states == [1.0] * evaluations + [2.0] * evaluations
+
+
 @pytest.mark.parametrize("steps", [1, 3, 5])
 def test_a_guided_drawing_stopped_between_steps_detaches_the_guide(base: Base, guide: AddsConstant, steps: int) -> None:
     plain = pictures(generate(base, REQUEST))
@@ -110,3 +135,37 @@ def test_a_guided_drawing_stopped_between_steps_detaches_the_guide(base: Base, g
     drawing.close()
     assert guide.attached == 0
     np.testing.assert_array_equal(pictures(generate(base, REQUEST)), plain)
+
+
+class EncodesItsPicture(AddsConstant):
+    """Reads the autoencoder, as control networks and reference pictures do, and notes where the denoiser then is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.on_device: list[bool] = []
+
+    @contextmanager
+    def attach(self, base: Base) -> Iterator[None]:
+        def note(*_: object) -> None:
+            self.on_device.append(base._parts[base.family.denoiser].on_device)
+
+        hook = base.denoiser.register_forward_hook(note)
+        try:
+            with super().attach(base):
+                yield
+        finally:
+            hook.remove()
+
+    def prepare(self, base: Base, use: GuideUse, grid: Grid, generator: torch.Generator) -> float:
+        base.place(base.family.autoencoder)
+        signal = torch.from_numpy(use.pictures[0].copy()).permute(2, 0, 1)[None] / 127.5 - 1
+        return use.scale * float(base.family.encode_picture(base.parts, signal).mean())
+
+
+def test_a_guide_may_use_another_part_of_a_base_whose_parts_take_turns(
+    tiny_base: Path, device_of_its_own: Callable[[int], None]
+) -> None:
+    device_of_its_own(0)
+    base, guide = models.load(tiny_base, "cpu"), EncodesItsPicture()
+    assert len(pictures(generate(base, guided(guide, 1.0)))) == 2
+    assert set(guide.on_device) == {True}

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from tests.ml.families import only_sd15
 from tests.ml.runs import finish, lora_config
@@ -94,6 +95,24 @@ def test_a_step_that_overflows_changes_nothing_and_does_not_count_as_divergence(
     lora = [name for name in checkpoints[2] if name.startswith("lora/")]
     assert all(torch.equal(checkpoints[2][name], checkpoints[3][name]) for name in lora)
     assert not all(torch.equal(checkpoints[3][name], checkpoints[4][name]) for name in lora)
+
+
+def test_gradients_are_clipped_at_their_own_scale(base: Base, half: Base, photos: list[Photo], tmp_path: Path) -> None:
+    """Clipped with the loss scale still in them, they would all have its inverse as their norm. AdamW hides that."""
+    norms: list[float] = []
+
+    def note(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        gradients = [weights.grad for group in optimizer.param_groups for weights in group["params"]]
+        norms.append(float(torch.nn.utils.get_total_norm([grad for grad in gradients if grad is not None])))
+
+    hook = register_optimizer_step_pre_hook(note)
+    try:
+        for one in (base, half):
+            finish(train(one, photos, replace(CONFIG, steps=1), Run(tmp_path)))
+    finally:
+        hook.remove()
+    exact, of_half = norms
+    assert of_half == pytest.approx(exact, rel=0.1)
 
 
 @pytest.mark.parametrize("first", [1, 3])

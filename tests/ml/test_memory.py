@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import mmap
 import os
 import weakref
 from collections.abc import Callable
@@ -103,6 +104,25 @@ def test_weights_that_are_mapped_from_a_file_are_not_counted(tmp_path: Path) -> 
     assert anonymous_bytes([*mapped.values()]) == 0
     cast = mapped["a"].to(torch.float16)
     assert anonymous_bytes([*mapped.values(), cast, cast.view(500, 2)]) == 2000
+
+
+def test_a_mapped_file_is_recognised_behind_a_link_of_another_name(tmp_path: Path) -> None:
+    """As in the cache of a hub, where files are named by their hash."""
+    save_file({"a": torch.zeros(1000)}, tmp_path / "5f3e9a")
+    (tmp_path / "model.safetensors").symlink_to("5f3e9a")
+    assert anonymous_bytes([*load_file(tmp_path / "model.safetensors").values()]) == 0
+
+
+def test_tensors_shared_with_other_processes_are_counted() -> None:
+    """Their memory is a file too, but of /dev/shm: the system cannot drop its pages."""
+    assert anonymous_bytes([torch.zeros(1000).share_memory_()]) == 4000
+
+
+def test_a_mapped_file_may_have_any_name(tmp_path: Path) -> None:
+    path = os.fsencode(tmp_path) + b"/\xff \x85"
+    Path(os.fsdecode(path)).write_bytes(bytes(4096))
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 4096, access=mmap.ACCESS_READ):
+        assert anonymous_bytes([torch.zeros(1000)]) == 4000
 
 
 # -- what parts need while they run, measured at the real geometry without allocating it

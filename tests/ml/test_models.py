@@ -192,6 +192,26 @@ def test_a_model_that_becomes_larger_than_its_file_unloads_others_too(slabs: lis
     assert store.get(slabs[0], Slab) is not first
 
 
+def test_a_model_whose_unloading_frees_nothing_is_kept(slabs: list[Path]) -> None:
+    said: list[str] = []
+    store = Store(said.append, limit_bytes=1500)
+    mapped = store.get(slabs[0], Mapped)
+    store.get(slabs[1], Slab)
+    store.get(slabs[2], Slab)
+    assert store.get(slabs[0], Mapped) is mapped
+    assert len(said) == 1
+
+
+def test_parts_of_a_base_that_are_links_are_counted(slabs: list[Path], tmp_path: Path) -> None:
+    said: list[str] = []
+    store = Store(said.append, limit_bytes=1500)
+    store.get(slabs[0], Slab)
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "vae").symlink_to(slabs[1].parent)
+    store.get(tmp_path / "base", lambda _: Mapped(slabs[1]))
+    assert len(said) == 1
+
+
 def test_a_model_larger_than_the_limit_is_loaded_alone(slabs: list[Path]) -> None:
     said: list[str] = []
     store = Store(said.append, limit_bytes=500)

@@ -11,16 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.overrides import TorchFunctionMode
 
 from tests.ml.runs import finish, lora_config, pictures
 from worker.ml import models
 from worker.ml.draw.generate import LoraUse, PictureRequest, generate
 from worker.ml.masters import Masters
-from worker.ml.memory import Plan
+from worker.ml.memory import GIB, Plan
 from worker.ml.models import Base
 from worker.ml.train.batches import Photo
-from worker.ml.train.train_lora import Run, TrainedLora, train
+from worker.ml.train.train_lora import Run, Step, TrainedLora, train
 
 REQUEST = PictureRequest("a photo", negative_prompt=None, width=64, height=64, steps=2, guidance=2.0, seed=5)
 
@@ -65,6 +66,22 @@ def test_what_stays_on_the_device_is_not_copied_for_the_next_job(
     assert set(copied.values()) == {1}
 
 
+def test_what_a_base_has_on_the_device_is_free_for_its_next_job(
+    offloaded: Base, device_of_its_own: Callable[[int], None]
+) -> None:
+    def plan() -> Plan:
+        (found,) = [event for event in generate(offloaded, REQUEST) if isinstance(event, Plan)]
+        return found
+
+    device_of_its_own(2**40)
+    first = plan()
+    weights = sum(offloaded.part_bytes(name) for name in offloaded.family.modules(offloaded.parts))
+    device_of_its_own(first.needed_bytes - weights)
+    second = plan()
+    assert second.full
+    assert second.free_bytes == first.needed_bytes
+
+
 def test_leaving_the_device_copies_nothing(offloaded: Base) -> None:
     """The masters are the weights as they were mapped from the file, before and after."""
     places = {name: weights.data_ptr() for name, weights in offloaded.denoiser.named_parameters()}
@@ -85,6 +102,21 @@ def test_parts_that_take_turns_draw_the_same_picture(base: Base, offloaded: Base
             np.testing.assert_array_equal(ours, theirs)
 
 
+def test_the_plan_of_a_drawing_counts_its_loras(
+    offloaded: Base, trained: TrainedLora, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a tiny base, encoding needs most memory, so more is claimed for the denoiser."""
+    monkeypatch.setattr(type(offloaded.family), "working_bytes", lambda *_, **__: {offloaded.family.denoiser: GIB})
+
+    def needed(*loras: LoraUse) -> int:
+        drawing = generate(offloaded, replace(REQUEST, loras=loras))
+        return next(event for event in drawing if isinstance(event, Plan)).needed_bytes
+
+    weights, lora = load_file(trained.path), LoraUse(trained.path)
+    size = sum(weights[name].nbytes for name in weights if not name.endswith(".alpha"))
+    assert needed(lora) - needed() == needed(lora, lora) - needed(lora) == size
+
+
 def test_parts_that_take_turns_train_the_same_lora(
     base: Base, offloaded: Base, photos: list[Photo], tmp_path: Path
 ) -> None:
@@ -94,6 +126,18 @@ def test_parts_that_take_turns_train_the_same_lora(
         (tmp_path / name).mkdir()
         hashes.add(finish(train(one, photos[:4], config, Run(tmp_path / name))).sha256)
     assert len(hashes) == 1
+
+
+def test_a_training_has_one_part_on_the_device_even_after_a_drawing_that_left_all_there(
+    offloaded: Base, device_of_its_own: Callable[[int], None], photos: list[Photo], tmp_path: Path
+) -> None:
+    device_of_its_own(2**40)
+    pictures(generate(offloaded, REQUEST))
+    there = [{name for name, part in offloaded._parts.items() if part.on_device}]
+    for event in train(offloaded, photos[:2], lora_config(steps=1, rank=4, resolution=64), Run(tmp_path)):
+        if isinstance(event, Step):
+            there.append({name for name, part in offloaded._parts.items() if part.on_device})
+    assert there == [set(offloaded._parts), {offloaded.family.denoiser}]
 
 
 def test_other_weights_are_really_used(offloaded: Base) -> None:

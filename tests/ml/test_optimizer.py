@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ from worker.ml.models import Base
 from worker.ml.phases import Phase
 from worker.ml.train.batches import Photo
 from worker.ml.train.checkpoints import LoopState, read_checkpoint, write_checkpoint
-from worker.ml.train.memory import Savings, StepMemory
+from worker.ml.train.memory import Savings, StepMemory, free_for_training
 from worker.ml.train.optimizer import adamw, has_eight_bit
 from worker.ml.train.train_lora import Checkpoint, Run, Step, train
 
@@ -45,6 +45,16 @@ def test_speed_is_given_up_for_memory_before_precision_and_neither_without_need(
 ) -> None:
     free = None if free_gib is None else int(free_gib * GIB)
     assert LARGE.savings(free, eight_bit=True) == savings
+
+
+@only_flux
+def test_what_the_denoiser_and_the_lora_take_already_is_part_of_what_is_free(
+    base: Base, device_of_its_own: Callable[[int], None]
+) -> None:
+    device_of_its_own(14 * GIB)
+    assert LARGE.savings(free_for_training(base, LARGE), eight_bit=True) == Savings()
+    device_of_its_own(12 * GIB)
+    assert LARGE.savings(free_for_training(base, LARGE), eight_bit=True) == Savings(checkpointing=True)
 
 
 def test_without_bitsandbytes_the_optimizer_stays_the_same() -> None:

@@ -63,6 +63,7 @@ def test_the_step_is_repeated_with_checkpointing_and_gives_the_same_lora(
     finally:
         watch.remove()
     assert spared.path.read_bytes() == plain_bytes
+    assert spared.memory_plan == f"{plain.memory_plan} with gradient checkpointing"
     assert checkpointing == [False] * at_step + [True] * (CONFIG.steps - at_step + 1)
     said = [event.name for event in events if isinstance(event, Phase) and "out of memory" in event.name]
     assert said == ["out of memory: training continues with gradient checkpointing, at about two thirds of the speed"]

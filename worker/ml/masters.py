@@ -31,10 +31,10 @@ class Masters:
         if self.on_device:
             return
         copies = [master.to(device, copy=True) for master in self.tensors]
+        self.on_device = True  # also if what was added does not fit: `to_host` then frees the copies
         for (tensor, _), copy in zip(self._masters.values(), copies, strict=True):
             tensor.data = copy
         self._move_added(device)
-        self.on_device = True
 
     def to_host(self) -> None:
         """Free the device's copy."""

@@ -43,7 +43,7 @@ def plan_parts(
     """Plan a job whose stages each need some of the parts on the device.
 
     `working_bytes` is what a part needs in addition to its weights while it runs. Parts that fit beside every stage
-    stay, the smallest first, so that as little as possible is moved. `free_bytes` is None where the device shares the
+    stay, the smallest first, so that as few as possible are moved. `free_bytes` is None where the device shares the
     host's memory: then nothing is moved.
     """
 
@@ -121,7 +121,7 @@ def _cgroup_limits(root: Path) -> list[int]:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text("utf-8")
+        return path.read_text("utf-8", "surrogateescape")
     except OSError:
         return ""
 
@@ -142,10 +142,15 @@ def anonymous_bytes(tensors: Sequence[torch.Tensor]) -> int:
 
 
 def _mapped_files() -> list[tuple[int, int]]:
-    """Return the address ranges of this process that are mapped from safetensors files (proc_pid_maps(5))."""
+    """Return the address ranges of this process that are mapped from files (proc_pid_maps(5)).
+
+    Names do not tell a file of weights: of a link, it is its target's. Devices are no files: a driver maps them for
+    memory that is pinned.
+    """
     ranges = []
-    for line in _read(Path("/proc/self/maps")).splitlines():
-        if line.endswith(".safetensors"):
-            low, _, high = line.split(maxsplit=1)[0].partition("-")
-            ranges.append((int(low, 16), int(high, 16)))
+    for line in _read(Path("/proc/self/maps")).split("\n"):
+        match line.split(maxsplit=5):
+            case [addresses, _, _, _, _, name] if name.startswith("/") and not name.startswith("/dev/"):
+                low, _, high = addresses.partition("-")
+                ranges.append((int(low, 16), int(high, 16)))
     return ranges

@@ -177,17 +177,25 @@ class Store:
 
     def _make_room(self, path: Path, needed: int) -> None:
         """Unload models until this one fits, which needs so many bytes, or no other holds any."""
-        while (held := sum(model.anonymous_bytes for model in self._loaded.values())) and held + needed > self._limit:
-            (oldest, _), _ = self._loaded.popitem(last=False)
+        while True:
+            holding = {key: size for key, model in self._loaded.items() if (size := model.anonymous_bytes)}
+            held = sum(holding.values())
+            if not holding or held + needed <= self._limit:
+                return
+            oldest = next(iter(holding))  # of those whose unloading frees memory
+            del self._loaded[oldest]
             self._say(
-                f"unloaded {_name(oldest)} to load {_name(path)}: loaded models hold {held / GIB:.1f} GiB, it may "
+                f"unloaded {_name(oldest[0])} to load {_name(path)}: loaded models hold {held / GIB:.1f} GiB, it may "
                 f"need {needed / GIB:.1f}, and the limit is {self._limit / GIB:.1f}"
             )
 
 
 def _bytes_on_disk(path: Path) -> int:
-    """Return what a model needs if none of its weights can be mapped from its files."""
-    return sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*.safetensors")))
+    """Return what a model needs if none of its weights can be mapped from its files.
+
+    The weights of a base are in a folder each, which may be a link.
+    """
+    return sum(file.stat().st_size for file in ([path] if path.is_file() else path.glob("*/*.safetensors")))
 
 
 def _name(path: Path) -> str:

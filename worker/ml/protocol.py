@@ -226,7 +226,10 @@ class Guide(Protocol):
         """Change the base's denoiser inside the block, for example its attention processors."""
 
     def prepare(self, base: Base, use: GuideUse, grid: Grid, generator: torch.Generator) -> Any:
-        """Return the state for one picture on this grid. Raises BadInput for pictures that cannot be used."""
+        """Return the state for one picture on this grid. Raises BadInput for pictures that cannot be used.
+
+        It is asked before `attach`, while the denoiser may be in host memory: it may place the parts that it reads.
+        """
 
     def change(self, state: Any, inputs: Inputs, done: float) -> Inputs:
         """Return the inputs of one evaluation with this guide; `done` is the share of steps done, from 0 to below 1."""

@@ -32,7 +32,15 @@ class Scene:
     steps: int
     guidance: float
     guides: Sequence[GuideUse]
-    pictures: int
+    states: Sequence[Sequence[Any]]  # for each picture, those of the guides
+
+
+def prepare(base: Base, guides: Sequence[GuideUse], grid: Grid, seed: int) -> list[Any]:
+    """Return the states of the guides for the picture of this seed.
+
+    Guides draw from a generator of their own: a seed means the same noise with and without them.
+    """
+    return [use.guide.prepare(base, use, grid, torch.Generator("cpu").manual_seed(seed)) for use in guides]
 
 
 def denoise(scene: Scene, index: int, seed: int) -> Generator[Step, None, torch.Tensor]:
@@ -46,20 +54,16 @@ def denoise(scene: Scene, index: int, seed: int) -> Generator[Step, None, torch.
     # float16 keeps three digits: over many steps their loss shows, unless the latents are kept in float32.
     precision = torch.float32 if base.dtype == torch.float16 else base.dtype
     latents = family.first_noise(parts, sampler, scene.grid, noise, precision).to(base.device)
-    # Guides draw from a generator of their own: a seed means the same noise with and without them.
-    states = [
-        use.guide.prepare(base, use, scene.grid, torch.Generator("cpu").manual_seed(seed)) for use in scene.guides
-    ]
     times = sampler.timesteps.tolist()
     for step, time in enumerate(times):
         timestep = sampler.timesteps[step]
-        predicted = _predict(scene, sampler, latents, timestep, _Moment(time, step / len(times), states))
+        predicted = _predict(scene, sampler, latents, timestep, _Moment(time, step / len(times), scene.states[index]))
         latents = sampler.step(predicted, timestep, latents)
         if base.device.type == "cuda":
             torch.cuda.synchronize(base.device)  # so that a step is reported, and can be stopped, when it is done
         if base.dtype == torch.float16 and not latents.isfinite().all():
             raise NotFinite(f"{base.folder.name} leaves the range of float16 at step {step + 1} of {len(times)}")
-        yield Step(index * len(times) + step + 1, scene.pictures * len(times))
+        yield Step(index * len(times) + step + 1, len(scene.states) * len(times))
     return latents
 
 

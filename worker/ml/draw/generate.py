@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +11,14 @@ from pathlib import Path
 import torch
 
 from worker.ml.adapters import attach
-from worker.ml.draw.denoise import Scene, Step, denoise
+from worker.ml.adapters.names import Pair
+from worker.ml.draw.denoise import Scene, Step, denoise, prepare
 from worker.ml.errors import BadInput
 from worker.ml.families.lora import load_fitting
 from worker.ml.memory import Plan
 from worker.ml.models import Base
 from worker.ml.phases import Phase
-from worker.ml.protocol import GuideUse, Pixels, Side
+from worker.ml.protocol import Grid, GuideUse, Pixels, Side
 
 
 @dataclass(frozen=True)
@@ -80,18 +81,20 @@ def generate(base: Base, request: PictureRequest) -> Iterator[Resolved | Plan | 
     loras = [(load_fitting(use.path, family.name, base.denoiser), use.scale) for use in request.loras]
     yield Phase("reading the prompt")
     against = family.uses_negative_prompt(parts, resolved.guidance)
-    yield base.plan(family.working_bytes(parts, grid, rows=2 if against else 1))
+    yield base.plan(_working_bytes(base, grid, rows=2 if against else 1, loras=loras))
     base.place(*family.encoders)
     prompts: dict[Side, str] = {"wanted": request.prompt}
     if against:
         prompts["against"] = request.negative_prompt or ""
     text = {side: family.encode_prompts(parts, [prompt], base.device, side) for side, prompt in prompts.items()}
 
-    yield Phase("drawing")
-    base.place(family.denoiser)
     seeds = range(request.seed, request.seed + request.num_images)
     guides = [use for use in request.guides if use.scale != 0]
-    scene = Scene(base, text, grid, resolved.steps, resolved.guidance, guides, request.num_images)
+    states = [prepare(base, guides, grid, seed) for seed in seeds]  # first, as it may need other parts
+
+    yield Phase("drawing")
+    base.place(family.denoiser)
+    scene = Scene(base, text, grid, resolved.steps, resolved.guidance, guides, states)
     latents = []
     with ExitStack() as in_use:
         in_use.enter_context(attach.attached(base.denoiser, loras))
@@ -105,6 +108,15 @@ def generate(base: Base, request: PictureRequest) -> Iterator[Resolved | Plan | 
     for index, seed in enumerate(seeds):
         pixels = family.decode_picture(parts, latents[index], grid)
         yield Picture(index, seed, (pixels[0] * 255).round().byte().permute(1, 2, 0).cpu().numpy())
+
+
+def _working_bytes(
+    base: Base, grid: Grid, rows: int, loras: Sequence[tuple[Mapping[str, Pair], float]]
+) -> Mapping[str, int]:
+    """Return what each part needs besides its weights; the denoiser also has the LoRAs, in its own precision."""
+    attached = sum(weights.numel() for layers, _ in loras for pair in layers.values() for weights in pair)
+    working, denoiser = base.family.working_bytes(base.parts, grid, rows), base.family.denoiser
+    return {**working, denoiser: working[denoiser] + attached * base.dtype.itemsize}
 
 
 def resolve(base: Base, request: PictureRequest) -> Resolved:
