@@ -11,7 +11,7 @@ from worker.ml.errors import BadInput
 @dataclass(frozen=True, kw_only=True)
 class LoraConfig:
     """Settings of one training. The GPU process fills them in from its task; where the task leaves one open, from the
-    family's `Architecture.training_defaults`.
+    family's `training_defaults`.
     """
 
     steps: int | None = None  # None: the family's number for this many photos
