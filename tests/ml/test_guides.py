@@ -15,6 +15,7 @@ from tests.ml.runs import pictures
 from worker.ml import models
 from worker.ml.draw.denoise import Step
 from worker.ml.draw.generate import LoraUse, PictureRequest, generate
+from worker.ml.errors import BadInput
 from worker.ml.models import Base
 from worker.ml.protocol import Grid, GuideUse, Inputs, Side
 from worker.ml.train.train_lora import TrainedLora
@@ -88,6 +89,12 @@ def test_a_guide_is_prepared_once_a_picture_and_sees_every_evaluation(base: Base
     assert shares[: len(shares) // 2] == shares[len(shares) // 2 :] == sorted(set(shares))
     assert shares[0] == 0
     assert max(shares) < 1
+
+
+def test_a_guides_scale_must_be_a_finite_number(base: Base, guide: AddsConstant) -> None:
+    with pytest.raises(BadInput, match="guides"):
+        list(generate(base, guided(guide, float("nan"))))
+    assert guide == AddsConstant()
 
 
 def test_a_guide_combines_with_a_lora(base: Base, guide: AddsConstant, trained: TrainedLora) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -55,6 +56,14 @@ def test_what_the_denoiser_and_the_lora_take_already_is_part_of_what_is_free(
     assert LARGE.savings(free_for_training(base, LARGE), eight_bit=True) == Savings()
     device_of_its_own(12 * GIB)
     assert LARGE.savings(free_for_training(base, LARGE), eight_bit=True) == Savings(checkpointing=True)
+
+
+def test_bitsandbytes_that_cannot_be_imported_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Built for another CUDA, it is installed, and raises when it is imported."""
+    (tmp_path / "bitsandbytes.py").write_text("raise RuntimeError('CUDA Setup failed')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "bitsandbytes", raising=False)
+    assert not has_eight_bit()
 
 
 def test_without_bitsandbytes_the_optimizer_stays_the_same() -> None:

@@ -22,8 +22,8 @@ def new_lora(
     A starts Gaussian with deviation 1/rank, drawn from the generator, and B at zero (PEFT's "gaussian"). `file_name`
     turns a parameter's name, such as `block.to_q.lora_A.weight`, into its name in a file.
     """
-    denoiser.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets)), adapter_name="new")
     try:
+        denoiser.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets)), adapter_name="new")
         parameters = {
             name.replace(".new.", "."): parameter
             for name, parameter in sorted(denoiser.named_parameters())

@@ -131,8 +131,9 @@ def resolve(base: Base, request: PictureRequest) -> Resolved:
         raise BadInput(f"width and height must be at least {token_px} pixels, not {width} x {height}")
     if steps < 1 or request.num_images < 1:
         raise BadInput(f"steps and num_images must be at least 1, not {steps} and {request.num_images}")
-    if not all(math.isfinite(number) for number in (guidance, *(lora.scale for lora in request.loras))):
-        raise BadInput("guidance and LoRA scales must be finite numbers")
+    scales = [*(use.scale for use in request.loras), *(use.scale for use in request.guides)]
+    if not all(math.isfinite(number) for number in (guidance, *scales)):
+        raise BadInput("guidance and the scales of LoRAs and guides must be finite numbers")
     return Resolved(
         width=width // token_px * token_px,
         height=height // token_px * token_px,

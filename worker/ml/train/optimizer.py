@@ -7,7 +7,6 @@ to save 0.25 GiB for a LoRA of 45 million weights.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -24,8 +23,12 @@ if the weight is small, else `state1` in uint8, `qmap1` (256 float32 values) and
 
 
 def has_eight_bit() -> bool:
-    """Return True if bitsandbytes is installed (the `gpu` extra)."""
-    return importlib.util.find_spec("bitsandbytes") is not None
+    """Return True if bitsandbytes (the `gpu` extra) can be imported, which fails where it is built for another CUDA."""
+    try:
+        importlib.import_module("bitsandbytes")
+    except (ImportError, OSError, RuntimeError):
+        return False
+    return True
 
 
 def adamw(weights: Iterable[torch.nn.Parameter], learning_rate: float, *, eight_bit: bool) -> torch.optim.Optimizer:
