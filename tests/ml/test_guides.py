@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 import torch
 
+from tests.ml.families import only_flux
 from tests.ml.runs import pictures
 from worker.ml import models
 from worker.ml.draw.denoise import Step
 from worker.ml.draw.generate import LoraUse, PictureRequest, generate
 from worker.ml.errors import BadInput
+from worker.ml.memory import Plan
 from worker.ml.models import Base
-from worker.ml.protocol import Grid, GuideUse, Inputs, Side
+from worker.ml.protocol import Appended, Grid, GuideUse, Inputs, Sampler, Side
 from worker.ml.train.train_lora import TrainedLora
 
 REQUEST = PictureRequest(
@@ -35,6 +37,19 @@ class AddsConstant:
     """For each picture drawn: the grid, and the first number of its generator."""
     seen: list[tuple[float, tuple[Side, ...]]] = field(default_factory=list)
     """For each evaluation: the share of steps done, and its rows."""
+    needs: int = 0
+    """Bytes on the device."""
+    first_steps: int | None = None
+    """It ends each picture after so many steps."""
+    append: Callable[[Inputs], Appended] | None = None
+
+    def working_bytes(self, base: Base, grid: Grid) -> int:
+        return self.needs
+
+    def sampler(self, sampler: Sampler) -> Sampler:
+        if self.first_steps is not None:
+            sampler.scheduler.timesteps = sampler.scheduler.timesteps[: self.first_steps]
+        return sampler
 
     @contextmanager
     def attach(self, base: Base) -> Iterator[None]:
@@ -51,6 +66,8 @@ class AddsConstant:
     def change(self, state: float, inputs: Inputs, done: float) -> Inputs:
         assert self.attached == 1
         self.seen.append((done, inputs.sides))
+        if self.append is not None:
+            inputs = replace(inputs, appended=self.append(inputs))
         return replace(inputs, latents=inputs.latents + state)
 
 
@@ -128,6 +145,60 @@ def test_each_picture_is_drawn_with_its_own_state(base: Base) -> None:
     pictures(generate(base, guided(guide, 0.5)))
     evaluations = len(guide.states) // 2
     assert guide.states == [1.0] * evaluations + [2.0] * evaluations
+
+
+def test_what_a_guide_needs_on_the_device_is_part_of_the_plan(base: Base, guide: AddsConstant) -> None:
+    def planned(request: PictureRequest) -> int:
+        return next(event.needed_bytes for event in generate(base, request) if isinstance(event, Plan))
+
+    without = planned(guided(guide, 1.0))
+    guide.needs = 3 * 2**30
+    assert planned(guided(guide, 1.0)) > without + 2.5 * 2**30
+    assert planned(guided(guide, 0.0)) == without
+
+
+def test_a_guide_may_change_the_sampler(base: Base, guide: AddsConstant) -> None:
+    guide.first_steps = 2
+    steps = [event for event in generate(base, guided(guide, 0.5)) if isinstance(event, Step)]
+    assert [(step.index, step.total) for step in steps] == [(i, 4) for i in (1, 2, 3, 4)]
+
+
+@only_flux
+def test_a_transformer_reads_appended_tokens_and_answers_for_the_picture_alone(base: Base, guide: AddsConstant) -> None:
+    def reference(inputs: Inputs) -> Appended:
+        noise = torch.randn((1, 5, inputs.latents.shape[2]), generator=torch.Generator().manual_seed(1))
+        positions = torch.stack([torch.ones(5), torch.zeros(5), torch.arange(5.0)], dim=1)
+        return Appended(noise.expand(len(inputs.latents), -1, -1), positions)
+
+    plain = pictures(generate(base, guided(guide, 1e-9)))
+    guide.append = reference
+    with_reference = pictures(generate(base, guided(guide, 1e-9)))
+    assert np.shape(with_reference) == np.shape(plain)
+    assert np.abs(np.subtract(with_reference, plain, dtype=int)).max() > 0
+
+    batch = inputs_for(base)
+    appended = reference(batch)
+    ids = base.parts._prepare_latent_image_ids(1, *batch.grid, base.device, torch.float32)
+    with torch.no_grad():
+        ours = base.family.predict(base.parts, replace(batch, appended=appended))
+        (theirs,) = base.denoiser(
+            hidden_states=torch.cat([batch.latents, appended.tokens], dim=1),
+            timestep=batch.time,
+            guidance=torch.full((1,), batch.guidance),
+            pooled_projections=batch.condition.pooled,
+            encoder_hidden_states=batch.condition.tokens,
+            txt_ids=torch.zeros(batch.condition.tokens.shape[1], 3),
+            img_ids=torch.cat([ids, appended.ids]),
+            return_dict=False,
+        )
+    assert torch.equal(ours, theirs[:, : batch.latents.shape[1]])
+
+
+def inputs_for(base: Base) -> Inputs:
+    """One row at half of the schedule, of noise alone."""
+    condition = base.family.encode_prompts(base.parts, ["a photo"], base.device)
+    latents = torch.randn((1, 16, base.denoiser.config.in_channels), generator=torch.Generator().manual_seed(0))
+    return Inputs(latents, torch.tensor([0.5]), condition, (4, 4), 3.5, ("wanted",))
 
 
 @pytest.mark.parametrize("steps", [1, 3, 5])

@@ -23,6 +23,7 @@ from worker.ml import photos
 from worker.ml.errors import BadInput
 from worker.ml.models import Base
 from worker.ml.photos import UnusablePhoto
+from worker.ml.protocol import Framing
 from worker.ml.train.batches import Photo
 from worker.ml.train.train_lora import PhotosEnlarged, PhotosSkipped, Run, train
 
@@ -452,3 +453,26 @@ def test_a_training_with_too_few_photos_names_the_unusable_ones(
     with pytest.raises(BadInput) as refused:
         finish(train(base, given, SHORT, Run(tmp_path, min_photos=3)))
     assert str(refused.value) == ("training needs at least 3 usable photos, but there are 2: gone.jpg is missing")
+
+
+@pytest.mark.parametrize(
+    ("size", "orientation", "trained", "original", "crop"),
+    [
+        ((400, 300), 1, (96, 128), (300, 400), (0, 0)),
+        ((400, 300), 6, (128, 96), (400, 300), (0, 0)),  # a phone held upright
+        ((400, 200), 1, (96, 128), (200, 400), (0, 32)),  # resized to 96 x 192
+        ((200, 400), 1, (96, 128), (400, 200), (80, 0)),  # resized to 256 x 128
+        ((4000, 3000), 6, (128, 96), (4000, 3000), (0, 0)),  # decoded at a fraction of its size
+    ],
+)
+def test_a_photo_says_how_it_was_framed(
+    tmp_path: Path,
+    size: tuple[int, int],
+    orientation: int,
+    trained: tuple[int, int],
+    original: tuple[int, int],
+    crop: tuple[int, int],
+) -> None:
+    path = tmp_path / "photo.jpg"
+    Image.new("RGB", size).save(path, exif=exif(orientation))
+    assert photos.read_fitted(path, [[trained]]).framings == (Framing(original, crop, trained),)

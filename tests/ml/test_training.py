@@ -21,6 +21,7 @@ from worker.ml.errors import BadInput
 from worker.ml.families.lora import load_fitting
 from worker.ml.families.registry import FAMILIES
 from worker.ml.models import Base
+from worker.ml.protocol import Condition, Framing
 from worker.ml.train.batches import Batch, Photo, TrainingData, draw_batch, encode_captions, encode_photos
 from worker.ml.train.train_lora import Checkpoint, LoraConfig, Run, Step, TrainedLora, sample_losses, train
 
@@ -67,6 +68,25 @@ def batch_of_captions(base: Base, photos: list[Photo]) -> Callable[..., Batch]:
 def drawn_from(base: Base, data: TrainingData) -> Callable[..., Batch]:
     defaults = lora_config(batch_size=5, caption_dropout=0, preservation=0)
     return lambda step, **settings: draw_batch(base, data, replace(defaults, **settings), step)
+
+
+def test_the_family_is_told_how_each_photo_of_a_batch_was_framed(
+    base: Base, photos: list[Photo], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples, _ = encode_photos(base, photos, 64)
+    told: list[tuple[int, list[Framing]]] = []
+
+    def frame(condition: Condition, framings: list[Framing]) -> Condition:
+        told.append((condition.rows, framings))
+        return condition
+
+    monkeypatch.setattr(base.family, "frame", frame)
+    texts = encode_captions(base, [photo.caption for photo in photos])
+    batch = drawn_from(base, TrainingData(samples, texts))(3)
+    ((rows, framings),) = told
+    assert rows == len(framings) == len(batch.latents)
+    by_latents = {sample.latents.numpy().tobytes(): sample.framing for sample in samples}
+    assert framings == [by_latents[latents.numpy().tobytes()] for latents in batch.latents.split(1)]
 
 
 def test_a_step_is_drawn_from_its_number_and_the_seed_alone(batch_of: Callable[..., Batch]) -> None:

@@ -46,12 +46,13 @@ def held_out_loss(
     loras = [(load_fitting(lora, base.family.name, base.denoiser), 1.0)] if lora else []
     with attach.attached(base.denoiser, loras):
         for i, sample in enumerate(samples):
+            text = texts[sample.photo.caption]
             noise = torch.randn((draws, *sample.latents.shape[1:]), generator=seeded("held out", seed, i))
             batch = Batch(
                 latents=torch.cat([sample.latents] * draws),
                 noise=noise.to(base.device),
                 time=times.to(base.device),
-                text=texts[sample.photo.caption].join([texts[sample.photo.caption]] * (draws - 1)),
+                text=base.family.frame(text.join([text] * (draws - 1)), [sample.framing] * draws),
                 grid=sample.grid,
                 preserved=torch.zeros(draws, dtype=torch.bool),
             )

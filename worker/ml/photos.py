@@ -18,6 +18,7 @@ from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffI
 
 from worker.ml.errors import BadInput
 from worker.ml.photo_files import DAMAGED, turn_upright
+from worker.ml.protocol import Framing
 
 Image.MAX_IMAGE_PIXELS = None  # `_check_size` has its own limits, which allow a phone's 200 megapixels
 
@@ -56,6 +57,7 @@ class FittedPhoto:
     """A photo at the sizes that it is trained at."""
 
     pixels: tuple[npt.NDArray[np.uint8], ...]  # (H, W, 3) each, from the lowest rung up
+    framings: tuple[Framing, ...]  # of each
     enlarged: bool  # it does not reach the lowest rung
 
 
@@ -71,6 +73,7 @@ def read_fitted(path: Path, ladder: Sequence[Sequence[Size]]) -> FittedPhoto:
     """
     with _open(path) as file:
         _check_size(path, file)
+        full = file.size
         enough = 2 * max(side for sizes in ladder for size in sizes for side in size)
         file.draft(None, (enough, enough))  # no side becomes smaller than that: it still reaches every rung
         file.load()
@@ -80,7 +83,17 @@ def read_fitted(path: Path, ladder: Sequence[Sequence[Size]]) -> FittedPhoto:
         reached = _reached(path, photo, ladder)
         fitted = [ImageOps.fit(photo, (width, height), Image.Resampling.LANCZOS) for height, width in reached]
         pixels = tuple(np.asarray(_to_srgb(_on_white(one), profile), dtype=np.uint8) for one in fitted)
-        return FittedPhoto(pixels, enlarged=not _reaches(photo, reached[0]))
+        turned = (full[0] < full[1]) != (photo.width < photo.height)
+        original = (full[0], full[1]) if turned else (full[1], full[0])
+        framings = tuple(_framing(original, size) for size in reached)
+        return FittedPhoto(pixels, framings, enlarged=not _reaches(photo, reached[0]))
+
+
+def _framing(original: Size, size: Size) -> Framing:
+    """Return how `ImageOps.fit` cuts a photo: resized so that it covers the size, then cut in the middle."""
+    factor = max(wanted / side for wanted, side in zip(size, original, strict=True))
+    above, left = (round((side * factor - wanted) / 2) for side, wanted in zip(original, size, strict=True))
+    return Framing(original, (above, left), size)
 
 
 def _reached(path: Path, photo: Image.Image, ladder: Sequence[Sequence[Size]]) -> list[Size]:

@@ -71,6 +71,23 @@ class Condition(Protocol):
 
 
 @dataclass(frozen=True)
+class Framing:
+    """How a photo was cut for training; height before width, in pixels."""
+
+    original: tuple[int, int]
+    crop: tuple[int, int]  # what was cut off above and to the left, once it had been resized
+    size: tuple[int, int]  # what is trained
+
+
+@dataclass(frozen=True)
+class Appended:
+    """Tokens that a transformer reads after those of the picture, such as a reference's, and does not answer for."""
+
+    tokens: torch.Tensor  # (B, M, C), as the latents
+    ids: torch.Tensor  # (M, …), their positions, as the family numbers them
+
+
+@dataclass(frozen=True)
 class Inputs:
     """What one evaluation of a denoiser reads. Guides change it, then the family passes it to the denoiser."""
 
@@ -80,6 +97,7 @@ class Inputs:
     grid: Grid
     guidance: float
     sides: tuple[Side, ...]  # B of them
+    appended: Appended | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Further arguments of the denoiser's `forward`, such as the residuals of a control network."""
 
@@ -161,6 +179,9 @@ class Training(Protocol):
     checkpointed_share: float
     """What gradient checkpointing leaves of `activation_bytes`, with the block that is computed again."""
 
+    def frame(self, condition: Any, framings: Sequence[Framing]) -> Any:
+        """Return the condition of training samples with how each was framed, where the denoiser is told."""
+
     def sample_timestep(self, parts: Parts, grid: Grid, generator: torch.Generator) -> torch.Tensor:
         """Draw one time (1,), in the denoiser's unit, of the density that the family is trained with."""
 
@@ -222,8 +243,14 @@ class Guide(Protocol):
     all, so the loop does not ask for it.
     """
 
+    def working_bytes(self, base: Base, grid: Grid) -> int:
+        """Return what it needs on the device while it is attached: weights of its own, and its work."""
+
     def attach(self, base: Base) -> AbstractContextManager[None]:
-        """Change the base's denoiser inside the block, for example its attention processors."""
+        """Change the base's denoiser inside the block, for example its attention processors, and place own weights."""
+
+    def sampler(self, sampler: Sampler) -> Sampler:
+        """Return the sampler of a picture, changed where the guide was trained with other levels of noise."""
 
     def prepare(self, base: Base, use: GuideUse, grid: Grid, generator: torch.Generator) -> Any:
         """Return the state for one picture on this grid. Raises BadInput for pictures that cannot be used.

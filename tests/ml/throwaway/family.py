@@ -22,6 +22,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, Lumina2Pipeline
 
 from tests.ml.throwaway.lora import NAMES
 from worker.ml.adapters import attach
+from worker.ml.families.conditions import Unframed
 from worker.ml.families.working_memory import ENCODER_BYTES, autoencoder_bytes
 from worker.ml.protocol import Grid, Inputs, Parts, PictureDefaults, Sampler, Side, TrainingDefaults
 
@@ -58,7 +59,7 @@ def mask_of(lengths: Sequence[int], device: torch.device) -> torch.Tensor:
     return (torch.arange(TEXT_LENGTH) < torch.tensor(lengths)[:, None]).to(device)
 
 
-class Lumina2:
+class Lumina2(Unframed):
     """See `Family` for each member."""
 
     name = "lumina2"

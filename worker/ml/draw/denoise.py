@@ -51,6 +51,8 @@ def denoise(scene: Scene, index: int, seed: int) -> Generator[Step, None, torch.
     base, family, parts = scene.base, scene.base.family, scene.base.parts
     noise = torch.Generator("cpu").manual_seed(seed)
     sampler = family.sampler(parts, scene.grid, scene.steps, base.device, noise)
+    for use in scene.guides:
+        sampler = use.guide.sampler(sampler)
     # float16 keeps three digits: over many steps their loss shows, unless the latents are kept in float32.
     precision = torch.float32 if base.dtype == torch.float16 else base.dtype
     latents = family.first_noise(parts, sampler, scene.grid, noise, precision).to(base.device)

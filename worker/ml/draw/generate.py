@@ -18,7 +18,7 @@ from worker.ml.families.lora import load_fitting
 from worker.ml.memory import Plan
 from worker.ml.models import Base
 from worker.ml.phases import Phase
-from worker.ml.protocol import Grid, GuideUse, Pixels, Side
+from worker.ml.protocol import GuideUse, Pixels, Side
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,10 @@ def generate(base: Base, request: PictureRequest) -> Iterator[Resolved | Plan | 
     loras = [(load_fitting(use.path, family.name, base.denoiser), use.scale) for use in request.loras]
     yield Phase("reading the prompt")
     against = family.uses_negative_prompt(parts, resolved.guidance)
-    yield base.plan(_working_bytes(base, grid, rows=2 if against else 1, loras=loras))
+    guides = [use for use in request.guides if use.scale != 0]
+    besides = _lora_bytes(base, loras) + sum(use.guide.working_bytes(base, grid) for use in guides)
+    working = family.working_bytes(parts, grid, rows=2 if against else 1)
+    yield base.plan({**working, family.denoiser: working[family.denoiser] + besides})
     base.place(*family.encoders)
     prompts: dict[Side, str] = {"wanted": request.prompt}
     if against:
@@ -89,7 +92,6 @@ def generate(base: Base, request: PictureRequest) -> Iterator[Resolved | Plan | 
     text = {side: family.encode_prompts(parts, [prompt], base.device, side) for side, prompt in prompts.items()}
 
     seeds = range(request.seed, request.seed + request.num_images)
-    guides = [use for use in request.guides if use.scale != 0]
     states = [prepare(base, guides, grid, seed) for seed in seeds]  # first, as it may need other parts
 
     yield Phase("drawing")
@@ -110,13 +112,10 @@ def generate(base: Base, request: PictureRequest) -> Iterator[Resolved | Plan | 
         yield Picture(index, seed, (pixels[0] * 255).round().byte().permute(1, 2, 0).cpu().numpy())
 
 
-def _working_bytes(
-    base: Base, grid: Grid, rows: int, loras: Sequence[tuple[Mapping[str, Pair], float]]
-) -> Mapping[str, int]:
-    """Return what each part needs besides its weights; the denoiser also has the LoRAs, in its own precision."""
-    attached = sum(weights.numel() for layers, _ in loras for pair in layers.values() for weights in pair)
-    working, denoiser = base.family.working_bytes(base.parts, grid, rows), base.family.denoiser
-    return {**working, denoiser: working[denoiser] + attached * base.dtype.itemsize}
+def _lora_bytes(base: Base, loras: Sequence[tuple[Mapping[str, Pair], float]]) -> int:
+    """Return the size of attached LoRAs, which are in the denoiser's precision."""
+    weights = sum(weights.numel() for layers, _ in loras for pair in layers.values() for weights in pair)
+    return weights * base.dtype.itemsize
 
 
 def resolve(base: Base, request: PictureRequest) -> Resolved:

@@ -1,12 +1,21 @@
-"""Encoded prompts of one length, the same for every row."""
+"""Encoded prompts of one length, the same for every row, and nothing else that a denoiser is told."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Self
+from typing import Any, Self
 
 import torch
+
+from worker.ml.protocol import Framing
+
+
+class Unframed:
+    """Of families whose denoiser is not told how a photo was framed."""
+
+    def frame(self, condition: Any, framings: Sequence[Framing]) -> Any:
+        return condition
 
 
 @dataclass(frozen=True)

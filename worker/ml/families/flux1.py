@@ -23,7 +23,7 @@ from diffusers.training_utils import compute_density_for_timestep_sampling
 
 from worker.ml.adapters import attach
 from worker.ml.families import lora
-from worker.ml.families.conditions import PooledTokens
+from worker.ml.families.conditions import PooledTokens, Unframed
 from worker.ml.families.guidance import ClassifierFree
 from worker.ml.families.working_memory import ENCODER_BYTES, autoencoder_bytes
 from worker.ml.protocol import Grid, Inputs, Parts, PictureDefaults, Sampler, Side, TrainingDefaults
@@ -35,7 +35,7 @@ LORA_TARGETS = (  # the attention and feed-forward layers that the diffusers scr
 )
 
 
-class Flux(ClassifierFree):
+class Flux(ClassifierFree, Unframed):
     """See `Family` for each member."""
 
     name = "flux"
@@ -154,20 +154,21 @@ class Flux(ClassifierFree):
         transformer, latents, text = parts.transformer, inputs.latents, cast(PooledTokens, inputs.condition)
         device, dtype = latents.device, text.tokens.dtype
         guidance = torch.full((len(latents),), inputs.guidance, device=device)
-        return cast(
-            torch.Tensor,
-            transformer(
-                hidden_states=latents,
-                timestep=inputs.time,
-                guidance=guidance if _embeds_guidance(parts) else None,
-                pooled_projections=text.pooled,
-                encoder_hidden_states=text.tokens,
-                txt_ids=torch.zeros(text.tokens.shape[1], 3, device=device, dtype=dtype),
-                img_ids=parts._prepare_latent_image_ids(1, *inputs.grid, device, dtype),
-                return_dict=False,
-                **inputs.extra,
-            )[0],
-        )
+        states, ids = latents, parts._prepare_latent_image_ids(1, *inputs.grid, device, dtype)
+        if inputs.appended is not None:
+            states, ids = torch.cat([states, inputs.appended.tokens], dim=1), torch.cat([ids, inputs.appended.ids])
+        predicted: torch.Tensor = transformer(
+            hidden_states=states,
+            timestep=inputs.time,
+            guidance=guidance if _embeds_guidance(parts) else None,
+            pooled_projections=text.pooled,
+            encoder_hidden_states=text.tokens,
+            txt_ids=torch.zeros(text.tokens.shape[1], 3, device=device, dtype=dtype),
+            img_ids=ids,
+            return_dict=False,
+            **inputs.extra,
+        )[0]
+        return predicted[:, : latents.shape[1]]
 
     def working_bytes(self, parts: Parts, grid: Grid, rows: int) -> Mapping[str, int]:
         """Return the peaks measured at the real geometry: 17.4 hidden states (text and picture) of the transformer."""

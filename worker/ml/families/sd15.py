@@ -24,7 +24,7 @@ from diffusers.training_utils import compute_snr
 from worker.ml.adapters import attach
 from worker.ml.errors import ModelUnreadable
 from worker.ml.families import lora
-from worker.ml.families.conditions import Tokens
+from worker.ml.families.conditions import Tokens, Unframed
 from worker.ml.families.guidance import ClassifierFree
 from worker.ml.families.working_memory import ENCODER_BYTES, autoencoder_bytes
 from worker.ml.protocol import Grid, Inputs, Parts, PictureDefaults, Sampler, Side, TrainingDefaults
@@ -37,7 +37,7 @@ TEXT_WIDTH = 768  # of the text encoder; Stable Diffusion 2 has the same pipelin
 SNR_GAMMA = 5.0  # the paper's (arXiv 2303.09556)
 
 
-class StableDiffusion15(ClassifierFree):
+class StableDiffusion15(ClassifierFree, Unframed):
     """See `Family` for each member."""
 
     name = "sd15"
@@ -157,6 +157,7 @@ class StableDiffusion15(ClassifierFree):
     def predict(self, parts: Parts, inputs: Inputs) -> torch.Tensor:
         """Predict the noise or velocity (B, C, h, w) at latents (B, C, h, w) and time (B,) in 0..999."""
         unet, text = parts.unet, cast(Tokens, inputs.condition)
+        assert inputs.appended is None, "a U-Net reads pictures, not tokens"
         return cast(
             torch.Tensor,
             unet(inputs.latents, inputs.time, encoder_hidden_states=text.tokens, return_dict=False, **inputs.extra)[0],

@@ -10,7 +10,7 @@ import torch
 
 from worker.ml.models import Base
 from worker.ml.photos import UnusablePhoto, buckets, read_fitted
-from worker.ml.protocol import Condition, Grid
+from worker.ml.protocol import Condition, Framing, Grid
 from worker.ml.train.config import LoraConfig
 from worker.ml.train.order import members_of_step
 from worker.ml.train.seeds import seeded
@@ -39,6 +39,7 @@ class Sample:
     latents: torch.Tensor  # (1, …), float32, on the device
     grid: Grid
     photo: Photo
+    framing: Framing
     turns: tuple[int, ...] = (0,)
     """The resolutions, counted from 0, in whose turn it is trained: its own, and, if it is the photo's largest, those
     that the photo does not reach.
@@ -87,12 +88,13 @@ def encode_photos(base: Base, photos: Sequence[Photo], *resolutions: int) -> tup
             unusable.append(error)
             continue
         largest = len(fitted.pixels) - 1
-        for rung, pixels in enumerate(fitted.pixels):
+        for rung, (pixels, framing) in enumerate(zip(fitted.pixels, fitted.framings, strict=True)):
             height, width, _ = pixels.shape
             signal = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].to(base.device).float() / 127.5 - 1
             latents = family.encode_picture(base.parts, signal)
             turns = (rung,) if rung < largest else tuple(range(rung, len(ladder)))
-            samples.append(Sample(latents, (height // token_px, width // token_px), photo, turns, fitted.enlarged))
+            grid = height // token_px, width // token_px
+            samples.append(Sample(latents, grid, photo, framing, turns, fitted.enlarged))
     return samples, unusable
 
 
@@ -132,7 +134,7 @@ def draw_batch(base: Base, data: TrainingData, config: LoraConfig, step: int) ->
         latents=torch.cat([sample.latents for sample in members]),
         noise=torch.cat(noise).to(base.device),
         time=torch.cat(times).to(base.device),
-        text=texts[0].join(texts[1:]),
+        text=base.family.frame(texts[0].join(texts[1:]), [sample.framing for sample in members]),
         grid=grid,
         preserved=torch.tensor(preserved),
     )
