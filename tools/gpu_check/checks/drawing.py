@@ -119,10 +119,10 @@ def scene_of(base: Base, bench: Bench, side_px: int, guidance: float) -> Callabl
         prompts["against"] = ""
     base.place(*base.family.encoders)
     text: dict[Side, Condition] = {
-        side: base.family.encode_prompts(base.parts, [prompt], bench.device) for side, prompt in prompts.items()
+        side: base.family.encode_prompts(base.parts, [prompt], bench.device, side) for side, prompt in prompts.items()
     }
     base.place(base.family.denoiser)
-    return lambda steps: Scene(base, text, grid, steps, guidance, guides=(), pictures=1)
+    return lambda steps: Scene(base, text, grid, steps, guidance, guides=(), states=[()])
 
 
 def stepped(scene: Scene) -> tuple[torch.Tensor, list[float], Watermark]:
