@@ -53,6 +53,8 @@ class Side:
 
 
 def main(pairs: int = PAIRS) -> None:
+    if pairs < 2:
+        sys.exit(f"PAIRS must be at least 2, for quartiles, not {pairs}")
     with tempfile.TemporaryDirectory() as scratch, checked_out() as before, ExitStack() as running:
         folder = Path(scratch)
         prepare(folder)
