@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from diffusers import UNet2DConditionModel
 
 from tests.ml.families import only_flux, only_sd15
 from tests.ml.runs import predict
-from worker.ml import memory, models
+from worker.ml import models
 from worker.ml.errors import ModelUnreadable
 from worker.ml.families.tiny import flux1 as flux_tiny
 from worker.ml.families.tiny import sd15 as sd15_tiny
@@ -228,10 +229,9 @@ def test_a_model_that_is_loaded_in_two_ways_is_kept_in_both(slabs: list[Path]) -
 
 @only_flux
 def test_only_the_base_that_was_asked_for_last_is_on_the_device(
-    tiny_base: Path, copied: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_base: Path, copied: Path, device_of_its_own: Callable[[int], None]
 ) -> None:
-    monkeypatch.setattr(memory, "shares_host", lambda _: False)
-    monkeypatch.setattr(memory, "free_device_bytes", lambda _: 0)
+    device_of_its_own(0)
     store = Store(lambda _: None)
     masters = store.base(tiny_base).denoiser.x_embedder.weight.data_ptr()
     store.base(tiny_base).place("transformer")

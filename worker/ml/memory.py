@@ -28,10 +28,13 @@ class Plan:
     def describe(self, device: str) -> str:
         """Return the plan in words, with its estimate where memory is limited."""
         words = f"{'full' if self.full else 'offloaded'}, {device}"
-        if self.free_bytes is None:
-            return words
-        needs = "needs" if self.needed_bytes <= self.free_bytes else "may not fit: needs"
-        return f"{words}: {needs} {self.needed_bytes / GIB:.1f} of {self.free_bytes / GIB:.1f} GiB free"
+        return words if self.free_bytes is None else f"{words}: {describe_need(self.needed_bytes, self.free_bytes)}"
+
+
+def describe_need(needed_bytes: int, free_bytes: int) -> str:
+    """Return what a plan needs of the device's free memory, in words."""
+    needs = "needs" if needed_bytes <= free_bytes else "may not fit: needs"
+    return f"{needs} {needed_bytes / GIB:.1f} of {free_bytes / GIB:.1f} GiB free"
 
 
 def plan_parts(

@@ -23,6 +23,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, Lumina2Pipeline
 from tests.ml.throwaway.lora import NAMES
 from worker.ml.adapters import attach
 from worker.ml.families.conditions import Unframed
+from worker.ml.families.precision import FullAutoencoder
 from worker.ml.families.working_memory import ENCODER_BYTES, autoencoder_bytes
 from worker.ml.protocol import Grid, Inputs, Parts, PictureDefaults, Sampler, Side, TrainingDefaults
 
@@ -59,7 +60,7 @@ def mask_of(lengths: Sequence[int], device: torch.device) -> torch.Tensor:
     return (torch.arange(TEXT_LENGTH) < torch.tensor(lengths)[:, None]).to(device)
 
 
-class Lumina2(Unframed):
+class Lumina2(Unframed, FullAutoencoder):
     """See `Family` for each member."""
 
     name = "lumina2"
@@ -82,9 +83,6 @@ class Lumina2(Unframed):
     training_guidance = 1.0  # the transformer ignores it
     training_dtypes: tuple[torch.dtype, ...] = (torch.bfloat16, torch.float32)
     checkpointed_share = 0.127  # measured; the refiners are not checkpointed
-
-    def dtypes(self, compute: torch.dtype) -> Mapping[str, torch.dtype]:
-        return {"default": compute, "vae": torch.float32 if compute == torch.float16 else compute}
 
     def load(self, folder: Path, dtypes: Mapping[str, torch.dtype]) -> Parts:
         return Lumina2Pipeline.from_pretrained(folder, dtype=dict(dtypes), local_files_only=True, use_safetensors=True)

@@ -25,6 +25,7 @@ from worker.ml.adapters import attach
 from worker.ml.families import lora
 from worker.ml.families.conditions import PooledTokens, Unframed
 from worker.ml.families.guidance import ClassifierFree
+from worker.ml.families.precision import FullAutoencoder
 from worker.ml.families.working_memory import ENCODER_BYTES, autoencoder_bytes
 from worker.ml.protocol import Grid, Inputs, Parts, PictureDefaults, Sampler, Side, TrainingDefaults
 
@@ -35,7 +36,7 @@ LORA_TARGETS = (  # the attention and feed-forward layers that the diffusers scr
 )
 
 
-class Flux(ClassifierFree, Unframed):
+class Flux(ClassifierFree, Unframed, FullAutoencoder):
     """See `Family` for each member."""
 
     name = "flux"
@@ -61,15 +62,11 @@ class Flux(ClassifierFree, Unframed):
 
     checkpointed_share = 0.08  # measured, as activation_bytes is: a hidden state a block, and one block
 
-    def dtypes(self, compute: torch.dtype) -> Mapping[str, torch.dtype]:
-        """Return float32 for the autoencoder beside float16, whose range its activations leave.
-
-        T5's `wo` layers leave it too: transformers keeps them in float32.
-        """
-        return {"default": compute, "vae": torch.float32 if compute == torch.float16 else compute}
-
     def load(self, folder: Path, dtypes: Mapping[str, torch.dtype]) -> Parts:
-        """Load the whole base on the CPU, from files on disk and never from a pickle."""
+        """Load the whole base on the CPU, from files on disk and never from a pickle.
+
+        T5's `wo` layers leave the range of float16 too: transformers keeps them in float32.
+        """
         return FluxPipeline.from_pretrained(folder, dtype=dict(dtypes), local_files_only=True, use_safetensors=True)
 
     def modules(self, parts: Parts) -> Mapping[str, torch.nn.Module]:

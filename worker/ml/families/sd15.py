@@ -26,6 +26,7 @@ from worker.ml.errors import ModelUnreadable
 from worker.ml.families import lora
 from worker.ml.families.conditions import Tokens, Unframed
 from worker.ml.families.guidance import ClassifierFree
+from worker.ml.families.precision import FullAutoencoder
 from worker.ml.families.working_memory import ENCODER_BYTES, autoencoder_bytes
 from worker.ml.protocol import Grid, Inputs, Parts, PictureDefaults, Sampler, Side, TrainingDefaults
 
@@ -37,7 +38,7 @@ TEXT_WIDTH = 768  # of the text encoder; Stable Diffusion 2 has the same pipelin
 SNR_GAMMA = 5.0  # the paper's (arXiv 2303.09556)
 
 
-class StableDiffusion15(ClassifierFree, Unframed):
+class StableDiffusion15(ClassifierFree, Unframed, FullAutoencoder):
     """See `Family` for each member."""
 
     name = "sd15"
@@ -63,10 +64,6 @@ class StableDiffusion15(ClassifierFree, Unframed):
     training_dtypes: tuple[torch.dtype, ...] = (torch.bfloat16, torch.float16, torch.float32)
 
     checkpointed_share = 0.21  # measured, as activation_bytes is; a layer of the largest level alone is a ninth
-
-    def dtypes(self, compute: torch.dtype) -> Mapping[str, torch.dtype]:
-        """Return float32 for the autoencoder beside float16, whose range its activations can leave."""
-        return {"default": compute, "vae": torch.float32 if compute == torch.float16 else compute}
 
     def load(self, folder: Path, dtypes: Mapping[str, torch.dtype]) -> Parts:
         """Load the whole base on the CPU, from files on disk and never from a pickle."""

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 
 from worker.ml import memory
-from worker.ml.memory import GIB
 from worker.ml.models import Base
 from worker.ml.train.batches import Sample
 
@@ -75,9 +74,7 @@ class StepMemory:
         words = f"one part at a time, {device}"
         if free is None:
             return f"{words}{savings}"
-        needed = self.needed(savings)
-        needs = "needs" if needed <= free else "may not fit: needs"
-        return f"{words}: {needs} {needed / GIB:.1f} of {free / GIB:.1f} GiB free{savings}"
+        return f"{words}: {memory.describe_need(self.needed(savings), free)}{savings}"
 
 
 def free_for_training(base: Base, needs: StepMemory) -> int | None:
