@@ -37,9 +37,13 @@ class Held:
 
 
 class S3Relay:
-    """Forwards requests to the server at `target`. Bodies must be small: they are kept in memory."""
+    """Forwards requests to the server at `target`. Bodies must be small: they are kept in memory.
+
+    `changed_headers` are those of responses that a gateway changes, in lower case; it drops those that are None.
+    """
 
     def __init__(self, target: str) -> None:
+        self.changed_headers: dict[str, str | None] = {}
         address = urlsplit(target)
         self._target = (address.hostname or "127.0.0.1", address.port or 80)
         self._waiting: list[Held] = []
@@ -137,13 +141,7 @@ class S3Relay:
         body = response.read()
         if held and when == "response":
             held.wait()
-        request.send_response(response.status, response.reason)
-        for name, value in response.getheaders():
-            if name.lower() not in ("connection", "transfer-encoding", "content-length", "date", "server"):
-                request.send_header(name, value)
-        size = response.getheader("Content-Length") if request.command == "HEAD" else len(body)
-        request.send_header("Content-Length", str(size or 0))
-        request.end_headers()
+        self._send_head(request, response, len(body))
         if held and when == "half" and not length:
             request.wfile.write(body[: len(body) // 2])
             request.wfile.flush()
@@ -151,3 +149,16 @@ class S3Relay:
             body = body[len(body) // 2 :]
         with suppress(BrokenPipeError):
             request.wfile.write(body)
+
+    def _send_head(self, request: BaseHTTPRequestHandler, response: http.client.HTTPResponse, length: int) -> None:
+        request.send_response(response.status, response.reason)
+        size = response.getheader("Content-Length", "0") if request.command == "HEAD" else str(length)
+        hop_by_hop = ("connection", "transfer-encoding", "content-length", "date", "server")
+        headers = [(name, value) for name, value in response.getheaders() if name.lower() not in hop_by_hop]
+        for name, value in [*headers, ("Content-Length", size)]:
+            sent = self.changed_headers.get(name.lower(), value)
+            if sent is not None:
+                request.send_header(name, sent)
+        if "content-length" in self.changed_headers:
+            request.send_header("Connection", "close")  # the end of the body
+        request.end_headers()

@@ -14,7 +14,8 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from worker.storage.object_store import ObjectStore, StoreConfig
+from worker.storage.object_store import ObjectStore
+from worker.storage.s3_client import StoreConfig
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -21,7 +21,8 @@ from worker.models import UPSCALERS, BaseModels
 from worker.models.push import Push
 from worker.queue import Worker
 from worker.settings import Settings
-from worker.storage.object_store import ObjectStore, StoreConfig
+from worker.storage.object_store import ObjectStore
+from worker.storage.s3_client import StoreConfig
 
 LEFT, RIGHT, NOWHERE, LARGE = "tiny-left", "tiny-right", "tiny-nowhere", "tiny-large"
 

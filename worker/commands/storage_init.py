@@ -22,15 +22,19 @@ async def create_buckets(settings: Settings, report: Report) -> None:
     try:
         for name in BUCKETS:
             bucket = getattr(settings, name)
-            if await report.check(f"bucket {bucket}", _create(store, bucket)):
+            if await report.check(f"bucket {bucket}", _create(store, bucket, settings.store_config.region)):
                 await report.check(f"bucket {bucket}, use", try_bucket(store, bucket))
     finally:
         await store.close()
 
 
-async def _create(store: ObjectStore, bucket: str) -> str:
+async def _create(store: ObjectStore, bucket: str, region: str) -> str:
     try:
-        created = await store.ensure_bucket(bucket)
+        done = await store.ensure_bucket(bucket)
     except StorageError as error:
         raise SettingsError(error.message, BY_HAND if server_responded(error) else UNREACHED) from error
-    return "created, private" if created else "already exists"
+    return {
+        "existed": "already exists",
+        "created": f"created, private, in region {region}",
+        "created without a region": f"created, private; the server refused the region {region} and chose one itself",
+    }[done]

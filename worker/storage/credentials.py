@@ -8,10 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from worker.storage.object_store import StoreConfig
-
-DEFAULT_REGION = "us-east-1"
-"""For servers without regions, which accept the one that every tool sends."""
+from worker.storage.s3_client import DEFAULT_REGION, StoreConfig
 
 
 class StoreSettings(Protocol):

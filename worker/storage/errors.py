@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+class MissingHeader(Exception):
+    """A response without a header that nothing replaces."""
+
+    def __init__(self, operation: str, header: str) -> None:
+        super().__init__(f"the response to {operation} has no header {header}: look at the gateways before the server")
+
+
 def none_if_not_found(request: Callable[..., T], **parameters: Any) -> T | None:
     """Send a request and return its response, or None if the server responds 404."""
     from botocore.exceptions import ClientError
@@ -37,20 +44,34 @@ def request_errors() -> tuple[type[Exception], ...]:
 
     A function, because it imports botocore: Python evaluates the clause only once an exception was raised.
     """
+    from http.client import HTTPException
+
+    from boto3.exceptions import Boto3Error
     from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.parsers import ResponseParserError
     from s3transfer.exceptions import (
         CancelledError,
         RetriesExceededError,
+        S3CopyFailedError,
         S3DownloadFailedError,
+        S3UploadFailedError,
         S3ValidationError,
     )
+    from urllib3.exceptions import HTTPError
 
     return (
         BotoCoreError,
+        Boto3Error,
         ClientError,
         CancelledError,
+        HTTPError,
+        HTTPException,
+        MissingHeader,
+        ResponseParserError,
         RetriesExceededError,
+        S3CopyFailedError,
         S3DownloadFailedError,
+        S3UploadFailedError,
         S3ValidationError,
         OSError,
     )
@@ -79,6 +100,8 @@ def to_storage_error(error: BaseException, action: str) -> StorageError:
         reason = "it was cancelled"
     elif isinstance(error, OSError):
         reason = f"error on this machine: {error.strerror or type(error).__name__}"
+    elif isinstance(error, MissingHeader):
+        reason = str(error)
     else:
         reason = type(error).__name__
     return StorageError(f"{action} failed: {reason}")
@@ -91,7 +114,16 @@ def _describe_response(error: ClientError) -> str:
         403: "; check the storage keys, their permissions and the region",
         404: "; if the bucket does not exist, create it with `worker storage init`",
     }
-    return f"the server responded {status} {code}".rstrip() + hints.get(status, "")
+    region = _region_of_bucket(error)
+    hint = f"; the bucket is in region {region}: set S3_REGION" if region else hints.get(status, "")
+    return f"the server responded {status} {code}".rstrip() + hint
+
+
+def _region_of_bucket(error: ClientError) -> str:
+    """Return the region that the server names when it refuses a request for another one, else ""."""
+    headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    named = headers.get("x-amz-bucket-region", "")
+    return named if status_of(error) in (301, 307, 400) and re.fullmatch(r"[a-z0-9-]{1,40}", named) else ""
 
 
 def server_responded(error: StorageError) -> bool:

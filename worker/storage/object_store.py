@@ -3,8 +3,8 @@
 boto3 is imported with the first request, so that importing this module is cheap. Requests run in threads of the store's
 own; large files are uploaded and downloaded in parallel parts.
 
-Differences between servers are handled here: URLs are path-style, signatures are v4, checksums are sent only where the
-protocol requires one, and `worker.storage.errors` classifies failures.
+Differences between servers are handled here and in `worker.storage.s3_client`; `worker.storage.errors` classifies
+failures.
 
 Raises `InputMissing` for an object that does not exist, `InvalidInput` for a key that may not be used, and
 `StorageError` for everything else. Messages name bucket and key, never a URL, a credential or a signature.
@@ -13,17 +13,15 @@ Raises `InputMissing` for an object that does not exist, `InvalidInput` for a ke
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
 import re
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 from urllib.parse import quote
 
 from worker.errors import InputMissing, InvalidInput, StorageError, WorkerError
@@ -34,6 +32,7 @@ from worker.storage.errors import (
     status_of,
     to_storage_error,
 )
+from worker.storage.s3_client import CONNECT_TIMEOUT_S, DEFAULT_REGION, StoreConfig, create_client, plain_copy_source
 from worker.storage.transfers import UNWIND_S, TransferWaiter
 
 if TYPE_CHECKING:
@@ -43,36 +42,23 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-CONNECT_TIMEOUT_S = 10
-READ_TIMEOUT_S = 60
-"""How long a connection may be silent before the request is sent again."""
-ATTEMPTS = 4
 CALL_DEADLINE_S = 120.0
 """Every request that transfers no file ends within this time, retries included."""
-PART_BYTES = 8 * 1024 * 1024
 MAX_KEYS_PER_DELETE = 1000
 """The limit of DeleteObjects."""
 
 
-@dataclass(frozen=True)
-class StoreConfig:
-    """The store's URL and our credentials. `repr` omits the secrets."""
-
-    endpoint_url: str
-    region: str
-    access_key_id: str
-    secret_access_key: str = field(repr=False)
-    session_token: str | None = field(default=None, repr=False)
+NewBucket = Literal["existed", "created", "created without a region"]
+"""What `ensure_bucket` did. Servers without regions of their own refuse a bucket that names one."""
 
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """An object's metadata. `size` is in bytes."""
+    """An object's metadata. `size` is in bytes; `etag` is empty if the server does not tell it."""
 
     key: str
     size: int
     etag: str
-    last_modified: datetime
 
 
 def check_key(key: str) -> str:
@@ -100,19 +86,18 @@ class ObjectStore:
         self._client: S3Client | None = None
         self._transfers: TransferManager | None = None
 
-    async def ensure_bucket(self, bucket: str) -> bool:
-        """Create a private bucket. Return True if it was created, False if it existed."""
+    async def ensure_bucket(self, bucket: str) -> NewBucket:
+        """Create a private bucket in the region of the settings, unless it exists. Return what was done."""
 
-        def ensure(s3: S3Client) -> bool:
+        def ensure(s3: S3Client) -> NewBucket:
             if none_if_not_found(s3.head_bucket, Bucket=bucket) is not None:
-                return False
+                return "existed"
             try:
-                s3.create_bucket(Bucket=bucket)
+                return _create_bucket(s3, bucket, self._config.region)
             except s3.exceptions.ClientError as error:
                 if status_of(error) == 409:  # another process created it meanwhile
-                    return False
+                    return "existed"
                 raise
-            return True
 
         return await self._call(f"creating bucket {bucket}", ensure)
 
@@ -150,7 +135,7 @@ class ObjectStore:
         def read(s3: S3Client) -> list[ObjectInfo]:
             pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
             return [
-                ObjectInfo(entry["Key"], entry["Size"], entry.get("ETag", "").strip('"'), entry["LastModified"])
+                ObjectInfo(entry["Key"], entry["Size"], entry.get("ETag", "").strip('"'))
                 for page in pages
                 for entry in page.get("Contents", [])
             ]
@@ -223,11 +208,7 @@ class ObjectStore:
         check_key(source)
         check_key(target)
 
-        def copy(s3: S3Client) -> bool:
-            origin = {"Bucket": bucket, "Key": source}
-            return none_if_not_found(s3.copy_object, Bucket=bucket, Key=target, CopySource=origin) is not None
-
-        if not await self._call(f"copying {bucket}/{source}", copy):
+        if not await self._call(f"copying {bucket}/{source}", lambda s3: _copy(s3, bucket, source, target)):
             raise await self._not_found_error(bucket, source)
 
     async def delete(self, bucket: str, keys: Iterable[str]) -> None:
@@ -255,8 +236,9 @@ class ObjectStore:
             aborted = 0
             pages = s3.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix)
             for upload in [upload for page in pages for upload in page.get("Uploads", [])]:
+                begun = upload.get("Initiated")
                 # Check the prefix again: some servers ignore it in this request.
-                if upload["Key"].startswith(prefix) and upload["Initiated"] <= before:
+                if upload["Key"].startswith(prefix) and begun is not None and begun <= before:
                     target = {"Bucket": bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]}
                     aborted += none_if_not_found(s3.abort_multipart_upload, **target) is not None
             return aborted
@@ -299,49 +281,8 @@ class ObjectStore:
         """Return the client and its transfers. `_call` opens them first, in a thread: importing boto3 takes time."""
         with self._opening:
             if self._client is None or self._transfers is None:
-                self._client, self._transfers = _create_client(self._config)
+                self._client, self._transfers = create_client(self._config)
             return self._client, self._transfers
-
-
-def _create_client(config: StoreConfig) -> tuple[S3Client, TransferManager]:
-    import boto3
-    from botocore.config import Config
-    from s3transfer.manager import TransferConfig, TransferManager
-
-    client = boto3.session.Session().client(
-        "s3",
-        endpoint_url=config.endpoint_url,
-        region_name=config.region,
-        aws_access_key_id=config.access_key_id,
-        aws_secret_access_key=config.secret_access_key,
-        aws_session_token=config.session_token,
-        config=Config(
-            signature_version="s3v4",
-            s3={"addressing_style": "path"},
-            request_checksum_calculation="when_required",
-            response_checksum_validation="when_required",
-            retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
-            connect_timeout=CONNECT_TIMEOUT_S,
-            read_timeout=READ_TIMEOUT_S,
-            max_pool_connections=32,
-        ),
-    )
-    client.meta.events.register("before-sign.s3.DeleteObjects", _patch_delete_objects_headers)
-    parts = TransferConfig(multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES)
-    return client, TransferManager(client, parts)
-
-
-def _patch_delete_objects_headers(request: Any, **_: object) -> None:
-    """Restore the headers that boto3 sent before 1.36, before the request is signed.
-
-    Supabase refuses DeleteObjects without Content-Type. MinIO requires Content-MD5, and Backblaze refuses the CRC32
-    headers that boto3 sends since 1.36 instead.
-    """
-    for name in ("Content-Type", "Content-MD5", "x-amz-checksum-crc32", "x-amz-sdk-checksum-algorithm"):
-        del request.headers[name]
-    digest = hashlib.md5(request.data, usedforsecurity=False).digest()
-    request.headers["Content-Type"] = "application/xml"
-    request.headers["Content-MD5"] = base64.b64encode(digest).decode("ascii")
 
 
 def _public_urls(endpoint_url: str, path: str) -> list[str]:
@@ -361,11 +302,58 @@ def _get(url: str) -> bytes | None:
     return response.content if response.status_code == 200 else None
 
 
+def _create_bucket(s3: S3Client, bucket: str, region: str) -> NewBucket:
+    """Create a bucket. Amazon requires the region's name outside us-east-1; some other servers refuse any."""
+    if region == DEFAULT_REGION:
+        s3.create_bucket(Bucket=bucket)
+        return "created"
+    try:
+        s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": region})  # type: ignore[typeddict-item]
+    except s3.exceptions.ClientError as error:
+        if status_of(error) not in (400, 501):
+            raise
+        s3.create_bucket(Bucket=bucket)
+        return "created without a region"
+    return "created"
+
+
 def _head(s3: S3Client, bucket: str, key: str) -> ObjectInfo | None:
     response = none_if_not_found(s3.head_object, Bucket=bucket, Key=key)
     if response is None:
         return None
-    return ObjectInfo(key, response["ContentLength"], response.get("ETag", "").strip('"'), response["LastModified"])
+    size = dict(response).get("ContentLength")
+    if not isinstance(size, int):
+        size = _size(s3, bucket, key)
+    return ObjectInfo(key, size, response.get("ETag", "").strip('"'))
+
+
+def _size(s3: S3Client, bucket: str, key: str) -> int:
+    """Return the size of an object where HEAD does not tell it: an empty one on Supabase, any behind some gateways."""
+    try:
+        response = s3.get_object(Bucket=bucket, Key=key, Range="bytes=0-0")
+    except s3.exceptions.ClientError as error:
+        if status_of(error) == 416:  # an empty object has no first byte
+            return 0
+        raise
+    with response["Body"] as body:
+        if response["ResponseMetadata"]["HTTPStatusCode"] == 206:
+            return int(response["ContentRange"].rpartition("/")[2])
+        return sum(len(piece) for piece in body.iter_chunks(1 << 20))  # the server ignores ranges
+
+
+def _copy(s3: S3Client, bucket: str, source: str, target: str) -> bool:
+    """Return False if the source does not exist."""
+    origin = {"Bucket": bucket, "Key": source}
+    try:
+        if none_if_not_found(s3.copy_object, Bucket=bucket, Key=target, CopySource=origin) is not None:
+            return True
+    except s3.exceptions.ClientError as error:
+        if status_of(error) != 400 or quote(source) == source:
+            raise
+    if quote(source) == source:
+        return False
+    with plain_copy_source():
+        return none_if_not_found(s3.copy_object, Bucket=bucket, Key=target, CopySource=origin) is not None
 
 
 def _read(s3: S3Client, bucket: str, key: str) -> bytes | None:
