@@ -19,10 +19,10 @@ from PIL import Image, ImageCms, ImageOps
 
 from tests.ml.runs import finish, lora_config
 from worker.demo.drawing.portrait import Person, draw, scenes
-from worker.ml import photos
 from worker.ml.errors import BadInput
 from worker.ml.models import Base
-from worker.ml.photos import UnusablePhoto
+from worker.ml.photos import fitting as photos
+from worker.ml.photos.opening import UnusablePhoto
 from worker.ml.protocol import Framing
 from worker.ml.train.batches import Photo
 from worker.ml.train.train_lora import PhotosEnlarged, PhotosSkipped, Run, train
@@ -368,6 +368,7 @@ def encoded(picture: Image.Image, kind: str) -> bytes:
     return file.getvalue()
 
 
+NOT_A_PHOTO = "not a photo (JPEG, PNG, HEIC, AVIF, WebP, TIFF, GIF, BMP or JPEG 2000)"
 UNUSABLE = {
     "cut.jpg": (truncated("JPEG"), "damaged or cut off"),
     "cut.png": (truncated("PNG"), "damaged or cut off"),
@@ -375,11 +376,11 @@ UNUSABLE = {
     "cut.heic": (truncated("HEIF"), "damaged or cut off"),
     "cut.tiff": (truncated("TIFF"), "damaged or cut off"),
     "empty.jpg": (b"", "empty"),
-    "words.jpg": (b"this is no picture", "not a photo (JPEG, PNG, HEIC, WebP, TIFF or GIF)"),
-    "drawing.svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a photo (JPEG, PNG, HEIC, WebP, TIFF or GIF)"),
+    "words.jpg": (b"this is no picture", NOT_A_PHOTO),
+    "drawing.svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", NOT_A_PHOTO),
     "page.eps": (
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
-        "not a photo (JPEG, PNG, HEIC, WebP, TIFF or GIF)",
+        NOT_A_PHOTO,
     ),
     "icon.png": (
         encoded(Image.new("RGB", (400, 48)), "PNG"),

@@ -10,7 +10,7 @@ from PIL import Image
 
 from worker.demo.drawing.person import Person
 from worker.demo.drawing.portrait import write_photos
-from worker.ml.photo_files import DAMAGED
+from worker.ml.photos.files import DAMAGED
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".heic", ".heif", ".webp")
 FORMATS = ("JPEG", "PNG", "HEIF", "WEBP")

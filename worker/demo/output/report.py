@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from worker.ml.photo_files import turn_upright
+from worker.ml.photos.files import turn_upright
 
 CELL = 256
 GAP = 12

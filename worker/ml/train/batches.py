@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from worker.ml.models import Base
-from worker.ml.photos import UnusablePhoto, buckets, read_fitted
+from worker.ml.photos.fitting import buckets, read_fitted
+from worker.ml.photos.opening import UnusablePhoto
 from worker.ml.protocol import Condition, Framing, Grid
 from worker.ml.train.config import LoraConfig
 from worker.ml.train.order import members_of_step

@@ -28,7 +28,8 @@ from worker.ml.adapters import files as lora_files
 from worker.ml.errors import BadInput, ModelUnreadable, PrecisionUnsupported, is_out_of_memory
 from worker.ml.models import Base
 from worker.ml.phases import Phase
-from worker.ml.photos import UnusablePhoto, truncate_list
+from worker.ml.photos.fitting import truncate_list
+from worker.ml.photos.opening import UnusablePhoto
 from worker.ml.protocol import Inputs, Side
 from worker.ml.train.batches import (
     Batch,

@@ -1,11 +1,9 @@
-"""Photos of any kind, turned upright, converted to sRGB and fitted to aspect buckets, or refused with the reason."""
+"""Photos turned upright, converted to sRGB and fitted to aspect buckets, or refused with the reason."""
 
 from __future__ import annotations
 
-import io
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -13,32 +11,23 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from diffusers.training_utils import generate_aspect_ratio_buckets
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
-from worker.ml.errors import BadInput
-from worker.ml.photo_files import DAMAGED, turn_upright
+from worker.ml.photos.colours import colours_of, to_srgb
+from worker.ml.photos.files import turn_upright
+from worker.ml.photos.opening import UnusablePhoto, load, open_photo
 from worker.ml.protocol import Framing
 
-Image.MAX_IMAGE_PIXELS = None  # `_check_size` has its own limits, which allow a phone's 200 megapixels
-
-_FORMATS = ("JPEG", "PNG", "HEIF", "WEBP", "TIFF", "GIF")  # never EPS, which starts another program
 _MIN_SIDE_PX = 64  # a person cannot be recognised on less
 _MAX_ENLARGEMENT = 2  # beyond that, three of four pixels are interpolated
+_MAX_RATIO = (
+    3  # of the long side to the short: of a longer photo, over a third is cut away, and the person may be there
+)
 _MAX_PIXELS = 2**27  # half a GiB unpacked, and the same again while colours are converted
 _MAX_JPEG_PIXELS = (
     2**28
 )  # decoded at a fraction of its size, but a progressive JPEG keeps all of its coefficients in memory
-
-
-class UnusablePhoto(BadInput):
-    """A photo that cannot be trained on. The message names the file and never its folder."""
-
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"{path.name} is {reason}")
-        self.path = path
-        self.reason = reason
-        """Why, to follow "is": "empty", "damaged or cut off"."""
 
 
 def truncate_list(photos: Sequence[object]) -> str:
@@ -71,18 +60,17 @@ def read_fitted(path: Path, ladder: Sequence[Sequence[Size]]) -> FittedPhoto:
     Of an animation the first frame is read; transparent parts become white. A JPEG is decoded no larger than needed,
     and colours are converted last: four times faster for a phone's 12 megapixels. Raises UnusablePhoto.
     """
-    with _open(path) as file:
+    with open_photo(path) as file:
         _check_size(path, file)
         full = file.size
         enough = 2 * max(side for sizes in ladder for size in sizes for side in size)
-        file.draft(None, (enough, enough))  # no side becomes smaller than that: it still reaches every rung
-        file.load()
-        turn_upright(file)
-        profile = file.info.get("icc_profile")
-        photo = _convertible(path, file)
+        opened = load(path, file, (enough, enough))  # no side becomes smaller than that: it still reaches every rung
+        colours = colours_of(path, opened)
+        turn_upright(opened)
+        photo = _convertible(path, opened)
         reached = _reached(path, photo, ladder)
         fitted = [ImageOps.fit(photo, (width, height), Image.Resampling.LANCZOS) for height, width in reached]
-        pixels = tuple(np.asarray(_to_srgb(_on_white(one), profile), dtype=np.uint8) for one in fitted)
+        pixels = tuple(np.asarray(to_srgb(_on_white(one), colours), dtype=np.uint8) for one in fitted)
         turned = (full[0] < full[1]) != (photo.width < photo.height)
         original = (full[0], full[1]) if turned else (full[1], full[0])
         framings = tuple(_framing(original, size) for size in reached)
@@ -115,23 +103,6 @@ def buckets(resolution: int, step: int) -> list[Size]:
     return [(int(h), int(w)) for h, w in generate_aspect_ratio_buckets(resolution, divisibility=step)]
 
 
-@contextmanager
-def _open(path: Path) -> Iterator[Image.Image]:
-    """Open a photo without decoding it; errors while it is in use become UnusablePhoto."""
-    try:
-        with Image.open(path, formats=_FORMATS) as file:
-            yield file
-    except UnusablePhoto:
-        raise
-    except FileNotFoundError as error:
-        raise UnusablePhoto(path, "missing") from error
-    except UnidentifiedImageError as error:
-        empty = path.stat().st_size == 0
-        raise UnusablePhoto(path, "empty" if empty else "not a photo (JPEG, PNG, HEIC, WebP, TIFF or GIF)") from error
-    except DAMAGED as error:
-        raise UnusablePhoto(path, "damaged or cut off") from error
-
-
 def _check_size(path: Path, file: Image.Image) -> None:
     """Check the size in the header, before anything is decoded. Raises UnusablePhoto."""
     jpeg = file.format in ("JPEG", "MPO")  # MPO: a JPEG with a second picture, as many phones write
@@ -140,6 +111,12 @@ def _check_size(path: Path, file: Image.Image) -> None:
         raise UnusablePhoto(path, f"too large ({pixels / 1e6:.0f} megapixels, at most {most / 1e6:.0f})")
     if min(file.size) < _MIN_SIDE_PX:
         raise UnusablePhoto(path, f"too small ({file.width} x {file.height}, at least {_MIN_SIDE_PX} pixels a side)")
+    if max(file.size) > _MAX_RATIO * min(file.size):
+        raise UnusablePhoto(
+            path,
+            f"too long ({file.width} x {file.height}): one side is at most {_MAX_RATIO} times the other; "
+            "crop it to the person",
+        )
 
 
 def _convertible(path: Path, photo: Image.Image) -> Image.Image:
@@ -149,7 +126,7 @@ def _convertible(path: Path, photo: Image.Image) -> Image.Image:
     if photo.mode in ("I", "F"):
         raise UnusablePhoto(path, "not a photo: 32 bits a channel do not define white")
     if photo.has_transparency_data:
-        return photo.convert("RGBA")
+        return _with_alpha(photo)
     return photo if photo.mode in ("L", "RGB", "CMYK") else photo.convert("RGB")
 
 
@@ -160,22 +137,25 @@ def _eight_bits(photo: Image.Image) -> Image.Image:
     """
     tags = photo.tag_v2 if isinstance(photo, TiffImageFile) else {}
     (bits,) = tags.get(BITSPERSAMPLE, (16,))
-    grey = (np.asarray(photo) >> (bits - 8)).astype(np.uint8)
+    numbers = np.asarray(photo)
+    grey = (numbers >> (bits - 8)).astype(np.uint8)
+    opaque = numbers != photo.info.get("transparency", -1)
+    if not opaque.all():
+        return Image.merge("LA", [Image.fromarray(grey), Image.fromarray((opaque * 255).astype(np.uint8))]).convert(
+            "RGBA"
+        )
     return Image.fromarray(255 - grey if tags.get(PHOTOMETRIC_INTERPRETATION) == 0 else grey)
+
+
+def _with_alpha(photo: Image.Image) -> Image.Image:
+    """Convert to RGBA. Pillow reads 16 bits a channel as 8, but not those of the transparent colour."""
+    colour = photo.info.get("transparency")
+    if photo.mode == "RGB" and isinstance(colour, tuple) and max(colour) > 255:
+        photo.info["transparency"] = tuple(value >> 8 for value in colour)
+    return photo.convert("RGBA")
 
 
 def _on_white(photo: Image.Image) -> Image.Image:
     if photo.mode != "RGBA":
         return photo
     return Image.alpha_composite(Image.new("RGBA", photo.size, "white"), photo).convert("RGB")
-
-
-def _to_srgb(photo: Image.Image, profile: bytes | None) -> Image.Image:
-    """Convert to sRGB, which models are trained on; phones write Display P3, print shops CMYK."""
-    if profile:
-        with suppress(ImageCms.PyCMSError, OSError):  # a damaged profile is ignored
-            given = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            converted = ImageCms.profileToProfile(photo, given, ImageCms.createProfile("sRGB"), outputMode="RGB")
-            if converted is not None:
-                return converted
-    return photo.convert("RGB")
