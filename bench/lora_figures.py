@@ -22,8 +22,8 @@ from worker.ml.adapters import attach
 from worker.ml.draw.generate import LoraUse, Picture, PictureRequest, generate
 from worker.ml.families.lora import load_fitting
 from worker.ml.train.batches import Batch, Photo, encode_captions, encode_photos
+from worker.ml.train.loss import sample_losses
 from worker.ml.train.seeds import seeded
-from worker.ml.train.train_lora import sample_losses
 
 SIZES = ((112, 144), (128, 128))  # width, height: those that the base was trained at
 RESOLUTION = 128

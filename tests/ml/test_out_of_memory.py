@@ -54,9 +54,12 @@ def test_the_step_is_repeated_with_checkpointing_and_gives_the_same_lora(
     plain_bytes = plain.path.read_bytes()
     checkpointing: list[bool] = []
     events: list[object] = []
-    watch = denoiser_of(base).register_forward_hook(
-        lambda denoiser, *_: checkpointing.append(denoiser.is_gradient_checkpointing)
-    )
+
+    def note(denoiser: torch.nn.Module, *_: object) -> None:
+        if torch.is_grad_enabled():
+            checkpointing.append(denoiser.is_gradient_checkpointing)
+
+    watch = denoiser_of(base).register_forward_hook(note)
     try:
         with failing(base, error, at_step=at_step):
             spared = finish(train(base, photos, CONFIG, Run(tmp_path)), events)

@@ -23,7 +23,8 @@ from worker.ml.families.registry import FAMILIES
 from worker.ml.models import Base
 from worker.ml.protocol import Condition, Framing
 from worker.ml.train.batches import Batch, Photo, TrainingData, draw_batch, encode_captions, encode_photos
-from worker.ml.train.train_lora import Checkpoint, LoraConfig, Run, Step, TrainedLora, sample_losses, train
+from worker.ml.train.loss import sample_losses
+from worker.ml.train.train_lora import Checkpoint, LoraConfig, Run, Step, TrainedLora, train
 
 CLASS_CAPTION = "a photo of a person"
 

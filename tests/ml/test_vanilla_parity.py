@@ -25,7 +25,8 @@ from worker.ml import models
 from worker.ml.draw.generate import LoraUse, PictureRequest, generate
 from worker.ml.models import Base
 from worker.ml.train.batches import Photo, TrainingData, draw_batch, encode_captions, encode_photos
-from worker.ml.train.train_lora import Run, TrainedLora, sample_losses, train
+from worker.ml.train.loss import sample_losses
+from worker.ml.train.train_lora import Run, TrainedLora, train
 
 PROMPT = "a photo of ohwx person, wearing a blue shirt, in a park"
 REQUEST = PictureRequest(

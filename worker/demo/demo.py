@@ -23,6 +23,7 @@ from worker.demo.output.report import contact_sheet, loss_curve
 from worker.demo.output.steps import Step, Steps
 from worker.demo.output.summary import EndedJob, Revocation, SavedFile, SubjectSummary, Summary, TrainedLora
 from worker.handlers.training import CLASS_NAME
+from worker.handlers.training import CLASS_NAME
 from worker.jobs.wording import caption
 
 SEED = 7
@@ -294,7 +295,7 @@ class Demo:
         with self._steps.step("Held-out loss") as step:
             step.update(0, "the same noise for all three")
             word = person.subject.trigger_word
-            photos = [(photo.path, caption(photo.caption, word)) for photo in person.album.held_out]
+            photos = [(photo.path, caption(photo.caption, word, CLASS_NAME)) for photo in person.album.held_out]
             losses = held_out_losses(
                 self._models / self._config.base,
                 photos,

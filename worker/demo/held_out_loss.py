@@ -16,9 +16,8 @@ from worker.ml import models
 from worker.ml.adapters import attach
 from worker.ml.families.lora import load_fitting
 from worker.ml.models import Base
-from worker.ml.train.batches import Batch, Photo, encode_captions, encode_photos
-from worker.ml.train.seeds import seeded
-from worker.ml.train.train_lora import sample_losses
+from worker.ml.train.batches import Photo, encode_captions, encode_photos
+from worker.ml.train.loss import batches_at_fixed_noise, sample_losses
 
 
 @torch.no_grad()
@@ -41,22 +40,10 @@ def held_out_loss(
         raise unusable[0]
     texts = encode_captions(base, [photo.caption for photo in photos])
     base.place(base.family.denoiser, alone=True)
-    times = base.family.even_times(base.parts, draws)
-    losses = []
     loras = [(load_fitting(lora, base.family.name, base.denoiser), 1.0)] if lora else []
     with attach.attached(base.denoiser, loras):
-        for i, sample in enumerate(samples):
-            text = texts[sample.photo.caption]
-            noise = torch.randn((draws, *sample.latents.shape[1:]), generator=seeded("held out", seed, i))
-            batch = Batch(
-                latents=torch.cat([sample.latents] * draws),
-                noise=noise.to(base.device),
-                time=times.to(base.device),
-                text=base.family.frame(text.join([text] * (draws - 1)), [sample.framing] * draws),
-                grid=sample.grid,
-                preserved=torch.zeros(draws, dtype=torch.bool),
-            )
-            losses.append(float(sample_losses(base, batch).mean()))
+        batches = batches_at_fixed_noise(base, samples, texts, draws, "held out", seed)
+        losses = [float(sample_losses(base, batch).mean()) for batch in batches]
     return sum(losses) / len(losses)
 
 

@@ -13,7 +13,7 @@ from worker.guard.prompts import Text
 from worker.handlers.context import JobContext
 from worker.jobs.lease import Lease
 from worker.jobs.started_job import Row, StartedJob
-from worker.jobs.wording import merged_negative_prompt, merged_prompt
+from worker.jobs.wording import MIN_BYTES_CUT, merged_negative_prompt, merged_prompt
 from worker.storage.image_encoding import CONTENT_TYPE, SUFFIX, EncodedPicture, encode
 from worker.storage.lora_cache import StoredLora
 
@@ -58,8 +58,12 @@ class GenerationRequest(Row):
 
     def merged_prompt(self, job: StartedJob) -> str:
         """Return the prompt, with the preset's and the trigger word of every LoRA."""
-        words = [lora.trigger_word for lora in self.inputs.loras if lora.trigger_word]
-        return merged_prompt(self.prompt, job.preset, words)
+        return merged_prompt(self.prompt, job.preset, self.trigger_words)
+
+    @property
+    def trigger_words(self) -> list[str]:
+        """Return the words of the LoRAs, in their order."""
+        return [lora.trigger_word for lora in self.inputs.loras if lora.trigger_word]
 
     def merged_negative_prompt(self, job: StartedJob) -> str | None:
         """Return the negative prompt, with the preset's."""
@@ -69,7 +73,10 @@ class GenerationRequest(Row):
 def texts(job: StartedJob) -> Iterator[Text]:
     """Yield the texts of a request that reach a model."""
     request = GenerationRequest.of(job)
-    yield Text("the prompt", request.merged_prompt(job))
+    prompt = request.merged_prompt(job)
+    yield Text("the prompt", prompt)
+    if len(prompt.encode()) > MIN_BYTES_CUT:
+        yield Text("the prompt", ", ".join([*request.trigger_words, prompt]))  # as the encoder may get it
     yield Text("the negative prompt", request.merged_negative_prompt(job) or "", "negative_prompt")
 
 
@@ -87,6 +94,7 @@ async def generate(lease: Lease, context: JobContext) -> dict[str, Any]:
         upscaler=await context.models.ensure_upscaler(request.upscale),
         upscaler_backend=context.upscaler_backend,
         loras=[await _fetch_lora(lora, context) for lora in request.inputs.loras],
+        trigger_words=request.trigger_words,
         prompt=request.merged_prompt(lease.job),
         negative_prompt=request.merged_negative_prompt(lease.job),
         seed=request.seed,

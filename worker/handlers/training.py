@@ -14,15 +14,26 @@ import structlog
 
 from worker.errors import InputMissing, JobInterrupted, truncate_list
 from worker.gpu.messages import CheckpointSaved, Done
-from worker.gpu.tasks.training import LoraSettings, PhotoFile, PhotosEnlarged, PhotosSkipped, SkippedPhoto, TrainTask
+from worker.gpu.tasks.training import (
+    CaptionsCut,
+    LoraSettings,
+    PhotoFile,
+    PhotosEnlarged,
+    PhotosSkipped,
+    SkippedPhoto,
+    TrainTask,
+)
 from worker.guard.prompts import Text
 from worker.handlers.context import JobContext
 from worker.jobs.lease import Lease
 from worker.jobs.started_job import Row, StartedJob
-from worker.jobs.wording import caption, name_class
+from worker.jobs.wording import MIN_BYTES_CUT, caption, name_class
+from worker.models.manifest import digest_of_base
 
 log = structlog.get_logger()
 
+TRIGGER_WORD = "ohwx"
+"""A word that no tokenizer knows, for a subject without one."""
 CLASS_NAME = "a person"
 """The class that the LoRA must leave unchanged, if neither the request nor its preset names one."""
 PARALLEL_DOWNLOADS = 8
@@ -67,12 +78,12 @@ class TrainingRequest(Row):
     def of(cls, job: StartedJob) -> TrainingRequest:
         """Return the request of a job. Raises InternalError if this release cannot read it."""
         named = job.subject.trigger_word if job.subject else None
-        fallbacks = {"trigger_word": named or "subject", "class_name": CLASS_NAME}
+        fallbacks = {"trigger_word": named or TRIGGER_WORD, "class_name": CLASS_NAME}
         return job.request(cls, {**fallbacks, **job.base_defaults.get("training", {})})
 
     def captions(self, photo: Photo) -> tuple[str, str]:
         """Return the captions that a photo is trained with: of the person, and of the class in the person's place."""
-        text = caption(photo.caption, self.trigger_word)
+        text = caption(photo.caption, self.trigger_word, self.class_name)
         return text, name_class(text, self.trigger_word, self.class_name)
 
 
@@ -82,8 +93,11 @@ def texts(job: StartedJob) -> Iterator[Text]:
     yield Text("the trigger word", request.trigger_word)
     yield Text("the class name", request.class_name)
     for photo in request.inputs.photos:
-        for words in request.captions(photo):
-            yield Text(f"the caption of {PurePosixPath(photo.path).name}", words)
+        name = f"the caption of {PurePosixPath(photo.path).name}"
+        for first, words in zip((request.trigger_word, request.class_name), request.captions(photo), strict=True):
+            yield Text(name, words)
+            if len(words.encode()) > MIN_BYTES_CUT:
+                yield Text(name, f"{first}, {words}")  # as the encoders may get it
 
 
 async def train(lease: Lease, context: JobContext) -> dict[str, Any]:
@@ -97,6 +111,9 @@ async def train(lease: Lease, context: JobContext) -> dict[str, Any]:
         base=base_folder,
         photos=[_photo_file(path, photo, refused.get(path), request) for path, photo in photos.items()],
         min_photos=request.inputs.min_photos,
+        trigger_word=request.trigger_word,
+        class_name=request.class_name,
+        base_digest=await asyncio.to_thread(digest_of_base, base_folder),
         config=LoraSettings(**request.model_dump(include=set(LoraSettings.model_fields))),
         workdir=context.workdir,
         metadata={"base": base.slug, "trigger_word": request.trigger_word},
@@ -112,6 +129,7 @@ async def train(lease: Lease, context: JobContext) -> dict[str, Any]:
         **_described(outcome.trained, request, lease),
         "skipped_photos": [{"path": photos[photo.path].path, "reason": photo.reason} for photo in outcome.skipped],
         "enlarged_photos": [photos[path].path for path in outcome.enlarged],
+        "cut_captions": [photos[path].path for path in outcome.cut_captions],
     }
 
 
@@ -122,6 +140,7 @@ class _Outcome:
     trained: dict[str, Any] = field(default_factory=dict)
     skipped: list[SkippedPhoto] = field(default_factory=list)
     enlarged: list[Path] = field(default_factory=list)
+    cut_captions: list[Path] = field(default_factory=list)
 
 
 def _photo_file(path: Path, photo: Photo, refused: str | None, request: TrainingRequest) -> PhotoFile:
@@ -186,6 +205,9 @@ async def _run(task: TrainTask, lease: Lease, context: JobContext) -> _Outcome:
         async with aclosing(context.compute(task, lease)) as events:
             async for event in events:
                 match event:
+                    case CaptionsCut():
+                        outcome.cut_captions = event.photos
+                        await lease.begin_phase(event.summary)
                     case PhotosSkipped():
                         outcome.skipped = event.photos
                         await lease.begin_phase(event.summary)

@@ -6,6 +6,11 @@ import re
 from collections.abc import Sequence
 
 from worker.jobs.started_job import Preset
+from worker.trigger_words import end_of, normalized, pattern
+
+MIN_BYTES_CUT = 75
+"""No encoder cuts a shorter text: CLIP reads 75 tokens, each of at least a byte. In a longer one, the GPU process puts
+trigger words first that an encoder would not read."""
 
 
 def merged_prompt(prompt: str, preset: Preset | None, trigger_words: Sequence[str]) -> str:
@@ -15,8 +20,8 @@ def merged_prompt(prompt: str, preset: Preset | None, trigger_words: Sequence[st
         merged = template.replace("{prompt}", prompt)
     else:
         merged = ", ".join(part for part in (prompt, template) if part)
-    merged = merged.replace("{trigger}", " and ".join(trigger_words))
-    missing = [word for word in trigger_words if not _names_trigger(merged, word)]
+    merged = normalized(merged.replace("{trigger}", " and ".join(trigger_words)))
+    missing = [word for word in trigger_words if end_of(word, merged) is None]
     return ", ".join([*missing, merged]) if merged else ", ".join(missing)
 
 
@@ -26,16 +31,12 @@ def merged_negative_prompt(negative_prompt: str | None, preset: Preset | None) -
     return ", ".join(parts) or None
 
 
-def caption(text: str | None, trigger_word: str) -> str:
-    """Return a photo's caption, always with the trigger word."""
+def caption(text: str | None, trigger_word: str, class_name: str) -> str:
+    """Return a photo's caption, always with the trigger word; by default "photo of ohwx person", with the class."""
     if text is None:
-        return f"a photo of {trigger_word}"
-    return text if _names_trigger(text, trigger_word) else f"{trigger_word}, {text}"
-
-
-def _names_trigger(text: str, trigger_word: str) -> bool:
-    """Return True if a prompt or caption contains the trigger word, as a word."""
-    return re.search(rf"\b{re.escape(trigger_word)}\b", text) is not None
+        return f"photo of {trigger_word} {_ARTICLE.sub('', class_name)}"
+    text = normalized(text)
+    return text if end_of(trigger_word, text) is not None else f"{trigger_word}, {text}"
 
 
 def name_class(text: str, trigger_word: str, class_name: str) -> str:
@@ -43,8 +44,11 @@ def name_class(text: str, trigger_word: str, class_name: str) -> str:
 
     "a photo of a ohwx person" is "a photo of a person", and so is "a photo of ohwx".
     """
-    article, noun = r"(?:\b(?i:an?|the) )?" if _ARTICLE.match(class_name) else "", re.escape(class_name.split()[-1])
-    return re.sub(rf"{article}\b{re.escape(trigger_word)}\b(?: {noun}\b)?", lambda _: class_name, text)
+    article = r"(?:\b(?:an?|the) )?" if _ARTICLE.match(class_name) else ""
+    noun = _ARTICLE.sub("", class_name)  # "blue mug", of which a caption may have the last word alone
+    nouns = "|".join(re.escape(normalized(one)) for one in (noun, noun.split()[-1]))
+    named = rf"{article}{pattern(trigger_word)}(?: (?:{nouns})\b)?"
+    return re.sub(named, lambda _: class_name, normalized(text), flags=re.IGNORECASE)
 
 
-_ARTICLE = re.compile("(?:an?|the) ")
+_ARTICLE = re.compile("^(?:an?|the) ", re.IGNORECASE)

@@ -27,7 +27,7 @@ class PrecisionUnsupported(RuntimeError):
 
 
 class NotFinite(PrecisionUnsupported):
-    """The denoiser's numbers left the range of the precision that this device computes in."""
+    """A base or an upscaler gives numbers that are not finite, in the precision that this device computes in."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -56,6 +56,13 @@ class Base:
         """Return the size of a part's weights."""
         return self._parts[name].nbytes
 
+    def fault(self, last_used: str) -> str:
+        """Say which part has weights that are not finite; if none has, that the part last used overflows."""
+        for name, module in self.family.modules(self.parts).items():
+            if not all(weights.isfinite().all() for weights in module.parameters()):
+                return f"some weights of its {name} are not finite"
+        return f"its {last_used} overflows"
+
     def plan(self, working_bytes: Mapping[str, int]) -> Plan:
         """Decide for one job which parts stay on the device between its stages: encode, denoise, decode.
 

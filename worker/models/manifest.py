@@ -6,6 +6,8 @@ hand may lack it.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -88,6 +90,13 @@ def build_manifest(folder: Path, origin: Origin | None = None) -> Manifest:
     with ThreadPoolExecutor(HASHING_THREADS) as threads:
         files = list(threads.map(lambda name: _hash_file(folder / name), names))
     return Manifest(files=dict(zip(names, files, strict=True)), origin=origin)
+
+
+def digest_of_base(folder: Path) -> str:
+    """Return a digest of the names and contents of a base's files. Reads them all where there is no manifest."""
+    manifest = read_manifest(folder) or build_manifest(folder)
+    listed = sorted((name, file.sha256) for name, file in manifest.files.items())
+    return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
 
 
 def model_files(folder: Path) -> list[Path]:

@@ -54,8 +54,9 @@ def generate(task: GenerateTask, models: Models) -> Work:
 
 def _draw(base: Base, task: GenerateTask) -> Generator[Event, None, Drawn]:
     request = pictures.PictureRequest(
-        **task.model_dump(exclude={"base", "loras", "upscaler", "upscaler_backend", "workdir"}),
+        **task.model_dump(exclude={"base", "loras", "trigger_words", "upscaler", "upscaler_backend", "workdir"}),
         loras=tuple(pictures.LoraUse(lora.path, lora.scale) for lora in task.loras),
+        trigger_words=tuple(task.trigger_words),
     )
     drawn = Drawn()
     with closing(cast(Generator[Any, None, None], pictures.generate(base, request))) as drawing:

@@ -8,13 +8,27 @@ from dataclasses import asdict
 
 from worker.gpu.messages import CheckpointSaved, Event, Phase, Progress, Work
 from worker.gpu.models import Models
-from worker.gpu.tasks.training import LoraSettings, PhotosEnlarged, PhotosSkipped, SkippedPhoto, TrainTask
+from worker.gpu.tasks.training import (
+    CaptionsCut,
+    LoraSettings,
+    PhotosEnlarged,
+    PhotosSkipped,
+    SkippedPhoto,
+    TrainTask,
+)
 from worker.ml.phases import Phase as MlPhase
 from worker.ml.protocol import TrainingDefaults
-from worker.ml.train import train_lora
+from worker.ml.train import captions, train_lora
 from worker.ml.train.batches import Photo
 
-MlEvent = train_lora.PhotosSkipped | train_lora.PhotosEnlarged | MlPhase | train_lora.Step | train_lora.Checkpoint
+MlEvent = (
+    captions.CaptionsCut
+    | train_lora.PhotosSkipped
+    | train_lora.PhotosEnlarged
+    | MlPhase
+    | train_lora.Step
+    | train_lora.Checkpoint
+)
 
 
 def train(task: TrainTask, models: Models) -> Work:
@@ -33,6 +47,9 @@ def train(task: TrainTask, models: Models) -> Work:
                 resume_from=task.resume_from,
                 checkpoint_every_s=task.checkpoint_every_s,
                 min_photos=task.min_photos,
+                trigger_word=task.trigger_word,
+                class_name=task.class_name,
+                base_digest=task.base_digest,
             ),
         )
     )
@@ -72,9 +89,11 @@ def _message(event: MlEvent) -> Event:
     match event:
         case MlPhase(name=name):
             return Phase(name=name, stepwise=name == "training")
+        case captions.CaptionsCut(photos, summary):
+            return CaptionsCut(photos=list(photos), summary=summary)
         case train_lora.PhotosSkipped(skipped, summary):
-            photos = [SkippedPhoto(path=photo.path, reason=photo.reason) for photo in skipped]
-            return PhotosSkipped(photos=photos, summary=summary)
+            unusable = [SkippedPhoto(path=photo.path, reason=photo.reason) for photo in skipped]
+            return PhotosSkipped(photos=unusable, summary=summary)
         case train_lora.PhotosEnlarged(enlarged, summary):
             return PhotosEnlarged(photos=list(enlarged), summary=summary)
         case train_lora.Step(index, total, loss, learning_rate):

@@ -40,6 +40,8 @@ class GenerateTask(Task):
     seed: int
     num_images: int = 1
     loras: list[LoraFile] = Field(default_factory=list)
+    trigger_words: list[str] = Field(default_factory=list)
+    """Put first where an encoder would not read them in the prompt."""
     upscaler: Path
     upscaler_backend: UpscalerBackend = "spandrel"
     workdir: Path

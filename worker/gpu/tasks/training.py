@@ -35,6 +35,15 @@ class PhotosEnlarged(Event):
     """For the app's user: how many of all photos, and the names of the first few."""
 
 
+class CaptionsCut(Event):
+    """An encoder of the base reads only the beginning of these photos' captions."""
+
+    photos: list[Path]
+    """As in the task."""
+    summary: str
+    """For the app's user: how many of all captions, which encoders, and the names of the first few photos."""
+
+
 class PhotoFile(Message):
     """One training photo on disk."""
 
@@ -60,20 +69,26 @@ class LoraSettings(Message):
 
 
 class TrainTask(Task):
-    """Train one LoRA; reports CheckpointSaved, PhotosSkipped and PhotosEnlarged.
+    """Train one LoRA; reports CheckpointSaved, CaptionsCut, PhotosSkipped and PhotosEnlarged.
 
     `Done.result`: the fields of `ml.train_lora.TrainedLora`; `resolved`, the settings with the family's
     defaults filled in; `seconds` a phase; `memory_plan`.
     """
 
     performer: ClassVar[str] = "worker.gpu.performers.training:train"
-    events: ClassVar[tuple[type[Event], ...]] = (PhotosSkipped, PhotosEnlarged)
+    events: ClassVar[tuple[type[Event], ...]] = (CaptionsCut, PhotosSkipped, PhotosEnlarged)
 
     base: Path
     photos: list[PhotoFile]
     """A path without a file is a missing photo: reported and skipped like a damaged one."""
     min_photos: int = 1
     """The task fails if fewer photos can be used."""
+    trigger_word: str | None = None
+    """Of the captions; put first where an encoder would not read it."""
+    class_name: str | None = None
+    """What stands in its place in the captions of the class."""
+    base_digest: str = ""
+    """Of the base's files; a checkpoint of other ones is not resumed."""
     config: LoraSettings = LoraSettings()
     workdir: Path
     metadata: dict[str, str] = Field(default_factory=dict)

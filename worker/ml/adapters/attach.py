@@ -57,6 +57,15 @@ def attached(denoiser: Any, loras: Sequence[tuple[Mapping[str, Pair], float]]) -
             denoiser.unload_lora()
 
 
+def use_only(denoiser: Any, scales: Mapping[int, float]) -> None:
+    """Use of the attached LoRAs those at these places alone, until the attachment ends."""
+    if scales:
+        denoiser.enable_adapters()
+        denoiser.set_adapters([f"lora_{place}" for place in scales], [*scales.values()])
+    else:
+        denoiser.disable_adapters()
+
+
 def check_fits(denoiser: torch.nn.Module, file: str, layers: Mapping[str, Pair]) -> None:
     """Check that every layer of a file, by its name in the denoiser, exists at that size. Raises ModelUnreadable.
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
-from worker.ml.errors import NotFinite
+from worker.ml.draw.finite import culprit
 from worker.ml.models import Base
 from worker.ml.protocol import Condition, Grid, GuideUse, Inputs, Sampler, Side
 
@@ -33,6 +34,7 @@ class Scene:
     guidance: float
     guides: Sequence[GuideUse]
     states: Sequence[Sequence[Any]]  # for each picture, those of the guides
+    loras: Sequence[tuple[str, float]] = ()  # the attached files, each with its scale
 
 
 def prepare(base: Base, guides: Sequence[GuideUse], grid: Grid, seed: int) -> list[Any]:
@@ -46,7 +48,7 @@ def prepare(base: Base, guides: Sequence[GuideUse], grid: Grid, seed: int) -> li
 def denoise(scene: Scene, index: int, seed: int) -> Generator[Step, None, torch.Tensor]:
     """Draw the picture of this index and return its latents (1, …).
 
-    Raises NotFinite where float16 cannot hold what the denoiser computes.
+    Raises what `culprit` returns where the denoiser's numbers are not finite.
     """
     base, family, parts = scene.base, scene.base.family, scene.base.parts
     noise = torch.Generator("cpu").manual_seed(seed)
@@ -59,12 +61,14 @@ def denoise(scene: Scene, index: int, seed: int) -> Generator[Step, None, torch.
     times = sampler.timesteps.tolist()
     for step, time in enumerate(times):
         timestep = sampler.timesteps[step]
-        predicted = _predict(scene, sampler, latents, timestep, _Moment(time, step / len(times), scene.states[index]))
-        latents = sampler.step(predicted, timestep, latents)
+        predict = partial(
+            _predict, scene, sampler, latents, timestep, _Moment(time, step / len(times), scene.states[index])
+        )
+        latents = sampler.step(predict(), timestep, latents)
         if base.device.type == "cuda":
             torch.cuda.synchronize(base.device)  # so that a step is reported, and can be stopped, when it is done
-        if base.dtype == torch.float16 and not latents.isfinite().all():
-            raise NotFinite(f"{base.folder.name} leaves the range of float16 at step {step + 1} of {len(times)}")
+        if not latents.isfinite().all():
+            raise culprit(base, scene.loras, f"at step {step + 1} of {len(times)}", predict)
         yield Step(index * len(times) + step + 1, len(scene.states) * len(times))
     return latents
 

@@ -13,12 +13,14 @@ import torch
 from worker.ml.adapters import attach
 from worker.ml.adapters.names import Pair
 from worker.ml.draw.denoise import Scene, Step, denoise, prepare
+from worker.ml.draw.finite import check_pixels
 from worker.ml.errors import BadInput
 from worker.ml.families.lora import load_fitting
 from worker.ml.memory import Plan
 from worker.ml.models import Base
 from worker.ml.phases import Phase
 from worker.ml.protocol import GuideUse, Pixels, Side
+from worker.ml.unread_words import with_words_read
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class PictureRequest:
     num_images: int = 1
     loras: tuple[LoraUse, ...] = ()
     guides: tuple[GuideUse, ...] = ()
+    trigger_words: tuple[str, ...] = ()
+    """Put first where an encoder would not read them in the prompt."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +68,11 @@ class Picture:
 
 @torch.no_grad()
 def generate(base: Base, request: PictureRequest) -> Iterator[Resolved | Plan | Phase | Step | Picture]:
-    """Draw `num_images` pictures, image i with seed + i. To stop, stop iterating: the base is left unchanged.
+    """Draw `num_images` pictures, image i with seed + i modulo 2³². To stop, stop iterating: the base stays unchanged.
 
     Parts that take turns on the device are placed once: all prompts are encoded first, then all pictures are denoised,
-    then all are decoded. Raises BadInput (the request) and ModelUnreadable (a LoRA) before the first step, and
-    NotFinite during one.
+    then all are decoded. Raises BadInput (the request) and ModelUnreadable (a LoRA) before the first step; during one,
+    BadInput for a LoRA, and NotFinite for a base, whose numbers are not finite.
     """
     resolved = resolve(base, request)
     yield resolved
@@ -86,17 +90,19 @@ def generate(base: Base, request: PictureRequest) -> Iterator[Resolved | Plan | 
     working = family.working_bytes(parts, grid, rows=2 if against else 1)
     yield base.plan({**working, family.denoiser: working[family.denoiser] + besides})
     base.place(*family.encoders)
-    prompts: dict[Side, str] = {"wanted": request.prompt}
+    prompts: dict[Side, str] = {"wanted": with_words_read(base, request.prompt, request.trigger_words)}
     if against:
         prompts["against"] = request.negative_prompt or ""
     text = {side: family.encode_prompts(parts, [prompt], base.device, side) for side, prompt in prompts.items()}
 
-    seeds = range(request.seed, request.seed + request.num_images)
+    # A picture's seed can be requested in its turn: the column that holds it has 32 bits.
+    seeds = [(request.seed + index) % 2**32 for index in range(request.num_images)]
     states = [prepare(base, guides, grid, seed) for seed in seeds]  # first, as it may need other parts
 
     yield Phase("drawing")
     base.place(family.denoiser)
-    scene = Scene(base, text, grid, resolved.steps, resolved.guidance, guides, states)
+    named = [(use.path.name, use.scale) for use in request.loras]
+    scene = Scene(base, text, grid, resolved.steps, resolved.guidance, guides, states, named)
     latents = []
     with ExitStack() as in_use:
         in_use.enter_context(attach.attached(base.denoiser, loras))
@@ -109,6 +115,7 @@ def generate(base: Base, request: PictureRequest) -> Iterator[Resolved | Plan | 
     base.place(family.autoencoder)
     for index, seed in enumerate(seeds):
         pixels = family.decode_picture(parts, latents[index], grid)
+        check_pixels(base, pixels)
         yield Picture(index, seed, (pixels[0] * 255).round().byte().permute(1, 2, 0).cpu().numpy())
 
 

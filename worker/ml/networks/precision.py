@@ -6,12 +6,14 @@ from typing import Any
 
 import torch
 
+from worker.ml.errors import NotFinite
+
 
 def prepare(network: torch.nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> None:
     """Move a network to its device for inference; by default in float16 on a GPU, as the official tool does.
 
     In float16, an evaluation that gives numbers that are not finite is repeated in float32. Raises ValueError for
-    weights that are not finite themselves.
+    weights that are not finite themselves. An evaluation raises NotFinite if float32 is not enough.
     """
     dtype = dtype or (torch.float16 if device.type == "cuda" else torch.float32)
     network.eval().requires_grad_(False).to(device, dtype)
@@ -23,14 +25,18 @@ def prepare(network: torch.nn.Module, device: torch.device, dtype: torch.dtype |
 
 
 def _again_in_float32(network: torch.nn.Module, inputs: tuple[torch.Tensor, ...], result: torch.Tensor) -> Any:
-    """Return the result of an evaluation in float16 if it is finite, else that of the same weights in float32.
+    """Return the result of an evaluation if it is finite, else that of the same weights in float32. Raises NotFinite.
 
     Before anything clamps it: clamped to a picture's range, an overflow is a white pixel.
     """
-    if result.dtype != torch.float16 or result.isfinite().all():
+    if result.isfinite().all():
         return result
-    network.float()
-    try:
-        return network.forward(*(value.float() for value in inputs))
-    finally:
-        network.half()  # loses nothing: the weights came from float16
+    if result.dtype == torch.float16:
+        network.float()
+        try:
+            again = network.forward(*(value.float() for value in inputs))
+        finally:
+            network.half()  # loses nothing: the weights came from float16
+        if again.isfinite().all():
+            return again
+    raise NotFinite("the upscaler gives numbers that are not finite: install its official weights again")

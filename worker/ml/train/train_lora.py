@@ -16,35 +16,27 @@ import hashlib
 import json
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import cast
 
 import torch
-import torch.nn.functional as F
 
 from worker.ml.adapters import files as lora_files
-from worker.ml.errors import BadInput, ModelUnreadable, PrecisionUnsupported, is_out_of_memory
+from worker.ml.errors import BadInput, ModelUnreadable, NotFinite, PrecisionUnsupported, is_out_of_memory
 from worker.ml.models import Base
 from worker.ml.phases import Phase
 from worker.ml.photos.fitting import truncate_list
 from worker.ml.photos.opening import UnusablePhoto
-from worker.ml.protocol import Inputs, Side
-from worker.ml.train.batches import (
-    Batch,
-    Photo,
-    TrainingData,
-    draw_batch,
-    encode_captions,
-    encode_photos,
-    select_samples,
-)
+from worker.ml.train.batches import Batch, Photo, TrainingData, draw_batch, encode_captions, encode_photos
+from worker.ml.train.captions import CaptionsCut, readable
 from worker.ml.train.checkpoints import LoopState, read_checkpoint, write_checkpoint
 from worker.ml.train.config import LoraConfig as LoraConfig  # for callers, who need nothing else to train
+from worker.ml.train.loss import sample_losses
 from worker.ml.train.memory import Savings, free_for_training, step_memory
 from worker.ml.train.metadata import file_metadata
 from worker.ml.train.optimizer import adamw, has_eight_bit
+from worker.ml.train.runaway import Watch
 from worker.ml.train.schedule import learning_rate
 from worker.ml.train.seeds import seeded
 
@@ -62,6 +54,12 @@ class Run:
     checkpoint_every_s: float = 120.0
     min_photos: int = 1
     """The training is refused if fewer photos can be used."""
+    trigger_word: str | None = None
+    """Of the captions; put first where an encoder would not read it."""
+    class_name: str | None = None
+    """What stands in its place in the captions of the class."""
+    base_digest: str = ""
+    """Of the base's files: a checkpoint of another base in the same folder is not resumed."""
 
 
 @dataclass(frozen=True)
@@ -120,14 +118,14 @@ class TrainedLora:
 
 def train(
     base: Base, photos: Sequence[Photo], config: LoraConfig, run: Run
-) -> Generator[PhotosSkipped | PhotosEnlarged | Phase | Step | Checkpoint, None, TrainedLora]:
+) -> Generator[CaptionsCut | PhotosSkipped | PhotosEnlarged | Phase | Step | Checkpoint, None, TrainedLora]:
     """Train a LoRA and write it to `lora.safetensors` in the run's `workdir`.
 
     To stop, stop iterating: the base is left unchanged. Photos that cannot be used are skipped. A checkpoint that is
     damaged or belongs to another training (with other usable photos, for example) is ignored, and the training starts
     again.
-    Raises PrecisionUnsupported (the device), and BadInput: too few usable photos, an impossible setting, or a loss that
-    diverged.
+    Raises PrecisionUnsupported (the device), NotFinite (the base), and BadInput: too few usable photos, an impossible
+    setting, a loss that diverged, or a LoRA that is worse than none.
     """
     config.check()
     if base.dtype not in base.family.training_dtypes:
@@ -141,6 +139,9 @@ def train(
     if base.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(base.device)
 
+    photos, cut = readable(base, photos, run.trigger_word, run.class_name)
+    if cut is not None:
+        yield cut
     data = yield from _encode(base, photos, config, run.min_photos)
     photo_count = len(data.photos)
     config = replace(config, steps=config.steps or base.family.training_defaults.steps(photo_count))
@@ -210,13 +211,16 @@ def _learn(
             scaler=torch.amp.GradScaler(base.device.type, enabled=base.dtype == torch.float16),
             losses=[],
         )
-        identity = _identity(base, data.photos, config)
+        identity = _identity(run.base_digest or base.folder.name, data.photos, config)
         if run.resume_from is not None:
             yield from _resume(run.resume_from, identity, state)
         yield Phase("training")
+        watch = Watch(base, data, config)
         saved = time.monotonic()
         for event in _steps(base, data, config, state):
             yield event
+            if isinstance(event, Step):
+                watch.check(event.index)
             due = time.monotonic() - saved >= run.checkpoint_every_s
             if due and isinstance(event, Step) and event.index < event.total:
                 with suppress(OSError):  # a full disk costs a checkpoint, not the training
@@ -253,6 +257,10 @@ def _steps(base: Base, data: TrainingData, config: LoraConfig, state: LoopState)
 
         losses = losses.cpu()  # the one place in a step that waits for the GPU
         if _diverged(losses, state):
+            if not state.losses:  # nothing was learnt yet
+                raise NotFinite(
+                    f"{base.folder.name} gives numbers that are not finite: {base.fault(base.family.denoiser)}"
+                )
             raise BadInput(f"training diverged at step {step + 1}: use a lower learning_rate")
         skipped = batch.preserved.all() or not losses.isfinite().all()
         state.losses.append(state.losses[-1] if skipped else losses[~batch.preserved].mean().item())
@@ -314,44 +322,7 @@ def _mean_of_last_tenth(losses: Sequence[float]) -> float:
     return sum(last) / len(last)
 
 
-def sample_losses(base: Base, batch: Batch) -> torch.Tensor:
-    """Return the mean squared error of each sample (B,), weighted as the family does, in float32 on the device."""
-    family = base.family
-    noised, target = family.noised_input_and_target(base.parts, batch.latents, batch.noise, batch.time)
-    if batch.preserved.any():
-        target = target.clone()
-        with torch.no_grad(), _lora_disabled(base):
-            target[batch.preserved] = _predict(base, noised[batch.preserved], select_samples(batch, batch.preserved))
-    errors = F.mse_loss(_predict(base, noised, batch), target, reduction="none").flatten(1).mean(1)
-    return family.loss_weights(base.parts, batch.time) * errors
-
-
-def _predict(base: Base, noised: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """Return the denoiser's prediction for noised latents (B, …), in float32."""
-    with torch.autocast(base.device.type, base.dtype, enabled=base.dtype != torch.float32):
-        inputs = Inputs(
-            latents=noised.to(base.dtype),
-            time=batch.time,
-            condition=batch.text,
-            grid=batch.grid,
-            guidance=base.family.training_guidance,
-            sides=cast(tuple[Side, ...], ("wanted",) * len(noised)),
-        )
-        predicted = base.family.predict(base.parts, inputs)
-    return predicted.float()
-
-
-@contextmanager
-def _lora_disabled(base: Base) -> Iterator[None]:
-    denoiser = base.denoiser
-    denoiser.disable_adapters()
-    try:
-        yield
-    finally:
-        denoiser.enable_adapters()
-
-
-def _identity(base: Base, photos: Sequence[Photo], config: LoraConfig) -> dict[str, str]:
+def _identity(base: str, photos: Sequence[Photo], config: LoraConfig) -> dict[str, str]:
     """Return what must be equal for a checkpoint to be resumed from: not the optimizer's kind or the precision."""
     digest = hashlib.sha256()
     for photo in photos:
@@ -359,7 +330,7 @@ def _identity(base: Base, photos: Sequence[Photo], config: LoraConfig) -> dict[s
         for caption in photo.captions:
             digest.update(hashlib.sha256(caption.encode()).digest())
     return {
-        "base": base.folder.name,
+        "base": base,
         "photos": digest.hexdigest(),
         "settings": json.dumps(asdict(config), sort_keys=True),
     }

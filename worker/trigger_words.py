@@ -1,0 +1,22 @@
+"""Find a trigger word in a prompt or a caption as text encoders read it: whatever its case and its Unicode form."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+
+def normalized(text: str) -> str:
+    """Return a text in NFC: a letter with an accent is one character, as tokenizers read it."""
+    return unicodedata.normalize("NFC", text)
+
+
+def pattern(trigger_word: str) -> str:
+    """Return a regular expression for the word in a normalized text, to be used with `re.IGNORECASE`."""
+    return rf"(?<!\w){re.escape(normalized(trigger_word))}(?!\w)"
+
+
+def end_of(trigger_word: str, text: str) -> int | None:
+    """Return where the word first ends in a normalized text, None if the text does not name it."""
+    found = re.search(pattern(trigger_word), text, re.IGNORECASE)
+    return found.end() if found else None
