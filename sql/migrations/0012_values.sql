@@ -50,6 +50,9 @@ update public.subjects_models set retired_at = now() where retired_at < '1970-01
 alter table public.subjects_models add constraint subjects_models_retired_at_between_1970_and_9999
   check (retired_at >= '1970-01-01 00:00:00+00' and retired_at < '9999-01-01 00:00:00+00');
 
+update public.presets set settings = '{}' where jsonb_path_exists(settings, 'strict $.**{20}');
+alter table public.presets add constraint presets_settings_nested_up_to_20_levels check (not jsonb_path_exists(settings, 'strict $.**{20}'));
+
 -- What an administrator may write.
 update worker.config set keep_logs_for = least(greatest(keep_logs_for, interval '0'), interval '100 years'),
   open_jobs_per_owner = least(open_jobs_per_owner, 1000000);
