@@ -54,10 +54,11 @@ update public.presets set settings = '{}' where jsonb_path_exists(settings, 'str
 alter table public.presets add constraint presets_settings_nested_up_to_20_levels check (not jsonb_path_exists(settings, 'strict $.**{20}'));
 
 -- What an administrator may write.
-update worker.config set keep_logs_for = least(greatest(keep_logs_for, interval '0'), interval '100 years'),
-  open_jobs_per_owner = least(open_jobs_per_owner, 1000000);
+update worker.config set keep_logs_for = least(greatest(keep_logs_for, interval '0'), interval '1000 years'),
+  open_jobs_per_owner = least(open_jobs_per_owner, 1000000)
+where keep_logs_for not between interval '0' and interval '1000 years' or open_jobs_per_owner > 1000000;
 alter table worker.config
-  add constraint config_keep_logs_for_between_0_and_100_years check (keep_logs_for between interval '0' and interval '100 years'),
+  add constraint config_keep_logs_for_between_0_and_1000_years check (keep_logs_for between interval '0' and interval '1000 years'),
   add constraint config_open_jobs_per_owner_up_to_1000000 check (open_jobs_per_owner <= 1000000);
 update worker.base_models set defaults = '{}' where jsonb_typeof(defaults) <> 'object';
 alter table worker.base_models add constraint base_models_defaults_is_an_object check (jsonb_typeof(defaults) = 'object');
