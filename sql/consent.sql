@@ -2,13 +2,15 @@
 -- Rights are in rights.sql, one line per function. Every function that changes consent locks the person first and decides in a
 -- later statement: what it read before it waited for the lock may have changed meanwhile. docs/consent.md has all transitions.
 
--- GoTrue can delete an account softly: its row stays, with the time in deleted_at. By way of to_jsonb, because the stubs of
--- earlier releases have no such column.
+-- GoTrue can delete an account softly: its row stays, with the time in deleted_at.
 create or replace function worker.account_is_deleted(p_user_id uuid) returns boolean
-language sql stable set search_path = pg_catalog, pg_temp
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
-  select not exists (select from auth.users account where account.id = p_user_id and to_jsonb(account) ->> 'deleted_at' is null)
-$$;
+begin
+  return not exists (select from auth.users where id = p_user_id and deleted_at is null);
+exception when undefined_column then  -- the stubs of earlier releases
+  return not exists (select from auth.users where id = p_user_id);
+end $$;
 comment on function worker.account_is_deleted is 'Return true for an account that was deleted, softly or with its row; also for NULL.';
 
 -- In the statement that locks the subject, it would still read the row as it was before the lock was waited for.

@@ -8,7 +8,7 @@ language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_from uuid := (select people_checked_to from worker.clock);
-  v_slice uuid[] := array(select id from public.subjects where v_from is null or id > v_from order by id limit 200);
+  v_slice uuid[] := array(select id from public.subjects where v_from is null or id > v_from order by id limit 100);
   v_running uuid[] := array(
     select distinct touched.subject_id from worker.pgqueuer queue
     join worker.job_subjects touched on touched.kind = split_part(queue.dedupe_key, ':', 1) and touched.job_id = split_part(queue.dedupe_key, ':', 2)::uuid

@@ -286,7 +286,7 @@ def test_the_tick_stops_what_runs_and_revokes(db: AppTables, pod: Pod) -> None:
 
 
 def test_the_tick_looks_at_everybody_in_turn(db: AppTables) -> None:
-    people = 450
+    people = 250
     db.run(
         "insert into public.subjects (owner_id, name) select %s, 'x' from generate_series(1, %s)",
         db.owner,
@@ -294,7 +294,7 @@ def test_the_tick_looks_at_everybody_in_turn(db: AppTables) -> None:
     )
     delete_softly(db)
     counts = [db.one("select worker.revoke_for_deleted_accounts()") for _ in range(5)]
-    assert counts == [200, 200, 50, 0, 0]
+    assert counts == [100, 100, 50, 0, 0]
 
 
 def test_a_person_who_is_locked_is_left_for_the_next_round(db: AppTables, other_session: Session) -> None:
