@@ -74,6 +74,7 @@ comment on column worker.pods.lock_free_since is 'Since when its lock is free; a
 comment on column worker.clock.singleton is 'There is one row.';
 comment on column worker.clock.last_tick is 'When housekeeping last ran.';
 comment on column worker.clock.grace_from is 'Silence before this time does not count against a pod.';
+comment on column worker.clock.people_checked_to is 'The last subject whose owner''s account was looked at; NULL: begin at the first.';
 
 comment on column worker.schema_versions.name is 'The file''s name without .sql.';
 comment on column worker.schema_versions.checksum is 'SHA-256 of its text when it was applied.';

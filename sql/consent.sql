@@ -1,5 +1,17 @@
 -- Consent: for whom LoRAs may be trained and pictures generated, who may change that, and the ledger.
--- Rights are in rights.sql, one line per function.
+-- Rights are in rights.sql, one line per function. Every function that changes consent locks the person first and decides in a
+-- later statement: what it read before it waited for the lock may have changed meanwhile. docs/consent.md has all transitions.
+
+-- GoTrue can delete an account softly: its row stays, with the time in deleted_at.
+create or replace function worker.account_is_deleted(p_user_id uuid) returns boolean
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return not exists (select from auth.users where id = p_user_id and deleted_at is null);
+exception when undefined_column then  -- the stubs of earlier releases
+  return not exists (select from auth.users where id = p_user_id);
+end $$;
+comment on function worker.account_is_deleted is 'Return true for an account that was deleted, softly or with its row; also for NULL.';
 
 -- In the statement that locks the subject, it would still read the row as it was before the lock was waited for.
 create or replace function worker.consent_error(p_subject_id uuid, p_purpose text) returns text
@@ -17,7 +29,7 @@ begin
     when v_subject.consent_status = 'rejected' then 'the person did not consent: consent was rejected'
     when v_subject.consent_expires_at <= clock_timestamp() then 'the person''s consent has expired'
     when v_subject.consent_status = 'revoked' then 'the person revoked consent'
-    when v_subject.owner_id is null then 'the account that owned the subject was deleted'
+    when worker.account_is_deleted(v_subject.owner_id) then 'the account that owned the subject was deleted'
     when p_purpose is null or p_purpose <> all (v_subject.consent_purposes) then
       format('the person has not consented to %s, only to %s', coalesce(p_purpose, 'this'),
              array_to_string(v_subject.consent_purposes, ' and '))
@@ -77,11 +89,23 @@ begin
   if p_purposes is null or p_purposes = '{}' or not p_purposes <@ '{training,generation}'::text[] then
     raise exception 'purposes must be one or both of training and generation, not %', coalesce(p_purposes::text, 'null')
       using errcode = '22023', hint = 'grant_consent(subject_id, ''{training,generation}'')';
-  elsif p_expires_at <= clock_timestamp() then
-    raise exception 'expires_at must be in the future, not %', p_expires_at using errcode = '22023';
+  elsif p_expires_at <= clock_timestamp() or p_expires_at >= '9999-01-01 00:00:00+00' then
+    raise exception 'expires_at must be in the future and before the year 9999, not %', p_expires_at
+      using errcode = '22023', hint = 'Leave it out, or give NULL, for consent without an end.';
   end if;
 end $$;
 comment on function worker.check_grant is 'Raise 22023 unless purposes and expiry of a grant are valid.';
+
+-- By the ledger and not by the status alone: a rejection stands as well where the person was deleted and inserted again, and
+-- where an earlier release let a revocation take its place.
+create or replace function worker.is_rejected(p_subject_id uuid) returns boolean
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select exists (select from public.subjects where id = p_subject_id and consent_status = 'rejected')
+      or 'reject' = (select event from worker.consent_events
+                     where subject_id = p_subject_id and event in ('grant', 'reject') order by id desc limit 1)
+$$;
+comment on function worker.is_rejected is 'Return true if an administrator recorded that a person did not consent, and has granted nothing since.';
 
 create or replace function worker.grant_consent_as_service(
   p_subject_id uuid, p_purposes text[], p_expires_at timestamptz, p_evidence text, p_confirmed boolean, p_adult boolean
@@ -91,12 +115,15 @@ as $$
 declare
   v_subject public.subjects;
 begin
+  perform from public.subjects where id = p_subject_id for update;
+  select * into v_subject from public.subjects where id = p_subject_id;
   perform worker.check_grant(p_purposes, p_expires_at);
-  select * into v_subject from public.subjects where id = p_subject_id for update;
   if v_subject.id is null then
     raise exception 'subject % not found', p_subject_id using errcode = '42501';
   elsif v_subject.erased_at is not null then
     raise exception 'subject % was erased: insert a new one', p_subject_id using errcode = '22023';
+  elsif worker.account_is_deleted(v_subject.owner_id) then
+    raise exception 'the account that owned subject % was deleted: insert a new subject for another account', p_subject_id using errcode = '22023';
   elsif not (v_subject.subject_is_adult or coalesce(p_adult, false)) then
     raise exception 'subject % is not confirmed to be an adult', p_subject_id
       using errcode = '22023', hint = 'Only adults can consent: grant_consent(…, adult => true) confirms it.';
@@ -111,13 +138,15 @@ create or replace function worker.grant_consent_as_owner(
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-  if (select consent_mode from worker.config) <> 'owner_attests' then
+  perform from public.subjects where id = p_subject_id and owner_id = auth.uid() for update;
+  if not found then
+    raise exception 'subject not found for this user' using errcode = '42501';
+  elsif (select consent_mode from worker.config) <> 'owner_attests' then
     raise exception 'consent is granted by an administrator here'
       using errcode = '42501', hint = 'worker.config.consent_mode is admin.';
-  elsif not exists (select from public.subjects where id = p_subject_id and owner_id = auth.uid()) then
-    raise exception 'subject not found for this user' using errcode = '42501';
-  elsif exists (select from public.subjects where id = p_subject_id and consent_status = 'rejected') then
-    raise exception 'an administrator recorded that the person did not consent' using errcode = '42501';
+  elsif worker.is_rejected(p_subject_id) then
+    raise exception 'an administrator recorded that the person did not consent'
+      using errcode = '42501', hint = 'Only an administrator can lift that, with grant_consent.';
   elsif p_confirmed is not true or p_adult is not true then
     raise exception 'state both: confirmed => true (the person consented) and adult => true (the person is an adult)'
       using errcode = '22023';
@@ -160,27 +189,27 @@ language sql volatile security invoker set search_path = pg_catalog, pg_temp
 as $$ select worker.reject_consent_as_service(subject_id, reason) $$;
 comment on function public.reject_consent is 'Record that a person did not consent (service_role).';
 
+-- A rejection stays one: revoked consent may be granted again by those who may grant it.
 create or replace function worker.revoke_consent_as_service(p_subject_id uuid, p_reason text) returns void
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
-declare
-  v_status text;
 begin
-  select consent_status into v_status from public.subjects where id = p_subject_id for update;
-  if v_status is null then
+  perform from public.subjects where id = p_subject_id for update;
+  if not found then
     raise exception 'subject % not found', p_subject_id using errcode = '42501';
-  elsif v_status <> 'revoked' then
+  elsif (select consent_status from public.subjects where id = p_subject_id) not in ('revoked', 'rejected') then
     perform worker.set_consent(p_subject_id, 'revoked', '{}', null, false, 'revoke', null, p_reason);
   end if;
 end $$;
 comment on function worker.revoke_consent_as_service is
-  'Revoke a person''s consent: queued jobs fail, running ones are interrupted, nothing more is published.';
+  'Revoke a person''s consent: queued jobs fail, running ones are interrupted, nothing more is published. Rejected consent stays rejected.';
 
 create or replace function worker.revoke_consent_as_owner(p_subject_id uuid, p_reason text) returns void
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-  if not exists (select from public.subjects where id = p_subject_id and owner_id = auth.uid()) then
+  perform from public.subjects where id = p_subject_id and owner_id = auth.uid() for update;
+  if not found then
     raise exception 'subject not found for this user' using errcode = '42501';
   end if;
   perform worker.revoke_consent_as_service(p_subject_id, p_reason);
@@ -268,7 +297,7 @@ as $$
 begin
   if old.owner_id is not null and new.owner_id is null then
     -- The account was deleted: the person's likeness may not be kept or used any more.
-    new.consent_status := 'revoked';
+    new.consent_status := case old.consent_status when 'rejected' then 'rejected' else 'revoked' end;
     new.consent_purposes := '{}';
     insert into worker.consent_events (subject_id, event, reason, actor)
     values (new.id, 'revoke', 'the owner''s account was deleted', worker.actor());

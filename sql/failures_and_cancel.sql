@@ -61,6 +61,26 @@ begin
 end $$;
 comment on function worker.release_job is 'Requeue a job, which does not count as a failure; returns queued, cancelled, consent_denied or lost.';
 
+-- For a row that a pod cannot read: otherwise it would be claimed again and again. A pod may end only what it has claimed.
+create or replace function worker.set_aside_job(p_kind text, p_id uuid, p_pod_id uuid, p_error text) returns text
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '4s'
+as $$
+declare
+  v_job jsonb := worker.lock_job(p_kind, p_id);
+begin
+  perform from worker.pgqueuer
+  where dedupe_key = p_kind || ':' || p_id and queue_manager_id = p_pod_id and status = 'picked' for update;
+  if not found or v_job is null or v_job ->> 'status' not in ('queued', 'running') then
+    return 'lost';
+  elsif v_job ->> 'cancel_requested_at' is not null then
+    return worker.finish_stopped_job(p_kind, v_job);
+  end if;
+  perform worker.finish_job(p_kind, v_job, 'failed', 'invalid_input', left(p_error, 2000));
+  return 'failed';
+end $$;
+comment on function worker.set_aside_job is
+  'End a job that this pod has claimed and cannot read, as failed with invalid_input; returns failed, cancelled, consent_denied or lost.';
+
 -- A revocation, an expiry (stop_jobs_of) and cancel_job all come here. A pod hears the notification and sends a heartbeat at
 -- once, whose answer is lease_state; a lost notification only makes it wait for the next heartbeat or report. The pod then
 -- stops the attempt and calls release_job or any other function that ends it: finish_stopped_job decides how it ended. The

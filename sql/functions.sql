@@ -224,13 +224,15 @@ comment on function worker.start_job is
 
 -- ---------------------------------------------------------------------------------------------------------- while it runs
 
+-- A difference: a sum could leave the range of timestamps, and with that error no heartbeat of the pod would be answered.
 create or replace function worker.lease_state(p_job jsonb) returns text
 language sql volatile set search_path = pg_catalog, pg_temp
 as $$
   select case
     when p_job is null then 'lost'
     when p_job ->> 'cancel_requested_at' is not null then 'cancel'
-    when (p_job ->> 'started_at')::timestamptz + (p_job ->> 'max_runtime')::interval < clock_timestamp() then 'timeout'
+    when (p_job ->> 'max_runtime')::interval
+         < clock_timestamp() - least(greatest((p_job ->> 'started_at')::timestamptz, '1970-01-01 00:00:00+00'), clock_timestamp()) then 'timeout'
     else 'ok'
   end
 $$;
@@ -288,9 +290,16 @@ begin
   end if;
   v_prefix := worker.prefix(p_kind, v_job, p_attempt);
   select object ->> 'key' into v_wrong from jsonb_array_elements(p_objects) object
-  where not starts_with(object ->> 'key', v_prefix) or object ->> 'key' like '%..%' limit 1;
+  where not starts_with(object ->> 'key', v_prefix) or object ->> 'key' like '%..%' or object ->> 'key' ~ '(^|/)[.]?(/|$)' limit 1;
   if v_wrong is not null then
     raise exception 'key % does not begin with %: an attempt writes under its own prefix only', quote_literal(v_wrong), v_prefix using errcode = '22023';
+  end if;
+  -- What is staged and not published is deleted: in another bucket that would be somebody else's object.
+  select object ->> 'bucket' into v_wrong from jsonb_array_elements(p_objects) object
+  where object ->> 'bucket' not in (select unnest(array[bucket_uploads, bucket_models]) from worker.config) limit 1;
+  if v_wrong is not null then
+    raise exception 'bucket % is not in worker.config: BUCKET_UPLOADS and BUCKET_MODELS must be the same there and on every pod', quote_literal(v_wrong)
+      using errcode = '22023';
   end if;
   insert into worker.staged_objects (bucket, key, kind, job_id, attempt, owner_id)
   select object ->> 'bucket', object ->> 'key', p_kind, p_id, p_attempt, (v_job ->> 'owner_id')::uuid
@@ -299,7 +308,7 @@ begin
   return worker.lease_state(v_job);
 end $$;
 comment on function worker.stage_objects is
-  'Register object keys of an attempt before they are uploaded; raises 22023 for a key outside its prefix. Safe to repeat.';
+  'Register object keys of an attempt before they are uploaded; raises 22023 for a key outside its prefix or another bucket. Safe to repeat.';
 
 create or replace function worker.save_checkpoint(p_kind text, p_id uuid, p_attempt integer, p_step integer, p_bucket text, p_key text) returns text
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '4s'

@@ -138,7 +138,7 @@ begin
   else
     v_prefix := format('%s/%s/generated/%s/%s/', p_job ->> 'owner_id', coalesce(p_job ->> 'subject_id', '_'), p_job ->> 'id', p_attempt);
   end if;
-  if v_prefix is null or not v_prefix like format('_%%/%s/%s/', p_job ->> 'id', p_attempt) or v_prefix like '%..%' then
+  if v_prefix is null or not v_prefix like format('_%%/%s/%s/', p_job ->> 'id', p_attempt) or v_prefix like '%..%' or v_prefix ~ '(^|/)[.]?/' then
     raise exception 'kind %: prefix % must end in /%/%/', p_kind, coalesce(quote_literal(v_prefix), 'null'), p_job ->> 'id', p_attempt
       using errcode = '39000', hint = format('%s returns the beginning of every key that an attempt may write.', worker.hook(p_kind, 'prefix'));
   end if;

@@ -177,7 +177,7 @@ create or replace function worker.after_order_update() returns trigger
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-  update worker.pgqueuer set priority = new.priority * 1000, execute_after = coalesce(new.run_after, now())
+  update worker.pgqueuer set priority = new.priority * 1000, execute_after = worker.queue_time(new.run_after)
   where dedupe_key = tg_argv[0] || ':' || new.id and status = 'queued';
   perform pg_notify('likeness_queue', '');
   return null;

@@ -5,13 +5,19 @@ language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select p_kind || coalesce('/' || (p_job ->> 'base'), '') $$;
 comment on function worker.route is 'Return the route of a job, its entrypoint in the queue: kind/base, or the kind alone.';
 
+-- Within the range that pods can read, whatever the job's row holds.
+create or replace function worker.queue_time(p_run_after timestamptz) returns timestamptz
+language sql stable set search_path = pg_catalog, pg_temp
+as $$ select least(greatest(coalesce(p_run_after, now()), '1970-01-01 00:00:00+00'), '9998-12-31 00:00:00+00') $$;
+comment on function worker.queue_time is 'Return from when on a job may be claimed: its run_after, else now.';
+
 create or replace function worker.enqueue(p_kind text, p_job jsonb) returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 begin
   with queued as (
     insert into worker.pgqueuer (priority, execute_after, status, entrypoint, dedupe_key, payload)
-    values ((p_job ->> 'priority')::integer * 1000, coalesce((p_job ->> 'run_after')::timestamptz, now()), 'queued',
+    values ((p_job ->> 'priority')::integer * 1000, worker.queue_time((p_job ->> 'run_after')::timestamptz), 'queued',
             worker.route(p_kind, p_job), p_kind || ':' || (p_job ->> 'id'), convert_to(p_job ->> 'id', 'UTF8'))
     on conflict (dedupe_key) where status in ('queued', 'picked') and dedupe_key is not null do nothing
     returning id, entrypoint, priority
@@ -46,7 +52,7 @@ begin
        error_code = coalesce($4, error_code), error = coalesce($5, error),
        phase = $6, pod_id = null, progress = 0, gpu_seconds = gpu_seconds + $7
      where id = $1', worker.table_of(p_kind))
-    using v_id, p_failures, p_delay, p_code, p_error, p_phase, coalesce(p_gpu_seconds, 0);
+    using v_id, p_failures, p_delay, p_code, p_error, p_phase, least(greatest(coalesce(p_gpu_seconds, 0), 0), 1e7);
   with back as (
     update worker.pgqueuer set status = 'queued', queue_manager_id = null, updated = now(), slot = null,
       execute_after = clock_timestamp() + p_delay, attempts = attempts + 1
@@ -85,7 +91,7 @@ begin
     'update %s set status = $2, error_code = $3, error = $4, gpu_seconds = gpu_seconds + $5, result = $6,
        progress = case when $2 = ''completed'' then 1 else progress end, phase = $2, finished_at = clock_timestamp()
      where id = $1', worker.table_of(p_kind))
-    using v_id, p_status, p_code, p_error, coalesce(p_gpu_seconds, 0), p_result;
+    using v_id, p_status, p_code, p_error, least(greatest(coalesce(p_gpu_seconds, 0), 0), 1e7), p_result;
   perform worker.dequeue_row(p_kind, v_id,
     (case p_status when 'completed' then 'successful' when 'cancelled' then 'canceled' else 'exception' end)::worker.pgqueuer_status);
   perform worker.discard_staged_objects(p_kind, v_id, v_attempt, true);

@@ -83,13 +83,14 @@ begin
   perform worker.ensure_kind_policies();
 
   -- {owner_id}/{subject_id}/photos/… and {owner_id}/_/inputs/… in the uploads bucket are the app's own; other objects are visible once they are published.
+  -- Never with segments that are empty, . or ..: a storage server may resolve them to another user's key.
   perform worker.ensure_policy('likeness: users can upload photos and inputs of their own', 'storage.objects', 'insert', 'authenticated',
-    null, $$bucket_id = (select worker.uploads_bucket())
+    null, $$bucket_id = (select worker.uploads_bucket()) and name !~ '(^|/)[.]{0,2}(/|$)'
     and (storage.foldername(name))[1] = (select auth.uid())::text
     and (((storage.foldername(name))[2] in (select id::text from public.subjects where owner_id = (select auth.uid())) and (storage.foldername(name))[3] = 'photos')
          or ((storage.foldername(name))[2] = '_' and (storage.foldername(name))[3] = 'inputs'))$$);
   perform worker.ensure_policy('likeness: users can view what is theirs', 'storage.objects', 'select', 'authenticated',
-    $$(bucket_id = (select worker.uploads_bucket())
+    $$(bucket_id = (select worker.uploads_bucket()) and name !~ '(^|/)[.]{0,2}(/|$)'
      and (storage.foldername(name))[1] = (select auth.uid())::text
      and (((storage.foldername(name))[2] in (select id::text from public.subjects where owner_id = (select auth.uid())) and (storage.foldername(name))[3] = 'photos')
           or ((storage.foldername(name))[2] = '_' and (storage.foldername(name))[3] = 'inputs')))

@@ -16,7 +16,7 @@ grant usage on schema public to anon, authenticated, service_role;
 
 create schema auth;
 grant usage on schema auth to anon, authenticated, service_role;
-create table auth.users (id uuid primary key default gen_random_uuid(), email text);
+create table auth.users (id uuid primary key default gen_random_uuid(), email text, deleted_at timestamptz);
 create function auth.uid() returns uuid language sql stable as $$
   -- A setting that was local to an earlier transaction of the session is empty, not missing.
   select nullif(nullif(current_setting('request.jwt.claims', true), '')::json ->> 'sub', '')::uuid

@@ -40,7 +40,7 @@ create or replace view worker.queue_depth with (security_invoker = true) as
 select
   routes.route,
   count(queue.id) filter (where queue.status = 'queued') as waiting,
-  date_trunc('second', clock_timestamp() - min(queue.created) filter (where queue.status = 'queued')) as oldest,
+  date_trunc('second', clock_timestamp() - min(queue.created) filter (where queue.status = 'queued' and isfinite(queue.created))) as oldest,
   count(queue.id) filter (where queue.status = 'picked') as running,
   (select count(*) from worker.pods where routes.route = any (pods.routes) and worker.is_alive(pods)) as pods
 from (select entrypoint as route from worker.pgqueuer union select unnest(routes) from worker.pods where worker.is_alive(pods)) routes

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 
-from worker.errors import InternalError
+from worker.errors import InternalError, InvalidInput
 from worker.handlers.generation import GenerationRequest
 from worker.handlers.training import TrainingRequest
 from worker.jobs.started_job import StartedJob
@@ -81,3 +81,17 @@ def test_a_job_that_this_release_cannot_read_fails_as_internal_without_quoting_i
         TrainingRequest.of(job)
     expected = "this worker cannot read the job: steps (int_parsing), inputs.photos.0.path (missing)"
     assert caught.value.message == expected
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", float("inf"), float("nan")])
+def test_a_number_that_is_not_finite_is_invalid_input(value: object) -> None:
+    """As JSON from Postgres has it, or from a base model's defaults."""
+    lora = {"id": str(JOB_ID), "path": "p", "sha256": "0" * 64, "subject_id": None, "version": 1, "rank": 4}
+    inputs = {"loras": [{**lora, "trigger_word": None, "scale": 1.0}]}
+    for job in (
+        StartedJob.read(payload({"guidance": value}, inputs=inputs)),
+        StartedJob.read(payload({}, inputs=inputs, base=base(guidance=value))),
+        StartedJob.read(payload({}, inputs={"loras": [{**inputs["loras"][0], "scale": value}]})),
+    ):
+        with pytest.raises(InvalidInput, match=r"^this worker cannot read the job: .*\(finite_number\)$"):
+            GenerationRequest.of(job)

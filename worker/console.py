@@ -53,7 +53,10 @@ def sanitize_line(value: object) -> str:
         case timedelta():
             text = span(value)
         case list() | dict():
-            text = json.dumps(value, ensure_ascii=False)
+            try:
+                text = json.dumps(value, ensure_ascii=False)
+            except RecursionError:
+                text = "JSON that is nested too deeply"
         case _:
             text = str(value)
     return "".join(letter if letter.isprintable() else " " for letter in text)

@@ -40,7 +40,7 @@ begin
       -- The pod cannot report its GPU seconds any more, so those in its last metrics count; a pod may write anything there.
       perform worker.end_failed_attempt(v_kind.kind, v_job, 'worker_lost', 'the worker process that ran this attempt died unexpectedly',
         worker.backoff_after_lost_pod((v_job ->> 'failures')::integer),
-        case when jsonb_typeof(v_job -> 'metrics' -> 'seconds') = 'number' then least((v_job -> 'metrics' ->> 'seconds')::numeric, 1e7)::double precision else 0 end);
+        case when jsonb_typeof(v_job -> 'metrics' -> 'seconds') = 'number' then round(least(greatest((v_job -> 'metrics' ->> 'seconds')::numeric, 0), 1e7), 3)::double precision else 0 end);
       v_count := v_count + 1;
     end loop;
   end loop;

@@ -18,6 +18,7 @@ begin
   update worker.clock set last_tick = clock_timestamp();
   perform worker.reap();
   perform worker.expire_consent();
+  perform worker.revoke_for_deleted_accounts();
   perform worker.note_missing_tables();
   perform worker.fail_stranded_jobs(kinds) from worker.live_kinds() kinds;
   perform worker.explain_waiting(kinds) from worker.live_kinds() kinds;
@@ -26,4 +27,4 @@ begin
   return (select count(*) from worker.staged_objects where state = 'deleting' and offer_after <= clock_timestamp());
 end $$;
 comment on function worker.tick is
-  'Run the housekeeping: reap, expire consent, note missing tables, fail stranded jobs, explain why others wait, reconcile, prune. Returns how many objects wait to be deleted from storage; NULL while another tick runs.';
+  'Run the housekeeping: reap, expire consent, revoke it for deleted accounts, note missing tables, fail stranded jobs, explain why others wait, reconcile, prune. Returns how many objects wait to be deleted from storage; NULL while another tick runs.';

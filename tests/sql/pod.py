@@ -17,6 +17,7 @@ from psycopg.types.json import Jsonb
 from tests.tiny_models import TINY_BASE
 from tests.waiting import wait_until
 from worker.database.claim_queue import ClaimQueue
+from worker.database.lenient_types import lenient_types
 from worker.database.pool import Database
 
 TRAINING, GENERATION, PUBLISH = f"training/{TINY_BASE}", f"generation/{TINY_BASE}", "publish_lora"
@@ -66,7 +67,7 @@ class Pod:
         self.has_lock = has_lock
         self._url = url
         self._claims = claims
-        self.database = psycopg.connect(as_worker(url), autocommit=True, row_factory=dict_row)
+        self.database = psycopg.connect(as_worker(url), autocommit=True, row_factory=dict_row, context=lenient_types())
         self.session: psycopg.Connection[Any] | None = None
         if has_lock:
             self.take_lock()

@@ -252,6 +252,11 @@ def test_an_attempt_stages_under_its_own_prefix_only(db: AppTables, pod: Pod) ->
         f"{db.owner}/{subject}/generated/{uuid4()}/1/0.png",
         f"{db.owner}/{subject}/photos/0.jpg",
         attempt.key("../2/0.png"),
+        attempt.key("./0.png"),
+        attempt.key("."),
+        attempt.key("/0.png"),
+        attempt.key("more/"),
+        attempt.key(""),
         attempt.payload["prefix"].rstrip("/") + "0/0.png",
     ):
         with pytest.raises(psycopg.errors.InvalidParameterValue, match="under its own prefix only"):
@@ -262,6 +267,18 @@ def test_an_attempt_stages_under_its_own_prefix_only(db: AppTables, pod: Pod) ->
     assert db.staged(attempt.id) == {}
     assert (attempt.stage("0.png"), attempt.stage("0.png", "1.png")) == ("ok", "ok")
     assert list(db.staged(attempt.id).values()) == ["staged", "staged"]
+
+
+def test_an_attempt_stages_into_the_two_buckets_of_the_installation_only(db: AppTables, pod: Pod) -> None:
+    """What is staged and not published is deleted, in whatever bucket."""
+    db.run("update worker.config set bucket_models = 'lo-ras'")
+    attempt = pod.run("generation", db.ask())
+    key = attempt.key("0.png")
+    for bucket in ("somebody-elses", "model_artifacts", "Uploads", ""):
+        with pytest.raises(psycopg.errors.InvalidParameterValue, match=r"is not in worker\.config: BUCKET_UPLOADS"):
+            attempt.call("stage_objects", [{"bucket": "uploads", "key": key}, {"bucket": bucket, "key": key}])
+    assert db.staged(attempt.id) == {}
+    assert attempt.call("stage_objects", [{"bucket": name, "key": key} for name in ("uploads", "lo-ras")]) == "ok"
 
 
 # -- completion

@@ -19,6 +19,15 @@ from worker.database import migrate
 
 UPLOADS, MODELS = "uploads", "model_artifacts"
 COLUMNS = "(bucket_id, name, owner_id)"
+CLIMBING = (
+    "{folder}/../1.jpg",
+    "{folder}/../../../other/photos/1.jpg",
+    "{folder}/..",
+    "{folder}/./1.jpg",
+    "{folder}/.",
+    "{folder}//1.jpg",
+    "{folder}/",
+)
 
 
 @dataclass
@@ -89,6 +98,7 @@ def test_users_upload_only_photos_of_own_subjects_and_inputs(store: Store) -> No
         (UPLOADS, f"{me}/{mine}/photos/1.jpg"): "row refused refused row refused",
         (UPLOADS, f"{me}/{mine}/photos/summer/1.jpg"): "row refused refused row refused",
         (UPLOADS, f"{me}/_/inputs/chair.png"): "row refused refused row refused",
+        (UPLOADS, f"{me}/_/inputs/...and..more./.hidden"): "row refused refused row refused",
         (UPLOADS, f"{them}/{theirs}/photos/1.jpg"): "refused row refused row refused",
     }
     only_the_service = "refused refused refused row refused"
@@ -100,6 +110,11 @@ def test_users_upload_only_photos_of_own_subjects_and_inputs(store: Store) -> No
         (UPLOADS, f"{me}/{mine}/1.jpg"),
         (UPLOADS, f"{me}/{mine}/Photos/1.jpg"),
         (UPLOADS, f"/{me}/{mine}/photos/1.jpg"),
+        *(
+            (UPLOADS, key.format(folder=folder))
+            for folder in (f"{me}/{mine}/photos", f"{me}/_/inputs")
+            for key in CLIMBING
+        ),
         (UPLOADS, f"{me}/{mine}/generated/{uuid4()}/1/0.png"),
         (UPLOADS, f"{me}/_/generated/{uuid4()}/1/0.png"),
         (UPLOADS, f"{me}/_/photos/1.jpg"),
@@ -113,6 +128,12 @@ def test_users_upload_only_photos_of_own_subjects_and_inputs(store: Store) -> No
     insert = f"insert into storage.objects {COLUMNS} values (%s, %s, 'x')"
     found = {place: store.outcomes(insert, *place) for place in [*expected, *refused]}
     assert found == expected | dict.fromkeys(refused, only_the_service)
+
+
+def test_a_key_that_a_server_may_resolve_to_another_is_not_read_either(store: Store) -> None:
+    folder = f"{store.app.owner}/{store.subject}/photos"
+    store.put((UPLOADS, f"{folder}/1.jpg"), *((UPLOADS, key.format(folder=folder)) for key in CLIMBING))
+    assert store.seen_by("owner") == {(UPLOADS, f"{folder}/1.jpg")}
 
 
 def test_each_user_reads_only_own_uploads(store: Store) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -96,7 +97,7 @@ def _head(job: dict[str, Any], attempts: list[Attempt], now: datetime) -> dict[s
         "waited": span(started - job["created_at"]),
         "worked": span(sum(took, timedelta())) if took else None,
         "ended": job["finished_at"],
-        "GPU": span(timedelta(seconds=job["gpu_seconds"])) if job["gpu_seconds"] else None,
+        "GPU": _gpu_time(job["gpu_seconds"]) if job["gpu_seconds"] else None,
         "progress": f"{job['progress']:.0%}, {job['phase']}" if job["phase"] else f"{job['progress']:.0%}",
         "failures": f"{job['failures']}, and it is not retried"
         if job["status"] == "failed"
@@ -106,6 +107,11 @@ def _head(job: dict[str, Any], attempts: list[Attempt], now: datetime) -> dict[s
         "which means": meaning,
         "error": job["error"],
     }
+
+
+def _gpu_time(seconds: float) -> str:
+    in_range = math.isfinite(seconds) and abs(seconds) < timedelta.max.total_seconds()
+    return span(timedelta(seconds=seconds)) if in_range else f"{seconds:g} s"
 
 
 def _without_nulls(values: Mapping[str, object]) -> dict[str, object]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
+# nullif(…, 'infinity'): PostgreSQL before 17 cannot subtract an infinite time.
 _QUEUE = """
     select route, waiting, oldest, running, pods from worker.queue_depth
     where waiting > 0 or running > 0 order by oldest desc nulls last, route"""
@@ -23,13 +24,13 @@ _QUEUE = """
 _RUNNING = """
     select job.kind, job.id, job.request ->> 'base' as base, job.attempt, pods.name as pod, job.phase,
            round(job.progress * 100) || ' %' as progress,
-           clock_timestamp() - job.started_at as since
+           clock_timestamp() - nullif(nullif(job.started_at, 'infinity'), '-infinity') as since
     from worker.job_details job left join worker.pods on pods.id = job.pod_id
     where job.status = 'running' order by job.started_at"""
 
 _RUNNING_AS_A_POD = """
     select queue.entrypoint as route, split_part(queue.dedupe_key, ':', 2) as id, pods.name as pod,
-           clock_timestamp() - queue.updated as since
+           clock_timestamp() - nullif(nullif(queue.updated, 'infinity'), '-infinity') as since
     from worker.pgqueuer queue left join worker.pods on pods.id = queue.queue_manager_id
     where queue.status = 'picked' order by queue.updated"""
 
@@ -37,11 +38,12 @@ _PODS = """
     select name, version, trim_scale(trunc(vram_gib::numeric, 1)) as free_vram_gib,
            array_to_string(routes, ', ') as routes,
            case when worker.is_alive(pods) then 'yes' else 'no, considered dead' end as alive,
-           clock_timestamp() - last_heartbeat as silent, clock_timestamp() - registered_at as since
+           clock_timestamp() - nullif(nullif(last_heartbeat, 'infinity'), '-infinity') as silent,
+           clock_timestamp() - nullif(nullif(registered_at, 'infinity'), '-infinity') as since
     from worker.pods order by name, registered_at"""
 
 _STRANDED = """
-    select route, count(*) as jobs, clock_timestamp() - min(since) as oldest,
+    select route, count(*) as jobs, clock_timestamp() - nullif(nullif(min(since), 'infinity'), '-infinity') as oldest,
            (array_agg(id order by since))[1] as id, why
     from worker.stranded_jobs group by route, why order by oldest desc"""
 

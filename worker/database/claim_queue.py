@@ -2,47 +2,54 @@
 
 from __future__ import annotations
 
-import asyncio
+import re
 from datetime import timedelta
-from typing import Any, Self, cast
+from typing import Any, cast
 from uuid import UUID
 
 import psycopg
-from pgqueuer.adapters.persistence.qb import QueryBuilderEnvironment, QueryQueueBuilder
-from pgqueuer.adapters.persistence.queries import Queries
+import structlog
+from pgqueuer.adapters.persistence.qb import QueryQueueBuilder
 from pgqueuer.domain.settings import DBSettings
 from pgqueuer.domain.types import Channel, QueueEntrypoint
-from pgqueuer.ports.driver import NotifyCallback
-from pgqueuer.ports.repository import EntrypointExecutionParameter
 from psycopg.rows import dict_row
 
 from worker.database.pool import Database
+
+log = structlog.get_logger()
 
 QUEUE_CHANNEL = "likeness_queue"
 
 _NEVER = timedelta(days=3650)
 """pgqueuer's own takeover of stale rows is off: only the reaper takes jobs over, and it counts the failure."""
 
+_NEXT_DUE = """
+    select extract(epoch from execute_after - now())::double precision as due_s from worker.pgqueuer
+    where status = 'queued' and entrypoint = any($1)
+      and execute_after > now() and execute_after < now() + interval '1 day'
+    order by execute_after limit 1"""
+"""Not beyond a day: the difference to an infinite time is an error, and a pod looks much sooner anyway."""
+
 
 class ClaimQueue:
     """The queue as one pod claims from it."""
 
     def __init__(self, database: Database, pod_id: UUID) -> None:
-        settings = DBSettings(
-            prefix="",
-            db_schema="worker",
-            queue_table="pgqueuer",
-            queue_table_log="pgqueuer_log",
-            statistics_table="pgqueuer_statistics",
-            schedules_table="pgqueuer_schedules",
-            queue_status_type="pgqueuer_status",
-            function="fn_pgqueuer_changed",
-            trigger="tg_pgqueuer_changed",
-            channel=Channel(QUEUE_CHANNEL),
-        )
+        self._database = database
         self._pod_id = pod_id
-        self._queries = Queries(
-            _PoolDriver(database), qbe=QueryBuilderEnvironment(settings), qbq=QueryQueueBuilder(settings)
+        self._queries = QueryQueueBuilder(
+            DBSettings(
+                prefix="",
+                db_schema="worker",
+                queue_table="pgqueuer",
+                queue_table_log="pgqueuer_log",
+                statistics_table="pgqueuer_statistics",
+                schedules_table="pgqueuer_schedules",
+                queue_status_type="pgqueuer_status",
+                function="fn_pgqueuer_changed",
+                trigger="tg_pgqueuer_changed",
+                channel=Channel(QUEUE_CHANNEL),
+            )
         )
 
     async def claim(self, routes: list[str]) -> tuple[str, UUID] | None:
@@ -51,54 +58,36 @@ class ClaimQueue:
         Not retried: no heartbeat names a claim whose reply was lost, so it is requeued after `claim_unnamed` of
         `worker.timing`.
         """
-        jobs = await self._queries.dequeue(
+        query = self._queries.build_dequeue_query(
             batch_size=1,
-            entrypoints={QueueEntrypoint(route): EntrypointExecutionParameter(0) for route in routes},
+            entrypoints=[QueueEntrypoint(route) for route in routes],
+            concurrency_limits=[0] * len(routes),
             queue_manager_id=cast(Any, self._pod_id),
             global_concurrency_limit=None,
             heartbeat_timeout=_NEVER,
         )
-        if not jobs or jobs[0].payload is None:
-            return None
-        return jobs[0].entrypoint.split("/")[0], UUID(jobs[0].payload.decode())
+        rows = await self._fetch(query.sql, *query.args)
+        return await self._job_of(rows[0]) if rows else None
 
     async def next_due_s(self, routes: list[str]) -> float | None:
-        """Return the seconds until the next deferred job of these routes is due, or None if there is none."""
-        eta = await self._queries.next_deferred_eta([QueueEntrypoint(route) for route in routes])
-        return None if eta is None else max(0.0, eta.total_seconds())
+        """Return the seconds until the next deferred job of these routes is due, or None if none is within a day."""
+        rows = await self._fetch(_NEXT_DUE, routes)
+        return max(0.0, rows[0]["due_s"]) if rows else None
 
+    async def _job_of(self, row: dict[str, Any]) -> tuple[str, UUID] | None:
+        """Return the job of a claimed row. A row whose route is not that of its job is deleted; the tick adds its own.
 
-class _PoolDriver:
-    """pgqueuer's driver protocol over the pool. It never listens: notifications arrive on the session connection."""
+        From the key, which a constraint keeps readable, and not from the payload.
+        """
+        key = re.fullmatch(r"([a-z0-9_]+):([0-9a-f-]{36})", row["dedupe_key"] or "")
+        if key is not None and key[1] == row["entrypoint"].split("/")[0]:
+            return key[1], UUID(key[2])
+        log.warning("claim.unusable", message="its queue row was deleted", row=row["id"], route=row["entrypoint"])
+        await self._fetch("delete from worker.pgqueuer where id = $1 returning id", row["id"])
+        return None
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self.shutdown = asyncio.Event()
-
-    async def fetch(self, query: str, *args: object) -> list[dict[str, object]]:
+    async def _fetch(self, query: str, *arguments: object) -> list[dict[str, Any]]:
         async with self._database.pooled() as connection:
             cursor = psycopg.AsyncRawCursor(connection, row_factory=dict_row)
-            await cursor.execute(query, args or None)
-            return cast(list[dict[str, object]], await cursor.fetchall())
-
-    async def execute(self, query: str, *args: object) -> str:
-        async with self._database.pooled() as connection:
-            cursor = psycopg.AsyncRawCursor(connection)
-            await cursor.execute(query, args or None)
-            return cursor.statusmessage or ""
-
-    async def notify(self, channel: str, payload: str) -> None:
-        await self.fetch("select pg_notify($1, $2)", channel, payload)
-
-    async def add_listener(self, channel: str, callback: NotifyCallback) -> None:
-        raise RuntimeError(f"listen to {channel} on the session connection instead")
-
-    @property
-    def tm(self) -> Any:
-        raise RuntimeError("this driver has no background tasks")
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.shutdown.set()
+            await cursor.execute(query, arguments)
+            return await cursor.fetchall()

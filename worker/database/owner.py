@@ -10,6 +10,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from worker.database.errors import explain_connection
+from worker.database.lenient_types import lenient_types
 from worker.database.pool import KEEPALIVES
 from worker.errors import CommandRefused
 
@@ -25,7 +26,12 @@ def connect(url: str) -> Iterator[Connection]:
     """
     try:
         connection = psycopg.connect(
-            url, autocommit=True, row_factory=dict_row, application_name="likeness command", **KEEPALIVES
+            url,
+            autocommit=True,
+            row_factory=dict_row,
+            context=lenient_types(),
+            application_name="likeness command",
+            **KEEPALIVES,
         )
     except psycopg.OperationalError as error:
         raise explain_connection(error, "DATABASE_URL") from error

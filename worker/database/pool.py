@@ -21,9 +21,10 @@ from psycopg_pool import AsyncConnectionPool
 from pydantic_core import to_json
 
 from worker.database.errors import explain_connection
+from worker.database.lenient_types import lenient_types
 from worker.database.transient import is_transient
 
-set_json_dumps(lambda value: to_json(value).decode())
+set_json_dumps(lambda value: to_json(value, inf_nan_mode="null").decode())  # jsonb has no NaN
 
 KEEPALIVE_IDLE_S = 5
 KEEPALIVE_INTERVAL_S = 2
@@ -64,6 +65,7 @@ class Database:
             "autocommit": True,
             "prepare_threshold": None,
             "row_factory": dict_row,
+            "context": lenient_types(),
             "application_name": f"likeness {name}"[:63],
             **KEEPALIVES,
         }

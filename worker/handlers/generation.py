@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import FiniteFloat
+
 from worker.gpu.tasks.generation import GenerateTask, LoraFile
 from worker.guard.prompts import Text
 from worker.handlers.context import JobContext
@@ -24,7 +26,7 @@ class ScaledLora(StoredLora):
     version: int
     rank: int
     trigger_word: str | None
-    scale: float
+    scale: FiniteFloat
 
 
 class GenerationInputs(Row):

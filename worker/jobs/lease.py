@@ -119,7 +119,7 @@ class Lease:
                 self.id,
                 self.attempt,
                 error.code,
-                error.message,
+                error.message.replace("\0", " ").encode(errors="replace").decode(),  # as Postgres accepts it
                 retry_after,
                 self.gpu_seconds,
             )

@@ -9,12 +9,13 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from worker import errors
+from worker.database.lenient_types import UNREADABLE
 
 
 class Row(BaseModel):
     """A row of a table. Columns that a later schema adds are ignored, so that this release continues to work."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True, allow_inf_nan=False)
 
 
 R = TypeVar("R", bound=Row)
@@ -74,7 +75,12 @@ class StartedJob(Row):
 
     @classmethod
     def read(cls, payload: Mapping[str, Any]) -> StartedJob:
-        """Parse a payload. Raises InternalError if this release cannot read it."""
+        """Parse a payload.
+
+        Raises InternalError if this release cannot read it, InvalidInput if no release could.
+        """
+        if UNREADABLE in payload:
+            raise errors.InvalidInput(f"this worker cannot read the job: {payload[UNREADABLE]}")
         return _read(cls, payload)
 
     def request(self, model: type[R], defaults: Mapping[str, Any] | None = None) -> R:
@@ -83,7 +89,7 @@ class StartedJob(Row):
         A value of the request (which its preset completed when it was inserted) takes precedence over `defaults`.
         Without a seed in either, the seed is derived from the job's id, the same for every attempt.
 
-        Raises InternalError if this release cannot read the request.
+        Raises InternalError if this release cannot read the request, InvalidInput if no release could.
         """
         requested = {name: value for name, value in self.row.items() if value is not None}
         return _read(model, {"seed": self.id.int % 2**32, **(defaults or {}), **requested, "inputs": self.inputs})
@@ -101,10 +107,18 @@ class StartedJob(Row):
         return self.base
 
 
+_OUT_OF_RANGE = {"finite_number", "int_from_float", "int_parsing_size", "datetime_parsing", "date_parsing"}
+"""Kinds of mistakes that a value makes and not a schema: pydantic's names for numbers and times Python cannot use."""
+
+
 def _read(model: type[R], values: Mapping[str, Any]) -> R:
     try:
         return model.model_validate(values)
     except ValidationError as error:
         # Names of columns and kinds of mistakes; the values are the user's own.
-        wrong = [f"{'.'.join(map(str, found['loc']))} ({found['type']})" for found in error.errors()]
-        raise errors.InternalError(f"this worker cannot read the job: {errors.truncate_list(wrong)}") from error
+        found = error.errors()
+        wrong = [f"{'.'.join(map(str, each['loc']))} ({each['type']})" for each in found]
+        message = f"this worker cannot read the job: {errors.truncate_list(wrong)}"
+        if all(each["type"] in _OUT_OF_RANGE for each in found):
+            raise errors.InvalidInput(message) from error
+        raise errors.InternalError(message) from error

@@ -21,6 +21,7 @@ from worker.guard import consent, prompts
 from worker.handlers.context import JobContext, Traffic
 from worker.jobs.lease import Lease
 from worker.jobs.started_job import StartedJob
+from worker.jobs.starting import start_job
 from worker.kinds import Kind
 from worker.models import BaseModels, JobModels
 from worker.pod.registration import Registration
@@ -118,18 +119,10 @@ class JobRunner:
             free_slot()
 
     async def _start(self, kind: str, job_id: UUID) -> Lease | None:
-        database = self._services.database
-        payload = await database.call("start_job", kind, job_id, self._registration.pod_id)
-        if payload is None:
-            message = "it has ended, was refused, or belongs to another pod"
-            log.info("job.not_started", kind=kind, job_id=str(job_id), message=message)
+        job = await start_job(self._services.database, kind, job_id, self._registration.pod_id)
+        if job is None:
             return None
-        try:
-            job = StartedJob.read(payload)
-        except errors.InternalError as error:
-            await database.call("fail_job", kind, job_id, payload["attempt"], error.code, error.message)
-            raise
-        lease = Lease(database, job)
+        lease = Lease(self._services.database, job)
         self.leases[lease.key] = lease
         self._claims.discard((kind, job_id))
         if self._shutting_down:
@@ -299,7 +292,10 @@ def _log_finished(lease: Lease, traffic: Traffic, duration_s: float, **outcome: 
     )
 
 
-def _queue_wait_s(job: StartedJob) -> float:
-    """Return the seconds from when the job could have been started until it was."""
-    could = [datetime.fromisoformat(job.row[name]) for name in ("created_at", "run_after") if job.row[name]]
-    return round((datetime.fromisoformat(job.row["started_at"]) - max(could)).total_seconds(), 3)
+def _queue_wait_s(job: StartedJob) -> float | None:
+    """Return the seconds from when the job could have been started until it was; None for times outside Python's."""
+    try:
+        could = [datetime.fromisoformat(job.row[name]) for name in ("created_at", "run_after") if job.row[name]]
+        return round((datetime.fromisoformat(job.row["started_at"]) - max(could)).total_seconds(), 3)
+    except ValueError:  # infinite, BC, or of five digits
+        return None

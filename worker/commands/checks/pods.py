@@ -18,7 +18,7 @@ async def check_pods(report: Report, database: Database | None) -> None:
 async def _pods(database: Database) -> str:
     pods = await database.fetch(
         """select name, worker.is_alive(pods) as alive,
-             extract(epoch from clock_timestamp() - last_heartbeat)::int as silent_s
+             extract(epoch from now() - greatest(least(last_heartbeat, now()), '1970-01-01'))::bigint as silent_s
            from worker.pods order by name"""
     )
     alive = [pod["name"] for pod in pods if pod["alive"]]
