@@ -13,7 +13,7 @@ declare
 begin
   insert into worker.quota_turns as turn (owner_id) values (p_owner_id)
   on conflict (owner_id) do update
-    set open_at_most = turn.open_at_most + p_open, blocked_at_most = turn.blocked_at_most + p_blocked, taken_at = clock_timestamp()
+    set open_at_most = turn.open_at_most + p_open, blocked_at_most = turn.blocked_at_most + p_blocked
   returning * into v_turn;
   return v_turn;
 end $$;

@@ -23,7 +23,8 @@ def test_rows_of_one_statement_are_checked_and_queued_one_by_one(db: AppTables) 
         connection.execute("listen likeness_queue")
         rows = connection.execute(
             """insert into generation_jobs (subject_id, prompt)
-               select subject, prompt from unnest(%s::uuid[], %s::text[]) with ordinality as sent (subject, prompt, place)
+               select subject, prompt
+               from unnest(%s::uuid[], %s::text[]) with ordinality as sent (subject, prompt, place)
                order by place returning id, status, error_code""",
             [[None, ada, ada, None, eve], PROMPTS],
         ).fetchall()
@@ -124,10 +125,12 @@ def test_null_keeps_its_meaning_where_there_is_no_default(db: AppTables) -> None
 def test_null_means_the_default_of_people_presets_and_photos(db: AppTables) -> None:
     with db.acting_as("authenticated", db.owner) as connection:
         subject = connection.execute(
-            "insert into subjects (id, name, trigger_word, subject_is_adult) values (null, 'Ada', null, null) returning *"
+            """insert into subjects (id, name, trigger_word, subject_is_adult) values (null, 'Ada', null, null)
+               returning *"""
         ).fetchone()
         preset = connection.execute(
-            "insert into presets (id, name, kind, prompt, settings) values (null, 'p', 'generation', null, null) returning *"
+            """insert into presets (id, name, kind, prompt, settings) values (null, 'p', 'generation', null, null)
+               returning *"""
         ).fetchone()
         assert subject is not None
         photo = connection.execute(
@@ -160,7 +163,8 @@ def test_a_package_keeps_its_defaults_too(database_url: str, tmp_path: Path) -> 
     migrate(database_url, packages=[package])
     with psycopg.connect(database_url, autocommit=True, row_factory=dict_row) as connection:
         row = connection.execute(
-            "insert into public.echo_jobs (owner_id, words, style, volume) values (gen_random_uuid(), null, null, null) returning *"
+            """insert into public.echo_jobs (owner_id, words, style, volume)
+               values (gen_random_uuid(), null, null, null) returning *"""
         ).fetchone()
     assert row is not None
     assert (row["words"], row["style"], round(row["volume"], 6), row["status"]) == ("", "it's (plain)", 0.3, "queued")
