@@ -173,13 +173,13 @@ begin
   elsif v_job ->> 'status' not in ('failed', 'cancelled') then
     raise exception 'a % job cannot be retried', v_job ->> 'status' using errcode = '22023', hint = 'Only failed and cancelled jobs can.';
   end if;
-  if v_job ->> 'owner_id' is not null then
-    perform worker.check_open_jobs((v_job ->> 'owner_id')::uuid);
-  end if;
   execute format(
     'update %s job set status = ''queued'', failures = 0, run_after = now(), progress = 0, phase = ''waiting'', error_code = null, error = null,
        cancel_requested_at = null, cancel_code = null, finished_at = null, pod_id = null where id = $1 returning to_jsonb(job)', worker.table_of(p_kind))
     into v_job using p_id;
+  if v_job ->> 'owner_id' is not null then
+    perform worker.check_quota((v_job ->> 'owner_id')::uuid, 1, 0, 0);
+  end if;
   perform worker.log_event(p_kind, p_id, (v_job ->> 'attempt')::integer, 'retried', jsonb_build_object('actor', worker.actor()));
   perform worker.enqueue(p_kind, v_job);
   return 'queued';

@@ -23,24 +23,31 @@ as $$
 $$;
 comment on function worker.hook_signatures is 'Return every hook that a kind of job may have: its arguments, its result, and whether it may write.';
 
-create or replace function worker.has_hook(p_kind text, p_hook text) returns boolean
-language sql stable set search_path = pg_catalog, pg_temp
-as $$ select exists (select from worker.job_kinds where kind = p_kind and p_hook = any (hooks)) $$;
-comment on function worker.has_hook is 'Return true if a kind of job has this hook.';
-
 create or replace function worker.hook(p_kind text, p_hook text) returns text
-language sql immutable set search_path = pg_catalog, pg_temp
-as $$ select format('worker.%I', p_kind || '__' || p_hook) $$;
-comment on function worker.hook is 'Return the name of a kind''s hook function.';
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return (select format('worker.%I', p_kind || '__' || p_hook) from worker.job_kinds where kind = p_kind and p_hook = any (hooks));
+end $$;
+comment on function worker.hook is 'Return the name of a kind''s hook function; NULL for a kind without this hook.';
+
+create or replace function worker.has_hook(p_kind text, p_hook text) returns boolean
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return worker.hook(p_kind, p_hook) is not null;
+end $$;
+comment on function worker.has_hook is 'Return true if a kind of job has this hook.';
 
 create or replace function worker.call_hook(p_kind text, p_hook text, p_job jsonb) returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
+  v_hook text := worker.hook(p_kind, p_hook);
   v_answer jsonb;
 begin
-  if worker.has_hook(p_kind, p_hook) then
-    execute format('select to_jsonb(%s($1))', worker.hook(p_kind, p_hook)) into v_answer using p_job;
+  if v_hook is not null then
+    execute format('select to_jsonb(%s($1))', v_hook) into v_answer using p_job;
   end if;
   return v_answer;
 end $$;
@@ -53,10 +60,12 @@ comment on function worker.call_hook is 'Return the result of a hook that takes 
 create or replace function worker.named_keys(p_kind text, p_job jsonb) returns table (column_name text, key text, rule text)
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_hook text := worker.hook(p_kind, 'named_keys');
 begin
-  if worker.has_hook(p_kind, 'named_keys') then
+  if v_hook is not null then
     -- A NULL rule would compare as unknown to every rule, and the key would not be checked.
-    return query execute format('select column_name, key, coalesce(rule, ''none'') from %s($1)', worker.hook(p_kind, 'named_keys')) using p_job;
+    return query execute format('select column_name, key, coalesce(rule, ''none'') from %s($1)', v_hook) using p_job;
   end if;
 end $$;
 comment on function worker.named_keys is 'Return every object key and LoRA that a job names, with the rule that it must meet. Default: none.';
@@ -65,10 +74,12 @@ comment on function worker.named_keys is 'Return every object key and LoRA that 
 create or replace function worker.texts(p_kind text, p_job jsonb) returns table (column_name text, words text, screens text)
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_hook text := worker.hook(p_kind, 'texts');
 begin
-  if worker.has_hook(p_kind, 'texts') then
+  if v_hook is not null then
     return query execute format('select column_name, words, case screens when ''negative_prompt'' then screens else ''prompt'' end from %s($1)',
-                                worker.hook(p_kind, 'texts')) using p_job;
+                                v_hook) using p_job;
   end if;
 end $$;
 comment on function worker.texts is 'Return the texts of a job that reach a model, in the order in which they are screened. Default: none.';
@@ -77,10 +88,11 @@ create or replace function worker.plain_columns(p_kind text) returns text[]
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
+  v_hook text := worker.hook(p_kind, 'plain_columns');
   v_columns text[];
 begin
-  if worker.has_hook(p_kind, 'plain_columns') then
-    execute format('select %s()', worker.hook(p_kind, 'plain_columns')) into v_columns;
+  if v_hook is not null then
+    execute format('select %s()', v_hook) into v_columns;
   end if;
   return coalesce(v_columns, '{}');
 end $$;
@@ -90,19 +102,34 @@ comment on function worker.plain_columns is
 -- -------------------------------------------------------------------------------------------------------------- checks
 
 create or replace function worker.default_base(p_kind text, p_job jsonb) returns text
-language sql stable set search_path = pg_catalog, pg_temp
-as $$ select coalesce(worker.call_hook(p_kind, 'default_base', p_job) #>> '{}', (select default_base from worker.config)) $$;
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return coalesce(worker.call_hook(p_kind, 'default_base', p_job) #>> '{}', (select default_base from worker.config));
+end $$;
 comment on function worker.default_base is 'Return the base model of a job that names none. Default: worker.config.default_base.';
 
 create or replace function worker.capabilities(p_kind text, p_job jsonb) returns text[]
-language sql stable set search_path = pg_catalog, pg_temp
-as $$ select array(select jsonb_array_elements_text(worker.call_hook(p_kind, 'capabilities', p_job))) $$;
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_hook text := worker.hook(p_kind, 'capabilities');
+  v_capabilities text[];
+begin
+  if v_hook is not null then
+    execute format('select %s($1)', v_hook) into v_capabilities using p_job;
+  end if;
+  return coalesce(v_capabilities, '{}');
+end $$;
 comment on function worker.capabilities is
   'Return the capabilities that the base model of a job must have or, for an empty job, those that every job of the kind needs. Default: none.';
 
 create or replace function worker.hook_error(p_kind text, p_hook text, p_job jsonb) returns text
-language sql stable set search_path = pg_catalog, pg_temp
-as $$ select worker.call_hook(p_kind, p_hook, p_job) #>> '{}' $$;
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return worker.call_hook(p_kind, p_hook, p_job) #>> '{}';
+end $$;
 comment on function worker.hook_error is
   'Return what is wrong with a request, or NULL: request_error is called at INSERT and at start, insert_error at INSERT after all other checks. Default: NULL.';
 
@@ -152,9 +179,11 @@ comment on function worker.prefix is
 create or replace function worker.result_keys(p_kind text, p_result jsonb) returns setof text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_hook text := worker.hook(p_kind, 'result_keys');
 begin
-  if worker.has_hook(p_kind, 'result_keys') then
-    return query execute format('select %s($1)', worker.hook(p_kind, 'result_keys')) using p_result;
+  if v_hook is not null then
+    return query execute format('select %s($1)', v_hook) using p_result;
   else
     return query select key #>> '{}' from jsonb_path_query(p_result, 'lax $.objects[*]') key;
   end if;
@@ -165,14 +194,15 @@ create or replace function worker.result_error(p_kind text, p_job jsonb, p_resul
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
+  v_hook text := worker.hook(p_kind, 'result_error');
   v_error text;
   v_unknown text;
 begin
   if jsonb_typeof(p_result) is distinct from 'object' then
     return 'the result is not an object';
   end if;
-  if worker.has_hook(p_kind, 'result_error') then
-    execute format('select %s($1, $2)', worker.hook(p_kind, 'result_error')) into v_error using p_job, p_result;
+  if v_hook is not null then
+    execute format('select %s($1, $2)', v_hook) into v_error using p_job, p_result;
     if v_error is not null then
       return v_error;
     end if;
@@ -193,10 +223,11 @@ create or replace function worker.publish(p_kind text, p_job jsonb, p_result jso
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
+  v_hook text := worker.hook(p_kind, 'publish');
   v_more jsonb;
 begin
-  if worker.has_hook(p_kind, 'publish') then
-    execute format('select %s($1, $2)', worker.hook(p_kind, 'publish')) into v_more using p_job, p_result;
+  if v_hook is not null then
+    execute format('select %s($1, $2)', v_hook) into v_more using p_job, p_result;
   end if;
   return p_result || coalesce(v_more, '{}');
 end $$;

@@ -217,8 +217,11 @@ begin
   execute format('create index if not exists %I on %s (subject_id)', v_name || '_subject_id', p_table);
   execute format('create index if not exists %I on %s (owner_id, created_at desc)', v_name || '_owner_id_created_at', p_table);
   execute format('create index if not exists %I on %s (status) where status in (''queued'', ''running'')', v_name || '_open', p_table);
-  execute format('create or replace trigger _100_before_insert before insert on %s for each row execute function worker.before_job_insert(%L)', p_table, p_kind);
-  execute format('create or replace trigger _200_after_insert after insert on %s for each row execute function worker.after_job_insert(%L)', p_table, p_kind);
+  execute format('create index if not exists %I on %s (owner_id) where status in (''queued'', ''running'')', v_name || '_owner_open', p_table);
+  execute format('create index if not exists %I on %s (owner_id, created_at) where status = ''failed'' and error_code = ''prompt_blocked''', v_name || '_owner_blocked', p_table);
+  execute format('create or replace trigger _100_before_insert before insert on %s for each row execute function worker.before_job_insert(%L, %L)',
+                 p_table, p_kind, worker.column_defaults(p_table));
+  execute format('create or replace trigger _200_after_insert after insert on %s referencing new table as new_rows for each statement execute function worker.after_job_insert(%L)', p_table, p_kind);
   execute format('create or replace trigger _300_before_update before update on %s for each row execute function worker.before_job_update()', p_table);
   execute format('create or replace trigger _400_order after update of priority, run_after on %s for each row when ((old.priority, old.run_after) is distinct from (new.priority, new.run_after)) execute function worker.after_order_update(%L)', p_table, p_kind);
   perform worker.grant_job_table(p_table);

@@ -11,19 +11,42 @@ language sql stable set search_path = pg_catalog, pg_temp
 as $$ select least(greatest(coalesce(p_run_after, now()), '1970-01-01 00:00:00+00'), '9998-12-31 00:00:00+00') $$;
 comment on function worker.queue_time is 'Return from when on a job may be claimed: its run_after, else now.';
 
-create or replace function worker.enqueue(p_kind text, p_job jsonb) returns void
+create or replace function worker.queue_row(p_kind text, p_job jsonb) returns worker.pgqueuer
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_row worker.pgqueuer;
+begin
+  v_row.priority := (p_job ->> 'priority')::integer * 1000;
+  v_row.execute_after := worker.queue_time((p_job ->> 'run_after')::timestamptz);
+  v_row.entrypoint := worker.route(p_kind, p_job);
+  v_row.dedupe_key := p_kind || ':' || (p_job ->> 'id');
+  v_row.payload := convert_to(p_job ->> 'id', 'UTF8');
+  return v_row;
+end $$;
+comment on function worker.queue_row is 'Return the queue row of a job, as far as the job decides it.';
+
+-- One statement and one NOTIFY for all of them; they are queued in this order.
+create or replace function worker.enqueue_rows(p_rows worker.pgqueuer[]) returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 begin
   with queued as (
     insert into worker.pgqueuer (priority, execute_after, status, entrypoint, dedupe_key, payload)
-    values ((p_job ->> 'priority')::integer * 1000, worker.queue_time((p_job ->> 'run_after')::timestamptz), 'queued',
-            worker.route(p_kind, p_job), p_kind || ':' || (p_job ->> 'id'), convert_to(p_job ->> 'id', 'UTF8'))
+    select priority, execute_after, 'queued', entrypoint, dedupe_key, payload from unnest(p_rows)
     on conflict (dedupe_key) where status in ('queued', 'picked') and dedupe_key is not null do nothing
     returning id, entrypoint, priority
   )
   insert into worker.pgqueuer_log (job_id, status, entrypoint, priority)
   select id, 'queued', entrypoint, priority from queued;
+end $$;
+comment on function worker.enqueue_rows is 'Put jobs on the queue, except those that are there already.';
+
+create or replace function worker.enqueue(p_kind text, p_job jsonb) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform worker.enqueue_rows(array[worker.queue_row(p_kind, p_job)]);
 end $$;
 comment on function worker.enqueue is 'Put a job on the queue, unless it is there already.';
 

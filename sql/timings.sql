@@ -16,6 +16,7 @@ begin
     when 'paused_kind' then return interval '30 seconds';          -- a job of a paused kind is offered again after this
     when 'queue_row_missing' then return interval '10 seconds';    -- a queued job without a queue row gets one after this
     when 'refusals_counted' then return interval '1 hour';         -- refused requests of an owner are counted over this period
+    when 'quota_turn' then return interval '2 seconds';            -- an INSERT waits this long for another open one of the same owner
     -- objects to delete in storage
     when 'deletion_unconfirmed' then return interval '1 minute';   -- offered again when no pod confirmed the deletion
     when 'second_deletion' then return interval '15 minutes';      -- longer than any upload may take: a late PUT is deleted too

@@ -1,5 +1,16 @@
 -- Triggers of tables other than job tables, whose triggers are in kinds.sql. Postgres fires them in the order of their names.
 
+do $$
+declare
+  v_table text;
+begin
+  foreach v_table in array '{public.subjects,public.presets,public.subject_photos}'::text[] loop
+    execute format('create or replace trigger _050_account before insert on %s for each row execute function worker.check_account()', v_table);
+    execute format('create or replace trigger _060_defaults before insert on %s for each row execute function worker.fill_defaults(%L)',
+                   v_table, worker.column_defaults(v_table));
+  end loop;
+end $$;
+
 create or replace trigger _100_starts_without_consent before insert on public.subjects
   for each row execute function worker.on_subject_insert();
 create or replace trigger _100_guards_consent before update on public.subjects

@@ -24,12 +24,17 @@ comment on function worker.generation_loras is
 -- ------------------------------------------------------------------------------------------------------------- request
 
 create or replace function worker.generation__named_keys(p_job jsonb) returns table (column_name text, key text, rule text)
-language sql immutable set search_path = pg_catalog, pg_temp
+language plpgsql immutable set search_path = pg_catalog, pg_temp
 as $$
-  select 'reference_paths', path, 'person' from worker.items(p_job, 'reference_paths') path
-  union all select 'control_path', p_job ->> 'control_path', 'input' where p_job ->> 'control_path' is not null
-  union all select 'model_ids', id, 'lora' from worker.items(p_job, 'model_ids') id
-$$;
+begin
+  if coalesce(p_job ->> 'reference_paths', p_job ->> 'control_path', p_job ->> 'model_ids') is null then
+    return;
+  end if;
+  return query
+    select 'reference_paths', path, 'person' from worker.items(p_job, 'reference_paths') path
+    union all select 'control_path', p_job ->> 'control_path', 'input' where p_job ->> 'control_path' is not null
+    union all select 'model_ids', id, 'lora' from worker.items(p_job, 'model_ids') id;
+end $$;
 comment on function worker.generation__named_keys is
   'Return the references, which show people, the control image, which may show no person, and the LoRAs.';
 
@@ -37,18 +42,21 @@ comment on function worker.generation__named_keys is
 -- word that the prompt lacks; the worker screens the prompt that the model reads. The scales of LoRAs are left out, because a
 -- request is screened before the CHECKs of its table: scales that cannot be read are theirs to refuse.
 create or replace function worker.generation__texts(p_job jsonb) returns table (column_name text, words text, screens text)
-language sql stable set search_path = pg_catalog, pg_temp
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
-  select 'prompt', replace(
-      case when template like '%{prompt}%' then replace(template, '{prompt}', prompt) else concat_ws(', ', prompt, template) end,
-      '{trigger}', coalesce(triggers, '')), 'prompt'
-  from (
-    select coalesce(p_job ->> 'prompt', '') as prompt, coalesce(nullif(p_job -> 'preset' ->> 'prompt', ''), '{prompt}') as template,
-      (select string_agg(lora ->> 'trigger_word', ' and ') from jsonb_array_elements(worker.generation_loras(p_job - 'lora_scales')) lora) as triggers
-  ) parts
-  union all
-  select 'negative_prompt', concat_ws(', ', p_job ->> 'negative_prompt', p_job -> 'preset' ->> 'negative_prompt'), 'negative_prompt'
-$$;
+declare
+  v_prompt text := coalesce(p_job ->> 'prompt', '');
+  v_template text := coalesce(nullif(p_job -> 'preset' ->> 'prompt', ''), '{prompt}');
+  v_merged text := case when v_template like '%{prompt}%' then replace(v_template, '{prompt}', v_prompt) else concat_ws(', ', v_prompt, v_template) end;
+begin
+  if v_merged like '%{trigger}%' then
+    v_merged := replace(v_merged, '{trigger}', coalesce((
+      select string_agg(lora ->> 'trigger_word', ' and ') from jsonb_array_elements(worker.generation_loras(p_job - 'lora_scales')) lora), ''));
+  end if;
+  return query values
+    ('prompt', v_merged, 'prompt'),
+    ('negative_prompt', concat_ws(', ', p_job ->> 'negative_prompt', p_job -> 'preset' ->> 'negative_prompt'), 'negative_prompt');
+end $$;
 comment on function worker.generation__texts is
   'Return prompt and negative prompt, each with the preset''s; the worker adds missing trigger words and screens again.';
 
@@ -58,24 +66,32 @@ as $$ select '{lora_scales,control_kind,output_format}'::text[] $$;
 comment on function worker.generation__plain_columns is 'Return the columns that hold numbers, or words from a fixed list.';
 
 create or replace function worker.generation__default_base(p_job jsonb) returns text
-language sql stable set search_path = pg_catalog, pg_temp
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
-  select models.base from public.subjects_models models
-  where case when cardinality(array(select worker.items(p_job, 'model_ids'))) > 0
-             then models.id in (select worker.items(p_job, 'model_ids')::uuid)
-             else models.subject_id = (p_job ->> 'subject_id')::uuid and models.retired_at is null end
-  order by models.created_at desc limit 1
-$$;
+declare
+  v_model_ids uuid[] := array(select worker.items(p_job, 'model_ids')::uuid);
+  v_base text;
+begin
+  -- Two statements, so that each finds its LoRAs by an index.
+  if v_model_ids <> '{}' then
+    select base into v_base from public.subjects_models where id = any (v_model_ids) order by created_at desc limit 1;
+  else
+    select base into v_base from public.subjects_models
+    where subject_id = (p_job ->> 'subject_id')::uuid and retired_at is null order by created_at desc limit 1;
+  end if;
+  return v_base;
+end $$;
 comment on function worker.generation__default_base is 'Return the base model of the newest of its LoRAs.';
 
 create or replace function worker.generation__capabilities(p_job jsonb) returns text[]
-language sql immutable set search_path = pg_catalog, pg_temp
+language plpgsql immutable set search_path = pg_catalog, pg_temp
 as $$
-  select array(
+begin
+  return array(
     select 'lora' where p_job ->> 'subject_id' is not null or (jsonb_typeof(p_job -> 'model_ids') = 'array' and jsonb_array_length(p_job -> 'model_ids') > 0)
     union all select 'ip_adapter' where jsonb_typeof(p_job -> 'reference_paths') = 'array'
-    union all select 'control:' || (p_job ->> 'control_kind') where p_job ->> 'control_kind' is not null)
-$$;
+    union all select 'control:' || (p_job ->> 'control_kind') where p_job ->> 'control_kind' is not null);
+end $$;
 comment on function worker.generation__capabilities is
   'Return what the base model must support: LoRAs, references and control images, if the request has them.';
 

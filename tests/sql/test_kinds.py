@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -529,11 +530,12 @@ def test_a_table_that_is_gone_meanwhile_stops_no_statement_that_waits_for_it(
     ada = db.add_subject()
     ask_echo(db, subject_id=ada)
     picture = db.ask(subject_id=ada)
+    newcomer = db.add_user(uuid4())  # whose jobs of all kinds are counted at the first INSERT
     other_session.execute("alter table public.echo_jobs rename to former_echo_jobs")
     statement, arguments = {
         "a tick": ("select worker.tick()", []),
         "a revocation": ("select public.revoke_consent(%s)", [ada]),
-        "an insert": ("insert into public.generation_jobs (owner_id, prompt) values (%s, 'the sea')", [db.owner]),
+        "an insert": ("insert into public.generation_jobs (owner_id, prompt) values (%s, 'the sea')", [newcomer]),
     }[who]
     with psycopg.connect(db.url, autocommit=True) as caller:
         waiting = background.start_blocked(caller, caller.execute, statement, arguments)  # type: ignore[arg-type]

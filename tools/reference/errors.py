@@ -29,7 +29,7 @@ An invalid request fails as a statement, and PostgREST passes the code on.
 | `23514` | a value is outside its limits, which the constraint's name states | 400 |
 | `23505` | the `id` exists: the request was made before | 409 |
 | `42501` | not allowed: another user's row, a column that clients do not set | 403 |
-| `PT429` | too many open jobs of one user, or too many refused ones in an hour | 429 |
+| `PT429` | too many open jobs of one user, or refused ones in an hour; or a wait of 2 s for another INSERT | 429 |
 
 A person without consent or a blocked prompt does not fail the statement: the INSERT succeeds, and the row has
 `status = 'failed'` with `error_code = 'consent_denied'` or `'prompt_blocked'`.
