@@ -38,7 +38,6 @@ def test_the_token_of_a_deleted_account_inserts_nothing(db: AppTables, what: str
     if how == "deleted":
         db.run(DELETE, db.owner)
     else:
-        db.run("alter table auth.users add column deleted_at timestamptz")
         db.run("update auth.users set deleted_at = now() where id = %s", db.owner)
     before = db.snapshot()
     statement, arguments = statements(db.owner, subject)[what]
