@@ -23,7 +23,6 @@ from worker.demo.output.report import contact_sheet, loss_curve
 from worker.demo.output.steps import Step, Steps
 from worker.demo.output.summary import EndedJob, Revocation, SavedFile, SubjectSummary, Summary, TrainedLora
 from worker.handlers.training import CLASS_NAME
-from worker.handlers.training import CLASS_NAME
 from worker.jobs.wording import caption
 
 SEED = 7
