@@ -35,10 +35,11 @@ def moved() -> None:
 
 @app.command(epilog='Example: DATABASE_URL="$OWNERS_URL" worker installation adopt')
 def adopt() -> None:
-    """Make this copy of a database an installation of its own, with buckets of its own.
+    """Make this copy of a database an installation of its own.
 
-    For a staging copy or a branch. The buckets of the settings, which must be those of worker.config, must not be
-    marked. Reads DATABASE_URL, which must be the database owner's URL, and the settings of the object store.
+    For a staging copy or a branch. It needs buckets of its own: those of the settings, which must be those of
+    worker.config, must not be marked; missing ones are created. Reads DATABASE_URL, which must be the database owner's URL, and the settings of
+    the object store.
     """
     from worker.commands.installation_change import adopt
 

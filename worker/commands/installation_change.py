@@ -56,6 +56,8 @@ async def adopt(settings: Settings) -> str:
     Raises CommandRefused unless the buckets are unmarked.
     """
     async with _opened(settings) as (database, store):
+        for name in BUCKETS:
+            await store.ensure_bucket(getattr(settings, name))
         seen = await _read(settings, store)
         marked = [bucket for bucket, found in seen.items() if "id" in found]
         if marked:

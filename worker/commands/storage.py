@@ -18,11 +18,11 @@ app = typer.Typer(
 
 @app.command(epilog='Example: DATABASE_URL="$OWNERS_URL" worker storage init')
 def init() -> None:
-    """Create the private buckets, check access to them, and mark them as this installation's.
+    """Create the private buckets, check access, and mark them.
 
-    Writes, reads and deletes a small object in each. Pods delete nothing from a bucket that is not marked. Safe to
-    repeat. Reads BUCKET_UPLOADS, BUCKET_MODELS, S3_ENDPOINT_URL, S3_REGION, S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY,
-    and DATABASE_URL, which must be the database owner's URL for the mark.
+    Writes, reads and deletes a small object in each. The mark says that a bucket is this database's; pods delete
+    nothing from a bucket without one. Safe to repeat. Reads BUCKET_UPLOADS, BUCKET_MODELS, S3_ENDPOINT_URL, S3_REGION,
+    S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY; and DATABASE_URL, which for the mark must be the database owner's URL.
     """
     import asyncio
 
