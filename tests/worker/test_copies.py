@@ -28,7 +28,7 @@ from worker.demo import servers
 from worker.demo.servers import EmbeddedPostgres, EmbeddedS3
 from worker.storage.marker import MARKER_KEY
 
-SECONDS = float(os.environ.get("COPIES_SECONDS", "10"))
+SECONDS = float(os.environ.get("COPIES_SECONDS", "5"))
 PERIOD_S = max(2.0, SECONDS / 20)
 """Instead of the five minutes of `marker_period`."""
 
