@@ -38,8 +38,8 @@ def adopt() -> None:
     """Make this copy of a database an installation of its own.
 
     For a staging copy or a branch. It needs buckets of its own: those of the settings, which must be those of
-    worker.config, must not be marked; missing ones are created. Reads DATABASE_URL, which must be the database owner's URL, and the settings of
-    the object store.
+    worker.config, must not be marked; missing ones are created. Reads DATABASE_URL, which must be the database owner's
+    URL, and the settings of the object store.
     """
     from worker.commands.installation_change import adopt
 
