@@ -31,6 +31,25 @@ comment on column worker.job_kinds.hooks is 'The hooks of the kind, functions wo
 comment on column worker.job_kinds.uses_base is 'True if its jobs run on a base model: their route is kind/base then, else the kind alone.';
 comment on column worker.job_kinds.table_missing_since is 'When its table was first found missing; the kind is skipped meanwhile.';
 
+comment on column worker.job_kinds.needs_marked_buckets is 'True: its jobs overwrite or delete objects that were never staged, so they wait while worker.storage_hold says so.';
+
+comment on column worker.installation.singleton is 'There is one row.';
+comment on column worker.installation.id is 'The installation, as in the markers of its buckets.';
+comment on column worker.installation.home is 'What worker.current_home() returned when it was installed, moved or adopted.';
+comment on column worker.installation.era is 'What the prefixes of attempts end in; empty until worker installation moved or adopt.';
+comment on column worker.installation.nonce is 'The nonce in the markers; NULL until worker storage init.';
+comment on column worker.installation.next_nonce is 'The nonce of a renewal in progress.';
+comment on column worker.installation.earlier_nonces is 'The nonces of the last hour, newest first: a delayed upload may write one of them again.';
+comment on column worker.installation.renewed_at is 'When a renewal was last finished.';
+comment on column worker.installation.looked_at is 'When a pod last began to look at the markers for all.';
+comment on column worker.installation.server_started_at is 'When the server process had started at the last tick; a copy runs on another one.';
+comment on column worker.installation.unsettled_since is 'The last cold start, or the last time that a marker was not seen to be ours before the installation was settled.';
+
+comment on column worker.bucket_markers.bucket is 'The bucket.';
+comment on column worker.bucket_markers.state is 'ours, foreign (of another installation or another copy of this database), unmarked or unreadable.';
+comment on column worker.bucket_markers.detail is 'The installation that a marker names, or why it cannot be read.';
+comment on column worker.bucket_markers.seen_at is 'When it was last looked at.';
+
 comment on column worker.kind_policies.kind is 'The kind of job.';
 comment on column worker.kind_policies.policy_name is 'The policy''s name, a sentence.';
 comment on column worker.kind_policies.command is 'select or insert, for authenticated.';

@@ -187,6 +187,9 @@ begin
   elsif (select paused from worker.job_kinds where kind = p_kind) then
     perform worker.requeue(p_kind, v_job, 0, worker.timing('paused_kind'), null, null, 'paused by an administrator');
     return null;
+  elsif worker.start_delay(p_kind) is not null then
+    perform worker.requeue(p_kind, v_job, 0, worker.timing('start_refused'), null, null, left('waits: ' || worker.start_delay(p_kind), 200));
+    return null;
   end if;
   v_error := worker.job_consent_error(p_kind, p_id);
   if v_error is not null then

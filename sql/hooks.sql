@@ -153,12 +153,14 @@ language sql stable set search_path = pg_catalog, pg_temp
 as $$ select coalesce(worker.call_hook(p_kind, 'prefetch', p_job), '{}') $$;
 comment on function worker.prefetch is 'Return an object with what a pod may prefetch for a waiting job. Default: empty.';
 
--- Whatever the hook returns, the prefix contains the job and the attempt, so that no attempt overwrites another's objects.
+-- Whatever the hook returns, the prefix contains the job and the attempt, so that no attempt overwrites another's objects; and the
+-- era, so that none overwrites those of a timeline that a restore has lost.
 create or replace function worker.prefix(p_kind text, p_job jsonb, p_attempt integer) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_prefix text;
+  v_era text;
 begin
   if worker.has_hook(p_kind, 'prefix') then
     execute format('select %s($1, $2)', worker.hook(p_kind, 'prefix')) into v_prefix using p_job, p_attempt;
@@ -169,10 +171,11 @@ begin
     raise exception 'kind %: prefix % must end in /%/%/', p_kind, coalesce(quote_literal(v_prefix), 'null'), p_job ->> 'id', p_attempt
       using errcode = '39000', hint = format('%s returns the beginning of every key that an attempt may write.', worker.hook(p_kind, 'prefix'));
   end if;
-  return v_prefix;
+  v_era := (select era from worker.installation);
+  return case when v_era > '' then left(v_prefix, -1) || '-' || v_era || '/' else v_prefix end;
 end $$;
 comment on function worker.prefix is
-  'Return the beginning of every key that an attempt may write; it ends in /{job_id}/{attempt}/. Default: {owner_id}/{subject_id|_}/generated/{job_id}/{attempt}/.';
+  'Return the beginning of every key that an attempt may write; it ends in /{job_id}/{attempt}/, or /{job_id}/{attempt}-{era}/ if the installation has an era. Default: {owner_id}/{subject_id|_}/generated/{job_id}/{attempt}/.';
 
 -- ------------------------------------------------------------------------------------------------------------- results
 

@@ -10,8 +10,8 @@ comment on function worker.leave_pod is 'The old name of deregister_pod.';
 
 create or replace function worker.take_garbage(p_limit integer) returns jsonb
 language sql volatile security definer set search_path = pg_catalog, pg_temp
-as $$ select worker.claim_deletable_objects(p_limit) $$;
-comment on function worker.take_garbage is 'The old name of claim_deletable_objects.';
+as $$ select '[]'::jsonb $$;
+comment on function worker.take_garbage is 'Return nothing: pods of 0.1.0 cannot show whose bucket they would delete from.';
 
 create or replace function worker.garbage_gone(p_ids bigint[]) returns void
 language sql volatile security definer set search_path = pg_catalog, pg_temp

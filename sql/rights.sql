@@ -33,6 +33,7 @@ grant execute on function worker.consent_error, worker.pod_lock_key, worker.subj
   worker.release_job, worker.set_aside_job, worker.heartbeat, worker.tick, worker.reap, worker.claim_deletable_objects, worker.mark_objects_deleted, worker.lora_to_copy,
   worker.starved_routes, worker.schema_major, worker.is_alive, worker.why_stranded, worker.usable_bases, worker.timing,
   worker.required_capabilities, worker.required_vram_gib, worker.memory_requirement,
+  worker.installation_error, worker.storage_hold, worker.judge_markers, worker.note_markers, worker.claim_look, worker.begin_renewal, worker.finish_renewal,
   worker.leave_pod, worker.take_garbage, worker.garbage_gone, worker.fits_memory
   to likeness_worker;
 grant select, insert, update, delete on worker.pgqueuer, worker.pgqueuer_log, worker.pgqueuer_schedules, worker.pgqueuer_statistics to likeness_worker;

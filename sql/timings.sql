@@ -17,6 +17,10 @@ begin
     when 'queue_row_missing' then return interval '10 seconds';    -- a queued job without a queue row gets one after this
     when 'refusals_counted' then return interval '1 hour';         -- refused requests of an owner are counted over this period
     when 'quota_turn' then return interval '2 seconds';            -- an INSERT waits this long for another open one of the same owner
+    -- markers of buckets
+    when 'marker_period' then return interval '5 minutes';         -- pods renew the markers of the buckets this often
+    when 'cold_start' then return interval '1 minute';             -- without a tick for this long, this may be a fresh copy of the database
+    when 'start_refused' then return interval '1 minute';          -- a job that may not start, because of whose the buckets are, is offered again
     -- objects to delete in storage
     when 'deletion_unconfirmed' then return interval '1 minute';   -- offered again when no pod confirmed the deletion
     when 'second_deletion' then return interval '15 minutes';      -- longer than any upload may take: a late PUT is deleted too

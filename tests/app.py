@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,10 +19,12 @@ from botocore.client import BaseClient
 from PIL import Image
 from psycopg import sql
 from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
 
 from tests.tiny_models import REGISTER_TINY_BASE, TINY_BASE
 from tests.waiting import wait_until
 from worker.demo.servers import EmbeddedS3
+from worker.storage.marker import MARKER_KEY
 
 TABLES = {
     "training": "public.training_jobs",
@@ -74,6 +77,8 @@ class App:
         )
         app.run(REGISTER_TINY_BASE)
         app.add_user(app.owner)
+        app.set_timings(cold_start="1 hour")  # a busy machine may take longer than a minute to start a worker
+        app.mark_buckets()
         return app
 
     def __enter__(self) -> Self:
@@ -110,6 +115,34 @@ class App:
             connection.execute("select set_config('request.jwt.claims', %s, false)", [claims])
             connection.execute(sql.SQL("set role {}").format(sql.Identifier(role)))
             yield connection
+
+    def set_timings(self, **intervals: str) -> None:
+        """Change intervals of `worker.timing`, which are constants of a release."""
+        function = self.one("select pg_get_functiondef('worker.timing(text)'::regprocedure)")
+        for name, interval in intervals.items():
+            function, changed = re.subn(f"(when '{name}' then return interval) '[^']+'", rf"\1 '{interval}'", function)
+            assert changed == 1, f"no timing is called {name}"
+        self.run(function)
+
+    # -- the markers of the buckets
+
+    @property
+    def marker(self) -> dict[str, str]:
+        """The marker that this installation knows as its own."""
+        marker: dict[str, str] = self.one(
+            "select jsonb_build_object('id', id, 'nonce', nonce) from worker.installation"
+        )
+        return marker
+
+    def mark_buckets(self) -> None:
+        """Mark the buckets, as `worker storage init` does."""
+        marker = self.one("select worker.first_marker()")
+        for bucket in (self.uploads, self.models):
+            self.put_marker(bucket, marker)
+        self.run("select worker.note_markers(%s)", Jsonb(dict.fromkeys((self.uploads, self.models), marker)))
+
+    def put_marker(self, bucket: str, marker: dict[str, str]) -> None:
+        self.s3.put_object(Bucket=bucket, Key=MARKER_KEY, Body=json.dumps(marker).encode())
 
     # -- people and requests
 
@@ -191,8 +224,10 @@ class App:
     # -- storage
 
     def keys(self, bucket: str, prefix: str = "") -> list[str]:
+        """Return the keys of a bucket, without its marker."""
         pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-        return [item["Key"] for page in pages for item in page.get("Contents", [])]
+        keys = [item["Key"] for page in pages for item in page.get("Contents", [])]
+        return [key for key in keys if key != MARKER_KEY]
 
     def read(self, bucket: str, key: str) -> bytes:
         body: bytes = self.s3.get_object(Bucket=bucket, Key=key)["Body"].read()

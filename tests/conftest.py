@@ -46,6 +46,12 @@ class Databases:
             connection.execute(
                 sql.SQL("create database {} template {}").format(sql.Identifier(name), sql.Identifier(template))
             )
+        if template == TEMPLATE:
+            with psycopg.connect(self.server.url(name), autocommit=True) as connection:
+                # As if it had been migrated here: a copy of a template must not start anything.
+                connection.execute(
+                    "update worker.installation set id = gen_random_uuid(), home = worker.current_home()"
+                )
         return name
 
     def drop(self, name: str) -> None:

@@ -50,6 +50,8 @@ class S3Relay:
         self._all: list[Held] = []
         self._lock = threading.Lock()
         self._stopped = False
+        self.requests: list[tuple[str, str]] = []
+        """Method and path of every request, in the order in which they arrived."""
         relay = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -108,6 +110,7 @@ class S3Relay:
         if self._stopped:  # on a kept-alive connection
             request.close_connection = True
             return
+        self.requests.append((request.command, request.path))
         held = self._held(request.command, request.path)
         server = http.client.HTTPConnection(*self._target)
         try:

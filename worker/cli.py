@@ -8,7 +8,21 @@ from typing import Annotated
 import typer
 
 from worker import __version__
-from worker.commands import demo, doctor, health, job, lora, migrate, models, role, run, screen, status, storage
+from worker.commands import (
+    demo,
+    doctor,
+    health,
+    installation,
+    job,
+    lora,
+    migrate,
+    models,
+    role,
+    run,
+    screen,
+    status,
+    storage,
+)
 from worker.commands.exits import FAILED, print_error, refuse_settings
 from worker.errors import CommandRefused, SettingsError
 
@@ -28,6 +42,7 @@ app.add_typer(status.app)
 app.add_typer(job.app)
 app.add_typer(role.app)
 app.add_typer(storage.app)
+app.add_typer(installation.app)
 app.add_typer(models.app)
 app.add_typer(lora.app)
 app.add_typer(screen.app)

@@ -29,6 +29,7 @@ from worker.pod.background_tasks import (
 )
 from worker.pod.heartbeat import Heartbeat
 from worker.pod.housekeeping.health import keep_touching
+from worker.pod.housekeeping.marker import MarkerRenewal
 from worker.pod.housekeeping.sweep import Sweep
 from worker.pod.housekeeping.tick import Tick
 from worker.pod.job_runner import JobRunner, PodServices
@@ -77,7 +78,9 @@ class Worker:
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
         self._abort = asyncio.Event()
-        self._sweep = Sweep(self._database, self._store)
+        buckets = {settings.bucket_uploads, settings.bucket_models}
+        self._markers = MarkerRenewal(self._database, self._store, buckets)
+        self._sweep = Sweep(self._database, self._store, buckets)
         self._tick = Tick(self._database, on_deletable_objects=self._sweep.request)
         self._session = Session(
             url=settings.listen_url.get_secret_value(),
@@ -137,6 +140,7 @@ class Worker:
             heartbeat=self._heartbeat.run(),
             tick=self._tick.run(),
             sweep=self._sweep.run(),
+            markers=self._markers.run(),
             health=keep_touching(self._workspace),
         )
         try:

@@ -10,6 +10,7 @@ begin
     return null;
   end if;
   select last_tick into v_last from worker.clock for update;
+  perform worker.note_cold_start(v_last);
   if v_last < clock_timestamp() - worker.timing('tick_gap') then
     -- No tick for a while: after a restart or an outage, silence does not prove that a pod is dead.
     update worker.clock set grace_from = clock_timestamp();
@@ -24,7 +25,8 @@ begin
   perform worker.explain_waiting(kinds) from worker.live_kinds() kinds;
   perform worker.reconcile();
   perform worker.prune();
-  return (select count(*) from worker.staged_objects where state = 'deleting' and offer_after <= clock_timestamp());
+  return (select count(*) from worker.staged_objects where state = 'deleting' and offer_after <= clock_timestamp()
+            and bucket = any (worker.deletable_buckets()));
 end $$;
 comment on function worker.tick is
-  'Run the housekeeping: reap, expire consent, revoke it for deleted accounts, note missing tables, fail stranded jobs, explain why others wait, reconcile, prune. Returns how many objects wait to be deleted from storage; NULL while another tick runs.';
+  'Run the housekeeping: reap, expire consent, revoke it for deleted accounts, note missing tables, fail stranded jobs, explain why others wait, reconcile, prune. Returns how many objects pods may delete from storage now; NULL while another tick runs.';

@@ -32,4 +32,6 @@ comment on function worker.publish_lora__plain_columns is 'Return payload, which
 do $$
 begin
   perform worker.register_job_table('publish_lora', 'worker.internal_jobs', null, true, 'light', interval '15 minutes');
+  -- It overwrites and deletes a key that names no attempt and is never staged.
+  update worker.job_kinds set needs_marked_buckets = true where kind = 'publish_lora' and not needs_marked_buckets;
 end $$;

@@ -37,6 +37,7 @@ from worker.commands.checks.storage import check_storage
 from worker.errors import SettingsError
 from worker.models import UPSCALERS
 from worker.settings import Settings
+from worker.storage.marker import MARKER_KEY
 
 SECRETS = ("doctors-secret-marker",)
 
@@ -131,6 +132,7 @@ def env(**variables: str | None) -> Callable[[Installation], None]:
 
 
 def without_bucket(installation: Installation) -> None:
+    installation.app.s3.delete_object(Bucket=installation.app.uploads, Key=MARKER_KEY)
     installation.app.s3.delete_bucket(Bucket=installation.app.uploads)
 
 

@@ -15,7 +15,8 @@ from worker.settings import Settings, variable
 
 WORKER = {command.name: command for command in commands(app)}
 OTHERS = frozenset(
-    {"cd", "chmod", "chown", "cp", "curl", "docker", "git", "mkdir", "mv", "npm", "npx", "pip", "psql", "supabase"}
+    {"cd", "chmod", "chown", "cp", "curl", "docker", "git", "mkdir", "mv", "npm", "npx", "pg_basebackup", "pg_dump"}
+    | {"pg_restore", "pip", "psql", "supabase"}
 )
 """Other programs: their arguments are not checked, except the SQL of psql."""
 VARIABLES = {variable(name) for name in Settings.model_fields} | {"PYTHON", "CUDA_VISIBLE_DEVICES", "BAKE_MODELS"}

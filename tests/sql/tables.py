@@ -42,10 +42,19 @@ class AppTables(App):
         # As if ticks had run until now: there were none in the template.
         tables.run("update worker.clock set last_tick = clock_timestamp(), grace_from = now() - interval '1 hour'")
         tables.add_user(tables.owner)
+        tables.mark_buckets()
         return tables
 
     def __exit__(self, *_: object) -> None:
         self.database.close()
+
+    def put_marker(self, bucket: str, marker: dict[str, str]) -> None:
+        """Do nothing: there is no store."""
+
+    @property
+    def seen(self) -> dict[str, dict[str, str]]:
+        """What a pod sees in the buckets while nobody else uses them."""
+        return dict.fromkeys((self.uploads, self.models), self.marker)
 
     # -- people
 
@@ -127,7 +136,7 @@ class AppTables(App):
 
     def claim_deletable(self) -> set[str]:
         """Claim every object that may be deleted now, as a sweeper does; returns the keys."""
-        return {item["key"] for item in self.one("select worker.claim_deletable_objects(1000)")}
+        return {item["key"] for item in self.one("select worker.claim_deletable_objects(1000, %s)", Jsonb(self.seen))}
 
     def tick(self) -> int | None:
         count: int | None = self.one("select worker.tick()")

@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 
 from tests.sql.pod import PUBLISH, Attempt, Pod
 from tests.sql.tables import AppTables
@@ -256,7 +257,7 @@ def test_deleted_objects_are_swept_three_more_times_for_late_uploads(db: AppTabl
     attempt = running(db, pod)
     attempt.fail()
     for minutes in (15, 60, 24 * 60, None):
-        offered = db.one("select worker.claim_deletable_objects(1)")
+        offered = db.one("select worker.claim_deletable_objects(1, %s)", Jsonb(db.seen))
         pod.call("mark_objects_deleted", [offered[0]["id"]])
         rows = db.run(
             "select offer_after - clock_timestamp() as wait from worker.staged_objects where id = %s", offered[0]["id"]

@@ -103,7 +103,7 @@ async def test_a_users_insert_becomes_a_published_picture(any_supabase: Supabase
                     target = await database.call("lora_to_copy", *copy, started["attempt"])
                     assert (target["target"], target["consented"]) == (f"{subject}/lora.safetensors", True)
                     assert await publish(database, started, "model_artifacts", {"copied": True}) == "ok"
-                deletable = await database.call("claim_deletable_objects", 10)
+                deletable = await database.call("claim_deletable_objects", 10, Jsonb(app.seen))
                 assert [item["key"] for item in deletable] == [checkpoint]
                 await database.call("mark_objects_deleted", [item["id"] for item in deletable])
 

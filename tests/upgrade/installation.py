@@ -173,6 +173,13 @@ class Installation:
             connection.execute("set role authenticated")
             yield connection
 
+    def mark_buckets(self) -> None:
+        """Mark the buckets, as `worker storage init` does after the migration; without storage."""
+        self.run(
+            """select worker.note_markers(jsonb_object_agg(bucket, worker.first_marker()))
+               from unnest(worker.personal_buckets()) bucket"""
+        )
+
     # -- its pod
 
     @contextmanager

@@ -16,12 +16,13 @@ app = typer.Typer(
 )
 
 
-@app.command(epilog="Example: worker storage init")
+@app.command(epilog='Example: DATABASE_URL="$OWNERS_URL" worker storage init')
 def init() -> None:
-    """Create the private buckets and check access to them.
+    """Create the private buckets, check access, and mark them.
 
-    Writes, reads and deletes a small object in each. Safe to repeat. Reads BUCKET_UPLOADS, BUCKET_MODELS,
-    S3_ENDPOINT_URL, S3_REGION, S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY.
+    Writes, reads and deletes a small object in each. The mark says that a bucket is this database's; pods delete
+    nothing from a bucket without one. Safe to repeat. Reads BUCKET_UPLOADS, BUCKET_MODELS, S3_ENDPOINT_URL, S3_REGION,
+    S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY; and DATABASE_URL, which for the mark must be the database owner's URL.
     """
     import asyncio
 

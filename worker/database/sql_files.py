@@ -22,6 +22,7 @@ ENTRY_POINTS = "likeness.kinds"
 REPEATABLE = (
     *(
         "timings",
+        "installation",
         "retry_policy",
         "consent",
         "hooks",

@@ -72,11 +72,6 @@ class Buckets:
             config=Config(s3={"addressing_style": "path"}),
         )
 
-    def create(self) -> None:
-        """Make both buckets."""
-        for bucket in (self.uploads, self.models):
-            self._s3.create_bucket(Bucket=bucket)
-
     def upload(self, bucket: str, key: str, path: Path) -> None:
         """Upload one picture."""
         content_type = CONTENT_TYPES.get(path.suffix.lower(), "image/jpeg")

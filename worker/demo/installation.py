@@ -63,7 +63,7 @@ class Installation:
             server.start()
 
     def install(self, config: DemoConfig) -> list[str]:
-        """Migrate, register the base, create logins and buckets; returns the migrations that ran."""
+        """Migrate, register the base, create logins, create and mark the buckets; returns the migrations that ran."""
         migrate.install_supabase_stubs(self.owner_url)
         applied = migrate.migrate(self.owner_url)
         with psycopg.connect(self.owner_url) as connection:
@@ -74,7 +74,7 @@ class Installation:
             connection.execute("create role pod login in role likeness_worker")
             for bucket in (BUCKET_UPLOADS, BUCKET_MODELS):
                 connection.execute("insert into storage.buckets (id, name) values (%s, %s)", [bucket, bucket])
-        self.buckets().create()
+        self._init_storage()
         return applied
 
     def add_user(self) -> UUID:
@@ -92,7 +92,7 @@ class Installation:
             self._worker = spawn_tied(
                 "TERM",
                 [sys.executable, "-m", "worker", "run"],
-                env=self._worker_environment(models_dir),
+                env=self._worker_environment(self._postgres.url(user="pod")) | {"MODELS_DIR": str(models_dir)},
                 cwd=self._folder,  # so that the user's own .env is not read
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -130,22 +130,40 @@ class Installation:
         """Return the addresses of the servers."""
         return {"database_url": self.owner_url, "s3_endpoint_url": self.s3_url}
 
+    def _init_storage(self) -> None:
+        """Run `worker storage init` as the database owner."""
+        process = spawn_tied(
+            "TERM",
+            [sys.executable, "-m", "worker", "storage", "init"],
+            env=self._worker_environment(self.owner_url),
+            cwd=self._folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            assert process.stdout is not None
+            output = process.stdout.read()
+            code = process.wait()
+        finally:
+            stop_tied(process)
+        if code != 0:
+            raise WorkerEnded(f"worker storage init failed:\n{output.decode(errors='replace')}")
+
     def _stop_worker(self) -> None:
         if self._worker is not None:
             stop_tied(self._worker)
 
-    def _worker_environment(self, models_dir: Path) -> dict[str, str]:
+    def _worker_environment(self, database_url: str) -> dict[str, str]:
         other_settings = set(re.findall(r"^#?(\w+)=", env_example(), re.MULTILINE))
         inherited = {name: value for name, value in os.environ.items() if name not in other_settings}
         settings = {
-            "DATABASE_URL": self._postgres.url(user="pod"),
+            "DATABASE_URL": database_url,
             "S3_ENDPOINT_URL": self._s3.url(),
             "S3_REGION": self._s3.region,
             "S3_ACCESS_KEY_ID": self._s3.access_key_id,
             "S3_SECRET_ACCESS_KEY": self._s3.secret_access_key,
             "BUCKET_UPLOADS": BUCKET_UPLOADS,
             "BUCKET_MODELS": BUCKET_MODELS,
-            "MODELS_DIR": str(models_dir),
             "WORK_DIR": str(self._folder / "work"),
             "WORKER_NAME": "demo",
             "LOG_FORMAT": "json",

@@ -7,6 +7,7 @@ from typing import Any
 from worker.errors import InternalError, Interruption, JobInterrupted
 from worker.handlers.context import JobContext
 from worker.jobs.lease import Lease
+from worker.storage.marker import require_own_bucket
 
 
 async def publish_lora(lease: Lease, context: JobContext) -> dict[str, Any]:
@@ -18,6 +19,8 @@ async def publish_lora(lease: Lease, context: JobContext) -> dict[str, Any]:
         raise InternalError("a convenience copy needs a subject")
     async with context.database.transaction() as connection:
         await connection.execute("select pg_advisory_xact_lock(worker.subject_lock_key(%s))", [lease.job.subject.id])
+        # The copy's key names no attempt: a copy of this database would overwrite and delete the same object.
+        await require_own_bucket(context.database, context.store, context.bucket_models)
         copy = await _lora_to_copy(connection, lease)
         if copy["consented"] and copy["newest"]:
             await context.store.copy(context.bucket_models, copy["source"], copy["target"])

@@ -10,12 +10,14 @@ import os
 
 import psycopg
 import structlog
+from psycopg.types.json import Jsonb
 
 from worker.database.migrate import SCHEMA_MAJOR
 from worker.database.pool import Database
 from worker.errors import SettingsError, StorageError
 from worker.kinds import load_kinds
 from worker.settings import Settings
+from worker.storage.marker import read_markers
 from worker.storage.object_store import ObjectStore
 from worker.storage.writable_dirs import check_writable
 
@@ -35,6 +37,7 @@ async def check_installation(settings: Settings, database: Database, store: Obje
     check_kinds(settings)
     for name in BUCKETS:
         await check_bucket(settings, store, name)
+    await check_markers(settings, database, store)
     await _warn_if_privileged(database)
 
 
@@ -119,3 +122,26 @@ async def check_bucket(settings: Settings, store: ObjectStore, name: str) -> Non
             f"check {BUCKETS[name]}, S3_ACCESS_KEY_ID, S3_SECRET_ACCESS_KEY and S3_ENDPOINT_URL, "
             "for example https://PROJECT_REF.storage.supabase.co/storage/v1/s3",
         ) from error
+
+
+async def check_markers(settings: Settings, database: Database, store: ObjectStore) -> None:
+    """Check that database and buckets belong together: a copy of the database must not use the original's buckets.
+
+    Buckets without a marker that can be read are used, with a warning; nothing is deleted from them.
+    """
+    error = await database.call("installation_error")
+    if error is not None:
+        raise SettingsError(error)
+    buckets = {getattr(settings, name) for name in BUCKETS}
+    judged = await database.call("judge_markers", Jsonb(await read_markers(store, buckets)))
+    foreign = [found["problem"] for found in judged.values() if found["state"] == "foreign"]
+    if foreign:
+        raise SettingsError("\n".join(foreign))
+    for bucket, found in judged.items():
+        if found["problem"] is not None:
+            log.warning(
+                "bucket.not_proven",
+                message="jobs run, but nothing is deleted from this bucket, and LoRAs are not copied",
+                bucket=bucket,
+                reason=found["problem"],
+            )

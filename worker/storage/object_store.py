@@ -32,6 +32,7 @@ from worker.storage.errors import (
     status_of,
     to_storage_error,
 )
+from worker.storage.put import put_object
 from worker.storage.s3_client import CONNECT_TIMEOUT_S, DEFAULT_REGION, StoreConfig, create_client, plain_copy_source
 from worker.storage.transfers import UNWIND_S, TransferWaiter
 
@@ -128,6 +129,12 @@ class ObjectStore:
         if content is None:
             raise await self._not_found_error(bucket, key)
         return content
+
+    async def write(self, bucket: str, key: str, content: bytes, content_type: str, *, if_absent: bool = False) -> bool:
+        """Write a small object. Returns False if `if_absent` and the server says that it exists; it need not know."""
+        check_key(key)
+        request = {"Bucket": bucket, "Key": key, "Body": content, "ContentType": content_type}
+        return await self._call(f"writing {bucket}/{key}", lambda s3: put_object(s3, request, if_absent=if_absent))
 
     async def list(self, bucket: str, prefix: str = "") -> list[ObjectInfo]:
         """Return all objects whose key starts with `prefix`, ordered by key."""

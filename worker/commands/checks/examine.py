@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack
 
 from worker.commands.checks.database import check_database
 from worker.commands.checks.gpu import GpuCheck
+from worker.commands.checks.installation import check_installation_marks
 from worker.commands.checks.models import check_models
 from worker.commands.checks.pods import check_pods
 from worker.commands.checks.report import Finding, Report, State
@@ -35,6 +36,7 @@ async def examine(show: Callable[[Finding], None]) -> bool:
         store = await check_storage(report, settings, database)
         if store is not None:
             stack.push_async_callback(store.close)
+        await check_installation_marks(report, settings, database, store)
         gpu = GpuCheck()
         await gpu.make(report)
         await check_models(report, settings, database, store, gpu)

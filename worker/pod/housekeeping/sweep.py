@@ -1,15 +1,18 @@
-"""The sweep: deletes deletable objects, which ended attempts left, from storage, a hundred at a time."""
+"""The sweep: deletes deletable objects, which ended attempts left, from our own buckets, a hundred at a time."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from datetime import timedelta
 
 import structlog
+from psycopg.types.json import Jsonb
 
 from worker.database.pool import Database
 from worker.database.transient import suppress_transient_errors
 from worker.errors import StorageError
+from worker.storage.marker import read_markers
 from worker.storage.object_store import ObjectStore
 
 log = structlog.get_logger()
@@ -22,9 +25,10 @@ UNFINISHED_UPLOAD_AGE = timedelta(0)
 class Sweep:
     """Sweeps on request: after a tick that found deletable objects."""
 
-    def __init__(self, database: Database, store: ObjectStore) -> None:
+    def __init__(self, database: Database, store: ObjectStore, buckets: Collection[str]) -> None:
         self._database = database
         self._store = store
+        self._buckets = sorted(buckets)
         self._requested = asyncio.Event()
 
     def request(self) -> None:
@@ -41,7 +45,9 @@ class Sweep:
 
     async def _sweep(self) -> None:
         # The objects were marked as deletable and committed before; claimed ones are offered again after a while.
-        claimed = await self._database.call_once("claim_deletable_objects", SWEEP_LIMIT)
+        # Only of buckets whose marker, read just now, is ours: a copy of the database knows the same keys.
+        seen = await read_markers(self._store, self._buckets)
+        claimed = await self._database.call_once("claim_deletable_objects", SWEEP_LIMIT, Jsonb(seen))
         for bucket in {item["bucket"] for item in claimed}:
             items = [item for item in claimed if item["bucket"] == bucket]
             try:
