@@ -14,7 +14,8 @@ _MAY_COMPARE = """
            has_function_privilege(to_regprocedure('worker.catalog_damage()'), 'execute') as may"""
 
 _COLLATION = """
-    select datcollversion as recorded, pg_database_collation_actual_version(oid) as actual
+    select datcollversion as recorded, pg_database_collation_actual_version(oid) as actual,
+           'ë' ~ '^[[:alpha:]]$' as letters
     from pg_database where datname = current_database()"""
 
 
@@ -47,6 +48,11 @@ async def _catalog(database: Database) -> str:
 
 async def _collation(database: Database) -> str:
     (versions,) = await database.fetch(_COLLATION)
+    if not versions["letters"]:
+        raise CheckWarning(
+            "this database knows no letters but a to z: trigger words with others are refused",
+            "only another database can have another locale: create database … encoding 'UTF8' locale 'C.UTF-8'",
+        )
     if versions["recorded"] == versions["actual"]:
         return "texts are sorted as when the indexes were created"
     raise CheckWarning(
