@@ -1,0 +1,151 @@
+"""Every command that connects names what is wrong with the database, and shows no traceback."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tests.commands.conftest import Installation, Operator
+from tests.commands.test_cli import CONNECTING, EVERY
+from tests.conftest import Databases
+from worker.commands.checks.database import check_database
+from worker.commands.checks.examine import examine
+from worker.commands.checks.report import Finding, Report, State
+from worker.demo.servers import EmbeddedPostgres
+from worker.settings import Settings
+
+COMMANDS = [*CONNECTING, "migrate --repair"]
+OFFLINE = {"demo", "health", "models pull", "models push", "models import", "screen", "storage init"}
+"""Commands that connect to no database, or to one of their own."""
+
+HALF_RESTORED = "drop function worker.schema_major, worker.is_alive cascade; drop view if exists worker.job_details"
+FOREIGN = "drop schema worker cascade; create schema worker; create table worker.config (id int)"
+DAMAGE = {
+    "unmigrated": ("drop schema worker cascade", "worker migrate"),
+    "half restored": (HALF_RESTORED, "worker migrate"),
+    "of another project": (FOREIGN, ""),
+    "read-only": ("alter database {name} set default_transaction_read_only = on", "read-only"),
+    "hidden rows": ("alter table worker.config enable row level security, force row level security", ""),
+}
+
+
+def test_every_command_is_known_to_connect_or_not() -> None:
+    connecting = {" ".join(words) for words in EVERY if any(_begins(command, words) for command in CONNECTING)}
+    groups = {" ".join(words) for words, command in EVERY.items() if hasattr(command, "commands")}
+    shown_by_default = {"job show"}
+    assert {" ".join(words) for words in EVERY} == connecting | groups | OFFLINE | shown_by_default
+
+
+def _begins(command: str, words: tuple[str, ...]) -> bool:
+    return tuple(command.split()[: len(words)]) == words
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_command_ends_in_a_traceback(operator: Operator, command: str, damage: str) -> None:
+    statement, said = DAMAGE[damage]
+    name = operator.app.url.rpartition("/")[2]
+    operator.app.run(statement.format(name=name))
+    # A worker that finds its database usable is stopped by the limit; doctor starts without a GPU.
+    ran = operator.worker(*command.split(), CUDA_VISIBLE_DEVICES="", WORKER_KINDS="no_such_kind")
+    assert "Traceback" not in ran.stdout + ran.stderr
+    assert "report it as a bug" not in ran.stdout
+    if command in ("doctor", "run", "status", "migrate", "role likeness_pod --apply", "job retry 6a05f1e2"):
+        assert said in ran.stdout + ran.stderr
+
+
+@pytest.fixture(scope="module")
+def replica(guarded: Databases, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+    folder: Path = tmp_path_factory.mktemp("replica")
+    rules = guarded.server.folder / "data" / "pg_hba.conf"
+    rules.write_text(rules.read_text() + "host replication postgres 127.0.0.1/32 trust\n")
+    with psycopg.connect(guarded.server.url(), autocommit=True) as connection:
+        connection.execute("select pg_reload_conf()")
+    subprocess.run(
+        [
+            *(guarded.server.programs / "pg_basebackup", "--write-recovery-conf", "--checkpoint=fast"),
+            *(f"--pgdata={folder / 'data'}", f"--dbname={guarded.server.url()}"),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    if os.geteuid() == 0:
+        subprocess.run(["chown", "-R", "nobody", folder], check=True)
+    with EmbeddedPostgres(folder, fast=True) as server:
+        yield server
+
+
+@pytest.mark.parametrize("command", ["doctor", "run", "status", "migrate", "migrate --repair"])
+def test_a_replica_is_named(operator: Operator, replica: EmbeddedPostgres, command: str) -> None:
+    ran = operator.worker(*command.split(), DATABASE_URL=replica.url("likeness_template"), CUDA_VISIBLE_DEVICES="")
+    assert "this server is a replica" in ran.stdout + ran.stderr
+    assert "Traceback" not in ran.stdout + ran.stderr
+
+
+@pytest.mark.parametrize("command", ["role likeness_pod --apply", "job cancel 6a05f1e2"])
+def test_nothing_is_changed_on_a_replica_and_it_says_so(
+    operator: Operator, replica: EmbeddedPostgres, command: str
+) -> None:
+    ran = operator.worker(*command.split(), DATABASE_URL=replica.url("likeness_template"))
+    assert ran.code == 1
+    assert ran.stderr.startswith("Refused: ")
+
+
+@pytest.mark.parametrize("after", ["connection", "clock", "release", "pods", "base models"])
+async def test_doctor_goes_on_when_the_connection_is_cut_in_between(
+    installation: Installation, after: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each line is a check of its own: what needs the database fails, the others are still made."""
+    monkeypatch.setattr("worker.commands.checks.report.DEADLINE_S", 3.0)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    app = installation.app
+    name = app.url.rpartition("/")[2]
+    findings: dict[str, Finding] = {}
+
+    def show(finding: Finding) -> None:
+        findings[finding.name] = finding
+        if finding.name == after:
+            app.run(f"alter database {name} allow_connections false")
+            app.run("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'likeness doctor'")
+
+    assert not await examine(show)
+    assert {"WORK_DIR", "GPU", "pods", "waiting jobs"} <= findings.keys()
+    assert findings["waiting jobs"].state == State.FAILED
+    assert not any("report it as a bug" in finding.hint for finding in findings.values())
+
+
+async def test_doctor_reports_what_the_database_lost(installation: Installation) -> None:
+    """Only the owner can compare; a pod's login says so."""
+    app = installation.app
+    assert (await _catalog_of(installation)).state == State.SKIPPED
+    installation.set(DATABASE_URL=app.url)
+    assert (await _catalog_of(installation)).state == State.PASSED
+    app.run("create policy more on public.presets for select to anon using (true)")
+    assert (await _catalog_of(installation)).state == State.WARNING
+    app.run('drop policy "likeness: users can view what is theirs" on storage.objects')
+    found = await _catalog_of(installation)
+    assert (found.state, found.hint) == (State.FAILED, "worker migrate --repair")
+    assert "users can view what is theirs" in found.message
+
+
+async def _catalog_of(installation: Installation) -> Finding:
+    findings: dict[str, Finding] = {}
+    report = Report(lambda finding: findings.update({finding.name: finding}))
+    settings, _ = Settings.examine()
+    async with AsyncExitStack() as stack:
+        await check_database(report, settings, stack)
+    return findings["catalog"]
+
+
+async def test_doctor_notices_row_level_security_that_hides_rows_from_pods(installation: Installation) -> None:
+    """Rows are hidden without an error: today's pods would find no row of worker.config."""
+    installation.app.run("alter table worker.config enable row level security")
+    schema = (await installation.findings_of("database"))["schema"]
+    assert "row-level security is on for worker.config" in schema.message
+    assert "worker migrate --repair" in schema.hint
