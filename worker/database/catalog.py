@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import psycopg
+from psycopg.rows import class_row, scalar_row
 
 DAMAGE = "select object, problem from worker.catalog_damage() order by step, object"
 
@@ -29,10 +30,10 @@ class Damage:
 
 def find_damage(connection: psycopg.Connection[Any]) -> list[Damage]:
     """Return what differs, as the owner; nothing if the schema is of a release that recorded nothing."""
-    found = connection.execute("select to_regprocedure('worker.catalog_damage()') is not null as known").fetchone()
-    if not found or not found[0]:
+    known = connection.cursor(row_factory=scalar_row).execute("select to_regprocedure('worker.catalog_damage()')")
+    if known.fetchone() is None:
         return []
-    return [Damage(*row) for row in connection.execute(DAMAGE).fetchall()]
+    return connection.cursor(row_factory=class_row(Damage)).execute(DAMAGE).fetchall()
 
 
 def summarize(damage: Sequence[Damage], limit: int = 5) -> str:

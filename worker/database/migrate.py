@@ -81,19 +81,27 @@ def repair(
     """
     release = this_release(folder, packages, without)
     with _migration(database_url, release, warn) as connection:
-        damage = find_damage(connection)
-        files = pending_files(read_ledger(connection), release, without)
-        if damage and not files:
-            files = release.repeatable
-        if not files:
-            return Repair([], [], [])
-        if connection.execute("select to_regclass('worker.expected_objects')").fetchone() != (None,):
-            _run(connection, (release.folder / "catalog.sql").read_text())  # it may be damaged too
+        pending = pending_files(read_ledger(connection), release, without)
+        if not any(file.number for file in pending):
+            _run(connection, (release.folder / "catalog.sql").read_text())  # the comparison may be damaged too
+        lost = find_damage(connection)
+        files = pending or (release.repeatable if lost else [])
+        if files:
             _run(connection, (release.folder / "locks.sql").read_text())
-            _run(connection, "do $$ begin perform worker.repair_catalog(); end $$")
-        _apply_all(connection, files)
+            _repair_catalog(connection)
+            _apply_all(connection, files)
+            _repair_catalog(connection)  # what the files made belongs to this login
         left = find_damage(connection)
-    return Repair([each for each in damage if each not in left], left, _names(files))
+    return Repair([each for each in lost if each not in left], left, _names(files))
+
+
+def _repair_catalog(connection: psycopg.Connection) -> None:
+    # A schema of an older release has recorded nothing, and no function to repair with.
+    _run(
+        connection,
+        "do $$ begin if to_regprocedure('worker.repair_catalog()') is not null then perform worker.repair_catalog(); "
+        "end if; end $$",
+    )
 
 
 def damage(database_url: str) -> list[Damage]:
