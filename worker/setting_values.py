@@ -9,7 +9,7 @@ import re
 import unicodedata
 from collections.abc import Mapping
 
-from pydantic_settings.sources import PydanticBaseEnvSettingsSource
+from pydantic_settings import EnvSettingsSource
 
 QUOTES = {'"': '"', "'": "'", "`": "`", "“": "”", "‘": "’"}  # noqa: RUF001  as copied from a page
 INVISIBLE = "\ufeff\u200b\u200c\u200d\u2060"
@@ -27,7 +27,7 @@ def clean(value: str) -> str:
         value = stripped
 
 
-def clean_source(source: PydanticBaseEnvSettingsSource) -> None:
+def clean_source(source: EnvSettingsSource) -> None:
     """Clean every value that a source has read; one that is empty then counts as not set."""
     values: Mapping[str, str | None] = source.env_vars
     cleaned = {name: value and clean(value) for name, value in values.items()}

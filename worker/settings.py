@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 import platformdirs
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from worker.addresses import check_http_url, check_postgres_url
 from worker.errors import SettingsError
@@ -248,6 +248,7 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Clean what the environment and `.env` contain before it is merged: an empty value then counts as not set."""
         for source in (env_settings, dotenv_settings):
+            assert isinstance(source, EnvSettingsSource)  # pydantic-settings types it as any source
             clean_source(source)
         return init_settings, env_settings, dotenv_settings
 

@@ -120,8 +120,13 @@ def check_kinds(settings: Settings) -> None:
 
 async def check_bucket_name(settings: Settings, database: Database, name: str) -> None:
     """Check that a bucket has the same name here and in the database, which refuses keys of any other bucket."""
-    config = (await database.fetch("select bucket_uploads, bucket_models from worker.config"))[0]
-    variable = BUCKETS[name]
+    rows = await database.fetch("select bucket_uploads, bucket_models from worker.config")
+    if not rows:
+        raise SettingsError(
+            "worker.config has no row, which a restore of the schema alone leaves out",
+            "restore it, or as the database owner: insert into worker.config default values",
+        )
+    config, variable = rows[0], BUCKETS[name]
     if config[name] != getattr(settings, name):
         raise SettingsError(
             f"{variable} is refused: {getattr(settings, name)!r} here, but {config[name]!r} in worker.config",
