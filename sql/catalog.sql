@@ -288,13 +288,16 @@ begin
 end $$;
 comment on function worker.record_catalog is 'Record what a migration leaves in the catalog, for worker.catalog_damage.';
 
-create or replace function worker.repair_catalog() returns void
+-- Before the SQL files run, which create views and rights again; and after them for owners, because they create as this login.
+create or replace function worker.repair_catalog(p_owners_only boolean default false) returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_damage record;
 begin
-  for v_damage in select * from worker.catalog_damage() where repair is not null order by step, object loop
+  for v_damage in
+    select * from worker.catalog_damage() where repair is not null and (not p_owners_only or problem like 'owned by %') order by step, object
+  loop
     begin
       execute v_damage.repair;
     exception when lock_not_available then

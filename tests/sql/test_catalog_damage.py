@@ -122,6 +122,14 @@ def test_what_nobody_can_repair_is_named_each_time(project: str) -> None:
     assert any("column worker.pgqueuer.heartbeat" in warning for warning in warnings)
 
 
+def test_a_repair_that_fails_names_what_was_lost(project: str) -> None:
+    """A file may need what nobody can repair; nothing is changed then."""
+    execute(project, "alter table public.presets drop column settings; drop trigger _100_path on public.subject_photos")
+    with pytest.raises(migrate.MigrationError, match=r"What was lost: .*column public\.presets\.settings: missing"):
+        migrate.repair(project)
+    assert "trigger _100_path on public.subject_photos: missing" in damage(project)
+
+
 def test_a_migration_does_not_record_damage_as_right(project: str, tmp_path: Path) -> None:
     """Else the next release, applied after the loss, would make it permanent."""
     execute(project, "drop trigger tg_pgqueuer_changed on worker.pgqueuer")

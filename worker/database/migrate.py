@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psycopg
 
-from worker.database.catalog import Damage, find_damage
+from worker.database.catalog import Damage, find_damage, summarize
 from worker.database.errors import explain_connection
 from worker.database.pool import KEEPALIVES
 from worker.database.sql_files import MigrationError as MigrationError  # for those who call migrate
@@ -89,18 +89,21 @@ def repair(
         if files:
             _run(connection, (release.folder / "locks.sql").read_text())
             _repair_catalog(connection)
-            _apply_all(connection, files)
-            _repair_catalog(connection)  # what the files made belongs to this login
+            try:
+                _apply_all(connection, files)
+            except MigrationError as error:  # a lost column, say, which a file needs
+                raise MigrationError(f"{error} What was lost: {summarize(lost)}.") from error
+            _repair_catalog(connection, owners_only=True)
         left = find_damage(connection)
     return Repair([each for each in lost if each not in left], left, _names(files))
 
 
-def _repair_catalog(connection: psycopg.Connection) -> None:
+def _repair_catalog(connection: psycopg.Connection, *, owners_only: bool = False) -> None:
     # A schema of an older release has recorded nothing, and no function to repair with.
     _run(
         connection,
-        "do $$ begin if to_regprocedure('worker.repair_catalog()') is not null then perform worker.repair_catalog(); "
-        "end if; end $$",
+        "do $$ begin if to_regprocedure('worker.repair_catalog(boolean)') is not null then "
+        f"perform worker.repair_catalog({str(owners_only).lower()}); end if; end $$",
     )
 
 
