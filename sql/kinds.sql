@@ -227,10 +227,7 @@ begin
   perform worker.grant_job_table(p_table);
   if p_table like 'public.%' then
     execute format('alter table %s enable row level security', p_table);
-    if exists (select from pg_catalog.pg_publication where pubname = 'supabase_realtime' and not puballtables)
-       and not exists (select from pg_catalog.pg_publication_tables where pubname = 'supabase_realtime' and schemaname || '.' || tablename = p_table) then
-      execute format('alter publication supabase_realtime add table %s', p_table);
-    end if;
+    perform worker.publish_changes(p_table);
   end if;
 end $$;
 comment on function worker.make_job_table is

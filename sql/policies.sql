@@ -10,6 +10,9 @@ as $$
 declare
   v_definition text := concat_ws(' / ', p_command, p_role, p_using, p_check);
   v_catalog text := worker.policy_in_catalog(p_name, p_table);
+  v_owner oid := (select relowner from pg_catalog.pg_class where oid = p_table::regclass);
+  v_statement text := format('create policy %I on %s for %s to %s', p_name, p_table, p_command, p_role)
+    || coalesce(' using (' || p_using || ')', '') || coalesce(' with check (' || p_check || ')', '');
 begin
   if v_catalog is not null and exists (
     select from worker.policies
@@ -17,16 +20,27 @@ begin
       and definition = v_definition and catalog_definition = v_catalog) then
     return false;
   end if;
-  execute format('drop policy if exists %I on %s', p_name, p_table);
-  execute format('create policy %I on %s for %s to %s', p_name, p_table, p_command, p_role)
-    || coalesce(' using (' || p_using || ')', '') || coalesce(' with check (' || p_check || ')', '');
+  begin
+    execute format('drop policy if exists %I on %s', p_name, p_table);
+    execute v_statement;
+    v_catalog := worker.policy_in_catalog(p_name, p_table);
+  exception when insufficient_privilege then
+    -- Not decided by the owner alone: Supabase lets postgres create policies on tables of its own services.
+    if pg_has_role(v_owner, 'usage') then
+      raise;
+    end if;
+    raise warning '% belongs to %, so the policy "%" was not created: apps cannot % there with a user''s token',
+      p_table, v_owner::regrole, p_name, case p_command when 'insert' then 'upload' when 'select' then 'see pictures' else p_command end
+      using hint = format('As %s: %s;', v_owner::regrole, v_statement);
+    v_catalog := '';  -- tried again by every migration
+  end;
   insert into worker.policies (schema_name, table_name, policy_name, definition, catalog_definition)
-  values (split_part(p_table, '.', 1), split_part(p_table, '.', 2), p_name, v_definition, worker.policy_in_catalog(p_name, p_table))
+  values (split_part(p_table, '.', 1), split_part(p_table, '.', 2), p_name, v_definition, v_catalog)
   on conflict (schema_name, table_name, policy_name)
   do update set definition = excluded.definition, catalog_definition = excluded.catalog_definition;
-  return true;
+  return v_catalog <> '';
 end $$;
-comment on function worker.ensure_policy is 'Create a policy unless it exists exactly as written; returns true if it was created.';
+comment on function worker.ensure_policy is 'Create a policy unless it exists exactly as written; returns true if it was created. Warns if the table belongs to another role.';
 
 create or replace function worker.policy_in_catalog(p_name text, p_table text) returns text
 language sql stable set search_path = pg_catalog, pg_temp

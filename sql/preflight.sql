@@ -1,4 +1,4 @@
--- Checks what this project needs and what it must not overwrite. Runs before all other files.
+-- Checks what this project needs and what it must not overwrite. Runs after server.sql, before all other files.
 do $$
 declare
   v_missing text;
@@ -14,7 +14,16 @@ begin
     raise exception 'this database lacks what Supabase provides: %', v_missing
       using hint = 'On plain Postgres, `worker migrate --supabase-stubs` creates stubs for them first.';
   end if;
-  if to_regclass('worker.config') is null then
+  if to_regclass('worker.config') is not null then
+    -- Tables without the record of applied files: a copy of the schema alone, or a dump that left this table out.
+    if to_regclass('worker.schema_versions') is not null then
+      execute 'select min(name) from worker.schema_versions' into v_table;
+    end if;
+    if v_table is null then
+      raise exception 'the tables are here, but worker.schema_versions is missing or empty: this is a copy without its rows'
+        using hint = 'Copy the rows of schema worker too, or drop schema worker and this project''s tables in public, then migrate.';
+    end if;
+  else
     foreach v_table in array array['subjects', 'subject_photos', 'subjects_models', 'presets', 'training_jobs', 'generation_jobs'] loop
       if to_regclass('public.' || v_table) is not null then
         raise exception 'table public.% already exists and does not belong to this project', v_table

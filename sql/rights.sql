@@ -6,9 +6,8 @@ declare
   v_function record;
 begin
   for v_function in
-    select p.oid::regprocedure as signature from pg_catalog.pg_proc p join pg_catalog.pg_namespace n on n.oid = p.pronamespace
-    where n.nspname = 'worker'
-       or (n.nspname = 'public' and p.proname in ('grant_consent', 'reject_consent', 'revoke_consent', 'cancel_job', 'retry_job'))
+    select oid::regprocedure as signature from pg_catalog.pg_proc
+    where pronamespace = 'worker'::regnamespace or oid in (select worker.app_functions())
   loop
     execute format('revoke all on function %s from public, anon, authenticated, service_role, likeness_worker', v_function.signature);
   end loop;
@@ -18,6 +17,16 @@ revoke all on schema worker from public, anon, authenticated, service_role;
 grant usage on schema worker to authenticated, service_role, likeness_worker;
 revoke all on all tables in schema worker from public, anon, authenticated, service_role, likeness_worker;
 revoke all on all sequences in schema worker from public, anon, authenticated, service_role, likeness_worker;
+
+-- Rights guard schema worker: with row-level security, which some projects' event triggers switch on, pods see no rows.
+do $$
+declare
+  v_table regclass;
+begin
+  for v_table in select oid from pg_catalog.pg_class where relnamespace = 'worker'::regnamespace and (relrowsecurity or relforcerowsecurity) loop
+    execute format('alter table %s disable row level security, no force row level security', v_table);
+  end loop;
+end $$;
 
 -- Functions that apps call. The wrappers run as their caller, who needs the one function that is meant for that role.
 grant execute on function public.cancel_job, public.retry_job, public.grant_consent, public.revoke_consent to authenticated, service_role;

@@ -27,16 +27,12 @@ create or replace trigger _100_append_only before update or delete on worker.con
 create or replace trigger _100_never_emptied before truncate on worker.consent_events
   for each statement execute function worker.refuse_change();
 
--- Realtime: the tables that a client may watch besides those of its jobs.
+-- Realtime: the tables that a client may watch. Those of kinds are added when the kind is registered.
 do $$
 declare
   v_table text;
 begin
-  if exists (select from pg_catalog.pg_publication where pubname = 'supabase_realtime' and not puballtables) then
-    foreach v_table in array array['subjects', 'subjects_models'] loop
-      if not exists (select from pg_catalog.pg_publication_tables where pubname = 'supabase_realtime' and schemaname = 'public' and tablename = v_table) then
-        execute format('alter publication supabase_realtime add table public.%I', v_table);
-      end if;
-    end loop;
-  end if;
+  for v_table in select worker.realtime_tables() loop
+    perform worker.publish_changes(v_table);
+  end loop;
 end $$;

@@ -27,6 +27,22 @@ LEGACY = {
     "SUPABASE_SERVICE_ROLE_KEY": SERVICE_JWT,
     "S3_REGION": "eu-central-1",
 }
+OTHERS = {
+    "DATABASE_LISTEN_URL": "postgresql://u:pass-marker@h/db",
+    "S3_REGION": "eu-central-1",
+    "BUCKET_UPLOADS": "up",
+    "BUCKET_MODELS": "mod_els",
+    "MODELS_DIR": "/models of mine",
+    "MODELS_MAX_GB": "1.5",
+    "WORK_DIR": "/work",
+    "WORKER_KINDS": "training, generation",
+    "UPSCALER": "spandrel",
+    "WORKER_NAME": "pod 1",
+    "LOG_FORMAT": "json",
+    "HF_TOKEN": "hf_token",
+    "MAX_AFFINITY_WAIT_SECONDS": "5",
+    "CHECKPOINT_EVERY_SECONDS": "0.5",
+}
 MARKERS = ("pass-marker", "secret-marker", "anon-marker", "service-marker")
 
 
@@ -316,3 +332,62 @@ def test_importing_the_settings_imports_no_slow_modules():
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert ran.stdout.strip() == "set()"
+
+
+class TestTextAroundValues:
+    """`docker run --env-file`, dashboards and copied pages keep quotes, comments and white space."""
+
+    @pytest.mark.parametrize("around", ['"{}"', "'{}'", " {}\t", '" {} "', "\"'{}'\"", "{}\r\n", "\ufeff{}", "“{}”"])
+    def test_quotes_and_white_space_around_any_value_are_removed(self, monkeypatch, around):
+        plain = DATABASE | KEYS | LEGACY | OTHERS
+        clean = load(monkeypatch, plain).model_dump()
+        assert load(monkeypatch, {name: around.format(value) for name, value in plain.items()}).model_dump() == clean
+
+    def test_so_they_are_around_the_values_of_the_file(self, monkeypatch, tmp_path):
+        lines = [f"{name}='\"{value} \"'" for name, value in (DATABASE | KEYS | OTHERS).items()]
+        (tmp_path / ".env").write_text("\n".join(lines))
+        assert Settings.load().model_dump() == load(monkeypatch, DATABASE | KEYS | OTHERS).model_dump()
+
+    @pytest.mark.parametrize("empty", ["", "  ", '""', "' '", "\n"])
+    def test_an_empty_value_in_any_spelling_counts_as_not_set(self, monkeypatch, empty):
+        variables = DATABASE | KEYS | dict.fromkeys(OTHERS, empty) | {"SUPABASE_URL": empty}
+        settings = load(monkeypatch, variables | {"NEXT_PUBLIC_SUPABASE_URL": LEGACY["SUPABASE_URL"]})
+        assert settings.supabase_url == LEGACY["SUPABASE_URL"], "it hides neither another name nor the file"
+        assert (settings.models_max_gb, settings.worker_kinds, settings.log_format) == (None, frozenset(), "auto")
+        assert refused(monkeypatch, {"DATABASE_URL": empty})[0].startswith("DATABASE_URL is missing")
+
+    @pytest.mark.parametrize(
+        "name", [line.lstrip("#").split("=")[0] for line in env_example().splitlines() if "=" in line]
+    )
+    @pytest.mark.parametrize(
+        ("spoilt", "complaint"),
+        [("{}\n{}", "line break"), ("{} # mine", "a comment"), ('"{}', "a quote at one end")],
+        ids=["line break", "comment", "one quote"],
+    )
+    def test_what_cannot_be_meant_is_refused_by_name(self, monkeypatch, name, spoilt, complaint):
+        value = (DATABASE | KEYS | LEGACY | OTHERS)[name]
+        lines = refused(monkeypatch, DATABASE | KEYS | {name: spoilt.format(value, value)})
+        assert any(line.startswith(f"{name} ") and (complaint in line or name == "WORKER_KINDS") for line in lines)
+
+    @pytest.mark.parametrize(
+        "name", ["S3_REGION", "S3_ACCESS_KEY_ID", "S3_SECRET_ACCESS_KEY", "HF_TOKEN", "DATABASE_URL"]
+    )
+    def test_keys_and_addresses_contain_no_white_space(self, monkeypatch, name):
+        value = (DATABASE | KEYS | LEGACY | OTHERS)[name]
+        for space in " \u00a0\u200b":
+            (line,) = refused(monkeypatch, DATABASE | KEYS | {name: value[:-2] + space + value[-2:]})
+            assert line.startswith(f"{name} contains white space")
+
+    def test_each_item_of_a_list_may_be_quoted(self, monkeypatch):
+        assert load(monkeypatch, DATABASE | KEYS | {"WORKER_KINDS": '"training", "generation"'}).worker_kinds == {
+            "training",
+            "generation",
+        }
+
+    @pytest.mark.parametrize("password", ["a\nb", "a b", "a@b", "a#b", "a/b", "a?b", "a%b", "a%zz", "a\tb", "a[b"])
+    def test_a_password_that_is_not_encoded_never_becomes_another_part_of_the_address(self, monkeypatch, password):
+        (line,) = refused(
+            monkeypatch, DATABASE | KEYS | {"DATABASE_URL": f"postgresql://u:{password}@db.example.com/x"}
+        )
+        assert line.startswith("DATABASE_URL c")
+        assert password not in line

@@ -28,13 +28,17 @@ def check_postgres_url(value: str) -> None:
 
 
 def check_http_url(value: str) -> None:
-    """Raise ValueError if this is not an http(s) URL, or contains credentials or a query."""
+    """Raise ValueError if this is not an http(s) URL, or contains credentials, a query or a fragment."""
     parts = _split(value)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("must be an http(s) URL")
     _check_host(parts.hostname)
-    if parts.username or parts.password or parts.query:
-        raise ValueError("must not contain credentials or a query")
+    try:
+        _ = parts.port
+    except ValueError:
+        raise ValueError("has a port that is no number up to 65535") from None
+    if "@" in parts.netloc or "?" in value or "#" in value:
+        raise ValueError("must not contain credentials, a query or a fragment")
 
 
 def _read_as_meant(value: str, parts: SplitResult) -> dict[str, Any] | None:
@@ -64,6 +68,9 @@ def _check_host(host: str) -> None:
 
 
 def _split(value: str) -> SplitResult:
+    if any(letter.isspace() or not letter.isprintable() for letter in value):
+        # urlsplit removes line breaks without a word, libpq does not.
+        raise ValueError("contains white space or a control character; in a password, it must be percent-encoded")
     try:
         return urlsplit(value)
     except ValueError:

@@ -23,8 +23,7 @@ from worker.commands import (
     status,
     storage,
 )
-from worker.commands.exits import FAILED, print_error, refuse_settings
-from worker.errors import CommandRefused, SettingsError
+from worker.commands.exits import refuse
 
 app = typer.Typer(
     help="Likeness: a Postgres-native GPU worker. Trains LoRAs and generates pictures of people who consented.",
@@ -68,8 +67,8 @@ def main() -> None:
     """Run the command. A wrong setting ends it with exit code 2 before anything starts, a refusal with 1."""
     try:
         app()
-    except SettingsError as error:
-        sys.exit(refuse_settings(error))
-    except CommandRefused as error:
-        print_error(f"Refused: {error}")
-        sys.exit(FAILED)
+    except Exception as error:
+        code = refuse(error)
+        if code is None:
+            raise
+        sys.exit(code)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pydantic import AliasChoices
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSource
 
+from worker.setting_values import clean_source
+
 OLD_NAMES = {
     "MAX_AFFINITY_WAIT_SECONDS": "MAX_AFFINITY_WAIT",
     "CHECKPOINT_EVERY_SECONDS": "CHECKPOINT_EVERY",
@@ -18,8 +20,10 @@ def either_name(name: str) -> AliasChoices:
 
 def check_old_names(settings: type[BaseSettings], env_file: str | None) -> tuple[list[str], list[str]]:
     """Return a warning for each old name in use, and a problem for each whose new name has another value."""
-    from_file = DotEnvSettingsSource(settings, env_file=env_file).env_vars
-    given = {**from_file, **EnvSettingsSource(settings).env_vars}  # by names in lower case
+    sources = DotEnvSettingsSource(settings, env_file=env_file), EnvSettingsSource(settings)
+    for source in sources:
+        clean_source(source)
+    given = {name: value for source in sources for name, value in source.env_vars.items()}  # by names in lower case
     warnings, problems = [], []
     for name, old_name in OLD_NAMES.items():
         old_value, value = given.get(old_name.lower()), given.get(name.lower())

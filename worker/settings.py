@@ -15,19 +15,22 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import platformdirs
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from worker.addresses import check_http_url, check_postgres_url
 from worker.errors import SettingsError
 from worker.gpu.tasks.generation import UpscalerBackend
 from worker.renamed_settings import check_old_names, either_name
+from worker.setting_values import check_text, clean, clean_source
 from worker.storage import credentials
 from worker.storage.s3_client import StoreConfig
 
 LogFormat = Literal["auto", "console", "json"]
 Bucket = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{1,62}$")]
+WITH_SPACES = {"models_dir", "work_dir", "worker_name", "worker_kinds"}
+"""Fields whose value may contain spaces."""
 
 
 class Settings(BaseSettings):
@@ -102,6 +105,7 @@ class Settings(BaseSettings):
     models_max_gb: float | None = Field(
         default=None,
         gt=0,
+        allow_inf_nan=False,
         description="The maximum size of MODELS_DIR. Those used least recently are removed to make space for another.",
         examples=["200"],
     )
@@ -233,6 +237,28 @@ class Settings(BaseSettings):
         unsupported = credentials.unsupported_keys(self).items()
         return missing | {name: f"{variable(name)} {phrase}" for name, phrase in unsupported}
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Clean what the environment and `.env` contain before it is merged: an empty value then counts as not set."""
+        for source in (env_settings, dotenv_settings):
+            assert isinstance(source, EnvSettingsSource)  # pydantic-settings types it as any source
+            clean_source(source)
+        return init_settings, env_settings, dotenv_settings
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _text(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, str):
+            check_text(value, spaces=info.field_name in WITH_SPACES)
+        return value
+
     @field_validator("database_url", "database_listen_url")
     @classmethod
     def _postgres_url(cls, value: SecretStr | None) -> SecretStr | None:
@@ -258,7 +284,7 @@ class Settings(BaseSettings):
     def _kinds(cls, value: Any) -> Any:
         if not isinstance(value, str):
             return value
-        kinds = frozenset(kind.strip() for kind in value.split(",") if kind.strip())
+        kinds = frozenset(clean(kind) for kind in value.split(",") if clean(kind))
         if not all(re.fullmatch(r"[a-z][a-z0-9_]*", kind) for kind in kinds):
             raise ValueError("must be a list of job kinds separated by commas")
         return kinds

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,10 +18,18 @@ from tests.app import App
 from tests.conftest import TEMPLATE, Databases
 from tests.processes import worker_environment
 from tests.sql.pod import Claims, Pod
+from worker.commands.checks.database import check_database
+from worker.commands.checks.gpu import GpuCheck
+from worker.commands.checks.models import check_models
+from worker.commands.checks.pods import check_pods
+from worker.commands.checks.report import Finding, Report
+from worker.commands.checks.role import check_role
+from worker.commands.checks.storage import check_storage
 from worker.database import migrate
 from worker.database.owner import connect
 from worker.database.role import apply_login, make_login
 from worker.demo.servers import EmbeddedPostgres, EmbeddedS3
+from worker.settings import Settings
 
 ACCESS_RULES = "host all postgres 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n"
 
@@ -73,7 +83,7 @@ class Operator:
         """`worker role NAME --apply`, as the owner; returns the address for the pod."""
         ran = self.worker("role", name, "--apply", *options, DATABASE_URL=self.app.url)
         assert ran.code == 0, ran.stderr
-        return address_in(ran.stderr)
+        return address_in(ran.stdout)
 
 
 def address_in(output: str) -> str:
@@ -128,3 +138,59 @@ def start_pod(guarded_app: App) -> Iterator[Callable[..., Pod]]:
         yield start
         for pod in pods:
             pod.close()
+
+
+@dataclass
+class Installation:
+    """An installation that a test breaks, and the parts of the doctor that check it, called as `examine` does."""
+
+    app: App
+    operator: Operator
+    monkeypatch: pytest.MonkeyPatch
+    folder: Path
+
+    def set(self, **variables: str | None) -> None:
+        """Set variables; None removes one, and {closed} is replaced by a closed port."""
+        for name, value in variables.items():
+            if value is None:
+                self.monkeypatch.delenv(name, raising=False)
+            else:
+                self.monkeypatch.setenv(name, value.replace("{closed}", str(closed_port())))
+
+    async def findings_of(self, part: str, deadline_s: float = 20) -> dict[str, Finding]:
+        """Run one part of the checks; returns its findings by name."""
+        findings: dict[str, Finding] = {}
+        settings, _ = Settings.examine()
+        before = Report(lambda _: None)
+        report = Report(lambda finding: findings.update({finding.name: finding}), deadline_s)
+        async with AsyncExitStack() as stack:
+            database = await check_database(report if part == "database" else before, settings, stack)
+            if part == "role":
+                assert database is not None, before.findings
+                await check_role(report, database)
+            if part in ("storage", "models"):
+                store = await check_storage(report if part == "storage" else before, settings, database)
+                if store is not None:
+                    stack.push_async_callback(store.close)
+                if part == "models":
+                    gpu = GpuCheck()
+                    gpu.usable = True
+                    await check_models(report, settings, database, store, gpu)
+            if part == "pods":
+                await check_pods(report, database)
+        return findings
+
+
+@pytest.fixture
+def installation(operator: Operator, pod_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Installation:
+    monkeypatch.chdir(tmp_path)
+    installation = Installation(operator.app, operator, monkeypatch, tmp_path)
+    installation.set(**{**operator.environment, "DATABASE_URL": pod_url})
+    return installation
+
+
+def closed_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

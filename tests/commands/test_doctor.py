@@ -10,7 +10,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,83 +19,22 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.app import App
-from tests.commands.conftest import Operator
+from tests.commands.conftest import Installation, Operator
 from tests.conftest import Databases
 from tests.proxy import PostgresProxy
 from tests.sql import rights
 from tests.sql.pod import Pod
 from tests.tiny_models import TINY_BASE
 from worker.commands.checks import database as database_checks
-from worker.commands.checks.database import check_database, format_clock_skew
+from worker.commands.checks.database import format_clock_skew
 from worker.commands.checks.gpu import GpuCheck
-from worker.commands.checks.models import check_models
-from worker.commands.checks.pods import check_pods
-from worker.commands.checks.report import Finding, Report, State
-from worker.commands.checks.role import FUNCTIONS, TABLES, check_role
-from worker.commands.checks.storage import check_storage
+from worker.commands.checks.report import Report, State
+from worker.commands.checks.role import FUNCTIONS, TABLES
 from worker.errors import SettingsError
 from worker.models import UPSCALERS
-from worker.settings import Settings
 from worker.storage.marker import MARKER_KEY
 
 SECRETS = ("doctors-secret-marker",)
-
-
-@dataclass
-class Installation:
-    """An installation that a test breaks, and the parts of the doctor that check it, called as `examine` does."""
-
-    app: App
-    operator: Operator
-    monkeypatch: pytest.MonkeyPatch
-    folder: Path
-
-    def set(self, **variables: str | None) -> None:
-        """Set variables; None removes one, and {closed} is replaced by a closed port."""
-        for name, value in variables.items():
-            if value is None:
-                self.monkeypatch.delenv(name, raising=False)
-            else:
-                self.monkeypatch.setenv(name, value.replace("{closed}", str(closed_port())))
-
-    async def findings_of(self, part: str, deadline_s: float = 20) -> dict[str, Finding]:
-        """Run one part of the checks; returns its findings by name."""
-        findings: dict[str, Finding] = {}
-        settings, _ = Settings.examine()
-        before = Report(lambda _: None)
-        report = Report(lambda finding: findings.update({finding.name: finding}), deadline_s)
-        async with AsyncExitStack() as stack:
-            database = await check_database(report if part == "database" else before, settings, stack)
-            if part == "role":
-                assert database is not None, before.findings
-                await check_role(report, database)
-            if part in ("storage", "models"):
-                store = await check_storage(report if part == "storage" else before, settings, database)
-                if store is not None:
-                    stack.push_async_callback(store.close)
-                if part == "models":
-                    gpu = GpuCheck()
-                    gpu.usable = True
-                    await check_models(report, settings, database, store, gpu)
-            if part == "pods":
-                await check_pods(report, database)
-        return findings
-
-
-@pytest.fixture
-def installation(operator: Operator, pod_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Installation:
-    monkeypatch.chdir(tmp_path)
-    installation = Installation(operator.app, operator, monkeypatch, tmp_path)
-    installation.set(**{**operator.environment, "DATABASE_URL": pod_url})
-    return installation
-
-
-def closed_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def address(**parts: str) -> str:

@@ -49,10 +49,11 @@ class Supabase:
 
     server: EmbeddedPostgres
 
-    def create(self, *, grants_by_default: bool = False) -> str:
+    def create(self, *, grants_by_default: bool = False, template: str = TEMPLATE) -> str:
         """A fresh database; returns its URL as its owner.
 
         Args:
+            template: the database that it is a copy of; default: an empty project.
             grants_by_default: as in older projects, every new table, function and sequence of `public` is granted to
                 all clients; newer projects grant nothing.
         """
@@ -60,7 +61,7 @@ class Supabase:
         with psycopg.connect(self.server.url(), autocommit=True) as connection:
             connection.execute(
                 sql.SQL("create database {} template {} owner {}").format(
-                    sql.Identifier(name), sql.Identifier(TEMPLATE), sql.Identifier(OWNER)
+                    sql.Identifier(name), sql.Identifier(template), sql.Identifier(OWNER)
                 )
             )
         url = self.server.url(name, OWNER)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from worker.commands.exits import FAILED
+from worker.commands.exits import FAILED, print_error
 from worker.errors import CommandRefused
+
+if TYPE_CHECKING:
+    from worker.database.migrate import Repair
 
 app = typer.Typer()
 
@@ -31,6 +34,13 @@ def migrate(
             metavar="PACKAGE", help="Leave out a package: it is not installed here, or must not be applied now."
         ),
     ] = None,
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair",
+            help="Also mend what the database lost since it was migrated, such as policies after a dump and restore.",
+        ),
+    ] = False,
     supabase_stubs: Annotated[
         bool,
         typer.Option("--supabase-stubs", help="Plain Postgres only: first create stubs for what Supabase provides."),
@@ -45,6 +55,7 @@ def migrate(
     URL.
     """
     from worker.database import migrate as migrations
+    from worker.database.catalog import summarize
     from worker.database.printed import render
     from worker.database.sql_files import normal_name
     from worker.settings import Settings
@@ -56,6 +67,8 @@ def migrate(
         supabase_stubs = True
     if supabase_stubs and print_sql:
         raise CommandRefused("--supabase-stubs changes the database and cannot be combined with --print")
+    if repair and print_sql:
+        raise CommandRefused("--repair changes the database and cannot be combined with --print")
     left_out = {normal_name(package) for package in without or ()}
     try:
         if print_sql:
@@ -65,11 +78,36 @@ def migrate(
         url = Settings.load(storage=False).database_url.get_secret_value()
         if supabase_stubs and not migrations.install_supabase_stubs(url):
             typer.echo("No stubs were created: auth.users already exists.")
-        names = migrations.migrate(url, without=left_out)
+        if repair:
+            _print_repair(migrations.repair(url, without=left_out, warn=_warn))
+            return
+        names = migrations.migrate(url, without=left_out, warn=_warn)
+        damage = migrations.damage(url)
     except migrations.MigrationError as error:
-        typer.echo(f"migrate: {error}", err=True)
+        print_error(f"migrate: {error}")
         raise typer.Exit(FAILED) from error
     typer.echo("Applied: " + ", ".join(names) if names else "Up to date: nothing to apply.")
+    if damage:
+        _warn(f"not as the migrations left it: {summarize(damage)}. To mend it: worker migrate --repair")
+
+
+def _warn(text: str) -> None:
+    print_error(f"Warning: {text}")
+
+
+def _print_repair(done: Repair) -> None:
+    """Print what was mended, and what was not. Raises typer.Exit if anything was not."""
+    if done.files:
+        typer.echo("Applied: " + ", ".join(done.files))
+    for damage in done.mended:
+        typer.echo(f"Repaired: {damage}")
+    for damage in done.left:
+        advice = "drop it if nobody meant it" if damage.is_an_apps_own else "mend it by hand, or from a backup"
+        print_error(f"Not repaired: {damage}; {advice}")
+    if not done.files:
+        typer.echo("Nothing to repair.")
+    if not all(damage.is_an_apps_own for damage in done.left):
+        raise typer.Exit(FAILED)
 
 
 def _read_since(given: list[str]) -> tuple[int, dict[str, int]]:

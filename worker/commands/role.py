@@ -21,7 +21,8 @@ def role(
     """Create a database login for pods.
 
     Prints the SQL that creates it on standard output, without the password, and on standard error the pod's own
-    DATABASE_URL. Reads DATABASE_URL, which must be the database owner's URL.
+    DATABASE_URL. With --apply, standard output is the pod's DATABASE_URL, as a line for its .env. Reads DATABASE_URL,
+    which must be the database owner's URL.
     """
     from worker.database.owner import connect
     from worker.database.role import apply_login, make_login
@@ -36,5 +37,6 @@ def role(
     else:
         typer.echo(login.script, nl=False)
         typer.echo("# Nothing was changed. Run the SQL above as the database owner, then give the pod:", err=True)
-    for way, address in login.addresses.items():
-        typer.echo(f"# {way}\nDATABASE_URL={address}", err=True)
+    for number, (way, address) in enumerate(login.addresses.items()):
+        # One of them is in effect where this is a .env: the one that works from every pod.
+        typer.echo(f"# {way}\n{'# ' if number else ''}DATABASE_URL={address}", err=not apply)

@@ -79,6 +79,11 @@ def status() -> None:
 
 def print_status(connection: Connection, to: Console) -> None:
     """Print all tables, or those that this login may see."""
+    from worker.database.meanings import READ_ONLY, explain_read_only
+
+    unwritable = explain_read_only(**connection.execute(READ_ONLY).fetchall()[0])
+    if unwritable:
+        to.print(f"Warning: {unwritable}\n")
     _print_rows(connection, to, "Queue", _QUEUE, "empty")
     _print_rows(
         connection, to, "Stranded: no live pod can run these", _STRANDED, "none: a live pod can run each open job"

@@ -1,4 +1,4 @@
-"""Apply `sql/` and the SQL of installed packages to a database, in one transaction.
+"""Apply `sql/` and the SQL of installed packages to a database, in one transaction; or mend what it lost since.
 
 `printed.py` prints the same as one plain SQL file for `supabase/migrations/`. Both ways may be mixed, because they
 record the same versions.
@@ -6,12 +6,16 @@ record the same versions.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
 
+from worker.database.catalog import Damage, find_damage, summarize
 from worker.database.errors import explain_connection
+from worker.database.pool import KEEPALIVES
 from worker.database.sql_files import MigrationError as MigrationError  # for those who call migrate
 from worker.database.sql_files import Package, Release, SqlFile, sql_folder, this_release
 
@@ -24,12 +28,26 @@ Ledger = Mapping[tuple[str | None, str], str]
 """Checksums of the files that were applied, by package (None: the project's own) and name."""
 
 
+Warn = Callable[[str], None]
+"""Receives what the server warns of: something of another role that was skipped, and what does not work then."""
+
+
+@dataclass(frozen=True)
+class Repair:
+    """What a repair mended, what it could not mend, and the files that it applied."""
+
+    mended: list[Damage]
+    left: list[Damage]
+    files: list[str]
+
+
 def migrate(
     database_url: str,
     folder: Path | None = None,
     *,
     packages: Sequence[Package] | None = None,
     without: Collection[str] = (),
+    warn: Warn | None = None,
 ) -> list[str]:
     """Bring the database up to date in one transaction; returns the names of the files that ran.
 
@@ -41,20 +59,85 @@ def migrate(
     a package is not installed; nothing is changed then.
     """
     release = this_release(folder, packages, without)
+    with _migration(database_url, release, warn) as connection:
+        pending = pending_files(read_ledger(connection), release, without)
+        if pending:
+            _run(connection, (release.folder / "locks.sql").read_text())
+            _apply_all(connection, pending)
+    return _names(pending)
+
+
+def repair(
+    database_url: str,
+    folder: Path | None = None,
+    *,
+    packages: Sequence[Package] | None = None,
+    without: Collection[str] = (),
+    warn: Warn | None = None,
+) -> Repair:
+    """Mend what the database lost since the newest migration, then migrate as `migrate` does, in one transaction.
+
+    What numbered files made is made again as it was recorded; the repeatable files do the rest. Raises MigrationError.
+    """
+    release = this_release(folder, packages, without)
+    with _migration(database_url, release, warn) as connection:
+        pending = pending_files(read_ledger(connection), release, without)
+        if not any(file.number for file in pending):
+            _run(connection, (release.folder / "catalog.sql").read_text())  # the comparison may be damaged too
+        lost = find_damage(connection)
+        files = pending or (release.repeatable if lost else [])
+        if files:
+            _run(connection, (release.folder / "locks.sql").read_text())
+            _repair_catalog(connection)
+            try:
+                _apply_all(connection, files)
+            except MigrationError as error:  # a lost column, say, which a file needs
+                raise MigrationError(f"{error} What was lost: {summarize(lost)}.") from error
+            _repair_catalog(connection, owners_only=True)
+        left = find_damage(connection)
+    return Repair([each for each in lost if each not in left], left, _names(files))
+
+
+def _repair_catalog(connection: psycopg.Connection, *, owners_only: bool = False) -> None:
+    # A schema of an older release has recorded nothing, and no function to repair with.
+    _run(
+        connection,
+        "do $$ begin if to_regprocedure('worker.repair_catalog(boolean)') is not null then "
+        f"perform worker.repair_catalog({str(owners_only).lower()}); end if; end $$",
+    )
+
+
+def damage(database_url: str) -> list[Damage]:
+    """Return what the database lost since the newest migration, without changing it. Raises MigrationError."""
     try:
-        with psycopg.connect(database_url, autocommit=False) as connection:
-            _run(connection, LOCK)
-            _run(connection, (release.folder / "preflight.sql").read_text())
-            pending = pending_files(read_ledger(connection), release, without)
-            if pending:
-                _run(connection, (release.folder / "locks.sql").read_text())
-            for file in pending:
-                _apply(connection, file)
-            if pending:
-                _run(connection, "notify pgrst, 'reload schema'")
+        with psycopg.connect(database_url, autocommit=True, **KEEPALIVES) as connection:
+            return find_damage(connection)
     except psycopg.Error as error:
         raise MigrationError(_explain(error)) from error
-    return [file.name if file.package is None else f"{file.package}: {file.name}" for file in pending]
+
+
+@contextmanager
+def _migration(database_url: str, release: Release, warn: Warn | None) -> Iterator[psycopg.Connection]:
+    """Open the transaction of a migration, after the checks of server, database and login."""
+    try:
+        with psycopg.connect(database_url, autocommit=False, client_encoding="utf8", **KEEPALIVES) as connection:
+            if warn is not None:
+                connection.add_notice_handler(lambda notice: _pass_on(notice, warn))
+            _run(connection, (release.folder / "server.sql").read_text())
+            _run(connection, LOCK)
+            _run(connection, (release.folder / "preflight.sql").read_text())
+            yield connection
+    except psycopg.Error as error:
+        raise MigrationError(_explain(error)) from error
+
+
+def _pass_on(notice: psycopg.errors.Diagnostic, warn: Warn) -> None:
+    if notice.severity_nonlocalized == "WARNING":
+        warn(f"{notice.message_primary}. {notice.message_hint or ''}".strip())
+
+
+def _names(files: Sequence[SqlFile]) -> list[str]:
+    return [file.name if file.package is None else f"{file.package}: {file.name}" for file in files]
 
 
 def read_ledger(connection: psycopg.Connection) -> dict[tuple[str | None, str], str]:
@@ -109,6 +192,12 @@ def _place(file: SqlFile) -> str:
     return f"sql/migrations/{file.name}.sql" if file.package is None else str(file)
 
 
+def _apply_all(connection: psycopg.Connection, files: Sequence[SqlFile]) -> None:
+    for file in files:
+        _apply(connection, file)
+    _run(connection, "notify pgrst, 'reload schema'")
+
+
 def _apply(connection: psycopg.Connection, file: SqlFile) -> None:
     try:
         if file.package is not None:
@@ -138,7 +227,9 @@ def _explain(error: psycopg.Error) -> str:
         return str(explain_connection(error, "DATABASE_URL"))
     hint = f" {error.diag.message_hint}" if error.diag.message_hint else ""
     if isinstance(error, psycopg.errors.InsufficientPrivilege) and not hint:
-        hint = " Migrate with the URL of the database's owner, not of a pod."
+        hint = " It belongs to another role, of which the login that migrates is not a member."
+    elif isinstance(error, psycopg.errors.UndefinedObject) and 'language "plpgsql"' in str(error):
+        hint = " As the database's owner: create extension plpgsql;"
     return f"{error.diag.message_primary or str(error).strip()}.{hint}"
 
 
@@ -149,6 +240,7 @@ def install_supabase_stubs(database_url: str) -> bool:
     """
     try:
         with psycopg.connect(database_url) as connection:
+            _run(connection, (sql_folder() / "server.sql").read_text())
             found = connection.execute("select to_regclass('auth.users') is not null").fetchone()
             if found and found[0]:
                 return False

@@ -11,6 +11,7 @@ from psycopg.rows import dict_row
 
 from worker.database.errors import explain_connection
 from worker.database.lenient_types import lenient_types
+from worker.database.meanings import explain_error
 from worker.database.pool import KEEPALIVES
 from worker.errors import CommandRefused
 
@@ -21,8 +22,7 @@ Connection = psycopg.Connection[dict[str, Any]]
 def connect(url: str) -> Iterator[Connection]:
     """Open an autocommit connection; rows are dicts.
 
-    Raises SettingsError if it fails. Within it, a missing right, a missing schema and a broken connection raise
-    CommandRefused.
+    Raises SettingsError if it fails. Within it, each error of the database raises CommandRefused.
     """
     try:
         connection = psycopg.connect(
@@ -38,17 +38,5 @@ def connect(url: str) -> Iterator[Connection]:
     with connection:
         try:
             yield connection
-        except psycopg.errors.InsufficientPrivilege as error:
-            raise CommandRefused(
-                f"permission denied for {connection.info.user} ({error.diag.message_primary}): "
-                "set DATABASE_URL to the URL of the database's owner (postgres, on Supabase), not of a pod"
-            ) from error
-        except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedFunction) as error:
-            raise CommandRefused(
-                "schema worker not found here, or of an older release: as the database owner, worker migrate"
-            ) from error
-        except psycopg.OperationalError as error:
-            reason = error.diag.message_primary or "the connection broke"
-            raise CommandRefused(
-                f"the database failed: {reason}; try again, and check it with worker doctor"
-            ) from error
+        except psycopg.Error as error:
+            raise CommandRefused(str(explain_error(error, connection.info.user))) from error

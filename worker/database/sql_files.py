@@ -36,11 +36,11 @@ REPEATABLE = (
         "job_triggers",
     ),
     *("queue", "functions", "failures_and_cancel", "memory", "housekeeping/*", "pods", "release_0_1", "policies"),
-    *("packages", "triggers", "kinds/*"),
+    *("packages", "catalog", "triggers", "kinds/*"),
 )
 """In the order in which they depend on each other; `*` is every file of a folder."""
-LAST = ("views", "rights", "comments", "rls")
-"""After the kinds that packages add, because views, rights and policies cover them."""
+LAST = ("views", "rights", "comments", "rls", "recorded")
+"""After the kinds that packages add, because views, rights and policies cover them; the record covers everything."""
 
 
 class MigrationError(Exception):

@@ -12,9 +12,10 @@ import psycopg
 import structlog
 from psycopg.types.json import Jsonb
 
+from worker.database.meanings import READ_ONLY, explain_read_only
 from worker.database.migrate import SCHEMA_MAJOR
 from worker.database.pool import Database
-from worker.errors import SettingsError, StorageError
+from worker.errors import SettingsError, StorageError, truncate_list
 from worker.kinds import load_kinds
 from worker.settings import Settings
 from worker.storage.marker import read_markers
@@ -22,6 +23,10 @@ from worker.storage.object_store import ObjectStore
 from worker.storage.writable_dirs import check_writable
 
 log = structlog.get_logger()
+
+_HIDDEN_TABLES = """
+    select coalesce(array_agg(oid::regclass::text order by 1), '{}') as tables from pg_class
+    where relnamespace = to_regnamespace('worker') and relkind = 'r' and row_security_active(oid)"""
 
 BUCKETS = {"bucket_uploads": "BUCKET_UPLOADS", "bucket_models": "BUCKET_MODELS"}
 
@@ -31,6 +36,7 @@ async def check_installation(settings: Settings, database: Database, store: Obje
     check_writable("WORK_DIR", settings.work_dir)
     check_models_dir(settings)
     check_upscaler(settings)
+    await check_writable_database(database)
     await check_schema(database)
     for name in BUCKETS:
         await check_bucket_name(settings, database, name)
@@ -69,8 +75,16 @@ def check_upscaler(settings: Settings) -> None:
         )
 
 
+async def check_writable_database(database: Database) -> None:
+    """Check that the database is neither a replica nor read-only, as Supabase makes one whose disk is full."""
+    (found,) = await database.fetch(READ_ONLY)
+    unwritable = explain_read_only(**found)
+    if unwritable:
+        raise unwritable
+
+
 async def check_schema(database: Database) -> None:
-    """Check that the schema exists, this role may use it, and its major version is not newer than this worker's."""
+    """Check that the schema exists, this role may use it and see its rows, and its major version is not newer."""
     try:
         found = await database.fetch("select to_regprocedure('worker.schema_major()') is not null as installed")
         major = await database.call("schema_major") if found[0]["installed"] else None
@@ -88,6 +102,12 @@ async def check_schema(database: Database) -> None:
             f"the schema of DATABASE_URL is unsupported: its version is {major}, this worker supports {SCHEMA_MAJOR}",
             "deploy a newer worker",
         )
+    (hidden,) = await database.fetch(_HIDDEN_TABLES)
+    if hidden["tables"]:
+        raise SettingsError(
+            f"row-level security is on for {truncate_list(hidden['tables'])}: a pod sees no rows, and no error says so",
+            "as the database owner: worker migrate --repair; an event trigger may have switched it on",
+        )
 
 
 def check_kinds(settings: Settings) -> None:
@@ -103,8 +123,13 @@ def check_kinds(settings: Settings) -> None:
 
 async def check_bucket_name(settings: Settings, database: Database, name: str) -> None:
     """Check that a bucket has the same name here and in the database, which refuses keys of any other bucket."""
-    config = (await database.fetch("select bucket_uploads, bucket_models from worker.config"))[0]
-    variable = BUCKETS[name]
+    rows = await database.fetch("select bucket_uploads, bucket_models from worker.config")
+    if not rows:
+        raise SettingsError(
+            "worker.config has no row, which a restore of the schema alone leaves out",
+            "restore it, or as the database owner: insert into worker.config default values",
+        )
+    config, variable = rows[0], BUCKETS[name]
     if config[name] != getattr(settings, name):
         raise SettingsError(
             f"{variable} is refused: {getattr(settings, name)!r} here, but {config[name]!r} in worker.config",

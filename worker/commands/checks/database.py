@@ -7,37 +7,41 @@ from datetime import UTC, datetime, timedelta
 
 import psycopg
 
+from worker.commands.checks.catalog import CATALOG, COLLATION, check_catalog
 from worker.commands.checks.report import CheckWarning, Report
 from worker.database.errors import explain_connection
 from worker.database.migrate import MigrationError, pending_files
 from worker.database.pool import KEEPALIVES, Database
 from worker.database.sql_files import numbered_files, this_release
 from worker.errors import SettingsError, truncate_list
-from worker.pod.preflight import check_schema
+from worker.pod.preflight import check_schema, check_writable_database
 from worker.pod.session import LISTEN_HINT, listen_works
 from worker.settings import Settings
 
 OLDEST_POSTGRES = 15
 SKEW_LIMIT = timedelta(seconds=30)
 """Well below the 15 minutes at which an object store refuses signatures."""
-CONNECTION, LISTEN, CLOCK, SCHEMA, RELEASE = "connection", "LISTEN", "clock", "schema", "release"
+CONNECTION, WRITABLE, LISTEN, CLOCK, SCHEMA, RELEASE = "connection", "writable", "LISTEN", "clock", "schema", "release"
+AFTER_CONNECTION = (WRITABLE, LISTEN, CLOCK, SCHEMA, RELEASE, CATALOG, COLLATION)
 
 
 async def check_database(report: Report, settings: Settings, stack: AsyncExitStack) -> Database | None:
     """Check all of it. Returns the database, open until `stack` ends; None if it or its schema cannot be used."""
     if not settings.database_url.get_secret_value():
-        report.skip("DATABASE_URL is missing or malformed", CONNECTION, LISTEN, CLOCK, SCHEMA, RELEASE)
+        report.skip("DATABASE_URL is missing or malformed", CONNECTION, *AFTER_CONNECTION)
         return None
     database = Database(settings.database_url.get_secret_value(), "doctor")
     if not await report.check(CONNECTION, _connect(database, stack)):
-        report.skip("no connection to the database", LISTEN, CLOCK, SCHEMA, RELEASE)
+        report.skip("no connection to the database", *AFTER_CONNECTION)
         return None
+    await report.check(WRITABLE, _writable(database))
     await report.check(LISTEN, _listen(settings, database))
     await report.check(CLOCK, _clock(database))
     if not await report.check(SCHEMA, _schema(database)):
-        report.skip("no usable schema", RELEASE)
+        report.skip("no usable schema", RELEASE, CATALOG, COLLATION)
         return None
     await report.check(RELEASE, _release(database))
+    await check_catalog(report, database)
     return database
 
 
@@ -60,6 +64,11 @@ async def _connect(database: Database, stack: AsyncExitStack) -> str:
     if host.startswith("/") or host in ("localhost", "127.0.0.1", "::1"):
         return f"{where}, on this machine"
     raise CheckWarning(f"{where}, NOT encrypted", "add ?sslmode=require to DATABASE_URL unless the network is private")
+
+
+async def _writable(database: Database) -> str:
+    await check_writable_database(database)
+    return "neither a replica nor read-only"
 
 
 async def _listen(settings: Settings, database: Database) -> str:

@@ -24,7 +24,8 @@ WORK_SPACE_GB = 5.0
 """Photos, LoRAs and finished pictures of the running jobs."""
 
 _BASES = """
-    select slug, licence, commercial_use, worker.memory_requirement(base) as requirement
+    select slug, licence, commercial_use, worker.memory_requirement(base) as requirement,
+           slug = (select default_base from worker.config) as is_default
     from worker.base_models base order by slug"""
 
 
@@ -43,9 +44,10 @@ async def check_models(
     if database is None:
         report.skip("no usable database to list them", "base models", "routes")
         return
-    default_base = (await database.fetch("select default_base from worker.config"))[0]["default_base"]
-    for base in await database.fetch(_BASES):
-        await report.check(f"base {base['slug']}", _base(base, places, default_base, gpu))
+    bases: list[dict[str, Any]] = []
+    await report.check("base models", _list_bases(database, bases))
+    for base in bases:
+        await report.check(f"base {base['slug']}", _base(base, places, gpu))
     await report.check("routes", _routes(settings, database, models, gpu))
 
 
@@ -143,7 +145,17 @@ async def _upscaler_backend(settings: Settings) -> str:
     return settings.upscaler
 
 
-async def _base(base: dict[str, Any], places: Places, default_base: str, gpu: GpuCheck) -> str:
+async def _list_bases(database: Database, bases: list[dict[str, Any]]) -> str:
+    bases += await database.fetch(_BASES)
+    if not any(base["is_default"] for base in bases):
+        raise SettingsError(
+            "the default base is not in worker.base_models, or worker.config has no row",
+            "as the database owner: set default_base in worker.config to a base of worker.base_models",
+        )
+    return f"the database knows {len(bases)}"
+
+
+async def _base(base: dict[str, Any], places: Places, gpu: GpuCheck) -> str:
     slug, place = base["slug"], places.of(base["slug"])
     use = "commercial use allowed" if base["commercial_use"] else "NOT for commercial use"
     about = f"{base['licence']}, {use}; {base['requirement']}"
@@ -152,7 +164,7 @@ async def _base(base: dict[str, Any], places: Places, default_base: str, gpu: Gp
     if place is not None:
         return f"{place}; {about}"
     hint = f"{install_command(slug)}; then, for all pods: worker models push {slug}"
-    if slug == default_base:
+    if base["is_default"]:
         raise SettingsError(
             f"{places.nowhere}, although it is the default base of jobs; {about}",
             f"{hint}; or, as the database owner, set default_base in worker.config to an available base",

@@ -16,6 +16,7 @@ import psycopg
 from rich.console import Console
 from rich.text import Text
 
+from worker.database.meanings import explain_error
 from worker.errors import SettingsError, WorkerError
 
 DEADLINE_S = 20.0
@@ -98,8 +99,8 @@ class Report:
         except WorkerError as error:
             self.add(State.FAILED, name, error.message)
         except psycopg.Error as error:
-            reason = error.diag.message_primary or type(error).__name__
-            self.add(State.FAILED, name, f"the database reports: {reason}", "check its log, and the lines above")
+            explained = explain_error(error)
+            self.add(State.FAILED, name, explained.problem, explained.hint)
         except OSError as error:
             self.add(State.FAILED, name, str(error), "check the file or address that the error names")
         except Exception as error:

@@ -6,7 +6,6 @@ from typing import Any
 
 from worker.commands.checks.report import CheckWarning, Report
 from worker.database.pool import Database
-from worker.database.sql_files import numbered_files
 from worker.errors import SettingsError, truncate_list
 
 CONNECTIONS_A_POD = 5
@@ -78,8 +77,7 @@ async def _role(database: Database) -> str:
     if missing:
         raise SettingsError(
             f"permission denied to {name}: {truncate_list(missing)}",
-            "as the database owner: worker migrate; if that has nothing to apply, set the rights again: "
-            f'worker migrate --print --since {numbered_files()[-1].number} | psql -1 -v ON_ERROR_STOP=1 "$OWNERS_URL"',
+            "as the database owner: worker migrate --repair",
         )
     excess = _powers(login) + [right["what"] for right in rights if right["may"] and not right["needed"]]
     if excess:

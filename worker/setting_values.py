@@ -1,0 +1,52 @@
+"""The text of a setting: what is removed around a value, and what no value may contain.
+
+`docker run --env-file` and some dashboards keep quotes, comments and white space that a shell or `.env` would remove.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping
+
+from pydantic_settings import EnvSettingsSource
+
+QUOTES = {'"': '"', "'": "'", "`": "`", "“": "”", "‘": "’"}  # noqa: RUF001  as copied from a page
+INVISIBLE = "\ufeff\u200b\u200c\u200d\u2060"
+"""A byte order mark and characters without a width, which editors and pages add around a copied value."""
+
+
+def clean(value: str) -> str:
+    """Return a value without the white space and the pairs of quotes around it."""
+    while True:
+        stripped = value.strip().strip(INVISIBLE)
+        if len(stripped) > 1 and QUOTES.get(stripped[0]) == stripped[-1] and stripped[-1] not in stripped[1:-1]:
+            stripped = stripped[1:-1]
+        if stripped == value:
+            return value
+        value = stripped
+
+
+def clean_source(source: EnvSettingsSource) -> None:
+    """Clean every value that a source has read; one that is empty then counts as not set."""
+    values: Mapping[str, str | None] = source.env_vars
+    cleaned = {name: value and clean(value) for name, value in values.items()}
+    source.env_vars = {name: value for name, value in cleaned.items() if value}
+
+
+def check_text(value: str, *, spaces: bool) -> None:
+    """Raise ValueError, whose text follows the name of the variable and does not repeat the value.
+
+    Args:
+        spaces: whether the value may contain spaces: a path or a name may, an address, a key or a number may not.
+    """
+    if any(unicodedata.category(letter) == "Cc" for letter in value):
+        raise ValueError(
+            "contains a line break or another control character; in the password of a URL, it must be percent-encoded"
+        )
+    if re.search(r"\s#", value):
+        raise ValueError("contains a comment: put it on a line of its own")
+    if value and (value[0] in QUOTES or value[-1] in QUOTES.values()):
+        raise ValueError("has a quote at one end only; remove it")
+    if not spaces and any(letter.isspace() or letter in INVISIBLE for letter in value):
+        raise ValueError("contains white space; remove it, or in the password of a URL write it as %20")
