@@ -77,14 +77,16 @@ class _PoolDriver:
 
     async def fetch(self, query: str, *args: object) -> list[dict[str, object]]:
         async with self._database.pooled() as connection:
-            cursor = psycopg.AsyncRawCursor(connection, row_factory=dict_row)
-            await cursor.execute(query, args or None)
+            async with connection.one_statement():
+                cursor = psycopg.AsyncRawCursor(connection, row_factory=dict_row)
+                await cursor.execute(query, args or None)
             return cast(list[dict[str, object]], await cursor.fetchall())
 
     async def execute(self, query: str, *args: object) -> str:
         async with self._database.pooled() as connection:
-            cursor = psycopg.AsyncRawCursor(connection)
-            await cursor.execute(query, args or None)
+            async with connection.one_statement():
+                cursor = psycopg.AsyncRawCursor(connection)
+                await cursor.execute(query, args or None)
             return cursor.statusmessage or ""
 
     async def notify(self, channel: str, payload: str) -> None:

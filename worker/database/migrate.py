@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psycopg
 
+from worker.database.connections import OwnConnection
 from worker.database.errors import explain_connection
 from worker.database.sql_files import MigrationError as MigrationError  # for those who call migrate
 from worker.database.sql_files import Package, Release, SqlFile, sql_folder, this_release
@@ -42,7 +43,7 @@ def migrate(
     """
     release = this_release(folder, packages, without)
     try:
-        with psycopg.connect(database_url, autocommit=False) as connection:
+        with OwnConnection.open(database_url, "likeness migrate") as connection, connection.transaction():
             _run(connection, LOCK)
             _run(connection, (release.folder / "preflight.sql").read_text())
             pending = pending_files(read_ledger(connection), release, without)
@@ -57,17 +58,13 @@ def migrate(
     return [file.name if file.package is None else f"{file.package}: {file.name}" for file in pending]
 
 
-def read_ledger(connection: psycopg.Connection) -> dict[tuple[str | None, str], str]:
+def read_ledger(connection: OwnConnection) -> dict[tuple[str | None, str], str]:
     """Return the checksums of the files that were applied to this database."""
-    applied: dict[tuple[str | None, str], str] = {
-        (None, name): checksum
-        for name, checksum in connection.execute("select name, checksum from worker.schema_versions").fetchall()
-    }
-    found = connection.execute("select to_regclass('worker.kind_versions') is not null").fetchone()
-    if found and found[0]:
-        rows = connection.execute("select package, name, checksum from worker.kind_versions").fetchall()
-        applied |= {(package, name): checksum for package, name, checksum in rows}
-    return applied
+    rows = connection.execute("select null as package, name, checksum from worker.schema_versions").fetchall()
+    found = connection.execute("select to_regclass('worker.kind_versions') is not null as found").fetchone()
+    if found and found["found"]:
+        rows += connection.execute("select package, name, checksum from worker.kind_versions").fetchall()
+    return {(row["package"], row["name"]): row["checksum"] for row in rows}
 
 
 def pending_files(applied: Ledger, release: Release, without: Collection[str] = ()) -> list[SqlFile]:
@@ -109,7 +106,7 @@ def _place(file: SqlFile) -> str:
     return f"sql/migrations/{file.name}.sql" if file.package is None else str(file)
 
 
-def _apply(connection: psycopg.Connection, file: SqlFile) -> None:
+def _apply(connection: OwnConnection, file: SqlFile) -> None:
     try:
         if file.package is not None:
             connection.execute(
@@ -128,7 +125,7 @@ def _apply(connection: psycopg.Connection, file: SqlFile) -> None:
     )
 
 
-def _run(connection: psycopg.Connection, text: str) -> None:
+def _run(connection: OwnConnection, text: str) -> None:
     # As bytes: the files are our own, and without parameters psycopg sends them as they are.
     connection.execute(text.encode())
 
@@ -148,9 +145,9 @@ def install_supabase_stubs(database_url: str) -> bool:
     Return False, without a change, if auth.users exists already. Raises MigrationError.
     """
     try:
-        with psycopg.connect(database_url) as connection:
-            found = connection.execute("select to_regclass('auth.users') is not null").fetchone()
-            if found and found[0]:
+        with OwnConnection.open(database_url, "likeness migrate") as connection, connection.transaction():
+            found = connection.execute("select to_regclass('auth.users') is not null as found").fetchone()
+            if found and found["found"]:
                 return False
             _run(connection, (sql_folder() / "supabase_stubs.sql").read_text())
             return True

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import psycopg
-from psycopg.rows import dict_row
 
+from worker.database.connections import OwnConnection
 from worker.database.errors import explain_connection
-from worker.database.pool import KEEPALIVES
+from worker.database.transient import Fault, fault_of
 from worker.errors import CommandRefused
 
 Connection = psycopg.Connection[dict[str, Any]]
@@ -24,9 +24,7 @@ def connect(url: str) -> Iterator[Connection]:
     CommandRefused.
     """
     try:
-        connection = psycopg.connect(
-            url, autocommit=True, row_factory=dict_row, application_name="likeness command", **KEEPALIVES
-        )
+        connection = OwnConnection.open(url, "likeness command")
     except psycopg.OperationalError as error:
         raise explain_connection(error, "DATABASE_URL") from error
     with connection:
@@ -41,8 +39,14 @@ def connect(url: str) -> Iterator[Connection]:
             raise CommandRefused(
                 "schema worker not found here, or of an older release: as the database owner, worker migrate"
             ) from error
-        except psycopg.OperationalError as error:
+        except psycopg.Error as error:
             reason = error.diag.message_primary or "the connection broke"
-            raise CommandRefused(
-                f"the database failed: {reason}; try again, and check it with worker doctor"
-            ) from error
+            raise CommandRefused(f"the database failed: {reason}; {_advice(error)}") from error
+
+
+def _advice(error: psycopg.Error) -> str:
+    if error.sqlstate == "25006":
+        return "it is a replica, or Supabase has made it read-only because the disk is full"
+    if fault_of(error) is Fault.PASSING:
+        return "try again, and check it with worker doctor"
+    return "its log says more; check it with worker doctor"

@@ -35,8 +35,8 @@ REPEATABLE = (
     *("packages", "triggers", "kinds/*"),
 )
 """In the order in which they depend on each other; `*` is every file of a folder."""
-LAST = ("views", "rights", "comments", "rls")
-"""After the kinds that packages add, because views, rights and policies cover them."""
+LAST = ("views", "rights", "function_settings", "comments", "rls")
+"""After the kinds that packages add, because views, rights, settings and policies cover them."""
 
 
 class MigrationError(Exception):
