@@ -1,13 +1,12 @@
 """The database connections of a pod: a small pool, and calls of SQL functions over it.
 
 Connections are few on small plans, so a pod holds three: two in the pool and one session (`worker/pod/session.py`);
-plus one while a convenience copy is made. Nothing in the pool needs a session (no prepared statements, no LISTEN, no
-session locks), so the pool may connect through a transaction-mode pooler.
+plus one for each convenience copy while it is made. Nothing in the pool needs a session (no prepared statements, no
+LISTEN, no session locks), so the pool may connect through a transaction-mode pooler.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import TracebackType
@@ -46,7 +45,6 @@ class Database:
     def __init__(self, url: str, name: str) -> None:
         self._url = url
         self._name = f"likeness {name}"[:63]
-        self._one_at_a_time = asyncio.Semaphore(1)
         self._pool: AsyncConnectionPool[OwnAsyncConnection] = AsyncConnectionPool(
             url,
             connection_class=OwnAsyncConnection,
@@ -120,12 +118,12 @@ class Database:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[OwnAsyncConnection]:
-        """Open a transaction around an effect in storage, on a connection of its own, one at a time.
+        """Open a transaction around an effect in storage, on a connection of its own.
 
         Not one of the pool: heartbeats must continue while a store hangs. Where there is none to be had, it tries again
         for RETRY_FOR_S, and then raises the error, which is transient.
         """
-        async with self._one_at_a_time, await self._connect() as connection, connection.transaction():
+        async with await self._connect() as connection, connection.transaction():
             yield connection
 
     async def _connect(self) -> OwnAsyncConnection:
