@@ -1,5 +1,5 @@
--- What functions of this project do must not depend on the settings of an app's session: standard_conforming_strings = off, for
--- one, changes the patterns of the screening. The settings hold within the functions that these call too, so only those get
+-- What functions of this project do must not depend on the settings of an app's session: IntervalStyle, for one, changes what a
+-- pod is told of a job, and standard_conforming_strings the patterns of the screening. The settings hold within the functions that these call too, so only those get
 -- them that somebody else may call or that are triggers. The same values as in worker/database/session_settings.py.
 do $$
 declare

@@ -35,7 +35,7 @@ REPEATABLE = (
     *("packages", "triggers", "kinds/*"),
 )
 """In the order in which they depend on each other; `*` is every file of a folder."""
-LAST = ("views", "rights", "function_settings", "comments", "rls")
+LAST = ("views", "rights", "comments", "rls", "function_settings")
 """After the kinds that packages add, because views, rights, settings and policies cover them."""
 
 
