@@ -12,6 +12,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 from psycopg import sql
+from psycopg.pq import TransactionStatus
 
 from tests.conftest import Databases
 from tests.processes import worker_environment
@@ -96,6 +97,14 @@ async def test_sessions_have_the_settings_of_this_project(awkward: str, way: str
             )
             async with database.transaction() as connection:
                 in_transaction = await (await connection.execute(values, [[*POD_SETTINGS]])).fetchall()
+            for statement, value, error in (
+                ("select 1 / %s", 0, psycopg.errors.DivisionByZero),
+                ("select %s", "\0", psycopg.DataError),
+            ):
+                async with database.pooled() as one:
+                    with pytest.raises(error):
+                        await one.execute(statement, [value])
+                    assert one.info.transaction_status == TransactionStatus.IDLE
             times = await database.fetch(
                 "select interval '1 day 2 s' as pause, '2030-05-06 07:08+00'::timestamptz as at, 'ł' as letter"
             )

@@ -66,8 +66,8 @@ _LOADERS: Mapping[str, type[Loader]] = {
 }
 
 
-def pod_options(application_name: str) -> dict[str, Any]:
-    """Return how a pod connects: in autocommit, with rows as dicts."""
+def options_of(application_name: str) -> dict[str, Any]:
+    """Return how to connect: in autocommit, with rows as dicts, and for poolers' sake with nothing prepared."""
     return {
         "autocommit": True,
         "prepare_threshold": None,
@@ -86,9 +86,7 @@ class OwnConnection(psycopg.Connection[Row]):
     @classmethod
     def open(cls, url: str, application_name: str) -> Self:
         """Connect. Raises psycopg.OperationalError."""
-        connection = cls.connect(
-            url, autocommit=True, row_factory=dict_row, application_name=application_name, **CONNECT_OPTIONS
-        )
+        connection = cls.connect(url, **options_of(application_name))
         try:
             connection._take_session()
         except BaseException:
@@ -132,7 +130,7 @@ class OwnAsyncConnection(psycopg.AsyncConnection[Row]):
     @classmethod
     async def open(cls, url: str, application_name: str) -> Self:
         """Connect. Raises psycopg.OperationalError."""
-        connection = await cls.connect(url, **pod_options(application_name))
+        connection = await cls.connect(url, **options_of(application_name))
         try:
             await connection.take_session()
         except BaseException:
@@ -152,7 +150,7 @@ class OwnAsyncConnection(psycopg.AsyncConnection[Row]):
             _read_as_set_local(self.adapters)
 
     async def execute(self, query: Any, params: Any = None, **options: Any) -> psycopg.AsyncCursor[Row]:
-        """Execute one statement. Behind a pooler its transaction takes one round trip too."""
+        """Execute one statement, in a transaction with the settings; behind a pooler that takes one round trip too."""
         async with self.one_statement():
             return await super().execute(query, params, **options)
 
@@ -162,8 +160,17 @@ class OwnAsyncConnection(psycopg.AsyncConnection[Row]):
         if self.is_direct or self.info.transaction_status != TransactionStatus.IDLE:
             yield
             return
-        async with self.pipeline(), self.transaction():
-            yield
+        try:
+            async with self.pipeline():  # psycopg's own transaction would wait for each of its commands
+                await super().execute(
+                    b"begin isolation level read committed" + (b" read write" if self.read_only is False else b"")
+                )
+                await super().execute(_SET_LOCAL_FOR_PODS)
+                yield
+                await super().execute(b"commit")
+        finally:
+            if self.info.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
+                await self.rollback()
 
     @asynccontextmanager
     async def transaction(

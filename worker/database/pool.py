@@ -19,7 +19,7 @@ from psycopg.types.json import set_json_dumps
 from psycopg_pool import AsyncConnectionPool
 from pydantic_core import to_json
 
-from worker.database.connections import OwnAsyncConnection, pod_options
+from worker.database.connections import OwnAsyncConnection, options_of
 from worker.database.errors import explain_connection
 from worker.database.transient import is_lost_statement, is_transient
 
@@ -55,7 +55,7 @@ class Database:
             open=False,
             timeout=POOL_WAIT_S,
             reconnect_timeout=POOL_RECONNECT_FOR_S,
-            kwargs=pod_options(self._name),
+            kwargs=options_of(self._name),
         )
 
     async def __aenter__(self) -> Self:

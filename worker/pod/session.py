@@ -23,7 +23,7 @@ from worker.database.connections import (
     KEEPALIVE_IDLE_S,
     KEEPALIVE_INTERVAL_S,
     OwnAsyncConnection,
-    pod_options,
+    options_of,
 )
 from worker.database.errors import password_refused
 from worker.database.pool import Database
@@ -96,7 +96,7 @@ class Session:
 
     async def _connect_and_listen(self) -> None:
         """Hold one session connection. Raises OperationalError when it ends."""
-        async with await OwnAsyncConnection.connect(self.url, **pod_options("likeness session")) as connection:
+        async with await OwnAsyncConnection.connect(self.url, **options_of("likeness session")) as connection:
             await self._set_up(connection)
             self._failures, self._password_refusal_logged = 0, False
             await self._listen(connection)

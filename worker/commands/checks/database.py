@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 
 from worker.commands.checks.report import CheckWarning, Report
-from worker.database.connections import OwnAsyncConnection, pod_options
+from worker.database.connections import OwnAsyncConnection, options_of
 from worker.database.errors import explain_connection
 from worker.database.migrate import MigrationError, pending_files
 from worker.database.pool import Database
@@ -67,7 +67,7 @@ async def _listen(settings: Settings, database: Database) -> str:
     variable = "DATABASE_URL" if settings.database_listen_url is None else "DATABASE_LISTEN_URL"
     try:
         connection = await OwnAsyncConnection.connect(
-            settings.listen_url.get_secret_value(), **pod_options("likeness doctor")
+            settings.listen_url.get_secret_value(), **options_of("likeness doctor")
         )
     except psycopg.OperationalError as error:
         raise explain_connection(error, variable) from error
