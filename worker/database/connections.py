@@ -80,8 +80,8 @@ def options_of(application_name: str) -> dict[str, Any]:
 class OwnConnection(psycopg.Connection[Row]):
     """A command's connection, in autocommit."""
 
-    is_direct = False
-    """Nothing stands between, so that what is set for the session holds."""
+    is_pooled = False
+    """A pooler may stand between, so that what is set for the session may not hold. Known once the session is taken."""
 
     @classmethod
     def open(cls, url: str, application_name: str) -> Self:
@@ -98,13 +98,13 @@ class OwnConnection(psycopg.Connection[Row]):
         (taken,) = super().execute(TAKE_SESSION, arguments(SETTINGS, self.info.backend_pid)).fetchall()
         self.isolation_level = IsolationLevel.READ_COMMITTED
         self.read_only = False if taken["writable"] else None
-        self.is_direct = taken["direct"]
-        if not self.is_direct:
+        self.is_pooled = not taken["direct"]
+        if self.is_pooled:
             _read_as_set_local(self.adapters)
 
     def execute(self, query: Any, params: Any = None, **options: Any) -> psycopg.Cursor[Row]:
         """Execute one statement, in a transaction with the settings."""
-        if self.is_direct or self.info.transaction_status != TransactionStatus.IDLE:
+        if not self.is_pooled or self.info.transaction_status != TransactionStatus.IDLE:
             return super().execute(query, params, **options)
         with self.transaction():
             return super().execute(query, params, **options)
@@ -116,7 +116,7 @@ class OwnConnection(psycopg.Connection[Row]):
         """Open a transaction with the settings, or a savepoint in one."""
         is_outermost = self.info.transaction_status == TransactionStatus.IDLE
         with super().transaction(savepoint_name, force_rollback) as transaction:
-            if is_outermost and not self.is_direct:
+            if is_outermost and self.is_pooled:
                 super().execute(_SET_LOCAL)
             yield transaction
 
@@ -124,8 +124,8 @@ class OwnConnection(psycopg.Connection[Row]):
 class OwnAsyncConnection(psycopg.AsyncConnection[Row]):
     """A pod's connection, in autocommit."""
 
-    is_direct = False
-    """Nothing stands between, so that what is set for the session holds."""
+    is_pooled = False
+    """A pooler may stand between, so that what is set for the session may not hold. Known once the session is taken."""
 
     @classmethod
     async def open(cls, url: str, application_name: str) -> Self:
@@ -145,8 +145,8 @@ class OwnAsyncConnection(psycopg.AsyncConnection[Row]):
         (taken,) = await cursor.fetchall()
         await self.set_isolation_level(IsolationLevel.READ_COMMITTED)
         await self.set_read_only(False if taken["writable"] else None)
-        self.is_direct = taken["direct"]
-        if not self.is_direct:
+        self.is_pooled = not taken["direct"]
+        if self.is_pooled:
             _read_as_set_local(self.adapters)
 
     async def execute(self, query: Any, params: Any = None, **options: Any) -> psycopg.AsyncCursor[Row]:
@@ -157,7 +157,7 @@ class OwnAsyncConnection(psycopg.AsyncConnection[Row]):
     @asynccontextmanager
     async def one_statement(self) -> AsyncIterator[None]:
         """Hold a transaction with the settings for one statement, whose rows are read after it."""
-        if self.is_direct or self.info.transaction_status != TransactionStatus.IDLE:
+        if not self.is_pooled or self.info.transaction_status != TransactionStatus.IDLE:
             yield
             return
         try:
@@ -179,6 +179,6 @@ class OwnAsyncConnection(psycopg.AsyncConnection[Row]):
         """Open a transaction with the settings, or a savepoint in one."""
         is_outermost = self.info.transaction_status == TransactionStatus.IDLE
         async with super().transaction(savepoint_name, force_rollback) as transaction:
-            if is_outermost and not self.is_direct:
+            if is_outermost and self.is_pooled:
                 await super().execute(_SET_LOCAL_FOR_PODS)
             yield transaction
