@@ -15,7 +15,7 @@ from psycopg import sql
 from tests.app import App
 from tests.conftest import Databases
 from tests.prompts import examples
-from tests.sessions import AWKWARD, set_all
+from tests.sessions import AWKWARD, reset_all, set_all
 from tests.sql.tables import AppTables
 from worker.database import printed
 from worker.database.migrate import install_supabase_stubs
@@ -72,8 +72,8 @@ def test_a_printed_migration_means_the_same_under_every_setting(
     psql = [databases.server.programs / "psql", *options, url]
     ran = subprocess.run(psql, capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stderr) == (0, "")
+    reset_all(databases.server.url(), name)
     with psycopg.connect(url) as connection:
-        connection.execute("set quote_all_identifiers = off")
         found = [connection.execute(query).fetchall() for query in WHAT_IS_THERE]
     databases.drop(name)
     with psycopg.connect(db.url) as connection:
