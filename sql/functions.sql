@@ -71,11 +71,14 @@ begin
 end $$;
 comment on function worker.lock_lease is 'Lock a job and return its row; NULL unless this attempt is running (the fence).';
 
--- A serialization failure, a lock timeout, a server that stops: the pod calls again. Not statement_timeout, which would pass
--- again and again.
+-- A serialization failure, a lock timeout, a server that stops: the pod calls again. worker/database/transient.py says the
+-- same of whole calls, but for three that a hook may cause again and again: statement_timeout, a missing table, internal errors.
 create or replace function worker.is_transient(p_sqlstate text) returns boolean
 language sql immutable set search_path = pg_catalog, pg_temp
-as $$ select left(p_sqlstate, 2) in ('40', '53', '55', '57', '58') and p_sqlstate <> '57014' $$;
+as $$
+  select left(p_sqlstate, 2) in ('08', '28', '40', '53', '55', '57', '58', '72') and p_sqlstate not in ('55P02', '55P04', '57014')
+         or p_sqlstate in ('25006', '25P03', '25P04', '26000', '3D000', '42P05', 'HV00N')
+$$;
 comment on function worker.is_transient is 'Return true for an SQLSTATE after which the same statement may succeed.';
 
 create or replace function worker.log_event(p_kind text, p_id uuid, p_attempt integer, p_event text, p_detail jsonb default '{}') returns void

@@ -188,7 +188,7 @@ declare
 begin
   select * into v_known from worker.job_kinds where kind = p_kind;
   -- One spelling for each table, because kinds, and tables for apps (public), are compared by it.
-  if p_table is null or p_table !~ '^[a-z_][a-z0-9_]*\.[a-z_][a-z0-9_]*$' then
+  if p_table is null or p_table !~ '^[a-z_][a-z0-9_]*[.][a-z_][a-z0-9_]*$' then
     raise exception 'kind %: table % must be written schema.table, in plain lower case', p_kind, coalesce(quote_literal(p_table), 'null') using errcode = '22023';
   elsif v_known.kind is not null and v_known.package is distinct from v_package then
     raise exception 'kind % already belongs to %', p_kind, coalesce('package ' || v_known.package, 'the core') using errcode = '42710';

@@ -181,7 +181,7 @@ as $$
       -- kind__hook of a kind of its own, not of mesh_fine by a package that has mesh; else kind_something.
       or object like 'function worker.%' and not exists (
         select from worker.job_kinds where package = p_package
-          and case when object like '%\_\_%' then starts_with(now.object, 'function worker.' || kind || '__') else starts_with(now.object, 'function worker.' || kind || '_') end)
+          and case when object like '%!_!_%' escape '!' then starts_with(now.object, 'function worker.' || kind || '__') else starts_with(now.object, 'function worker.' || kind || '_') end)
       or object like 'function %' and exists (
         select from jsonb_object_keys(p_before) known (object)
         where known.object not in (select object from own) and split_part(known.object, '(', 1) = split_part(now.object, '(', 1)))

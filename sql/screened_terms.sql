@@ -62,7 +62,7 @@ siodmoklasistke siodmoklasistko siodmoklasistek siodmoklasistkom siodmoklasistka
 osmoklasistki osmoklasistce osmoklasistke osmoklasistko osmoklasistek osmoklasistkom osmoklasistkami osmoklasistkach
 dzieciecy dziecieca dzieciece dzieciecego dzieciecej dzieciecemu dzieciecym dzieciecych dzieciecymi dziecieco gowniara
 gowniary gowniare gowniaro gowniarz gowniarza gowniarze gowniarskie smarkula smarkuli smarkule smarkulo smarkacz
-smarkacza smarkacze smarkaczem podlotek podlotka podlotki podlotkiem podlotkow podlotkami', '\s+') letters;
+smarkacza smarkacze smarkaczem podlotek podlotka podlotki podlotkiem podlotkow podlotkami', '[[:space:]]+') letters;
 
 insert into worker.screened_terms (screens, letters, is_phrase, rule_id)
 select 'prompt', letters, true, 'minors-1' from regexp_split_to_table(
@@ -104,7 +104,7 @@ malejdziewczyna malejdziewczyny malejdziewczynie malejdziewczyne maledziewczyna 
 maledziewczyne malychdziewczyna malychdziewczyny malychdziewczynie malychdziewczyne malutkadziewczyna
 malutkadziewczyny malutkadziewczynie malutkadziewczyne malutkiejdziewczyna malutkiejdziewczyny malutkiejdziewczynie
 malutkiejdziewczyne malasiostra malasiostry malasiostre malasiostrzyczka malejsiostra malejsiostry malejsiostre
-malejsiostrzyczka', '\s+') letters;
+malejsiostrzyczka', '[[:space:]]+') letters;
 
 insert into worker.screened_terms (screens, letters, is_phrase, rule_id)
 select 'prompt', letters, false, 'minors-2' from regexp_split_to_table(
@@ -188,7 +188,7 @@ jedenastomiesiecznego jedenastomiesiecznej jedenastomiesiecznemu jedenastomiesie
 jedenastomiesiecznymi jedenastomiesieczno osiemnastomiesieczny osiemnastomiesieczna osiemnastomiesieczne
 osiemnastomiesiecznego osiemnastomiesiecznej osiemnastomiesiecznemu osiemnastomiesiecznym osiemnastomiesiecznych
 osiemnastomiesiecznymi osiemnastomiesieczno poltoraroczny poltoraroczna poltoraroczne poltorarocznego poltorarocznej
-poltorarocznemu poltorarocznym poltorarocznych poltorarocznymi poltoraroczno', '\s+') letters;
+poltorarocznemu poltorarocznym poltorarocznych poltorarocznymi poltoraroczno', '[[:space:]]+') letters;
 
 insert into worker.screened_terms (screens, letters, is_phrase, rule_id)
 select 'prompt', letters, true, 'minors-2' from regexp_split_to_table(
@@ -239,7 +239,7 @@ piatymrokuzycia piatymrokiemzycia szostymrokuzycia szostymrokiemzycia siodmymrok
 osmymrokuzycia osmymrokiemzycia dziewiatymrokuzycia dziewiatymrokiemzycia dziesiatymrokuzycia dziesiatymrokiemzycia
 jedenastymrokuzycia jedenastymrokiemzycia dwunastymrokuzycia dwunastymrokiemzycia trzynastymrokuzycia
 trzynastymrokiemzycia czternastymrokuzycia czternastymrokiemzycia pietnastymrokuzycia pietnastymrokiemzycia
-szesnastymrokuzycia szesnastymrokiemzycia siedemnastymrokuzycia siedemnastymrokiemzycia', '\s+') letters;
+szesnastymrokuzycia szesnastymrokiemzycia siedemnastymrokuzycia siedemnastymrokiemzycia', '[[:space:]]+') letters;
 
 insert into worker.screened_terms (screens, letters, is_phrase, rule_id)
 select 'prompt', letters, false, 'minors-3' from regexp_split_to_table(
@@ -247,11 +247,11 @@ select 'prompt', letters, false, 'minors-3' from regexp_split_to_table(
 pedophilic pedobear loli lolis lolicon lolicons lolicore lolita lolitas shota shotas shotacon shotacons jailbait
 toddlercon nymphet nymphets csam pthc pedofil pedofila pedofile pedofili pedofilem pedofilom pedofilow pedofilka
 pedofilki pedofilke pedofilia pedofilii pedofilie pedofilski pedofilska pedofilskie lolity lolitie lolite lolito lolit
-lolitom lolitami lolitach lolitka lolitki lolitce lolitke lolitko lolitek lolitkom lolitkami lolitkach', '\s+') letters;
+lolitom lolitami lolitach lolitka lolitki lolitce lolitke lolitko lolitek lolitkom lolitkami lolitkach', '[[:space:]]+') letters;
 
 insert into worker.screened_terms (screens, letters, is_phrase, rule_id)
 select 'prompt', letters, true, 'minors-3' from regexp_split_to_table(
-'childporn kidporn kiddieporn teenporn boyporn girlporn babyporn schoolgirlporn', '\s+') letters;
+'childporn kidporn kiddieporn teenporn boyporn girlporn babyporn schoolgirlporn', '[[:space:]]+') letters;
 
 insert into worker.screened_terms (screens, letters, is_phrase, rule_id)
 select 'prompt', letters, false, 'sexual-1' from regexp_split_to_table(
@@ -268,7 +268,7 @@ nudystka nudystki nudystow nudystke nudysty nudystyczny nudystyczna nudystyczne 
 rozneglizowane rozneglizowanego rozneglizowanej rozneglizowanemu rozneglizowanym rozneglizowanych rozneglizowanymi
 rozneglizowano obnazony obnazona obnazone obnazonego obnazonej obnazonemu obnazonym obnazonych obnazonymi obnazono
 nieubrany nieubrana nieubrane nieubranego nieubranej nieubranemu nieubranym nieubranych nieubranymi nieubrano
-rozebrany rozebrana rozebrane rozebranego rozebranej rozebranemu rozebranym rozebranych rozebranymi rozebrano', '\s+') letters;
+rozebrany rozebrana rozebrane rozebranego rozebranej rozebranemu rozebranym rozebranych rozebranymi rozebrano', '[[:space:]]+') letters;
 
 insert into worker.screened_terms (screens, letters, is_phrase, rule_id)
 select 'prompt', letters, true, 'sexual-1' from regexp_split_to_table(
@@ -627,7 +627,7 @@ aktachkobiece aktachkobiecego aktachkobiecych aktachmeski aktachmeskie aktachmes
 aktachartystyczny aktachartystycznego aktkobiety aktmezczyzny aktmodelki aktukobiety aktumezczyzny aktumodelki
 aktykobiety aktymezczyzny aktymodelki aktowkobiety aktowmezczyzny aktowmodelki fotografiaaktu fotografiaaktow
 fotografieaktu fotografieaktow sesjaaktu sesjaaktow sesjeaktu sesjeaktow wstyluaktu kobiecyakt kobiecyaktu kobiecyakty
-kobiecyaktow kobieceakt kobieceaktu kobieceakty kobieceaktow kobiecegoakt kobiecegoaktu kobiecegoakty kobiecegoaktow', '\s+') letters;
+kobiecyaktow kobieceakt kobieceaktu kobieceakty kobieceaktow kobiecegoakt kobiecegoaktu kobiecegoakty kobiecegoaktow', '[[:space:]]+') letters;
 
 insert into worker.screened_terms (screens, letters, is_phrase, rule_id)
 select 'prompt', letters, false, 'sexual-2' from regexp_split_to_table(
@@ -645,7 +645,7 @@ obciagac obciaganie obciagania obciagajaca lodzik lodzika lodziki mineta minety 
 masturbacja masturbacji masturbacje masturbowac masturbujaca masturbujacy onanizm onanizmu onanizuje orgazm orgazmu
 orgazmem orgazmy orgazmie orgia orgii orgie wytrysk wytrysku wytryskiem wytryski sperma spermy sperme spermie napalony
 napalona napalone napalonego napalonej napalonemu napalonym napalonych napalonymi napalono fetysz fetysze fetyszem
-fetyszu fetyszy fetyszowy wibrator wibratora wibratorem wibratory', '\s+') letters;
+fetyszu fetyszy fetyszowy wibrator wibratora wibratorem wibratory', '[[:space:]]+') letters;
 
 insert into worker.screened_terms (screens, letters, is_phrase, rule_id)
 select 'prompt', letters, true, 'sexual-2' from regexp_split_to_table(
@@ -662,7 +662,7 @@ stosunkiplciowe stosunkiplciowego stosunkiplciowej stosunkiplciowemu stosunkiplc
 stosunkiplciowymi stosunkiplciowo pieprzysie pieprzasie pieprzeniesie robimuloda robijejloda robiloda robiacamuloda
 robiacajejloda robiacaloda robiacymuloda robiacyjejloda robiacyloda robicmuloda robicjejloda robicloda zrobicmuloda
 zrobicloda zrobimuloda zrobiloda rozlozonenogi rozlozonenogami rozlozonyminogi rozlozonyminogami rozkladanogi
-rozkladajacanogi napieska', '\s+') letters;
+rozkladajacanogi napieska', '[[:space:]]+') letters;
 
 insert into worker.screened_terms (screens, letters, is_phrase, rule_id)
 select 'prompt', letters, false, 'sexual-3' from regexp_split_to_table(
@@ -681,7 +681,7 @@ biusciaste biusciastego biusciastej biusciastemu biusciastym biusciastych biusci
 genitaliami genitaliach dupa dupy dupe dupie dupo dupsko dupka dupke dupcia dupami dupeczka posladki posladkow
 posladkami posladkach posladek lonowy lonowa lonowe lonowego lonowej lonowemu lonowym lonowych lonowymi lonowo dziwka
 dziwki dziwke dziwko dziwek kurwa kurwy kurwe kurwo prostytutka prostytutki prostytutce prostytutke prostytutko
-prostytutek prostytutkom prostytutkami prostytutkach zdzira zdziry zdzire', '\s+') letters;
+prostytutek prostytutkom prostytutkami prostytutkach zdzira zdziry zdzire', '[[:space:]]+') letters;
 
 insert into worker.screened_terms (screens, letters, is_phrase, rule_id)
 select 'prompt', letters, true, 'sexual-3' from regexp_split_to_table(
@@ -698,7 +698,7 @@ widocznepiersi widocznepiersiami intymneczesci intymnemiejsca intymnychczesci in
 duzapupy wielkapupa wielkapupe wielkapupy wypietapupa wypietapupe wypietapupy wypietejpupa wypietejpupe wypietejpupy
 jedrnapupa jedrnapupe jedrnapupy kraglapupa kraglapupe kraglapupy duzytylek duzytylkiem duzymtylek duzymtylkiem
 wielkitylek wielkitylkiem wielkimtylek wielkimtylkiem wypietytylek wypietytylkiem wypietymtylek wypietymtylkiem
-jedrnytylek jedrnytylkiem kraglytylek kraglytylkiem', '\s+') letters;
+jedrnytylek jedrnytylkiem kraglytylek kraglytylkiem', '[[:space:]]+') letters;
 
 insert into worker.screened_terms (screens, letters, is_phrase, rule_id)
 select 'prompt', letters, false, 'sexual-4' from regexp_split_to_table(
@@ -713,7 +713,7 @@ striptizerke striptizerko striptizerek striptizerkom striptizerkami striptizerka
 striptizerzy striptizerow wyuzdany wyuzdana wyuzdane wyuzdanego wyuzdanej wyuzdanemu wyuzdanym wyuzdanych wyuzdanymi
 wyuzdano lubiezny lubiezna lubiezne lubieznego lubieznej lubieznemu lubieznym lubieznych lubieznymi lubiezno sprosny
 sprosna sprosne sprosnego sprosnej sprosnemu sprosnym sprosnych sprosnymi sprosno rozkladowka rozkladowki rozkladowce
-rozkladowke rozkladowko rozkladowek rozkladowkom rozkladowkami rozkladowkach', '\s+') letters;
+rozkladowke rozkladowko rozkladowek rozkladowkom rozkladowkami rozkladowkach', '[[:space:]]+') letters;
 
 insert into worker.screened_terms (screens, letters, is_phrase, rule_id)
 select 'prompt', letters, true, 'sexual-4' from regexp_split_to_table(
@@ -721,14 +721,14 @@ select 'prompt', letters, true, 'sexual-4' from regexp_split_to_table(
 playboymagazine playboycover playboycenterfold playboymodel playboyshoot playboystyle adultfilm adultfilms adultmovie
 adultmovies adultvideo adultvideos adultcontent adultmaterial explicitfilm explicitfilms explicitmovie explicitmovies
 explicitvideo explicitvideos explicitcontent explicitmaterial stripclub stripclubs peepshow filmdladoroslych
-filmudladoroslych filmydladoroslych trescidladoroslych', '\s+') letters;
+filmudladoroslych filmydladoroslych trescidladoroslych', '[[:space:]]+') letters;
 
 insert into worker.screened_terms (screens, letters, is_phrase, rule_id)
 select 'prompt', letters, false, 'sexual-5' from regexp_split_to_table(
 'undress undresses undressing disrobe disrobes disrobed disrobing clothesoff clothesfree clothingfree rozbiera
 rozbierac rozbierajacy rozbierajaca rozbieranie rozbieraja rozbierz rozbierany rozbierana rozbierane rozbieranego
 rozbieranej rozbieranemu rozbieranym rozbieranych rozbieranymi rozbierano rozebrac rozebrala rozebral rozebrali
-rozebranie', '\s+') letters;
+rozebranie', '[[:space:]]+') letters;
 
 insert into worker.screened_terms (screens, letters, is_phrase, rule_id)
 select 'prompt', letters, true, 'sexual-5' from regexp_split_to_table(
@@ -918,7 +918,7 @@ sciagnijswojeciuchy usunubranie usunubrania usunsukienke usunbluzke usunkoszulke
 usunciuchy usunjejubranie usunjejubrania usunjejsukienke usunjejbluzke usunjejkoszulke usunjejstanik usunjejmajtki
 usunjejbielizne usunjejciuchy usunmuubranie usunmuubrania usunmusukienke usunmubluzke usunmukoszulke usunmustanik
 usunmumajtki usunmubielizne usunmuciuchy usunswojeubranie usunswojeubrania usunswojesukienke usunswojebluzke
-usunswojekoszulke usunswojestanik usunswojemajtki usunswojebielizne usunswojeciuchy', '\s+') letters;
+usunswojekoszulke usunswojestanik usunswojemajtki usunswojebielizne usunswojeciuchy', '[[:space:]]+') letters;
 
 insert into worker.screened_terms (screens, letters, is_phrase, rule_id)
 select 'prompt', letters, false, 'sexual-6' from regexp_split_to_table(
@@ -929,35 +929,35 @@ gwalcony gwalcac gwalcacy gwalcenie zgwalci zgwalcic zgwalcona zgwalcony zgwalco
 gwalcicielem gwalciciele molestuje molestowac molestowanie molestowania molestujaca molestujacy molestowany
 molestowana molestowane molestowanego molestowanej molestowanemu molestowanym molestowanych molestowanymi molestowano
 kazirodztwo kazirodztwa kazirodztwie kazirodzki kazirodzka zoofil zoofila zoofilia zoofilii zoofilie zoofilski
-nekrofil nekrofila nekrofilia nekrofilii nekrofilie', '\s+') letters;
+nekrofil nekrofila nekrofilia nekrofilii nekrofilie', '[[:space:]]+') letters;
 
 insert into worker.screened_terms (screens, letters, is_phrase, rule_id)
 select 'prompt', letters, true, 'sexual-6' from regexp_split_to_table(
 'nonconsensual hiddencamshower hiddencambathroom hiddencambedroom hiddencamtoilet hiddencamerashower
-hiddencamerabathroom hiddencamerabedroom hiddencameratoilet', '\s+') letters;
+hiddencamerabathroom hiddencamerabedroom hiddencameratoilet', '[[:space:]]+') letters;
 
 insert into worker.screened_terms (screens, letters, is_phrase, rule_id)
 select 'negative_prompt', letters, false, 'negative-1' from regexp_split_to_table(
 'clothes clothing clothed dressed garment garments sfw censored censoring censorship ubranie ubrania ubraniu ubraniem
 ubraniach ubrany ubrana ubrane ubrani ubran odziez odziezy ciuchy ciuchow cenzura ocenzurowany ocenzurowana
-ocenzurowane ocenzurowanego ocenzurowanej ocenzurowanemu ocenzurowanym ocenzurowanych ocenzurowanymi ocenzurowano', '\s+') letters;
+ocenzurowane ocenzurowanego ocenzurowanej ocenzurowanemu ocenzurowanym ocenzurowanych ocenzurowanymi ocenzurowano', '[[:space:]]+') letters;
 
 insert into worker.screened_terms (screens, letters, is_phrase, rule_id)
 select 'negative_prompt', letters, true, 'negative-1' from regexp_split_to_table(
 'wearinganything coveredup coveredbody coveredbreasts coverednipples safeforwork censorbar censorbars zakrytepiersi
 zakrytepiersiami zakrytecialo zakrytecialem zakrytypiersi zakrytypiersiami zakrytycialo zakrytycialem zakrytymipiersi
-zakrytymipiersiami zakrytymicialo zakrytymicialem zakrytympiersi zakrytympiersiami zakrytymcialo zakrytymcialem', '\s+') letters;
+zakrytymipiersiami zakrytymicialo zakrytymicialem zakrytympiersi zakrytympiersiami zakrytymcialo zakrytymcialem', '[[:space:]]+') letters;
 
 insert into worker.screened_terms (screens, letters, is_phrase, rule_id)
 select 'negative_prompt', letters, false, 'negative-2' from regexp_split_to_table(
 'adult adults adulthood grownup grownups mature dorosly dorosla dorosle doroslych doroslego doroslej doroslym dorosli
-pelnoletni pelnoletnia pelnoletnie pelnoletniego pelnoletniej pelnoletniemu pelnoletnim pelnoletnimi pelnoletnich', '\s+') letters;
+pelnoletni pelnoletnia pelnoletnie pelnoletniego pelnoletniej pelnoletniemu pelnoletnim pelnoletnimi pelnoletnich', '[[:space:]]+') letters;
 
 insert into worker.screened_terms (screens, letters, is_phrase, rule_id)
 select 'negative_prompt', letters, true, 'negative-2' from regexp_split_to_table(
 'grownman grownmen grownwoman grownwomen legalage ofage overeighteen aboveeighteen dojrzalakobieta dojrzalakobiety
 dojrzalamezczyzna dojrzalaosoba dojrzalekobieta dojrzalekobiety dojrzalemezczyzna dojrzaleosoba dojrzalykobieta
-dojrzalykobiety dojrzalymezczyzna dojrzalyosoba', '\s+') letters;
+dojrzalykobiety dojrzalymezczyzna dojrzalyosoba', '[[:space:]]+') letters;
 
 insert into worker.allowed_phrases (screens, phrase)
 select 'prompt', replace(phrase, '_', ' ') from regexp_split_to_table(
@@ -1221,7 +1221,7 @@ with_nothing_on_her_face with_nothing_on_his_face with_nothing_on_the_desk with_
 with_nothing_on_the_shelves with_nothing_on_the_table with_nothing_on_the_wall with_nothing_on_the_walls wonder_boy
 wonder_boys wozek_dzieciecego wozek_dzieciecy wozek_dzieciecym wozkiem_dzieciecego wozkiem_dzieciecy
 wozkiem_dzieciecym wytrysk_fontanny wytrysk_gejzeru wytrysk_lawy wytrysk_wody zabawka_dziecieca zabawka_dzieciecej
-zdobiona_pochwa zdobiona_pochwe zdobiona_pochwie zip_up_skirt', '\s+') phrase;
+zdobiona_pochwa zdobiona_pochwe zdobiona_pochwie zip_up_skirt', '[[:space:]]+') phrase;
 
 insert into worker.allowed_phrases (screens, phrase)
 select 'negative_prompt', replace(phrase, '_', ' ') from regexp_split_to_table(
@@ -1303,4 +1303,4 @@ white_garment white_garments winter_clothed winter_clothes winter_clothing winte
 winter_garments without_any_clothed without_any_clothes without_any_clothing without_any_dressed without_any_garment
 without_any_garments without_clothed without_clothes without_clothing without_dressed without_garment without_garments
 wrinkled_clothed wrinkled_clothes wrinkled_clothing wrinkled_dressed wrinkled_garment wrinkled_garments wrong_clothed
-wrong_clothes wrong_clothing wrong_dressed wrong_garment wrong_garments', '\s+') phrase;
+wrong_clothes wrong_clothing wrong_dressed wrong_garment wrong_garments', '[[:space:]]+') phrase;

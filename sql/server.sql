@@ -1,13 +1,6 @@
--- Checks the server, the database and the login, before anything is created. First the settings that the files rely on,
--- whatever the database, the role or the client has set: strings without escapes, one snapshot for each statement, no deadline.
+-- Checks the server, the database and the login, before anything is created.
 set transaction isolation level read committed;
 set local client_encoding = 'UTF8';
-set local standard_conforming_strings = on;
-set local quote_all_identifiers = off;
-set local check_function_bodies = on;
-set local row_security = on;
-set local statement_timeout = 0;
-set local idle_in_transaction_session_timeout = 0;
 
 do $$
 declare

@@ -88,6 +88,7 @@ class ClaimQueue:
 
     async def _fetch(self, query: str, *arguments: object) -> list[dict[str, Any]]:
         async with self._database.pooled() as connection:
-            cursor = psycopg.AsyncRawCursor(connection, row_factory=dict_row)
-            await cursor.execute(query, arguments)
+            async with connection.one_statement():
+                cursor = psycopg.AsyncRawCursor(connection, row_factory=dict_row)
+                await cursor.execute(query, arguments)
             return await cursor.fetchall()

@@ -26,8 +26,8 @@ def lenient_types() -> AdaptContext:
     """Return the types for a connection, as its argument `context`."""
     adapters = AdaptersMap(psycopg.adapters)
     for name, loader in (
-        ("timestamptz", _Timestamptz),
-        ("interval", _Interval),
+        ("timestamptz", LenientTimestamptz),
+        ("interval", LenientInterval),
         ("json", _Json),
         ("jsonb", _Jsonb),
     ):
@@ -44,7 +44,7 @@ class _Types:
         self.adapters = adapters
 
 
-class _Timestamptz(TimestamptzLoader):
+class LenientTimestamptz(TimestamptzLoader):
     """In UTC, so that no later conversion leaves Python's range."""
 
     def load(self, data: Buffer) -> datetime:
@@ -55,7 +55,7 @@ class _Timestamptz(TimestamptzLoader):
             return _FIRST if written.startswith((b"-", b"000")) or written.endswith(b"BC") else _LAST
 
 
-class _Interval(IntervalLoader):
+class LenientInterval(IntervalLoader):
     def load(self, data: Buffer) -> timedelta:
         written = bytes(data)
         try:

@@ -14,8 +14,8 @@ from pathlib import Path
 import psycopg
 
 from worker.database.catalog import Damage, find_damage, summarize
+from worker.database.connections import OwnConnection
 from worker.database.errors import explain_connection
-from worker.database.pool import KEEPALIVES
 from worker.database.sql_files import MigrationError as MigrationError  # for those who call migrate
 from worker.database.sql_files import Package, Release, SqlFile, sql_folder, this_release
 
@@ -98,7 +98,7 @@ def repair(
     return Repair([each for each in lost if each not in left], left, _names(files))
 
 
-def _repair_catalog(connection: psycopg.Connection, *, owners_only: bool = False) -> None:
+def _repair_catalog(connection: OwnConnection, *, owners_only: bool = False) -> None:
     # A schema of an older release has recorded nothing, and no function to repair with.
     _run(
         connection,
@@ -110,17 +110,17 @@ def _repair_catalog(connection: psycopg.Connection, *, owners_only: bool = False
 def damage(database_url: str) -> list[Damage]:
     """Return what the database lost since the newest migration, without changing it. Raises MigrationError."""
     try:
-        with psycopg.connect(database_url, autocommit=True, **KEEPALIVES) as connection:
+        with OwnConnection.open(database_url, "likeness migrate") as connection:
             return find_damage(connection)
     except psycopg.Error as error:
         raise MigrationError(_explain(error)) from error
 
 
 @contextmanager
-def _migration(database_url: str, release: Release, warn: Warn | None) -> Iterator[psycopg.Connection]:
+def _migration(database_url: str, release: Release, warn: Warn | None) -> Iterator[OwnConnection]:
     """Open the transaction of a migration, after the checks of server, database and login."""
     try:
-        with psycopg.connect(database_url, autocommit=False, client_encoding="utf8", **KEEPALIVES) as connection:
+        with OwnConnection.open(database_url, "likeness migrate") as connection, connection.transaction():
             if warn is not None:
                 connection.add_notice_handler(lambda notice: _pass_on(notice, warn))
             _run(connection, (release.folder / "server.sql").read_text())
@@ -140,17 +140,13 @@ def _names(files: Sequence[SqlFile]) -> list[str]:
     return [file.name if file.package is None else f"{file.package}: {file.name}" for file in files]
 
 
-def read_ledger(connection: psycopg.Connection) -> dict[tuple[str | None, str], str]:
+def read_ledger(connection: OwnConnection) -> dict[tuple[str | None, str], str]:
     """Return the checksums of the files that were applied to this database."""
-    applied: dict[tuple[str | None, str], str] = {
-        (None, name): checksum
-        for name, checksum in connection.execute("select name, checksum from worker.schema_versions").fetchall()
-    }
-    found = connection.execute("select to_regclass('worker.kind_versions') is not null").fetchone()
-    if found and found[0]:
-        rows = connection.execute("select package, name, checksum from worker.kind_versions").fetchall()
-        applied |= {(package, name): checksum for package, name, checksum in rows}
-    return applied
+    rows = connection.execute("select null as package, name, checksum from worker.schema_versions").fetchall()
+    found = connection.execute("select to_regclass('worker.kind_versions') is not null as found").fetchone()
+    if found and found["found"]:
+        rows += connection.execute("select package, name, checksum from worker.kind_versions").fetchall()
+    return {(row["package"], row["name"]): row["checksum"] for row in rows}
 
 
 def pending_files(applied: Ledger, release: Release, without: Collection[str] = ()) -> list[SqlFile]:
@@ -192,13 +188,13 @@ def _place(file: SqlFile) -> str:
     return f"sql/migrations/{file.name}.sql" if file.package is None else str(file)
 
 
-def _apply_all(connection: psycopg.Connection, files: Sequence[SqlFile]) -> None:
+def _apply_all(connection: OwnConnection, files: Sequence[SqlFile]) -> None:
     for file in files:
         _apply(connection, file)
     _run(connection, "notify pgrst, 'reload schema'")
 
 
-def _apply(connection: psycopg.Connection, file: SqlFile) -> None:
+def _apply(connection: OwnConnection, file: SqlFile) -> None:
     try:
         if file.package is not None:
             connection.execute(
@@ -217,7 +213,7 @@ def _apply(connection: psycopg.Connection, file: SqlFile) -> None:
     )
 
 
-def _run(connection: psycopg.Connection, text: str) -> None:
+def _run(connection: OwnConnection, text: str) -> None:
     # As bytes: the files are our own, and without parameters psycopg sends them as they are.
     connection.execute(text.encode())
 
@@ -239,10 +235,10 @@ def install_supabase_stubs(database_url: str) -> bool:
     Return False, without a change, if auth.users exists already. Raises MigrationError.
     """
     try:
-        with psycopg.connect(database_url) as connection:
+        with OwnConnection.open(database_url, "likeness migrate") as connection, connection.transaction():
             _run(connection, (sql_folder() / "server.sql").read_text())
-            found = connection.execute("select to_regclass('auth.users') is not null").fetchone()
-            if found and found[0]:
+            found = connection.execute("select to_regclass('auth.users') is not null as found").fetchone()
+            if found and found["found"]:
                 return False
             _run(connection, (sql_folder() / "supabase_stubs.sql").read_text())
             return True

@@ -7,12 +7,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import psycopg
-from psycopg.rows import dict_row
 
+from worker.database.connections import OwnConnection
 from worker.database.errors import explain_connection
-from worker.database.lenient_types import lenient_types
 from worker.database.meanings import explain_error
-from worker.database.pool import KEEPALIVES
 from worker.errors import CommandRefused
 
 Connection = psycopg.Connection[dict[str, Any]]
@@ -25,14 +23,7 @@ def connect(url: str) -> Iterator[Connection]:
     Raises SettingsError if it fails. Within it, each error of the database raises CommandRefused.
     """
     try:
-        connection = psycopg.connect(
-            url,
-            autocommit=True,
-            row_factory=dict_row,
-            context=lenient_types(),
-            application_name="likeness command",
-            **KEEPALIVES,
-        )
+        connection = OwnConnection.open(url, "likeness command")
     except psycopg.OperationalError as error:
         raise explain_connection(error, "DATABASE_URL") from error
     with connection:

@@ -15,32 +15,15 @@ from typing import Any, LiteralString, Self
 import psycopg
 import stamina
 from psycopg import sql
-from psycopg.rows import dict_row
 from psycopg.types.json import set_json_dumps
 from psycopg_pool import AsyncConnectionPool
 from pydantic_core import to_json
 
+from worker.database.connections import OwnAsyncConnection, options_of
 from worker.database.errors import explain_connection
-from worker.database.lenient_types import lenient_types
-from worker.database.transient import is_transient
+from worker.database.transient import is_lost_statement, is_transient
 
 set_json_dumps(lambda value: to_json(value, inf_nan_mode="null").decode())  # jsonb has no NaN
-
-KEEPALIVE_IDLE_S = 5
-KEEPALIVE_INTERVAL_S = 2
-KEEPALIVE_COUNT = 3
-UNACKNOWLEDGED_LIMIT_MS = 15_000
-CONNECT_TIMEOUT_S = 10
-
-KEEPALIVES: dict[str, Any] = {
-    "keepalives": 1,
-    "keepalives_idle": KEEPALIVE_IDLE_S,
-    "keepalives_interval": KEEPALIVE_INTERVAL_S,
-    "keepalives_count": KEEPALIVE_COUNT,
-    "tcp_user_timeout": UNACKNOWLEDGED_LIMIT_MS,
-    "connect_timeout": CONNECT_TIMEOUT_S,
-}
-"""A connection whose other end vanished is detected after 11 to 15 s, not after two hours."""
 
 POOL_SIZE = 2
 POOL_WAIT_S = 10.0
@@ -61,32 +44,29 @@ class Database:
 
     def __init__(self, url: str, name: str) -> None:
         self._url = url
-        self._options: dict[str, Any] = {
-            "autocommit": True,
-            "prepare_threshold": None,
-            "row_factory": dict_row,
-            "context": lenient_types(),
-            "application_name": f"likeness {name}"[:63],
-            **KEEPALIVES,
-        }
-        self._pool: AsyncConnectionPool[psycopg.AsyncConnection[dict[str, Any]]] = AsyncConnectionPool(
+        self._name = f"likeness {name}"[:63]
+        self._pool: AsyncConnectionPool[OwnAsyncConnection] = AsyncConnectionPool(
             url,
-            min_size=1,
+            connection_class=OwnAsyncConnection,
+            configure=OwnAsyncConnection.take_session,
+            # All from the start, so that none is lacking later because a copy has the server's last one.
+            min_size=POOL_SIZE,
             max_size=POOL_SIZE,
             open=False,
             timeout=POOL_WAIT_S,
             reconnect_timeout=POOL_RECONNECT_FOR_S,
-            kwargs=self._options,
+            kwargs=options_of(self._name),
         )
 
     async def __aenter__(self) -> Self:
         """Open the pool. Raises SettingsError if DATABASE_URL cannot be connected to."""
         try:
             # The pool would keep trying for a long time, and not say why.
-            await (await psycopg.AsyncConnection.connect(self._url, **self._options)).close()
+            await (await OwnAsyncConnection.open(self._url, self._name)).close()
         except psycopg.OperationalError as error:
             raise explain_connection(error, "DATABASE_URL") from error
-        await self._pool.open(wait=True)
+        # Without waiting: where the server has one connection left, a pod works with that.
+        await self._pool.open()
         return self
 
     async def __aexit__(
@@ -106,14 +86,7 @@ class Database:
         return await self._call(None, function, *arguments)
 
     async def _call(self, retry_for_s: float | None, function: LiteralString, *arguments: object) -> Any:
-        async for attempt in stamina.retry_context(
-            on=is_transient,
-            attempts=None,
-            timeout=retry_for_s,
-            wait_initial=RETRY_FIRST_PAUSE_S,
-            wait_jitter=RETRY_JITTER_S,
-            wait_max=RETRY_LONGEST_PAUSE_S,
-        ):
+        async for attempt in _retrying(retry_for_s):
             with attempt:
                 return await self.call_once(function, *arguments)
         raise AssertionError("retry_context either returns or raises")
@@ -131,7 +104,12 @@ class Database:
     ) -> list[dict[str, Any]]:
         """Return the rows of one statement; none for a statement that returns no rows."""
         async with self._pool.connection() as connection:
-            cursor = await connection.execute(statement, arguments)
+            try:
+                cursor = await connection.execute(statement, arguments)
+            except psycopg.Error as error:
+                if is_lost_statement(error):
+                    await connection.close()  # it would answer the same again; the pool opens another
+                raise
             return await cursor.fetchall() if cursor.description else []
 
     def pooled(self) -> Any:
@@ -139,13 +117,28 @@ class Database:
         return self._pool.connection()
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[psycopg.AsyncConnection[dict[str, Any]]]:
+    async def transaction(self) -> AsyncIterator[OwnAsyncConnection]:
         """Open a transaction around an effect in storage, on a connection of its own.
 
-        Not one of the pool: heartbeats must continue while a store hangs.
+        Not one of the pool: heartbeats must continue while a store hangs. Where there is none to be had, it tries again
+        for RETRY_FOR_S, and then raises the error, which is transient.
         """
-        async with (
-            await psycopg.AsyncConnection[dict[str, Any]].connect(self._url, **self._options) as connection,
-            connection.transaction(),
-        ):
+        async with await self._connect() as connection, connection.transaction():
             yield connection
+
+    async def _connect(self) -> OwnAsyncConnection:
+        async for attempt in _retrying(RETRY_FOR_S):
+            with attempt:
+                return await OwnAsyncConnection.open(self._url, self._name)
+        raise AssertionError("retry_context either returns or raises")
+
+
+def _retrying(for_s: float | None) -> AsyncIterator[stamina.Attempt]:
+    return stamina.retry_context(
+        on=is_transient,
+        attempts=None,
+        timeout=for_s,
+        wait_initial=RETRY_FIRST_PAUSE_S,
+        wait_jitter=RETRY_JITTER_S,
+        wait_max=RETRY_LONGEST_PAUSE_S,
+    )

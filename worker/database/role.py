@@ -14,12 +14,8 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 from psycopg import pq, sql
 
 from worker.database.owner import Connection
+from worker.database.session_settings import IDLE_IN_TRANSACTION_TIMEOUT, STATEMENT_TIMEOUT
 from worker.errors import CommandRefused
-
-STATEMENT_TIMEOUT = "60s"
-"""Pods' calls take less than seconds; one that hangs is cancelled, frees its connection and is retried."""
-IDLE_IN_TRANSACTION_TIMEOUT = "5min"
-"""Longer than the copy of a LoRA, the one thing a pod does inside a transaction."""
 
 
 @dataclass(frozen=True)

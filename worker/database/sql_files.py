@@ -39,8 +39,8 @@ REPEATABLE = (
     *("packages", "catalog", "triggers", "kinds/*"),
 )
 """In the order in which they depend on each other; `*` is every file of a folder."""
-LAST = ("views", "rights", "comments", "rls", "recorded")
-"""After the kinds that packages add, because views, rights and policies cover them; the record covers everything."""
+LAST = ("views", "rights", "comments", "rls", "function_settings", "recorded")
+"""After the kinds that packages add, because views, rights, settings, policies and the record cover them."""
 
 
 class MigrationError(Exception):

@@ -42,7 +42,7 @@ def _terms() -> Iterable[str]:
                 yield (
                     "insert into worker.screened_terms (screens, letters, is_phrase, rule_id)\n"
                     f"select {_text(rule.screens)}, letters, {str(is_phrase).lower()}, {_text(rule.id)} "
-                    f"from regexp_split_to_table(\n{_wrapped(letters)}, '\\s+') letters;\n"
+                    f"from regexp_split_to_table(\n{_wrapped(letters)}, '[[:space:]]+') letters;\n"
                 )
 
 
@@ -52,7 +52,7 @@ def _allowed_phrases() -> Iterable[str]:
         yield (
             "insert into worker.allowed_phrases (screens, phrase)\n"
             f"select {_text(kind)}, replace(phrase, '_', ' ') from regexp_split_to_table(\n"
-            f"{_wrapped(sorted(phrases))}, '\\s+') phrase;\n"
+            f"{_wrapped(sorted(phrases))}, '[[:space:]]+') phrase;\n"
         )
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from psycopg.rows import dict_row
 
+from worker.database.connections import OwnConnection
 from worker.errors import ModelMissing, SettingsError, StorageError
 from worker.models.bases import read_bucket_manifest
 from worker.models.integrity import is_complete, is_undamaged
@@ -21,7 +21,6 @@ from worker.storage.folder_size import folder_size
 from worker.storage.object_store import ObjectStore
 
 COLUMNS = ("model", "family", "licence", "commercial use", "GB", "on this disk", "in the bucket", "revision", "routes")
-CONNECT_TIMEOUT_S = 10
 
 _BASES = """
     select base.*, worker.required_vram_gib(base, '{}') as generation_gib,
@@ -71,7 +70,7 @@ def _registered(settings: Settings, notes: list[str]) -> dict[str, dict[str, Any
         notes.append("DATABASE_URL is not set: family, licence and routes of registered base models are not shown")
         return {}
     try:
-        with psycopg.connect(url, connect_timeout=CONNECT_TIMEOUT_S, row_factory=dict_row) as connection:
+        with OwnConnection.open(url, "likeness command") as connection:
             return {row["slug"]: row for row in connection.execute(_BASES).fetchall()}
     except psycopg.Error as error:
         notes.append(f"the database cannot be read ({type(error).__name__}): run `worker doctor`")

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import psycopg
 import structlog
 
 from worker import errors
 from worker.database.pool import Database
+from worker.database.transient import Fault, fault_of, is_transient
 from worker.errors import Interruption, JobInterrupted
 from worker.gpu.process import GpuChild, Interrupted
 from worker.guard import consent, prompts
@@ -24,6 +26,7 @@ from worker.jobs.started_job import StartedJob
 from worker.jobs.starting import start_job
 from worker.kinds import Kind
 from worker.models import BaseModels, JobModels
+from worker.pod.background_tasks import wait_for_event
 from worker.pod.registration import Registration
 from worker.settings import Settings
 from worker.storage.lora_cache import LoraCache
@@ -32,6 +35,7 @@ from worker.storage.workspace import Workspace
 
 log = structlog.get_logger()
 
+OUTAGE_PAUSE_S = 5.0
 STOP_GRACE_S = 5.0
 SHUTDOWN_GRACE_S = 1.0
 UPLOAD_DEADLINE_S = 600.0
@@ -202,9 +206,18 @@ class JobRunner:
                 retry_after = timedelta(0) if lease.job.row["failures"] == 0 else None
             return await lease.fail(error, retry_after), {"code": error.code, "error": error.message}
         except Exception as error:
+            if is_transient(error):
+                return await self._release_after_outage(lease, error)
             log.exception("job.crashed")
-            fault = errors.InternalError(f"{type(error).__name__} in the worker; its log says more")
+            fault = _fault(error)
             return await lease.fail(fault), {"code": fault.code, "error": fault.message}
+
+    async def _release_after_outage(self, lease: Lease, error: Exception) -> tuple[str, dict[str, Any]]:
+        """Requeue a job that the database failed, which is not the job's failure."""
+        log.warning("job.database_failed", reason=type(error).__name__)
+        # Otherwise a pod that is lent no connection would claim and release the job without a pause.
+        await wait_for_event(lease.interrupted, OUTAGE_PAUSE_S)
+        return await lease.release("requeued: the database did not respond"), {"reason": "database"}
 
     async def _run_handler(self, lease: Lease, context: JobContext) -> dict[str, Any]:
         """Return the handler's result. Raises JobInterrupted if the attempt was told to stop before there was one."""
@@ -277,6 +290,13 @@ def _has_result(handler: asyncio.Task[dict[str, Any]]) -> bool:
 
 def _route(job: StartedJob) -> str:
     return f"{job.kind}/{job.base.slug}" if job.base else job.kind
+
+
+def _fault(error: Exception) -> errors.WorkerError:
+    """Return what the app's user may know of an error: its kind, never its text, which may quote a prompt."""
+    if isinstance(error, psycopg.Error) and fault_of(error) is Fault.JOB:
+        return errors.InvalidInput(f"the database does not take a value of this job: {type(error).__name__}")
+    return errors.InternalError(f"{type(error).__name__} in the worker; its log says more")
 
 
 def _log_finished(lease: Lease, traffic: Traffic, duration_s: float, **outcome: Any) -> None:

@@ -18,8 +18,15 @@ import structlog
 from psycopg import sql
 
 from worker.database.claim_queue import QUEUE_CHANNEL
+from worker.database.connections import (
+    KEEPALIVE_COUNT,
+    KEEPALIVE_IDLE_S,
+    KEEPALIVE_INTERVAL_S,
+    OwnAsyncConnection,
+    options_of,
+)
 from worker.database.errors import password_refused
-from worker.database.pool import KEEPALIVE_COUNT, KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVES, Database
+from worker.database.pool import Database
 from worker.database.transient import is_transient
 
 log = structlog.get_logger()
@@ -37,7 +44,7 @@ ANNOUNCE_LOSS_WITHIN_S = 5.0
 LISTEN_HINT = "set DATABASE_LISTEN_URL to a direct or session-mode address (on Supabase port 5432)"
 
 
-async def listen_works(connection: psycopg.AsyncConnection, database: Database) -> bool:
+async def listen_works(connection: OwnAsyncConnection, database: Database) -> bool:
     """Return True if a notification sent through `database` arrives here; False behind a transaction-mode pooler."""
     channel = sql.Identifier(f"likeness_probe_{uuid4().hex}")
     await connection.execute(sql.SQL("listen {}").format(channel))
@@ -89,22 +96,17 @@ class Session:
 
     async def _connect_and_listen(self) -> None:
         """Hold one session connection. Raises OperationalError when it ends."""
-        async with await psycopg.AsyncConnection.connect(
-            self.url,
-            autocommit=True,
-            prepare_threshold=None,
-            application_name="likeness session",
-            **KEEPALIVES,
-        ) as connection:
+        async with await OwnAsyncConnection.connect(self.url, **options_of("likeness session")) as connection:
             await self._set_up(connection)
             self._failures, self._password_refusal_logged = 0, False
             await self._listen(connection)
 
-    async def _set_up(self, connection: psycopg.AsyncConnection) -> None:
+    async def _set_up(self, connection: OwnAsyncConnection) -> None:
         if not await listen_works(connection, self.database):
             self._log_unsupported()
             await self._publish_initial_state()
             return
+        await connection.take_session(is_known_to_hold=True)
         # On the server's side too, so that a vanished pod's lock is freed within seconds. No effect on a Unix socket.
         for setting, value in (
             ("tcp_keepalives_idle", KEEPALIVE_IDLE_S),
@@ -126,7 +128,7 @@ class Session:
             await self.on_state()
             self.first_try.set()
 
-    async def _listen(self, connection: psycopg.AsyncConnection) -> None:
+    async def _listen(self, connection: OwnAsyncConnection) -> None:
         while True:
             async for notification in connection.notifies(timeout=IDLE_PROBE_EVERY_S):
                 if notification.channel == QUEUE_CHANNEL:

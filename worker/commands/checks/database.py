@@ -9,9 +9,10 @@ import psycopg
 
 from worker.commands.checks.catalog import CATALOG, COLLATION, check_catalog
 from worker.commands.checks.report import CheckWarning, Report
+from worker.database.connections import OwnAsyncConnection, options_of
 from worker.database.errors import explain_connection
 from worker.database.migrate import MigrationError, pending_files
-from worker.database.pool import KEEPALIVES, Database
+from worker.database.pool import Database
 from worker.database.sql_files import numbered_files, this_release
 from worker.errors import SettingsError, truncate_list
 from worker.pod.preflight import check_schema, check_writable_database
@@ -74,12 +75,8 @@ async def _writable(database: Database) -> str:
 async def _listen(settings: Settings, database: Database) -> str:
     variable = "DATABASE_URL" if settings.database_listen_url is None else "DATABASE_LISTEN_URL"
     try:
-        connection = await psycopg.AsyncConnection.connect(
-            settings.listen_url.get_secret_value(),
-            autocommit=True,
-            prepare_threshold=None,
-            application_name="likeness doctor",
-            **KEEPALIVES,
+        connection = await OwnAsyncConnection.connect(
+            settings.listen_url.get_secret_value(), **options_of("likeness doctor")
         )
     except psycopg.OperationalError as error:
         raise explain_connection(error, variable) from error
