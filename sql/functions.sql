@@ -127,14 +127,17 @@ comment on function worker.start_payload is 'Return everything that a handler ne
 create or replace function worker.note_subjects(p_kind text, p_id uuid) returns text[]
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_table text := worker.table_of(p_kind);
+  v_people uuid[];
 begin
-  if to_regclass(worker.table_of(p_kind)) is not null then
-    execute format(
-      'insert into worker.job_subjects (kind, job_id, subject_id)
-       select $1, job.id, touched from %s job cross join worker.subjects_of($1, to_jsonb(job)) touched
-       where job.id = $2 and not exists (
-         select from worker.job_subjects known where known.kind = $1 and known.job_id = $2 and known.subject_id = touched)
-       order by touched on conflict do nothing', worker.table_of(p_kind)) using p_kind, p_id;
+  if to_regclass(v_table) is not null then
+    -- What names a table is planned each time, so it is kept short.
+    execute format('select array(select worker.subjects_of($1, to_jsonb(job))) from %s job where id = $2', v_table) into v_people using p_kind, p_id;
+    insert into worker.job_subjects (kind, job_id, subject_id)
+    select p_kind, p_id, touched from unnest(v_people) touched
+    where not exists (select from worker.job_subjects known where known.kind = p_kind and known.job_id = p_id and known.subject_id = touched)
+    order by touched on conflict do nothing;
   end if;
   return null;
 exception when others or assert_failure or query_canceled then
@@ -274,6 +277,22 @@ begin
   return worker.lease_state(v_job);
 end $$;
 comment on function worker.report_job is 'Record the progress of an attempt; returns ok, cancel, timeout or lost.';
+
+-- A job that is locked now is left for the next report: a heartbeat that waited would let its pod be considered dead.
+create or replace function worker.record_progress(p_kind text, p_id uuid, p_attempt integer, p_report jsonb) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if to_regclass(worker.table_of(p_kind)) is not null then
+    execute format(
+      'update %1$s set progress = $3, metrics = $4
+       where id = (select id from %1$s where id = $1 and status = ''running'' and attempt = $2
+                     and (progress, metrics) is distinct from ($3::real, $4) for update skip locked)',
+      worker.table_of(p_kind))
+      using p_id, p_attempt, greatest(0, least(1, (p_report ->> 'progress')::double precision)), nullif(p_report -> 'metrics', 'null');
+  end if;
+end $$;
+comment on function worker.record_progress is 'Record progress (0 to 1) and metrics of an attempt, if it is running and nobody has locked its job.';
 
 create or replace function worker.stage_objects(p_kind text, p_id uuid, p_attempt integer, p_objects jsonb) returns text
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '4s'

@@ -38,6 +38,7 @@ EXECUTE = {
     "worker.claim_deletable_objects": "likeness_worker",
     "worker.deregister_pod": "likeness_worker",
     "worker.heartbeat": "likeness_worker",
+    "worker.pod_heartbeat": "likeness_worker",
     "worker.mark_objects_deleted": "likeness_worker",
     "worker.lora_to_copy": "likeness_worker",
     "worker.memory_requirement": "likeness_worker",
@@ -53,6 +54,7 @@ EXECUTE = {
     "worker.schema_major": "likeness_worker",
     "worker.stage_objects": "likeness_worker",
     "worker.start_job": "likeness_worker",
+    "worker.next_due_s": "likeness_worker",
     "worker.starved_routes": "likeness_worker",
     "worker.subject_lock_key": "likeness_worker",
     "worker.tick": "likeness_worker",
@@ -69,20 +71,19 @@ EXECUTE = {
 OWNER_ONLY = """
     actor after_job_insert after_order_update after_subject_update alter_job_tables apply_package_file backoff
     backoff_after_lost_pod base_error before_job_insert before_job_update call_hook capabilities catalog_objects
-    changing_columns charge_failure check_columns check_grant check_hooks check_job_owner check_kinds
-    check_life_cycle check_open_jobs check_registration check_slot count_jobs declare_grant declare_policy default_base
-    dequeue_row discard_staged_objects end_attempt end_failed_attempt enqueue ensure_kind_policies ensure_policy
-    expire_consent explain_waiting fail_stranded_jobs find_violation finish_job finish_stopped_job
-    fn_pgqueuer_changed fold_prompt foreign_change generation_loras give_back grant_declared_rights grant_job_table
-    has_hook held_state hook hook_error hook_failure hook_signatures inputs_error is_allowed is_dead is_fault_of_pod
-    is_retried is_ticker is_transient items job_consent_error key_error key_subject keys_error lease_state
-    live_kinds lock_is_free lock_job lock_lease log_event log_refusal make_job_table make_job_views
-    matching_term_rule models_error models_of named_keys note_missing_tables note_subjects on_photo_write
-    on_subject_insert on_subject_update payload photos_of plain_columns policy_in_catalog prefetch prefix
-    preset_columns preset_error prompt_error prune publish publish_training reconcile refuse_change
-    register_job_table release_unheld_jobs request_columns request_error request_stop requeue result_error
-    result_keys route run_package_file set_consent settle settle_stopped staging_prefix start_payload stop_jobs_of
-    subjects_of table_of texts training_min_photos training_photos try_lock_job undeclared_columns
+    changing_columns charge_failure check_columns check_grant check_hooks check_job_owner check_kinds check_life_cycle
+    check_open_jobs check_registration check_slot count_jobs declare_grant declare_policy default_base dequeue_row
+    discard_staged_objects end_attempt end_failed_attempt enqueue ensure_kind_policies ensure_policy expire_consent
+    explain_waiting fail_stranded_jobs find_violation finish_job finish_stopped_job fn_pgqueuer_changed fold_prompt
+    foreign_change generation_loras give_back grant_declared_rights grant_job_table has_hook held_state hook hook_error
+    hook_failure hook_signatures inputs_error is_allowed is_dead is_fault_of_pod is_retried is_ticker is_transient items
+    job_consent_error key_error key_subject keys_error lease_state live_kinds lock_is_free lock_job lock_lease log_event
+    log_refusal make_job_table make_job_views matching_term_rule models_error models_of named_keys note_missing_tables
+    note_subjects on_photo_write on_subject_insert on_subject_update payload photos_of plain_columns policy_in_catalog
+    prefetch prefix preset_columns preset_error prompt_error prune publish publish_training reconcile record_progress
+    refuse_change register_job_table release_unheld_jobs request_columns request_error request_stop requeue result_error
+    result_keys route routes_digest run_package_file set_consent settle settle_stopped staging_prefix start_payload
+    stop_jobs_of subjects_of table_of texts training_min_photos training_photos try_lock_job undeclared_columns
 
     generation__capabilities generation__default_base generation__inputs_error generation__named_keys
     generation__payload generation__plain_columns generation__prefetch generation__request_error

@@ -62,11 +62,6 @@ class ClaimQueue:
             return None
         return jobs[0].entrypoint.split("/")[0], UUID(jobs[0].payload.decode())
 
-    async def next_due_s(self, routes: list[str]) -> float | None:
-        """Return the seconds until the next deferred job of these routes is due, or None if there is none."""
-        eta = await self._queries.next_deferred_eta([QueueEntrypoint(route) for route in routes])
-        return None if eta is None else max(0.0, eta.total_seconds())
-
 
 class _PoolDriver:
     """pgqueuer's driver protocol over the pool. It never listens: notifications arrive on the session connection."""

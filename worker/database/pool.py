@@ -1,8 +1,8 @@
 """The database connections of a pod: a small pool, and calls of SQL functions over it.
 
 Connections are few on small plans, so a pod holds three: two in the pool and one session (`worker/pod/session.py`);
-plus one for each convenience copy while it is made. Nothing in the pool needs a session (no prepared statements, no
-LISTEN, no session locks), so the pool may connect through a transaction-mode pooler.
+plus one for each convenience copy while it is made. Nothing in the pool needs a session (no LISTEN, no session locks;
+prepared statements only where no pooler stands between), so the pool may connect through a transaction-mode pooler.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from psycopg_pool import AsyncConnectionPool
 from pydantic_core import to_json
 
 from worker.database.errors import explain_connection
+from worker.database.prepared import prepare_where_direct
 from worker.database.transient import is_transient
 
 set_json_dumps(lambda value: to_json(value).decode())
@@ -75,6 +76,7 @@ class Database:
             timeout=POOL_WAIT_S,
             reconnect_timeout=POOL_RECONNECT_FOR_S,
             kwargs=self._options,
+            configure=prepare_where_direct,
         )
 
     async def __aenter__(self) -> Self:

@@ -149,7 +149,7 @@ class JobRunner:
             await self._registration.refuse_route(_route(lease.job))
             await lease.release(f"requeued: its pod's disk failed, {error.strerror}")
             return
-        context = self._context(workdir, self._make_slot_release(lease, free_slot))
+        context = self._context(workdir, lease.job.purpose, self._make_slot_release(lease, free_slot))
         try:
             outcome, detail = await self._outcome(lease, context)
         finally:
@@ -167,13 +167,13 @@ class JobRunner:
 
         return freed
 
-    def _context(self, workdir: Path, free_slot: Callable[[], None]) -> JobContext:
+    def _context(self, workdir: Path, purpose: str | None, free_slot: Callable[[], None]) -> JobContext:
         return JobContext(
             database=self._services.database,
             store=self._services.store,
             models=JobModels(self._services.models),
             gpu=self._services.gpu,
-            loras=self._services.loras,
+            loras=self._services.loras.for_purpose(purpose),
             bucket_uploads=self._services.settings.bucket_uploads,
             bucket_models=self._services.settings.bucket_models,
             upscaler_backend=self._services.settings.upscaler,
