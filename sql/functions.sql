@@ -101,6 +101,14 @@ comment on function worker.log_refusal is 'Write a refusal to the consent ledger
 
 -- ----------------------------------------------------------------------------------------------------------------- start
 
+create or replace function worker.newest_checkpoint(p_kind text, p_id uuid) returns jsonb
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select jsonb_build_object('step', step, 'bucket', bucket, 'key', key) from worker.staged_objects
+  where kind = p_kind and job_id = p_id and state = 'checkpoint' order by step desc limit 1
+$$;
+comment on function worker.newest_checkpoint is 'Return step, bucket and key of the checkpoint that the next attempt of a job resumes from, or NULL.';
+
 create or replace function worker.start_payload(p_kind text, p_job jsonb) returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -115,8 +123,7 @@ as $$
     'inputs', inputs,
     -- For pods of 0.1.0.
     'photos', coalesce(inputs -> 'photos', '[]'), 'models', coalesce(inputs -> 'loras', '[]'),
-    'checkpoint', (select jsonb_build_object('step', step, 'bucket', bucket, 'key', key) from worker.staged_objects
-                   where kind = p_kind and job_id = (p_job ->> 'id')::uuid and state = 'checkpoint' order by step desc limit 1),
+    'checkpoint', worker.newest_checkpoint(p_kind, (p_job ->> 'id')::uuid),
     'prefix', worker.prefix(p_kind, p_job, (p_job ->> 'attempt')::integer))
   from worker.payload(p_kind, p_job) inputs
 $$;

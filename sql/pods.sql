@@ -130,7 +130,7 @@ begin
     end;
     v_jobs := v_jobs || jsonb_build_object('kind', v_row.kind, 'id', v_row.job_id, 'base', v_job ->> 'base',
       'purpose', (select purpose from worker.job_kinds where kind = v_row.kind),
-      'subject_id', v_job ->> 'subject_id', 'inputs', v_inputs,
+      'subject_id', v_job ->> 'subject_id', 'inputs', v_inputs, 'checkpoint', worker.newest_checkpoint(v_row.kind, v_row.job_id),
       'models', coalesce(v_inputs -> 'loras', '[]'));  -- for pods of 0.1.0
   end loop;
   return v_jobs;

@@ -16,6 +16,7 @@ from typing import BinaryIO, Self
 from urllib.parse import urlsplit, urlunsplit
 
 SSL_REQUEST, GSS_REQUEST = 80877103, 80877104
+PARSE, BIND, SIMPLE_QUERY = b"P", b"B", b"Q"
 READY_FOR_QUERY, NOTIFICATION = b"Z", b"A"
 END_OF_STATEMENT = (b"S", b"Q", b"X", b"p")
 """Sync, simple query, terminate, password: they end a sequence of messages that forms one statement."""
@@ -129,22 +130,36 @@ class _Connection:
         self.application = ""
         self._proxy, self._client, self._server = proxy, client, server
         self._losing: LostReply | None = None
+        self._prepared: dict[bytes, bytes] = {}
 
     def pass_up(self) -> None:
         try:
             with self._client.makefile("rb") as stream:
                 if self._start(stream):
-                    statement = b""
+                    statement, text = b"", b""
                     while message := _read_message(stream):
                         statement += message
+                        text += self._text_of(message)
                         if message.startswith(END_OF_STATEMENT):
-                            self._losing = self._losing or self._proxy.take_loss(statement)
+                            if text:
+                                self._losing = self._losing or self._proxy.take_loss(text)
                             self._server.sendall(statement)
-                            statement = b""
+                            statement, text = b"", b""
         except OSError:
             pass
         finally:
             self.close()
+
+    def _text_of(self, message: bytes) -> bytes:
+        """Return what a message executes, text and arguments; nothing of one that only prepares."""
+        if message.startswith(PARSE):
+            name, text, _ = message[5:].split(b"\0", 2)
+            self._prepared[name] = text
+            return b""
+        if message.startswith(BIND):
+            _, name, arguments = message[5:].split(b"\0", 2)
+            return self._prepared.get(name, b"") + arguments
+        return message if message.startswith(SIMPLE_QUERY) else b""
 
     def pass_down(self) -> None:
         try:

@@ -40,6 +40,7 @@ from worker.pod.session import Session
 from worker.settings import Settings
 from worker.storage.lora_cache import LoraCache
 from worker.storage.object_store import ObjectStore
+from worker.storage.prefetched_files import PrefetchedFiles
 from worker.storage.workspace import Workspace
 
 log = structlog.get_logger()
@@ -72,7 +73,6 @@ class Worker:
         kinds = kinds_of_pod(settings.worker_kinds)
         self._gpu = GpuChild(tasks=[task for kind in kinds.values() for task in kind.tasks])
         self._workspace = Workspace(settings.work_dir, self.pod_id)
-        self._loras = LoraCache(self._store, settings.bucket_models, self._workspace)
         self._free = {"gpu": 1, "light": LIGHT_SLOTS}
         self._wake = asyncio.Event()
         """A job may have become claimable: a notification, a free slot, a new route, a deferred job that is due."""
@@ -94,7 +94,15 @@ class Worker:
             self.pod_id, settings.worker_name, self._database, self._session, self._routes, self._tick, self._wake.set
         )
         self._services = PodServices(
-            settings, kinds, self._database, self._store, self._models, self._gpu, self._loras, self._workspace
+            settings,
+            kinds,
+            self._database,
+            self._store,
+            self._models,
+            self._gpu,
+            LoraCache(self._store, settings.bucket_models, self._workspace),
+            self._workspace,
+            PrefetchedFiles(self._store, self._workspace),
         )
         self._prefetch = Prefetch(self._services, self._gpu_routes_if_busy)
         self._runner = JobRunner(self._services, self._registration)

@@ -7,7 +7,8 @@ import os
 import subprocess
 import sys
 from abc import ABC, abstractmethod
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -44,12 +45,40 @@ class Servers:
     tree: Path
     """Whose `worker` is measured."""
 
+    def configure(self, *settings: str) -> None:
+        """Change settings of the server."""
+        with psycopg.connect(self.postgres.url(), autocommit=True) as connection:
+            for setting in settings:
+                connection.execute(f"alter system set {setting}")  # type: ignore[arg-type]
+            connection.execute("select pg_reload_conf()")
+
+    def prepare_log(self) -> None:
+        """Let each line of the server's log name its database and application."""
+        self.configure("log_line_prefix = '|%d|%a|'")
+
+    @contextmanager
+    def logged(self, *, duration: bool) -> Iterator[list[str]]:
+        """Log every statement, or how long each took; the list has the lines once this context has ended."""
+        lines: list[str] = []
+        log = self.postgres.folder / "postgres.log"
+        setting, off = (
+            ("log_duration = on", "log_duration = off")
+            if duration
+            else ("log_statement = 'all'", "log_statement = 'none'")
+        )
+        self.configure(setting)
+        begin = log.stat().st_size
+        yield lines
+        self.configure(off)
+        with log.open("rb") as file:
+            file.seek(begin)
+            lines += file.read().decode(errors="replace").splitlines()
+
 
 class Side(ABC):
     """One system with a database of its own. `producer` is the app's connection."""
 
     name: ClassVar[str]
-    table: ClassVar[str]
 
     def __init__(self, servers: Servers) -> None:
         self.servers = servers
@@ -72,8 +101,13 @@ class Side(ABC):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.stop_workers()
+        self._stop_workers()
         self.producer.close()
+
+    @property
+    def workers(self) -> int:
+        """How many workers run."""
+        return len(self._workers)
 
     @abstractmethod
     def prepare(self) -> None:
@@ -87,8 +121,9 @@ class Side(ABC):
     def insert(self, count: int = 1, seconds: float = 0.0) -> list[str]:
         """Insert jobs in one statement, which also wakes the workers; returns their ids."""
 
-    def start_workers(self, count: int) -> None:
-        """Start workers; returns when each of them has done a job."""
+    @contextmanager
+    def running(self, count: int) -> Iterator[None]:
+        """Run so many workers; each has done a job before the context begins."""
         for _ in range(count):
             log = self.servers.folder / f"{self.name}-{uuid4().hex[:6]}.log"
             with log.open("wb") as output:
@@ -101,9 +136,10 @@ class Side(ABC):
         while len(ready) < count:
             done = self.servers.events.until("done", set(self.insert(count, 0.3)))
             ready |= {event.pid for event in done}
+        yield
+        self._stop_workers()
 
-    def stop_workers(self) -> None:
-        """Stop all workers, and wait until they have ended."""
+    def _stop_workers(self) -> None:
         for worker in self._workers:
             worker.terminate()
         for worker in self._workers:
@@ -113,7 +149,6 @@ class Side(ABC):
 
 class Floor(Side):
     name = "floor"
-    table = "public.floor_jobs"
 
     def prepare(self) -> None:
         self.environment["PYTHONPATH"] = str(ROOT)
@@ -125,7 +160,8 @@ class Floor(Side):
 
     def insert(self, count: int = 1, seconds: float = 0.0) -> list[str]:
         cursor = self.producer.execute(
-            """with added as (insert into public.floor_jobs (seconds) select %s from generate_series(1, %s) returning id)
+            """with added as (
+                 insert into public.floor_jobs (seconds) select %s from generate_series(1, %s) returning id)
                select id, (select pg_notify('floor', '')) from added""",
             [seconds, count],
         )
@@ -134,7 +170,6 @@ class Floor(Side):
 
 class Likeness(Side):
     name = "likeness"
-    table = "public.bench_jobs"
 
     def prepare(self) -> None:
         package = self.servers.folder / "package" / "likeness_bench-1.0.0.dist-info"
@@ -198,14 +233,30 @@ class Likeness(Side):
     def command(self) -> list[str]:
         return [sys.executable, "-m", "worker", "run"]
 
-    def insert(self, count: int = 1, seconds: float = 0.0, subjects: list[str] | None = None) -> list[str]:
+    def insert(self, count: int = 1, seconds: float = 0.0) -> list[str]:
+        return self.insert_for([self.subject] * count, seconds)
+
+    def insert_for(self, people: list[str], seconds: float) -> list[str]:
+        """Insert a job for each of these people; returns the ids."""
         cursor = self.producer.execute(
             "insert into public.bench_jobs (subject_id, seconds) select unnest(%s::uuid[]), %s returning id",
-            [subjects or [self.subject] * count, seconds],
+            [people, seconds],
         )
         return [str(row[0]) for row in cursor]
 
-
-def sides(servers: Servers, stack: ExitStack) -> tuple[Likeness, Floor]:
-    """Return both sides, set up, without workers."""
-    return stack.enter_context(Likeness(servers)), stack.enter_context(Floor(servers))
+    def fill_queue(self, count: int) -> None:
+        """Put jobs on the queue that no pod of this measurement takes."""
+        with psycopg.connect(self.url) as connection:
+            connection.execute("set local session_replication_role = replica")
+            connection.execute(
+                """with added as (
+                     insert into public.generation_jobs (owner_id, base, prompt, model_ids)
+                     select %s, 'sd15', 'a garden', '{}' from generate_series(1, %s) returning id)
+                   insert into worker.pgqueuer (priority, status, entrypoint, dedupe_key, payload)
+                   select 0, 'queued', 'generation/sd15', 'generation:' || id, convert_to(id::text, 'UTF8')
+                   from added""",
+                [self.owner, count],
+            )
+            connection.commit()
+            connection.autocommit = True
+            connection.execute("vacuum analyze")

@@ -78,18 +78,19 @@ OWNER_ONLY = """
     foreign_change generation_loras give_back grant_declared_rights grant_job_table has_hook held_state hook hook_error
     hook_failure hook_signatures inputs_error is_allowed is_dead is_fault_of_pod is_retried is_ticker is_transient items
     job_consent_error key_error key_subject keys_error lease_state live_kinds lock_is_free lock_job lock_lease log_event
-    log_refusal make_job_table make_job_views matching_term_rule models_error models_of named_keys note_missing_tables
-    note_subjects on_photo_write on_subject_insert on_subject_update payload photos_of plain_columns policy_in_catalog
-    prefetch prefix preset_columns preset_error prompt_error prune publish publish_training reconcile record_progress
-    refuse_change register_job_table release_unheld_jobs request_columns request_error request_stop requeue result_error
-    result_keys route routes_digest run_package_file set_consent settle settle_stopped staging_prefix start_payload
-    stop_jobs_of subjects_of table_of texts training_min_photos training_photos try_lock_job undeclared_columns
+    log_refusal make_job_table make_job_views matching_term_rule models_error models_of named_keys newest_checkpoint
+    note_missing_tables note_subjects on_photo_write on_subject_insert on_subject_update payload photos_of plain_columns
+    policy_in_catalog prefetch prefix preset_columns preset_error prompt_error prune publish publish_training reconcile
+    record_progress refuse_change register_job_table release_unheld_jobs request_columns request_error request_stop
+    requeue result_error result_keys route routes_digest run_package_file set_consent settle settle_stopped
+    staging_prefix start_payload stop_jobs_of subjects_of table_of texts training_min_photos training_photos
+    try_lock_job undeclared_columns
 
     generation__capabilities generation__default_base generation__inputs_error generation__named_keys
     generation__payload generation__plain_columns generation__prefetch generation__request_error
     generation__result_error generation__result_keys generation__texts publish_lora__plain_columns
     training__capabilities training__inputs_error training__insert_error training__named_keys training__payload
-    training__prefix training__publish training__result_error training__result_keys training__texts
+    training__prefetch training__prefix training__publish training__result_error training__result_keys training__texts
 """
 """Functions of schema `worker` that only the owner and functions with the owner's rights can call; hooks last."""
 

@@ -136,18 +136,25 @@ async def test_a_freed_slot_is_not_missed_while_another_slot_is_claimed_for_in_v
 
 @pytest.mark.usefixtures("only_woken")
 async def test_a_job_that_is_queued_while_a_claim_returns_empty_is_not_missed(db: AppTables, pod: ClaimingPod) -> None:
-    asked: list[UUID] = []
+    inserted: list[UUID] = []
     heard = asyncio.Event()
-    pod.worker._session.on_queue = lambda: (pod.worker._on_queue(), heard.set() if asked else None)  # type: ignore[assignment, return-value]
+    on_queue = pod.worker._session.on_queue
+
+    def on_queue_observed() -> None:
+        on_queue()
+        heard.set()
+
+    pod.worker._session.on_queue = on_queue_observed
 
     async def insert_after_the_claim(claim: Claim | None) -> None:
-        if claim is None and pod.worker._session.listening and not asked:
-            asked.append(await asyncio.to_thread(db.ask))
+        if claim is None and not inserted:
+            heard.clear()
+            inserted.append(await asyncio.to_thread(db.ask))
             await heard.wait()  # the wake-up arrives before the loop knows that its claim was empty
 
     pod.after_claim = insert_after_the_claim
     async with pod.running():
-        assert await pod.begun.get() == ("generation", asked[0])
+        assert await pod.begun.get() == ("generation", inserted[0])
 
 
 async def test_a_claim_is_repeated_when_another_claim_locked_the_job(

@@ -27,6 +27,7 @@ from worker.pod.registration import Registration
 from worker.settings import Settings
 from worker.storage.lora_cache import LoraCache
 from worker.storage.object_store import ObjectStore
+from worker.storage.prefetched_files import PrefetchedFiles
 from worker.storage.workspace import Workspace
 
 log = structlog.get_logger()
@@ -49,6 +50,7 @@ class PodServices:
     gpu: GpuChild
     loras: LoraCache
     workspace: Workspace
+    prefetched: PrefetchedFiles
 
 
 class JobRunner:
@@ -180,6 +182,7 @@ class JobRunner:
             checkpoint_every_s=self._services.settings.checkpoint_every_s,
             upload_deadline_s=UPLOAD_DEADLINE_S,
             workdir=workdir,
+            prefetched=self._services.prefetched,
             free_slot=free_slot,
             traffic=Traffic(),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from typing import Any
+from uuid import UUID
 
 import structlog
 
@@ -64,6 +65,7 @@ async def prefetch(services: PodServices, routes: list[str]) -> bool:
         for job in waiting:
             # Before the base, whose download may take an hour: consent was asked just now.
             await _fetch_loras(job, services)
+            await _fetch_files(job, services)
             if job["base"] is not None:
                 # A guess evicts nothing: the running job may still be loading what was used before.
                 await services.models.ensure(job["base"], may_evict=False)
@@ -84,3 +86,12 @@ async def _fetch_loras(waiting: dict[str, Any], services: PodServices) -> None:
             await services.loras.for_purpose(waiting["purpose"]).get(lora, folder)
     finally:
         await asyncio.to_thread(services.workspace.end_attempt, folder)
+
+
+async def _fetch_files(waiting: dict[str, Any], services: PodServices) -> None:
+    kind, checkpoint = services.kinds[waiting["kind"]], waiting["checkpoint"]
+    objects = [(services.settings.bucket_uploads, key) for key in kind.prefetch_keys(waiting["inputs"])]
+    if checkpoint is not None:
+        objects.insert(0, (checkpoint["bucket"], checkpoint["key"]))
+    if objects and waiting["subject_id"] is not None and waiting["purpose"] is not None:
+        await services.prefetched.fetch(UUID(waiting["subject_id"]), waiting["purpose"], objects)

@@ -7,12 +7,13 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from .events import send
 from worker.handlers.context import JobContext
 from worker.jobs.lease import Lease
 from worker.jobs.started_job import Row
 from worker.kinds import Kind, no_texts
 from worker.storage.lora_cache import StoredLora
+
+from .events import send
 
 
 class BenchRequest(Row):
