@@ -16,6 +16,7 @@ from typing import BinaryIO, Self
 from urllib.parse import urlsplit, urlunsplit
 
 SSL_REQUEST, GSS_REQUEST = 80877103, 80877104
+BACKEND_KEY = b"K"
 PARSE, BIND, SIMPLE_QUERY = b"P", b"B", b"Q"
 READY_FOR_QUERY, NOTIFICATION = b"Z", b"A"
 END_OF_STATEMENT = (b"S", b"Q", b"X", b"p")
@@ -34,11 +35,15 @@ class LostReply:
 class PostgresProxy:
     """Forwards connections to the server of `url`. Clients use the proxy's own `url`."""
 
-    def __init__(self, url: str, *, mute: bool = False) -> None:
-        """With `mute`, notifications never arrive, as behind a transaction-mode pooler."""
+    def __init__(self, url: str, *, mute: bool = False, invents_pids: bool = False) -> None:
+        """With `mute`, notifications never arrive, as behind a transaction-mode pooler.
+
+        With `invents_pids`, clients are told another process id than the server's, as every pooler does.
+        """
         self._parts = urlsplit(url)
         self.target_port = self._parts.port or 5432
         self._mute = mute
+        self.invents_pids = invents_pids
         self._losses: list[LostReply] = []
         self._refused: set[str] = set()
         self._connections: set[_Connection] = set()
@@ -169,6 +174,8 @@ class _Connection:
                         if message.startswith(READY_FOR_QUERY):
                             break
                     elif not (message.startswith(NOTIFICATION) and self._proxy.is_mute()):
+                        if message.startswith(BACKEND_KEY) and self._proxy.invents_pids:
+                            message = message[:5] + _LENGTH.pack(1) + message[9:]
                         self._client.sendall(message)
         except OSError:
             pass

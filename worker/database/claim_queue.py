@@ -73,7 +73,12 @@ class _PoolDriver:
     async def fetch(self, query: str, *args: object) -> list[dict[str, object]]:
         async with self._database.pooled() as connection:
             cursor = psycopg.AsyncRawCursor(connection, row_factory=dict_row)
-            await cursor.execute(query, args or None)
+            try:
+                await cursor.execute(query, args or None)
+            except psycopg.errors.FeatureNotSupported as error:
+                # The prepared claim returns every column of a table that has another column now.
+                await connection.close()
+                raise psycopg.OperationalError("the queue's tables have changed: claim on a new connection") from error
             return cast(list[dict[str, object]], await cursor.fetchall())
 
     async def execute(self, query: str, *args: object) -> str:
