@@ -285,22 +285,6 @@ begin
 end $$;
 comment on function worker.report_job is 'Record the progress of an attempt; returns ok, cancel, timeout or lost.';
 
--- A job that is locked now is left for the next report: a heartbeat that waited would let its pod be considered dead.
-create or replace function worker.record_progress(p_kind text, p_id uuid, p_attempt integer, p_report jsonb) returns void
-language plpgsql volatile set search_path = pg_catalog, pg_temp
-as $$
-begin
-  if to_regclass(worker.table_of(p_kind)) is not null then
-    execute format(
-      'update %1$s set progress = $3, metrics = $4
-       where id = (select id from %1$s where id = $1 and status = ''running'' and attempt = $2
-                     and (progress, metrics) is distinct from ($3::real, $4) for update skip locked)',
-      worker.table_of(p_kind))
-      using p_id, p_attempt, greatest(0, least(1, (p_report ->> 'progress')::double precision)), nullif(p_report -> 'metrics', 'null');
-  end if;
-end $$;
-comment on function worker.record_progress is 'Record progress (0 to 1) and metrics of an attempt, if it is running and nobody has locked its job.';
-
 create or replace function worker.stage_objects(p_kind text, p_id uuid, p_attempt integer, p_objects jsonb) returns text
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '4s'
 as $$

@@ -182,6 +182,22 @@ as $$
 $$;
 comment on function worker.routes_digest is 'Return a digest of all kinds and base models: while it stays the same, so do the routes that a pod can offer.';
 
+-- A job that is locked now is left for the next report: a heartbeat that waited would let its pod be considered dead.
+create or replace function worker.record_progress(p_kind text, p_id uuid, p_attempt integer, p_report jsonb) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if to_regclass(worker.table_of(p_kind)) is not null then
+    execute format(
+      'update %1$s set progress = $3, metrics = $4
+       where id = (select id from %1$s where id = $1 and status = ''running'' and attempt = $2
+                     and (progress, metrics) is distinct from ($3::real, $4) for update skip locked)',
+      worker.table_of(p_kind))
+      using p_id, p_attempt, greatest(0, least(1, (p_report ->> 'progress')::double precision)), nullif(p_report -> 'metrics', 'null');
+  end if;
+end $$;
+comment on function worker.record_progress is 'Record progress (0 to 1) and metrics of an attempt, if it is running and nobody has locked its job.';
+
 -- p_leases: [{kind, id, attempt, report}], attempt null for a claim not yet started; report: {progress, metrics}, may be missing.
 -- p_held: [{subject_id, purpose}], the people whose files the pod has on its disk, and what for. Consent is asked now: the ledger's
 -- times are those before a commit, and a grant of less is no event that ends consent.

@@ -79,16 +79,3 @@ def test_files_of_a_person_who_consents_no_longer_are_deleted(fleet: Fleet, work
     wait_until(lambda: not list(work_dir.glob(f"*/subjects/{subject}/training")), "the files to be deleted")
     assert fleet.app.job("training", waiting)["error_code"] == "consent_denied"
     cancel(fleet, running)
-
-
-def test_nothing_is_fetched_of_a_person_who_does_not_consent(fleet: Fleet, work_dir: Path) -> None:
-    running, subject, other = busy(fleet), fleet.person(), fleet.person()
-    refused = fleet.train(subject_id=subject, priority=5)
-    with fleet.app.database.transaction():  # as a row that is inserted without its triggers
-        fleet.app.run("set local session_replication_role = replica")
-        fleet.app.run("update public.subjects set consent_purposes = '{generation}' where id = %s", subject)
-    waiting = fleet.train(subject_id=other)
-    wait_until(lambda: len(prefetched(work_dir, other)) == PHOTOS, "the photos of the other", 90)
-    assert prefetched(work_dir, subject) == []
-    for job_id in (refused, waiting, running):
-        cancel(fleet, job_id)
