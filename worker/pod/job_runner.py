@@ -240,8 +240,10 @@ class JobRunner:
     async def _check_and_run(self, lease: Lease, context: JobContext) -> dict[str, Any]:
         """Check prompts and consent, then run the handler. The checks are here, so that no kind can omit them."""
         kind = self._services.kinds[lease.kind]
-        await asyncio.to_thread(prompts.require, kind.texts(lease.job))
-        await consent.require(self._services.database, lease.job)
+        await asyncio.gather(
+            asyncio.to_thread(prompts.require, kind.texts(lease.job)),
+            consent.require(self._services.database, lease.job),
+        )
         try:
             return await kind.run(lease, context)
         except SystemExit as error:

@@ -65,21 +65,23 @@ class Workspace:
         return self._folder / "subjects" / str(subject_id or NOBODY) / (purpose or NOBODY)
 
     def held(self) -> list[tuple[UUID, str]]:
-        """Return the people whose files are cached, and what for."""
-        folders = (self._folder / "subjects").glob("*/*")
-        return [(UUID(folder.parent.name), folder.name) for folder in folders if folder.parent.name != NOBODY]
+        """Return the people of whom files are cached, and what for."""
+        folders = [folder for folder in (self._folder / "subjects").glob("*/*") if folder.parent.name != NOBODY]
+        return [
+            (UUID(folder.parent.name), folder.name)
+            for folder in folders
+            if any(path.is_file() for path in folder.rglob("*"))
+        ]
 
     def forget(self, subject_id: UUID, purpose: str) -> None:
         """Delete what is cached of a person for a purpose."""
         shutil.rmtree(self.cache(subject_id, purpose), ignore_errors=True)
 
     def trim(self, keep: int) -> None:
-        """Delete the least recently used LoRAs beyond `keep` files, and the folders that this leaves empty."""
+        """Delete the least recently used LoRAs beyond `keep` files."""
         files = sorted((self._folder / "subjects").glob("*/*/*.safetensors"), key=lambda path: path.stat().st_mtime)
         for path in files[:-keep]:
             path.unlink(missing_ok=True)
-            with suppress(OSError):
-                path.parent.rmdir()
 
 
 def last_touches(root: Path) -> list[float]:
