@@ -281,4 +281,4 @@ class Worker:
             self._due.cancel()
             self._due = None
         if seconds is not None:
-            self._due = asyncio.get_running_loop().call_later(seconds + DUE_MARGIN_S, self._wake.set)
+            self._due = asyncio.get_running_loop().call_later(seconds + DUE_MARGIN_S, self._on_queue)

@@ -19,8 +19,8 @@ log = structlog.get_logger()
 LOOK_AHEAD = 1
 LOOK_AFTER_S = 0.1
 """After the GPU's work began, or a job was queued: while jobs take less than this, there is nothing to gain."""
-LOOK_EVERY_S = 60.0
-"""While the GPU is busy; a deferred job may have become due, or a notification was lost."""
+LOOK_EVERY_S = 120.0
+"""While the GPU is busy, in case a notification was lost."""
 
 
 class Prefetch:

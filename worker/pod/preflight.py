@@ -73,7 +73,7 @@ _SCHEMA = """
 
 
 async def check_schema(database: Database) -> None:
-    """Check that the schema exists, this role may use it, and it fits this worker: migrated, and of no newer major version."""
+    """Check that the schema exists, this role may use it, and it fits this worker: neither older nor newer."""
     try:
         (found,) = await database.fetch(_SCHEMA)
         major = await database.call("schema_major") if found["installed"] else None
