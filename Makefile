@@ -5,13 +5,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: help demo test lint mutants docs lock types check-examples
+.PHONY: help demo test lint mutants bench-queue docs lock types check-examples
 
 help:
 	@echo "make demo     the whole pipeline on this machine: Postgres, S3, a training, a picture, a revocation"
 	@echo "make test     the whole suite"
 	@echo "make lint     style, format, types, import contracts"
 	@echo "make mutants  take one protection away at a time: the suite must notice"
+	@echo "make bench-queue  the claim loop beside the smallest one that is right, each figure beside its goal; ten minutes"
 	@echo "make docs     the documentation as a site, in build/docs"
 	@echo "make lock     requirements.lock from pyproject.toml; delete it first to take newer versions"
 	@echo "make types    examples/types.ts from the catalog"
@@ -32,6 +33,9 @@ lint: $(INSTALLED)
 
 mutants: $(INSTALLED)
 	$(BIN)/python tests/mutants/run.py
+
+bench-queue: $(INSTALLED)
+	$(BIN)/python -m bench.queue
 
 # The reference pages are made anew first; a test compares them with the code too.
 docs: $(INSTALLED)

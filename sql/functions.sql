@@ -104,6 +104,14 @@ comment on function worker.log_refusal is 'Write a refusal to the consent ledger
 
 -- ----------------------------------------------------------------------------------------------------------------- start
 
+create or replace function worker.newest_checkpoint(p_kind text, p_id uuid) returns jsonb
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select jsonb_build_object('step', step, 'bucket', bucket, 'key', key) from worker.staged_objects
+  where kind = p_kind and job_id = p_id and state = 'checkpoint' order by step desc limit 1
+$$;
+comment on function worker.newest_checkpoint is 'Return step, bucket and key of the checkpoint that the next attempt of a job resumes from, or NULL.';
+
 create or replace function worker.start_payload(p_kind text, p_job jsonb) returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -118,8 +126,7 @@ as $$
     'inputs', inputs,
     -- For pods of 0.1.0.
     'photos', coalesce(inputs -> 'photos', '[]'), 'models', coalesce(inputs -> 'loras', '[]'),
-    'checkpoint', (select jsonb_build_object('step', step, 'bucket', bucket, 'key', key) from worker.staged_objects
-                   where kind = p_kind and job_id = (p_job ->> 'id')::uuid and state = 'checkpoint' order by step desc limit 1),
+    'checkpoint', worker.newest_checkpoint(p_kind, (p_job ->> 'id')::uuid),
     'prefix', worker.prefix(p_kind, p_job, (p_job ->> 'attempt')::integer))
   from worker.payload(p_kind, p_job) inputs
 $$;
@@ -130,14 +137,17 @@ comment on function worker.start_payload is 'Return everything that a handler ne
 create or replace function worker.note_subjects(p_kind text, p_id uuid) returns text[]
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_table text := worker.table_of(p_kind);
+  v_people uuid[];
 begin
-  if to_regclass(worker.table_of(p_kind)) is not null then
-    execute format(
-      'insert into worker.job_subjects (kind, job_id, subject_id)
-       select $1, job.id, touched from %s job cross join worker.subjects_of($1, to_jsonb(job)) touched
-       where job.id = $2 and not exists (
-         select from worker.job_subjects known where known.kind = $1 and known.job_id = $2 and known.subject_id = touched)
-       order by touched on conflict do nothing', worker.table_of(p_kind)) using p_kind, p_id;
+  if to_regclass(v_table) is not null then
+    -- What names a table is planned each time, so it is kept short.
+    execute format('select array(select worker.subjects_of($1, to_jsonb(job))) from %s job where id = $2', v_table) into v_people using p_kind, p_id;
+    insert into worker.job_subjects (kind, job_id, subject_id)
+    select p_kind, p_id, touched from unnest(v_people) touched
+    where not exists (select from worker.job_subjects known where known.kind = p_kind and known.job_id = p_id and known.subject_id = touched)
+    order by touched on conflict do nothing;
   end if;
   return null;
 exception when others or assert_failure or query_canceled then

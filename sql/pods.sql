@@ -129,7 +129,8 @@ begin
       continue;  -- the job itself fails with it; what waits behind it is prefetched all the same
     end;
     v_jobs := v_jobs || jsonb_build_object('kind', v_row.kind, 'id', v_row.job_id, 'base', v_job ->> 'base',
-      'subject_id', v_job ->> 'subject_id', 'inputs', v_inputs,
+      'purpose', (select purpose from worker.job_kinds where kind = v_row.kind),
+      'subject_id', v_job ->> 'subject_id', 'inputs', v_inputs, 'checkpoint', worker.newest_checkpoint(v_row.kind, v_row.job_id),
       'models', coalesce(v_inputs -> 'loras', '[]'));  -- for pods of 0.1.0
   end loop;
   return v_jobs;
@@ -151,6 +152,19 @@ as $$
 $$;
 comment on function worker.starved_routes is 'Return the routes whose oldest job has waited for p_wait while no pod claimed any job of the route.';
 
+-- Bounded, because no pod waits that long without asking again, and an infinite time has no number.
+create or replace function worker.next_due_s(p_routes text[]) returns double precision
+language sql stable security definer set search_path = pg_catalog, pg_temp
+as $$
+  select extract(epoch from min(execute_after) - now())::double precision
+  from unnest(p_routes) route cross join lateral (
+    select execute_after from worker.pgqueuer
+    where entrypoint = route and status = 'queued' and execute_after > now() and execute_after < now() + interval '1 hour'
+    order by execute_after limit 1) deferred
+$$;
+comment on function worker.next_due_s is
+  'Return the seconds until the next deferred job of these routes may start, or NULL if none does within an hour.';
+
 -- The number increases when pods of the previous release cannot work with this schema.
 create or replace function worker.schema_major() returns integer
 language sql immutable set search_path = pg_catalog, pg_temp
@@ -159,33 +173,61 @@ comment on function worker.schema_major is 'Return the major version of this sch
 
 -- ------------------------------------------------------------------------------------------------------------- heartbeat
 
--- p_leases: [{kind, id, attempt}], attempt null for a claim not yet started.
-create or replace function worker.heartbeat(p_pod_id uuid, p_leases jsonb) returns jsonb
+-- Whether a base fits, and what a kind needs, is asked again when one of these rows has changed.
+create or replace function worker.routes_digest() returns text
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select md5(concat((select string_agg(kinds::text, ',' order by kinds.kind) from worker.job_kinds kinds),
+                    (select string_agg(bases::text, ',' order by bases.slug) from worker.base_models bases)))
+$$;
+comment on function worker.routes_digest is 'Return a digest of all kinds and base models: while it stays the same, so do the routes that a pod can offer.';
+
+-- A job that is locked now is left for the next report: a heartbeat that waited would let its pod be considered dead.
+create or replace function worker.record_progress(p_kind text, p_id uuid, p_attempt integer, p_report jsonb) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if to_regclass(worker.table_of(p_kind)) is not null then
+    execute format(
+      'update %1$s set progress = $3, metrics = $4
+       where id = (select id from %1$s where id = $1 and status = ''running'' and attempt = $2
+                     and (progress, metrics) is distinct from ($3::real, $4) for update skip locked)',
+      worker.table_of(p_kind))
+      using p_id, p_attempt, greatest(0, least(1, (p_report ->> 'progress')::double precision)), nullif(p_report -> 'metrics', 'null');
+  end if;
+end $$;
+comment on function worker.record_progress is 'Record progress (0 to 1) and metrics of an attempt, if it is running and nobody has locked its job.';
+
+-- p_leases: [{kind, id, attempt, report}], attempt null for a claim not yet started; report: {progress, metrics}, may be missing.
+-- p_held: [{subject_id, purpose}], the people whose files the pod has on its disk, and what for. Consent is asked now: the ledger's
+-- times are those before a commit, and a grant of less is no event that ends consent.
+create or replace function worker.pod_heartbeat(p_pod_id uuid, p_leases jsonb, p_held jsonb) returns jsonb
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_last timestamptz;
   v_known boolean;
+  v_routes text[];
   v_lease jsonb;
   v_states jsonb := '[]';
   v_named text[] := array(select (lease ->> 'kind') || ':' || (lease ->> 'id') from jsonb_array_elements(p_leases) lease);
 begin
-  select last_heartbeat into v_last from worker.pods where id = p_pod_id for update;
+  update worker.pods set last_heartbeat = clock_timestamp(), lock_free_since = null where id = p_pod_id returning routes into v_routes;
   v_known := found;
-  update worker.pods set last_heartbeat = clock_timestamp(), lock_free_since = null where id = p_pod_id;
   for v_lease in select value from jsonb_array_elements(p_leases) loop
-    v_states := v_states || (v_lease || jsonb_build_object('state', worker.held_state(p_pod_id, v_lease)));
+    v_states := v_states || (v_lease - 'report' || jsonb_build_object('state', worker.held_state(p_pod_id, v_lease)));
   end loop;
   -- No pod names a claim whose reply was lost: without this call it would stay claimed for ever.
   perform worker.release_unheld_jobs(p_pod_id, worker.timing('claim_unnamed'), v_named, 'requeued: its pod did not know of it');
   update worker.pgqueuer set heartbeat = clock_timestamp()
   where queue_manager_id = p_pod_id and status = 'picked' and dedupe_key = any (v_named);
+  -- Last, because nothing is waited for while these jobs are locked.
+  perform worker.record_progress(lease ->> 'kind', (lease ->> 'id')::uuid, (lease ->> 'attempt')::integer, lease -> 'report')
+  from jsonb_array_elements(p_leases) lease where lease -> 'report' is not null;
   return jsonb_build_object(
     'known', v_known, 'leases', v_states, 'tick', worker.is_ticker(p_pod_id),
-    -- overlapping, because an event is stamped before it is committed
-    'ended_subjects', (select coalesce(jsonb_agg(distinct subject_id), '[]') from worker.consent_events
-                       where event in ('revoke', 'expiry', 'reject', 'erasure') and at > coalesce(v_last, clock_timestamp()) - worker.timing('consent_overlap')));
+    'next_due_s', worker.next_due_s(v_routes), 'routes_digest', worker.routes_digest(),
+    'ended', (select coalesce(jsonb_agg(held), '[]') from jsonb_array_elements(p_held) held
+              where worker.consent_error((held ->> 'subject_id')::uuid, held ->> 'purpose') is not null));
 end $$;
-comment on function worker.heartbeat is
-  'Record that a pod is alive; returns the state of each lease that it names, whose consent ended, and whether to tick.';
-
+comment on function worker.pod_heartbeat is
+  'Record that a pod is alive, and the progress of its attempts; returns the state of each lease, which people''s files may not be kept, when the next deferred job is due, and whether to tick.';

@@ -8,6 +8,19 @@ language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$ select worker.deregister_pod(p_pod_id) $$;
 comment on function worker.leave_pod is 'The old name of deregister_pod.';
 
+create or replace function worker.heartbeat(p_pod_id uuid, p_leases jsonb) returns jsonb
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_last timestamptz := (select last_heartbeat from worker.pods where id = p_pod_id);
+begin
+  return worker.pod_heartbeat(p_pod_id, p_leases, '[]') || jsonb_build_object(
+    -- overlapping, because an event is stamped before it is committed
+    'ended_subjects', (select coalesce(jsonb_agg(distinct subject_id), '[]') from worker.consent_events
+                       where event in ('revoke', 'expiry', 'reject', 'erasure') and at > coalesce(v_last, clock_timestamp()) - worker.timing('consent_overlap')));
+end $$;
+comment on function worker.heartbeat is 'The heartbeat of pods that do not name whose files they hold; returns whose consent ended lately.';
+
 create or replace function worker.take_garbage(p_limit integer) returns jsonb
 language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$ select '[]'::jsonb $$;

@@ -16,6 +16,8 @@ from typing import BinaryIO, Self
 from urllib.parse import urlsplit, urlunsplit
 
 SSL_REQUEST, GSS_REQUEST = 80877103, 80877104
+BACKEND_KEY = b"K"
+PARSE, BIND, SIMPLE_QUERY = b"P", b"B", b"Q"
 READY_FOR_QUERY, NOTIFICATION = b"Z", b"A"
 END_OF_STATEMENT = (b"S", b"Q", b"X", b"p")
 """Sync, simple query, terminate, password: they end a sequence of messages that forms one statement."""
@@ -33,11 +35,15 @@ class LostReply:
 class PostgresProxy:
     """Forwards connections to the server of `url`. Clients use the proxy's own `url`."""
 
-    def __init__(self, url: str, *, mute: bool = False) -> None:
-        """With `mute`, notifications never arrive, as behind a transaction-mode pooler."""
+    def __init__(self, url: str, *, mute: bool = False, invents_pids: bool = False) -> None:
+        """With `mute`, notifications never arrive, as behind a transaction-mode pooler.
+
+        With `invents_pids`, clients are told another process id than the server's, as every pooler does.
+        """
         self._parts = urlsplit(url)
         self.target_port = self._parts.port or 5432
         self._mute = mute
+        self.invents_pids = invents_pids
         self._losses: list[LostReply] = []
         self._refused: set[str] = set()
         self._connections: set[_Connection] = set()
@@ -129,22 +135,36 @@ class _Connection:
         self.application = ""
         self._proxy, self._client, self._server = proxy, client, server
         self._losing: LostReply | None = None
+        self._prepared: dict[bytes, bytes] = {}
 
     def pass_up(self) -> None:
         try:
             with self._client.makefile("rb") as stream:
                 if self._start(stream):
-                    statement = b""
+                    statement, text = b"", b""
                     while message := _read_message(stream):
                         statement += message
+                        text += self._text_of(message)
                         if message.startswith(END_OF_STATEMENT):
-                            self._losing = self._losing or self._proxy.take_loss(statement)
+                            if text:
+                                self._losing = self._losing or self._proxy.take_loss(text)
                             self._server.sendall(statement)
-                            statement = b""
+                            statement, text = b"", b""
         except OSError:
             pass
         finally:
             self.close()
+
+    def _text_of(self, message: bytes) -> bytes:
+        """Return what a message executes, text and arguments; nothing of one that only prepares."""
+        if message.startswith(PARSE):
+            name, text, _ = message[5:].split(b"\0", 2)
+            self._prepared[name] = text
+            return b""
+        if message.startswith(BIND):
+            _, name, arguments = message[5:].split(b"\0", 2)
+            return self._prepared.get(name, b"") + arguments
+        return message if message.startswith(SIMPLE_QUERY) else b""
 
     def pass_down(self) -> None:
         try:
@@ -154,6 +174,8 @@ class _Connection:
                         if message.startswith(READY_FOR_QUERY):
                             break
                     elif not (message.startswith(NOTIFICATION) and self._proxy.is_mute()):
+                        if message.startswith(BACKEND_KEY) and self._proxy.invents_pids:
+                            message = message[:5] + _LENGTH.pack(1) + message[9:]
                         self._client.sendall(message)
         except OSError:
             pass

@@ -122,12 +122,12 @@ class Interruption(StrEnum):
         public.cancel_job; or public.revoke_consent, expiry → worker.stop_jobs_of     one call for each open job
         worker.request_stop       sets cancel_requested_at and cancel_code, NOTIFY likeness_cancel
         Session.on_cancel         a pod that runs the job hears it, and sends a heartbeat at once
-        worker.heartbeat          answers `cancel` for that lease; so do report_job and stage_objects
+        worker.pod_heartbeat      answers `cancel` for that lease; so do report_job and stage_objects
         Lease.interrupt           sets `interruption`; the first reason counts, but LEASE_LOST outranks it
         JobRunner._stop_handler   GpuChild.interrupt ends the task on the GPU, then the handler is cancelled
         Lease.release             the database ends the job: cancelled, or failed with consent_denied
 
-    Where the notification is lost, the next heartbeat or report has the same answer.
+    Where the notification is lost, the next heartbeat has the same answer.
     """
 
     STOP_REQUESTED = "cancel"

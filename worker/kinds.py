@@ -70,6 +70,11 @@ def no_loras(inputs: dict[str, Any]) -> Sequence[StoredLora]:
     return ()
 
 
+def no_keys(inputs: dict[str, Any]) -> Sequence[str]:
+    """Return nothing, for a kind whose jobs need no object of their subject."""
+    return ()
+
+
 @dataclass(frozen=True)
 class Kind:
     """The worker's part of a kind of job. SQL has the rest: table, purpose, slot, what may be published.
@@ -96,10 +101,13 @@ class Kind:
     prefetch: Callable[[dict[str, Any]], Iterable[StoredLora]] = no_loras
     """The LoRAs of a waiting job, from the `inputs` that its SQL hook `prefetch` returns. While its GPU is busy, a pod
     fetches them and the base, a person's LoRA only if that person still consents."""
+    prefetch_keys: Callable[[dict[str, Any]], Iterable[str]] = no_keys
+    """The objects in the uploads bucket that a waiting job needs of its subject, from the same `inputs`. They are
+    fetched as LoRAs are, and so is the job's checkpoint; `JobContext.download_of` finds them."""
 
 
 CORE = (
-    Kind("training", training.train, training.texts, (TrainTask,)),
+    Kind("training", training.train, training.texts, (TrainTask,), prefetch_keys=training.photos),
     Kind("generation", generation.generate, generation.texts, (GenerateTask,), UPSCALERS.values(), generation.loras),
     Kind("publish_lora", publish_lora.publish_lora, no_texts),
 )

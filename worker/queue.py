@@ -33,7 +33,7 @@ from worker.pod.housekeeping.marker import MarkerRenewal
 from worker.pod.housekeeping.sweep import Sweep
 from worker.pod.housekeeping.tick import Tick
 from worker.pod.job_runner import JobRunner, PodServices
-from worker.pod.prefetch import prefetch
+from worker.pod.prefetch import Prefetch
 from worker.pod.preflight import check_installation
 from worker.pod.registration import Registration
 from worker.pod.routes import Routes
@@ -41,6 +41,7 @@ from worker.pod.session import Session
 from worker.settings import Settings
 from worker.storage.lora_cache import LoraCache
 from worker.storage.object_store import ObjectStore
+from worker.storage.prefetched_files import PrefetchedFiles
 from worker.storage.workspace import Workspace
 
 log = structlog.get_logger()
@@ -52,9 +53,10 @@ POLL_JITTER = (0.9, 1.0)
 """Shares of the interval."""
 DUE_MARGIN_S = 0.01
 """Added to the time when a deferred job is due, so that the claim is not a moment too early."""
+LOOKS = 2
+"""At a queue that looks empty, each time that something wakes the claim loop; after that it only polls."""
 SECOND_LOOK_AFTER_S = (0.02, 0.06)
 CLAIM_AGAIN_AFTER_FAILURE_S = 1.0
-PREFETCH_EVERY_S = 15.0
 STOP_WITHOUT_DATABASE_AFTER_S = 20.0
 """Since the last heartbeat that was answered. Below the limit of a container runtime: `--stop-timeout 30`."""
 
@@ -72,10 +74,10 @@ class Worker:
         kinds = kinds_of_pod(settings.worker_kinds)
         self._gpu = GpuChild(tasks=[task for kind in kinds.values() for task in kind.tasks])
         self._workspace = Workspace(settings.work_dir, self.pod_id)
-        self._loras = LoraCache(self._store, settings.bucket_models, self._workspace)
         self._free = {"gpu": 1, "light": LIGHT_SLOTS}
-        self._gpu_began = asyncio.Event()
         self._wake = asyncio.Event()
+        """A job may have become claimable: a notification, a free slot, a new route, a deferred job that is due."""
+        self._due: asyncio.TimerHandle | None = None
         self._stopping = asyncio.Event()
         self._abort = asyncio.Event()
         buckets = {settings.bucket_uploads, settings.bucket_models}
@@ -86,7 +88,7 @@ class Worker:
             url=settings.listen_url.get_secret_value(),
             database=self._database,
             pod_id=self.pod_id,
-            on_queue=self._wake.set,
+            on_queue=self._on_queue,
             on_cancel=self._on_cancel,
             on_state=self._on_session,
         )
@@ -95,11 +97,27 @@ class Worker:
             self.pod_id, settings.worker_name, self._database, self._session, self._routes, self._tick, self._wake.set
         )
         self._services = PodServices(
-            settings, kinds, self._database, self._store, self._models, self._gpu, self._loras, self._workspace
+            settings,
+            kinds,
+            self._database,
+            self._store,
+            self._models,
+            self._gpu,
+            LoraCache(self._store, settings.bucket_models, self._workspace),
+            self._workspace,
+            PrefetchedFiles(self._store, self._workspace),
         )
+        self._prefetch = Prefetch(self._services, self._gpu_routes_if_busy)
         self._runner = JobRunner(self._services, self._registration)
         self._heartbeat = Heartbeat(
-            self.pod_id, self._database, self._session, self._runner, self._registration, self._tick, self._loras
+            self.pod_id,
+            self._database,
+            self._session,
+            self._runner,
+            self._registration,
+            self._tick,
+            self._workspace,
+            self._wake_when_due,
         )
 
     # -- from start to stop
@@ -133,7 +151,7 @@ class Worker:
             claim=self._claim_loop(),
             routes=self._registration.keep_routes_current(),
             gpu=self._start_gpu(),
-            prefetch=self._prefetch_loop(),
+            prefetch=self._prefetch.run(),
         )
         staying_alive = start_tasks(
             session=self._session.run(),
@@ -172,14 +190,12 @@ class Worker:
             routes=sorted(self._routes.slot_of),
         )
 
-    async def _prefetch_loop(self) -> None:
-        while True:
-            await self._gpu_began.wait()
-            self._gpu_began.clear()
-            while self._free["gpu"] == 0:
-                routes = [route for route, slot in self._routes.slot_of.items() if slot == "gpu"]
-                await prefetch(self._services, routes)
-                await asyncio.sleep(PREFETCH_EVERY_S)
+    def _on_queue(self) -> None:
+        self._wake.set()
+        self._prefetch.queue_changed()
+
+    def _gpu_routes_if_busy(self) -> list[str]:
+        return [] if self._free["gpu"] else [route for route, slot in self._routes.slot_of.items() if slot == "gpu"]
 
     async def _on_session(self) -> None:
         self._heartbeat.send_now()  # without a session, only heartbeats show that this pod is alive
@@ -193,33 +209,31 @@ class Worker:
 
     async def _claim_loop(self) -> None:
         await self._session.first_try.wait()
+        looks = 0  # at a queue without a job for this pod, since something woke this loop
         while not self._stopping.is_set():
             self._wake.clear()
             slot_of = dict(self._routes.slot_of)  # a route may be dropped while a claim for it is running
             routes = [route for route, slot in slot_of.items() if self._free[slot] > 0]
             pause_s: float | None = CLAIM_AGAIN_AFTER_FAILURE_S
             with suppress_transient_errors("claim.failed"):
-                claim = await self._claim(routes) if routes else None
+                claim = await self._claim(routes, looks) if routes else None
                 if claim is not None:
                     self._begin(*claim, slot_of)
+                    looks = 0
                     continue
-                pause_s = await self._pause_s(routes)
-            # Without a free slot there is nothing to claim: only one that becomes free wakes the loop.
-            await wait_for_event(self._wake, pause_s)
+                looks += 1
+                pause_s = await self._pause_s(routes, looks)
+            if await wait_for_event(self._wake, pause_s):
+                looks = 0
 
-    async def _claim(self, routes: list[str]) -> tuple[str, UUID] | None:
+    async def _claim(self, routes: list[str], looks: int) -> tuple[str, UUID] | None:
         """Claim one job: of a route that has waited too long, else of the loaded base, else of any."""
-        for preferred in await self._preferences(routes):
+        is_poll = looks >= LOOKS and self._session.listening  # the queue was empty, and nothing was heard of since
+        for preferred in [] if is_poll else await self._preferences(routes):
             claim = await self._queue.claim(preferred)
             if claim is not None:
                 return claim
-        claim = await self._queue.claim(routes)
-        if claim is None:
-            # pgqueuer locks the head of every route it is asked for and keeps one: two pods can hide jobs from
-            # each other for a moment.
-            await asyncio.sleep(random.uniform(*SECOND_LOOK_AFTER_S))  # noqa: S311  jitter is not a secret
-            claim = await self._queue.claim(routes)
-        return claim
+        return await self._queue.claim(routes)
 
     async def _preferences(self, routes: list[str]) -> list[list[str]]:
         """Return the routes to ask for before all others, the most urgent first."""
@@ -237,7 +251,9 @@ class Worker:
         slot = next(slot for route, slot in slot_of.items() if route.split("/")[0] == kind)
         self._free[slot] -= 1
         if slot == "gpu":
-            self._gpu_began.set()
+            self._prefetch.gpu_began()
+        if not self._session.listening:
+            self._heartbeat.send_now()  # the first of many, while the job runs
         freed = False
 
         def free_slot() -> None:
@@ -249,12 +265,24 @@ class Worker:
 
         self._runner.begin(kind, job_id, free_slot)
 
-    async def _pause_s(self, routes: list[str]) -> float | None:
-        """Return how long to wait for a notification before claiming again; None for until one arrives."""
+    async def _pause_s(self, routes: list[str], looks: int) -> float | None:
+        """Return how long to wait at most, after so many looks in vain; None for until something wakes the loop."""
         if not routes:
-            return None
+            return None  # without a free slot there is nothing to claim
+        if looks < LOOKS:
+            # pgqueuer locks the next job of every route that it is asked for and keeps one: for a moment, another pod
+            # hides jobs from this one.
+            return random.uniform(*SECOND_LOOK_AFTER_S)  # noqa: S311  jitter is not a secret
         if not self._session.listening:
             return POLL_WITHOUT_LISTEN_EVERY_S
-        due_s = await self._queue.next_due_s(routes)
-        poll_s = POLL_EVERY_S * random.uniform(*POLL_JITTER)  # noqa: S311  jitter is not a secret
-        return poll_s if due_s is None else min(poll_s, due_s + DUE_MARGIN_S)
+        if looks == LOOKS:
+            self._wake_when_due(await self._database.call_once("next_due_s", routes))
+        return POLL_EVERY_S * random.uniform(*POLL_JITTER)  # noqa: S311
+
+    def _wake_when_due(self, seconds: float | None) -> None:
+        """Wake the claim loop when the next deferred job is due; None if there is none."""
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
+        if seconds is not None:
+            self._due = asyncio.get_running_loop().call_later(seconds + DUE_MARGIN_S, self._on_queue)

@@ -74,6 +74,11 @@ language sql stable set search_path = pg_catalog, pg_temp
 as $$ select jsonb_build_object('photos', worker.training_photos(p_job), 'min_photos', worker.training_min_photos()) $$;
 comment on function worker.training__payload is 'Return photos, [{path, caption}], and min_photos: with fewer in storage the job fails.';
 
+create or replace function worker.training__prefetch(p_job jsonb) returns jsonb
+language sql stable set search_path = pg_catalog, pg_temp
+as $$ select worker.training__payload(p_job) $$;
+comment on function worker.training__prefetch is 'Return the photos to prefetch, as the payload has them.';
+
 create or replace function worker.training__prefix(p_job jsonb, p_attempt integer) returns text
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select format('%s/%s/%s/', p_job ->> 'subject_id', p_job ->> 'id', p_attempt) $$;

@@ -100,7 +100,7 @@ class Pod:
             item.as_lease() if isinstance(item, Attempt) else {"kind": item[0], "id": item[1], "attempt": None}
             for item in attempts_and_claims
         ]
-        answer: dict[str, Any] = self.call("heartbeat", self.id, leases)
+        answer: dict[str, Any] = self.call("pod_heartbeat", self.id, leases, [])
         return answer
 
     def take_lock(self) -> None:

@@ -43,6 +43,7 @@ EXECUTE = {
     "worker.heartbeat": "likeness_worker",
     "worker.installation_error": "likeness_worker",
     "worker.judge_markers": "likeness_worker",
+    "worker.pod_heartbeat": "likeness_worker",
     "worker.mark_objects_deleted": "likeness_worker",
     "worker.lora_to_copy": "likeness_worker",
     "worker.memory_requirement": "likeness_worker",
@@ -60,6 +61,7 @@ EXECUTE = {
     "worker.set_aside_job": "likeness_worker",
     "worker.stage_objects": "likeness_worker",
     "worker.start_job": "likeness_worker",
+    "worker.next_due_s": "likeness_worker",
     "worker.starved_routes": "likeness_worker",
     "worker.storage_hold": "likeness_worker",
     "worker.subject_lock_key": "likeness_worker",
@@ -89,21 +91,22 @@ OWNER_ONLY = """
     is_settled is_ticker is_transient items job_consent_error key_error key_subject keys_error late_sequences
     lease_state left_open live_kinds lock_account lock_is_free lock_job lock_lease log_event log_refusal
     make_first_nonce make_job_table make_job_views marker_problem marker_state matching_term_rule may_renew
-    models_error models_of move_installation named_keys new_era note_catalog note_cold_start note_missing_tables
-    note_subjects on_photo_write on_subject_insert on_subject_update own_functions own_grants own_objects
-    own_relations own_table_parts owner_of_request payload personal_buckets photos_of plain_columns
+    models_error models_of move_installation named_keys new_era newest_checkpoint note_catalog note_cold_start
+    note_missing_tables note_subjects on_photo_write on_subject_insert on_subject_update own_functions own_grants
+    own_objects own_relations own_table_parts owner_of_request payload personal_buckets photos_of plain_columns
     policy_in_catalog prefetch prefix preset_columns preset_error prompt_error prune publish publish_changes
-    publish_training queue_row queue_time realtime_tables reconcile record_catalog refusal refuse_change
-    register_job_table release_unheld_jobs repair_catalog request_columns request_error request_stop requeue
-    result_error result_keys revoke_for_deleted_accounts route run_package_file sequences_of_words set_consent
-    settle settle_stopped staging_prefix start_delay start_payload stop_jobs_of subjects_of table_of take_turn texts
-    training_min_photos training_photos try_lock_job undeclared_columns unsettled_for
+    publish_training queue_row queue_time realtime_tables reconcile record_catalog record_progress refusal
+    refuse_change register_job_table release_unheld_jobs repair_catalog request_columns request_error request_stop
+    requeue result_error result_keys revoke_for_deleted_accounts route routes_digest run_package_file
+    sequences_of_words set_consent settle settle_stopped staging_prefix start_delay start_payload stop_jobs_of
+    subjects_of table_of take_turn texts training_min_photos training_photos try_lock_job undeclared_columns
+    unsettled_for
 
     generation__capabilities generation__default_base generation__inputs_error generation__named_keys
     generation__payload generation__plain_columns generation__prefetch generation__request_error
     generation__result_error generation__result_keys generation__texts publish_lora__plain_columns
     training__capabilities training__inputs_error training__insert_error training__named_keys training__payload
-    training__prefix training__publish training__result_error training__result_keys training__texts
+    training__prefetch training__prefix training__publish training__result_error training__result_keys training__texts
 """
 """Functions of schema `worker` that only the owner and functions with the owner's rights can call; hooks last."""
 

@@ -266,7 +266,7 @@ def test_losing_consent_fails_queued_jobs_and_stops_running_ones(
     bystander = db.add_subject(owner=db.add_user(uuid4()))
     untouched = db.request("generation", subject_id=bystander, prompt="x", model_ids=[])
     person = ada if who == "the subject" else ben
-    pod.heartbeat(attempt)  # the next heartbeat reports subjects that ended since
+    pod.call("heartbeat", pod.id, [attempt.as_lease()])  # the next heartbeat reports subjects that ended since
     loss(db, person)
 
     assert db.status("generation", queued) == ("failed", "consent_denied")
@@ -275,7 +275,7 @@ def test_losing_consent_fails_queued_jobs_and_stops_running_ones(
     running = db.job("generation", attempt.id)
     assert (running["status"], running["cancel_code"]) == ("running", "consent_denied")
     assert running["cancel_requested_at"] is not None
-    answer = pod.heartbeat(attempt)
+    answer = pod.call("heartbeat", pod.id, [attempt.as_lease()])  # as pods do that name no files
     assert [lease["state"] for lease in answer["leases"]] == ["cancel"]
     if loss not in (
         agree_to_less,

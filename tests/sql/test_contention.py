@@ -19,8 +19,6 @@ from tests.sql.pod import GENERATION, ROUTES, TRAINING, Pod, as_worker
 from tests.sql.tables import AppTables
 from worker.database.claim_queue import ClaimQueue
 from worker.database.pool import Database
-from worker.queue import Worker
-from worker.settings import Settings
 
 
 @pytest.fixture
@@ -79,44 +77,6 @@ async def test_concurrent_claims_take_every_job_exactly_once(db: AppTables) -> N
     assert len(claimed) == len(jobs)
     assert set(claimed) == jobs
     assert db.one("select count(distinct queue_manager_id) from worker.pgqueuer where status = 'picked'") > 1
-
-
-async def test_a_claim_over_several_routes_is_repeated_when_another_claim_locked_the_jobs(
-    db: AppTables, other_session: psycopg.Connection[Any]
-) -> None:
-    """pgqueuer locks the next job of every requested route and keeps one: until it commits, others skip the rest."""
-    claimed, locked = two_routes(db)
-    other_session.execute("select from worker.pgqueuer for update")
-    other_session.execute(
-        "update worker.pgqueuer set status = 'picked', queue_manager_id = %s where dedupe_key = %s",
-        [uuid4(), f"generation:{claimed}"],
-    )
-    results: list[tuple[str, UUID] | None] = []
-
-    class ObservedQueue(ClaimQueue):
-        """The real claim; after its first result the other pod commits."""
-
-        async def claim(self, routes: list[str]) -> tuple[str, UUID] | None:
-            found = await super().claim(routes)
-            results.append(found)
-            other_session.commit()
-            return found
-
-    worker = Worker(
-        Settings(
-            _env_file=None,
-            database_url=as_worker(db.url),
-            s3_endpoint_url="http://127.0.0.1:9",
-            s3_region="nowhere",
-            s3_access_key_id="none",
-            s3_secret_access_key="none",
-        )
-    )
-    async with worker._database:
-        worker._queue = ObservedQueue(worker._database, worker.pod_id)
-        claim = await worker._claim([GENERATION, TRAINING])
-    assert results == [None, claim]
-    assert claim == ("training", locked)
 
 
 # -- peek and starved routes

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -94,6 +95,37 @@ async def test_a_pod_offers_what_fits_its_free_memory_and_says_why_it_refuses_th
     assert {kind: why[kind] for kind in fits} == {
         kind: None if enough else f"{NEEDS[base]}; {pods}" for kind, enough in fits.items()
     }
+
+
+async def test_the_database_is_asked_again_only_when_something_has_changed(url: str, tmp_path: Path) -> None:
+    asked: list[object] = []
+
+    class ObservedDatabase(Database):
+        async def fetch(self, statement: Any, arguments: list[Any] | None = None) -> list[dict[str, Any]]:
+            asked.append(statement)
+            return await super().fetch(statement, arguments)
+
+    async with ObservedDatabase(url, "routes") as database:
+        routes = Routes(database, disk_with(tmp_path, "sd15"), load_kinds()[0])
+
+        async def asks(digest: str = "a", free_vram_gib: float = 24.0) -> bool:
+            asked.clear()
+            await routes.refresh(gpu=True, free_vram_gib=free_vram_gib, digest=digest)
+            return bool(asked)
+
+        assert await asks()
+        offered = dict(routes.slot_of)
+        assert not await asks()
+        routes.refuse("generation/sd15")
+        assert not await asks()
+        assert "generation/sd15" not in routes.slot_of
+        routes._refused_until.clear()  # as when the time has passed
+        assert not await asks()
+        assert routes.slot_of == offered
+        assert await asks(digest="b")
+        assert await asks(digest="b", free_vram_gib=1.0)
+        (tmp_path / "sd15" / "model_index.json").unlink()
+        assert await asks(digest="b", free_vram_gib=1.0)
 
 
 async def test_a_pod_that_only_trains_is_not_content_with_what_generating_needs(url: str, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 
 import pytest
 
@@ -10,12 +11,13 @@ from tests.conftest import Databases
 from tests.proxy import PostgresProxy
 from tests.waiting import wait_until
 from tests.worker.conftest import Fleet, MakeFleet, as_pod
+from worker.pod.heartbeat import HEARTBEAT_EVERY_S
 
 
 @pytest.fixture(scope="module")
 def pooler(databases: Databases) -> Iterator[PostgresProxy]:
     name = databases.create()
-    with PostgresProxy(databases.server.url(name), mute=True) as made:
+    with PostgresProxy(databases.server.url(name), mute=True, invents_pids=True) as made:
         yield made
     databases.drop(name)
 
@@ -58,5 +60,13 @@ def test_a_pod_that_cannot_listen_learns_of_a_cancellation_by_its_heartbeat(flee
     fleet.ready(1)
     job_id = fleet.train(steps=10_000)
     fleet.wait_for_phase("training", job_id, "training")
+    beats = set()
+
+    def has_beaten_three_times() -> bool:
+        beats.add(fleet.app.one("select last_heartbeat from worker.pods"))
+        return len(beats) > 3
+
+    wait_until(has_beaten_three_times, "heartbeats")
+    assert max(beats) - min(beats) < 2 * timedelta(seconds=HEARTBEAT_EVERY_S), "more often than without a job"
     fleet.app.run("select public.cancel_job('training', %s)", job_id)
     assert fleet.app.wait_for("training", job_id)["status"] == "cancelled"

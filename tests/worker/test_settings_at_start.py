@@ -99,6 +99,11 @@ def test_a_schema_of_a_newer_release_is_refused(app: App, tmp_path: Path) -> Non
     assert "newer worker" in refusal(app, tmp_path)
 
 
+def test_a_schema_that_was_not_migrated_is_refused(app: App, tmp_path: Path) -> None:
+    app.run("drop function worker.pod_heartbeat")
+    assert "worker migrate" in refusal(app, tmp_path)
+
+
 def test_a_role_without_a_pods_rights_is_refused_with_the_role_to_grant(app: App, tmp_path: Path) -> None:
     role = f"stranger_{tmp_path.name.replace('-', '_')}"[:60].lower()
     app.run(f"create role {role} login")

@@ -1,4 +1,4 @@
-"""Claim jobs with pgqueuer's queries over the pod's pool. The rest of the worker uses two methods, not pgqueuer."""
+"""Claim jobs with pgqueuer's queries over the pod's pool. The rest of the worker uses one method, not pgqueuer."""
 
 from __future__ import annotations
 
@@ -22,13 +22,6 @@ QUEUE_CHANNEL = "likeness_queue"
 
 _NEVER = timedelta(days=3650)
 """pgqueuer's own takeover of stale rows is off: only the reaper takes jobs over, and it counts the failure."""
-
-_NEXT_DUE = """
-    select extract(epoch from execute_after - now())::double precision as due_s from worker.pgqueuer
-    where status = 'queued' and entrypoint = any($1)
-      and execute_after > now() and execute_after < now() + interval '1 day'
-    order by execute_after limit 1"""
-"""Not beyond a day: the difference to an infinite time is an error, and a pod looks much sooner anyway."""
 
 
 class ClaimQueue:
@@ -68,11 +61,6 @@ class ClaimQueue:
         )
         rows = await self._fetch(query.sql, *query.args)
         return await self._job_of(rows[0]) if rows else None
-
-    async def next_due_s(self, routes: list[str]) -> float | None:
-        """Return the seconds until the next deferred job of these routes is due, or None if none is within a day."""
-        rows = await self._fetch(_NEXT_DUE, routes)
-        return max(0.0, rows[0]["due_s"]) if rows else None
 
     async def _job_of(self, row: dict[str, Any]) -> tuple[str, UUID] | None:
         """Return the job of a claimed row. A row whose route is not that of its job is deleted; the tick adds its own.

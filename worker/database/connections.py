@@ -26,6 +26,9 @@ KEEPALIVE_COUNT = 3
 UNACKNOWLEDGED_LIMIT_MS = 15_000
 CONNECT_TIMEOUT_S = 10
 
+PREPARE_AFTER = 2
+"""Executions of the same statement on one connection: one that is run once is not worth a round trip."""
+
 CONNECT_OPTIONS: Mapping[str, Any] = {
     "keepalives": 1,
     "keepalives_idle": KEEPALIVE_IDLE_S,
@@ -68,7 +71,7 @@ _LOADERS: Mapping[str, type[Loader]] = {
 
 
 def options_of(application_name: str) -> dict[str, Any]:
-    """Return how to connect: in autocommit, with rows as dicts, and for poolers' sake with nothing prepared."""
+    """Return how to connect: in autocommit, rows as dicts, and nothing prepared, as a pooler may be between."""
     return {
         "autocommit": True,
         "prepare_threshold": None,
@@ -150,6 +153,8 @@ class OwnAsyncConnection(psycopg.AsyncConnection[Row]):
         self.is_pooled = not taken["direct"]
         if self.is_pooled:
             _read_as_set_local(self.adapters)
+        elif not is_known_to_hold:
+            self.prepare_threshold = PREPARE_AFTER
 
     async def execute(self, query: Any, params: Any = None, **options: Any) -> psycopg.AsyncCursor[Row]:
         """Execute one statement, in a transaction with the settings; behind a pooler that takes one round trip too."""

@@ -1,8 +1,8 @@
 """The database connections of a pod: a small pool, and calls of SQL functions over it.
 
 Connections are few on small plans, so a pod holds three: two in the pool and one session (`worker/pod/session.py`);
-plus one for each convenience copy while it is made. Nothing in the pool needs a session (no prepared statements, no
-LISTEN, no session locks), so the pool may connect through a transaction-mode pooler.
+plus one for each convenience copy while it is made. Nothing in the pool needs a session (no LISTEN, no session locks;
+prepared statements only where no pooler stands between), so the pool may connect through a transaction-mode pooler.
 """
 
 from __future__ import annotations
@@ -103,18 +103,20 @@ class Database:
         self, statement: sql.Composed | LiteralString, arguments: list[Any] | None = None
     ) -> list[dict[str, Any]]:
         """Return the rows of one statement; none for a statement that returns no rows."""
+        async with self.pooled() as connection:
+            cursor = await connection.execute(statement, arguments)
+            return await cursor.fetchall() if cursor.description else []
+
+    @asynccontextmanager
+    async def pooled(self) -> AsyncIterator[OwnAsyncConnection]:
+        """Hold a connection of the pool."""
         async with self._pool.connection() as connection:
             try:
-                cursor = await connection.execute(statement, arguments)
+                yield connection
             except psycopg.Error as error:
                 if is_lost_statement(error):
                     await connection.close()  # it would answer the same again; the pool opens another
                 raise
-            return await cursor.fetchall() if cursor.description else []
-
-    def pooled(self) -> Any:
-        """Return a context that holds a connection of the pool."""
-        return self._pool.connection()
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[OwnAsyncConnection]:

@@ -18,9 +18,11 @@ from worker.gpu.messages import Done, Event, Phase, Progress, Task
 from worker.gpu.process import GpuChild
 from worker.gpu.tasks.generation import UpscalerBackend
 from worker.jobs.lease import Lease
+from worker.jobs.started_job import StartedJob
 from worker.models import JobModels
 from worker.storage.lora_cache import LoraCache
-from worker.storage.object_store import ObjectStore
+from worker.storage.object_store import ObjectInfo, ObjectStore
+from worker.storage.prefetched_files import PrefetchedFiles
 
 
 @dataclass
@@ -46,6 +48,7 @@ class JobContext:
     checkpoint_every_s: float
     upload_deadline_s: float
     workdir: Path
+    prefetched: PrefetchedFiles
     free_slot: Callable[[], None]
     """The GPU is free: the slot may be claimed for again while this attempt encodes and publishes."""
     traffic: Traffic = field(default_factory=Traffic)
@@ -91,6 +94,15 @@ class JobContext:
         await self.store.download(bucket, key, path)
         self.traffic.bytes_in += (await asyncio.to_thread(path.stat)).st_size
         return path
+
+    async def download_of(
+        self, job: StartedJob, bucket: str, key: str, path: Path, found: ObjectInfo | None = None
+    ) -> Path:
+        """Take one object of the job's subject from what was prefetched, else download it as `download` does."""
+        subject_id = job.subject.id if job.subject else None
+        if await self.prefetched.take(subject_id, job.purpose, bucket, key, path, found):
+            return path
+        return await self.download(bucket, key, path)
 
     async def upload(self, bucket: str, key: str, path: Path, content_type: str) -> None:
         """Upload one object that was staged before. After a StorageError it is retried until the deadline.

@@ -100,13 +100,18 @@ def texts(job: StartedJob) -> Iterator[Text]:
                 yield Text(name, f"{first}, {words}")  # as the encoders may get it
 
 
+def photos(inputs: dict[str, Any]) -> list[str]:
+    """Return the keys of a waiting training's photos, for prefetching."""
+    return [photo.path for photo in TrainingInputs.model_validate(inputs).photos]
+
+
 async def train(lease: Lease, context: JobContext) -> dict[str, Any]:
     """Train one LoRA on the subject's photos, and upload it under this attempt's prefix."""
     request, base = TrainingRequest.of(lease.job), lease.job.required_base
     await lease.begin_phase("fetching the base model")
     base_folder = await context.models.ensure(base.slug)
     await lease.begin_phase(f"fetching {len(request.inputs.photos)} photos")
-    photos, refused = await _fetch_photos(request.inputs, context)
+    photos, refused = await _fetch_photos(request.inputs, lease.job, context)
     task = TrainTask(
         base=base_folder,
         photos=[_photo_file(path, photo, refused.get(path), request) for path, photo in photos.items()],
@@ -148,7 +153,9 @@ def _photo_file(path: Path, photo: Photo, refused: str | None, request: Training
     return PhotoFile(path=path, caption=of_person, class_caption=of_class, refused=refused)
 
 
-async def _fetch_photos(inputs: TrainingInputs, context: JobContext) -> tuple[dict[Path, Photo], dict[Path, str]]:
+async def _fetch_photos(
+    inputs: TrainingInputs, job: StartedJob, context: JobContext
+) -> tuple[dict[Path, Photo], dict[Path, str]]:
     """Return all photos by their path on disk, and why some were refused.
 
     A photo that was refused, or not found in storage, has no file. Raises InputMissing if too few are in storage.
@@ -169,7 +176,7 @@ async def _fetch_photos(inputs: TrainingInputs, context: JobContext) -> tuple[di
                 if found is not None and found.size > MAX_MB_A_PHOTO * 1e6:
                     refused[path] = f"too large ({found.size / 1e6:.0f} MB, at most {MAX_MB_A_PHOTO})"
                 else:
-                    await context.download(context.bucket_uploads, photo.path, path)
+                    await context.download_of(job, context.bucket_uploads, photo.path, path, found)
             except InputMissing:
                 missing.append(path.name)
 
@@ -193,7 +200,8 @@ async def _fetch_checkpoint(lease: Lease, context: JobContext) -> Path | None:
     if checkpoint is None:
         return None
     with suppress(InputMissing):  # deleted meanwhile: training starts again
-        return await context.download(checkpoint.bucket, checkpoint.key, context.workdir / "resume.safetensors")
+        path = context.workdir / "resume.safetensors"
+        return await context.download_of(lease.job, checkpoint.bucket, checkpoint.key, path)
     return None
 
 

@@ -15,8 +15,8 @@ from worker.database.transient import suppress_transient_errors
 from worker.errors import Interruption, JobInterrupted
 from worker.jobs.started_job import StartedJob
 
-REPORT_EVERY_S = 1.0
-REPORT_WITHIN_S = 2.0
+PHASE_EVERY_S = 1.0
+PHASE_WITHIN_S = 2.0
 
 
 class Lease:
@@ -41,7 +41,10 @@ class Lease:
         """The answer of the database when a shutdown released the job."""
         self.interrupted = asyncio.Event()
         self.interruption: Interruption | None = None
-        self._reported_at, self._progress = 0.0, 0.0
+        self._progress: dict[str, Any] = {"progress": 0.0, "metrics": None}
+        self._phase: str | None = None
+        """The last one that the database was told."""
+        self._phase_sent_at = 0.0
 
     @property
     def key(self) -> str:
@@ -49,8 +52,8 @@ class Lease:
         return f"{self.kind}:{self.id}"
 
     def heartbeat_payload(self) -> dict[str, Any]:
-        """Return the lease as a heartbeat names it."""
-        return {"kind": self.kind, "id": str(self.id), "attempt": self.attempt}
+        """Return the lease as a heartbeat names it, with its progress."""
+        return {"kind": self.kind, "id": str(self.id), "attempt": self.attempt, "report": self._progress}
 
     def interrupt(self, reason: Interruption) -> None:
         """Tell the attempt to stop. The first reason counts, but a lost lease outranks all: nothing may be written."""
@@ -65,28 +68,26 @@ class Lease:
             raise JobInterrupted(self.interruption)
 
     async def begin_phase(self, name: str) -> None:
-        """Report at once that a phase begins; the progress stays as it is."""
-        await self._report(self._progress, name, None)
-
-    async def report(self, progress: float, phase: str, metrics: dict[str, Any]) -> None:
-        """Report the progress of the attempt (0…1), at most once a second."""
-        self._progress = progress
-        if time.monotonic() - self._reported_at >= REPORT_EVERY_S:
-            await self._report(progress, phase, metrics)
-
-    async def _report(self, progress: float, phase: str, metrics: dict[str, Any] | None) -> None:
-        self._reported_at = time.monotonic()
+        """Tell the database at once that a phase begins; the progress stays as it is."""
+        self._phase_sent_at = time.monotonic()
         with suppress_transient_errors("job.report_skipped", TimeoutError):
             state = await asyncio.wait_for(
                 self._database.call_once(
-                    "report_job", self.kind, self.id, self.attempt, progress, phase, metrics and Jsonb(metrics)
+                    "report_job", self.kind, self.id, self.attempt, self._progress["progress"], name, None
                 ),
-                REPORT_WITHIN_S,
+                PHASE_WITHIN_S,
             )
+            self._phase = name
             self._apply_lease_state(state)
             return
-        # Not repeated: the next report replaces it, and a heartbeat's answer tells whether to stop.
-        self._reported_at = time.monotonic()
+        # Not repeated: `report` does, and a heartbeat's answer tells whether to stop.
+        self._phase_sent_at = time.monotonic()
+
+    async def report(self, progress: float, phase: str, metrics: dict[str, Any]) -> None:
+        """Note the progress of the attempt (0 to 1) for the next heartbeat. A new phase begins at once."""
+        self._progress = {"progress": progress, "metrics": metrics}
+        if phase != self._phase and time.monotonic() - self._phase_sent_at >= PHASE_EVERY_S:
+            await self.begin_phase(phase)
 
     async def stage(self, objects: list[tuple[str, str]]) -> None:
         """Register (bucket, key) pairs before they are uploaded. Raises JobInterrupted when the attempt must stop."""

@@ -55,8 +55,9 @@ async def wait_for_first(*work: Coroutine[Any, Any, Any]) -> None:
         await cancel_tasks(tasks)
 
 
-async def wait_for_event(event: asyncio.Event, timeout_s: float | None) -> None:
-    """Wait until the event is set or the time has passed."""
+async def wait_for_event(event: asyncio.Event, timeout_s: float | None) -> bool:
+    """Wait until the event is set or the time has passed. Return True if it is set."""
     with suppress(TimeoutError):
         async with asyncio.timeout(timeout_s):
             await event.wait()
+    return event.is_set()

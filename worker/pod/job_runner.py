@@ -31,6 +31,7 @@ from worker.pod.registration import Registration
 from worker.settings import Settings
 from worker.storage.lora_cache import LoraCache
 from worker.storage.object_store import ObjectStore
+from worker.storage.prefetched_files import PrefetchedFiles
 from worker.storage.workspace import Workspace
 
 log = structlog.get_logger()
@@ -54,6 +55,7 @@ class PodServices:
     gpu: GpuChild
     loras: LoraCache
     workspace: Workspace
+    prefetched: PrefetchedFiles
 
 
 class JobRunner:
@@ -146,7 +148,7 @@ class JobRunner:
             await self._registration.refuse_route(_route(lease.job))
             await lease.release(f"requeued: its pod's disk failed, {error.strerror}")
             return
-        context = self._context(workdir, self._make_slot_release(lease, free_slot))
+        context = self._context(workdir, lease.job.purpose, self._make_slot_release(lease, free_slot))
         try:
             outcome, detail = await self._outcome(lease, context)
         finally:
@@ -164,19 +166,20 @@ class JobRunner:
 
         return freed
 
-    def _context(self, workdir: Path, free_slot: Callable[[], None]) -> JobContext:
+    def _context(self, workdir: Path, purpose: str | None, free_slot: Callable[[], None]) -> JobContext:
         return JobContext(
             database=self._services.database,
             store=self._services.store,
             models=JobModels(self._services.models),
             gpu=self._services.gpu,
-            loras=self._services.loras,
+            loras=self._services.loras.for_purpose(purpose),
             bucket_uploads=self._services.settings.bucket_uploads,
             bucket_models=self._services.settings.bucket_models,
             upscaler_backend=self._services.settings.upscaler,
             checkpoint_every_s=self._services.settings.checkpoint_every_s,
             upload_deadline_s=UPLOAD_DEADLINE_S,
             workdir=workdir,
+            prefetched=self._services.prefetched,
             free_slot=free_slot,
             traffic=Traffic(),
         )
@@ -243,8 +246,10 @@ class JobRunner:
     async def _check_and_run(self, lease: Lease, context: JobContext) -> dict[str, Any]:
         """Check prompts and consent, then run the handler. The checks are here, so that no kind can omit them."""
         kind = self._services.kinds[lease.kind]
-        await asyncio.to_thread(prompts.require, kind.texts(lease.job))
-        await consent.require(self._services.database, lease.job)
+        await asyncio.gather(
+            asyncio.to_thread(prompts.require, kind.texts(lease.job)),
+            consent.require(self._services.database, lease.job),
+        )
         try:
             return await kind.run(lease, context)
         except SystemExit as error:

@@ -83,11 +83,17 @@ async def check_writable_database(database: Database) -> None:
         raise unwritable
 
 
+_SCHEMA = """
+    select to_regprocedure('worker.schema_major()') is not null as installed,
+           to_regprocedure('worker.pod_heartbeat(uuid, jsonb, jsonb)') is not null as current"""
+"""The second is the newest function without which a pod cannot work."""
+
+
 async def check_schema(database: Database) -> None:
-    """Check that the schema exists, this role may use it and see its rows, and its major version is not newer."""
+    """Check that the schema exists, fits this worker, neither older nor newer, and shows this role its rows."""
     try:
-        found = await database.fetch("select to_regprocedure('worker.schema_major()') is not null as installed")
-        major = await database.call("schema_major") if found[0]["installed"] else None
+        (found,) = await database.fetch(_SCHEMA)
+        major = await database.call("schema_major") if found["installed"] else None
     except psycopg.errors.InsufficientPrivilege as error:
         raise SettingsError(
             "permission denied for DATABASE_URL: its role may not call the worker's functions",
@@ -101,6 +107,10 @@ async def check_schema(database: Database) -> None:
         raise SettingsError(
             f"the schema of DATABASE_URL is unsupported: its version is {major}, this worker supports {SCHEMA_MAJOR}",
             "deploy a newer worker",
+        )
+    if not found["current"]:
+        raise SettingsError(
+            "the schema of DATABASE_URL is older than this worker", "as the database owner: worker migrate"
         )
     (hidden,) = await database.fetch(_HIDDEN_TABLES)
     if hidden["tables"]:

@@ -13,13 +13,14 @@ from worker import __version__
 from worker.database.pool import Database
 from worker.database.transient import suppress_transient_errors
 from worker.errors import StorageError
+from worker.pod.background_tasks import wait_for_event
 from worker.pod.housekeeping.tick import Tick
 from worker.pod.routes import Routes
 from worker.pod.session import Session
 
 log = structlog.get_logger()
 
-ROUTES_REFRESH_EVERY_S = 20.0
+LOOK_FOR_MODELS_EVERY_S = 20.0
 """A model that was put on the disk or into the bucket is noticed within this time."""
 DEREGISTER_WITHIN_S = 2.0
 
@@ -38,6 +39,9 @@ class Registration:
     """The routes that this pod offers have changed, and are registered."""
     _gpu_ready: bool = False
     _free_vram_gib: float | None = None
+    _digest: str | None = None
+    """Of the kinds and base models in the database, as the last heartbeat's answer had it."""
+    _digest_changed: asyncio.Event = field(default_factory=asyncio.Event)
     _registering: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def register(self) -> None:
@@ -67,14 +71,23 @@ class Registration:
         """Refresh the routes again and again, from the first registration on; never returns."""
         await self.session.first_try.wait()
         while True:
+            self._digest_changed.clear()
             await self.refresh_routes()
-            await asyncio.sleep(ROUTES_REFRESH_EVERY_S)
+            await wait_for_event(self._digest_changed, LOOK_FOR_MODELS_EVERY_S)
+
+    def set_digest(self, digest: str) -> None:
+        """Refresh the routes if kinds or base models in the database have changed."""
+        if digest != self._digest:
+            self._digest = digest
+            self._digest_changed.set()
 
     async def refresh_routes(self) -> None:
         """Determine again which routes this pod can run, and register them if they changed."""
         with suppress_transient_errors("routes.refresh_failed", StorageError):
             try:
-                changed = await self.routes.refresh(gpu=self._gpu_ready, free_vram_gib=self._free_vram_gib)
+                changed = await self.routes.refresh(
+                    gpu=self._gpu_ready, free_vram_gib=self._free_vram_gib, digest=self._digest
+                )
             except OSError as error:
                 # A shared volume may return. Meanwhile, a job that needs one of its models is requeued for another pod.
                 log.warning("routes.refresh_failed", reason=str(error))

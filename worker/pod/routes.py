@@ -41,6 +41,8 @@ class Routes:
         self._models = models
         self._kinds = kinds
         self._refused_until: dict[str, float] = {}
+        self._asked_for: tuple[bool, float | None, str | None, frozenset[str]] | None = None
+        self._possible: dict[str, str] = {}
         self.slot_of: dict[str, str] = {}
         """The routes that this pod offers now, each with its slot; empty until the first `refresh`."""
         self.models_in_reach: list[str] = []
@@ -48,36 +50,44 @@ class Routes:
         self.why_no_gpu_job: str | None = None
         """Why no GPU route is offered; None where one is, or none is wanted."""
 
-    async def refresh(self, *, gpu: bool, free_vram_gib: float | None) -> bool:
+    async def refresh(self, *, gpu: bool, free_vram_gib: float | None, digest: str | None = None) -> bool:
         """Work out `slot_of` and `models_in_reach` again from kinds, base models, disk and bucket.
 
         Return True if one of them changed. Without `gpu` no GPU routes are offered.
 
-        `free_vram_gib` is None on a CPU, which supports only base models that need no GPU memory.
+        `free_vram_gib` is None on a CPU, which supports only base models that need no GPU memory. `digest` stands for
+        the kinds and base models in the database, which is asked only where one of these has changed.
         """
+        in_reach = set(await asyncio.to_thread(self._models.present))
+        if gpu and await self._models.can_fetch():
+            in_reach |= set(await self._models.in_bucket())
+        known = (gpu, free_vram_gib, digest, frozenset(in_reach))
+        if known != self._asked_for:
+            self._possible = await self._ask(gpu, free_vram_gib, in_reach)
+            self._asked_for = known
+        offered = {route: slot for route, slot in self._possible.items() if not self._is_refused(route)}
+        changed = (offered, sorted(in_reach)) != (self.slot_of, self.models_in_reach)
+        self.slot_of, self.models_in_reach = offered, sorted(in_reach)
+        return changed
+
+    async def _ask(self, gpu: bool, free_vram_gib: float | None, in_reach: set[str]) -> dict[str, str]:
+        """Return every route that this pod can run, with its slot; sets `why_no_gpu_job`."""
         kinds = await self._database.fetch(
             "select kind, slot, uses_base from worker.job_kinds where kind = any(%s)", [list(self._kinds)]
         )
-        offered = {row["kind"]: "light" for row in kinds if row["slot"] == "light"}
+        possible = {row["kind"]: "light" for row in kinds if row["slot"] == "light"}
         gpu_kinds = {row["kind"]: row["uses_base"] for row in kinds if row["slot"] == "gpu"}
-        in_reach = set(await asyncio.to_thread(self._models.present))
         if gpu:
-            if await self._models.can_fetch():
-                in_reach |= set(await self._models.in_bucket())
             for kind, uses_base in gpu_kinds.items():
-                offered |= dict.fromkeys(await self._gpu_routes(kind, uses_base, in_reach, free_vram_gib), "gpu")
+                possible |= dict.fromkeys(await self._gpu_routes(kind, uses_base, in_reach, free_vram_gib), "gpu")
+            self._warn_of_missing_models(gpu_kinds, in_reach)
         why = None
-        if gpu_kinds and "gpu" not in offered.values():
+        if gpu_kinds and "gpu" not in possible.values():
             why = await self._why_no_gpu_job(gpu_kinds, in_reach, free_vram_gib) if gpu else "its GPU is not ready"
         if gpu and why is not None and why != self.why_no_gpu_job:
             log.warning("routes.gpu_unavailable", message="this pod accepts no GPU job", reason=why)
         self.why_no_gpu_job = why
-        offered = {route: slot for route, slot in offered.items() if not self._is_refused(route)}
-        changed = (offered, sorted(in_reach)) != (self.slot_of, self.models_in_reach)
-        self.slot_of, self.models_in_reach = offered, sorted(in_reach)
-        if changed and gpu:
-            self._warn_of_missing_models(gpu_kinds, in_reach)
-        return changed
+        return possible
 
     async def _gpu_routes(
         self, kind: str, uses_base: bool, in_reach: set[str], free_vram_gib: float | None

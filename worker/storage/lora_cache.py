@@ -1,10 +1,11 @@
-"""LoRAs on a pod's disk, in a folder for each person, which is deleted when the person's consent ends."""
+"""LoRAs on a pod's disk, in the cache of the person whom each shows."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 from collections import defaultdict
+from copy import copy
 from pathlib import Path
 from uuid import UUID
 
@@ -35,13 +36,18 @@ class StoredLora(BaseModel):
 class LoraCache:
     """A cache of verified LoRAs: a downloaded file must have the SHA-256 that the database stores."""
 
-    def __init__(self, store: ObjectStore, bucket: str, workspace: Workspace) -> None:
+    def __init__(self, store: ObjectStore, bucket: str, workspace: Workspace, purpose: str | None = None) -> None:
         self._store = store
         self._bucket = bucket
         self._workspace = workspace
+        self._purpose = purpose
         self._fetching: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._forgotten: defaultdict[UUID | None, int] = defaultdict(int)
-        self._all_forgotten = 0
+
+    def for_purpose(self, purpose: str | None) -> LoraCache:
+        """Return the cache for LoRAs that are used for this purpose, to which the people in them have consented."""
+        cache = copy(self)
+        cache._purpose = purpose
+        return cache
 
     async def get(self, lora: StoredLora, workdir: Path) -> tuple[Path, int]:
         """Return the file, and how many bytes were downloaded for it (0: it was cached).
@@ -49,31 +55,18 @@ class LoraCache:
         Raises InputMissing if it is not in storage and InvalidInput if it is not the published file.
         """
         async with self._fetching[lora.sha256]:
-            cached = self._workspace.cached_lora(lora.subject_id, lora.sha256)
+            cached = self._workspace.cache(lora.subject_id, self._purpose) / f"{lora.sha256}.safetensors"
             if await asyncio.to_thread(_touch, cached):
                 return cached, 0
-            before = self._forgotten[lora.subject_id], self._all_forgotten
             arriving = workdir / f"{lora.id}.safetensors"
             await self._store.download(self._bucket, lora.path, arriving)
             size = (await asyncio.to_thread(arriving.stat)).st_size
             if await asyncio.to_thread(sha256_of, arriving) != lora.sha256:
                 raise InvalidInput(f"LoRA {lora.id} in storage is not the one that was published: train it again")
-            if (self._forgotten[lora.subject_id], self._all_forgotten) != before:
-                return arriving, size  # consent ended meanwhile: the file is deleted with this attempt
             cached.parent.mkdir(parents=True, exist_ok=True)
             arriving.replace(cached)
             await asyncio.to_thread(self._workspace.trim, KEEP)
             return cached, size
-
-    def forget_all(self) -> None:
-        """Delete every cached LoRA: after a silence of the database it is unknown whose consent ended."""
-        self._all_forgotten += 1
-        self._workspace.forget_all()
-
-    def forget(self, subject_id: UUID) -> bool:
-        """Delete the cached LoRAs of a person. Return True if there were any."""
-        self._forgotten[subject_id] += 1
-        return self._workspace.forget(subject_id)
 
 
 def _touch(path: Path) -> bool:

@@ -1,8 +1,8 @@
-"""Personal files on a pod's disk: a folder for each attempt, and a cache of LoRAs for each person.
+"""Personal files on a pod's disk: a folder for each attempt, and a cache for each person and purpose.
 
 All of them are in one folder per process, which is deleted when the process ends. The folder of a killed process is
 deleted when the next one starts: only a running process holds its folder's file lock. A person's cache is deleted when
-their consent ends.
+they no longer consent to its purpose.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 from uuid import UUID
+
+NOBODY = "_"
 
 
 class Workspace:
@@ -58,27 +60,28 @@ class Workspace:
         """Delete an attempt's folder."""
         shutil.rmtree(folder, ignore_errors=True)
 
-    def cached_lora(self, subject_id: UUID | None, sha256: str) -> Path:
-        """Return where a LoRA is cached, whether it exists or not. Each person has a folder, deleted as a whole."""
-        return self._folder / "subjects" / (str(subject_id) if subject_id else "_") / f"{sha256}.safetensors"
+    def cache(self, subject_id: UUID | None, purpose: str | None) -> Path:
+        """Return the folder for files of a person that are used for a purpose, whether it exists or not."""
+        return self._folder / "subjects" / str(subject_id or NOBODY) / (purpose or NOBODY)
 
-    def forget_all(self) -> None:
-        """Delete every person's cache."""
-        shutil.rmtree(self._folder / "subjects", ignore_errors=True)
+    def held(self) -> list[tuple[UUID, str]]:
+        """Return the people of whom files are cached, and what for."""
+        folders = [folder for folder in (self._folder / "subjects").glob("*/*") if folder.parent.name != NOBODY]
+        return [
+            (UUID(folder.parent.name), folder.name)
+            for folder in folders
+            if any(path.is_file() for path in folder.rglob("*"))
+        ]
+
+    def forget(self, subject_id: UUID, purpose: str) -> None:
+        """Delete what is cached of a person for a purpose."""
+        shutil.rmtree(self.cache(subject_id, purpose), ignore_errors=True)
 
     def trim(self, keep: int) -> None:
         """Delete the least recently used LoRAs beyond `keep` files."""
-        files = sorted((self._folder / "subjects").glob("*/*.safetensors"), key=lambda path: path.stat().st_mtime)
+        files = sorted((self._folder / "subjects").glob("*/*/*.safetensors"), key=lambda path: path.stat().st_mtime)
         for path in files[:-keep]:
             path.unlink(missing_ok=True)
-
-    def forget(self, subject_id: UUID) -> bool:
-        """Delete a person's cache. Return True if there was one."""
-        folder = self._folder / "subjects" / str(subject_id)
-        if not folder.exists():
-            return False
-        shutil.rmtree(folder, ignore_errors=True)
-        return True
 
 
 def last_touches(root: Path) -> list[float]:

@@ -12,11 +12,11 @@ CONNECTIONS_A_POD = 5
 """Two in the pool, one session, and one for each of two convenience copies."""
 
 FUNCTIONS = """
-    begin_renewal claim_deletable_objects claim_look complete_job consent_error deregister_pod fail_job finish_renewal
-    heartbeat installation_error is_alive judge_markers lora_to_copy
-    mark_objects_deleted memory_requirement note_markers peek pod_lock_key reap register_pod release_job report_job
-    required_capabilities required_vram_gib save_checkpoint schema_major stage_objects start_job starved_routes
-    storage_hold subject_lock_key tick timing usable_bases why_stranded
+    begin_renewal claim_deletable_objects claim_look complete_job consent_error deregister_pod fail_job
+    finish_renewal heartbeat installation_error is_alive judge_markers lora_to_copy mark_objects_deleted
+    memory_requirement next_due_s note_markers peek pod_heartbeat pod_lock_key reap register_pod release_job
+    report_job required_capabilities required_vram_gib save_checkpoint schema_major stage_objects start_job
+    starved_routes storage_hold subject_lock_key tick timing usable_bases why_stranded
     fits_memory garbage_gone leave_pod take_garbage
 """
 """Functions that a pod calls in schema worker, last those of release 0.1.0. It calls none in public."""

@@ -5,7 +5,7 @@
                     prune logs (`worker.tick` in sql/housekeeping/)
     sweep.py        after a tick that found some: delete objects of ended attempts from storage
     marker.py       every 5 minutes, one pod for all: renew the markers that say whose the buckets are
-    cache_purge.py  at every heartbeat's answer: delete the cached LoRAs of people whose consent ended
+    cache_purge.py  at every heartbeat's answer: delete the cached files of people whose consent ended
     health.py       every 5 s: touch this process's file, which `worker health` reads
 
 The tick and the sweep run apart from each other: while a store hangs, dead pods' jobs are still taken over.

@@ -1,26 +1,26 @@
-"""The cache purge: deletes cached LoRAs of people whose consent ended, at every heartbeat's answer."""
+"""The cache purge: at every heartbeat's answer, deletes the cached files of people who do not consent to their use."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Iterable, Mapping
 from uuid import UUID
 
 import structlog
 
-from worker.storage.lora_cache import LoraCache
+from worker.storage.workspace import Workspace
 
 log = structlog.get_logger()
 
-PURGE_ALL_AFTER_SILENCE_S = 45.0
-"""After a longer silence every person's cache is purged. Shorter than `consent_overlap` of `worker.timing`, for which
-answers repeat whose consent ended."""
+
+async def held_files(workspace: Workspace) -> list[dict[str, str]]:
+    """Return the people whose files are cached and what for, as a heartbeat names them."""
+    held = await asyncio.to_thread(workspace.held)
+    return [{"subject_id": str(subject_id), "purpose": purpose} for subject_id, purpose in held]
 
 
-async def purge_cached_loras(loras: LoraCache, ended_subjects: Collection[str], silent_s: float) -> None:
-    """Delete the cached LoRAs of these people, or of everyone if the database did not answer for too long."""
-    if silent_s > PURGE_ALL_AFTER_SILENCE_S:
-        await asyncio.to_thread(loras.forget_all)
-    for subject_id in ended_subjects:
-        if await asyncio.to_thread(loras.forget, UUID(subject_id)):
-            log.info("cache.purged", subject_id=subject_id)
+async def purge(workspace: Workspace, ended: Iterable[Mapping[str, str]]) -> None:
+    """Delete what a heartbeat's answer says may not be kept."""
+    for held in ended:
+        await asyncio.to_thread(workspace.forget, UUID(held["subject_id"]), held["purpose"])
+        log.info("cache.purged", **held)

@@ -1,0 +1,200 @@
+"""The claim loop of a pod on a real queue: what wakes it, how often it looks, and that no wake-up is lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import pytest
+
+from tests.sql.background import STUCK_AFTER_S
+from tests.sql.pod import GENERATION, PUBLISH, TRAINING, as_worker
+from tests.sql.tables import AppTables
+from worker import queue
+from worker.database.claim_queue import ClaimQueue
+from worker.pod.background_tasks import cancel_tasks, start_tasks
+from worker.queue import Worker
+from worker.settings import Settings
+
+Claim = tuple[str, UUID]
+NEVER_S = 3600.0
+
+
+class ClaimingPod:
+    """The claim loop and the session connection of a worker. A claimed job is noted; `free` ends it."""
+
+    def __init__(self, db: AppTables) -> None:
+        self.worker = Worker(
+            Settings(
+                _env_file=None,
+                database_url=as_worker(db.url),
+                s3_endpoint_url="http://127.0.0.1:9",
+                s3_region="nowhere",
+                s3_access_key_id="none",
+                s3_secret_access_key="none",
+            )
+        )
+        self.begun: asyncio.Queue[Claim] = asyncio.Queue()
+        self.free: list[Callable[[], None]] = []
+        self.asked: list[str] = []
+        """What the loop asked the database for, in order."""
+        self.after_claim: Callable[[Claim | None], Awaitable[None]] | None = None
+        self.worker._routes.slot_of = {GENERATION: "gpu", TRAINING: "gpu"}
+        self.worker._runner.begin = self._begin  # type: ignore[method-assign]
+        self.worker._queue = self._observed_queue()
+        call_once = self.worker._database.call_once
+
+        async def observed_call(function: Any, *arguments: object) -> Any:
+            if function == "next_due_s":
+                self.asked.append("due")
+            return await call_once(function, *arguments)
+
+        self.worker._database.call_once = observed_call  # type: ignore[method-assign]
+
+    def _begin(self, kind: str, job_id: UUID, free_slot: Callable[[], None]) -> None:
+        self.free.append(free_slot)
+        self.begun.put_nowait((kind, job_id))
+
+    def _observed_queue(self) -> ClaimQueue:
+        pod = self
+
+        class ObservedQueue(ClaimQueue):
+            async def claim(self, routes: list[str]) -> Claim | None:
+                claim = await super().claim(routes)
+                pod.asked.append("claim")
+                if pod.after_claim is not None:
+                    await pod.after_claim(claim)
+                return claim
+
+        return ObservedQueue(self.worker._database, self.worker.pod_id)
+
+    async def until_asked(self, count: int) -> None:
+        """Return once the loop has asked for this many things."""
+        while len(self.asked) < count:  # noqa: ASYNC110  observed from within the loop
+            await asyncio.sleep(0.01)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        async with self.worker._database, asyncio.timeout(STUCK_AFTER_S):
+            tasks = start_tasks(session=self.worker._session.run(), claim=self.worker._claim_loop())
+            try:
+                yield
+            finally:
+                await cancel_tasks(tasks)
+
+
+@pytest.fixture
+def pod(db: AppTables) -> ClaimingPod:
+    return ClaimingPod(db)
+
+
+@pytest.fixture
+def only_woken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock alone leads to no claim."""
+    monkeypatch.setattr(queue, "SECOND_LOOK_AFTER_S", (NEVER_S, NEVER_S))
+    monkeypatch.setattr(queue, "POLL_EVERY_S", NEVER_S)
+
+
+@pytest.mark.usefixtures("only_woken")
+async def test_a_notification_after_an_empty_claim_leads_to_a_claim_at_once(db: AppTables, pod: ClaimingPod) -> None:
+    async with pod.running():
+        await pod.until_asked(1)
+        job = await asyncio.to_thread(db.ask)
+        assert await pod.begun.get() == ("generation", job)
+
+
+@pytest.mark.usefixtures("only_woken")
+async def test_a_freed_slot_leads_to_a_claim_at_once(db: AppTables, pod: ClaimingPod) -> None:
+    first, second = db.ask(), db.ask()
+    async with pod.running():
+        assert await pod.begun.get() == ("generation", first)
+        assert pod.begun.empty()
+        pod.free.pop()()
+        assert await pod.begun.get() == ("generation", second)
+
+
+@pytest.mark.usefixtures("only_woken")
+async def test_a_freed_slot_is_not_missed_while_another_slot_is_claimed_for_in_vain(
+    db: AppTables, pod: ClaimingPod
+) -> None:
+    pod.worker._routes.slot_of[PUBLISH] = "light"
+    first, second = db.ask(), db.ask()
+
+    async def free_during_the_next_claim(claim: Claim | None) -> None:
+        if claim is None and pod.free:
+            pod.free.pop()()
+
+    pod.after_claim = free_during_the_next_claim
+    async with pod.running():
+        assert await pod.begun.get() == ("generation", first)
+        assert await pod.begun.get() == ("generation", second)
+
+
+@pytest.mark.usefixtures("only_woken")
+async def test_a_job_that_is_queued_while_a_claim_returns_empty_is_not_missed(db: AppTables, pod: ClaimingPod) -> None:
+    inserted: list[UUID] = []
+    heard = asyncio.Event()
+    on_queue = pod.worker._session.on_queue
+
+    def on_queue_observed() -> None:
+        on_queue()
+        heard.set()
+
+    pod.worker._session.on_queue = on_queue_observed
+
+    async def insert_after_the_claim(claim: Claim | None) -> None:
+        if claim is None and not inserted:
+            heard.clear()
+            inserted.append(await asyncio.to_thread(db.ask))
+            await heard.wait()  # the wake-up arrives before the loop knows that its claim was empty
+
+    pod.after_claim = insert_after_the_claim
+    async with pod.running():
+        assert await pod.begun.get() == ("generation", inserted[0])
+
+
+async def test_a_claim_is_repeated_when_another_claim_locked_the_job(
+    db: AppTables, pod: ClaimingPod, other_session: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pgqueuer locks the next job of every requested route and keeps one: until it commits, others skip the rest."""
+    monkeypatch.setattr(queue, "POLL_EVERY_S", NEVER_S)
+    job = db.ask()
+    other_session.execute("select from worker.pgqueuer for update")
+
+    async def commit_once_it_waits(claim: Claim | None) -> None:
+        if claim is None and pod.worker._session.listening:
+            pod.worker._wake.clear()
+            other_session.rollback()
+
+    pod.after_claim = commit_once_it_waits
+    async with pod.running():
+        assert await pod.begun.get() == ("generation", job)
+
+
+async def test_a_poll_asks_once_and_for_nothing_else(
+    db: AppTables, pod: ClaimingPod, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue, "POLL_EVERY_S", 0.05)
+    async with pod.running():
+        await pod.until_asked(20)
+    assert pod.asked[-10:] == ["claim"] * 10
+    assert (
+        "".join(name[0] for name in pod.asked).count("ccd") == 1
+    )  # after it was woken: a second look, the next due time
+
+
+@pytest.mark.usefixtures("only_woken")
+async def test_a_deferred_job_is_claimed_when_it_is_due(
+    db: AppTables, pod: ClaimingPod, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue, "SECOND_LOOK_AFTER_S", (0.0, 0.0))
+    async with pod.running():
+        await pod.until_asked(1)
+        later = db.one("select (now() + interval '300 ms')::text")
+        job = await asyncio.to_thread(db.ask, run_after=later)
+        assert await pod.begun.get() == ("generation", job)
+        assert db.one("select run_after <= clock_timestamp() from public.generation_jobs where id = %s", job)

@@ -1,0 +1,81 @@
+"""While its GPU is busy, a pod fetches what the next job needs, and keeps it only while the person consents."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from tests.waiting import wait_until
+from tests.worker.conftest import Fleet, MakeFleet
+
+PHOTOS = 4
+
+
+@pytest.fixture(scope="module")
+def work_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("work")
+
+
+@pytest.fixture(scope="module")
+def fleet(make_fleet: MakeFleet, work_dir: Path) -> Fleet:
+    return make_fleet(WORK_DIR=str(work_dir), CHECKPOINT_EVERY_SECONDS="0.4")
+
+
+def prefetched(work_dir: Path, subject: UUID) -> list[Path]:
+    return list(work_dir.glob(f"*/subjects/{subject}/training/prefetched/*"))
+
+
+def busy(fleet: Fleet) -> UUID:
+    """Keep the one pod's GPU busy; returns the job."""
+    fleet.ready(1)
+    job_id = fleet.train(steps=10_000)
+    fleet.wait_for_phase("training", job_id, "training")
+    return job_id
+
+
+def cancel(fleet: Fleet, job_id: UUID) -> None:
+    fleet.app.run("select public.cancel_job('training', %s)", job_id)
+    fleet.app.wait_for("training", job_id)
+
+
+def finished(fleet: Fleet, job_id: UUID) -> dict[str, Any]:
+    fleet.completed("training", job_id)
+    fleet.wait_for_outcomes(job_id, 1)
+    (line,) = [line for line in fleet.living()[0].events("job.finished") if line["job_id"] == str(job_id)]
+    return line
+
+
+def test_a_training_uses_the_photos_that_were_fetched_while_it_waited(fleet: Fleet, work_dir: Path) -> None:
+    running, subject = busy(fleet), fleet.person()
+    waiting = fleet.train(subject_id=subject)
+    wait_until(lambda: len(prefetched(work_dir, subject)) == PHOTOS, "the photos")
+    cancel(fleet, running)
+    assert finished(fleet, waiting)["bytes_in"] == 0
+    assert prefetched(work_dir, subject) == []
+
+
+def test_a_photo_that_changed_after_it_was_fetched_is_fetched_again(fleet: Fleet, work_dir: Path) -> None:
+    running, subject = busy(fleet), fleet.person()
+    waiting = fleet.train(subject_id=subject)
+    wait_until(lambda: len(prefetched(work_dir, subject)) == PHOTOS, "the photos")
+    key = f"{fleet.app.owner}/{subject}/photos/0.jpg"
+    body = fleet.app.read(fleet.app.uploads, key.replace("0.jpg", "1.jpg")) + b"\0"
+    fleet.app.s3.put_object(Bucket=fleet.app.uploads, Key=key, Body=body)
+    cancel(fleet, running)
+    assert finished(fleet, waiting)["bytes_in"] == len(body)
+
+
+@pytest.mark.parametrize(
+    "loss", ["select public.revoke_consent(%s)", "select public.grant_consent(%s, '{generation}')"]
+)
+def test_files_of_a_person_who_consents_no_longer_are_deleted(fleet: Fleet, work_dir: Path, loss: str) -> None:
+    running, subject = busy(fleet), fleet.person()
+    waiting = fleet.train(subject_id=subject)
+    wait_until(lambda: len(prefetched(work_dir, subject)) == PHOTOS, "the photos")
+    fleet.app.run(loss, subject)
+    wait_until(lambda: not list(work_dir.glob(f"*/subjects/{subject}/training")), "the files to be deleted")
+    assert fleet.app.job("training", waiting)["error_code"] == "consent_denied"
+    cancel(fleet, running)
