@@ -39,23 +39,25 @@ EXECUTE = {
     "worker.deregister_pod": "likeness_worker",
     "worker.heartbeat": "likeness_worker",
     "worker.mark_objects_deleted": "likeness_worker",
+    "worker.lock_lora_copy": "likeness_worker",
     "worker.lora_to_copy": "likeness_worker",
     "worker.memory_requirement": "likeness_worker",
     "worker.peek": "likeness_worker",
     "worker.pod_lock_key": "likeness_worker",
+    "worker.queued_routes": "likeness_worker",
     "worker.reap": "likeness_worker",
     "worker.register_pod": "likeness_worker",
     "worker.release_job": "likeness_worker",
     "worker.report_job": "likeness_worker",
     "worker.required_capabilities": "likeness_worker",
     "worker.required_vram_gib": "likeness_worker",
+    "worker.run_housekeeping": "likeness_worker",
     "worker.save_checkpoint": "likeness_worker",
     "worker.schema_major": "likeness_worker",
     "worker.stage_objects": "likeness_worker",
     "worker.start_job": "likeness_worker",
     "worker.starved_routes": "likeness_worker",
-    "worker.subject_lock_key": "likeness_worker",
-    "worker.tick": "likeness_worker",
+    "worker.take_over": "likeness_worker",
     "worker.timing": "likeness_worker",
     "worker.usable_bases": "likeness_worker",
     "worker.why_stranded": "likeness_worker",
@@ -63,15 +65,17 @@ EXECUTE = {
     "worker.fits_memory": "likeness_worker",
     "worker.garbage_gone": "likeness_worker",
     "worker.leave_pod": "likeness_worker",
+    "worker.subject_lock_key": "likeness_worker",
     "worker.take_garbage": "likeness_worker",
+    "worker.tick": "likeness_worker",
 }
 
 OWNER_ONLY = """
-    actor after_job_insert after_order_update after_subject_update alter_job_tables apply_package_file backoff
+    actor add_queue_rows after_job_insert after_order_update after_subject_update alter_job_tables apply_package_file backoff
     backoff_after_lost_pod base_error before_job_insert before_job_update call_hook capabilities catalog_objects
-    changing_columns charge_failure check_columns check_grant check_hooks check_job_owner check_kinds
+    changing_columns clamp_deferred_jobs clamp_future_times clamp_pod_times charge_failure check_columns check_grant check_hooks check_job_owner check_kinds
     check_life_cycle check_open_jobs check_registration check_slot count_jobs declare_grant declare_policy default_base
-    dequeue_row discard_staged_objects end_attempt end_failed_attempt enqueue ensure_kind_policies ensure_policy
+    delete_queue_rows dequeue_row discard_staged_objects end_attempt end_failed_attempt enqueue ensure_kind_policies ensure_policy
     expire_consent explain_waiting fail_stranded_jobs find_violation finish_job finish_stopped_job
     fn_pgqueuer_changed fold_prompt foreign_change generation_loras give_back grant_declared_rights grant_job_table
     has_hook held_state hook hook_error hook_failure hook_signatures inputs_error is_allowed is_dead is_fault_of_pod
@@ -114,6 +118,7 @@ TABLES = {
     "worker.clock": {},
     "worker.config": {"SELECT": "service_role likeness_worker"},
     "worker.consent_events": {"SELECT": "service_role"},
+    "worker.housekeeping": {},
     "worker.internal_jobs": {},
     "worker.job_details": {},
     "worker.job_events": {"SELECT": "service_role"},
@@ -124,6 +129,7 @@ TABLES = {
     "worker.kind_policies": {},
     "worker.kind_versions": {"SELECT": "likeness_worker"},
     "worker.life_cycle": {},
+    "worker.lora_copies": {},
     "worker.package_objects": {},
     "worker.pgqueuer": dict.fromkeys(("SELECT", "INSERT", "UPDATE", "DELETE"), "likeness_worker"),
     "worker.pgqueuer_log": dict.fromkeys(("SELECT", "INSERT", "UPDATE", "DELETE"), "likeness_worker"),

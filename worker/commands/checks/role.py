@@ -13,11 +13,11 @@ CONNECTIONS_A_POD = 5
 """Two in the pool, one session, and one for each of two convenience copies."""
 
 FUNCTIONS = """
-    claim_deletable_objects complete_job consent_error deregister_pod fail_job heartbeat is_alive lora_to_copy
-    mark_objects_deleted memory_requirement peek pod_lock_key reap register_pod release_job report_job
-    required_capabilities required_vram_gib save_checkpoint schema_major stage_objects start_job starved_routes
-    subject_lock_key tick timing usable_bases why_stranded
-    fits_memory garbage_gone leave_pod take_garbage
+    claim_deletable_objects complete_job consent_error deregister_pod fail_job heartbeat is_alive lock_lora_copy
+    lora_to_copy mark_objects_deleted memory_requirement peek pod_lock_key queued_routes reap register_pod release_job
+    report_job required_capabilities required_vram_gib run_housekeeping save_checkpoint schema_major stage_objects
+    start_job starved_routes take_over timing usable_bases why_stranded
+    fits_memory garbage_gone leave_pod subject_lock_key take_garbage tick
 """
 """Functions that a pod calls in schema worker, last those of release 0.1.0. It calls none in public."""
 
