@@ -26,7 +26,7 @@ begin
   with late as materialized (
     select id from worker.staged_objects
     where state = 'deleting' and offer_after > statement_timestamp() + worker.timing('last_deletion') + interval '1 minute'
-    limit 1000 for update skip locked
+    order by offer_after limit 1000 for update skip locked
   )
   update worker.staged_objects set offer_after = clock_timestamp() from late where staged_objects.id = late.id;
   -- An attempt would not end at its max_runtime.

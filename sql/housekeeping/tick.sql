@@ -25,7 +25,8 @@ begin
   return jsonb_build_object(
     -- counted up to a limit: a pod deletes no more than that at a time
     'deletable', (select count(*) from (
-      select from worker.staged_objects where state = 'deleting' and offer_after <= statement_timestamp() limit 1000) due),
+      select from worker.staged_objects where state = 'deleting' and offer_after <= statement_timestamp()
+      order by offer_after limit 1000) due),
     'housekeeping', exists (
       select from worker.housekeeping
       where (next_run between clock_timestamp() and clock_timestamp() + worker.timing('housekeeping_every')) is not true)

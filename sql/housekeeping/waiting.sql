@@ -54,7 +54,7 @@ begin
   for v_job_id in execute format(
     'select id from %s job where status = ''queued'' and error_code is not null and worker.is_fault_of_pod(error_code)
        and not exists (select from worker.pods where worker.route($1, to_jsonb(job)) = any (routes))
-     order by id limit 100', p_kind.table_name) using p_kind.kind
+     order by error_code limit 100', p_kind.table_name) using p_kind.kind
   loop
     v_job := worker.try_lock_job(p_kind.kind, v_job_id);
     if v_job ->> 'status' = 'queued' and worker.is_fault_of_pod(v_job ->> 'error_code') then
@@ -68,7 +68,8 @@ comment on function worker.fail_stranded_jobs is
   'Fail the jobs that a pod could not run for lack of a model or of memory, and whose route no pod offers any more, a hundred at a time. Returns whether more may be left.';
 
 -- The jobs of a route whose phase is not yet what it should be are those beside one value, or those of one beginning, in an index
--- by phase. So it makes no difference how many wait and say so already.
+-- by phase. So it makes no difference how many wait and say so already. ORDER BY with LIMIT, here and above, is the index's order:
+-- otherwise the planner may look through all jobs for the first few.
 create or replace function worker.explain_waiting(p_kind worker.job_kinds) returns boolean
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
@@ -90,7 +91,8 @@ begin
       else array['phase collate "C" < $2', 'phase collate "C" > $2', 'phase is null'] end
     loop
       execute format(
-        'with others as materialized (select id from %1$s where status = ''queued'' and %2$s and %3$s limit $3 for update skip locked)
+        'with others as materialized (
+           select id from %1$s where status = ''queued'' and %2$s and %3$s order by phase collate "C" limit $3 for update skip locked)
          update %1$s job set phase = $2 from others where job.id = others.id', p_kind.table_name,
         case when not p_kind.uses_base then 'true' when v_base is null then 'base is null' else 'base = $1' end, v_condition)
         using v_base, coalesce(v_prefix || v_why, 'waiting'), v_limit;

@@ -71,11 +71,12 @@ EXECUTE = {
 }
 
 OWNER_ONLY = """
-    actor add_queue_rows after_job_insert after_order_update after_subject_update alter_job_tables apply_package_file backoff
-    backoff_after_lost_pod base_error before_job_insert before_job_update call_hook capabilities catalog_objects
-    changing_columns clamp_deferred_jobs clamp_future_times clamp_pod_times charge_failure check_columns check_grant check_hooks check_job_owner check_kinds
-    check_life_cycle check_open_jobs check_registration check_slot count_jobs declare_grant declare_policy default_base
-    delete_queue_rows dequeue_row discard_staged_objects end_attempt end_failed_attempt enqueue ensure_kind_policies ensure_policy
+    actor add_queue_rows after_job_insert after_order_update after_subject_update alter_job_tables
+    apply_package_file backoff backoff_after_lost_pod base_error before_job_insert before_job_update call_hook
+    capabilities catalog_objects changing_columns charge_failure check_columns check_grant check_hooks
+    check_job_owner check_kinds check_life_cycle check_open_jobs check_registration check_slot clamp_deferred_jobs
+    clamp_future_times clamp_pod_times count_jobs declare_grant declare_policy default_base delete_queue_rows
+    dequeue_row discard_staged_objects end_attempt end_failed_attempt enqueue ensure_kind_policies ensure_policy
     expire_consent explain_waiting fail_stranded_jobs find_violation finish_job finish_stopped_job
     fn_pgqueuer_changed fold_prompt foreign_change generation_loras give_back grant_declared_rights grant_job_table
     has_hook held_state hook hook_error hook_failure hook_signatures inputs_error is_allowed is_dead is_fault_of_pod

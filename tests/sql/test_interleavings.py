@@ -267,9 +267,7 @@ def test_a_publication_waits_for_the_reaper_and_is_lost(
     assert db.claim_deletable() == {attempt.key("0.png"), attempt.key("0.raw.png")}
 
 
-def test_two_reapers_count_one_failure(
-    db: AppTables, pod: Pod, other_session: psycopg.Connection[Any]
-) -> None:
+def test_two_reapers_count_one_failure(db: AppTables, pod: Pod, other_session: psycopg.Connection[Any]) -> None:
     attempt, _ = running(db, pod)
     silence(db, pod)
     assert other_session.execute("select worker.reap()").fetchone() == (1,)

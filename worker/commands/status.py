@@ -48,7 +48,7 @@ _STRANDED = """
         select dedupe_key from worker.pgqueuer where entrypoint = depth.route and status = 'queued'
         order by execute_after limit 1) longest
     where depth.why is not null order by depth.oldest desc"""
-"""By route, as in worker.stranded_jobs: one look at the queue is enough. `offset 0`: the reason is found once for each."""
+"""By route, as in worker.stranded_jobs: one look at the queue. `offset 0`: the reason is found once for each."""
 
 _FAILED = """
     select job.kind, job.error_code, count(*) as jobs, max(job.finished_at) as last,

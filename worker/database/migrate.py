@@ -26,8 +26,8 @@ LOCK = """do $$ begin
     lock table worker.schema_versions in share row exclusive mode;
   end if;
 end $$"""
-"""One migration at a time. Anybody who can connect may take an advisory lock, so it is only for the first migration, when
-there is no table yet that nobody else can lock."""
+"""One migration at a time. Anybody who can connect may take an advisory lock, so it is only for the first migration,
+when there is no table yet that nobody else can lock."""
 
 Ledger = Mapping[tuple[str | None, str], str]
 """Checksums of the files that were applied, by package (None: the project's own) and name."""

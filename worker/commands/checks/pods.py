@@ -36,7 +36,7 @@ async def _pods(database: Database) -> str:
 
 async def _waiting(database: Database) -> str:
     waiting = await database.fetch(
-        "select route, waiting, worker.why_stranded(route) as why from worker.queue_depth where waiting > 0 order by route"
+        "select route, waiting, worker.why_stranded(route) as why from worker.queue_depth where waiting > 0"
     )
     stranded = [row for row in waiting if row["why"] is not None]
     if stranded:
