@@ -1,8 +1,8 @@
 -- The life of a job, in order: start, report, stage, complete.
 --
 -- Lock order: pod, subjects (by id), job, queue row, staged rows, ledger. The tick skips pods, subjects and jobs that are
--- locked. Consent is evaluated in a later statement than the lock on the subjects. A function that pods call waits 4 s for a lock at most and is called again, so that two
--- statements blocked by another open transaction never hold both of a pod's connections. The fence is status = 'running'
+-- locked. Consent is evaluated in a later statement than the lock on the subjects. A function that pods call waits 4 s for a
+-- lock at most and is called again, so that two statements blocked by another open transaction never hold both of a pod's connections. The fence is status = 'running'
 -- AND attempt. Rights are in rights.sql, one line per function. hooks.sql calls the functions of each kind of job.
 
 -- ------------------------------------------------------------------------------------------------------------- lookups

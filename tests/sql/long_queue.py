@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import psycopg
+from psycopg.rows import tuple_row
 
 from tests.tiny_models import TINY_BASE
 
@@ -69,7 +70,7 @@ def fill(database: psycopg.Connection[Any], *, queued: int, finished: int) -> No
     for name, meaning in _IDS.items():
         statements = statements.replace(name, meaning)
     tables = ["public.generation_jobs", "worker.pgqueuer_log", "worker.job_events"]
-    indexes = database.execute(_INDEXES, [tables]).fetchall()
+    indexes = database.cursor(row_factory=tuple_row).execute(_INDEXES, [tables]).fetchall()
     database.execute("set session_replication_role = replica")
     for _, drop in indexes:
         database.execute(drop.encode())
