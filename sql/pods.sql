@@ -139,17 +139,18 @@ begin
 end $$;
 comment on function worker.peek is 'Return what the first jobs of these routes will need, for prefetching; only jobs whose people consent.';
 
--- A pod claims jobs of starved routes first, before those of the loaded base model.
+-- A pod claims jobs of starved routes first, before those of the loaded base model. min and max are each one step in an
+-- index, and the log is not looked at for a route on which no job waits so long.
 create or replace function worker.starved_routes(p_routes text[], p_wait interval) returns text[]
 language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(array_agg(route), '{}')
   from (select distinct unnest(p_routes) as route) offered
-  where (select min(execute_after) from worker.pgqueuer where entrypoint = route and status = 'queued') < statement_timestamp() - p_wait
-    and not exists (
-      select from worker.pgqueuer_log picked
-      where picked.entrypoint = route and picked.status = 'picked'
-        and picked.created > statement_timestamp() - p_wait and picked.created <= clock_timestamp())
+  where case
+    when (select min(execute_after) from worker.pgqueuer where entrypoint = route and status = 'queued') < statement_timestamp() - p_wait
+    then (select max(created) from worker.pgqueuer_log
+          where entrypoint = route and status = 'picked' and created > statement_timestamp() - p_wait and created <= statement_timestamp()) is null
+    end
 $$;
 comment on function worker.starved_routes is 'Return the routes whose oldest job has waited for p_wait while no pod claimed any job of the route.';
 
