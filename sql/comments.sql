@@ -7,7 +7,7 @@ comment on table worker.pgqueuer_log is 'When each queue row was queued, claimed
 comment on table worker.base_models is
   'What each base model can do. LoRAs fit a family; train_base is set where a base model only generates and another one of its family is trained.';
 comment on table worker.pods is 'Live worker processes. A row is deleted when its pod deregisters or is considered dead.';
-comment on table worker.clock is 'When the last tick ran. After a gap (a restart, an outage) every grace period starts again at grace_from.';
+comment on table worker.clock is 'When jobs of dead pods were last taken over. After a gap (a restart, an outage) every grace period starts again at grace_from.';
 comment on table worker.policies is
   'The policies that this project created, as written and as shown in the catalog, so that only those that differ are recreated.';
 comment on column worker.screening_rules.asks is 'What it is, in words that do not quote a prompt.';
@@ -91,9 +91,18 @@ comment on column worker.pods.last_heartbeat is 'A pod without a heartbeat for w
 comment on column worker.pods.lock_free_since is 'Since when its lock is free; after worker.timing(''pod_lock_free'') without a heartbeat it is considered dead.';
 
 comment on column worker.clock.singleton is 'There is one row.';
-comment on column worker.clock.last_tick is 'When housekeeping last ran.';
+comment on column worker.clock.last_tick is 'When take_over last ended.';
 comment on column worker.clock.grace_from is 'Silence before this time does not count against a pod.';
 comment on column worker.clock.people_checked_to is 'The last subject whose owner''s account was looked at; NULL: begin at the first.';
+
+comment on table worker.housekeeping is 'One row: how far the housekeeping has come. Whoever locks it does the housekeeping.';
+comment on column worker.housekeeping.singleton is 'There is one row.';
+comment on column worker.housekeeping.next_run is 'When run_housekeeping is due again; NULL: at once, because it left something for the next time.';
+comment on column worker.housekeeping.queue_id is 'The queue row up to which reconcile has compared the queue with the jobs; 0: it begins again.';
+comment on column worker.housekeeping.job_ids is 'The same for the queued jobs, by kind; none: it begins again.';
+
+comment on table worker.lora_copies is 'One row per subject whose LoRA was copied: whoever locks it makes or deletes the convenience copy.';
+comment on column worker.lora_copies.subject_id is 'The subject; not a reference, so that its row is not locked.';
 
 comment on column worker.schema_versions.name is 'The file''s name without .sql.';
 comment on column worker.schema_versions.checksum is 'SHA-256 of its text when it was applied.';

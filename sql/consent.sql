@@ -240,7 +240,7 @@ begin
   perform set_config('worker.changing_consent', 'yes', true);
   with due as (
     select id from public.subjects
-    where consent_status = 'approved' and consent_expires_at <= clock_timestamp() order by id for update skip locked
+    where consent_status = 'approved' and consent_expires_at <= statement_timestamp() order by id for update skip locked
   ), ended as (
     update public.subjects set consent_status = 'revoked', consent_purposes = '{}'
     from due where subjects.id = due.id returning subjects.id, subjects.consent_expires_at

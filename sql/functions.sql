@@ -1,8 +1,9 @@
 -- The life of a job, in order: start, report, stage, complete.
 --
--- Lock order: account, pod, subjects (by id), job, quota turn, queue row, staged rows, ledger. The tick holds jobs of dead pods before it locks
--- subjects, and skips those that are locked. Consent is evaluated in a later statement than the lock on the subjects. A function that pods call waits 4 s for a lock at most and is called again, so that two
--- statements blocked by another open transaction never hold both of a pod's connections. The fence is status = 'running'
+-- Lock order: account, pod, subjects (by id), job, quota turn, queue row, staged rows, ledger. The tick skips pods, subjects and
+-- jobs that are locked. Consent is evaluated in a later statement than the lock on the subjects. A function that pods call waits
+-- 4 s for a lock at most and is called again, so that two statements blocked by another open transaction never hold both of a
+-- pod's connections. The fence is status = 'running'
 -- AND attempt. Rights are in rights.sql, one line per function. hooks.sql calls the functions of each kind of job.
 
 -- ------------------------------------------------------------------------------------------------------------- lookups
@@ -70,16 +71,6 @@ begin
   return null;
 end $$;
 comment on function worker.lock_lease is 'Lock a job and return its row; NULL unless this attempt is running (the fence).';
-
--- A serialization failure, a lock timeout, a server that stops: the pod calls again. worker/database/transient.py says the
--- same of whole calls, but for three that a hook may cause again and again: statement_timeout, a missing table, internal errors.
-create or replace function worker.is_transient(p_sqlstate text) returns boolean
-language sql immutable set search_path = pg_catalog, pg_temp
-as $$
-  select left(p_sqlstate, 2) in ('08', '28', '40', '53', '55', '57', '58', '72') and p_sqlstate not in ('55P02', '55P04', '57014')
-         or p_sqlstate in ('25006', '25P03', '25P04', '26000', '3D000', '42P05', 'HV00N')
-$$;
-comment on function worker.is_transient is 'Return true for an SQLSTATE after which the same statement may succeed.';
 
 create or replace function worker.log_event(p_kind text, p_id uuid, p_attempt integer, p_event text, p_detail jsonb default '{}') returns void
 language sql volatile set search_path = pg_catalog, pg_temp

@@ -210,19 +210,31 @@ language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_name text := split_part(p_table, '.', 2);
+  v_old text;
+  v_new text;
 begin
+  select string_agg(format('old.%I', attname), ', '), string_agg(format('new.%I', attname), ', ') into v_old, v_new
+  from pg_catalog.pg_attribute
+  where attrelid = p_table::regclass and attnum > 0 and not attisdropped and attname <> all (worker.changing_columns());
   if not exists (select from pg_catalog.pg_constraint where conrelid = p_table::regclass and conname = v_name || '_subject_id_fkey') then
     execute format('alter table %s add constraint %I foreign key (subject_id) references public.subjects (id)', p_table, v_name || '_subject_id_fkey');
   end if;
   execute format('create index if not exists %I on %s (subject_id)', v_name || '_subject_id', p_table);
   execute format('create index if not exists %I on %s (owner_id, created_at desc)', v_name || '_owner_id_created_at', p_table);
-  execute format('create index if not exists %I on %s (status) where status in (''queued'', ''running'')', v_name || '_open', p_table);
+  execute format('create index if not exists %I on %s (created_at)', v_name || '_created_at', p_table);
+  execute format('create index if not exists %I on %s (status, id) where status in (''queued'', ''running'')', v_name || '_open_id', p_table);
+  execute format('drop index if exists %I.%I', split_part(p_table, '.', 1), v_name || '_open');  -- of earlier releases, without the id
+  execute format('create index if not exists %I on %s (%s phase collate "C") where status = ''queued''', v_name || '_waiting', p_table,
+    case when exists (select from worker.request_columns(p_table) where column_name = 'base') then 'base,' end);
+  execute format('create index if not exists %I on %s (error_code) where status = ''queued'' and error_code is not null', v_name || '_requeued', p_table);
   execute format('create index if not exists %I on %s (owner_id) where status in (''queued'', ''running'')', v_name || '_owner_open', p_table);
   execute format('create index if not exists %I on %s (owner_id, created_at) where status = ''failed'' and error_code = ''prompt_blocked''', v_name || '_owner_blocked', p_table);
   execute format('create or replace trigger _100_before_insert before insert on %s for each row execute function worker.before_job_insert(%L, %L)',
                  p_table, p_kind, worker.column_defaults(p_table));
   execute format('create or replace trigger _200_after_insert after insert on %s referencing new table as new_rows for each statement execute function worker.after_job_insert(%L)', p_table, p_kind);
-  execute format('create or replace trigger _300_before_update before update on %s for each row execute function worker.before_job_update()', p_table);
+  -- Most updates change no request column. They are compared by their bytes, which works for every type; the function decides.
+  execute format('create or replace trigger _300_before_update before update on %s for each row when (row(%s)::record *<> row(%s)::record or new.attempt < old.attempt) execute function worker.before_job_update()',
+    p_table, v_old, v_new);
   execute format('create or replace trigger _400_order after update of priority, run_after on %s for each row when ((old.priority, old.run_after) is distinct from (new.priority, new.run_after)) execute function worker.after_order_update(%L)', p_table, p_kind);
   perform worker.grant_job_table(p_table);
   if p_table like 'public.%' then

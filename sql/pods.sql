@@ -6,15 +6,18 @@ as $$ select ('x' || left(replace(p_pod_id::text, '-', ''), 16))::bit(64)::bigin
 comment on function worker.pod_lock_key is
   'Return the 64-bit key of the advisory lock that a pod''s session connection holds (shared) while its process lives.';
 
--- The lock is looked up in pg_locks and never acquired: acquiring it would make the pod's own reconnect wait.
+-- The lock is looked up in pg_locks and never acquired: acquiring it would make the pod's own reconnect wait. Anybody who can
+-- connect may hold a lock of any key, but only a pod's login is believed to be the pod.
 create or replace function worker.lock_is_free(p_pod_id uuid) returns boolean
 language sql volatile set search_path = pg_catalog, pg_temp
 as $$
   select not exists (
     select from pg_catalog.pg_locks
-    where locktype = 'advisory' and granted and objsubid = 1
+    where locktype = 'advisory' and granted and mode = 'ShareLock' and objsubid = 1
       and database = (select oid from pg_catalog.pg_database where datname = current_database())
-      and (classid::bigint << 32 | objid::bigint) = worker.pod_lock_key(p_pod_id))
+      and (classid::bigint << 32 | objid::bigint) = worker.pod_lock_key(p_pod_id)
+      and exists (select from pg_catalog.pg_stat_activity holder
+                  where holder.pid = pg_locks.pid and pg_has_role(holder.usesysid, 'likeness_worker', 'member')))
 $$;
 comment on function worker.lock_is_free is 'Return true if a pod''s advisory lock is free.';
 
@@ -25,7 +28,7 @@ language sql volatile set search_path = pg_catalog, pg_temp
 as $$
   select p_pod_id in (
     select id from worker.pods
-    where last_heartbeat > clock_timestamp() - worker.timing('ticker_heartbeat') and lock_free_since is null
+    where last_heartbeat between clock_timestamp() - worker.timing('ticker_heartbeat') and clock_timestamp() and lock_free_since is null
       and not (has_lock and worker.lock_is_free(id))
     order by registered_at, id limit 2)
 $$;
@@ -137,18 +140,18 @@ begin
 end $$;
 comment on function worker.peek is 'Return what the first jobs of these routes will need, for prefetching; only jobs whose people consent.';
 
--- A pod claims jobs of starved routes first, before those of the loaded base model.
+-- A pod claims jobs of starved routes first, before those of the loaded base model. min and max are each one step in an
+-- index, and the log is not looked at for a route on which no job waits so long.
 create or replace function worker.starved_routes(p_routes text[], p_wait interval) returns text[]
-language sql volatile security definer set search_path = pg_catalog, pg_temp
+language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$
-  select coalesce(array_agg(route), '{}') from (
-    select entrypoint as route from worker.pgqueuer
-    where entrypoint = any (p_routes) and status = 'queued'
-    group by entrypoint having min(execute_after) < clock_timestamp() - p_wait
-  ) waiting
-  where not exists (
-    select from worker.pgqueuer_log picked
-    where picked.entrypoint = waiting.route and picked.status = 'picked' and picked.created > clock_timestamp() - p_wait)
+  select coalesce(array_agg(route), '{}')
+  from (select distinct unnest(p_routes) as route) offered
+  where case
+    when (select min(execute_after) from worker.pgqueuer where entrypoint = route and status = 'queued') < statement_timestamp() - p_wait
+    then (select max(created) from worker.pgqueuer_log
+          where entrypoint = route and status = 'picked' and created > statement_timestamp() - p_wait and created <= statement_timestamp()) is null
+    end
 $$;
 comment on function worker.starved_routes is 'Return the routes whose oldest job has waited for p_wait while no pod claimed any job of the route.';
 

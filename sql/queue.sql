@@ -1,9 +1,24 @@
--- How a job gets on the queue and off it, and the one place where a job ends. Locks as in functions.sql.
+-- How a job gets on the queue and off it, and the one place where a job ends. Locks as in functions.sql. A queue row is found
+-- by its dedupe_key and its status, because the unique index has both.
 
 create or replace function worker.route(p_kind text, p_job jsonb) returns text
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select p_kind || coalesce('/' || (p_job ->> 'base'), '') $$;
 comment on function worker.route is 'Return the route of a job, its entrypoint in the queue: kind/base, or the kind alone.';
+
+-- Each step looks up the next route in an index: as many steps as there are routes, however many jobs wait.
+create or replace function worker.queued_routes() returns setof text
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  with recursive routes as (
+    select min(entrypoint) as route from worker.pgqueuer where status = 'queued'
+    union all
+    select (select min(entrypoint) from worker.pgqueuer where status = 'queued' and entrypoint > routes.route) from routes
+    where routes.route is not null
+  )
+  select route from routes where route is not null
+$$;
+comment on function worker.queued_routes is 'Return the routes of the jobs that wait, each once.';
 
 -- Within the range that pods can read, whatever the job's row holds.
 create or replace function worker.queue_time(p_run_after timestamptz) returns timestamptz
@@ -54,7 +69,8 @@ create or replace function worker.dequeue_row(p_kind text, p_id uuid, p_status w
 language sql volatile set search_path = pg_catalog, pg_temp
 as $$
   with gone as (
-    delete from worker.pgqueuer where dedupe_key = p_kind || ':' || p_id returning id, entrypoint, priority
+    delete from worker.pgqueuer where dedupe_key = p_kind || ':' || p_id and status in ('queued', 'picked')
+    returning id, entrypoint, priority
   )
   insert into worker.pgqueuer_log (job_id, status, entrypoint, priority)
   select id, p_status, entrypoint, priority from gone
@@ -79,7 +95,7 @@ begin
   with back as (
     update worker.pgqueuer set status = 'queued', queue_manager_id = null, updated = now(), slot = null,
       execute_after = clock_timestamp() + p_delay, attempts = attempts + 1
-    where dedupe_key = p_kind || ':' || v_id returning id, entrypoint, priority
+    where dedupe_key = p_kind || ':' || v_id and status in ('queued', 'picked') returning id, entrypoint, priority
   )
   insert into worker.pgqueuer_log (job_id, status, entrypoint, priority)
   select id, 'queued', entrypoint, priority from back;

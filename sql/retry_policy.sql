@@ -22,3 +22,13 @@ create or replace function worker.backoff_after_lost_pod(p_failures integer) ret
 language sql volatile set search_path = pg_catalog, pg_temp
 as $$ select case when p_failures = 0 then interval '0' else worker.backoff(p_failures) end $$;
 comment on function worker.backoff_after_lost_pod is 'Return how long to wait after a pod was lost; p_failures is the number of failures before.';
+
+-- A serialization failure, a lock timeout, a server that stops: the pod calls again. worker/database/transient.py says the
+-- same of whole calls, but for three that a hook may cause again and again: statement_timeout, a missing table, internal errors.
+create or replace function worker.is_transient(p_sqlstate text) returns boolean
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$
+  select left(p_sqlstate, 2) in ('08', '28', '40', '53', '55', '57', '58', '72') and p_sqlstate not in ('55P02', '55P04', '57014')
+         or p_sqlstate in ('25006', '25P03', '25P04', '26000', '3D000', '42P05', 'HV00N')
+$$;
+comment on function worker.is_transient is 'Return true for an SQLSTATE after which the same statement may succeed.';

@@ -9,7 +9,8 @@ begin
     when 'pod_silent' then return interval '30 seconds';           -- a pod without a heartbeat for this long is considered dead
     when 'pod_lock_free' then return interval '1.5 seconds';       -- so is one whose advisory lock has been free for this long
     when 'ticker_heartbeat' then return interval '20 seconds';     -- only a pod with a newer heartbeat runs the housekeeping
-    when 'tick_gap' then return interval '5 seconds';              -- after a longer gap between ticks, every grace period starts again
+    when 'tick_gap' then return interval '5 seconds';              -- after a longer gap from tick to tick, every grace period starts again
+    when 'housekeeping_every' then return interval '10 seconds';   -- the housekeeping that does not take over is done again after this
     when 'claim_unnamed' then return interval '30 seconds';        -- a claim that its pod has not named for this long is requeued
     when 'consent_overlap' then return interval '1 minute';        -- a heartbeat repeats this much of the ledger, whose rows are stamped before they commit
     -- jobs

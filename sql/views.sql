@@ -36,25 +36,35 @@ begin
   perform worker.make_job_views();
 end $$;
 
+-- One look at the queue, for all routes.
 create or replace view worker.queue_depth with (security_invoker = true) as
 select
-  routes.route,
-  count(queue.id) filter (where queue.status = 'queued') as waiting,
-  date_trunc('second', clock_timestamp() - min(queue.created) filter (where queue.status = 'queued' and isfinite(queue.created))) as oldest,
-  count(queue.id) filter (where queue.status = 'picked') as running,
-  (select count(*) from worker.pods where routes.route = any (pods.routes) and worker.is_alive(pods)) as pods
-from (select entrypoint as route from worker.pgqueuer union select unnest(routes) from worker.pods where worker.is_alive(pods)) routes
-left join worker.pgqueuer queue on queue.entrypoint = routes.route
-group by routes.route
-order by routes.route;
+  route,
+  coalesce(queue.waiting, 0) as waiting,
+  date_trunc('second', clock_timestamp() - queue.oldest) as oldest,
+  coalesce(queue.running, 0) as running,
+  coalesce(offered.pods, 0) as pods
+from (
+  select entrypoint as route, count(*) filter (where status = 'queued') as waiting, min(created) filter (where status = 'queued' and isfinite(created)) as oldest,
+    count(*) filter (where status = 'picked') as running
+  from worker.pgqueuer group by entrypoint
+) queue
+full join (
+  select offers.route, count(*) as pods
+  from worker.pods cross join lateral (select distinct unnest(pods.routes) as route) offers
+  where worker.is_alive(pods) group by offers.route
+) offered using (route)
+order by route;
 comment on view worker.queue_depth is 'Each route: jobs that wait, age of the oldest, jobs that run, and live pods that offer it.';
 
+-- Materialized, so that the reason is found once for a route, not once for a job.
 create or replace view worker.stranded_jobs with (security_invoker = true) as
-select split_part(queue.dedupe_key, ':', 1) as kind, split_part(queue.dedupe_key, ':', 2)::uuid as id, queue.entrypoint as route,
-  queue.created as since, routes.why
-from worker.pgqueuer queue
-join (select entrypoint, worker.why_stranded(entrypoint) as why
-      from (select distinct entrypoint from worker.pgqueuer where status = 'queued') waiting) routes using (entrypoint)
-where queue.status = 'queued' and routes.why is not null
-order by queue.created, queue.id;
+with routes as materialized (
+  select split_part(waiting.route, '/', 1) as kind, waiting.route, worker.why_stranded(waiting.route) as why
+  from worker.queued_routes() waiting (route)
+)
+select routes.kind, right(queue.dedupe_key, 36)::uuid as id, routes.route, queue.created as since, routes.why
+from routes
+join worker.pgqueuer queue on queue.entrypoint = routes.route and queue.status = 'queued'
+where routes.why is not null;
 comment on view worker.stranded_jobs is 'Queued jobs that no live pod can run, and why.';

@@ -157,6 +157,7 @@ class Worker:
             session=self._session.run(),
             heartbeat=self._heartbeat.run(),
             tick=self._tick.run(),
+            housekeeping=self._tick.run_housekeeping(),
             sweep=self._sweep.run(),
             markers=self._markers.run(),
             health=keep_touching(self._workspace),

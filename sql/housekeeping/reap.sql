@@ -22,14 +22,13 @@ declare
   v_job jsonb;
   v_count integer := 0;
 begin
-  -- 1. Delete the rows of dead pods. The condition is checked again on the row as it is when it is locked.
+  -- 1. Delete the rows of dead pods. A row that is locked is one of a pod that calls at this moment.
   select * into v_clock from worker.clock;
-  for v_pod_id in select pods.id from worker.pods where worker.is_dead(pods, v_clock.grace_from) order by id loop
-    delete from worker.pods where id = v_pod_id and worker.is_dead(pods, v_clock.grace_from);
-  end loop;
+  delete from worker.pods where id in (
+    select id from worker.pods where worker.is_dead(pods, v_clock.grace_from) for update skip locked);
   -- 2. Note whose lock is free: the next ticks consider that pod dead, unless a heartbeat arrives.
-  update worker.pods set lock_free_since = clock_timestamp()
-  where has_lock and lock_free_since is null and worker.lock_is_free(id);
+  update worker.pods set lock_free_since = clock_timestamp() where id in (
+    select id from worker.pods where has_lock and lock_free_since is null and worker.lock_is_free(id) for update skip locked);
   -- 3. End the attempts that ran on pods without a row: each counts as a failure.
   for v_kind in select * from worker.live_kinds() order by kind loop
     for v_job_id in execute format(

@@ -39,70 +39,68 @@ comment on function worker.why_stranded is 'Return why no live pod offers a rout
 
 -- A job is failed when a pod released it for its own fault (is_fault_of_pod) and its route is not listed by any pod; not while
 -- every pod restarts, nor while a pod that lists the route is only silent. Some at a time, here and below: each job is locked
--- until the tick commits, and a tick that reached its pod's statement_timeout would start again and again.
-create or replace function worker.fail_stranded_jobs(p_kind worker.job_kinds) returns void
+-- until the housekeeping commits, and one that reached its pod's statement_timeout would start again and again.
+create or replace function worker.fail_stranded_jobs(p_kind worker.job_kinds) returns boolean
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_route text;
   v_job_id uuid;
   v_job jsonb;
+  v_count integer := 0;
 begin
   if not exists (select from worker.pods where worker.is_alive(pods)) then
-    return;
+    return false;
   end if;
-  for v_route in
-    select distinct entrypoint from worker.pgqueuer
-    where status = 'queued' and split_part(entrypoint, '/', 1) = p_kind.kind
-      and not exists (select from worker.pods where entrypoint = any (routes))
+  for v_job_id in execute format(
+    'select id from %s job where status = ''queued'' and error_code is not null and worker.is_fault_of_pod(error_code)
+       and not exists (select from worker.pods where worker.route($1, to_jsonb(job)) = any (routes))
+     order by error_code limit 100', p_kind.table_name) using p_kind.kind
   loop
-    for v_job_id in execute format(
-      'select job.id from worker.pgqueuer queue join %s job on job.id = split_part(queue.dedupe_key, '':'', 2)::uuid
-       where queue.status = ''queued'' and queue.entrypoint = $1 and job.status = ''queued'' and worker.is_fault_of_pod(job.error_code)
-       order by job.id limit 500', p_kind.table_name)
-      using v_route
-    loop
-      v_job := worker.try_lock_job(p_kind.kind, v_job_id);
-      if v_job ->> 'status' = 'queued' and worker.is_fault_of_pod(v_job ->> 'error_code') then
-        perform worker.finish_job(p_kind.kind, v_job, 'failed', v_job ->> 'error_code', v_job ->> 'error');
-      end if;
-    end loop;
+    v_job := worker.try_lock_job(p_kind.kind, v_job_id);
+    if v_job ->> 'status' = 'queued' and worker.is_fault_of_pod(v_job ->> 'error_code') then
+      perform worker.finish_job(p_kind.kind, v_job, 'failed', v_job ->> 'error_code', v_job ->> 'error');
+      v_count := v_count + 1;
+    end if;
   end loop;
+  return v_count = 100;
 end $$;
 comment on function worker.fail_stranded_jobs is
-  'Fail the jobs that a pod could not run for lack of a model or of memory, and whose route no pod offers any more.';
+  'Fail the jobs that a pod could not run for lack of a model or of memory, and whose route no pod offers any more, a hundred at a time. Returns whether more may be left.';
 
-create or replace function worker.explain_waiting(p_kind worker.job_kinds) returns void
+-- The jobs of a route whose phase is not yet what it should be are those beside one value, or those of one beginning, in an index
+-- by phase. So it makes no difference how many wait and say so already. ORDER BY with LIMIT, here and above, is the index's order:
+-- otherwise the planner may look through all jobs for the first few.
+create or replace function worker.explain_waiting(p_kind worker.job_kinds) returns boolean
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
+  v_limit constant integer := 100;
+  v_rows integer;
+  v_more boolean := false;
+  v_prefix constant text := 'waiting: no live pod can take this: ';
   v_route text;
-  v_phase text;
-  v_job_id uuid;
-  v_job jsonb;
+  v_base text;
+  v_why text;
+  v_condition text;
 begin
-  for v_route, v_phase in
-    select entrypoint, 'waiting: no live pod can take this: ' || worker.why_stranded(entrypoint)
-    from (select distinct entrypoint from worker.pgqueuer where status = 'queued' and split_part(entrypoint, '/', 1) = p_kind.kind) waiting
-  loop
-    if v_phase is null then  -- a live pod offers the route
-      execute format(
-        'update %1$s set phase = ''waiting'' where id in (
-           select job.id from %1$s job where status = ''queued'' and phase like ''waiting: no live pod can take this: %%''
-             and worker.route($1, to_jsonb(job)) = $2 order by job.id for update skip locked)', p_kind.table_name) using p_kind.kind, v_route;
-      continue;
-    end if;
-    for v_job_id in execute format(
-      'select job.id from worker.pgqueuer queue join %s job on job.id = split_part(queue.dedupe_key, '':'', 2)::uuid
-       where queue.status = ''queued'' and queue.entrypoint = $1 and job.status = ''queued'' and job.phase is distinct from $2
-       order by job.id limit 500', p_kind.table_name)
-      using v_route, v_phase
+  for v_route in select route from worker.queued_routes() route where split_part(route, '/', 1) = p_kind.kind loop
+    v_why := worker.why_stranded(v_route);
+    v_base := nullif(split_part(v_route, '/', 2), '');
+    foreach v_condition in array
+      case when v_why is null then array['phase collate "C" like ' || quote_literal(v_prefix || '%')]
+      else array['phase collate "C" < $2', 'phase collate "C" > $2', 'phase is null'] end
     loop
-      v_job := worker.try_lock_job(p_kind.kind, v_job_id);
-      if v_job ->> 'status' = 'queued' then
-        execute format('update %s set phase = $2 where id = $1', p_kind.table_name) using v_job_id, v_phase;
-      end if;
+      execute format(
+        'with others as materialized (
+           select id from %1$s where status = ''queued'' and %2$s and %3$s order by phase collate "C" limit $3 for update skip locked)
+         update %1$s job set phase = $2 from others where job.id = others.id', p_kind.table_name,
+        case when not p_kind.uses_base then 'true' when v_base is null then 'base is null' else 'base = $1' end, v_condition)
+        using v_base, coalesce(v_prefix || v_why, 'waiting'), v_limit;
+      get diagnostics v_rows = row_count;
+      v_more := v_more or v_rows = v_limit;
     end loop;
   end loop;
+  return v_more;
 end $$;
-comment on function worker.explain_waiting is 'Write to phase that no live pod can run a job, and why, until one can.';
+comment on function worker.explain_waiting is
+  'Write to phase that no live pod can run a job, and why, until one can, to a hundred jobs of a route at a time. Returns whether more may be left.';

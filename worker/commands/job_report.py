@@ -41,7 +41,8 @@ def print_job(connection: Connection, given: str, settings: Settings, to: Consol
     facts = connection.execute(
         """select clock_timestamp() as now, kinds.table_name, kinds.paused,
                   case when %(status)s = 'queued'
-                    then (select why from worker.stranded_jobs where kind = %(kind)s and id = %(id)s)
+                    then (select worker.why_stranded(entrypoint) from worker.pgqueuer
+                          where dedupe_key = %(kind)s || ':' || %(id)s and status = 'queued')
                     when not exists (select from worker.pods where worker.is_alive(pods)) then 'no pod is running'
                   end as stranded_reason
            from worker.job_kinds kinds where kinds.kind = %(kind)s""",

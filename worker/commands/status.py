@@ -43,9 +43,14 @@ _PODS = """
     from worker.pods order by name, registered_at"""
 
 _STRANDED = """
-    select route, count(*) as jobs, clock_timestamp() - nullif(nullif(min(since), 'infinity'), '-infinity') as oldest,
-           (array_agg(id order by since))[1] as id, why
-    from worker.stranded_jobs group by route, why order by oldest desc"""
+    select depth.route, depth.waiting as jobs, depth.oldest, split_part(longest.dedupe_key, ':', 2) as id, depth.why
+    from (select route, waiting, oldest, worker.why_stranded(route) as why
+          from worker.queue_depth where waiting > 0 offset 0) depth
+    cross join lateral (
+        select dedupe_key from worker.pgqueuer where entrypoint = depth.route and status = 'queued'
+        order by execute_after limit 1) longest
+    where depth.why is not null order by depth.oldest desc"""
+"""By route, as in worker.stranded_jobs: one look at the queue. `offset 0`: the reason is found once for each."""
 
 _FAILED = """
     select job.kind, job.error_code, count(*) as jobs, max(job.finished_at) as last,

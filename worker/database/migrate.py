@@ -22,7 +22,16 @@ from worker.database.sql_files import Package, Release, SqlFile, sql_folder, thi
 SCHEMA_MAJOR = 1
 """The major version of the schema that this code supports; pods refuse a newer one."""
 
-LOCK = "do $$ begin perform pg_advisory_xact_lock(hashtextextended('likeness migrate', 0)); end $$"
+LOCK = """do $$ begin
+  if to_regclass('worker.schema_versions') is null then
+    perform pg_advisory_xact_lock(hashtextextended('likeness migrate', 0));
+  end if;
+  if to_regclass('worker.schema_versions') is not null then
+    lock table worker.schema_versions in share row exclusive mode;
+  end if;
+end $$"""
+"""One migration at a time. Anybody who can connect may take an advisory lock, so it is only for the first migration,
+when there is no table yet that nobody else can lock."""
 
 Ledger = Mapping[tuple[str | None, str], str]
 """Checksums of the files that were applied, by package (None: the project's own) and name."""

@@ -13,12 +13,13 @@ from worker.storage.marker import require_own_bucket
 async def publish_lora(lease: Lease, context: JobContext) -> dict[str, Any]:
     """Copy the newest LoRA of a subject within the store. The copy is deleted if consent ended meanwhile.
 
-    The transaction holds a per-subject advisory lock, never the row: a copy must not make a revocation wait.
+    The transaction holds a lock of its own for each subject, never the subject's row: a copy must not make a revocation
+    wait.
     """
     if lease.job.subject is None:
         raise InternalError("a convenience copy needs a subject")
     async with context.database.transaction() as connection:
-        await connection.execute("select pg_advisory_xact_lock(worker.subject_lock_key(%s))", [lease.job.subject.id])
+        await connection.execute("select worker.lock_lora_copy(%s, %s, %s)", [lease.kind, lease.id, lease.attempt])
         # The copy's key names no attempt: a copy of this database would overwrite and delete the same object.
         await require_own_bucket(context.database, context.store, context.bucket_models)
         copy = await _lora_to_copy(connection, lease)

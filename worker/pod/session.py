@@ -115,10 +115,13 @@ class Session:
         ):
             await connection.execute(sql.SQL("set {} = {}").format(sql.Identifier(setting), value))
         # Shared, so that a reconnect never waits for its own stale connection.
-        await connection.execute("select pg_advisory_lock_shared(worker.pod_lock_key(%s))", [self.pod_id])
+        cursor = await connection.execute("select pg_try_advisory_lock_shared(worker.pod_lock_key(%s))", [self.pod_id])
+        (locked,) = await cursor.fetchone() or (False,)
+        if not locked:  # a stranger holds it: without it, heartbeats show that this pod is alive
+            log.warning("session.lock_taken", message="another login holds this pod's advisory lock")
         for channel in (QUEUE_CHANNEL, CANCEL_CHANNEL):
             await connection.execute(sql.SQL("listen {}").format(sql.Identifier(channel)))
-        self.has_lock = self.listening = True
+        self.has_lock, self.listening = bool(locked), True
         await self.on_state()
         self.first_try.set()
         self.on_queue()  # for jobs that arrived while this pod was not listening

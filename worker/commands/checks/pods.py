@@ -35,13 +35,14 @@ async def _pods(database: Database) -> str:
 
 
 async def _waiting(database: Database) -> str:
-    stranded = await database.fetch(
-        "select route, why, count(*) as jobs from worker.stranded_jobs group by route, why order by route"
+    waiting = await database.fetch(
+        "select route, waiting, worker.why_stranded(route) as why from worker.queue_depth where waiting > 0"
     )
+    stranded = [row for row in waiting if row["why"] is not None]
     if stranded:
         raise CheckWarning(
-            "; ".join(f"{row['jobs']} on {row['route']}: {row['why']}" for row in stranded),
+            "; ".join(f"{row['waiting']} on {row['route']}: {row['why']}" for row in stranded),
             "start a pod that can run them, or give one the base model: worker models list",
         )
-    (queue,) = await database.fetch("select coalesce(sum(waiting), 0)::int as jobs from worker.queue_depth")
-    return f"{queue['jobs']}, and live pods can run them all" if queue["jobs"] else "none"
+    jobs = sum(row["waiting"] for row in waiting)
+    return f"{jobs}, and live pods can run them all" if jobs else "none"

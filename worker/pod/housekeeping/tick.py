@@ -1,4 +1,4 @@
-"""The tick: `worker.tick`, called by the two pods that the database chose."""
+"""The tick: `worker.take_over` and `worker.run_housekeeping`, called by the two pods that the database chose."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ class Tick:
         self._database = database
         self._on_deletable_objects = on_deletable_objects
         self._chosen = asyncio.Event()
+        self._housekeeping_due = asyncio.Event()
 
     def set_chosen(self, chosen: bool) -> None:
         """Begin or cease to tick."""
@@ -28,10 +29,21 @@ class Tick:
             self._chosen.clear()
 
     async def run(self) -> None:
-        """Tick whenever this pod is chosen; never returns."""
+        """Take over from dead pods whenever this pod is chosen; never returns."""
         while True:
             await self._chosen.wait()
             with suppress_transient_errors("tick.failed"):
-                if await self._database.call_once("tick"):
+                found = await self._database.call_once("take_over")
+                if found is not None and found["deletable"]:
                     self._on_deletable_objects()
+                if found is not None and found["housekeeping"]:
+                    self._housekeeping_due.set()
             await asyncio.sleep(TICK_EVERY_S)
+
+    async def run_housekeeping(self) -> None:
+        """Do the database's housekeeping after each tick that found it due, beside further ticks; never returns."""
+        while True:
+            await self._housekeeping_due.wait()
+            with suppress_transient_errors("housekeeping.failed"):
+                await self._database.call_once("run_housekeeping")
+            self._housekeeping_due.clear()
