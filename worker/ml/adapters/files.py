@@ -25,6 +25,7 @@ from worker.ml.adapters import scales
 from worker.ml.adapters.names import SIDES, Naming, Pair, Shape
 from worker.ml.adapters.spellings import Key, Side, is_of_a_model, naming_of, not_plain, parse
 from worker.ml.errors import ModelUnreadable
+from worker.ml.not_weights import kind_of
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,300}")
 _FLOATS = ("F64", "F32", "F16", "BF16")
@@ -92,7 +93,8 @@ def read_header(path: Path) -> LoraHeader:
             metadata = dict(file.metadata() or {})
     except SafetensorError as error:
         # Escaped, because it repeats names from the file.
-        raise ModelUnreadable(f"{path.name} is damaged, or not a safetensors file: {str(error)[:200]!a}") from error
+        kind = kind_of(path) or f"{str(error)[:200]!a}"
+        raise ModelUnreadable(f"{path.name} is damaged, or not a safetensors file: {kind}") from error
     except OSError as error:  # the message of safetensors is the path alone
         raise ModelUnreadable(f"{path.name} cannot be read: {error.strerror or type(error).__name__}") from error
     header = _header(path, shapes, metadata)
