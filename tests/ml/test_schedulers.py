@@ -120,9 +120,7 @@ def test_fewer_steps_than_the_scheduler_can_do_are_refused_with_the_fewest(
     with_scheduler: Callable[..., Path], steps: int
 ) -> None:
     folder = with_scheduler("tiny-sd15", "PNDMScheduler", skip_prk_steps=False)
-    with pytest.raises(
-        BadInput, match=f"PNDMScheduler, the scheduler of this base, needs at least 4, not {steps}"
-    ):
+    with pytest.raises(BadInput, match=f"PNDMScheduler, the scheduler of this base, needs at least 4, not {steps}"):
         drawn(folder, steps=steps)
     drawn(folder, steps=4)
 

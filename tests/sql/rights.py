@@ -68,6 +68,7 @@ EXECUTE = {
 
 OWNER_ONLY = """
     actor after_job_insert after_order_update after_subject_update alter_job_tables apply_package_file backoff
+    begin_lora_import lora_of publish_lora_import
     backoff_after_lost_pod base_error before_job_insert before_job_update call_hook capabilities catalog_objects
     changing_columns charge_failure check_columns check_grant check_hooks check_job_owner check_kinds
     check_life_cycle check_open_jobs check_registration check_slot count_jobs declare_grant declare_policy default_base

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import diffusers
+import torch
 
 from worker.ml.adapters import files
 from worker.ml.adapters.attach import check_fits
@@ -62,6 +66,25 @@ def convert(path: Path, naming: Naming) -> Converted:
     if naming == "kohya":
         layers = names.to_kohya(layers)
     return Converted(header, names, layers)
+
+
+def convert_to_own(path: Path) -> Converted:
+    """Return a file's layers in the naming of its family, as `convert` does."""
+    return convert(path, identify(path)[1].naming)
+
+
+def check_fits_folder(file: str, converted: Converted, folder: Path) -> None:
+    """Raise ModelUnreadable unless these layers fit the base in this folder, whose weights are not read."""
+    names = converted.names
+    part = names.prefix.removesuffix(".")
+    try:
+        config = json.loads((folder / part / "config.json").read_text("utf-8"))
+        with torch.device("meta"):
+            denoiser = getattr(diffusers, config["_class_name"]).from_config(config)
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ModelUnreadable(f"{file} is for {names.family}, and {folder.name} has no {part} of it") from error
+    layers = names.to_diffusers(converted.layers)
+    check_fits(denoiser, file, {name.removeprefix(names.prefix): pair for name, pair in layers.items()})
 
 
 @dataclass(frozen=True)
