@@ -37,7 +37,7 @@ def export(
 
 @app.command(
     "import",
-    epilog="Example: worker lora import ada.safetensors --subject 4f0c1f6e-…-7d0b --base flux-dev --trigger-word ohwx",
+    epilog="Example: worker lora import ada.safetensors --subject 4f0c1f6e-…-7d0b --base my-base --trigger-word ohwx",
 )
 def import_(
     source: Annotated[Path, typer.Argument(metavar="FILE", help="A LoRA file of any program.")],
