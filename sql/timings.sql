@@ -27,6 +27,7 @@ begin
     when 'second_deletion' then return interval '15 minutes';      -- longer than any upload may take: a late PUT is deleted too
     when 'third_deletion' then return interval '1 hour';
     when 'last_deletion' then return interval '1 day';
+    when 'lora_import' then return interval '1 hour';              -- an imported LoRA that is not published by then is deleted
   end case;
 end $$;
 comment on function worker.timing is 'Return a timeout or interval of the SQL half by its name; an unknown name raises an error.';

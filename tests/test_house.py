@@ -18,14 +18,16 @@ MAX_LINES = 400
 MAX_FILES = 12
 LISTS_OF_WORDS = {"sql/screened_terms.sql"}
 
+OF_PURPOSES = ("comments.sql", "consent.sql", "lora_imports.sql")
+"""Here, training and generation are purposes of consent."""
 CORE_FILES = [
-    *(path for path in (ROOT / "sql").glob("*.sql") if path.name not in ("comments.sql", "consent.sql")),
+    *(path for path in (ROOT / "sql").glob("*.sql") if path.name not in OF_PURPOSES),
     *(ROOT / "sql" / "housekeeping").glob("*.sql"),
     *(ROOT / "worker" / "pod").rglob("*.py"),
     *(ROOT / "worker" / "jobs").rglob("*.py"),
     ROOT / "worker" / "queue.py",
 ]
-"""What does not know which kinds there are. In consent.sql, training and generation are purposes."""
+"""What does not know which kinds there are."""
 
 
 NAMES_FAMILIES = ("worker/ml/families/", "worker/demo/", "sql/migrations/")

@@ -201,8 +201,6 @@ def test_an_unsupported_file_is_refused_by_name(flux_file: Path, tmp_path: Path)
     out = tmp_path / "out.safetensors"
     dora = tmp_path / "dora.safetensors"
     save_file({**load_file(flux_file), f"{SINGLE}.attn.to_q.lora_magnitude_vector": torch.ones(48)}, dora)
-    embedder = tmp_path / "embedder.safetensors"
-    lora_files.write(embedder, random_lora({**flux_layers(48), "transformer.x_embedder": (64, 48)}), {})
     without_alpha = tmp_path / "without_alpha.safetensors"
     lora_files.write(without_alpha, random_lora(flux_layers(48)), {"lora_adapter_metadata": '{"transformer.r": 4}'})
     narrow = tmp_path / "narrow.safetensors"
@@ -225,7 +223,6 @@ def test_an_unsupported_file_is_refused_by_name(flux_file: Path, tmp_path: Path)
         (flux_file, "diffusers", r"flux\.safetensors already has diffusers names"),
         (tmp_path / "gone.safetensors", "kohya", r"file not found: .*gone\.safetensors"),
         (dora, "kohya", r"dora\.safetensors is a DoRA"),
-        (embedder, "kohya", r"transformer\.x_embedder does not exist in the other naming"),
         (without_alpha, "kohya", "states no alpha for .*to_k in its lora_adapter_metadata"),
     ):
         with pytest.raises(CommandRefused, match=why):

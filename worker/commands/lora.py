@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Literal
+from uuid import UUID
 
 import typer
 
 app = typer.Typer(
     name="lora",
-    help="Export trained LoRAs.",
+    help="Export trained LoRAs, and import LoRAs that were made elsewhere.",
     epilog="Example: worker lora export lora.safetensors --format kohya --output comfyui.safetensors",
     no_args_is_help=True,
 )
@@ -32,3 +33,29 @@ def export(
 
     made = export(source, naming, output)
     typer.echo(f"{made.path}: a LoRA for {made.family}, {made.layers} layers in {naming} names, SHA-256 {made.sha256}")
+
+
+@app.command(
+    "import",
+    epilog="Example: worker lora import ada.safetensors --subject 4f0c1f6e-…-7d0b --base my-base --trigger-word ohwx",
+)
+def import_(
+    source: Annotated[Path, typer.Argument(metavar="FILE", help="A LoRA file of any program.")],
+    base: Annotated[str, typer.Option(help="The base model that it was trained on: a name from worker models list.")],
+    subject: Annotated[UUID | None, typer.Option(metavar="ID", help="The person or product that it shows.")] = None,
+    nobody: Annotated[
+        bool, typer.Option("--nobody", help="It shows no person, such as a style. Every owner may use it.")
+    ] = False,
+    trigger_word: Annotated[
+        str | None, typer.Option(metavar="WORD", help="The word for it in prompts. Default: the subject's own.")
+    ] = None,
+) -> None:
+    """Add a LoRA that was made elsewhere to subjects_models.
+
+    The file is checked, converted and uploaded. A person must consent to generation. Safe to repeat. Reads
+    DATABASE_URL, which must be the database owner's URL, and the S3 settings.
+    """
+    from worker.commands.lora_import import import_
+
+    made = import_(source, base, subject, nobody, trigger_word)
+    typer.echo(f"{made.model_id}: a LoRA for {made.family}, rank {made.rank}, {made.state}, SHA-256 {made.sha256}")

@@ -61,25 +61,22 @@ def _convert(source: Path, naming: Naming, output: Path) -> Exported:
     if not source.is_file():
         raise CommandRefused(f"file not found: {source}; give a file, or the id of a LoRA in subjects_models")
     try:
-        header = lora_files.read_header(source)
-        names = lora.family_of(source.name, header.layers)
-        if header.naming == naming:
+        converted = lora.convert(source, naming)
+        header, names, layers = converted.header, converted.names, converted.layers
+        if header.naming == naming and not (naming == "diffusers" and header.has_alphas):
             raise CommandRefused(f"{source.name} already has {naming} names")
-        pairs = lora_files.read_pairs(source, header)
-        converted = names.to_kohya(pairs) if naming == "kohya" else names.to_diffusers(pairs)
-        if not converted:
+        if not any(a.any() and b.any() for a, b in layers.values()):
             raise CommandRefused(f"{source.name} has no effect: all its weights or all its alphas are zero")
-        state = lora_files.state_of(converted, naming)
-        rank = max(len(a) for a, _ in converted.values())
-        sha256 = lora_files.write(output, state, _metadata(header.metadata, names, naming, rank))
+        state = lora_files.state_of(layers, naming)
+        sha256 = lora_files.write(output, state, metadata_of(header.metadata, names, naming, converted.rank))
     except ModelUnreadable as error:
         raise CommandRefused(str(error)) from error
     except OSError as error:
         raise CommandRefused(f"writing {output} failed: {error.strerror}") from error
-    return Exported(output, names.family, len(converted), sha256)
+    return Exported(output, names.family, len(layers), sha256)
 
 
-def _metadata(original: Mapping[str, str], names: LoraNames, naming: Naming, rank: int) -> dict[str, str]:
+def metadata_of(original: Mapping[str, str], names: LoraNames, naming: Naming, rank: int) -> dict[str, str]:
     """Return the file's metadata, with what the conversion changed."""
     replaced = ("format", "sshs_model_hash", "sshs_legacy_hash", "lora_adapter_metadata")
     kept = {name: value for name, value in original.items() if name not in replaced}

@@ -36,7 +36,7 @@ REPEATABLE = (
         "job_triggers",
     ),
     *("queue", "functions", "failures_and_cancel", "memory", "housekeeping/*", "pods", "release_0_1", "policies"),
-    *("packages", "catalog", "triggers", "kinds/*"),
+    *("packages", "catalog", "triggers", "kinds/*", "lora_imports"),
 )
 """In the order in which they depend on each other; `*` is every file of a folder."""
 LAST = ("views", "rights", "comments", "rls", "function_settings", "recorded")

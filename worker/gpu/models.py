@@ -21,10 +21,12 @@ class Models:
 
     def base(self, folder: Path) -> Base:
         """Return a loaded base model. Raises ModelMissing if the folder cannot be used."""
-        from worker.ml.errors import ModelUnreadable
+        from worker.ml.errors import ModelUnreadable, PackageMissing
 
         try:
             return self._store().base(folder)
+        except PackageMissing as error:
+            raise errors.ModelMissing(f"this pod cannot use a base model: {error}") from error
         except ModelUnreadable as error:
             raise errors.ModelMissing(f"this pod cannot use the base model {folder.name}; its log says why") from error
 

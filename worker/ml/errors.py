@@ -18,6 +18,10 @@ class ModelUnreadable(ValueError):
     """A base model, LoRA, checkpoint or upscaler file is missing, damaged, or of the wrong kind."""
 
 
+class PackageMissing(ModelUnreadable):
+    """A base model needs a Python package that is not installed here."""
+
+
 class BadInput(ValueError):
     """A photo or a setting of the request cannot be used."""
 

@@ -6,6 +6,7 @@ Nothing here asks a hub: a base is a folder on disk, and a missing one is an err
 from __future__ import annotations
 
 import json
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -17,7 +18,7 @@ import transformers
 from safetensors import SafetensorError
 
 from worker.ml import memory
-from worker.ml.errors import ModelUnreadable, is_out_of_memory
+from worker.ml.errors import ModelUnreadable, PackageMissing, is_out_of_memory
 from worker.ml.families.registry import family_of
 from worker.ml.masters import Masters
 from worker.ml.memory import GIB, Plan
@@ -100,7 +101,7 @@ class Base:
 def load(folder: Path, device: str | None = None, dtype: torch.dtype | None = None) -> Base:
     """Load a base for the device (CUDA if available) in this precision (by default, the device's own).
 
-    Raises ModelUnreadable, naming the folder, if it is missing, damaged, or of an unknown family.
+    Raises ModelUnreadable, naming the folder, if it is missing, damaged, or of an unknown family, and PackageMissing.
     """
     # Warnings of both quote the part of a prompt that an encoder cuts off, and prompts must not reach a log.
     diffusers.utils.logging.set_verbosity_error()
@@ -116,6 +117,8 @@ def load(folder: Path, device: str | None = None, dtype: torch.dtype | None = No
         parts = family.load(folder, family.dtypes(dtype))
     except ModelUnreadable:
         raise
+    except ImportError as error:  # some schedulers need scipy or torchsde, which diffusers does not
+        raise PackageMissing(f"{folder.name} needs the package {_package(error)}, which is not installed") from error
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError) as error:
         if is_out_of_memory(error):
             raise
@@ -123,6 +126,12 @@ def load(folder: Path, device: str | None = None, dtype: torch.dtype | None = No
     for module in family.modules(parts).values():
         module.requires_grad_(False).eval()
     return Base(folder, family, parts, place, dtype)
+
+
+def _package(error: ImportError) -> str:
+    """Return the package that an error names, else the beginning of what it says."""
+    named = re.search(r"requires the (\w+) library|install (\w+)", str(error))
+    return error.name or (named and (named[1] or named[2])) or str(error).strip()[:200]
 
 
 def _check_complete(folder: Path, not_loaded: Collection[str]) -> None:

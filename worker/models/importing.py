@@ -86,5 +86,8 @@ def _convert(request: dict[str, object]) -> None:
     )
     if process.returncode == EXIT_REFUSED:
         raise CommandRefused(process.stderr.strip().splitlines()[-1])
+    if process.returncode < 0:
+        raise CommandRefused(f"the import was ended by signal {-process.returncode}; 9 often means too little memory")
     if process.returncode != 0:
-        raise CommandRefused(f"the import failed with exit code {process.returncode}:\n{process.stderr[-2000:]}")
+        said = (process.stderr.strip().splitlines() or ["nothing was said"])[-1]
+        raise CommandRefused(f"the import failed, which is a bug of the worker or of a library: {said[:500]}")

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig
+from peft.tuners.tuners_utils import BaseTunerLayer
 
 from worker.ml.adapters.names import Pair, Shape, shape_of
 from worker.ml.errors import ModelUnreadable
@@ -49,7 +50,8 @@ def attached(denoiser: Any, loras: Sequence[tuple[Mapping[str, Pair], float]]) -
             for layer, (a, b) in layers.items():
                 weights |= {f"{layer}.lora_A.weight": a, f"{layer}.lora_B.weight": b}
             denoiser.load_lora_adapter(weights, prefix=None, adapter_name=name)
-        if names:
+            _scale_by_one(denoiser, name)
+        if names:  # this sets the factor of each layer, scale times alpha over rank
             denoiser.set_adapters(names, [scale for _, scale in loras])
         yield
     finally:
@@ -64,6 +66,13 @@ def use_only(denoiser: Any, scales: Mapping[int, float]) -> None:
         denoiser.set_adapters([f"lora_{place}" for place in scales], [*scales.values()])
     else:
         denoiser.disable_adapters()
+
+
+def _scale_by_one(denoiser: torch.nn.Module, adapter: str) -> None:
+    """Set every layer's alpha to its rank. Some releases of diffusers guess one alpha for layers of several ranks."""
+    for layer in denoiser.modules():
+        if isinstance(layer, BaseTunerLayer) and adapter in layer.r:
+            layer.lora_alpha[adapter] = layer.r[adapter]
 
 
 def check_fits(denoiser: torch.nn.Module, file: str, layers: Mapping[str, Pair]) -> None:

@@ -1,9 +1,10 @@
 """LoRA files: checked or refused by their header, read, and written so that every reader takes the scale as 1.
 
-In diffusers' names: pairs `<layer>.lora_A.weight` (rank, in) and `<layer>.lora_B.weight` (out, rank) with alpha folded
-in, no alpha tensors and no `lora_adapter_metadata`. In kohya's names: `<layer>.lora_down.weight`, `….lora_up.weight`
-and `….alpha`, which equals the rank. Which naming a family uses, and which layers it has, is its own
-(`families/lora/`). Only `.safetensors` is ever opened.
+Files are read in every spelling of `spellings.py`, and written in two. In diffusers' names: pairs
+`<layer>.lora_A.weight` (rank, in) and `<layer>.lora_B.weight` (out, rank) with alpha folded in, no alpha tensors and no
+`lora_adapter_metadata`. In kohya's names: `<layer>.lora_down.weight`, `….lora_up.weight` and `….alpha`, which equals
+the rank. Which of them a family uses, and which layers it has, is its own (`families/lora/`). Only `.safetensors` is
+ever opened.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,32 +23,31 @@ from safetensors.torch import save
 
 from worker.ml.adapters import scales
 from worker.ml.adapters.names import SIDES, Naming, Pair, Shape
+from worker.ml.adapters.spellings import Key, Side, is_of_a_model, naming_of, not_plain, parse
 from worker.ml.errors import ModelUnreadable
+from worker.ml.not_weights import kind_of
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,300}")
-_KEY: Mapping[Naming, re.Pattern[str]] = {
-    "diffusers": re.compile(r"(?P<layer>.+)\.(?P<what>lora_A|lora_B)\.weight"),
-    "kohya": re.compile(r"(?P<layer>[^.]+)\.(?P<what>lora_down\.weight|lora_up\.weight|alpha)"),
-}
 _FLOATS = ("F64", "F32", "F16", "BF16")
-_OTHER_KINDS = {  # adapters that are also called LoRAs, by a word in their keys
-    "dora_scale": "a DoRA",
-    "lora_magnitude_vector": "a DoRA",
-    "hada_": "a LoHa",
-    "lokr_": "a LoKr",
-    "lora_te": "a LoRA of the text encoder too",
-    "text_encoder": "a LoRA of the text encoder too",
-}
+ONLY_PLAIN = "only plain LoRAs of the denoiser are supported"
 
 
 @dataclass(frozen=True)
 class LoraHeader:
     """What is known of a LoRA file without reading its weights."""
 
-    naming: Naming
+    naming: str
+    """Whose names its layers have: `kohya`, `diffusers`, or another program's, for a person."""
     rank: int  # the largest, where layers differ
-    layers: dict[str, Shape]
+    layers: dict[str, Shape]  # by their names in the file
     metadata: dict[str, str]
+    keys: dict[str, dict[Side, str]]
+    """The keys of each layer's tensors."""
+
+    @property
+    def has_alphas(self) -> bool:
+        """Whether tensors state alpha."""
+        return any("alpha" in sides for sides in self.keys.values())
 
 
 def write(path: Path, state: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> str:
@@ -57,18 +57,18 @@ def write(path: Path, state: Mapping[str, torch.Tensor], metadata: Mapping[str, 
     the arguments alone (safetensors' own writer puts metadata in a random order). Raises ModelUnreadable for a state
     that `read_header` would refuse, and for numbers that are not finite.
     """
-    naming, layers = _layers(path, {name: tuple(tensor.shape) for name, tensor in state.items()})
+    header = _header(path, {name: tuple(tensor.shape) for name, tensor in state.items()}, metadata)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    if naming == "kohya":
-        for layer in layers:
-            down = weights[f"{layer}.lora_down.weight"]
-            weights[f"{layer}.alpha"] = torch.tensor(float(len(down)), dtype=down.dtype)
+    if header.naming == "kohya":
+        for layer, keys in header.keys.items():
+            # In float32, because bfloat16 cannot hold every rank above 256.
+            weights[f"{layer}.alpha"] = torch.tensor(float(len(weights[keys["down"]])))
     _check_finite(path, weights)
     plain = save({name: weights[name] for name in sorted(weights)})
     header_end = 8 + int.from_bytes(plain[:8], "little")
-    header, data = json.loads(plain[8:header_end]), plain[header_end:]
+    entries, data = json.loads(plain[8:header_end]), plain[header_end:]
     metadata = {**metadata, "format": "pt", "sshs_model_hash": hashlib.sha256(data).hexdigest()}
-    text = json.dumps({"__metadata__": dict(sorted(metadata.items())), **header}, separators=(",", ":")).encode()
+    text = json.dumps({"__metadata__": dict(sorted(metadata.items())), **entries}, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the data part must start at a multiple of 8
     content = len(text).to_bytes(8, "little") + text + data
 
@@ -93,22 +93,21 @@ def read_header(path: Path) -> LoraHeader:
             metadata = dict(file.metadata() or {})
     except SafetensorError as error:
         # Escaped, because it repeats names from the file.
-        raise ModelUnreadable(f"{path.name} is damaged, or not a safetensors file: {str(error)[:200]!a}") from error
+        kind = kind_of(path) or f"{str(error)[:200]!a}"
+        raise ModelUnreadable(f"{path.name} is damaged, or not a safetensors file: {kind}") from error
     except OSError as error:  # the message of safetensors is the path alone
         raise ModelUnreadable(f"{path.name} cannot be read: {error.strerror or type(error).__name__}") from error
-    naming, layers = _layers(path, shapes)
+    header = _header(path, shapes, metadata)
     for name, dtype in dtypes.items():
         if dtype not in _FLOATS:
             raise ModelUnreadable(
                 f"{path.name} holds {dtype} numbers in {name}; LoRA weights must be one of {', '.join(_FLOATS)}"
             )
-    side = SIDES[naming][0]
-    rank = max(shapes[f"{layer}.{side}"][0] for layer in layers)
-    return LoraHeader(naming, rank, layers, metadata)
+    return header
 
 
 def read_pairs(path: Path, header: LoraHeader) -> dict[str, Pair]:
-    """Return a file's layers in its own names, with alpha folded into B.
+    """Return a file's layers by their names in it, with alpha folded into both factors.
 
     Raises ModelUnreadable: numbers that are not finite, or metadata about alpha that cannot be followed.
     """
@@ -116,18 +115,20 @@ def read_pairs(path: Path, header: LoraHeader) -> dict[str, Pair]:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     _check_finite(path, tensors)
     stated = scales.stated_config(path.name, header.metadata)
-    if stated is not None and header.naming == "kohya":
+    if stated is not None and header.has_alphas:
         raise ModelUnreadable(f"{path.name} has alpha both in tensors and in {scales.STATED}, which is unsupported")
-    down, up = SIDES[header.naming]
     pairs = {}
-    for layer in header.layers:
-        a, b = tensors[f"{layer}.{down}"], tensors[f"{layer}.{up}"]
+    for layer, keys in header.keys.items():
+        a, b = tensors[keys["down"]], tensors[keys["up"]]
         scale = 1.0
-        if f"{layer}.alpha" in tensors:
-            scale = tensors[f"{layer}.alpha"].item() / len(a)
+        if "alpha" in keys:
+            scale = tensors[keys["alpha"]].item() / len(a)
         elif stated is not None:
             scale = scales.stated_scale(path.name, stated, layer, len(a))
-        pairs[layer] = (a, b if scale == 1 else b * scale)
+        for_a, for_b = scales.spread(scale)
+        pairs[layer] = (a if for_a == 1 else a * for_a, b if for_b == 1 else b * for_b)
+        if not all(factor.isfinite().all() for factor in pairs[layer]):
+            raise ModelUnreadable(f"{path.name} scales {layer} by {scale:.3g}, beyond what its precision can hold")
     return pairs
 
 
@@ -146,32 +147,51 @@ def _check_finite(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
             raise ModelUnreadable(f"{path.name} holds numbers that are not finite, in {name}: its training diverged")
 
 
-def _layers(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Naming, dict[str, Shape]]:
-    """Return the naming and layers of these tensors. Raises ModelUnreadable unless they are complete pairs alone."""
-    for name in shapes:  # names are quoted below, and the file may come from anyone
+def _header(path: Path, shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, str]) -> LoraHeader:
+    """Return the header of a file with these tensors. Raises ModelUnreadable unless they are complete pairs alone."""
+    _check_kind(path, shapes)
+    parsed: list[Key] = []
+    keys: dict[str, dict[Side, str]] = {}
+    for name, shape in shapes.items():
+        key = parse(name)
+        if key is None:
+            raise ModelUnreadable(f"{path.name} is not a LoRA: it holds {name} {list(shape)}")
+        if key.side in keys.setdefault(key.layer, {}):
+            raise ModelUnreadable(f"{path.name} holds several LoRAs: {name} and {keys[key.layer][key.side]}")
+        keys[key.layer][key.side] = name
+        parsed.append(key)
+    if not keys:
+        raise ModelUnreadable(f"{path.name} holds no LoRA weights")
+    layers = {}
+    for layer, sides in keys.items():
+        down, up = (shapes.get(sides.get(side, ""), ()) for side in ("down", "up"))
+        if not _is_pair(down, up) or shapes.get(sides.get("alpha", ""), ()) not in ((), (1,)):
+            raise ModelUnreadable(f"{path.name} is incomplete: {layer} does not have a matching pair of weights")
+        if down[2:] not in ((), (1, 1)):
+            size = " x ".join(map(str, down[2:]))
+            raise ModelUnreadable(f"{path.name} is a LoCon ({layer} is a convolution of {size} pixels): {ONLY_PLAIN}")
+        layers[layer] = (down[1], up[0], *down[2:])
+    rank = max(shapes[sides["down"]][0] for sides in keys.values())
+    return LoraHeader(naming_of(parsed), rank, layers, dict(metadata), keys)
+
+
+def _check_kind(path: Path, names: Collection[str]) -> None:
+    """Raise ModelUnreadable, with what the file is, for names of something known that is no plain LoRA."""
+    for name in names:  # names are quoted below, and the file may come from anyone
         if not _NAME.fullmatch(name):
             raise ModelUnreadable(f"{path.name} is not a LoRA: {name[:60]!a} cannot be a layer's name")
-    naming: Naming = "kohya" if any(name.endswith(".lora_down.weight") for name in shapes) else "diffusers"
-    sides: dict[str, dict[str, tuple[int, ...]]] = {}
-    for name, shape in shapes.items():
-        for word, kind in _OTHER_KINDS.items():
-            if word in name:
-                raise ModelUnreadable(f"{path.name} is {kind} ({name}): only plain LoRAs of the denoiser are supported")
-        match = _KEY[naming].fullmatch(name)
-        if match is None:
-            raise ModelUnreadable(f"{path.name} is not a LoRA: it holds {name} {list(shape)}")
-        sides.setdefault(match["layer"], {})[match["what"].removesuffix(".weight")] = shape
-    if not sides:
-        raise ModelUnreadable(f"{path.name} holds no LoRA weights")
-    down, up = (side.removesuffix(".weight") for side in SIDES[naming])
-    layers = {}
-    for layer, pair in sides.items():
-        if not ({down, up} <= pair.keys() and _is_pair(pair[down], pair[up]) and pair.get("alpha", ()) in ((), (1,))):
-            raise ModelUnreadable(f"{path.name} is incomplete: {layer} does not have a matching pair of weights")
-        layers[layer] = (pair[down][1], pair[up][0], *pair[down][2:])
-    return naming, layers
+    for name in names:
+        kind = not_plain(name)
+        if kind:
+            raise ModelUnreadable(f"{path.name} is {kind} ({name}): {ONLY_PLAIN}")
+    whole = next((name for name in names if is_of_a_model(name) and parse(name) is None), None)
+    if whole is not None:
+        raise ModelUnreadable(f"{path.name} is not a LoRA: it holds a whole model, such as {whole}")
 
 
 def _is_pair(down: tuple[int, ...], up: tuple[int, ...]) -> bool:
-    """Return True for (rank, in) and (out, rank), or the same with a kernel of one pixel, neither empty."""
-    return len(down) == len(up) >= 2 and down[2:] == up[2:] in ((), (1, 1)) and down[0] == up[1] and 0 not in down + up
+    """Return True for (rank, in) and (out, rank), or for those of a convolution, neither empty.
+
+    Of a convolution, A has the kernel and B a kernel of one pixel.
+    """
+    return len(down) == len(up) in (2, 4) and up[2:] in ((), (1, 1)) and down[0] == up[1] and 0 not in down + up

@@ -1,21 +1,24 @@
-"""How a family's LoRA files name its layers, in diffusers' naming and in kohya's, and the conversion between the two.
+"""How a family's LoRA files name its layers, and the conversion to diffusers' naming and to kohya's.
 
 kohya's names (sd-scripts) are those of each family's original code with underscores for dots. Splitting them again
-is ambiguous (`to_out_0`), so a family brings one table with both. Where the original code fuses layers that diffusers
+is ambiguous (`to_out_0`), so a family brings one table with all. What programs put before and after a layer's name is
+in `spellings.py`. Where the original code fuses layers that diffusers
 has apart (query, key and value), their LoRAs are fused too: factors A stacked, factors B on a block diagonal, the rank
 that many times larger.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
 import torch
 
+from worker.ml.adapters.spellings import PREFIX
 from worker.ml.errors import ModelUnreadable
 
 Naming = Literal["diffusers", "kohya"]
@@ -41,53 +44,56 @@ def shape_of(pair: Pair) -> Shape:
 
 @dataclass(frozen=True)
 class Module:
-    """One kind of layer in both namings; `{}` is a number.
+    """One kind of layer in all namings; `{}` is a number.
 
     Only the proportion of its sizes counts, because models of a family differ in width: three inputs and outputs of
     3, 1 and 1 are the fused attention layer of a model in which three queries share a key and a value.
     """
 
-    kohya: str
+    kohya: str  # with the dots that kohya's names have as underscores
     diffusers: tuple[str, ...]  # several where kohya's layer fuses them, in the order of their rows
-    inputs: int = 1
+    inputs: int | None = 1  # None where models differ, as at the ends of a model
     outputs: tuple[int, ...] = (1,)  # of each of them
     kernel: Shape = ()
     max_text_width: int | None = None  # of a layer that reads text instead of hidden states
-
-    def names(self) -> Iterator[tuple[str, int]]:
-        """Yield its names in both namings, each with the outputs of the layer so named."""
-        yield self.kohya, sum(self.outputs)
-        yield from zip(self.diffusers, self.outputs, strict=True)
+    also: tuple[str, ...] = ()  # its names in other programs, always with dots, with the rows of kohya's layer
+    most: int | None = None  # how many there are at most
+    swapped: bool = False  # whether the halves of its rows stand in the other order in diffusers
 
     def rows(self, inputs: int) -> list[int]:
         """Return the outputs of each of diffusers' layers, of one with this many inputs."""
-        return [outputs * inputs // self.inputs for outputs in self.outputs]
+        return [outputs * inputs // (self.inputs or 1) for outputs in self.outputs]
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer of a family, found by its name in either naming."""
+    """One layer of a family, found by its name in any naming."""
 
     module: Module
     numbers: tuple[str, ...]
-    outputs: int
+    part: int | None
+    """Which of diffusers' layers its name is; None for a name of the whole."""
 
     @property
     def kohya(self) -> str:
-        return self.module.kohya.format(*self.numbers)
+        return f"lora_unet_{self.module.kohya.format(*self.numbers).replace('.', '_')}"
 
     @property
     def diffusers(self) -> list[str]:
-        return [name.format(*self.numbers) for name in self.module.diffusers]
+        names = [name.format(*self.numbers) for name in self.module.diffusers]
+        return names if self.part is None else [names[self.part]]
 
     def has_shape(self, shape: Shape) -> bool:
         """Return True if the family's layer can have this shape, at any width of the hidden states."""
-        inputs, outputs, *kernel = shape
-        if tuple(kernel) != self.module.kernel:
+        module, (inputs, outputs, *kernel) = self.module, shape
+        if tuple(kernel) != module.kernel:
             return False
-        if self.module.max_text_width is not None:
-            return inputs <= self.module.max_text_width
-        return inputs * self.outputs == outputs * self.module.inputs
+        if module.max_text_width is not None:
+            return inputs <= module.max_text_width
+        if module.inputs is None:
+            return True
+        own = sum(module.outputs) if self.part is None else module.outputs[self.part]
+        return inputs * own == outputs * module.inputs
 
 
 @dataclass(frozen=True)
@@ -102,25 +108,27 @@ class LoraNames:
     prefix: str
     """What diffusers' names have before the denoiser's own."""
     modules: tuple[Module, ...]
-    marks: tuple[str, ...] = ("",)
-    """Beginnings of names that tell the family; the names of its other layers exist in other families too."""
-    unlisted: tuple[str, ...] = ()
-    """Beginnings of the names of layers that LoRAs may have besides `modules`. They are not converted."""
+    read_only: tuple[Module, ...] = ()
+    """Kinds of layers that another program's files have, and that are never written."""
 
     @cached_property
-    def _patterns(self) -> list[tuple[re.Pattern[str], Module, int]]:
+    def _patterns(self) -> list[tuple[re.Pattern[str], Module, int | None]]:
+        names: list[tuple[str, Module, int | None]] = []
+        for module in (*self.modules, *self.read_only):
+            names += [(name, module, part) for part, name in enumerate(module.diffusers) if module in self.modules]
+            names += [(module.kohya, module, None)]
+        also = [(name, module, None) for module in (*self.modules, *self.read_only) for name in module.also]
         return [
-            (re.compile(re.escape(name).replace(r"\{\}", r"(\d+)")), module, outputs)
-            for module in self.modules
-            for name, outputs in module.names()
+            *((_pattern(name, dot="[._]"), module, part) for name, module, part in names),
+            *((_pattern(name, dot=r"\."), module, part) for name, module, part in also),
         ]
 
     def find(self, layer: str) -> Layer | None:
-        """Return the layer of this name, in either naming; None if `modules` lacks it."""
-        for pattern, module, outputs in self._patterns:
+        """Return the layer of this name, in any naming; None if the family lacks it."""
+        for pattern, module, part in self._patterns:
             match = pattern.fullmatch(layer)
-            if match:
-                return Layer(module, match.groups(), outputs)
+            if match and all(int(number) < (module.most or math.inf) for number in match.groups()):
+                return Layer(module, match.groups(), part)
         return None
 
     def known(self, layer: str) -> Layer:
@@ -131,15 +139,13 @@ class LoraNames:
         return found
 
     def has(self, layer: str, shape: Shape) -> bool:
-        """Return True if the family has a layer of this name, in either naming, that can have this shape."""
+        """Return True if the family has a layer of this name, in any naming, that can have this shape."""
         found = self.find(layer)
-        return layer.startswith(self.unlisted) if found is None else found.has_shape(shape)
+        return found is not None and found.has_shape(shape)
 
     def claims(self, layers: Mapping[str, Shape]) -> bool:
-        """Return True if a file with these layers is a LoRA of this family: it has all of them, and one is a mark."""
-        return any(layer.startswith(self.marks) for layer in layers) and all(
-            self.has(layer, shape) for layer, shape in layers.items()
-        )
+        """Return True if a file with these layers is a LoRA of this family: it has all of them."""
+        return all(self.has(layer, shape) for layer, shape in layers.items())
 
     def key(self, parameter: str) -> str:
         """Return the key in a file of a LoRA's parameter on the denoiser, such as `block.to_q.lora_A.weight`.
@@ -157,28 +163,52 @@ class LoraNames:
         """Convert layers from diffusers' names. Raises ModelUnreadable for a layer that cannot be converted."""
         fused: dict[str, Layer] = {}
         for name in layers:
-            layer = self.known(name)
+            layer = replace(self.known(name), part=None)
             fused[layer.kohya] = layer
-        return {name: _fuse(layer, [layers.get(part) for part in layer.diffusers]) for name, layer in fused.items()}
+        return {
+            name: _fuse(layer, [layers.get(f"{self.prefix}{part}") for part in layer.diffusers])
+            for name, layer in fused.items()
+        }
 
     def to_diffusers(self, layers: Mapping[str, Pair]) -> dict[str, Pair]:
-        """Convert layers that the family claims from kohya's names. Raises ModelUnreadable for one that it cannot."""
+        """Convert layers that the family claims to diffusers' names, from any. Raises ModelUnreadable: one twice."""
         split: dict[str, Pair] = {}
-        for name, (a, b) in layers.items():
-            layer = self.known(name)
-            if len(layer.diffusers) == 1:
-                split[layer.diffusers[0]] = (a, b)
-                continue
-            for part, part_b in zip(layer.diffusers, torch.split(b, layer.module.rows(a.shape[1])), strict=True):
-                if part_b.any():  # all zeros mean that the part was not trained
-                    split[part] = (a.clone(), part_b.clone())
+        for name, pair in layers.items():
+            for part, own in _split(self.known(name), pair):
+                if f"{self.prefix}{part}" in split:
+                    raise ModelUnreadable(f"the file holds {self.prefix}{part} in two namings, the second as {name}")
+                split[f"{self.prefix}{part}"] = own
         return split
+
+
+def _pattern(name: str, dot: str) -> re.Pattern[str]:
+    """Return a pattern for a name, with a pattern for its dots."""
+    return re.compile(PREFIX + re.escape(name).replace(r"\.", dot).replace(r"\{\}", r"(\d+)"))
+
+
+def _split(layer: Layer, pair: Pair) -> Iterator[tuple[str, Pair]]:
+    """Yield a pair by diffusers' names; parts that were not trained are left out."""
+    a, b = pair
+    if layer.part is None and layer.module.swapped:
+        b = _swap_halves(b)
+    if len(layer.diffusers) == 1:
+        yield layer.diffusers[0], (a, b)
+        return
+    for part, part_b in zip(layer.diffusers, torch.split(b, layer.module.rows(a.shape[1])), strict=True):
+        if part_b.any():
+            yield part, (a.clone(), part_b.clone())
+
+
+def _swap_halves(b: torch.Tensor) -> torch.Tensor:
+    first, second = b.chunk(2)
+    return torch.cat([second, first])
 
 
 def _fuse(layer: Layer, pairs: Sequence[Pair | None]) -> Pair:
     """Return one pair that does what these do side by side; a missing part adds nothing to its rows."""
     if len(pairs) == 1 and pairs[0] is not None:
-        return pairs[0]
+        a, b = pairs[0]
+        return (a, _swap_halves(b)) if layer.module.swapped else (a, b)
     present = [pair for pair in pairs if pair is not None]
     inputs = present[0][0].shape[1]
     for name, pair in zip(layer.diffusers, pairs, strict=True):
@@ -187,6 +217,14 @@ def _fuse(layer: Layer, pairs: Sequence[Pair | None]) -> Pair:
                 f"{name} is {pair[0].shape[1]} to {len(pair[1])}, which cannot be fused with the others"
             )
     heights = layer.module.rows(inputs)
+    shared = present[0][0]
+    if len(present) > 1 and all(a.shape == shared.shape and torch.equal(a, shared) for a, _ in present):
+        # They were one layer before, and become it again at its rank.
+        rows = [
+            shared.new_zeros(height, len(shared)) if pair is None else pair[1]
+            for height, pair in zip(heights, pairs, strict=True)
+        ]
+        return shared, torch.cat(rows)
     stacked = torch.cat([a for a, _ in present])
     diagonal = torch.zeros(sum(heights), len(stacked), dtype=stacked.dtype)
     row = column = 0

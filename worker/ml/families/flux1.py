@@ -9,6 +9,7 @@ for training.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -17,11 +18,12 @@ from typing import cast
 
 import numpy as np
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
+from diffusers import FluxPipeline
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from diffusers.training_utils import compute_density_for_timestep_sampling
 
 from worker.ml.adapters import attach
+from worker.ml.errors import ModelUnreadable
 from worker.ml.families import lora
 from worker.ml.families.conditions import PooledTokens, Unframed
 from worker.ml.families.guidance import ClassifierFree
@@ -67,7 +69,13 @@ class Flux(ClassifierFree, Unframed, FullAutoencoder):
 
         T5's `wo` layers leave the range of float16 too: transformers keeps them in float32.
         """
-        return FluxPipeline.from_pretrained(folder, dtype=dict(dtypes), local_files_only=True, use_safetensors=True)
+        parts = FluxPipeline.from_pretrained(folder, dtype=dict(dtypes), local_files_only=True, use_safetensors=True)
+        scheduler = parts.scheduler
+        if not (type(scheduler).__name__.startswith("FlowMatch") or scheduler.config.get("use_flow_sigmas")):
+            raise ModelUnreadable(
+                f"{folder} has the scheduler {type(scheduler).__name__}, which does not sample flow matching"
+            )
+        return parts
 
     def modules(self, parts: Parts) -> Mapping[str, torch.nn.Module]:
         return {name: part for name, part in parts.components.items() if isinstance(part, torch.nn.Module)}
@@ -126,11 +134,22 @@ class Flux(ClassifierFree, Unframed, FullAutoencoder):
     def sampler(
         self, parts: Parts, grid: Grid, steps: int, device: torch.device, generator: torch.Generator
     ) -> Sampler:
-        """Return a new scheduler (it counts its steps), with the shift for the picture's size."""
-        scheduler = FlowMatchEulerDiscreteScheduler.from_config(parts.scheduler.config)
-        scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=_shift_mu(parts, grid), device=device)
+        """Return a new scheduler (it counts its steps) of the base's kind, as the pipeline sets Euler's.
+
+        Others, such as Heun's, space their steps themselves. Stochastic ones draw from the generator.
+        """
+        scheduler = type(parts.scheduler).from_config(parts.scheduler.config)
+        if "mu" in inspect.signature(scheduler.set_timesteps).parameters:
+            mu = _shift_mu(parts, grid)
+            if "sigmas" in inspect.signature(scheduler.set_timesteps).parameters:
+                scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=mu, device=device)
+            else:
+                scheduler.set_timesteps(steps, device=device, mu=mu)
+        else:
+            scheduler.set_timesteps(steps, device=device)
         scheduler.set_begin_index(0)
-        return Sampler(scheduler)
+        draws = "generator" in inspect.signature(scheduler.step).parameters
+        return Sampler(scheduler, {"generator": generator} if draws else {})
 
     def first_noise(
         self, parts: Parts, sampler: Sampler, grid: Grid, generator: torch.Generator, dtype: torch.dtype
@@ -184,10 +203,11 @@ class Flux(ClassifierFree, Unframed, FullAutoencoder):
         time = compute_density_for_timestep_sampling(
             "logit_normal", batch_size=1, logit_mean=0.0, logit_std=1.0, generator=generator
         )
-        scheduler = parts.scheduler
-        if scheduler.config.use_dynamic_shifting:
-            return cast(torch.Tensor, scheduler.time_shift(_shift_mu(parts, grid), 1.0, time))
-        return cast(torch.Tensor, scheduler.shift * time / (1 + (scheduler.shift - 1) * time))
+        config = parts.scheduler.config
+        if config.get("use_dynamic_shifting"):
+            return cast(torch.Tensor, parts.scheduler.time_shift(_shift_mu(parts, grid), 1.0, time))
+        shift = config.get("shift", config.get("flow_shift", 1.0))
+        return cast(torch.Tensor, shift * time / (1 + (shift - 1) * time))
 
     def even_times(self, parts: Parts, count: int) -> torch.Tensor:
         """Return times (count,), evenly spaced over 0..1."""
@@ -247,14 +267,7 @@ def _text_length(parts: Parts) -> int:
 
 
 def _shift_mu(parts: Parts, grid: Grid) -> float:
+    """Return the shift for a picture's size; what a scheduler does not state is as in `FluxPipeline`."""
     config = parts.scheduler.config
-    return cast(
-        float,
-        calculate_shift(
-            math.prod(grid),
-            config.base_image_seq_len,
-            config.max_image_seq_len,
-            config.base_shift,
-            config.max_shift,
-        ),
-    )
+    stated = (("base_image_seq_len", 256), ("max_image_seq_len", 4096), ("base_shift", 0.5), ("max_shift", 1.15))
+    return cast(float, calculate_shift(math.prod(grid), *(config.get(name, usual) for name, usual in stated)))

@@ -6,8 +6,6 @@ import importlib
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from spandrel import UnsupportedModelError
 
 from worker.ml.errors import ModelUnreadable, is_out_of_memory
 from worker.ml.networks.upscaler import Upscaler
@@ -35,7 +33,9 @@ def load(
         upscaler: Upscaler = module.load(path, place, dtype)
     except ModelUnreadable:
         raise
-    except (OSError, SafetensorError, UnsupportedModelError, ValueError, KeyError, RuntimeError) as error:
+    except (ImportError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # for shapes that it does not expect, a back end raises anything: AttributeError …
         if is_out_of_memory(error):
             raise
         raise ModelUnreadable(f"{path} is not an upscaler that {backend} can read: {error}") from error

@@ -8,6 +8,7 @@ its size, so a file in the wrong place is refused by name.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,53 +16,109 @@ from typing import Any
 
 import torch
 from huggingface_hub import save_torch_state_dict
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from worker.ml.errors import ModelUnreadable
+from worker.ml.not_weights import kind_of
 
 Weights = dict[str, torch.Tensor]
 Configs = dict[str, dict[str, Any]]
 """The configurations of a base, by their paths in its folder."""
 TOKENIZER_FILES = ("*.json", "*.txt", "*.model")
 SHARD = "5GB"
+_WHOLE = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "BOOL")
+_TORCH_NAMES = {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "I8": "int8", "U8": "uint8"}
+_SCALES = (".scale_weight", ".weight_scale", ".input_scale", ".scaled_fp8", "scaled_fp8", ".absmax", ".qweight")
+_WRAPPERS = ("module.", "state_dict.", "_orig_mod.")
 
 
 def read_weights(file: Path) -> Weights:
-    """Return the tensors of a file. Raises ModelUnreadable: not safetensors, damaged, or quantised."""
+    """Return the tensors of a file, and of the other shards where it is one of several.
+
+    Raises ModelUnreadable: not safetensors, damaged, quantised, or without its other shards.
+    """
+    weights: Weights = {}
+    for shard in _shards(file):
+        _check_readable(shard)
+        try:
+            weights |= load_file(shard)
+        except (OSError, SafetensorError) as error:
+            raise ModelUnreadable(f"{shard.name} cannot be read: {error}") from error
+    return _without_wrapper(weights)
+
+
+def _shards(file: Path) -> list[Path]:
+    """Return the file, or all of its shards. Raises ModelUnreadable: one is missing."""
+    shard = re.fullmatch(r"(.+-)\d{5}(-of-(\d{5})\.safetensors)", file.name)
+    if shard is None:
+        return [file]
+    shards = [file.with_name(f"{shard[1]}{number:05}{shard[2]}") for number in range(1, int(shard[3]) + 1)]
+    missing = next((path.name for path in shards if not path.is_file()), None)
+    if missing:
+        raise ModelUnreadable(f"{file.name} is one of {len(shards)} shards, and {missing} is not beside it")
+    return shards
+
+
+def _check_readable(file: Path) -> None:
+    """Raise ModelUnreadable unless this is a safetensors file of numbers that are not quantised, by its header."""
     if file.suffix != ".safetensors":
+        kind = ": of several shards, give the first" if file.name.endswith(".index.json") else ""
         raise ModelUnreadable(
-            f"{file.name}: unsupported file type, only .safetensors files are read (.ckpt and .bin are pickles)"
+            f"{file.name}: unsupported file type, only .safetensors files are read (.ckpt and .bin are pickles){kind}"
         )
     try:
-        weights: Weights = load_file(file)
+        with safe_open(file, framework="pt") as content:
+            dtypes = {name: content.get_slice(name).get_dtype() for name in content.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
-        raise ModelUnreadable(f"{file.name} cannot be read: {error}") from error
-    small = sorted({str(tensor.dtype) for tensor in weights.values() if tensor.dtype.itemsize < 2})
+        raise ModelUnreadable(f"{file.name} cannot be read: {kind_of(file) or error}") from error
+    if not dtypes:
+        raise ModelUnreadable(f"{file.name} holds no tensors")
+    small = sorted({_TORCH_NAMES.get(dtype, dtype) for dtype in dtypes.values() if dtype not in _WHOLE})
     if small:
-        raise ModelUnreadable(
-            f"{file.name} is quantised ({', '.join(small).replace('torch.', '')}): use the file in bf16, fp16 or fp32"
-        )
+        raise ModelUnreadable(f"{file.name} is quantised ({', '.join(small)}): use the file in bf16, fp16 or fp32")
+    scale = next((name for name in dtypes if name.endswith(_SCALES)), None)
+    if scale is not None:
+        raise ModelUnreadable(f"{file.name} is quantised (it holds {scale}): use the file in bf16, fp16 or fp32")
+
+
+def _without_wrapper(weights: Weights) -> Weights:
+    """Return the weights without the names that training programs put before all of them."""
+    while wrapper := next((name for name in _WRAPPERS if all(key.startswith(name) for key in weights)), None):
+        weights = {name.removeprefix(wrapper): tensor for name, tensor in weights.items()}
     return weights
 
 
-def below(weights: Weights, prefix: str) -> Weights:
-    """Return the weights below a prefix, or all of them if the prefix is not used."""
-    below = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
-    return below or weights
+def below(weights: Weights, *prefixes: str) -> Weights:
+    """Return the weights below the first of these prefixes that is used, or all of them if none is."""
+    for prefix in prefixes:
+        below = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+        if below:
+            return below
+    return weights
 
 
 def read_configs(published: Sequence[Path], own: Path | None) -> Configs:
     """Return a published model's configurations, from several files where a later one replaces parts of an earlier.
 
-    Those of `own`, a folder in diffusers layout, replace them.
+    Those of `own`, a folder in diffusers layout, replace them. Raises ModelUnreadable: one is damaged.
     """
     plan: Configs = {}
     for path in published:
         plan |= json.loads(path.read_text("utf-8"))
     if own is not None:
-        plan |= {path: json.loads((own / path).read_text("utf-8")) for path in plan if (own / path).is_file()}
+        plan |= {path: _read_config(own / path) for path in plan if (own / path).is_file()}
     return plan
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ModelUnreadable(f"{path} is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise ModelUnreadable(f"{path} is not a configuration: it holds no JSON object")
+    return config
 
 
 def write_configs(target: Path, plan: Configs) -> None:
@@ -86,7 +143,7 @@ def copy_tokenizers(target: Path, source: Path, folders: Sequence[str]) -> None:
 
 
 def write_part(target: Path, part: str, weights: Weights, shapes: Mapping[str, torch.Size], file: Path) -> None:
-    """Write a part's weights. Raises ModelUnreadable unless these are exactly its tensors."""
+    """Write a part's weights. Raises ModelUnreadable unless these are exactly its tensors, of finite numbers."""
     missing = [name for name in shapes if name not in weights]
     unknown = [name for name in weights if name not in shapes]
     if missing or unknown:
@@ -99,6 +156,10 @@ def write_part(target: Path, part: str, weights: Weights, shapes: Mapping[str, t
             raise ModelUnreadable(
                 f"{file.name} is not a {part} of this size: {name} is {list(weights[name].shape)}, not {list(shape)}"
             )
+        if not weights[name].is_floating_point():
+            raise ModelUnreadable(f"{file.name} holds {weights[name].dtype} numbers in {name}: weights are fractions")
+        if not weights[name].isfinite().all():
+            raise ModelUnreadable(f"{file.name} holds numbers that are not finite, in {name}: it is damaged")
     stem = "model" if part.startswith("text_encoder") else "diffusion_pytorch_model"
     contiguous = {name: weights[name].contiguous() for name in shapes}
     save_torch_state_dict(

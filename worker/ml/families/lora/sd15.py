@@ -1,8 +1,8 @@
 """Stable Diffusion 1.x's LoRA files: in kohya's names, which every tool reads, with each alpha equal to the rank.
 
-kohya's names are those of diffusers' modules here. Stable Diffusion 2 and XL have the same names, so shapes must tell:
-XL's transformers are deeper and stand in other blocks, both read wider text, and both have a linear `proj_in` and
-`proj_out` where 1.x has convolutions.
+kohya's names are those of diffusers' modules here; ComfyUI has those of the original code. Stable Diffusion 2 and XL
+have the same names, so shapes must tell: XL's transformers are deeper and stand in other blocks, both read wider text,
+and both have a linear `proj_in` and `proj_out` where 1.x has convolutions.
 """
 
 from __future__ import annotations
@@ -11,27 +11,36 @@ from collections.abc import Iterator
 
 from worker.ml.adapters.names import LoraNames, Module
 
-BLOCKS = (*(f"down_blocks.{i}" for i in (0, 1, 2)), "mid_block", *(f"up_blocks.{i}" for i in (1, 2, 3)))
+PLACES = {
+    **{f"down_blocks.{i}.attentions.{j}": f"input_blocks.{3 * i + j + 1}.1" for i in (0, 1, 2) for j in (0, 1)},
+    "mid_block.attentions.0": "middle_block.1",
+    **{f"up_blocks.{i}.attentions.{j}": f"output_blocks.{3 * i + j}.1" for i in (1, 2, 3) for j in (0, 1, 2)},
+}
 """Those that have attention, each with one transformer block. XL: down blocks 1 and 2, up blocks 0 and 1."""
 CLIP_WIDTH = 768
 """Of the text that it reads; tiny bases read less. 2 reads 1024, XL's refiner 1280 and XL 2048."""
 
 
 def _modules() -> Iterator[Module]:
-    for block in BLOCKS:
-        attentions, inner = f"{block}.attentions.{{}}.", f"{block}.attentions.{{}}.transformer_blocks.0."
+    for place, original in PLACES.items():
         for name in ("proj_in", "proj_out"):
-            yield Module(*_both(f"{attentions}{name}"), kernel=(1, 1))
-        for name in ("to_q", "to_k", "to_v", "to_out.0"):
-            text = CLIP_WIDTH if name in ("to_k", "to_v") else None
-            yield Module(*_both(f"{inner}attn1.{name}"))
-            yield Module(*_both(f"{inner}attn2.{name}"), max_text_width=text)
-        yield Module(*_both(f"{inner}ff.net.0.proj"), outputs=(8,))
-        yield Module(*_both(f"{inner}ff.net.2"), inputs=4)
+            yield Module(f"{place}.{name}", (f"{place}.{name}",), kernel=(1, 1), also=(f"{original}.{name}",))
+        for name, text_width, inputs, outputs in _block():
+            name = f"transformer_blocks.0.{name}"
+            yield Module(
+                *(f"{place}.{name}", (f"{place}.{name}",), inputs, (outputs,)),
+                max_text_width=text_width,
+                also=(f"{original}.{name}",),
+            )
 
 
-def _both(name: str) -> tuple[str, tuple[str, ...]]:
-    return f"lora_unet_{name.replace('.', '_')}", (f"unet.{name}",)
+def _block() -> Iterator[tuple[str, int | None, int, int]]:
+    """Yield the layers of a transformer block: name, width of the text that it reads, and proportion."""
+    for name in ("to_q", "to_k", "to_v", "to_out.0"):
+        yield f"attn1.{name}", None, 1, 1
+        yield f"attn2.{name}", CLIP_WIDTH if name in ("to_k", "to_v") else None, 1, 1
+    yield "ff.net.0.proj", None, 1, 8
+    yield "ff.net.2", None, 4, 1
 
 
 NAMES = LoraNames(

@@ -9,7 +9,7 @@ import torch
 from diffusers import FluxTransformer2DModel
 
 from worker.ml.errors import ModelUnreadable
-from worker.ml.families.single_files import flux1_names
+from worker.ml.families.single_files import flux1_names, kinds
 from worker.ml.single_files import parts, shared_parts
 
 DEV = (Path(__file__).parent / "flux-dev.json",)
@@ -23,7 +23,9 @@ def import_files(target: Path, files: Mapping[str, Path], configs: Path | None, 
     Raises ModelUnreadable, naming the file, for one of the wrong kind.
     """
     say(f"reading {files['transformer'].name}")
-    transformer = parts.below(parts.read_weights(files["transformer"]), "model.diffusion_model.")
+    transformer = parts.read_weights(files["transformer"])
+    kinds.check(files["transformer"], "transformer", transformer, kinds.FLUX)
+    transformer = parts.below(transformer, "model.diffusion_model.", "diffusion_model.", "transformer.", "model.")
     guided = any("guidance" in name for name in transformer)
     plan = parts.read_configs(DEV if guided else SCHNELL, configs)
     parts.write_configs(target, plan)
@@ -31,11 +33,18 @@ def import_files(target: Path, files: Mapping[str, Path], configs: Path | None, 
         try:
             transformer = flux1_names.to_diffusers(transformer)
         except KeyError as error:
-            raise ModelUnreadable(f"{files['transformer'].name} is not a FLUX.1 transformer: it has {error}") from error
+            raise ModelUnreadable(
+                f"{files['transformer'].name} is not a transformer of this family: it has {error}"
+            ) from error
     parts.write_part(target, "transformer", transformer, transformer_shapes(plan), files["transformer"])
     del transformer
     for option, part, convert, shapes in (
-        ("vae", "vae", lambda weights: shared_parts.autoencoder(weights, plan), shared_parts.autoencoder_shapes),
+        (
+            "vae",
+            "vae",
+            lambda weights: shared_parts.autoencoder(weights, plan, files["vae"]),
+            shared_parts.autoencoder_shapes,
+        ),
         ("clip", "text_encoder", shared_parts.clip, shared_parts.clip_shapes),
         ("t5", "text_encoder_2", shared_parts.t5, shared_parts.t5_shapes),
     ):

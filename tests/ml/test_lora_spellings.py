@@ -1,0 +1,349 @@
+"""LoRA files in the spellings of other programs: told by name, converted, and drawn at their whole strength.
+
+The lists of names in `tests/data/lora_formats` were written by those programs, or follow from their readers.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.ml.families import only_flux, only_sd15
+from tests.ml.keys import DATA, listed_keys
+from worker.commands.lora_export import export
+from worker.errors import CommandRefused
+from worker.ml.adapters import attach
+from worker.ml.adapters import files as lora_files
+from worker.ml.errors import ModelUnreadable
+from worker.ml.families import lora as lora_families
+from worker.ml.models import Base
+
+ALPHA, RANK = 2.0, 4
+State = dict[str, torch.Tensor]
+
+FLUX = {
+    "ai_toolkit": "diffusers",
+    "bfl_peft_base_model": "PEFT",
+    "comfyui_lora_AB": "ComfyUI",
+    "comfyui_lora_updown": "ComfyUI",
+    "diffusers_model_level": "bare",
+    "diffusers_with_alpha": "diffusers",
+    "kohya_sd_scripts": "kohya",
+    "onetrainer": "OneTrainer",
+    "xlabs_uno": "XLabs",
+}
+
+
+def tensors(shapes: dict[str, list[int]], alpha: Callable[[int], float] = lambda _: ALPHA) -> State:
+    generator = torch.Generator().manual_seed(0)
+    return {
+        name: torch.randn(shape, generator=generator) if shape else torch.tensor(alpha(place))
+        for place, (name, shape) in enumerate(shapes.items())
+    }
+
+
+def listed(name: str) -> dict[str, list[int]]:
+    return listed_keys(f"lora_formats/{name}.txt")
+
+
+def saved(folder: Path, state: State, metadata: dict[str, str] | None = None) -> Path:
+    path = folder / "foreign.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, path, metadata)
+    return path
+
+
+def modules() -> list[tuple[str, str, str, str, str]]:
+    """BFL's name, first and last row in widths, diffusers' name, a note: the table of the published code."""
+    rows = [line.split("\t") for line in (DATA / "flux_module_map.tsv").read_text().splitlines() if line[0] != "#"]
+    return [(own, first, last, theirs, note) for own, first, last, theirs, note in ([*row, ""][:5] for row in rows)]
+
+
+def factors(state: State, layer: str) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """The factors of a layer by BFL's name or diffusers', in whichever spelling the file has them."""
+    stream = {"img": "1", "txt": "2"}.get(layer.split(".")[-2][:3], "") if "_attn." in layer else ""
+    xlabs = {"qkv": "qkv", "proj": "proj", "linear1": "qkv", "linear2": "proj"}.get(layer.split(".")[-1], "-")
+    block = ".".join(layer.split(".")[:2])
+    flat = layer.replace(".", "_")
+    for prefix in (
+        *(layer, f"transformer.{layer}", f"diffusion_model.{layer}", f"base_model.model.{layer}"),
+        *(f"lora_unet_{flat}", f"lora_transformer_{flat}", f"{block}.processor.{xlabs}_lora{stream}"),
+    ):
+        for down, up in (("lora_A", "lora_B"), ("lora_down", "lora_up"), ("down", "up")):
+            if f"{prefix}.{down}.weight" in state:
+                a, b = state[f"{prefix}.{down}.weight"], state[f"{prefix}.{up}.weight"]
+                return a, b * (state[f"{prefix}.alpha"] / len(a) if f"{prefix}.alpha" in state else 1)
+    return None
+
+
+def expected_deltas(state: State) -> State:
+    """What a file adds to each of diffusers' layers, by the published table."""
+    deltas = {}
+    for own, first, last, theirs, note in modules():
+        for index in "01" if "{i}" in own else "0":
+            layer, diffusers = own.format(i=index), theirs.format(i=index)
+            found, whole = factors(state, diffusers), factors(state, layer)
+            if found is not None:
+                deltas[f"transformer.{diffusers}"] = found[1] @ found[0]
+            elif whole is not None:
+                delta, width = whole[1] @ whole[0], whole[0].shape[1]
+                if first:
+                    delta = delta[int(first[0]) * width : 7 * width if "m" in last else int(last[0]) * width]
+                if note.startswith("ROW HALVES"):
+                    delta = torch.cat([*reversed(delta.chunk(2))])
+                if len(delta):
+                    deltas[f"transformer.{diffusers}"] = delta
+    return deltas
+
+
+def deltas(path: Path) -> State:
+    pairs = lora_files.read_pairs(path, lora_files.read_header(path))
+    return {layer: b.flatten(1) @ a.flatten(1) for layer, (a, b) in pairs.items()}
+
+
+def in_every_format(source: Path, folder: Path) -> State:
+    """Export to both namings, and return the deltas of diffusers' layers, which are the same in both."""
+    naming = lora_files.read_header(source).naming
+    diffusers, kohya, back = (folder / f"{name}.safetensors" for name in ("diffusers", "kohya", "back"))
+    if naming == "diffusers":
+        diffusers = source
+        if lora_files.read_header(source).has_alphas:
+            export(str(source), "diffusers", folder / "folded.safetensors")
+            diffusers = folder / "folded.safetensors"
+    else:
+        export(str(source), "diffusers", diffusers)
+    export(str(diffusers), "kohya", kohya)
+    export(str(kohya), "diffusers", back)
+    read, again = deltas(diffusers), deltas(back)
+    assert read.keys() == again.keys()
+    for layer in read:
+        torch.testing.assert_close(read[layer], again[layer], rtol=1e-5, atol=1e-5)
+    return read
+
+
+@pytest.mark.parametrize("program", FLUX)
+def test_every_spelling_is_named_and_converted(tmp_path: Path, program: str) -> None:
+    state = tensors(listed(f"flux_{program}"))
+    path = saved(tmp_path, state)
+    header, names = lora_families.identify(path)
+    assert (names.family, header.naming) == ("flux", FLUX[program])
+    expected, read = expected_deltas(state), in_every_format(path, tmp_path)
+    assert read.keys() == expected.keys()
+    assert 2 * len(state) >= len(read) >= 24
+    for layer in read:
+        torch.testing.assert_close(read[layer], expected[layer], rtol=1e-5, atol=1e-5)
+
+
+def test_the_layers_before_and_after_the_blocks_are_converted_too(tmp_path: Path) -> None:
+    """The last modulation has its halves in the other order."""
+    shapes = listed("flux_kohya_sd_scripts_optional_modules")
+    shapes = {name: shape for name, shape in shapes.items() if not name.startswith("lora_te")}
+    for side, shape in (("down", [4, 48]), ("up", [96, 4])):
+        shapes[f"lora_unet_final_layer_adaLN_modulation_1.lora_{side}.weight"] = shape
+        shapes[f"lora_unet_final_layer_linear.lora_{side}.weight"] = [4, 48] if side == "down" else [64, 4]
+    state = tensors(shapes)
+    path = saved(tmp_path, state)
+    expected, read = expected_deltas(state), in_every_format(path, tmp_path)
+    assert read.keys() == expected.keys() >= {"transformer.norm_out.linear", "transformer.proj_out"}
+    for layer in read:
+        torch.testing.assert_close(read[layer], expected[layer], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kept", [r"double_blocks_", r"double_blocks_1_", r"single_blocks_", r"txt_mlp_2", r"img_in"])
+def test_some_of_the_blocks_tell_the_family(tmp_path: Path, kept: str) -> None:
+    """As a training of double blocks alone leaves, our own export's output among them (sd-scripts issue 1537)."""
+    shapes = listed("flux_kohya_sd_scripts") | listed("flux_kohya_sd_scripts_optional_modules")
+    state = tensors({name: shape for name, shape in shapes.items() if re.search(f"lora_unet_.*{kept}|_{kept}", name)})
+    path = saved(tmp_path, state)
+    assert lora_families.identify(path)[1].family == "flux"
+    read = in_every_format(path, tmp_path)
+    assert read.keys() == expected_deltas(state).keys()
+
+
+def test_more_blocks_than_the_family_has_are_another_family(tmp_path: Path) -> None:
+    for block, family in (("transformer_blocks.18", "flux"), ("transformer_blocks.19", None)):
+        layer = f"transformer.{block}.attn.to_q"
+        path = saved(tmp_path, tensors({f"{layer}.lora_A.weight": [4, 48], f"{layer}.lora_B.weight": [48, 4]}))
+        if family:
+            assert lora_families.identify(path)[1].family == family
+        else:
+            with pytest.raises(ModelUnreadable, match="unknown family"):
+                lora_families.identify(path)
+
+
+@pytest.mark.parametrize("program", ["comfyui", "diffusers_example_scripts", "diffusers_legacy_attn_processor"])
+def test_every_spelling_of_a_u_net_is_converted(tmp_path: Path, program: str) -> None:
+    """Some of these lists have the text encoder beside the U-Net."""
+    shapes = listed(f"sd15_{program}")
+    unet = {name: shape for name, shape in shapes.items() if not name.startswith("text_encoder")}
+    assert len(unet) < len(shapes)
+    with pytest.raises(ModelUnreadable, match="is a LoRA of the text encoder too"):
+        lora_families.identify(saved(tmp_path, tensors(shapes)))
+    state = tensors(unet)
+    path, out = saved(tmp_path, state), tmp_path / "kohya.safetensors"
+    export(str(path), "kohya", out)
+    own, theirs = load_file(out), listed_keys("sd15_kohya_unet_keys.txt")
+    assert {name: list(tensor.shape) for name, tensor in own.items()}.items() <= theirs.items()
+    scale = ALPHA / RANK if any(name.endswith("alpha") for name in state) else 1
+    norms = sorted(float(delta.norm()) for delta in deltas(out).values())
+    ups = {name: key for name in state if (key := re.sub(r"lora([._])(up|B)", r"lora\1down", name)) != name}
+    expected = sorted(float((state[up].flatten(1) @ state[down].flatten(1)).norm() * scale) for up, down in ups.items())
+    assert norms == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("flux_bfl_control_lora", "is a LoRA with biases, such as a control LoRA"),
+        ("flux_kohya_sd_scripts_optional_modules", "text encoder too"),
+        ("sd15_kohya_sd_scripts_conv_extra", "is a LoCon"),
+        *((name, "SDXL") for name in ("sdxl_ai_toolkit", "sdxl_diffusers_script_unet", "sdxl_kohya_sd_scripts_unet")),
+        *((name, "SDXL") for name in ("sdxl_onetrainer_comfy", "sdxl_onetrainer_diffusers")),
+        ("sdxl_kohya_sd_scripts_te", "text encoder alone"),
+        *((name, r"FLUX\.2") for name in ("klein4b_ai_toolkit", "klein4b_bfl_peft_base_model")),
+        *((name, r"FLUX\.2") for name in ("klein4b_diffusers_script", "klein4b_musubi_tuner")),
+        *((name, "Z-Image") for name in ("zimage_ai_toolkit", "zimage_diffusers_script", "zimage_musubi_tuner")),
+        *((name, "Z-Image") for name in ("zimage_musubi_converted_to_comfyui", "zimage_onetrainer_legacy")),
+    ],
+)
+def test_what_is_not_read_is_named_for_what_it_is(tmp_path: Path, name: str, what: str) -> None:
+    state = {key: torch.zeros(shape, dtype=torch.bfloat16) for key, shape in listed(name).items()}
+    with pytest.raises(CommandRefused, match=what):
+        export(str(saved(tmp_path, state)), "kohya", tmp_path / "out.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("key", "what"),
+    [
+        ("lora_unet_double_blocks_0_img_attn_qkv.hada_w1_a", "a LoHa"),
+        ("lycoris_transformer_blocks_0_attn_to_q.lokr_w1", "a LoKr"),
+        ("lora_unet_double_blocks_0_img_attn_qkv.lora_mid.weight", "a LoCon with a core"),
+        ("lora_unet_double_blocks_0_img_attn_qkv.oft_blocks", "an OFT"),
+        ("diffusion_model.double_blocks.0.img_attn.qkv.diff", "whole differences"),
+        ("emb_params", "a textual inversion embedding"),
+        ("image_proj.proj.weight", "an IP-Adapter"),
+        ("model.diffusion_model.input_blocks.0.0.weight", "a whole model"),
+    ],
+)
+def test_other_files_that_people_call_loras_are_named(tmp_path: Path, key: str, what: str) -> None:
+    with pytest.raises(ModelUnreadable, match=what):
+        lora_families.identify(saved(tmp_path, {key: torch.ones(4, 4)}))
+
+
+def test_what_the_metadata_states_counts_against_a_family(tmp_path: Path) -> None:
+    """The attention layers of two families may have the same names and shapes."""
+    state = tensors(listed("flux_ai_toolkit"))
+    for stated in ("flux2_klein_4b", "chroma"):
+        path = saved(tmp_path, state, {"ss_base_model_version": stated})
+        with pytest.raises(ModelUnreadable, match=f"unknown family: its metadata says '{stated}'"):
+            lora_families.identify(path)
+    for stated in ("flux1", "flux.1_kontext"):
+        assert lora_families.identify(saved(tmp_path, state, {"ss_base_model_version": stated}))[1].family == "flux"
+
+
+def test_two_loras_in_one_file_are_refused(tmp_path: Path) -> None:
+    state = tensors(listed("flux_ai_toolkit"))
+    twice = {name.replace(".weight", ".other.weight"): tensor.clone() for name, tensor in state.items()}
+    with pytest.raises(ModelUnreadable, match="holds several LoRAs"):
+        lora_families.identify(saved(tmp_path, state | twice))
+    bare = {name.removeprefix("transformer."): tensor.clone() for name, tensor in state.items()}
+    with pytest.raises(CommandRefused, match="in two namings"):
+        export(str(saved(tmp_path, state | bare)), "kohya", tmp_path / "out.safetensors")
+
+
+# -- alpha
+
+
+@pytest.mark.parametrize("rank", [303, 257])
+def test_alpha_is_the_rank_exactly_whatever_the_weights_precision(tmp_path: Path, rank: int) -> None:
+    """bfloat16 would make 304 of 303."""
+    layer = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
+    path = tmp_path / "lora.safetensors"
+    state = {
+        f"{layer}.lora_down.weight": torch.ones(rank, 64, dtype=torch.bfloat16),
+        f"{layer}.lora_up.weight": torch.ones(64, rank, dtype=torch.bfloat16),
+    }
+    lora_files.write(path, state, {})
+    alpha = load_file(path)[f"{layer}.alpha"]
+    assert (alpha.dtype, alpha.item()) == (torch.float32, rank)
+
+
+def test_a_small_scale_stays_in_the_range_of_float16(tmp_path: Path) -> None:
+    """On one factor alone, alpha 1 at rank 128 leaves it three digits at most."""
+    layer = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
+    a, b = torch.full((128, 8), 1e-2, dtype=torch.float16), torch.full((8, 128), 1e-3, dtype=torch.float16)
+    path = saved(
+        tmp_path,
+        {f"{layer}.lora_down.weight": a, f"{layer}.lora_up.weight": b, f"{layer}.alpha": torch.tensor(1.0)},
+    )
+    ((down, up),) = lora_files.read_pairs(path, lora_files.read_header(path)).values()
+    torch.testing.assert_close(up.double() @ down.double(), b.double() @ a.double() / 128, rtol=1e-3, atol=0)
+
+
+def test_a_scale_beyond_the_precision_is_refused(tmp_path: Path) -> None:
+    layer = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
+    ones = torch.ones(4, 4, dtype=torch.float16)
+    state = {f"{layer}.lora_down.weight": ones, f"{layer}.lora_up.weight": ones.clone()}
+    path = saved(tmp_path, {**state, f"{layer}.alpha": torch.tensor(1e12)})
+    with pytest.raises(ModelUnreadable, match="beyond what its precision can hold"):
+        lora_files.read_pairs(path, lora_files.read_header(path))
+
+
+@only_sd15
+def test_each_layer_is_drawn_at_its_own_strength(base: Base, tmp_path: Path) -> None:
+    """Ranks and alphas that differ by layer: diffusers' own reader takes the first for some of them."""
+    state: State = {}
+    layers = dict(base.denoiser.named_modules())
+    wanted = [name for name in layers if name.endswith(("to_q", "to_k", "to_v", "to_out.0", "proj_in"))]
+    assert len(wanted) >= 12
+    generator = torch.Generator().manual_seed(0)
+    expected = {}
+    for place, name in enumerate(wanted):
+        rank, alpha = (4, 8, 3)[place % 3], (1.0, 8.0, 16.0, 2.0)[place % 4]
+        weight, kernel = layers[name].weight, layers[name].weight.shape[2:]
+        a = torch.randn(rank, weight.shape[1], *kernel, generator=generator)
+        b = torch.randn(weight.shape[0], rank, *kernel, generator=generator)
+        key = f"lora_unet_{name.replace('.', '_')}"
+        state |= {f"{key}.lora_down.weight": a, f"{key}.lora_up.weight": b, f"{key}.alpha": torch.tensor(alpha)}
+        expected[name] = (b.flatten(1) @ a.flatten(1)) * alpha / rank
+    pairs = lora_families.load_fitting(saved(tmp_path, state), "sd15", base.denoiser)
+    assert_drawn(base, pairs, expected)
+
+
+@only_flux
+def test_layers_whose_name_ends_anothers_are_drawn_apart(base: Base, tmp_path: Path) -> None:
+    """`proj_out` is the model's last layer and one of each single block."""
+    shapes = {"proj_out": (3, [64, 128]), "single_transformer_blocks.0.proj_out": (5, [128, 640])}
+    state, expected = {}, {}
+    for name, (rank, (outputs, inputs)) in shapes.items():
+        a, b = torch.randn(rank, inputs), torch.randn(outputs, rank)
+        state |= {f"transformer.{name}.lora_A.weight": a, f"transformer.{name}.lora_B.weight": b}
+        expected[name] = b @ a
+    pairs = lora_families.load_fitting(saved(tmp_path, state), "flux", base.denoiser)
+    assert_drawn(base, pairs, expected)
+
+
+def assert_drawn(base: Base, pairs: dict[str, lora_families.Pair], expected: State) -> None:
+    """Attached at scale 1, the file changes exactly these layers by exactly this much."""
+    with attach.attached(base.denoiser, [(pairs, 1.0)]):
+        changed = {
+            name: layer.get_delta_weight("lora_0").flatten(1)
+            for name, layer in base.denoiser.named_modules()
+            if hasattr(layer, "get_delta_weight") and layer.lora_B["lora_0"].weight.any()
+        }
+        assert changed.keys() == expected.keys()
+        for name, delta in changed.items():
+            torch.testing.assert_close(delta, expected[name], rtol=1e-4, atol=1e-4)
+
+
+def test_alpha_in_the_metadata_of_a_model_without_a_pipeline_is_followed(tmp_path: Path) -> None:
+    state = tensors(listed("flux_diffusers_model_level"))
+    half = saved(tmp_path, state, {"lora_adapter_metadata": json.dumps({"r": RANK, "lora_alpha": RANK / 2})})
+    halved = deltas(half)
+    whole = deltas(saved(tmp_path, state))
+    assert all(torch.allclose(halved[layer], whole[layer] / 2) for layer in whole)
