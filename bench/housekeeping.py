@@ -20,7 +20,7 @@ from bench.trees import RESULTS
 from tests.sql.long_queue import fill
 from tests.sql.pod import GENERATION, TRAINING, Claims, Pod
 from tests.sql.tables import AppTables
-from worker.database import migrate
+from worker.database.schema import migrate
 from worker.demo.servers import EmbeddedPostgres
 
 QUEUED, FINISHED = (100, 100_000, 300_000), 1_000_000

@@ -20,7 +20,7 @@ import psycopg
 from psycopg import sql
 
 from bench.trees import RESULTS, ROOT, checked_out
-from worker.database import migrate
+from worker.database.schema import migrate
 from worker.demo.servers import EmbeddedPostgres
 
 COMMIT_BEFORE = "77f80b3"

@@ -22,6 +22,7 @@ declare
 begin
   select * into v_base from worker.base_models where slug = p_base;
   v_error := case
+    when worker.installation_error() is not null then worker.installation_error()
     when v_base.slug is null then
       format('base: %s not found; base models: %s', quote_literal(p_base), (select string_agg(slug, ', ' order by slug) from worker.base_models))
     when v_base.family <> p_family then format('the file is a LoRA for %s, but base %s is %s', p_family, p_base, v_base.family)
@@ -57,7 +58,7 @@ begin
   perform from public.subjects where id = p_subject_id for no key update;
   perform from worker.base_models where slug = p_base for no key update;  -- versions of LoRAs of no subject are counted one by one
   -- Statements of their own, after the locks: a revocation that committed while we waited is seen.
-  v_error := case when p_subject_id is not null then worker.consent_error(p_subject_id, 'generation') end;
+  v_error := coalesce(worker.installation_error(), case when p_subject_id is not null then worker.consent_error(p_subject_id, 'generation') end);
   select * into v_subject from public.subjects where id = p_subject_id;
   v_error := coalesce(v_error, 'the trigger word asks for ' || (
     select asks from worker.screening_rules where id = worker.find_violation(p_lora ->> 'trigger_word', 'prompt')));

@@ -27,7 +27,7 @@ from psycopg import sql  # noqa: E402
 
 from tests.app import App  # noqa: E402
 from tests.processes import WorkerProcesses  # noqa: E402
-from worker.database import migrate  # noqa: E402
+from worker.database.schema import migrate  # noqa: E402
 from worker.demo.servers import EmbeddedPostgres, EmbeddedS3  # noqa: E402
 
 TEMPLATE = "likeness_template"

@@ -17,8 +17,8 @@ from tests.app import App
 from tests.conftest import Databases
 from tests.processes import worker_environment
 from tests.worker.conftest import MAKE_POD_ROLE, as_pod
-from worker.database import migrate
-from worker.database.printed import render
+from worker.database.schema import migrate
+from worker.database.schema.printed import render
 
 ROOT = Path(__file__).parent.parent
 

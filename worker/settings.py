@@ -25,7 +25,7 @@ from worker.gpu.tasks.generation import UpscalerBackend
 from worker.renamed_settings import check_old_names, either_name
 from worker.setting_values import check_text, clean, clean_source
 from worker.storage import credentials
-from worker.storage.s3_client import StoreConfig
+from worker.storage.s3.client import StoreConfig
 
 LogFormat = Literal["auto", "console", "json"]
 Bucket = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{1,62}$")]

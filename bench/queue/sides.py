@@ -191,9 +191,7 @@ class Likeness(Side):
             "WORKER_KINDS": "bench,publish_lora",
             "LOG_FORMAT": "json",
         }
-        command = (
-            "from worker.database import migrate; import os;migrate.install_supabase_stubs(os.environ['DATABASE_URL'])"
-        )
+        command = "from worker.database.schema import migrate; import os;migrate.install_supabase_stubs(os.environ['DATABASE_URL'])"
         subprocess.run([sys.executable, "-c", command], env=self.environment, cwd=self.servers.tree, check=True)
         migrate = [sys.executable, "-m", "worker", "migrate"]
         subprocess.run(migrate, env=self.environment, cwd=self.servers.tree, check=True, stdout=subprocess.DEVNULL)

@@ -25,9 +25,9 @@ from worker.commands.checks.pods import check_pods
 from worker.commands.checks.report import Finding, Report
 from worker.commands.checks.role import check_role
 from worker.commands.checks.storage import check_storage
-from worker.database import migrate
 from worker.database.owner import connect
 from worker.database.role import apply_login, make_login
+from worker.database.schema import migrate
 from worker.demo.servers import EmbeddedPostgres, EmbeddedS3
 from worker.settings import Settings
 

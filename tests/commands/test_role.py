@@ -13,9 +13,9 @@ from tests.conftest import Databases
 from tests.processes import WorkerProcesses
 from tests.sql.supabase import VERSIONS, supabase_server
 from tests.waiting import wait_until
-from worker.database import migrate
 from worker.database.owner import connect
 from worker.database.role import apply_login, make_login
+from worker.database.schema import migrate
 from worker.errors import CommandRefused
 
 FORBIDDEN = (

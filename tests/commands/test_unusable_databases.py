@@ -19,7 +19,7 @@ from worker import cli
 from worker.commands.checks.database import check_database
 from worker.commands.checks.examine import examine
 from worker.commands.checks.report import Finding, Report, State
-from worker.database.sql_files import MigrationError
+from worker.database.schema.sql_files import MigrationError
 from worker.demo.servers import EmbeddedPostgres
 from worker.errors import StorageError
 from worker.settings import Settings

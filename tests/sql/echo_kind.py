@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psycopg
 
-from worker.database.sql_files import Package
+from worker.database.schema.sql_files import Package
 
 PACKAGE = "likeness-echo"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from worker.database.sql_files import sql_folder
+from worker.database.schema.sql_files import sql_folder
 
 
 def next_release(folder: Path, **migrations: str) -> Path:

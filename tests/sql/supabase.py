@@ -11,7 +11,7 @@ from uuid import uuid4
 import psycopg
 from psycopg import sql
 
-from worker.database import migrate
+from worker.database.schema import migrate
 from worker.demo.servers import EmbeddedPostgres
 
 OWNER = "project_owner"

@@ -11,7 +11,7 @@ from psycopg.rows import dict_row
 
 from tests.sql.echo_kind import write_package
 from tests.sql.tables import AppTables
-from worker.database.migrate import migrate
+from worker.database.schema.migrate import migrate
 
 PROMPTS = ["a chair", "nude", "a lake", "topless on a beach", "a tree"]
 

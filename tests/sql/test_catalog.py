@@ -17,7 +17,7 @@ from pgqueuer.adapters.persistence.qb import QueryBuilderEnvironment
 from pgqueuer.domain.settings import DBSettings
 
 from tests.conftest import Databases
-from worker.database.sql_files import numbered_files, repeatable_files
+from worker.database.schema.sql_files import numbered_files, repeatable_files
 
 # The queries below read these views: the objects of this project's schemas, and all policies.
 VIEWS = """

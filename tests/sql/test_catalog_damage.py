@@ -13,7 +13,7 @@ from tests.sql.catalog import differences, snapshot
 from tests.sql.dumps import copy_database
 from tests.sql.files import next_release
 from tests.sql.supabase import OWNER, Supabase, supabase_server
-from worker.database import migrate
+from worker.database.schema import migrate
 
 STORAGE_POLICIES = {
     'policy "likeness: users can upload photos and inputs of their own" on storage.objects: missing',

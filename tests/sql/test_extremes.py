@@ -16,7 +16,7 @@ from tests.sql.pod import Attempt, Pod
 from tests.sql.tables import AppTables
 from tests.tiny_models import TINY_BASE
 from worker.database.lenient_types import UNREADABLE
-from worker.database.sql_files import sql_folder
+from worker.database.schema.sql_files import sql_folder
 
 FLOATS = ("real", "double precision")
 TIMES_AND_FLOATS = ("timestamp with time zone", "interval", *FLOATS)

@@ -17,10 +17,10 @@ from tests.conftest import Databases
 from tests.prompts import examples
 from tests.sessions import AWKWARD, reset_all, set_all
 from tests.sql.tables import AppTables
-from worker.database import printed
-from worker.database.migrate import install_supabase_stubs
+from worker.database.schema import printed
+from worker.database.schema.migrate import install_supabase_stubs
+from worker.database.schema.sql_files import repeatable_files
 from worker.database.session_settings import SETTINGS
-from worker.database.sql_files import repeatable_files
 
 OF_SESSIONS = {
     # What a transaction or a connection has, and no function can change within it.

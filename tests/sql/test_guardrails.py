@@ -18,8 +18,8 @@ from tests.prompts import examples
 from tests.sql.pod import Pod
 from tests.sql.supabase import Supabase
 from tests.sql.tables import AppTables
-from worker.database.migrate import migrate
-from worker.database.sql_files import sql_folder
+from worker.database.schema.migrate import migrate
+from worker.database.schema.sql_files import sql_folder
 from worker.guard import screening, screening_sql
 from worker.guard.screening_folding import fold, folding
 

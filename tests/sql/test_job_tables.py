@@ -12,8 +12,8 @@ from tests.sql.files import next_release
 from tests.sql.pod import Claims, Pod
 from tests.sql.supabase import Supabase
 from tests.sql.tables import AppTables
-from worker.database import migrate
-from worker.database.sql_files import sql_folder
+from worker.database.schema import migrate
+from worker.database.schema.sql_files import sql_folder
 
 PUBLISHED = {"subjects", "subjects_models", "training_jobs", "generation_jobs"}
 

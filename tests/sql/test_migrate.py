@@ -15,10 +15,10 @@ from tests.sql.files import next_release, psql
 from tests.sql.pod import as_worker
 from tests.sql.supabase import Supabase
 from tests.waiting import wait_until
-from worker.database import migrate
-from worker.database.migrate import MigrationError
-from worker.database.printed import render
-from worker.database.sql_files import numbered_files, repeatable_files, sql_folder
+from worker.database.schema import migrate
+from worker.database.schema.migrate import MigrationError
+from worker.database.schema.printed import render
+from worker.database.schema.sql_files import numbered_files, repeatable_files, sql_folder
 from worker.demo.servers import EmbeddedPostgres
 
 NUMBERED = [file.name for file in numbered_files()]

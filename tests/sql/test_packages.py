@@ -15,8 +15,8 @@ from tests.sql.files import next_release, psql
 from tests.sql.pod import Claims, Pod
 from tests.sql.supabase import Supabase
 from tests.sql.tables import AppTables
-from worker.database.migrate import MigrationError, migrate
-from worker.database.printed import render
+from worker.database.schema.migrate import MigrationError, migrate
+from worker.database.schema.printed import render
 
 SIGNED = "set search_path = pg_catalog, pg_temp"
 

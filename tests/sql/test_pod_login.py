@@ -15,9 +15,9 @@ from psycopg.types.json import Jsonb
 from tests.sql.pod import GENERATION, PUBLISH, ROUTES, SHA256, TRAINING
 from tests.sql.supabase import Supabase
 from tests.sql.tables import AppTables
-from worker.database import migrate
 from worker.database.claim_queue import ClaimQueue
 from worker.database.pool import Database
+from worker.database.schema import migrate
 
 
 @contextmanager

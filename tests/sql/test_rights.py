@@ -14,7 +14,7 @@ from psycopg.rows import dict_row
 
 from tests.sql import rights
 from tests.sql.supabase import Supabase
-from worker.database import migrate
+from worker.database.schema import migrate
 
 OURS = "('public', 'worker')"
 

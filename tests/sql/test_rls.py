@@ -16,7 +16,7 @@ from tests.sql import rights, rls_table
 from tests.sql.pod import Claims, Pod
 from tests.sql.supabase import Supabase
 from tests.sql.tables import AppTables
-from worker.database import migrate
+from worker.database.schema import migrate
 
 Connection = psycopg.Connection[dict[str, Any]]
 

@@ -14,9 +14,9 @@ import pytest
 from tests.sql.files import psql
 from tests.sql.supabase import Supabase
 from tests.waiting import wait_until
-from worker.database import migrate
-from worker.database.migrate import MigrationError
-from worker.database.printed import render
+from worker.database.schema import migrate
+from worker.database.schema.migrate import MigrationError
+from worker.database.schema.printed import render
 from worker.demo.servers import EmbeddedPostgres
 
 

@@ -15,7 +15,7 @@ from tests.sql.pod import Attempt, Claims, Pod
 from tests.sql.rls_table import ACTORS
 from tests.sql.supabase import Supabase
 from tests.sql.tables import AppTables
-from worker.database import migrate
+from worker.database.schema import migrate
 
 UPLOADS, MODELS = "uploads", "model_artifacts"
 COLUMNS = "(bucket_id, name, owner_id)"

@@ -12,7 +12,7 @@ from tests.sql.background import STUCK_AFTER_S, BackgroundCalls
 from tests.sql.pod import Attempt, Pod, as_worker
 from tests.sql.tables import AppTables
 from tests.waiting import wait_until
-from worker.database import migrate
+from worker.database.schema import migrate
 
 StartPod = Callable[..., Pod]
 

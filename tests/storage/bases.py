@@ -24,7 +24,7 @@ from pathlib import Path
 from worker.errors import ModelMissing
 from worker.models import BaseModels
 from worker.storage.object_store import ObjectStore
-from worker.storage.s3_client import StoreConfig
+from worker.storage.s3.client import StoreConfig
 
 async def main(address, folder, bucket, slug, max_gb):
     store = ObjectStore(StoreConfig(address, "us-east-1", "x", "x"))

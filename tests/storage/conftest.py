@@ -15,7 +15,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from worker.storage.object_store import ObjectStore
-from worker.storage.s3_client import StoreConfig
+from worker.storage.s3.client import StoreConfig
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -10,7 +10,7 @@ from tests.storage.bases import BIG, FILES, content_of, holds_open, push, start_
 from worker.errors import CommandRefused, InvalidInput, ModelMissing, StorageError
 from worker.models import BaseModels, JobModels
 from worker.models.push import Push, PushResult
-from worker.storage.s3_client import PART_BYTES
+from worker.storage.s3.client import PART_BYTES
 
 
 @pytest.fixture

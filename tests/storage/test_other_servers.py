@@ -15,7 +15,7 @@ from tests.s3_relay import S3Relay
 from tests.storage.conftest import config_for
 from worker.errors import InputMissing, StorageError
 from worker.storage.object_store import ObjectStore
-from worker.storage.s3_client import PART_BYTES
+from worker.storage.s3.client import PART_BYTES
 
 SIZES = {"empty": 0, "small": 1000, "large": PART_BYTES + 7}
 

@@ -24,7 +24,7 @@ from worker.errors import InputMissing, InvalidInput, StorageError, WorkerError
 from worker.logs import redacted_text
 from worker.storage.errors import request_errors, to_storage_error
 from worker.storage.object_store import ObjectStore, check_key
-from worker.storage.s3_client import StoreConfig
+from worker.storage.s3.client import StoreConfig
 
 SECRETS = ("AKIDMARKER", "secret-key-marker", "session-token-marker", "X-Amz-Signature", "Signature=")
 OLD = timedelta(0)

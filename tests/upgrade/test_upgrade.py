@@ -18,8 +18,8 @@ from tests.sql.pod import Claims, Pod
 from tests.sql.supabase import Supabase
 from tests.upgrade.installation import RELEASES, WRITTEN_BY_MIGRATIONS, Installation, OldPod, job, named
 from tests.waiting import wait_until
-from worker.database import migrate
-from worker.database.printed import render
+from worker.database.schema import migrate
+from worker.database.schema.printed import render
 from worker.jobs.lease import StartedJob
 
 TRAINING, PICTURE = job("training", "running: training"), job("generation", "running: picture")

@@ -23,7 +23,7 @@ from tests.processes import WorkerProcess, WorkerProcesses
 from tests.s3_relay import S3Relay
 from tests.waiting import wait_until
 from tests.worker.conftest import Fleet, MakeFleet, as_pod
-from worker.database import migrate
+from worker.database.schema import migrate
 from worker.demo import servers
 from worker.demo.servers import EmbeddedPostgres, EmbeddedS3
 from worker.storage.marker import MARKER_KEY

@@ -15,7 +15,7 @@ from tests.proxy import PostgresProxy
 from tests.tiny_models import TINY_BASE
 from tests.waiting import wait_until
 from tests.worker.conftest import Fleet, MakeFleet, as_pod
-from worker.database import migrate
+from worker.database.schema import migrate
 from worker.demo.servers import EmbeddedPostgres
 
 SESSION = "likeness session"

@@ -22,7 +22,7 @@ from worker.models.push import Push
 from worker.queue import Worker
 from worker.settings import Settings
 from worker.storage.object_store import ObjectStore
-from worker.storage.s3_client import StoreConfig
+from worker.storage.s3.client import StoreConfig
 
 LEFT, RIGHT, NOWHERE, LARGE = "tiny-left", "tiny-right", "tiny-nowhere", "tiny-large"
 

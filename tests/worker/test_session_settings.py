@@ -19,9 +19,9 @@ from tests.processes import worker_environment
 from tests.sessions import AWKWARD, WAYS, reached_by, reset_all, set_all
 from tests.sql.supabase import VERSIONS
 from tests.worker.conftest import MakeFleet, as_pod
-from worker.database import migrate
 from worker.database.connections import OwnConnection
 from worker.database.pool import Database
+from worker.database.schema import migrate
 from worker.database.session_settings import POD_SETTINGS, SETTINGS
 from worker.demo.servers import EmbeddedPostgres
 

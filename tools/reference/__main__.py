@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from tools.reference.pages import render
-from worker.database import migrate
+from worker.database.schema import migrate
 from worker.demo.servers import EmbeddedPostgres
 
 FOLDER = Path(__file__).parents[2] / "docs" / "reference"

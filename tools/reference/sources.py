@@ -39,7 +39,7 @@ FOLDERS = (
     ("worker/database", "connections of pods and of the database owner, migrations, logins"),
     ("worker/commands", "one file per command"),
     ("worker/commands/checks", "what `worker doctor` checks"),
-    ("sql", "applied in the order of `worker/database/migrate.py`, again whenever one changes"),
+    ("sql", "applied in the order of `worker/database/schema/migrate.py`, again whenever one changes"),
     ("sql/migrations", "applied once each, in order"),
 )
 """Without the demo, which is an app of its own and not a part of a pod."""

@@ -45,7 +45,7 @@ def _reason(error: Exception) -> str | None:
     import psycopg
 
     from worker.database.meanings import explain_error
-    from worker.database.sql_files import MigrationError
+    from worker.database.schema.sql_files import MigrationError
 
     match error:
         case CommandRefused() | MigrationError() | WorkerError():

@@ -15,7 +15,7 @@ from worker.errors import CommandRefused, WorkerError
 from worker.settings import Settings
 from worker.storage.checksums import sha256_of
 from worker.storage.object_store import ObjectStore
-from worker.storage.s3_client import StoreConfig
+from worker.storage.s3.client import StoreConfig
 
 if TYPE_CHECKING:
     from worker.ml.adapters.names import LoraNames, Naming

@@ -18,7 +18,8 @@ from psycopg.types.json import Jsonb
 from worker.database import owner
 from worker.errors import CommandRefused, WorkerError
 from worker.settings import Settings
-from worker.storage.object_store import ObjectStore, StoreConfig
+from worker.storage.object_store import ObjectStore
+from worker.storage.s3.client import StoreConfig
 
 if TYPE_CHECKING:
     from worker.ml.families.lora import Converted

@@ -11,7 +11,7 @@ from worker.commands.exits import FAILED, print_error
 from worker.errors import CommandRefused
 
 if TYPE_CHECKING:
-    from worker.database.migrate import Repair
+    from worker.database.schema.migrate import Repair
 
 app = typer.Typer()
 
@@ -54,10 +54,10 @@ def migrate(
     Includes the SQL of installed packages that add kinds of job. Reads DATABASE_URL, which must be the database owner's
     URL.
     """
-    from worker.database import migrate as migrations
-    from worker.database.catalog import summarize
-    from worker.database.printed import render
-    from worker.database.sql_files import normal_name
+    from worker.database.schema import migrate as migrations
+    from worker.database.schema.catalog import summarize
+    from worker.database.schema.printed import render
+    from worker.database.schema.sql_files import normal_name
     from worker.settings import Settings
 
     if since and not print_sql:
@@ -112,7 +112,7 @@ def _print_repair(done: Repair) -> None:
 
 def _read_since(given: list[str]) -> tuple[int, dict[str, int]]:
     """Return the number for this project (0 without one), and those of packages. Raises CommandRefused."""
-    from worker.database.sql_files import normal_name
+    from worker.database.schema.sql_files import normal_name
 
     number, numbers_of = 0, {}
     for item in given:

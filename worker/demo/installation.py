@@ -15,7 +15,7 @@ from uuid import UUID
 
 import psycopg
 
-from worker.database import migrate
+from worker.database.schema import migrate
 from worker.demo.app_client import Buckets
 from worker.demo.config import DemoConfig
 from worker.demo.servers import EmbeddedPostgres, EmbeddedS3

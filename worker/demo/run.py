@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
 
-from worker.database.migrate import MigrationError
+from worker.database.schema.migrate import MigrationError
 from worker.demo.album import Album, PhotosUnusable, read_album
 from worker.demo.config import SMALL, DemoConfig
 from worker.demo.demo import Demo, DemoFailed

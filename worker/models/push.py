@@ -15,7 +15,7 @@ from worker.models.integrity import is_complete
 from worker.models.manifest import MANIFEST, Manifest, build_manifest, damaged_files, read_manifest, write_manifest
 from worker.models.names import BUCKET_PREFIX, slug_path
 from worker.storage.object_store import ObjectStore
-from worker.storage.s3_client import PART_BYTES
+from worker.storage.s3.client import PART_BYTES
 
 PARALLEL_UPLOADS = 3
 MIN_BYTES_PER_S = 1e6

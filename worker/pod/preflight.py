@@ -13,8 +13,8 @@ import structlog
 from psycopg.types.json import Jsonb
 
 from worker.database.meanings import READ_ONLY, explain_read_only
-from worker.database.migrate import SCHEMA_MAJOR
 from worker.database.pool import Database
+from worker.database.schema.migrate import SCHEMA_MAJOR
 from worker.errors import SettingsError, StorageError, truncate_list
 from worker.kinds import load_kinds
 from worker.settings import Settings

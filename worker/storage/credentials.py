@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from worker.storage.s3_client import DEFAULT_REGION, StoreConfig
+from worker.storage.s3.client import DEFAULT_REGION, StoreConfig
 
 
 class StoreSettings(Protocol):

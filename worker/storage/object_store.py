@@ -3,7 +3,7 @@
 boto3 is imported with the first request, so that importing this module is cheap. Requests run in threads of the store's
 own; large files are uploaded and downloaded in parallel parts.
 
-Differences between servers are handled here and in `worker.storage.s3_client`; `worker.storage.errors` classifies
+Differences between servers are handled here and in `worker.storage.s3.client`; `worker.storage.errors` classifies
 failures.
 
 Raises `InputMissing` for an object that does not exist, `InvalidInput` for a key that may not be used, and
@@ -32,9 +32,9 @@ from worker.storage.errors import (
     status_of,
     to_storage_error,
 )
-from worker.storage.put import put_object
-from worker.storage.s3_client import CONNECT_TIMEOUT_S, DEFAULT_REGION, StoreConfig, create_client, plain_copy_source
-from worker.storage.transfers import UNWIND_S, TransferWaiter
+from worker.storage.s3.client import CONNECT_TIMEOUT_S, DEFAULT_REGION, StoreConfig, create_client, plain_copy_source
+from worker.storage.s3.put import put_object
+from worker.storage.s3.transfers import UNWIND_S, TransferWaiter
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

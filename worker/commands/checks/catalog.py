@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from worker.commands.checks.report import CheckSkipped, CheckWarning, Report
-from worker.database.catalog import DAMAGE, Damage, summarize
 from worker.database.pool import Database
+from worker.database.schema.catalog import DAMAGE, Damage, summarize
 from worker.errors import SettingsError
 
 CATALOG, COLLATION = "catalog", "collation"

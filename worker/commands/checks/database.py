@@ -11,9 +11,9 @@ from worker.commands.checks.catalog import CATALOG, COLLATION, check_catalog
 from worker.commands.checks.report import CheckWarning, Report
 from worker.database.connections import OwnAsyncConnection, options_of
 from worker.database.errors import explain_connection
-from worker.database.migrate import MigrationError, pending_files
 from worker.database.pool import Database
-from worker.database.sql_files import numbered_files, this_release
+from worker.database.schema.migrate import MigrationError, pending_files
+from worker.database.schema.sql_files import numbered_files, this_release
 from worker.errors import SettingsError, truncate_list
 from worker.pod.preflight import check_schema, check_writable_database
 from worker.pod.session import LISTEN_HINT, listen_works

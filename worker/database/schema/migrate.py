@@ -13,11 +13,11 @@ from pathlib import Path
 
 import psycopg
 
-from worker.database.catalog import Damage, find_damage, summarize
 from worker.database.connections import OwnConnection
 from worker.database.errors import explain_connection
-from worker.database.sql_files import MigrationError as MigrationError  # for those who call migrate
-from worker.database.sql_files import Package, Release, SqlFile, sql_folder, this_release
+from worker.database.schema.catalog import Damage, find_damage, summarize
+from worker.database.schema.sql_files import MigrationError as MigrationError  # for those who call migrate
+from worker.database.schema.sql_files import Package, Release, SqlFile, sql_folder, this_release
 
 SCHEMA_MAJOR = 1
 """The major version of the schema that this code supports; pods refuse a newer one."""

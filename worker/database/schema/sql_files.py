@@ -120,8 +120,8 @@ def this_release(
 
 def sql_folder() -> Path:
     """Return the path of `sql/`: inside the installed package, else beside it in a checkout."""
-    installed = Path(__file__).parents[1] / "_sql"
-    return installed if installed.is_dir() else Path(__file__).parents[2] / "sql"
+    installed = Path(__file__).parents[2] / "_sql"
+    return installed if installed.is_dir() else Path(__file__).parents[3] / "sql"
 
 
 def numbered_files(folder: Path | None = None, package: str | None = None) -> list[SqlFile]:

@@ -6,9 +6,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import count, islice
 from pathlib import Path
 
-from worker.database.migrate import LOCK, MigrationError
+from worker.database.schema.migrate import LOCK, MigrationError
+from worker.database.schema.sql_files import Package, Release, SqlFile, numbered_files, this_release
 from worker.database.session_settings import SETTINGS, set_local
-from worker.database.sql_files import Package, Release, SqlFile, numbered_files, this_release
 
 
 def render(

@@ -1,0 +1,1 @@
+"""boto3 and its transfers, for `object_store.py` alone."""
