@@ -191,9 +191,7 @@ class Likeness(Side):
             "WORKER_KINDS": "bench,publish_lora",
             "LOG_FORMAT": "json",
         }
-        command = "from worker.database.schema import migrate; import os;migrate.install_supabase_stubs(os.environ['DATABASE_URL'])"
-        subprocess.run([sys.executable, "-c", command], env=self.environment, cwd=self.servers.tree, check=True)
-        migrate = [sys.executable, "-m", "worker", "migrate"]
+        migrate = [sys.executable, "-m", "worker", "migrate", "--supabase-stubs"]
         subprocess.run(migrate, env=self.environment, cwd=self.servers.tree, check=True, stdout=subprocess.DEVNULL)
         with psycopg.connect(self.url, autocommit=True) as connection:
             connection.execute("update worker.config set open_jobs_per_owner = 1000000")
