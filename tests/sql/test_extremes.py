@@ -207,7 +207,7 @@ def test_the_migration_mends_rows_that_hold_such_values(databases: Databases) ->
             db.run("update public.subjects set consent_expires_at = '-infinity' where id = %s", expired)
             db.run("update worker.config set keep_logs_for = '300000 years', open_jobs_per_owner = 2147483647")
             db.run("update worker.base_models set defaults = '[]' where slug = %s", TINY_BASE)
-        migration = (sql_folder() / "migrations" / "0012_values.sql").read_text()
+        migration = (sql_folder() / "migrations" / "0011_values.sql").read_text()
         for table in ("public.subject_photos", "public.subjects_models"):
             drop_checks(db, table)
         db.run("alter table worker.clock drop column people_checked_to")
