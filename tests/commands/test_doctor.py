@@ -235,7 +235,7 @@ TABLE = {
         "role",
         "role",
         "worker.tick",
-        "set the rights",
+        "worker migrate --repair",
     ),
     "another role": Broken(
         sql("grant service_role to doctors_pod"), "role", "role", "must not have: public.cancel_job", "worker role"
