@@ -18,9 +18,14 @@ if TYPE_CHECKING:
     from botocore.exceptions import ClientError
 
 T = TypeVar("T")
+_OF_PARSERS = (LookupError, TypeError, ValueError, AttributeError)
 
 
-class MissingHeader(Exception):
+class UnreadableResponse(Exception):
+    """A response that is not what S3 sends. The message quotes nothing of it."""
+
+
+class MissingHeader(UnreadableResponse):
     """A response without a header that nothing replaces."""
 
     def __init__(self, operation: str, header: str) -> None:
@@ -42,7 +47,8 @@ def none_if_not_found(request: Callable[..., T], **parameters: Any) -> T | None:
 def request_errors() -> tuple[type[Exception], ...]:
     """Return all exceptions that boto3, its transfers and the disk raise, for an `except` clause.
 
-    A function, because it imports botocore: Python evaluates the clause only once an exception was raised.
+    For a body with other elements or values than S3 sends, boto3 raises whatever its parser stumbles over. A function,
+    because it imports botocore: Python evaluates the clause only once an exception was raised.
     """
     from http.client import HTTPException
 
@@ -66,14 +72,15 @@ def request_errors() -> tuple[type[Exception], ...]:
         CancelledError,
         HTTPError,
         HTTPException,
-        MissingHeader,
         ResponseParserError,
         RetriesExceededError,
         S3CopyFailedError,
         S3DownloadFailedError,
         S3UploadFailedError,
         S3ValidationError,
+        UnreadableResponse,
         OSError,
+        *_OF_PARSERS,
     )
 
 
@@ -105,8 +112,10 @@ def to_storage_error(error: BaseException, action: str, settings: str = "S3") ->
         reason = "it was cancelled"
     elif isinstance(error, OSError):
         reason = f"error on this machine: {error.strerror or type(error).__name__}"
-    elif isinstance(error, MissingHeader):
+    elif isinstance(error, UnreadableResponse):
         reason = str(error)
+    elif isinstance(error, _OF_PARSERS):
+        reason = f"the response is not what S3 sends ({type(error).__name__})"
     else:
         reason = type(error).__name__
     return StorageError(f"{action} failed: {reason}")

@@ -26,6 +26,7 @@ from urllib.parse import quote
 
 from worker.errors import InputMissing, InvalidInput, StorageError, WorkerError
 from worker.storage.errors import (
+    UnreadableResponse,
     none_if_not_found,
     request_errors,
     safe_error_code,
@@ -141,11 +142,13 @@ class ObjectStore:
 
         def read(s3: S3Client) -> list[ObjectInfo]:
             pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-            return [
-                ObjectInfo(entry["Key"], entry["Size"], entry.get("ETag", "").strip('"'))
-                for page in pages
-                for entry in page.get("Contents", [])
-            ]
+            objects = []
+            for page in pages:
+                entries = page.get("Contents", [])
+                objects += [ObjectInfo(one["Key"], one["Size"], one.get("ETag", "").strip('"')) for one in entries]
+                if page.get("IsTruncated") and not page.get("NextContinuationToken"):
+                    raise UnreadableResponse("the response is cut off, and does not say where to continue")
+            return objects
 
         return await self._call(f"listing {bucket}/{prefix}", read)
 

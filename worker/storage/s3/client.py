@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote
 
-from worker.storage.errors import MissingHeader
+from worker.storage.errors import MissingHeader, UnreadableResponse
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -74,6 +76,8 @@ def create_client(config: StoreConfig) -> tuple[S3Client, TransferManager]:
     events.register("before-sign.s3.DeleteObjects", _patch_delete_objects_headers)
     events.register("before-sign.s3.CopyObject", _send_copy_source_as_it_is)
     events.register("before-parse.s3", _drop_unread_headers)
+    for operation, element in _ANSWERS.items():
+        events.register(f"before-parse.s3.{operation}", partial(_require_element, element))
     events.register("before-call.s3.GetObject", _remember_range)
     events.register("after-call.s3.GetObject", _check_range)
     events.register("after-call.s3.UploadPart", _require_etag)
@@ -134,19 +138,43 @@ def _drop_unread_headers(response_dict: dict[str, Any], event_name: str, **_: ob
         raise MissingHeader(event_name.rpartition(".")[2], "Content-Length that is a number")
 
 
+_ANSWERS = {
+    "ListObjectsV2": b"ListBucketResult",
+    "ListMultipartUploads": b"ListMultipartUploadsResult",
+    "DeleteObjects": b"DeleteResult",
+}
+"""The element that the response to an operation begins with, where another one would be taken for "nothing"."""
+
+
+def _require_element(element: bytes, response_dict: dict[str, Any], event_name: str, **_: object) -> None:
+    """Refuse, for example, a gateway's page with status 200: for boto3 it is a bucket without objects."""
+    if response_dict["status_code"] == 200 and element not in response_dict["body"][:1000]:
+        operation = event_name.rpartition(".")[2]
+        raise UnreadableResponse(f"the response to {operation} has no {element.decode()}: look at the gateways")
+
+
 def _remember_range(params: dict[str, Any], context: dict[str, Any], **_: object) -> None:
     context["likeness_range"] = params["headers"].get("Range", "")
 
 
 def _check_range(parsed: dict[str, Any], context: dict[str, Any], **_: object) -> None:
-    """Refuse a part of an object of unknown size, and request no other parts where the server sent all of it."""
-    status = parsed["ResponseMetadata"]["HTTPStatusCode"]
-    if status == 206 and not parsed.get("ContentRange"):
-        raise MissingHeader("GetObject", "Content-Range")
-    if status == 200 and context["likeness_range"]:
-        if not context["likeness_range"].startswith("bytes=0-"):
+    """Refuse another part of an object than was requested, and request no others where the server sent all of it."""
+    status, asked = parsed["ResponseMetadata"]["HTTPStatusCode"], context["likeness_range"]
+    if status == 206 and not _is_of_range(parsed.get("ContentRange", ""), asked):
+        raise MissingHeader("GetObject", "Content-Range that is the range of the request, and the object's size")
+    if status == 200 and asked:
+        if not asked.startswith("bytes=0-"):
             raise MissingHeader("GetObject", "Content-Range")
         parsed["ContentLength"] = 0  # for s3transfer: beyond this response there is nothing to request
+
+
+def _is_of_range(sent: str, asked: str) -> bool:
+    """Return True if `bytes 5-9/20` is all that the object has of `bytes=5-9`; the end is open in `bytes=5-`."""
+    of, range_ = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", sent), re.fullmatch(r"bytes=(\d+)-(\d*)", asked)
+    if of is None or range_ is None:
+        return False
+    (start, end, size), last = map(int, of.groups()), int(range_[2] or of[3])
+    return start == int(range_[1]) and end == min(last, size - 1)
 
 
 def _require_etag(parsed: dict[str, Any], **_: object) -> None:
