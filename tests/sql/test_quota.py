@@ -161,7 +161,7 @@ def test_the_limit_covers_all_kinds_and_follows_the_setting(db: AppTables) -> No
     db.ask_training()
     limit(db, 1)
     assert sqlstate(lambda: db.run(INSERT, db.owner, 1)) == "PT429"
-    limit(db, 2_000_000_000)
+    limit(db, 1_000_000)
     db.run(INSERT, db.owner, 1)
 
 
