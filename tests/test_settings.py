@@ -200,13 +200,6 @@ class TestStoreOfBaseModels:
         settings = load(monkeypatch, DATABASE | LEGACY | {"MODELS_S3_BUCKET": "bases"})
         assert settings.models_store_config.session_token == SERVICE_JWT
 
-    def test_legacy_keys_are_sent_to_no_other_store(self, monkeypatch):
-        lines = refused(monkeypatch, DATABASE | LEGACY | {"MODELS_S3_ENDPOINT_URL": "http://127.0.0.1:9001"})
-        assert [line.split(";")[0] for line in lines] == [
-            "MODELS_S3_ACCESS_KEY_ID is missing",
-            "MODELS_S3_SECRET_ACCESS_KEY is missing",
-        ]
-
     @pytest.mark.parametrize("missing", ["MODELS_S3_ACCESS_KEY_ID", "MODELS_S3_SECRET_ACCESS_KEY"])
     def test_half_a_key_is_not_completed_with_half_of_the_other(self, monkeypatch, missing):
         (line,) = refused(monkeypatch, DATABASE | KEYS | MODELS_STORE | {missing: ""})
@@ -228,6 +221,14 @@ class TestStoreOfBaseModels:
     def test_it_is_read_without_the_other_store(self, monkeypatch):
         settings = load(monkeypatch, MODELS_STORE, storage=False, database=False)
         assert settings.models_store_config.endpoint_url == "http://127.0.0.1:9001"
+
+
+def test_legacy_keys_are_sent_to_no_other_store(monkeypatch):
+    lines = refused(monkeypatch, DATABASE | LEGACY | {"MODELS_S3_ENDPOINT_URL": "http://127.0.0.1:9001"})
+    assert [line.split(";")[0] for line in lines] == [
+        "MODELS_S3_ACCESS_KEY_ID is missing",
+        "MODELS_S3_SECRET_ACCESS_KEY is missing",
+    ]
 
 
 class TestRefusals:

@@ -86,7 +86,6 @@ def operator(fleet: Fleet, models_dir: Path, *words: str, **environment: str) ->
     ran = subprocess.run(
         [sys.executable, "-m", "worker", *words],
         env={**worker_environment(fleet.app, models_dir), **environment},
-        cwd=models_dir,
         capture_output=True,
         text=True,
     )
