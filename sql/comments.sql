@@ -93,13 +93,13 @@ comment on column worker.pods.lock_free_since is 'Since when its lock is free; a
 comment on column worker.clock.singleton is 'There is one row.';
 comment on column worker.clock.last_tick is 'When take_over last ended.';
 comment on column worker.clock.grace_from is 'Silence before this time does not count against a pod.';
-comment on column worker.clock.people_checked_to is 'The last subject whose owner''s account was looked at; NULL: begin at the first.';
 
 comment on table worker.housekeeping is 'One row: how far the housekeeping has come. Whoever locks it does the housekeeping.';
 comment on column worker.housekeeping.singleton is 'There is one row.';
 comment on column worker.housekeeping.next_run is 'When run_housekeeping is due again; NULL: at once, because it left something for the next time.';
 comment on column worker.housekeeping.queue_id is 'The queue row up to which reconcile has compared the queue with the jobs; 0: it begins again.';
 comment on column worker.housekeeping.job_ids is 'The same for the queued jobs, by kind; none: it begins again.';
+comment on column worker.housekeeping.people_checked_to is 'The last subject whose owner''s account was looked at; NULL: begin at the first.';
 
 comment on table worker.lora_copies is 'One row per subject whose LoRA was copied: whoever locks it makes or deletes the convenience copy.';
 comment on column worker.lora_copies.subject_id is 'The subject; not a reference, so that its row is not locked.';

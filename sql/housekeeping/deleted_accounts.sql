@@ -7,15 +7,17 @@ create or replace function worker.revoke_for_deleted_accounts() returns integer
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_from uuid := (select people_checked_to from worker.clock);
+  v_from uuid := (select people_checked_to from worker.housekeeping);
   v_slice uuid[] := array(select id from public.subjects where v_from is null or id > v_from order by id limit 100);
   v_running uuid[] := array(
     select distinct touched.subject_id from worker.pgqueuer queue
-    join worker.job_subjects touched on touched.kind = split_part(queue.dedupe_key, ':', 1) and touched.job_id = split_part(queue.dedupe_key, ':', 2)::uuid
+    cross join lateral (  -- `offset 0`: looked up for each running job, of which there are few
+      select subject_id from worker.job_subjects
+      where kind = split_part(queue.dedupe_key, ':', 1) and job_id = split_part(queue.dedupe_key, ':', 2)::uuid offset 0) touched
     where queue.status = 'picked');
   v_count integer;
 begin
-  update worker.clock set people_checked_to = v_slice[array_upper(v_slice, 1)];  -- NULL after the last: it begins again
+  update worker.housekeeping set people_checked_to = v_slice[array_upper(v_slice, 1)];  -- NULL after the last: it begins again
   perform set_config('worker.changing_consent', 'yes', true);
   with due as (
     select id from public.subjects

@@ -65,6 +65,3 @@ alter table worker.base_models add constraint base_models_defaults_is_an_object 
 
 update worker.pgqueuer set execute_after = least(greatest(execute_after, '1970-01-01 00:00:00+00'), '9998-12-31 00:00:00+00')
 where execute_after < '1970-01-01 00:00:00+00' or execute_after >= '9999-01-01 00:00:00+00';
-
--- Where revoke_for_deleted_accounts continues.
-alter table worker.clock add column people_checked_to uuid;

@@ -5,7 +5,8 @@ create table worker.housekeeping (
   singleton boolean primary key default true constraint housekeeping_is_one_row check (singleton),
   next_run timestamptz,
   queue_id bigint not null default 0,
-  job_ids jsonb not null default '{}'
+  job_ids jsonb not null default '{}',
+  people_checked_to uuid
 );
 insert into worker.housekeeping default values;
 

@@ -10,6 +10,8 @@ from psycopg.rows import tuple_row
 from tests.tiny_models import TINY_BASE
 
 _FILL = """
+insert into auth.users (id) select distinct owner(n) from generate_series(1, 1000) n;
+
 insert into public.subjects (id, owner_id, name, consent_status, consent_purposes, subject_is_adult, consent_expires_at)
 select person(n), owner(n), 'Ada', 'approved', '{training,generation}', true, now() + interval '1 year'
 from generate_series(1, 1000) n;

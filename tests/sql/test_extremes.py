@@ -231,7 +231,6 @@ def test_the_migration_mends_rows_that_hold_such_values(databases: Databases) ->
         migration = (sql_folder() / "migrations" / "0011_values.sql").read_text()
         for table in ("public.subject_photos", "public.subjects_models"):
             drop_checks(db, table)
-        db.run("alter table worker.clock drop column people_checked_to")
         drop_checks(db, "worker.life_cycle")
         with db.database.transaction():
             db.database.execute(migration)  # type: ignore[call-overload]

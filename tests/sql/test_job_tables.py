@@ -60,6 +60,7 @@ def test_registering_the_kinds_again_changes_nothing(any_supabase: Supabase) -> 
             *sorted((sql_folder() / "kinds").glob("*.sql")),
             sql_folder() / "rights.sql",
             sql_folder() / "rls.sql",
+            sql_folder() / "function_settings.sql",
         ):
             owner.execute(file.read_text())  # type: ignore[arg-type]
         assert differences(before, snapshot(url)) == {}
