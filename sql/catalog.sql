@@ -254,8 +254,11 @@ begin
   update worker.expected_objects recorded set before = coalesce(found.definition, '')
   from worker.catalog_damage() damage left join worker.own_objects() found on found.object = damage.object
   where recorded.object = damage.object;
+  -- Not by ON CONFLICT: the primary key may be among what was lost.
   insert into worker.expected_objects (object, step, server_major, is_own)
-  select object, step, 0, false from worker.own_objects() where object ~ '^(column|constraint|index|trigger) ' on conflict do nothing;
+  select found.object, found.step, 0, false from worker.own_objects() found
+  where found.object ~ '^(column|constraint|index|trigger) '
+    and not exists (select from worker.expected_objects recorded where recorded.object = found.object);
 end $$;
 comment on function worker.note_catalog is 'Note what is damaged, and what an app added to tables of this project, before a migration.';
 
@@ -289,8 +292,9 @@ end $$;
 comment on function worker.record_catalog is 'Record what a migration leaves in the catalog, for worker.catalog_damage.';
 
 -- Before the SQL files run, which create views and rights again; and after them for owners, because they create as this login.
+-- Bodies are not checked, because a function may be made before those that it calls.
 create or replace function worker.repair_catalog(p_owners_only boolean default false) returns void
-language plpgsql volatile set search_path = pg_catalog, pg_temp
+language plpgsql volatile set search_path = pg_catalog, pg_temp set check_function_bodies = off
 as $$
 declare
   v_damage record;

@@ -16,7 +16,7 @@ comment on column worker.config.singleton is 'There is one row.';
 comment on column worker.config.default_base is 'The base model of a job that names none and has no LoRA.';
 comment on column worker.config.open_jobs_per_owner is 'The limit of queued and running jobs of one user; more are refused with PT429 (HTTP 429).';
 comment on column worker.config.bucket_uploads is 'The bucket of photos and pictures; BUCKET_UPLOADS of every pod must be the same.';
-comment on column worker.config.bucket_models is 'The bucket of LoRAs and base models; BUCKET_MODELS of every pod must be the same.';
+comment on column worker.config.bucket_models is 'The bucket of LoRAs, and of base models unless MODELS_S3_* name another; BUCKET_MODELS of every pod must be the same.';
 comment on column worker.config.keep_logs_for is 'How long rows of job_events and of the queue''s log are kept.';
 
 comment on column worker.job_kinds.kind is 'The name that cancel_job, retry_job and WORKER_KINDS use.';

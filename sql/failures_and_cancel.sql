@@ -14,7 +14,7 @@ begin
     return worker.finish_stopped_job(p_kind, p_job, p_gpu_seconds);
   elsif not worker.is_retried(p_code)
         or v_failures >= (p_job ->> 'max_failures')::integer then
-    execute format('update %s set failures = failures + 1 where id = $1', worker.table_of(p_kind)) using (p_job ->> 'id')::uuid;
+    execute format('update %s set failures = least(failures + 1, 20) where id = $1', worker.table_of(p_kind)) using (p_job ->> 'id')::uuid;
     perform worker.finish_job(p_kind, p_job, 'failed', p_code, p_error, p_gpu_seconds);
     return 'failed';
   end if;
@@ -186,11 +186,21 @@ begin
 end $$;
 comment on function worker.retry_job_as_service is 'Requeue a failed or cancelled job, as the administrator of the app.';
 
+-- A blocked prompt would be blocked again, and it would no longer count among the refusals of the hour.
 create or replace function worker.retry_job_as_owner(p_kind text, p_id uuid) returns text
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_code text;
 begin
   perform worker.check_job_owner(p_kind, p_id);
+  execute format('select error_code from %s where id = $1 and status = ''failed''', worker.table_of(p_kind)) into v_code using p_id;
+  if v_code = 'prompt_blocked' then
+    raise exception 'a job with a blocked prompt cannot be retried' using errcode = '22023', hint = 'Change the prompt and insert another job.';
+  end if;
+  if not worker.lock_account(auth.uid()) then
+    raise exception 'the account of this user was deleted' using errcode = '42501', hint = 'Sign in again.';
+  end if;
   return worker.retry_job_as_service(p_kind, p_id);
 end $$;
 comment on function worker.retry_job_as_owner is 'Requeue a failed or cancelled job of one''s own.';

@@ -164,11 +164,15 @@ comment on function worker.note_markers is
 
 -- ------------------------------------------------------------------------------------------------------------- renewals
 
+-- A time in the future, of a clock that was ahead, proves nothing; and until then nobody would look, renew or delete.
 create or replace function worker.note_cold_start(p_last_tick timestamptz) returns void
 language sql volatile set search_path = pg_catalog, pg_temp
 as $$
-  update worker.installation set unsettled_since = clock_timestamp(), server_started_at = pg_postmaster_start_time()
-  where worker.is_cold(p_last_tick)
+  update worker.installation
+  set unsettled_since = clock_timestamp(), server_started_at = pg_postmaster_start_time(),
+      looked_at = case when looked_at <= clock_timestamp() then looked_at end,
+      renewed_at = case when renewed_at <= clock_timestamp() then renewed_at end
+  where worker.is_cold(p_last_tick) or greatest(unsettled_since, looked_at, renewed_at) > clock_timestamp()
 $$;
 comment on function worker.note_cold_start is 'Record a cold start, at the first tick after it.';
 
@@ -190,7 +194,7 @@ begin
   where coalesce(looked_at <= clock_timestamp() - v_every, true);
   v_claimed := found;
   return (select jsonb_build_object(
-    'wait_s', case when v_claimed then 0 else extract(epoch from greatest(interval '0.05 seconds', looked_at + v_every - clock_timestamp())) end,
+    'wait_s', case when v_claimed then 0 else extract(epoch from least(v_every, greatest(interval '0.05 seconds', looked_at + v_every - clock_timestamp()))) end,
     'settled_as', case when worker.is_settled() then id || '/' || era end) from worker.installation);
 end $$;
 comment on function worker.claim_look is

@@ -233,7 +233,8 @@ begin
                  p_table, p_kind, worker.column_defaults(p_table));
   execute format('create or replace trigger _200_after_insert after insert on %s referencing new table as new_rows for each statement execute function worker.after_job_insert(%L)', p_table, p_kind);
   -- Most updates change no request column. They are compared by their bytes, which works for every type; the function decides.
-  execute format('create or replace trigger _300_before_update before update on %s for each row when (row(%s)::record *<> row(%s)::record or new.attempt < old.attempt) execute function worker.before_job_update()',
+  -- Not by the operator *<>: a dump leaves out the casts to record that it needs, and the restore would lose the trigger.
+  execute format('create or replace trigger _300_before_update before update on %s for each row when (record_image_ne(row(%s), row(%s)) or new.attempt < old.attempt) execute function worker.before_job_update()',
     p_table, v_old, v_new);
   execute format('create or replace trigger _400_order after update of priority, run_after on %s for each row when ((old.priority, old.run_after) is distinct from (new.priority, new.run_after)) execute function worker.after_order_update(%L)', p_table, p_kind);
   perform worker.grant_job_table(p_table);

@@ -192,11 +192,14 @@ as $$
 begin
   if to_regclass(worker.table_of(p_kind)) is not null then
     execute format(
-      'update %1$s set progress = $3, metrics = $4
+      'update %1$s set progress = coalesce($3, progress), metrics = $4
        where id = (select id from %1$s where id = $1 and status = ''running'' and attempt = $2
-                     and (progress, metrics) is distinct from ($3::real, $4) for update skip locked)',
+                     and (progress, metrics) is distinct from (coalesce($3, progress), $4) for update skip locked)',
       worker.table_of(p_kind))
-      using p_id, p_attempt, greatest(0, least(1, (p_report ->> 'progress')::double precision)), nullif(p_report -> 'metrics', 'null');
+      using p_id, p_attempt,
+        -- rounded, because real has no such small numbers as jsonb
+        case when jsonb_typeof(p_report -> 'progress') = 'number' then round(greatest(0, least(1, (p_report ->> 'progress')::numeric)), 6)::real end,
+        nullif(p_report -> 'metrics', 'null');
   end if;
 end $$;
 comment on function worker.record_progress is 'Record progress (0 to 1) and metrics of an attempt, if it is running and nobody has locked its job.';

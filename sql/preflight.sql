@@ -14,7 +14,7 @@ begin
     raise exception 'this database lacks what Supabase provides: %', v_missing
       using hint = 'On plain Postgres, `worker migrate --supabase-stubs` creates stubs for them first.';
   end if;
-  if to_regclass('worker.config') is not null then
+  if to_regclass('worker.config') is not null and to_regclass('worker.life_cycle') is not null then
     -- Tables without the record of applied files: a copy of the schema alone, or a dump that left this table out.
     if to_regclass('worker.schema_versions') is not null then
       execute 'select min(name) from worker.schema_versions' into v_table;

@@ -77,7 +77,7 @@ as $$
 $$;
 comment on function worker.dequeue_row is 'Take an ended job off the queue and log how it ended.';
 
--- The caller holds the job's lock.
+-- The caller holds the job's lock. Sums end where the columns' CHECKs do, here and below: a job must be able to end.
 create or replace function worker.requeue(
   p_kind text, p_job jsonb, p_failures integer, p_delay interval, p_code text, p_error text, p_phase text, p_gpu_seconds double precision default 0
 ) returns void
@@ -87,9 +87,9 @@ declare
   v_id uuid := p_job ->> 'id';
 begin
   execute format(
-    'update %s set status = ''queued'', failures = failures + $2, run_after = clock_timestamp() + $3,
+    'update %s set status = ''queued'', failures = least(failures + $2, 20), run_after = clock_timestamp() + $3,
        error_code = coalesce($4, error_code), error = coalesce($5, error),
-       phase = $6, pod_id = null, progress = 0, gpu_seconds = gpu_seconds + $7
+       phase = $6, pod_id = null, progress = 0, gpu_seconds = least(gpu_seconds + $7, 1e12)
      where id = $1', worker.table_of(p_kind))
     using v_id, p_failures, p_delay, p_code, p_error, p_phase, least(greatest(coalesce(p_gpu_seconds, 0), 0), 1e7);
   with back as (
@@ -127,7 +127,7 @@ declare
   v_attempt integer := p_job ->> 'attempt';
 begin
   execute format(
-    'update %s set status = $2, error_code = $3, error = $4, gpu_seconds = gpu_seconds + $5, result = $6,
+    'update %s set status = $2, error_code = $3, error = $4, gpu_seconds = least(gpu_seconds + $5, 1e12), result = $6,
        progress = case when $2 = ''completed'' then 1 else progress end, phase = $2, finished_at = clock_timestamp()
      where id = $1', worker.table_of(p_kind))
     using v_id, p_status, p_code, p_error, least(greatest(coalesce(p_gpu_seconds, 0), 0), 1e7), p_result;

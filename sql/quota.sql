@@ -75,20 +75,22 @@ begin
   update worker.quota_turns
   set open_at_most = worker.count_jobs(p_owner_id, $q$status in ('queued', 'running')$q$),
       blocked_at_most = worker.count_jobs(p_owner_id,
-        $q$status = 'failed' and error_code = 'prompt_blocked' and attempt = 0 and created_at > now() - worker.timing('refusals_counted')$q$)
+        $q$status = 'failed' and error_code = 'prompt_blocked' and attempt = 0 and created_at > now() - worker.timing('refusals_counted')
+           and created_at < clock_timestamp()$q$)
   where owner_id = p_owner_id returning * into v_turn;
   return v_turn;
 end $$;
 comment on function worker.count_again is 'Count an owner''s open jobs, and the prompts that were blocked at the INSERT in the last hour; the caller has the turn.';
 
 -- The ledger itself and not the jobs, because a job that is retried is refused again.
+-- Nothing of the future counts, here and above: of a clock that was ahead, it would for as long as that.
 create or replace function worker.count_ledger_refusals(p_owner_id uuid, p_limit bigint) returns bigint
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 begin
   return (select count(*) from (
     select from worker.consent_events refusal join public.subjects on subjects.id = refusal.subject_id and subjects.owner_id = p_owner_id
-    where refusal.at > now() - worker.timing('refusals_counted') and refusal.event = 'refusal' limit p_limit) counted);
+    where refusal.at > now() - worker.timing('refusals_counted') and refusal.at < clock_timestamp() and refusal.event = 'refusal' limit p_limit) counted);
 end $$;
 comment on function worker.count_ledger_refusals is 'Return how many refusals of the last hour the ledger has about an owner''s subjects, at most p_limit.';
 

@@ -123,6 +123,10 @@ class App:
             function, changed = re.subn(f"(when '{name}' then return interval) '[^']+'", rf"\1 '{interval}'", function)
             assert changed == 1, f"no timing is called {name}"
         self.run(function)
+        if self.one("select to_regclass('worker.expected_objects')"):  # not in a schema of 0.1.0
+            self.run(
+                "update worker.expected_objects set definition = null where object = 'function worker.timing(text)'"
+            )
 
     # -- the markers of the buckets
 

@@ -3,6 +3,7 @@ import shutil
 import subprocess
 import sys
 import traceback
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,11 @@ OTHERS = {
     "S3_REGION": "eu-central-1",
     "BUCKET_UPLOADS": "up",
     "BUCKET_MODELS": "mod_els",
+    "MODELS_S3_BUCKET": "bases",
+    "MODELS_S3_ENDPOINT_URL": "http://127.0.0.1:9001",
+    "MODELS_S3_REGION": "eu-west-1",
+    "MODELS_S3_ACCESS_KEY_ID": "models-key-id",
+    "MODELS_S3_SECRET_ACCESS_KEY": "models-secret-marker",
     "MODELS_DIR": "/models of mine",
     "MODELS_MAX_GB": "1.5",
     "WORK_DIR": "/work",
@@ -43,6 +49,7 @@ OTHERS = {
     "MAX_AFFINITY_WAIT_SECONDS": "5",
     "CHECKPOINT_EVERY_SECONDS": "0.5",
 }
+MODELS_STORE = {name: value for name, value in OTHERS.items() if name.startswith("MODELS_S3_")}
 MARKERS = ("pass-marker", "secret-marker", "anon-marker", "service-marker")
 
 
@@ -165,6 +172,64 @@ class TestStore:
             _ = settings.store_config
 
 
+class TestStoreOfBaseModels:
+    def test_without_settings_of_its_own_it_is_the_one_store_and_its_bucket_of_loras(self, monkeypatch):
+        settings = load(monkeypatch, DATABASE | KEYS)
+        assert settings.models_store_config == settings.store_config
+        assert settings.base_models_bucket == settings.bucket_models
+
+    def test_each_setting_that_is_not_set_is_that_of_the_store(self, monkeypatch):
+        settings = load(monkeypatch, DATABASE | KEYS | {"S3_REGION": "eu-central-1", "MODELS_S3_BUCKET": "bases"})
+        store = settings.models_store_config
+        assert replace(store, setting_prefix="S3") == settings.store_config
+        assert (settings.base_models_bucket, settings.bucket_models) == ("bases", "model_artifacts")
+
+    def test_another_store_changes_nothing_for_the_files_of_people(self, monkeypatch):
+        settings = load(monkeypatch, DATABASE | KEYS | MODELS_STORE)
+        store = settings.models_store_config
+        assert (store.endpoint_url, store.region) == ("http://127.0.0.1:9001", "eu-west-1")
+        assert (store.access_key_id, store.secret_access_key) == ("models-key-id", "models-secret-marker")
+        assert (settings.store_config.endpoint_url, settings.store_config.access_key_id) == (
+            "http://127.0.0.1:9000",
+            "key-id",
+        )
+        assert (settings.bucket_uploads, settings.bucket_models) == ("uploads", "model_artifacts")
+        assert "secret-marker" not in f"{settings!r} {store!r} {settings.model_dump_json()}"
+
+    def test_legacy_keys_open_another_bucket_of_their_own_project(self, monkeypatch):
+        settings = load(monkeypatch, DATABASE | LEGACY | {"MODELS_S3_BUCKET": "bases"})
+        assert settings.models_store_config.session_token == SERVICE_JWT
+
+    def test_legacy_keys_are_sent_to_no_other_store(self, monkeypatch):
+        lines = refused(monkeypatch, DATABASE | LEGACY | {"MODELS_S3_ENDPOINT_URL": "http://127.0.0.1:9001"})
+        assert [line.split(";")[0] for line in lines] == [
+            "MODELS_S3_ACCESS_KEY_ID is missing",
+            "MODELS_S3_SECRET_ACCESS_KEY is missing",
+        ]
+
+    @pytest.mark.parametrize("missing", ["MODELS_S3_ACCESS_KEY_ID", "MODELS_S3_SECRET_ACCESS_KEY"])
+    def test_half_a_key_is_not_completed_with_half_of_the_other(self, monkeypatch, missing):
+        (line,) = refused(monkeypatch, DATABASE | KEYS | MODELS_STORE | {missing: ""})
+        assert line.startswith(f"{missing} is missing; for example {missing}=")
+
+    def test_a_project_of_supabase_needs_its_region(self, monkeypatch):
+        address = {"MODELS_S3_ENDPOINT_URL": "https://abc.storage.supabase.co/storage/v1/s3"}
+        (line,) = refused(monkeypatch, DATABASE | KEYS | MODELS_STORE | address | {"MODELS_S3_REGION": ""})
+        assert line.startswith("MODELS_S3_REGION is missing")
+
+    def test_what_both_stores_lack_is_named_once(self, monkeypatch):
+        lines = refused(monkeypatch, DATABASE | {"MODELS_S3_BUCKET": "bases"})
+        assert [line.split()[0] for line in lines] == ["S3_ENDPOINT_URL", "S3_ACCESS_KEY_ID", "S3_SECRET_ACCESS_KEY"]
+
+    def test_the_bucket_of_photos_is_refused(self, monkeypatch):
+        (line,) = refused(monkeypatch, DATABASE | KEYS | {"BUCKET_UPLOADS": "up", "MODELS_S3_BUCKET": "up"})
+        assert line.startswith("MODELS_S3_BUCKET is refused: it is BUCKET_UPLOADS")
+
+    def test_it_is_read_without_the_other_store(self, monkeypatch):
+        settings = load(monkeypatch, MODELS_STORE, storage=False, database=False)
+        assert settings.models_store_config.endpoint_url == "http://127.0.0.1:9001"
+
+
 class TestRefusals:
     def test_all_missing_settings_are_named_at_once_with_examples(self, monkeypatch):
         lines = refused(monkeypatch, {})
@@ -210,6 +275,8 @@ class TestRefusals:
             ("DATABASE_LISTEN_URL", "h:5432", "must be a Postgres URL"),
             ("S3_ENDPOINT_URL", "http://h..com", "names a host that cannot exist"),
             ("S3_ENDPOINT_URL", "127.0.0.1:9000", "must be an http(s) URL"),
+            ("MODELS_S3_ENDPOINT_URL", "127.0.0.1:9000", "must be an http(s) URL"),
+            ("MODELS_S3_BUCKET", "a/b", "is invalid"),
             ("S3_ENDPOINT_URL", "http://id:secret-marker@h", "must not contain credentials"),
             ("SUPABASE_URL", "abcdefgh.supabase.co", "must be an http(s) URL"),
             ("BUCKET_UPLOADS", "a/b", "is invalid"),
@@ -370,7 +437,11 @@ class TestTextAroundValues:
         assert any(line.startswith(f"{name} ") and (complaint in line or name == "WORKER_KINDS") for line in lines)
 
     @pytest.mark.parametrize(
-        "name", ["S3_REGION", "S3_ACCESS_KEY_ID", "S3_SECRET_ACCESS_KEY", "HF_TOKEN", "DATABASE_URL"]
+        "name",
+        [
+            *("S3_REGION", "S3_ACCESS_KEY_ID", "S3_SECRET_ACCESS_KEY", "HF_TOKEN", "DATABASE_URL"),
+            *("MODELS_S3_BUCKET", "MODELS_S3_REGION"),
+        ],
     )
     def test_keys_and_addresses_contain_no_white_space(self, monkeypatch, name):
         value = (DATABASE | KEYS | LEGACY | OTHERS)[name]

@@ -70,7 +70,11 @@ class Worker:
         self._database = Database(settings.database_url.get_secret_value(), settings.worker_name)
         self._queue = ClaimQueue(self._database, self.pod_id)
         self._store = ObjectStore(settings.store_config)
-        self._models = BaseModels(settings.models_dir, self._store, settings.bucket_models, settings.models_max_gb)
+        config = settings.models_store_config
+        self._models_store = self._store if config == settings.store_config else ObjectStore(config)
+        self._models = BaseModels(
+            settings.models_dir, self._models_store, settings.base_models_bucket, settings.models_max_gb
+        )
         kinds = kinds_of_pod(settings.worker_kinds)
         self._gpu = GpuChild(tasks=[task for kind in kinds.values() for task in kind.tasks])
         self._workspace = Workspace(settings.work_dir, self.pod_id)
@@ -125,14 +129,15 @@ class Worker:
     async def run(self) -> None:
         """Work until `request_stop`. Raises SettingsError before anything starts if a setting is wrong."""
         async with self._database:
-            check = check_installation(self._settings, self._database, self._store)
+            check = check_installation(self._settings, self._database, self._store, self._models_store)
             await wait_for_first(self._stopping.wait(), check)
             with self._workspace:
                 try:
                     await self._work_until_stopped()
                 finally:
                     await self._gpu.stop()
-                    await self._store.close()
+                    for store in {self._store, self._models_store}:
+                        await store.close()
                     await self._registration.deregister()
         log.info("worker.stopped", pod_id=str(self.pod_id))
 

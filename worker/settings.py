@@ -11,6 +11,8 @@ import re
 import socket
 import sys
 import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,8 +25,11 @@ from worker.addresses import check_http_url, check_postgres_url
 from worker.errors import SettingsError
 from worker.gpu.tasks.generation import UpscalerBackend
 from worker.renamed_settings import check_old_names, either_name
+from worker.setting_groups import HEADINGS, NEEDED
 from worker.setting_values import check_text, clean, clean_source
 from worker.storage import credentials
+from worker.storage.credentials import StoreSettings
+from worker.storage.models_store import ModelsStore
 from worker.storage.s3.client import StoreConfig
 
 LogFormat = Literal["auto", "console", "json"]
@@ -94,6 +99,23 @@ class Settings(BaseSettings):
     )
     bucket_models: Bucket = Field(
         default="model_artifacts", description="The bucket for LoRAs and base models.", examples=["model_artifacts"]
+    )
+
+    # Base models in a bucket or store of their own
+    models_s3_bucket: Bucket | None = Field(
+        default=None, description="The bucket for base models. The default is BUCKET_MODELS.", examples=["base-models"]
+    )
+    models_s3_endpoint_url: str | None = Field(
+        default=None, description="Its store. The default is S3_ENDPOINT_URL.", examples=["https://s3.example.com"]
+    )
+    models_s3_region: str | None = Field(
+        default=None, description="Its region. The default is S3_REGION.", examples=["eu-central-1"]
+    )
+    models_s3_access_key_id: str | None = Field(
+        default=None, description="Its access key's id. The default is S3_ACCESS_KEY_ID.", examples=["ACCESS_KEY_ID"]
+    )
+    models_s3_secret_access_key: SecretStr | None = Field(
+        default=None, description="The secret of MODELS_S3_ACCESS_KEY_ID.", examples=["SECRET_ACCESS_KEY"]
     )
 
     # This pod
@@ -200,7 +222,7 @@ class Settings(BaseSettings):
         if database and not settings.database_url.get_secret_value():
             missing["database_url"] = _problem("database_url", "is missing")
         if storage:
-            missing |= settings._store_problems()
+            missing |= settings._store_problems() | settings._models_store_problems()
         return settings, problems + conflicts + list((missing | malformed).values())
 
     @classmethod
@@ -226,16 +248,32 @@ class Settings(BaseSettings):
     @property
     def store_config(self) -> StoreConfig:
         """How to reach the object store. Raises SettingsError if a setting for it is missing."""
-        problems = self._store_problems()
-        if problems:
-            raise SettingsError("\n".join(problems.values()))
+        _refuse(self._store_problems())
         return credentials.store_config(self)
+
+    @property
+    def models_store_config(self) -> StoreConfig:
+        """How to reach the store of base models: `store_config` if no MODELS_S3_* is set. Raises SettingsError."""
+        _refuse(self._models_store_problems())
+        store = ModelsStore(self)
+        return replace(credentials.store_config(store), setting_prefix="MODELS_S3" if store.is_own else "S3")
+
+    @property
+    def base_models_bucket(self) -> str:
+        """The bucket of base models and upscalers, in the store of `models_store_config`."""
+        return self.models_s3_bucket or self.bucket_models
 
     def _store_problems(self) -> dict[str, str]:
         """Return by field a line for each setting that is missing or unusable to reach the object store."""
-        missing = {name: _problem(name, phrase) for name, phrase in credentials.missing(self).items()}
-        unsupported = credentials.unsupported_keys(self).items()
-        return missing | {name: f"{variable(name)} {phrase}" for name, phrase in unsupported}
+        return _problems_of(self, {})
+
+    def _models_store_problems(self) -> dict[str, str]:
+        """Return the same for the store of base models."""
+        store = ModelsStore(self)
+        problems = _problems_of(store, store.names)
+        if store.is_uploads:
+            problems["models_s3_bucket"] = _problem("models_s3_bucket", "is refused: it is BUCKET_UPLOADS")
+        return problems
 
     @classmethod
     def settings_customise_sources(
@@ -266,7 +304,7 @@ class Settings(BaseSettings):
             check_postgres_url(value.get_secret_value())
         return value
 
-    @field_validator("s3_endpoint_url", "supabase_url")
+    @field_validator("s3_endpoint_url", "models_s3_endpoint_url", "supabase_url")
     @classmethod
     def _web_address(cls, value: str | None) -> str | None:
         if value is None:
@@ -288,27 +326,6 @@ class Settings(BaseSettings):
         if not all(re.fullmatch(r"[a-z][a-z0-9_]*", kind) for kind in kinds):
             raise ValueError("must be a list of job kinds separated by commas")
         return kinds
-
-
-HEADINGS = {
-    "database_url": "The database",
-    "s3_endpoint_url": "The object store, with S3 access keys",
-    "supabase_url": "The object store, with Supabase's legacy keys instead",
-    "bucket_uploads": "Buckets",
-    "models_dir": "This pod",
-    "hf_token": "For commands",
-    "max_affinity_wait_s": "Times, in seconds",
-}
-"""The first field of each group, and what the group is called."""
-
-NEEDED = {
-    "database_url": "needed",
-    "s3_endpoint_url": "needed",
-    "s3_region": "needed on Supabase, else `us-east-1`",
-    "s3_access_key_id": "needed",
-    "s3_secret_access_key": "needed",
-}
-"""Fields that an installation with S3 access keys needs, and which of them only Supabase needs."""
 
 
 def env_example() -> str:
@@ -355,6 +372,19 @@ def example(setting: FieldInfo) -> str:
 def _problem(name: str, phrase: str) -> str:
     """Return a line such as `S3_REGION is missing; for example S3_REGION=eu-central-1`."""
     return f"{variable(name)} {phrase}; for example {variable(name)}={example(Settings.model_fields[name])}"
+
+
+def _problems_of(store: StoreSettings, names: Mapping[str, str]) -> dict[str, str]:
+    """Return by field a line for each setting of a store that is wrong. `names` are those of fields with another."""
+    missing = {names.get(name, name): phrase for name, phrase in credentials.missing(store).items()}
+    unsupported = credentials.unsupported_keys(store).items()
+    problems = {name: _problem(name, phrase) for name, phrase in missing.items()}
+    return problems | {name: f"{variable(name)} {phrase}" for name, phrase in unsupported}
+
+
+def _refuse(problems: dict[str, str]) -> None:
+    if problems:
+        raise SettingsError("\n".join(problems.values()))
 
 
 def _problems(error: ValidationError) -> dict[str, str]:

@@ -24,7 +24,7 @@ from worker.commands.checks.models import check_models
 from worker.commands.checks.pods import check_pods
 from worker.commands.checks.report import Finding, Report
 from worker.commands.checks.role import check_role
-from worker.commands.checks.storage import check_storage
+from worker.commands.checks.storage import check_models_store, check_storage
 from worker.database.owner import connect
 from worker.database.role import apply_login, make_login
 from worker.database.schema import migrate
@@ -172,10 +172,15 @@ class Installation:
                 store = await check_storage(report if part == "storage" else before, settings, database)
                 if store is not None:
                     stack.push_async_callback(store.close)
+                models_store = await check_models_store(
+                    report if part == "storage" else before, settings, database, store
+                )
+                if models_store is not None and models_store is not store:
+                    stack.push_async_callback(models_store.close)
                 if part == "models":
                     gpu = GpuCheck()
                     gpu.usable = True
-                    await check_models(report, settings, database, store, gpu)
+                    await check_models(report, settings, database, models_store, gpu)
             if part == "pods":
                 await check_pods(report, database)
         return findings

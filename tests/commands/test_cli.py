@@ -109,6 +109,9 @@ CONNECTING = [
     "role likeness_pod",
     "role likeness_pod --apply",
     "lora export 6a05f1e2-0000-4000-8000-000000000000 --format kohya --output lora.safetensors",
+    "lora import lora.safetensors --base tiny-flux --nobody",
+    "installation moved",
+    "installation adopt",
     "models list",
 ]
 

@@ -11,11 +11,12 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
+from uuid import uuid4
 
 import pytest
 
@@ -152,6 +153,12 @@ def in_the_bucket_with_a_read_only_disk(installation: Installation) -> None:
     installation.set(MODELS_DIR="/proc")  # like a read-only volume: not even root can write there
 
 
+def in_the_bucket_of_another_installation(installation: Installation) -> None:
+    installation.app.s3.create_bucket(Bucket="others-loras")
+    installation.app.put_marker("others-loras", {"id": "another", "nonce": "1"})
+    installation.set(MODELS_S3_BUCKET="others-loras")
+
+
 def newer_schema(installation: Installation) -> None:
     installation.app.run("insert into worker.schema_versions (name, checksum) values ('0999_later', 'x')")
 
@@ -228,7 +235,7 @@ TABLE = {
         "role",
         "role",
         "worker.tick",
-        "set the rights",
+        "worker migrate --repair",
     ),
     "another role": Broken(
         sql("grant service_role to doctors_pod"), "role", "role", "must not have: public.cancel_job", "worker role"
@@ -263,6 +270,32 @@ TABLE = {
     "upload limit": Broken(limited(52_428_800), "storage", "bucket {uploads}, limit", "52 MB", "Edit", NOTE),
     "models' upload limit": Broken(
         limited(5_000_000_000), "storage", "bucket {models}, limit", "5000 MB", "pods' disks", NOTE
+    ),
+    "no models bucket": Broken(
+        env(MODELS_S3_BUCKET="nowhere"), "storage", "models bucket nowhere", "not found", "check MODELS_S3_BUCKET"
+    ),
+    "models store down": Broken(
+        env(MODELS_S3_BUCKET="bases", MODELS_S3_ENDPOINT_URL="http://127.0.0.1:{closed}"),
+        "storage",
+        "models bucket bases",
+        "be reached",
+        "MODELS_S3_ENDPOINT_URL",
+    ),
+    "models store without keys": Broken(
+        env(MODELS_S3_BUCKET="bases", MODELS_S3_ACCESS_KEY_ID="reader"),
+        "storage",
+        "models bucket bases",
+        "settings of the store of base models are missing",
+        "",
+        State.SKIPPED,
+    ),
+    "people's LoRAs in the models bucket": Broken(
+        in_the_bucket_of_another_installation,
+        "storage",
+        "models bucket others-loras",
+        "keeps people's LoRAs in it",
+        "MODELS_S3_BUCKET",
+        NOTE,
     ),
     # what this pod would accept
     "kinds": Broken(env(WORKER_KINDS="sculpture"), "models", "WORKER_KINDS", "sculpture", "WORKER_KINDS=generation"),
@@ -373,6 +406,22 @@ async def test_a_model_in_the_bucket_counts_as_present(installation: Installatio
     assert findings["routes"].message == "this pod would accept generation/tiny-flux, publish_lora, training/tiny-flux"
 
 
+async def test_base_models_are_looked_for_in_a_bucket_of_their_own(installation: Installation) -> None:
+    """And only there: LoRAs and pictures stay, and BUCKET_MODELS needs no space for the largest files any more."""
+    only_in_the_bucket(installation)
+    limited(5_000_000_000)(installation)
+    bucket = f"bases-{uuid4().hex}"
+    installation.app.s3.create_bucket(Bucket=bucket)
+    installation.set(MODELS_DIR=str(installation.folder / "nothing"), MODELS_S3_BUCKET=bucket)
+    assert "neither on disk" in (await installation.findings_of("models"))["base tiny-flux"].message
+    only_in_the_bucket(replace(installation, app=replace(installation.app, models=bucket)))
+    assert (await installation.findings_of("models"))["base tiny-flux"].message.startswith("in the bucket")
+    findings = await installation.findings_of("storage")
+    assert {line.state for line in findings.values()} <= {State.PASSED, State.SKIPPED}, findings
+    assert "reading it is enough for pods" in findings[f"models bucket {bucket}"].message
+    assert f"bucket {installation.app.models}, use" in findings
+
+
 async def test_no_probe_object_is_left_in_a_bucket(installation: Installation) -> None:
     await installation.findings_of("storage")
     assert installation.app.keys(installation.app.uploads) + installation.app.keys(installation.app.models) == []
@@ -465,6 +514,16 @@ def refusing_store(refused: str) -> Iterator[str]:
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     server.server_close()
+
+
+@pytest.mark.parametrize("refused", ["HEAD", "GET"])
+async def test_keys_that_may_not_read_base_models_are_reported(installation: Installation, refused: str) -> None:
+    with refusing_store(refused) as address:
+        installation.set(MODELS_S3_BUCKET="bases", MODELS_S3_ENDPOINT_URL=address)
+        found = (await installation.findings_of("storage"))["models bucket bases"]
+    assert found.state == State.FAILED
+    assert "responded 403; check the storage keys (MODELS_S3_*)" in found.message
+    assert "MODELS_S3_ACCESS_KEY_ID" in found.hint
 
 
 @pytest.mark.parametrize(("refused", "line"), [("HEAD", "bucket {uploads}"), ("PUT", "bucket {uploads}, use")])

@@ -30,6 +30,24 @@ def test_a_public_bucket_is_reported_and_the_exit_code_is_1(operator: Operator) 
     assert f"✓ bucket {operator.app.models}, use" in ran.stdout
 
 
+def test_a_bucket_for_base_models_is_created_and_nothing_is_written_to_it(operator: Operator) -> None:
+    bucket = f"bases-{uuid4().hex}"
+    first, second = (operator.worker("storage", "init", MODELS_S3_BUCKET=bucket) for _ in range(2))
+    assert (first.code, second.code) == (0, 0), first.stdout
+    assert f"✓ models bucket {bucket}: created, private" in first.stdout
+    assert f"✓ models bucket {bucket}: already exists" in second.stdout
+    assert f"✓ models bucket {bucket}, use" in first.stdout
+    assert operator.app.s3.list_objects_v2(Bucket=bucket)["KeyCount"] == 0  # type: ignore[attr-defined]
+    assert f"bucket {operator.app.models}, marker" in first.stdout
+
+
+def test_an_unreachable_store_of_base_models_is_reported_with_its_setting(operator: Operator) -> None:
+    ran = operator.worker("storage", "init", MODELS_S3_BUCKET="bases", MODELS_S3_ENDPOINT_URL="http://127.0.0.1:9")
+    assert ran.code == 1
+    assert "correct MODELS_S3_ENDPOINT_URL" in ran.stdout
+    assert f"✓ bucket {operator.app.models}, marker" in ran.stdout
+
+
 def test_an_unreachable_store_is_reported_with_its_setting(operator: Operator) -> None:
     ran = operator.worker("storage", "init", S3_ENDPOINT_URL="http://127.0.0.1:9")
     assert ran.code == 1

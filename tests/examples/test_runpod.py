@@ -25,7 +25,7 @@ def test_the_template_holds_every_setting_and_no_secret() -> None:
     env: dict[str, str] = json.loads((RUNPOD / "template.json").read_text())["env"]
     assert list(env) == [variable(name) for name in Settings.model_fields]
     secrets = [value for name, value in env.items() if re.search("DATABASE|_KEY|TOKEN", name)]
-    assert len(secrets) == 7
+    assert len(secrets) == 9
     assert all(re.fullmatch(r"(\{\{ RUNPOD_SECRET_\w+ \}\})?", value) for value in secrets)
 
 

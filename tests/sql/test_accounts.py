@@ -48,6 +48,17 @@ def test_the_token_of_a_deleted_account_inserts_nothing(db: AppTables, what: str
         assert db.one("select count(*) from public.subjects where owner_id is not null") == 0
 
 
+@pytest.mark.parametrize("how", [DELETE, "update auth.users set deleted_at = now() where id = %s"])
+def test_the_token_of_a_deleted_account_retries_nothing(db: AppTables, how: str) -> None:
+    job = db.request("generation", owner_id=db.owner, prompt="the sea", model_ids=[])
+    with db.acting_as("authenticated", db.owner) as connection:
+        connection.execute("select cancel_job('generation', %s)", [job])
+        db.run(how, db.owner)
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="account of this user was deleted"):
+            connection.execute("select retry_job('generation', %s)", [job])
+    assert db.status("generation", job) == ("cancelled", None)
+
+
 @pytest.mark.parametrize("what", WHAT)
 def test_an_insert_waits_for_the_deletion_of_its_account(
     db: AppTables, background: BackgroundCalls, other_session: psycopg.Connection[Any], what: str

@@ -168,3 +168,29 @@ def test_housekeeping_is_due(db: AppTables) -> None:
     db.tick()
     db.run(f"update worker.housekeeping set next_run = now() + {YEAR}")
     assert db.one("select worker.take_over()")["housekeeping"] is True
+
+
+@pytest.mark.parametrize("column", ["looked_at", "renewed_at", "unsettled_since"])
+def test_the_markers_are_looked_at_and_renewed_again(db: AppTables, column: str) -> None:
+    db.run(f"update worker.installation set {column} = now() + {YEAR}")
+    assert db.one("select worker.claim_look(null)")["wait_s"] <= 300, "at least every five minutes"
+    db.tick()
+    assert db.one("select worker.claim_look(null)")["wait_s"] <= 75
+    assert db.one("select worker.begin_renewal()") is None, "this may be a fresh copy"
+    db.run("update worker.installation set unsettled_since = unsettled_since - interval '450 seconds'")
+    renewal = db.one("select worker.begin_renewal()")
+    db.run("select worker.finish_renewal(%s)", renewal["nonce"])
+    db.run("update worker.installation set unsettled_since = unsettled_since - interval '150 seconds'")
+    assert db.one("select worker.is_settled()")
+
+
+def test_refusals_of_the_future_lock_no_user_out(db: AppTables) -> None:
+    db.run("update worker.config set open_jobs_per_owner = 1")
+    stranger = db.add_subject(consent=False)
+    for _ in range(5):
+        db.ask(subject_id=stranger)
+        db.request("generation", owner_id=db.owner, prompt="nude", model_ids=[])
+    with db.without_triggers():
+        db.run(f"update worker.consent_events set at = at + {YEAR}")
+        db.run(f"update public.generation_jobs set created_at = created_at + {YEAR}")
+    assert db.job("generation", db.ask())["status"] == "queued"

@@ -276,7 +276,8 @@ def test_the_tick_stops_what_runs_and_revokes(db: AppTables, pod: Pod) -> None:
     db.tick()
     answer = pod.heartbeat(running, other)
     assert [lease["state"] for lease in answer["leases"]] == ["cancel", "ok"]
-    assert str(subject) in answer["ended_subjects"]
+    held = [{"subject_id": str(person), "purpose": "generation"} for person in (subject, bystander)]
+    assert pod.call("pod_heartbeat", pod.id, [], held)["ended"] == held[:1]
     db.tick()
     people = [subject, pending, rejected, bystander]
     assert [status(db, person) for person in people] == ["revoked", "revoked", "rejected", "approved"]

@@ -158,6 +158,27 @@ def run_and_take_over(db: AppTables, pod: Pod, job: UUID, attempt: Attempt | Non
         assert db.one("select status from public.generation_jobs where id = %s", job) != "running"
 
 
+@pytest.mark.parametrize("largest", ["failures = 20, max_failures = 20", "gpu_seconds = 1e12"])
+@pytest.mark.parametrize("how", ["complete", "fail", "release", "take over"])
+def test_a_job_whose_counters_are_at_their_limits_can_end(db: AppTables, pod: Pod, largest: str, how: str) -> None:
+    """The CHECKs of its row must not refuse the end: taking over would stop at it, for every other job too."""
+    job = db.ask()
+    attempt = pod.run("generation", job)
+    attempt.report(metrics={"seconds": 100})
+    with db.without_triggers():
+        db.run(f"update public.generation_jobs set {largest}")
+    if how == "complete":
+        assert attempt.publish() == "ok"
+    elif how == "fail":
+        assert attempt.fail() in ("queued", "failed")
+    elif how == "release":
+        assert attempt.release() == "queued"
+    else:
+        db.run("delete from worker.pods")
+        assert db.one("select worker.take_over()") is not None
+    assert db.job("generation", job)["status"] != "running"
+
+
 @pytest.mark.parametrize("table", ["worker.config", "worker.base_models", "worker.job_kinds"])
 def test_no_setting_of_an_administrator_stops_the_tick_a_heartbeat_or_a_view(
     db: AppTables, pod: Pod, table: str
@@ -207,7 +228,7 @@ def test_the_migration_mends_rows_that_hold_such_values(databases: Databases) ->
             db.run("update public.subjects set consent_expires_at = '-infinity' where id = %s", expired)
             db.run("update worker.config set keep_logs_for = '300000 years', open_jobs_per_owner = 2147483647")
             db.run("update worker.base_models set defaults = '[]' where slug = %s", TINY_BASE)
-        migration = (sql_folder() / "migrations" / "0012_values.sql").read_text()
+        migration = (sql_folder() / "migrations" / "0011_values.sql").read_text()
         for table in ("public.subject_photos", "public.subjects_models"):
             drop_checks(db, table)
         db.run("alter table worker.clock drop column people_checked_to")

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 from uuid import UUID, uuid4
 
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 
-from tests.sql.pod import GENERATION, Attempt, Pod
+from tests.sql.pod import GENERATION, Attempt, Pod, as_worker
 from tests.sql.tables import AppTables
+from worker.database.pool import Database
+from worker.jobs.lease import Lease
+from worker.jobs.started_job import StartedJob
 
 REPORT = {"progress": 0.25, "metrics": {"step": 7}}
 
@@ -47,6 +52,33 @@ def test_progress_that_has_not_changed_is_not_written_again(db: AppTables, pod: 
     (before,) = db.run("select xmin::text from public.generation_jobs where id = %s", attempt.id)
     beat(pod, report)
     assert db.run("select xmin::text from public.generation_jobs where id = %s", attempt.id) == [before]
+
+
+@pytest.mark.parametrize(("sent", "kept"), [(1e-320, 0), (2, 1), (-1e300, 0), (None, 0.5), ("50%", 0.5), (True, 0.5)])
+def test_no_progress_that_a_pod_sends_ends_the_heartbeat(db: AppTables, pod: Pod, sent: object, kept: float) -> None:
+    attempt = running(db, pod)
+    attempt.report(0.5)
+    answer = beat(pod, attempt.as_lease() | {"report": {"progress": sent, "metrics": None}})
+    assert [lease["state"] for lease in answer["leases"]] == ["ok"]
+    assert progress(db, attempt) == (kept, None)
+
+
+@pytest.mark.parametrize("metric", ["a\0b", "\ud800", object()], ids=["NUL", "a surrogate", "no JSON"])
+def test_metrics_that_cannot_be_stored_fail_the_job_and_not_the_heartbeat(
+    db: AppTables, pod: Pod, metric: object
+) -> None:
+    attempt = running(db, pod)
+
+    async def report_and_beat() -> None:
+        async with Database(as_worker(db.url), "pod") as database:
+            lease = Lease(database, StartedJob.read(attempt.payload))
+            with pytest.raises((TypeError, ValueError)):
+                await lease.report(0.9, "drawing", {"step": metric})
+            await lease.report(float("nan"), "drawing", {"loss": float("inf"), "text": r"\u0000"})
+            await database.call_once("pod_heartbeat", pod.id, Jsonb([lease.heartbeat_payload()]), Jsonb([]))
+
+    asyncio.run(report_and_beat())
+    assert progress(db, attempt) == (0, {"loss": None, "text": r"\u0000"})
 
 
 @pytest.mark.parametrize("end", [Attempt.release, Attempt.publish, Attempt.fail])

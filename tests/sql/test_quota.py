@@ -161,7 +161,7 @@ def test_the_limit_covers_all_kinds_and_follows_the_setting(db: AppTables) -> No
     db.ask_training()
     limit(db, 1)
     assert sqlstate(lambda: db.run(INSERT, db.owner, 1)) == "PT429"
-    limit(db, 2_000_000_000)
+    limit(db, 1_000_000)
     db.run(INSERT, db.owner, 1)
 
 
@@ -238,3 +238,19 @@ def test_nothing_is_accepted_once_the_limit_of_refusals_is_reached(db: AppTables
     with db.without_triggers():
         db.run("update public.generation_jobs set created_at = created_at - interval '2 hours'")
     db.request("generation", owner_id=db.owner, prompt="the sea")
+
+
+def test_a_blocked_prompt_counts_whatever_its_user_does_with_the_job(db: AppTables) -> None:
+    """Otherwise a user could try words without end: insert, retry, cancel."""
+    db.run("update worker.config set open_jobs_per_owner = 1")
+    with db.acting_as("authenticated", db.owner) as connection:
+        for _ in range(10):
+            row = connection.execute("insert into generation_jobs (prompt) values ('nude') returning id").fetchone()
+            assert row is not None
+            with pytest.raises(psycopg.errors.InvalidParameterValue, match="blocked prompt cannot be retried"):
+                connection.execute("select retry_job('generation', %s)", [row["id"]])
+            connection.execute("select cancel_job('generation', %s)", [row["id"]])
+        with pytest.raises(psycopg.Error, match="too many refused requests"):
+            connection.execute("insert into generation_jobs (prompt) values ('nude')")
+    blocked = db.one("select id from public.generation_jobs limit 1")
+    assert db.one("select public.retry_job('generation', %s)", blocked) == "queued", "an administrator may"

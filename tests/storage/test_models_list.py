@@ -106,3 +106,42 @@ def test_a_store_that_refuses_is_noted_and_no_model_counts_as_damaged(app: App, 
         code, table, said = run(disk, "list", **{**environment, "S3_ENDPOINT_URL": store.url})
     assert (code, said) == (0, "")
     assert f"the bucket is not listed: reading {app.models}/models/base/tiny-flux/manifest.json failed: " in table
+
+
+class WritesRefused(S3Relay):
+    """A store whose key may only read, as a pod's."""
+
+    def pass_on(self, request: BaseHTTPRequestHandler) -> None:
+        if request.command in ("PUT", "POST", "DELETE"):
+            request.rfile.read(int(request.headers.get("Content-Length", 0)))
+            request.send_error(403)
+        else:
+            super().pass_on(request)
+
+
+def test_push_and_list_need_the_store_of_base_models_only(app: App, disk: Path) -> None:
+    bucket = f"bases-{app.models}"
+    app.s3.create_bucket(Bucket=bucket)
+    server = app.s3_server
+    own = {
+        "MODELS_S3_BUCKET": bucket,
+        "MODELS_S3_ENDPOINT_URL": server.url(),
+        "MODELS_S3_ACCESS_KEY_ID": server.access_key_id,
+        "MODELS_S3_SECRET_ACCESS_KEY": server.secret_access_key,
+    }
+    code, said, _ = run(disk, "push", "tiny-flux", **own)
+    assert (code, f"tiny-flux is in the bucket {bucket}" in said) == (0, True)
+    assert run(disk, "push", "tiny-flux", **worker_environment(app, disk), **own)[0] == 0
+    assert app.keys(app.models) == []
+    _, table, _ = run(disk, "list", **own)
+    assert f"and {bucket}" in " ".join(table.split())
+    assert " complete complete " in row(table, "tiny-flux")
+
+
+def test_a_push_with_a_key_that_may_only_read_names_the_setting(app: App, disk: Path) -> None:
+    with WritesRefused(app.s3_server.url()) as store:
+        environment = {**worker_environment(app, disk), "MODELS_S3_ENDPOINT_URL": store.url}
+        code, _, said = run(disk, "push", "tiny-flux", **environment)
+    assert code == 1
+    assert "responded 403" in said
+    assert "set MODELS_S3_ACCESS_KEY_ID and MODELS_S3_SECRET_ACCESS_KEY" in said

@@ -324,6 +324,13 @@ class TestServersThatFail:
         )
         assert str(to_storage_error(error, "reading b/k")) == "reading b/k failed: the server does not respond"
 
+    @pytest.mark.parametrize("settings", ["S3", "MODELS_S3"])
+    def test_the_setting_to_correct_is_that_of_the_store(self, settings):
+        headers = {"x-amz-bucket-region": "eu-west-1"}
+        response = {"ResponseMetadata": {"HTTPStatusCode": 400, "HTTPHeaders": headers}}
+        error = to_storage_error(botocore.exceptions.ClientError(response, "HeadBucket"), "looking up b", settings)
+        assert error.message.endswith(f"the bucket is in region eu-west-1: set {settings}_REGION")
+
 
 class TestDelete:
     async def test_objects_are_deleted_and_missing_ones_count_as_deleted(self, store, bucket, tmp_path):

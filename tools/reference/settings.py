@@ -5,7 +5,8 @@ from __future__ import annotations
 from pydantic.fields import FieldInfo
 
 from tools.reference.markdown import code, page, table
-from worker.settings import HEADINGS, NEEDED, Settings, example, variable
+from worker.setting_groups import HEADINGS, NEEDED
+from worker.settings import Settings, example, variable
 
 INTRODUCTION = """
 Every setting is an environment variable. A `.env` file in the working directory is read too; the environment wins.

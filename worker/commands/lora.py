@@ -10,7 +10,7 @@ import typer
 
 app = typer.Typer(
     name="lora",
-    help="Export trained LoRAs, and import LoRAs that were made elsewhere.",
+    help="Export trained LoRAs, and import others.",
     epilog="Example: worker lora export lora.safetensors --format kohya --output comfyui.safetensors",
     no_args_is_help=True,
 )

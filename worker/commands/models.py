@@ -40,12 +40,13 @@ def pull(
 def push(slug: Slug) -> None:
     """Upload a model from MODELS_DIR to the model bucket, for all pods.
 
-    Files that the bucket has are not sent again. Reads MODELS_DIR, BUCKET_MODELS and the S3 settings.
+    Files that the bucket has are not sent again. Reads MODELS_DIR, MODELS_S3_BUCKET or BUCKET_MODELS, and the other
+    settings of MODELS_S3_* or those of S3_*.
     """
     from worker.commands import models_actions
     from worker.settings import Settings
 
-    models_actions.push(Settings.load(database=False), slug)
+    models_actions.push(Settings.load(storage=False, database=False), slug)
 
 
 @app.command("list", epilog="Example: worker models list --check")
@@ -57,7 +58,7 @@ def list_(
     """List all models: where they are, and whether they are intact.
 
     With family, licence, size, and the routes that each enables. Reads MODELS_DIR, and for more columns
-    DATABASE_URL and the S3 settings. Exit code 1 if a model is damaged.
+    DATABASE_URL and the settings of `worker models push`. Exit code 1 if a model is damaged.
     """
     from worker.commands import models_actions
     from worker.settings import Settings

@@ -18,7 +18,13 @@ from worker.models.importing import import_files
 from worker.models.inventory import COLUMNS, collect_inventory
 from worker.models.push import Push, PushResult
 from worker.settings import Settings
+from worker.storage.errors import response_status
 from worker.storage.object_store import ObjectStore
+
+WRITE_ACCESS = (
+    "pushing needs the right to list, read, write and delete in this bucket: set MODELS_S3_ACCESS_KEY_ID and "
+    "MODELS_S3_SECRET_ACCESS_KEY for this command (else S3_ACCESS_KEY_ID counts)"
+)
 
 
 def pull(settings: Settings, repo: str, slug: str, revision: str | None) -> None:
@@ -42,7 +48,7 @@ def push(settings: Settings, slug: str) -> None:
         pushed = asyncio.run(_push(settings, slug))
     already = pushed.size_bytes - pushed.sent_bytes
     typer.echo(
-        f"{slug} is in the bucket {settings.bucket_models}: {pushed.sent_bytes / 1e9:.2f} GB sent, "
+        f"{slug} is in the bucket {settings.base_models_bucket}: {pushed.sent_bytes / 1e9:.2f} GB sent, "
         f"{already / 1e9:.2f} GB were already there. Pods find it within half a minute."
     )
 
@@ -64,7 +70,7 @@ def list_(settings: Settings, *, thorough: bool) -> None:
     shown = console()
     with _refusals(settings.models_dir):
         inventory = collect_inventory(settings, thorough=thorough)
-    table(shown, f"Models in {settings.models_dir} and {settings.bucket_models}", COLUMNS, inventory.rows, "none")
+    table(shown, f"Models in {settings.models_dir} and {settings.base_models_bucket}", COLUMNS, inventory.rows, "none")
     for note in inventory.notes:
         shown.print(note)
     if inventory.damaged:
@@ -75,14 +81,16 @@ def list_(settings: Settings, *, thorough: bool) -> None:
 
 
 async def _push(settings: Settings, slug: str) -> PushResult:
-    store = ObjectStore(settings.store_config)
-    pushing = Push(settings.models_dir, slug, store, settings.bucket_models)
+    store = ObjectStore(settings.models_store_config)
+    pushing = Push(settings.models_dir, slug, store, settings.base_models_bucket)
     try:
         typer.echo(f"Checking {slug} …")
         manifest = await pushing.check()
         with _progress(f"Uploading {slug}", manifest.size_bytes) as bar:
             return await pushing.run(manifest, bar.advance)
     except StorageError as error:
+        if response_status(error) == 403:
+            raise CommandRefused(f"{error.message}; {WRITE_ACCESS}") from error
         raise CommandRefused(f"{error.message}; run the command again: it continues where it stopped") from error
     finally:
         await store.close()

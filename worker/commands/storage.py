@@ -23,6 +23,7 @@ def init() -> None:
     Writes, reads and deletes a small object in each. The mark says that a bucket is this database's; pods delete
     nothing from a bucket without one. Safe to repeat. Reads BUCKET_UPLOADS, BUCKET_MODELS, S3_ENDPOINT_URL, S3_REGION,
     S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY; and DATABASE_URL, which for the mark must be the database owner's URL.
+    A bucket for base models (MODELS_S3_*) is created too if it is missing, but nothing is written to it.
     """
     import asyncio
 

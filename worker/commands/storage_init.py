@@ -1,4 +1,4 @@
-"""Creates the buckets that the settings name, as private, and marks them as this installation's."""
+"""Creates the buckets that the settings name, as private, and marks those of people's files as this installation's."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from worker.commands.checks.report import CheckWarning, Report
-from worker.commands.checks.storage import try_bucket
+from worker.commands.checks.storage import try_bucket, try_models_bucket
 from worker.database.pool import Database
 from worker.errors import SettingsError, StorageError
 from worker.pod.preflight import BUCKETS, check_bucket_name
 from worker.settings import Settings
 from worker.storage.errors import server_responded
 from worker.storage.marker import read_marker, write_marker
+from worker.storage.models_store import ModelsStore
 from worker.storage.object_store import ObjectStore
+from worker.storage.s3.client import StoreConfig
 
-UNREACHED = "correct S3_ENDPOINT_URL, or open the network to it"
+UNREACHED = "correct {}_ENDPOINT_URL, or open the network to it"
 BY_HAND = (
-    "create it by hand, private (Supabase: Storage → New bucket), or use an S3_ACCESS_KEY_ID that may create buckets"
+    "create it by hand, private (Supabase: Storage → New bucket), or set {}_ACCESS_KEY_ID to one that may create it"
 )
 AS_OWNER = 'as the database owner: DATABASE_URL="$OWNERS_URL" worker storage init; until then pods delete nothing'
 
@@ -31,20 +33,35 @@ async def create_buckets(settings: Settings, report: Report) -> None:
         usable = []
         for name in BUCKETS:
             bucket = getattr(settings, name)
-            if await report.check(f"bucket {bucket}", _create(store, bucket, settings.store_config.region)):
+            if await report.check(f"bucket {bucket}", _create(store, bucket, settings.store_config)):
                 await report.check(f"bucket {bucket}, use", try_bucket(store, bucket))
                 usable.append(name)
         for name in usable:
             await report.check(f"bucket {getattr(settings, name)}, marker", _mark(settings, store, name))
     finally:
         await store.close()
+    if ModelsStore(settings).is_own:
+        await _create_models_bucket(settings, report)
 
 
-async def _create(store: ObjectStore, bucket: str, region: str) -> str:
+async def _create_models_bucket(settings: Settings, report: Report) -> None:
+    """Create the bucket of MODELS_S3_* if it is missing. It gets no marker: other installations may share it."""
+    config, bucket = settings.models_store_config, settings.base_models_bucket
+    store = ObjectStore(config)
+    try:
+        if await report.check(f"models bucket {bucket}", _create(store, bucket, config)):
+            await report.check(f"models bucket {bucket}, use", try_models_bucket(settings, store))
+    finally:
+        await store.close()
+
+
+async def _create(store: ObjectStore, bucket: str, config: StoreConfig) -> str:
+    region = config.region
     try:
         done = await store.ensure_bucket(bucket)
     except StorageError as error:
-        raise SettingsError(error.message, BY_HAND if server_responded(error) else UNREACHED) from error
+        hint = BY_HAND if server_responded(error) else UNREACHED
+        raise SettingsError(error.message, hint.format(config.setting_prefix)) from error
     return {
         "existed": "already exists",
         "created": f"created, private, in region {region}",

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 import time
 from datetime import timedelta
 from typing import Any
 
 from psycopg.types.json import Jsonb
+from pydantic_core import to_json
 
 from worker import errors
 from worker.database.pool import Database
@@ -17,6 +20,8 @@ from worker.jobs.started_job import StartedJob
 
 PHASE_EVERY_S = 1.0
 PHASE_WITHIN_S = 2.0
+
+_ESCAPED_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
 
 class Lease:
@@ -84,8 +89,11 @@ class Lease:
         self._phase_sent_at = time.monotonic()
 
     async def report(self, progress: float, phase: str, metrics: dict[str, Any]) -> None:
-        """Note the progress of the attempt (0 to 1) for the next heartbeat. A new phase begins at once."""
-        self._progress = {"progress": progress, "metrics": metrics}
+        """Note the progress of the attempt (0 to 1) for the next heartbeat. A new phase begins at once.
+
+        Raises ValueError or TypeError for metrics that jsonb cannot hold: here the job fails, in the heartbeat the pod.
+        """
+        self._progress = {"progress": round(min(1.0, max(0.0, progress)), 6), "metrics": _as_jsonb_holds(metrics)}
         if phase != self._phase and time.monotonic() - self._phase_sent_at >= PHASE_EVERY_S:
             await self.begin_phase(phase)
 
@@ -137,3 +145,10 @@ class Lease:
     def _apply_lease_state(self, state: str) -> None:
         if state != "ok":
             self.interrupt(Interruption(state))
+
+
+def _as_jsonb_holds(metrics: dict[str, Any]) -> Any:
+    text = to_json(metrics, inf_nan_mode="null")
+    if _ESCAPED_NUL.search(text):
+        raise ValueError("metrics with a NUL character cannot be stored")
+    return json.loads(text)

@@ -102,11 +102,11 @@ def _stored_on_disk(folder: Path, *, thorough: bool) -> StoredModel:
 
 async def _in_bucket(settings: Settings, notes: list[str]) -> dict[str, StoredModel]:
     try:
-        store = ObjectStore(settings.store_config)
+        store = ObjectStore(settings.models_store_config)
     except SettingsError:
         notes.append("the S3 settings are missing: the bucket is not listed")
         return {}
-    bucket = settings.bucket_models
+    bucket = settings.base_models_bucket
     try:
         sizes: dict[str, dict[str, int]] = {}
         for info in await store.list(bucket, BUCKET_PREFIX):

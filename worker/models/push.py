@@ -84,7 +84,8 @@ class Push:
                 for name, file in manifest.files.items():
                     uploads.create_task(send(name, file.size_bytes))
         except ExceptionGroup as group:
-            raise group.exceptions[0] from None
+            first = group.exceptions[0]
+            raise first from first.__cause__
         await self._publish_manifest(manifest, stored)
         return PushResult(manifest.size_bytes, self._sent_bytes)
 

@@ -17,6 +17,7 @@ from worker.database.pool import Database
 from worker.database.schema.migrate import SCHEMA_MAJOR
 from worker.errors import SettingsError, StorageError, truncate_list
 from worker.kinds import load_kinds
+from worker.models.names import BUCKET_PREFIX
 from worker.settings import Settings
 from worker.storage.marker import read_markers
 from worker.storage.object_store import ObjectStore
@@ -31,8 +32,10 @@ _HIDDEN_TABLES = """
 BUCKETS = {"bucket_uploads": "BUCKET_UPLOADS", "bucket_models": "BUCKET_MODELS"}
 
 
-async def check_installation(settings: Settings, database: Database, store: ObjectStore) -> None:
-    """Check folders, schema, kinds, buckets and store, in this order. Raises SettingsError at the first problem."""
+async def check_installation(
+    settings: Settings, database: Database, store: ObjectStore, models_store: ObjectStore
+) -> None:
+    """Check folders, schema, kinds, buckets and stores, in this order. Raises SettingsError at the first problem."""
     check_writable("WORK_DIR", settings.work_dir)
     check_models_dir(settings)
     check_upscaler(settings)
@@ -43,6 +46,8 @@ async def check_installation(settings: Settings, database: Database, store: Obje
     check_kinds(settings)
     for name in BUCKETS:
         await check_bucket(settings, store, name)
+    if models_store is not store:
+        await check_models_bucket(settings, models_store)
     await check_markers(settings, database, store)
     await _warn_if_privileged(database)
 
@@ -156,6 +161,21 @@ async def check_bucket(settings: Settings, store: ObjectStore, name: str) -> Non
             error.message,
             f"check {BUCKETS[name]}, S3_ACCESS_KEY_ID, S3_SECRET_ACCESS_KEY and S3_ENDPOINT_URL, "
             "for example https://PROJECT_REF.storage.supabase.co/storage/v1/s3",
+        ) from error
+
+
+async def check_models_bucket(settings: Settings, store: ObjectStore) -> None:
+    """Check that the store of MODELS_S3_* responds, and that these credentials may list base models and read them."""
+    bucket = settings.base_models_bucket
+    try:
+        await store.require_bucket(bucket)
+        for stored in (await store.list(bucket, BUCKET_PREFIX))[:1]:
+            await store.head(bucket, stored.key)
+    except StorageError as error:
+        raise SettingsError(
+            error.message,
+            "check MODELS_S3_BUCKET, MODELS_S3_ENDPOINT_URL, MODELS_S3_REGION, MODELS_S3_ACCESS_KEY_ID and "
+            "MODELS_S3_SECRET_ACCESS_KEY, or those of S3_* where they are not set; read access is enough",
         ) from error
 
 

@@ -84,8 +84,13 @@ def request_errors() -> tuple[type[Exception], ...]:
     )
 
 
-def to_storage_error(error: BaseException, action: str) -> StorageError:
-    """Return the failure as a StorageError. `action` says what was tried and names bucket and key."""
+def to_storage_error(error: BaseException, action: str, settings: str = "S3") -> StorageError:
+    """Return the failure as a StorageError.
+
+    Args:
+        action: what was tried, with bucket and key.
+        settings: how the names of the settings begin that name the store.
+    """
     from botocore.exceptions import (
         ClientError,
         ConnectionError,
@@ -96,9 +101,9 @@ def to_storage_error(error: BaseException, action: str) -> StorageError:
     from s3transfer.exceptions import CancelledError, RetriesExceededError
 
     if isinstance(error, RetriesExceededError):
-        return to_storage_error(error.last_exception, action)
+        return to_storage_error(error.last_exception, action, settings)
     if isinstance(error, ClientError):
-        reason = _describe_response(error)
+        reason = _describe_response(error, settings)
     elif isinstance(error, ConnectTimeoutError | ReadTimeoutError):
         reason = "the server does not respond"
     elif isinstance(error, HTTPClientError | ConnectionError):
@@ -116,15 +121,16 @@ def to_storage_error(error: BaseException, action: str) -> StorageError:
     return StorageError(f"{action} failed: {reason}")
 
 
-def _describe_response(error: ClientError) -> str:
+def _describe_response(error: ClientError, settings: str) -> str:
     status, code = status_of(error), _code(error)
+    keys = "the storage keys" if settings == "S3" else f"the storage keys ({settings}_*)"
     hints = {
-        401: "; check the storage keys",
-        403: "; check the storage keys, their permissions and the region",
+        401: f"; check {keys}",
+        403: f"; check {keys}, their permissions and the region",
         404: "; if the bucket does not exist, create it with `worker storage init`",
     }
     region = _region_of_bucket(error)
-    hint = f"; the bucket is in region {region}: set S3_REGION" if region else hints.get(status, "")
+    hint = f"; the bucket is in region {region}: set {settings}_REGION" if region else hints.get(status, "")
     return f"the server responded {status} {code}".rstrip() + hint
 
 
@@ -137,7 +143,12 @@ def _region_of_bucket(error: ClientError) -> str:
 
 def server_responded(error: StorageError) -> bool:
     """Return True if a server was reached and refused the request."""
-    return isinstance(error.__cause__, Exception) and status_of(error.__cause__) > 0
+    return response_status(error) > 0
+
+
+def response_status(error: StorageError) -> int:
+    """Return the HTTP status with which the server refused the request, 0 if there was no response."""
+    return status_of(error.__cause__) if isinstance(error.__cause__, Exception) else 0
 
 
 def status_of(error: Exception) -> int:

@@ -15,7 +15,7 @@ from psycopg.types.json import Jsonb
 
 from worker.database.pool import Database
 from worker.errors import InputMissing, StorageError
-from worker.storage.errors import status_of
+from worker.storage.errors import response_status
 from worker.storage.object_store import ObjectStore
 
 MARKER_KEY = "likeness-installation.json"
@@ -64,7 +64,7 @@ async def require_own_bucket(database: Database, store: ObjectStore, bucket: str
 
 
 def _why_unreadable(error: StorageError) -> str:
-    if _status(error) == 403:
+    if response_status(error) == 403:
         return (
             "the store responded 403; S3 does so for a missing object too, without the right s3:ListBucket: give "
             "S3_ACCESS_KEY_ID s3:ListBucket and s3:GetObject on the bucket"
@@ -73,8 +73,6 @@ def _why_unreadable(error: StorageError) -> str:
 
 
 def _type_refused(error: StorageError) -> bool:
-    return _status(error) == 415 or re.search(r"responded \d+ \w*mime", error.message, re.IGNORECASE) is not None
-
-
-def _status(error: StorageError) -> int:
-    return status_of(error.__cause__) if isinstance(error.__cause__, Exception) else 0
+    return (
+        response_status(error) == 415 or re.search(r"responded \d+ \w*mime", error.message, re.IGNORECASE) is not None
+    )

@@ -170,7 +170,7 @@ class ObjectStore:
             if status == 404:
                 raise await self._not_found_error(bucket, key) from error
             if status != 416:
-                raise to_storage_error(error, action) from error
+                raise to_storage_error(error, action, self._config.setting_prefix) from error
             await self._call(action, lambda _: path.write_bytes(b""))  # an empty object has no first range
 
     async def upload(
@@ -211,7 +211,7 @@ class ObjectStore:
                 raise InvalidInput(
                     f"{name} is larger than the bucket {bucket} allows: raise the bucket's upload limit"
                 ) from error
-            raise to_storage_error(error, action) from error
+            raise to_storage_error(error, action, self._config.setting_prefix) from error
 
     async def copy(self, bucket: str, source: str, target: str) -> None:
         """Copy an object within a bucket, on the server (up to 5 GB)."""
@@ -285,7 +285,7 @@ class ObjectStore:
         except TimeoutError as error:
             raise StorageError(f"{action} failed: no response within {CALL_DEADLINE_S:g} s") from error
         except request_errors() as error:
-            raise to_storage_error(error, action) from error
+            raise to_storage_error(error, action, self._config.setting_prefix) from error
 
     def _open(self) -> tuple[S3Client, TransferManager]:
         """Return the client and its transfers. `_call` opens them first, in a thread: importing boto3 takes time."""

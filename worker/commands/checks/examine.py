@@ -16,7 +16,7 @@ from worker.commands.checks.models import check_models
 from worker.commands.checks.pods import check_pods
 from worker.commands.checks.report import Finding, Report, State
 from worker.commands.checks.role import check_role
-from worker.commands.checks.storage import check_storage
+from worker.commands.checks.storage import check_models_store, check_storage
 from worker.settings import Settings
 
 
@@ -36,10 +36,13 @@ async def examine(show: Callable[[Finding], None]) -> bool:
         store = await check_storage(report, settings, database)
         if store is not None:
             stack.push_async_callback(store.close)
+        models_store = await check_models_store(report, settings, database, store)
+        if models_store is not None and models_store is not store:
+            stack.push_async_callback(models_store.close)
         await check_installation_marks(report, settings, database, store)
         gpu = GpuCheck()
         await gpu.make(report)
-        await check_models(report, settings, database, store, gpu)
+        await check_models(report, settings, database, models_store, gpu)
         await check_pods(report, database)
     return report.passed
 

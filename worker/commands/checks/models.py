@@ -32,11 +32,14 @@ _BASES = """
 async def check_models(
     report: Report, settings: Settings, database: Database | None, store: ObjectStore | None, gpu: GpuCheck
 ) -> None:
-    """Check kinds, disks, upscalers, each base model that the database knows, and the routes that follow."""
+    """Check kinds, disks, upscalers, each base model that the database knows, and the routes that follow.
+
+    `store` is that of base models.
+    """
     await report.check("WORKER_KINDS", _kinds(settings))
     await report.check("MODELS_DIR", _models_dir(settings))
     await report.check("WORK_DIR", _work_dir(settings))
-    models = BaseModels(settings.models_dir, store, settings.bucket_models, settings.models_max_gb)
+    models = BaseModels(settings.models_dir, store, settings.base_models_bucket, settings.models_max_gb)
     places = Places()
     await report.check("models", places.collect(models))
     await report.check("upscalers", _upscalers(places))

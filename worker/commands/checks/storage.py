@@ -1,10 +1,14 @@
-"""The buckets: they exist, are named as in the database, private and writable; and their upload limits."""
+"""The buckets: they exist, are named as in the database, private and writable; and their upload limits.
+
+A bucket for base models alone need only be readable.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import shutil
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
@@ -13,20 +17,31 @@ import psycopg
 from worker.commands.checks.report import CheckSkipped, CheckWarning, Report
 from worker.database.pool import Database
 from worker.errors import SettingsError, StorageError
-from worker.pod.preflight import BUCKETS, check_bucket, check_bucket_name
+from worker.pod.preflight import BUCKETS, check_bucket, check_bucket_name, check_models_bucket
 from worker.settings import Settings
+from worker.storage.marker import MARKER_KEY, read_marker
+from worker.storage.models_store import ModelsStore
 from worker.storage.object_store import ObjectStore
 
 TRIAL_PREFIX = "_doctor/"
 """Keys of owners, subjects and models never begin so: no policy shows these objects, and no pod reads them."""
 
-LARGEST_BYTES = {"bucket_uploads": 100_000_000, "bucket_models": 10_000_000_000}
-"""A 16-megapixel PNG enlarged four times by an upscaler, with a margin; the largest file of a published base model."""
-TOO_SMALL = {
-    "bucket_uploads": ("too small for large pictures", ""),
-    "bucket_models": ("too small for the largest files of base models", ", or keep base models on the pods' disks"),
-}
-"""What a lower limit is too small for, and what else helps."""
+
+@dataclass(frozen=True)
+class Contents:
+    """The largest file of a bucket, and what a lower upload limit is too small for, and what else helps."""
+
+    largest_bytes: int
+    too_small_for: str
+    alternative: str = ""
+
+
+PICTURES = Contents(100_000_000, "large pictures")
+"""A 16-megapixel PNG enlarged four times by an upscaler, with a margin."""
+BASE_MODELS = Contents(10_000_000_000, "the largest files of base models", ", or keep base models on the pods' disks")
+"""The largest file of a published base model."""
+LORAS = Contents(5_000_000_000, "checkpoints of the largest LoRAs")
+"""Weights of rank 128 with both moments of the optimizer, in float32."""
 
 
 async def check_storage(report: Report, settings: Settings, database: Database | None) -> ObjectStore | None:
@@ -42,6 +57,44 @@ async def check_storage(report: Report, settings: Settings, database: Database |
     return store
 
 
+async def check_models_store(
+    report: Report, settings: Settings, database: Database | None, store: ObjectStore | None
+) -> ObjectStore | None:
+    """Check the bucket of MODELS_S3_*. Returns the store of base models: `store` if none of these settings is given.
+
+    None if settings are missing or the bucket cannot be read.
+    """
+    if not ModelsStore(settings).is_own:
+        return store
+    bucket = settings.base_models_bucket
+    label = f"models bucket {bucket}"
+    try:
+        models_store = ObjectStore(settings.models_store_config)
+    except SettingsError:
+        report.skip("settings of the store of base models are missing", label)
+        return None
+    if not await report.check(label, try_models_bucket(settings, models_store)):
+        return None
+    if settings.models_s3_endpoint_url is None:
+        await report.check(f"{label}, limit", _limit(database, bucket, BASE_MODELS))
+    return models_store
+
+
+async def try_models_bucket(settings: Settings, store: ObjectStore) -> str:
+    """Look for base models, as pods do; nothing is written. Raises SettingsError if the store denies it.
+
+    Raises CheckWarning if the bucket is one of people's LoRAs.
+    """
+    await check_models_bucket(settings, store)
+    bucket = settings.base_models_bucket
+    if "id" in await read_marker(store, bucket):
+        raise CheckWarning(
+            f"{MARKER_KEY} says that an installation keeps people's LoRAs in it",
+            "set MODELS_S3_BUCKET to a bucket for base models alone, or remove it if this is BUCKET_MODELS",
+        )
+    return "found; reading it is enough for pods, only `worker models push` needs the right to write and delete"
+
+
 async def _check_bucket(
     report: Report, settings: Settings, store: ObjectStore, database: Database | None, name: str
 ) -> bool:
@@ -51,8 +104,14 @@ async def _check_bucket(
         report.skip("the bucket cannot be reached", f"{label}, use", f"{label}, limit")
         return False
     await report.check(f"{label}, use", try_bucket(store, bucket))
-    await report.check(f"{label}, limit", _limit(database, bucket, name))
+    await report.check(f"{label}, limit", _limit(database, bucket, _contents(settings, name)))
     return True
+
+
+def _contents(settings: Settings, name: str) -> Contents:
+    if name == "bucket_uploads":
+        return PICTURES
+    return LORAS if ModelsStore(settings).is_own else BASE_MODELS
 
 
 async def _find(settings: Settings, store: ObjectStore, database: Database | None, name: str) -> str:
@@ -105,7 +164,7 @@ async def _round_trip(store: ObjectStore, bucket: str, key: str, content: bytes)
         await asyncio.to_thread(shutil.rmtree, folder)
 
 
-async def _limit(database: Database | None, bucket: str, name: str) -> str:
+async def _limit(database: Database | None, bucket: str, contents: Contents) -> str:
     """Supabase keeps a limit for each bucket in its table; other servers do not report one over S3."""
     hint = "check the store's own settings (Supabase: the project's limit is in Storage → Settings)"
     if database is None:
@@ -128,10 +187,9 @@ async def _limit(database: Database | None, bucket: str, name: str) -> str:
         raise CheckSkipped("not checked: this store does not report an upload limit", hint)
     if rows[0]["bytes"] is None:
         return f"the bucket has no upload limit of its own; {hint}"
-    if rows[0]["bytes"] < LARGEST_BYTES[name]:
-        problem, alternative = TOO_SMALL[name]
+    if rows[0]["bytes"] < contents.largest_bytes:
         raise CheckWarning(
-            f"accepts files up to {rows[0]['bytes'] / 1e6:.0f} MB: {problem}",
-            f"on Supabase: Storage → {bucket} → Edit → no file size limit{alternative}; {hint}",
+            f"accepts files up to {rows[0]['bytes'] / 1e6:.0f} MB: too small for {contents.too_small_for}",
+            f"on Supabase: Storage → {bucket} → Edit → no file size limit{contents.alternative}; {hint}",
         )
     return f"accepts files up to {rows[0]['bytes'] / 1e6:.0f} MB"

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote
 
 from worker.storage.errors import MissingHeader, UnreadableResponse
@@ -32,6 +32,9 @@ ATTEMPTS = 4
 PART_BYTES = 8 * 1024 * 1024
 
 
+SettingPrefix = Literal["S3", "MODELS_S3"]
+
+
 @dataclass(frozen=True)
 class StoreConfig:
     """The store's URL and our credentials. `repr` omits the secrets."""
@@ -41,6 +44,8 @@ class StoreConfig:
     access_key_id: str
     secret_access_key: str = field(repr=False)
     session_token: str | None = field(default=None, repr=False)
+    setting_prefix: SettingPrefix = "S3"
+    """The beginning of the settings that this comes from, for errors to name."""
 
 
 def create_client(config: StoreConfig) -> tuple[S3Client, TransferManager]:

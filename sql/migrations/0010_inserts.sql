@@ -17,3 +17,6 @@ alter table worker.allowed_phrases alter column phrase type text collate "C";
 
 -- Replaced: its owner's jobs are counted after the INSERT, not before.
 drop function if exists worker.check_open_jobs(uuid), worker.count_jobs(uuid, text);
+
+-- Refusals of the last hour are counted at every INSERT.
+create index consent_events_refusals on worker.consent_events (subject_id, at) where event = 'refusal';
