@@ -8,7 +8,6 @@ any they are sRGB.
 from __future__ import annotations
 
 import io
-import struct
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageCms
 
+from worker.ml.photos.containers import code_points, jpeg_2000_profile
 from worker.ml.photos.files import DAMAGED
 
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -43,7 +43,6 @@ _PRIMARIES: Mapping[int, Chromaticities] = {
 }
 """By code point: H.273, table 2. 10 (XYZ) is not used by photos."""
 
-_HEADER_BYTES = 2**16
 _REFERENCE_WHITE_NITS = 203
 """Of HDR pictures: ITU-R BT.2408. Brighter parts become white."""
 
@@ -62,7 +61,7 @@ Colours: TypeAlias = bytes | ColourSpace | None
 
 def colours_of(path: Path, photo: Image.Image) -> Colours:
     """Return what the colours of an opened photo mean."""
-    profile = photo.info.get("icc_profile")
+    profile = jpeg_2000_profile(path) if photo.format == "JPEG2000" else photo.info.get("icc_profile")
     if profile and _is_readable(profile):
         return bytes(profile)
     if photo.mode not in ("L", "RGB", "RGBA", "LA", "P", "PA", "I;16"):
@@ -97,19 +96,10 @@ def _is_readable(profile: bytes) -> bool:
 def _by_code_points(path: Path, photo: Image.Image) -> ColourSpace | None:
     points: Mapping[str, Any] = photo.info.get("nclx_profile") or {}
     primaries, transfer = points.get("color_primaries", 2), points.get("transfer_characteristics", 2)
-    header = _header(path) if photo.format in ("AVIF", "PNG") else b""  # Pillow does not read them there
-    if photo.format == "AVIF" and (at := header.find(b"colrnclx")) >= 0:
-        primaries, transfer = struct.unpack_from(">HH", header, at + 8)
-    elif photo.format == "PNG" and (at := header.find(b"\0\0\0\4cICP")) >= 0:
-        primaries, transfer = header[at + 8 : at + 10]
+    primaries, transfer = code_points(path, photo.format) or (primaries, transfer)
     if (primaries, transfer) == (2, 2):  # unspecified
         return None
     return ColourSpace(_PRIMARIES.get(primaries, _SRGB), _TO_LIGHT.get(transfer, _light_from_srgb))
-
-
-def _header(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(_HEADER_BYTES)
 
 
 def _by_exif(photo: Image.Image) -> ColourSpace | None:

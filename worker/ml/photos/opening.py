@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,11 +25,15 @@ _RAW_MAGIC = (b"FUJIFILMCCD-RAW", b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"\0MRM",
 """First bytes of raw files that are not TIFFs: of Fujifilm, Olympus (3), Panasonic, Minolta, Sigma."""
 _CFA, _LINEAR_RAW = 32803, 34892
 """PhotometricInterpretation of unprocessed sensor data: TIFF/EP, DNG."""
-_NEW_SUBFILE_TYPE, _REDUCED = 254, 1
-"""A TIFF's tag, and its bit for a smaller version of another picture."""
+_NEW_SUBFILE_TYPE, _REDUCED, _MASK = 254, 1, 4
+"""A TIFF's tag, and its bits for a smaller version and for a mask of another picture."""
+_APART = 2
+"""PlanarConfiguration of a TIFF whose channels are stored one after another."""
 _TIFF_MAGIC = (b"II*\0", b"MM\0*")
 _DNG_VERSION = 50706
 _END_OF_JPEG = b"\xff\xd9"
+_JPEG_SEGMENT = re.compile(rb"\xff([^\x00\x01\xd0-\xd9\xff])(..)", re.DOTALL)
+"""A marker with its length; those without one are neither scans nor headers."""
 _UNSUPPORTED = re.compile(r"unsupported|not supported|not available|unknown|unrecognized", re.IGNORECASE)
 """In the messages of Pillow and libheif for files that are in order, but in an encoding that they cannot read."""
 
@@ -54,7 +59,8 @@ def open_photo(path: Path) -> Iterator[Image.Image]:
             raise UnusablePhoto(path, "a raw file: export a JPEG")
         with Image.open(path, formats=_FORMATS) as file:
             if isinstance(file, TiffImagePlugin.TiffImageFile):
-                _choose_page(file)
+                file.seek(_largest_page(path))
+                _check_layout(path, file)
             yield file
     except UnusablePhoto:
         raise
@@ -83,13 +89,17 @@ def load(path: Path, photo: Image.Image, enough: tuple[int, int]) -> Image.Image
 
 
 def _without_end_marker(path: Path, enough: tuple[int, int]) -> Image.Image | None:
-    """Return a JPEG without an end marker, None if more is missing.
+    """Return a JPEG without an end marker, or with half of one; None if more is missing.
 
-    The decoder fills what is missing from whatever follows. So the picture is whole if it does not depend on that.
+    The decoder fills what is missing from whatever follows, also after a restart marker. So the picture is whole if it
+    has all scans, and does not depend on that.
     """
-    content = path.read_bytes()
+    content = path.read_bytes().rstrip(b"\xff")
+    if not _has_all_scans(content):
+        return None
     pictures = []
-    for tail in (b"", b"\x55" * 64, b"\xaa" * 64):
+    for filler in (b"", b"\x55" * 64, b"\xaa" * 64):
+        tail = filler + b"".join(bytes([0xFF, 0xD0 + number]) + filler for number in range(8) if filler)
         picture = Image.open(io.BytesIO(content + tail + _END_OF_JPEG), formats=["JPEG"])
         picture.draft(None, enough)
         picture.load()
@@ -97,13 +107,48 @@ def _without_end_marker(path: Path, enough: tuple[int, int]) -> Image.Image | No
     return pictures[0] if pictures[0] == pictures[1] == pictures[2] else None
 
 
-def _choose_page(file: TiffImagePlugin.TiffImageFile) -> None:
-    """Seek to the largest page of a TIFF: others are thumbnails and masks."""
+def _has_all_scans(content: bytes) -> bool:
+    """Return True if the scans of a JPEG have every bit of every coefficient: a progressive one refines them."""
+    missing: set[tuple[int, int]] = set()
+    at = 2
+    while segment := _JPEG_SEGMENT.search(content, at):
+        kind, length = segment[1][0], int.from_bytes(segment[2], "big")
+        inside = content[segment.end() : segment.start() + 2 + length]
+        if kind in (0xC0, 0xC1, 0xC2):  # baseline, extended and progressive
+            missing = {(component, place) for component in inside[6::3] for place in range(64)}
+        elif kind == 0xDA:
+            first, last, bits = inside[-3:]
+            if not bits & 0xF:
+                missing -= {(component, place) for component in inside[1:-3:2] for place in range(first, last + 1)}
+        at = segment.start() + 2 + length
+    return not missing
+
+
+def _largest_page(path: Path) -> int:
+    """Return the largest page of a TIFF: others are thumbnails and masks, and may be damaged."""
     sizes = []
-    for page in range(file.n_frames):
-        file.seek(page)
-        sizes.append((not file.tag_v2.get(_NEW_SUBFILE_TYPE, 0) & _REDUCED, file.width * file.height))
-    file.seek(sizes.index(max(sizes)))
+    with Image.open(path, formats=["TIFF"]) as file:  # one of its own, because pages leave traces in `info`
+        assert isinstance(file, TiffImagePlugin.TiffImageFile)
+        for page in itertools.count():
+            try:
+                file.seek(page)
+            except DAMAGED:
+                if file.tell() != page:  # the page before was the last one, or the last one that can be found
+                    break
+            tags = file.tag_v2
+            kind = tags.get(_NEW_SUBFILE_TYPE, 0)
+            pixels = tags.get(TiffImagePlugin.IMAGEWIDTH, 0) * tags.get(TiffImagePlugin.IMAGELENGTH, 0)
+            sizes.append((not kind & _MASK, not kind & _REDUCED, pixels))
+    return sizes.index(max(sizes))
+
+
+def _check_layout(path: Path, file: TiffImagePlugin.TiffImageFile) -> None:
+    """Raise UnusablePhoto for a layout of which Pillow would read something else without a word."""
+    tags = file.tag_v2
+    bits = max(tags.get(TiffImagePlugin.BITSPERSAMPLE, (8,)))
+    apart = tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == _APART
+    if apart and bits > 8 and file.info.get("compression") == "raw":
+        raise UnusablePhoto(path, "a TIFF in an encoding that cannot be read: export a JPEG")
 
 
 def _is_raw(path: Path) -> bool:
