@@ -14,7 +14,7 @@ from worker.ml.models import Base
 from worker.ml.train.batches import Photo
 from worker.ml.train.captions import CaptionsCut, readable
 from worker.ml.train.train_lora import Run, train
-from worker.ml.unread_words import with_words_read
+from worker.ml.unread_words import unread, with_words_read
 
 LONG = "a woman on a bench in a park " * 12
 CONFIG = lora_config(steps=1, resolution=64)
@@ -57,6 +57,15 @@ def test_a_prompt_names_the_person_where_every_encoder_reads_it(base: Base, word
     assert with_words_read(base, prompt, [word]) == f"{word}, {prompt}"
     assert with_words_read(base, f"{word}, {LONG}", [word]) == f"{word}, {LONG}"
     assert with_words_read(base, LONG, [word]) == LONG  # it is the caller who adds a missing word
+
+
+def test_a_word_that_another_pushes_out_follows_it(base: Base) -> None:
+    """At the limit of what is read, a word put first moves all others."""
+    beginnings = [f"{'a ' * count}anna" for count in range(90)]
+    at_the_limit = [text for text in beginnings if not unread(base, text, ["anna"])][-1]
+    prompt = f"{at_the_limit} with ohwx"
+    assert unread(base, prompt, ["anna", "ohwx"]) == ["ohwx"]
+    assert with_words_read(base, prompt, ["anna", "ohwx"]) == f"ohwx, anna, {prompt}"
 
 
 @torch.no_grad()

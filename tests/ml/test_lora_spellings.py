@@ -273,6 +273,33 @@ def test_alpha_is_the_rank_exactly_whatever_the_weights_precision(tmp_path: Path
     assert (alpha.dtype, alpha.item()) == (torch.float32, rank)
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.float64], ids=str)
+def test_an_alpha_that_was_written_as_a_whole_number_counts(tmp_path: Path, dtype: torch.dtype) -> None:
+    """sd-scripts writes the rank itself, an int64, if no alpha was given."""
+    layer = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+    weights = {f"{layer}.lora_down.weight": torch.ones(4, 320), f"{layer}.lora_up.weight": torch.ones(320, 4)}
+    save_file({**weights, f"{layer}.alpha": torch.tensor(2, dtype=dtype)}, tmp_path / "a.safetensors")
+    ((a, b),) = lora_families.load(tmp_path / "a.safetensors", "sd15").values()
+    torch.testing.assert_close(b @ a, torch.full((320, 320), 2.0))
+
+
+@pytest.mark.parametrize("stated", ['{"lora_alpha": 1' + "0" * 400 + "}", "[" * 100_000, '{"lora_alpha": NaN}'])
+def test_metadata_that_states_no_number_is_refused(tmp_path: Path, stated: str) -> None:
+    layer = "transformer.transformer_blocks.0.attn.to_q"
+    weights = {f"{layer}.lora_A.weight": torch.ones(4, 64), f"{layer}.lora_B.weight": torch.ones(64, 4)}
+    save_file(weights, tmp_path / "a.safetensors", {"lora_adapter_metadata": stated})
+    with pytest.raises(ModelUnreadable, match="lora_adapter_metadata"):
+        lora_families.load(tmp_path / "a.safetensors", "flux")
+
+
+@pytest.mark.parametrize("size", [0x3C20, 0x3C00 + 0x0A, 640])
+def test_a_cut_off_file_is_not_called_what_the_length_of_its_header_looks_like(tmp_path: Path, size: int) -> None:
+    """`<` begins a web page, and 80 02 a pickle."""
+    (tmp_path / "a.safetensors").write_bytes(size.to_bytes(8, "little") + b'{"a":')
+    with pytest.raises(ModelUnreadable, match="incomplete: fetch it again"):
+        lora_families.identify(tmp_path / "a.safetensors")
+
+
 def test_a_small_scale_stays_in_the_range_of_float16(tmp_path: Path) -> None:
     """On one factor alone, alpha 1 at rank 128 leaves it three digits at most."""
     layer = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"

@@ -12,6 +12,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from tests.ml.runs import finish, lora_config
+from worker.demo.config import SMALL_BASE
+from worker.ml import models
+from worker.ml.adapters import files
 from worker.ml.draw.generate import LoraUse, Picture, PictureRequest, generate
 from worker.ml.errors import BadInput, NotFinite
 from worker.ml.models import Base
@@ -32,7 +35,9 @@ def enlarged(lora: Path, path: Path, factor: float) -> Path:
     """Write a LoRA with all its numbers multiplied: finite, but what it computes overflows."""
     with safe_open(lora, "pt") as file:
         metadata = file.metadata()
-    save_file({name: weights.float() * factor + factor for name, weights in load_file(lora).items()}, path, metadata)
+    stored = {name: weights.float() for name, weights in load_file(lora).items()}
+    spread = {name: 0 if name.endswith(".alpha") else factor for name in stored}
+    save_file({name: stored[name] * (by or 1) + by for name, by in spread.items()}, path, metadata)
     return path
 
 
@@ -54,6 +59,32 @@ def test_a_lora_of_enormous_numbers_is_named(base: Base, trained: TrainedLora, t
         draw(base, request(LoraUse(huge)))
     with pytest.raises(BadInput, match=said):  # and not the other one
         draw(base, request(LoraUse(trained.path), LoraUse(huge, 0.5)))
+
+
+@pytest.fixture(scope="module")
+def flux_base() -> Base:
+    return models.load(SMALL_BASE / "base", "cpu")
+
+
+def of_the_end(base: Base, path: Path, factor: float) -> Path:
+    """Write a LoRA of FLUX's last layer, which no norm follows: what it makes is as large as its numbers."""
+    layer, generator = base.denoiser.proj_out, torch.Generator().manual_seed(0)
+    state = {
+        "transformer.proj_out.lora_A.weight": torch.randn(2, layer.in_features, generator=generator),
+        "transformer.proj_out.lora_B.weight": torch.randn(layer.out_features, 2, generator=generator) * factor,
+    }
+    files.write(path, state, {})
+    return path
+
+
+@pytest.mark.parametrize("factor", [3e17, 1e18, 1e20, 1e25, 1e36])
+def test_a_lora_is_named_whose_numbers_overflow_only_in_what_follows(
+    flux_base: Base, tmp_path: Path, factor: float
+) -> None:
+    """In a later step, or in the autoencoder, which then get what no base could draw from."""
+    huge = LoraUse(of_the_end(flux_base, tmp_path / "huge.safetensors", factor))
+    with pytest.raises(BadInput, match=rf"^huge.safetensors makes {flux_base.folder.name} give .*: train it again$"):
+        draw(flux_base, request(huge))
 
 
 def test_the_base_draws_as_before_after_a_lora_failed(base: Base, trained: TrainedLora, tmp_path: Path) -> None:

@@ -16,5 +16,11 @@ def unread(base: Base, text: str, trigger_words: Sequence[str]) -> list[str]:
 
 
 def with_words_read(base: Base, prompt: str, trigger_words: Sequence[str]) -> str:
-    """Return the prompt with those words first that an encoder would not read where they are."""
-    return ", ".join([*unread(base, prompt, trigger_words), prompt])
+    """Return the prompt with those words first that an encoder would not read where they are.
+
+    Words that are put first may push others out of what is read: they follow.
+    """
+    first = unread(base, prompt, trigger_words)
+    while pushed := unread(base, ", ".join([*first, prompt]), [word for word in trigger_words if word not in first]):
+        first += pushed
+    return ", ".join([*first, prompt])

@@ -29,6 +29,8 @@ from worker.ml.not_weights import kind_of
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,300}")
 _FLOATS = ("F64", "F32", "F16", "BF16")
+_NUMBERS = (*_FLOATS, "I64", "I32", "I16", "I8", "U8")
+"""Of alpha, which some programs write as the whole number that they were given."""
 ONLY_PLAIN = "only plain LoRAs of the denoiser are supported"
 
 
@@ -98,8 +100,9 @@ def read_header(path: Path) -> LoraHeader:
     except OSError as error:  # the message of safetensors is the path alone
         raise ModelUnreadable(f"{path.name} cannot be read: {error.strerror or type(error).__name__}") from error
     header = _header(path, shapes, metadata)
+    alphas = {sides["alpha"] for sides in header.keys.values() if "alpha" in sides}
     for name, dtype in dtypes.items():
-        if dtype not in _FLOATS:
+        if dtype not in (_NUMBERS if name in alphas else _FLOATS):
             raise ModelUnreadable(
                 f"{path.name} holds {dtype} numbers in {name}; LoRA weights must be one of {', '.join(_FLOATS)}"
             )

@@ -15,6 +15,8 @@ from typing import Any
 from worker.ml.errors import ModelUnreadable
 
 STATED = "lora_adapter_metadata"
+_LARGEST = 3e38
+"""An alpha of float32; also not NaN, and no integer beyond floats."""
 
 _LAYERS = re.compile(r"[A-Za-z0-9_.]+")  # PEFT takes regular expressions too, which a file from anyone may not bring
 
@@ -25,7 +27,7 @@ def stated_config(file: str, metadata: Mapping[str, str]) -> dict[str, Any] | No
         return None
     try:
         config = json.loads(metadata[STATED])
-    except ValueError:
+    except (ValueError, RecursionError):
         config = None
     if not isinstance(config, dict):
         raise ModelUnreadable(f"{file} is damaged: its {STATED} is not a JSON object")
@@ -42,7 +44,7 @@ def stated_scale(file: str, config: Mapping[str, Any], layer: str, rank: int) ->
     if not isinstance(patterns, dict) or not all(_LAYERS.fullmatch(name) for name in patterns):
         raise ModelUnreadable(f"{file} has an alpha_pattern in its {STATED} that is not by layers' names: unsupported")
     alpha = next((own for name, own in patterns.items() if f".{layer}".endswith(f".{name}")), alpha)
-    if not isinstance(alpha, int | float) or not math.isfinite(alpha):
+    if not isinstance(alpha, int | float) or not abs(alpha) <= _LARGEST:
         raise ModelUnreadable(f"{file} states no alpha for {layer} in its {STATED}")
     return alpha / (math.sqrt(rank) if config.get(f"{component}use_rslora") else rank)
 

@@ -61,14 +61,13 @@ def denoise(scene: Scene, index: int, seed: int) -> Generator[Step, None, torch.
     times = sampler.timesteps.tolist()
     for step, time in enumerate(times):
         timestep = sampler.timesteps[step]
-        predict = partial(
-            _predict, scene, sampler, latents, timestep, _Moment(time, step / len(times), scene.states[index])
-        )
-        latents = sampler.step(predict(), timestep, latents)
+        moment = _Moment(time, step / len(times), scene.states[index])
+        predict = partial(_predict, scene, sampler, timestep, moment)
+        latents = sampler.step(predict(latents), timestep, latents)
         if base.device.type == "cuda":
             torch.cuda.synchronize(base.device)  # so that a step is reported, and can be stopped, when it is done
         if not latents.isfinite().all():
-            raise culprit(base, scene.loras, f"at step {step + 1} of {len(times)}", predict)
+            raise culprit(base, scene.loras, f"at step {step + 1} of {len(times)}", latents, predict)
         yield Step(index * len(times) + step + 1, len(scene.states) * len(times))
     return latents
 
@@ -81,7 +80,7 @@ class _Moment:
 
 
 def _predict(
-    scene: Scene, sampler: Sampler, latents: torch.Tensor, timestep: torch.Tensor, moment: _Moment
+    scene: Scene, sampler: Sampler, timestep: torch.Tensor, moment: _Moment, latents: torch.Tensor
 ) -> torch.Tensor:
     """Return the guided prediction for latents (1, …)."""
     family, parts = scene.base.family, scene.base.parts

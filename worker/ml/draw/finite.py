@@ -10,31 +10,52 @@ from worker.ml.adapters.attach import use_only
 from worker.ml.errors import BadInput, NotFinite
 from worker.ml.models import Base
 
-
-def check_pixels(base: Base, pixels: torch.Tensor) -> None:
-    """Raise NotFinite unless decoded pixels are finite. Encoded, the others would be black."""
-    if not pixels.isfinite().all():
-        raise NotFinite(f"{base.folder.name} gives numbers that are not finite: {base.fault(base.family.autoencoder)}")
+Evaluation = Callable[[torch.Tensor], torch.Tensor]
+Loras = Sequence[tuple[str, float]]
+"""Attached files, each with its scale."""
 
 
-def culprit(
-    base: Base, loras: Sequence[tuple[str, float]], when: str, predict: Callable[[], torch.Tensor]
-) -> Exception:
+def check_pixels(base: Base, pixels: torch.Tensor, latents: torch.Tensor, loras: Loras, decode: Evaluation) -> None:
+    """Raise NotFinite, or BadInput for a LoRA, unless pixels that `decode` made of latents are finite.
+
+    Encoded, they would be black.
+    """
+    if pixels.isfinite().all():
+        return
+    slug = base.folder.name
+    if loras and base.dtype != torch.float16 and decode(_noise_like(latents)).isfinite().all():
+        raise _of_loras(slug, loras, "when its picture is decoded")
+    raise NotFinite(f"{slug} gives numbers that are not finite: {base.fault(base.family.autoencoder)}")
+
+
+def culprit(base: Base, loras: Loras, when: str, latents: torch.Tensor, predict: Evaluation) -> Exception:
     """Return the error for a denoiser whose numbers are not finite, and leave its LoRAs switched off.
 
-    `predict` evaluates it again; `loras` are the attached files, each with its scale. BadInput names the LoRA if the
-    base alone gives finite numbers; NotFinite says that it does not, or that they leave float16.
+    `predict` evaluates it on other latents of the same shape: after the first step these ones are what the LoRAs made
+    of them, and the base is not at fault if they are enormous. BadInput names the LoRA if the base alone gives finite
+    numbers; NotFinite says that it does not, or that they leave float16.
     """
     slug = base.folder.name
     if base.dtype == torch.float16:
         return NotFinite(f"{slug} leaves the range of float16 {when}")
+    noise = _noise_like(latents)
     if loras:
         use_only(base.denoiser, {})
-    if not loras or not predict().isfinite().all():
+    if not loras or not predict(noise).isfinite().all():
         return NotFinite(f"{slug} gives numbers that are not finite {when}: {base.fault(base.family.denoiser)}")
-    for place, (name, scale) in enumerate(loras):
-        use_only(base.denoiser, {place: scale})
-        if not predict().isfinite().all():
-            return BadInput(f"{name} makes {slug} give numbers that are not finite {when}: train it again")
+    for place, lora in enumerate(loras):
+        use_only(base.denoiser, {place: lora[1]})
+        if not predict(noise).isfinite().all():
+            return _of_loras(slug, [lora], when)
+    use_only(base.denoiser, {})
+    return _of_loras(slug, loras, when)
+
+
+def _of_loras(slug: str, loras: Loras, when: str) -> BadInput:
     names = " and ".join(name for name, _ in loras)
-    return BadInput(f"{names} together make {slug} give numbers that are not finite {when}: lower their scales")
+    make, remedy = ("makes", "train it again") if len(loras) == 1 else ("together make", "lower their scales")
+    return BadInput(f"{names} {make} {slug} give numbers that are not finite {when}: {remedy}")
+
+
+def _noise_like(latents: torch.Tensor) -> torch.Tensor:
+    return torch.randn(latents.shape, generator=torch.Generator("cpu").manual_seed(0)).to(latents)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -114,9 +115,10 @@ def generate(base: Base, request: PictureRequest) -> Iterator[Resolved | Plan | 
 
     yield Phase("decoding")
     base.place(family.autoencoder)
+    decode = partial(family.decode_picture, parts, grid=grid)
     for index, seed in enumerate(seeds):
-        pixels = family.decode_picture(parts, latents[index], grid)
-        check_pixels(base, pixels)
+        pixels = decode(latents[index])
+        check_pixels(base, pixels, latents[index], named, decode)
         yield Picture(index, seed, (pixels[0] * 255).round().byte().permute(1, 2, 0).cpu().numpy())
 
 
