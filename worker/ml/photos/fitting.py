@@ -21,9 +21,7 @@ from worker.ml.protocol import Framing
 
 _MIN_SIDE_PX = 64  # a person cannot be recognised on less
 _MAX_ENLARGEMENT = 2  # beyond that, three of four pixels are interpolated
-_MAX_RATIO = (
-    3  # of the long side to the short: of a longer photo, over a third is cut away, and the person may be there
-)
+_MAX_RATIO = 4  # of the long side to the short: of a longer photo, over half is cut away
 _MAX_PIXELS = 2**27  # half a GiB unpacked, and the same again while colours are converted
 _MAX_JPEG_PIXELS = (
     2**28
