@@ -214,8 +214,8 @@ def _learn(
         identity = _identity(run.base_digest or base.folder.name, data.photos, config)
         if run.resume_from is not None:
             yield from _resume(run.resume_from, identity, state)
-        yield Phase("training")
         watch = Watch(base, data, config)
+        yield Phase("training")
         saved = time.monotonic()
         for event in _steps(base, data, config, state):
             yield event
