@@ -58,6 +58,12 @@ def test_the_trigger_word_is_found_in_any_case_and_unicode_form(word: str, text:
     assert "," not in merged_prompt(f"{text} at the sea", None, [word])
 
 
+def test_a_trigger_word_is_found_in_a_script_without_spaces() -> None:
+    text = "\u82b1\u5b50\u306e\u5199\u771f"  # a photo of Hanako
+    assert caption(text, "\u82b1\u5b50", "a person") == text
+    assert name_class(text, "\u82b1\u5b50", "a person") == "a person\u306e\u5199\u771f"
+
+
 def test_the_default_caption_names_the_class_without_its_article() -> None:
     assert caption(None, "ohwx", "a blue mug") == "photo of ohwx blue mug"
     assert name_class("photo of ohwx blue mug", "ohwx", "a blue mug") == "photo of a blue mug"

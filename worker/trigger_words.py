@@ -12,8 +12,13 @@ def normalized(text: str) -> str:
 
 
 def pattern(trigger_word: str) -> str:
-    """Return a regular expression for the word in a normalized text, to be used with `re.IGNORECASE`."""
-    return rf"(?<!\w){re.escape(normalized(trigger_word))}(?!\w)"
+    """Return a regular expression for the word in a normalized text, to be used with `re.IGNORECASE`.
+
+    As a whole word, except in scripts without upper case, such as Japanese, which write no spaces between words.
+    """
+    word = normalized(trigger_word)
+    has_borders = any(letter.isascii() or letter.lower() != letter.upper() for letter in word)
+    return rf"(?<!\w){re.escape(word)}(?!\w)" if has_borders else re.escape(word)
 
 
 def end_of(trigger_word: str, text: str) -> int | None:
