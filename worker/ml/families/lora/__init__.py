@@ -46,12 +46,13 @@ def family_of(file: str, layers: Mapping[str, Shape]) -> LoraNames:
 def identify(path: Path) -> tuple[LoraHeader, LoraNames]:
     """Return a file's header and its family. Raises ModelUnreadable: not a plain LoRA of a family, by all that it says.
 
-    What the metadata states counts only against a family: some have layers of the same names and shapes.
+    What the metadata states counts only against a family: some have layers of the same names and shapes. Our own files
+    name theirs.
     """
     header = files.read_header(path)
     names = family_of(path.name, header.layers)
     stated = others.named_by_metadata(header.metadata)
-    if stated is not None:
+    if stated is not None and header.metadata.get("family") != names.family:
         raise ModelUnreadable(
             f"{path.name} is a LoRA of an unknown family: its metadata says {stated[1]!a}, which is {stated[0]}; "
             f"supported: {', '.join(NAMES)}"
