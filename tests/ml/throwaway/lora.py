@@ -15,13 +15,13 @@ STACKS = ("layers", "noise_refiner", "context_refiner")
 
 def _modules() -> Iterator[Module]:
     for stack in STACKS:
-        kohya, ours = f"lora_unet_{stack}_{{}}_", f"transformer.{stack}.{{}}."
+        ours = f"{stack}.{{}}."  # the same in both
         fused = tuple(f"{ours}attn.{name}" for name in ("to_q", "to_k", "to_v"))
-        yield Module(f"{kohya}attention_qkv", fused, inputs=3, outputs=(3, 1, 1))
-        yield Module(f"{kohya}attention_out", (f"{ours}attn.to_out.0",))
-        yield Module(f"{kohya}feed_forward_w1", (f"{ours}feed_forward.linear_1",), outputs=(4,))
-        yield Module(f"{kohya}feed_forward_w2", (f"{ours}feed_forward.linear_2",), inputs=4)
-        yield Module(f"{kohya}feed_forward_w3", (f"{ours}feed_forward.linear_3",), outputs=(4,))
+        yield Module(f"{ours}attention.qkv", fused, inputs=3, outputs=(3, 1, 1))
+        yield Module(f"{ours}attention.out", (f"{ours}attn.to_out.0",))
+        yield Module(f"{ours}feed_forward.w1", (f"{ours}feed_forward.linear_1",), outputs=(4,))
+        yield Module(f"{ours}feed_forward.w2", (f"{ours}feed_forward.linear_2",), inputs=4)
+        yield Module(f"{ours}feed_forward.w3", (f"{ours}feed_forward.linear_3",), outputs=(4,))
 
 
 NAMES = LoraNames(
