@@ -12,14 +12,13 @@ from tests.app import App
 from tests.waiting import wait_until
 
 INSTALL = """
-create table public.test_gates (job_id uuid not null, point text not null, progress real not null);
+create table public.test_gates (job_id uuid not null, point text not null);
 
 create function public.wait_at_gate() returns trigger language plpgsql set lock_timeout = 0 as $$
 begin
   if new.status = 'running' and exists (
     select from public.test_gates gate
-    where gate.job_id = new.id and new.progress >= gate.progress
-      and gate.point = case when old.status = 'queued' then 'start' else new.phase end)
+    where gate.job_id = new.id and gate.point = case when old.status = 'queued' then 'start' else new.phase end)
   then
     perform pg_advisory_xact_lock_shared(hashtextextended('gate ' || new.id, 0));
   end if;
@@ -37,11 +36,11 @@ class Gate:
     `point` is a phase, or "start" for the statement that starts an attempt. The statement holds the job's row locked.
     """
 
-    def __init__(self, app: App, job_id: UUID, point: str, progress: float = 0) -> None:
+    def __init__(self, app: App, job_id: UUID, point: str) -> None:
         self._app, self._job_id = app, job_id
         self._holder = psycopg.connect(app.url, autocommit=True)
         self._holder.execute("select pg_advisory_lock(hashtextextended('gate ' || %s, 0))", [job_id])
-        app.run("insert into public.test_gates values (%s, %s, %s)", job_id, point, progress)
+        app.run("insert into public.test_gates values (%s, %s)", job_id, point)
 
     def __enter__(self) -> Self:
         return self

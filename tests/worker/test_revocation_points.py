@@ -24,8 +24,8 @@ from tests.waiting import wait_until
 from tests.worker.conftest import Fleet, MakeFleet
 from worker.demo.servers import EmbeddedS3
 
-LONG = {"training": {"steps": 100}, "generation": {"steps": 100, "num_images": 2}}
-"""Long enough for a report in the middle."""
+LONG = {"training": {"steps": 10_000}, "generation": {"steps": 100, "num_images": 16}}
+"""Long enough for a heartbeat, which carries the progress, in the middle."""
 
 
 @dataclass
@@ -136,11 +136,19 @@ def claimed(scene: Scene) -> None:
         wait_until_blocked(scene.app, "start_job")
 
 
-def at_gate(phase: str, progress: float = 0) -> Callable[[Scene], None]:
+def mid_step(scene: Scene) -> None:
+    if scene.revoked:
+        scene.columns = LONG[scene.kind]
+    scene.request()
+    if scene.revoked:
+        wait_until(lambda: scene.app.job(scene.kind, scene.job_id)["progress"] > 0, "progress in the middle")
+        assert scene.app.job(scene.kind, scene.job_id)["status"] == "running"
+    scene.revoke()
+
+
+def at_gate(phase: str) -> Callable[[Scene], None]:
     def act(scene: Scene) -> None:
-        if progress:
-            scene.columns = LONG[scene.kind]
-        with Gate(scene.app, scene.job_id, phase, progress) as gate:
+        with Gate(scene.app, scene.job_id, phase) as gate:
             scene.request()
             gate.wait_reached()
             with scene.revoking():
@@ -180,7 +188,6 @@ LAST_FILE = {"training": "/{job}/1/losses.json", "generation": "/{job}/1/0.raw.p
 FIRST_FILE = {"training": "/{job}/1/lora.safetensors", "generation": "/{job}/1/0.png"}
 INPUT = {"training": "{subject}/photos/2.jpg", "generation": "{lora}"}
 AFTER_LOADING = {"training": "encoding photos", "generation": "reading the prompt"}
-STEPS = {"training": "training", "generation": "drawing"}
 COMPUTED = {"training": "uploading", "generation": "encoding"}
 
 
@@ -192,7 +199,7 @@ def points(kind: str) -> dict[str, Callable[[Scene], None]]:
         "fetching inputs": at_store("GET", INPUT[kind], "half"),
         "inputs fetched": at_gate("loading the models"),
         "model loaded": at_gate(AFTER_LOADING[kind]),
-        "mid-step": at_gate(STEPS[kind], 0.01),
+        "mid-step": mid_step,
         "computed": at_gate(COMPUTED[kind]),  # upscaled; the LoRA's file is written
         "staged": at_store("PUT", FIRST_FILE[kind], "before"),
         "half uploaded": at_store("PUT", LAST_FILE[kind], "half"),
