@@ -56,7 +56,7 @@ def test_every_attempt_of_a_job_without_a_seed_uses_the_same_seed() -> None:
 
 @pytest.mark.parametrize(
     ("requested", "subject", "used"),
-    [("ohwx", "ada", "ohwx"), (None, "ada", "ada"), (None, None, "subject")],
+    [("ohwx", "ada", "ohwx"), (None, "ada", "ada"), (None, None, "ohwx")],
 )
 def test_the_trigger_word_comes_from_the_request_or_the_subject(
     requested: str | None, subject: str | None, used: str
