@@ -34,7 +34,7 @@ class Still(Flux):
     def predict(self, parts: Any, inputs: Any, *_: Any) -> torch.Tensor:
         return torch.zeros_like(inputs if BEFORE else inputs.latents)
 
-    def decode_picture(self, *_: Any) -> torch.Tensor:
+    def decode_picture(self, *_: Any, **__: Any) -> torch.Tensor:
         return torch.zeros(1, 3, SIDE, SIDE)
 
 

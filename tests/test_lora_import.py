@@ -187,11 +187,12 @@ def _while_waiting(publishing: Any, revoking: Any, statement: str, arguments: li
 
 def test_an_import_that_dies_is_swept_after_an_hour_and_cannot_publish_then(app: App) -> None:
     begun = app.one("select worker.begin_lora_import(null, 'tiny-flux', 'flux', %s)", "b" * 64)
-    assert app.one("select worker.claim_deletable_objects(10)") == []
+    claim, seen = "select worker.claim_deletable_objects(10, %s)", json.dumps({app.models: app.marker})
+    assert app.one(claim, seen) == []
     app.run(
         "update worker.staged_objects set created_at = created_at - interval '1 hour', offer_after = clock_timestamp()"
     )
-    (offered,) = app.one("select worker.claim_deletable_objects(10)")
+    (offered,) = app.one(claim, seen)
     assert offered["key"] == begun["key"]
     lora_json = json.dumps({"sha256": "b" * 64, "rank": 4})
     answer = app.one("select worker.publish_lora_import(%s, null, 'tiny-flux', %s)", begun["import_id"], lora_json)

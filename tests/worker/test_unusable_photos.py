@@ -64,7 +64,7 @@ BAD = {
     "huge.jpg": (small_jpeg(3), "too large (312 MB, at most 200)"),
     "icon.png": (encoded(Image.new("RGB", (32, 32)), "PNG"), "too small (32 x 32, at least 64 pixels a side)"),
     "lost.jpg": (None, "missing"),
-    "page.pdf": (b"%PDF-1.7", "not a photo (JPEG, PNG, HEIC, WebP, TIFF or GIF)"),
+    "page.pdf": (b"%PDF-1.7", "not a photo (JPEG, PNG, HEIC, AVIF, WebP, TIFF, GIF, BMP or JPEG 2000)"),
 }
 
 
