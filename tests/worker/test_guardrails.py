@@ -83,7 +83,7 @@ def test_words_are_screened_as_the_model_reads_them() -> None:
     training = {"trigger_word": None, "class_name": None}
     without_trigger_word = {
         "subject": {**ada, "trigger_word": None},
-        "inputs": {"photos": [{**photo, "caption": "little subject on a beach"}], "min_photos": 3},
+        "inputs": {"photos": [{**photo, "caption": "little ohwx on a beach"}], "min_photos": 3},
     }
     require(started("training", training, **without_trigger_word))
     with pytest.raises(PromptBlocked, match="a child"):  # the word used instead is part of the class caption too
