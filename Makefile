@@ -59,10 +59,10 @@ $(INSTALLED): pyproject.toml
 	@echo 'Setting up .venv. The first time this downloads about 5 GB, most of it PyTorch.'
 	$(PYTHON) -m venv .venv
 	# For the extra realesrgan. Building basicsr in isolation would download a second PyTorch; opencv-python needs a desktop's
-	# libraries.
+	# libraries. Removing it removes the folder that it shares with the headless one, which pip then takes for installed.
 	$(BIN)/python -m pip install --disable-pip-version-check setuptools wheel
 	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation "basicsr; python_version < '3.13'"
 	$(BIN)/python -m pip install --disable-pip-version-check --editable '.[dev]'
 	$(BIN)/python -m pip uninstall --disable-pip-version-check --yes opencv-python
-	$(BIN)/python -m pip install --disable-pip-version-check opencv-python-headless
+	$(BIN)/python -m pip install --disable-pip-version-check --force-reinstall --no-deps opencv-python-headless
 	touch $@
