@@ -55,15 +55,16 @@ class ColourSpace:
     to_light: Callable[[Floats], Floats]
 
 
-Colours: TypeAlias = bytes | ColourSpace | None
+Colours: TypeAlias = ImageCms.ImageCmsProfile | ColourSpace | None
 """An ICC profile, a colour space, or None for sRGB."""
 
 
 def colours_of(path: Path, photo: Image.Image) -> Colours:
     """Return what the colours of an opened photo mean."""
     profile = jpeg_2000_profile(path) if photo.format == "JPEG2000" else photo.info.get("icc_profile")
-    if profile and _is_readable(profile):
-        return bytes(profile)
+    with suppress(ImageCms.PyCMSError, OSError):  # a damaged profile says nothing
+        if profile:
+            return ImageCms.ImageCmsProfile(io.BytesIO(profile))
     if photo.mode not in ("L", "RGB", "RGBA", "LA", "P", "PA", "I;16"):
         return None
     return _by_code_points(path, photo) or _by_exif(photo) or _by_gamma(photo)
@@ -71,10 +72,9 @@ def colours_of(path: Path, photo: Image.Image) -> Colours:
 
 def to_srgb(photo: Image.Image, colours: Colours) -> Image.Image:
     """Convert a photo of mode L, RGB or CMYK to sRGB, mode RGB."""
-    if isinstance(colours, bytes):
+    if isinstance(colours, ImageCms.ImageCmsProfile):
         with suppress(ImageCms.PyCMSError, OSError):  # a profile for another mode is ignored
-            given = ImageCms.ImageCmsProfile(io.BytesIO(colours))
-            converted = ImageCms.profileToProfile(photo, given, ImageCms.createProfile("sRGB"), outputMode="RGB")
+            converted = ImageCms.profileToProfile(photo, colours, ImageCms.createProfile("sRGB"), outputMode="RGB")
             if converted is not None:
                 return converted
     if not isinstance(colours, ColourSpace):
@@ -83,14 +83,6 @@ def to_srgb(photo: Image.Image, colours: Colours) -> Image.Image:
     light = colours.to_light(np.arange(256) / 255)[np.asarray(photo.convert("RGB"))]
     light = light @ (np.linalg.inv(_to_xyz(_SRGB)) @ _to_xyz(colours.chromaticities)).T
     return Image.fromarray((_srgb_from_light(light.clip(0, 1)) * 255 + 0.5).astype(np.uint8))
-
-
-def _is_readable(profile: bytes) -> bool:
-    try:
-        ImageCms.ImageCmsProfile(io.BytesIO(profile))
-    except (ImageCms.PyCMSError, OSError):
-        return False
-    return True
 
 
 def _by_code_points(path: Path, photo: Image.Image) -> ColourSpace | None:
