@@ -58,11 +58,13 @@ $(INSTALLED): pyproject.toml
 	  || { echo 'Python 3.11 or newer is needed; name one: make PYTHON=python3.12' >&2; exit 1; }
 	@echo 'Setting up .venv. The first time this downloads about 5 GB, most of it PyTorch.'
 	$(PYTHON) -m venv .venv
-	# For the extra realesrgan. Building basicsr in isolation would download a second PyTorch; opencv-python needs a desktop's
-	# libraries. Removing it removes the folder that it shares with the headless one, which pip then takes for installed.
-	$(BIN)/python -m pip install --disable-pip-version-check setuptools wheel
+	# basicsr, of the extra realesrgan, needs what the package itself installs, to be built: in isolation, or before it, it
+	# would fetch a second PyTorch.
+	$(BIN)/python -m pip install --disable-pip-version-check setuptools wheel cython --editable .
 	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation "basicsr; python_version < '3.13'"
 	$(BIN)/python -m pip install --disable-pip-version-check --editable '.[dev]'
+	# opencv-python needs a desktop's libraries. Removing it removes the folder that it shares with the headless one, which
+	# pip then takes for installed.
 	$(BIN)/python -m pip uninstall --disable-pip-version-check --yes opencv-python
 	$(BIN)/python -m pip install --disable-pip-version-check --force-reinstall --no-deps opencv-python-headless
 	touch $@

@@ -19,9 +19,16 @@ from worker.database.transient import is_transient
 PREPARED = "select statement from pg_prepared_statements where statement like %s"
 
 
+async def until_both_are_open(database: Database) -> None:
+    """Wait for both connections of the pool: they take turns from then on, so that each is used as often."""
+    async with database.pooled(), database.pooled():
+        pass
+
+
 async def prepared(database: Database) -> int:
-    """Ask the same several times; returns how many such statements the connection has prepared."""
-    for _ in range(PREPARE_AFTER + 2):
+    """Ask the same several times; returns how many such statements a connection has prepared."""
+    await until_both_are_open(database)
+    for _ in range(POOL_SIZE * (PREPARE_AFTER + 1)):
         await database.call_once("schema_major")
     return len(await database.fetch(PREPARED, ["%schema_major%"]))
 
@@ -40,6 +47,7 @@ async def test_nothing_is_prepared_behind_a_pooler(databases: Databases, db: App
 async def test_a_prepared_claim_survives_a_change_of_the_queues_table(db: AppTables) -> None:
     async with Database(as_worker(db.url), "pod") as database:
         queue = ClaimQueue(database, uuid4())
+        await until_both_are_open(database)
         for _ in range(POOL_SIZE * (PREPARE_AFTER + 1)):
             assert await queue.claim([GENERATION]) is None
         db.run("alter table worker.pgqueuer add column more integer")
