@@ -205,7 +205,7 @@ as $$
 begin
   update worker.pgqueuer set priority = new.priority * 1000, execute_after = worker.queue_time(new.run_after)
   where dedupe_key = tg_argv[0] || ':' || new.id and status = 'queued';
-  perform pg_notify('likeness_queue', '');
+  perform pg_notify('likeness_queue', worker.route(tg_argv[0], to_jsonb(new)));
   return null;
 end $$;
 comment on function worker.after_order_update is 'Copy a changed priority or run_after to the queue.';

@@ -57,6 +57,15 @@ begin
 end $$;
 comment on function worker.enqueue_rows is 'Put jobs on the queue, except those that are there already.';
 
+create or replace function worker.fn_pgqueuer_changed() returns trigger
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform pg_notify('likeness_queue', entrypoint) from (select distinct entrypoint from new_rows) routes;
+  return null;
+end $$;
+comment on function worker.fn_pgqueuer_changed is 'Wake the pods: something of these routes may have become claimable.';
+
 create or replace function worker.enqueue(p_kind text, p_job jsonb) returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
@@ -102,7 +111,7 @@ begin
   perform worker.discard_staged_objects(p_kind, v_id, (p_job ->> 'attempt')::integer, false);
   perform worker.log_event(p_kind, v_id, (p_job ->> 'attempt')::integer, 'requeued',
     jsonb_build_object('code', p_code, 'error', p_error, 'phase', p_phase));
-  perform pg_notify('likeness_queue', '');
+  perform pg_notify('likeness_queue', worker.route(p_kind, p_job));
 end $$;
 comment on function worker.requeue is 'Put a job back on the queue after an attempt, p_delay from now; p_failures is added to its failures.';
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from datetime import timedelta
 from uuid import UUID, uuid4
 
@@ -54,7 +55,7 @@ POLL_JITTER = (0.9, 1.0)
 DUE_MARGIN_S = 0.01
 """Added to the time when a deferred job is due, so that the claim is not a moment too early."""
 LOOKS = 2
-"""At a queue that looks empty, each time that something wakes the claim loop; after that it only polls."""
+"""At a queue that looks empty for a slot, each time that it may have grown; after that the slot only polls."""
 SECOND_LOOK_AFTER_S = (0.02, 0.06)
 CLAIM_AGAIN_AFTER_FAILURE_S = 1.0
 STOP_WITHOUT_DATABASE_AFTER_S = 20.0
@@ -80,7 +81,11 @@ class Worker:
         self._workspace = Workspace(settings.work_dir, self.pod_id)
         self._free = {"gpu": 1, "light": LIGHT_SLOTS}
         self._wake = asyncio.Event()
-        """A job may have become claimable: a notification, a free slot, a new route, a deferred job that is due."""
+        """There is something to do for the claim loop: a slot is free, the pod stops, or what follows."""
+        self._grown: set[str] = set()
+        """Slots for which a job may have become claimable: a notification, a new route, a deferred job that is due."""
+        self._looks: Counter[str] = Counter()
+        """At the queue in vain, by slot, since a job may have become claimable or the slot became free."""
         self._due: asyncio.TimerHandle | None = None
         self._stopping = asyncio.Event()
         self._abort = asyncio.Event()
@@ -98,7 +103,7 @@ class Worker:
         )
         self._routes = Routes(self._database, self._models, kinds)
         self._registration = Registration(
-            self.pod_id, settings.worker_name, self._database, self._session, self._routes, self._tick, self._wake.set
+            self.pod_id, settings.worker_name, self._database, self._session, self._routes, self._tick, self._on_queue
         )
         self._services = PodServices(
             settings,
@@ -196,7 +201,12 @@ class Worker:
             routes=sorted(self._routes.slot_of),
         )
 
-    def _on_queue(self) -> None:
+    def _on_queue(self, route: str = "") -> None:
+        """Look at the queue again: something of this route may have become claimable; of any, if it is empty."""
+        offered = self._routes.slot_of
+        if route and route not in offered:
+            return
+        self._grown |= {offered[route]} if route else set(self._free)
         self._wake.set()
         self._prefetch.queue_changed()
 
@@ -215,31 +225,37 @@ class Worker:
 
     async def _claim_loop(self) -> None:
         await self._session.first_try.wait()
-        looks = 0  # at a queue without a job for this pod, since something woke this loop
+        woken = True
         while not self._stopping.is_set():
             self._wake.clear()
+            for slot in self._grown:
+                self._looks[slot] = 0
+            self._grown.clear()
             slot_of = dict(self._routes.slot_of)  # a route may be dropped while a claim for it is running
-            routes = [route for route, slot in slot_of.items() if self._free[slot] > 0]
+            free = {slot for slot, count in self._free.items() if count > 0}
+            unsure = {slot for slot in free if self._looks[slot] < LOOKS}
+            is_poll = not woken and not unsure
+            asked = free if is_poll else unsure
             pause_s: float | None = CLAIM_AGAIN_AFTER_FAILURE_S
             with suppress_transient_errors("claim.failed"):
-                claim = await self._claim(routes, looks) if routes else None
+                routes = [route for route, slot in slot_of.items() if slot in asked]
+                claim = await self._claim(routes, in_order=not (is_poll and self._session.listening))
                 if claim is not None:
                     self._begin(*claim, slot_of)
-                    looks = 0
+                    woken = True
                     continue
-                looks += 1
-                pause_s = await self._pause_s(routes, looks)
-            if await wait_for_event(self._wake, pause_s):
-                looks = 0
+                self._looks.update(asked)
+                pause_s = await self._pause_s(list(slot_of), asked) if free else None  # nothing can be claimed
+            woken = await wait_for_event(self._wake, pause_s)
 
-    async def _claim(self, routes: list[str], looks: int) -> tuple[str, UUID] | None:
-        """Claim one job: of a route that has waited too long, else of the loaded base, else of any."""
-        is_poll = looks >= LOOKS and self._session.listening  # the queue was empty, and nothing was heard of since
-        for preferred in [] if is_poll else await self._preferences(routes):
-            claim = await self._queue.claim(preferred)
+    async def _claim(self, routes: list[str], *, in_order: bool) -> tuple[str, UUID] | None:
+        """Claim one job: in order, of a route that has waited too long, else of the loaded base, else of any."""
+        preferences = await self._preferences(routes) if in_order else []
+        for wanted in [*preferences, routes]:
+            claim = await self._queue.claim(wanted) if wanted else None
             if claim is not None:
                 return claim
-        return await self._queue.claim(routes)
+        return None
 
     async def _preferences(self, routes: list[str]) -> list[list[str]]:
         """Return the routes to ask for before all others, the most urgent first."""
@@ -267,21 +283,22 @@ class Worker:
             if not freed:
                 freed = True
                 self._free[slot] += 1
+                # Without notifications, only looking tells what was queued meanwhile.
+                self._grown |= {slot} if self._session.listening else set(self._free)
                 self._wake.set()
 
         self._runner.begin(kind, job_id, free_slot)
 
-    async def _pause_s(self, routes: list[str], looks: int) -> float | None:
-        """Return how long to wait at most, after so many looks in vain; None for until something wakes the loop."""
-        if not routes:
-            return None  # without a free slot there is nothing to claim
-        if looks < LOOKS:
+    async def _pause_s(self, routes: list[str], asked: set[str]) -> float:
+        """Return how long to wait at most after a look in vain for the slots `asked`."""
+        looks = {self._looks[slot] for slot in asked}
+        if looks and min(looks) < LOOKS:
             # pgqueuer locks the next job of every route that it is asked for and keeps one: for a moment, another pod
             # hides jobs from this one.
             return random.uniform(*SECOND_LOOK_AFTER_S)  # noqa: S311  jitter is not a secret
         if not self._session.listening:
             return POLL_WITHOUT_LISTEN_EVERY_S
-        if looks == LOOKS:
+        if LOOKS in looks:
             self._wake_when_due(await self._database.call_once("next_due_s", routes))
         return POLL_EVERY_S * random.uniform(*POLL_JITTER)  # noqa: S311
 

@@ -177,8 +177,6 @@ class Likeness(Side):
         for file, text in METADATA.items():
             (package / file).write_text(text)
         self.s3 = boto3.client("s3", endpoint_url=self.servers.s3.url(), **self._credentials())
-        for bucket in ("uploads", "model_artifacts", "3d-models"):
-            self.s3.create_bucket(Bucket=bucket)
         self.environment |= {
             "PYTHONPATH": os.pathsep.join(map(str, (self.servers.tree, HERE, package.parent))),
             "DATABASE_URL": self.url,
@@ -191,8 +189,14 @@ class Likeness(Side):
             "WORKER_KINDS": "bench,publish_lora",
             "LOG_FORMAT": "json",
         }
-        migrate = [sys.executable, "-m", "worker", "migrate", "--supabase-stubs"]
-        subprocess.run(migrate, env=self.environment, cwd=self.servers.tree, check=True, stdout=subprocess.DEVNULL)
+        for command in (["migrate", "--supabase-stubs"], ["storage", "init"]):
+            subprocess.run(
+                [sys.executable, "-m", "worker", *command],
+                env=self.environment,
+                cwd=self.servers.tree,
+                check=True,
+                stdout=subprocess.DEVNULL,
+            )
         with psycopg.connect(self.url, autocommit=True) as connection:
             connection.execute("update worker.config set open_jobs_per_owner = 1000000")
             self.owner = uuid4()

@@ -13,6 +13,11 @@ insert into worker.housekeeping default values;
 -- For starved_routes, which asks when a route was last claimed from.
 create index pgqueuer_log_picked on worker.pgqueuer_log (entrypoint, created) where status = 'picked';
 
+-- The notification names the route, so that only pods that offer it look at the queue, and only for a slot that can take it.
+drop trigger tg_pgqueuer_changed on worker.pgqueuer;
+create trigger tg_pgqueuer_changed after insert on worker.pgqueuer
+  referencing new table as new_rows for each statement execute function worker.fn_pgqueuer_changed();
+
 -- A row to lock while a copy is made: an advisory lock could be taken by anybody who can connect. It does not refer to the
 -- subject, because a reference would lock the subject too, and a revocation would wait.
 create table worker.lora_copies (

@@ -42,6 +42,8 @@ class ClaimingPod:
         self.free: list[Callable[[], None]] = []
         self.asked: list[str] = []
         """What the loop asked the database for, in order."""
+        self.routes: list[list[str]] = []
+        """Of each claim."""
         self.after_claim: Callable[[Claim | None], Awaitable[None]] | None = None
         self.worker._routes.slot_of = {GENERATION: "gpu", TRAINING: "gpu"}
         self.worker._runner.begin = self._begin  # type: ignore[method-assign]
@@ -66,6 +68,7 @@ class ClaimingPod:
             async def claim(self, routes: list[str]) -> Claim | None:
                 claim = await super().claim(routes)
                 pod.asked.append("claim")
+                pod.routes.append(routes)
                 if pod.after_claim is not None:
                     await pod.after_claim(claim)
                 return claim
@@ -75,6 +78,11 @@ class ClaimingPod:
     async def until_asked(self, count: int) -> None:
         """Return once the loop has asked for this many things."""
         while len(self.asked) < count:  # noqa: ASYNC110  observed from within the loop
+            await asyncio.sleep(0.01)
+
+    async def until_asked_when_due(self, times: int) -> None:
+        """Return once the loop has asked so often when the next job is due: it found nothing to claim."""
+        while self.asked.count("due") < times:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
     @asynccontextmanager
@@ -140,8 +148,8 @@ async def test_a_job_that_is_queued_while_a_claim_returns_empty_is_not_missed(db
     heard = asyncio.Event()
     on_queue = pod.worker._session.on_queue
 
-    def on_queue_observed() -> None:
-        on_queue()
+    def on_queue_observed(route: str) -> None:
+        on_queue(route)
         heard.set()
 
     pod.worker._session.on_queue = on_queue_observed
@@ -155,6 +163,44 @@ async def test_a_job_that_is_queued_while_a_claim_returns_empty_is_not_missed(db
     pod.after_claim = insert_after_the_claim
     async with pod.running():
         assert await pod.begun.get() == ("generation", inserted[0])
+
+
+@pytest.mark.usefixtures("only_woken")
+async def test_only_the_slot_is_asked_for_that_can_run_what_was_queued(
+    db: AppTables, pod: ClaimingPod, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue, "SECOND_LOOK_AFTER_S", (0.0, 0.0))
+    pod.worker._routes.slot_of[PUBLISH] = "light"
+    async with pod.running():
+        await pod.until_asked_when_due(1)  # the queue is known to be empty
+        looks = len(pod.routes)
+        await asyncio.to_thread(db.ask)
+        await pod.begun.get()
+        pod.free.pop()()
+        await pod.until_asked_when_due(2)
+    assert {route for routes in pod.routes[looks:] for route in routes} == {GENERATION, TRAINING}
+
+
+@pytest.mark.usefixtures("only_woken")
+async def test_what_another_pod_must_run_wakes_nobody_else(db: AppTables, pod: ClaimingPod) -> None:
+    heard: list[str] = []
+    on_queue = pod.worker._session.on_queue
+
+    def on_queue_observed(route: str) -> None:
+        on_queue(route)
+        heard.append(route)
+
+    pod.worker._session.on_queue = on_queue_observed
+    del pod.worker._routes.slot_of[GENERATION]
+    async with pod.running():
+        await pod.until_asked(1)
+        await asyncio.to_thread(db.ask)
+        while heard[-1:] != [GENERATION]:  # noqa: ASYNC110  observed from within the loop
+            await asyncio.sleep(0.01)
+        assert not pod.worker._wake.is_set()
+        pod.worker._routes.slot_of[GENERATION] = "gpu"
+        await asyncio.to_thread(db.ask)
+        await pod.begun.get()
 
 
 async def test_a_claim_is_repeated_when_another_claim_locked_the_job(

@@ -471,7 +471,7 @@ def test_a_users_insert_wakes_the_old_pod(installation: Installation, pod: OldPo
         app.execute(
             "insert into public.training_jobs (subject_id, base, steps) values (%s, 'sd15', 20)", [named("Ivy")]
         )
-    pod.do("hear", channel="likeness_queue", payload="")
+    pod.do("hear", channel="likeness_queue", payload="training/sd15")  # it looks at the queue whatever the payload
     claimed = pod.do("claim", routes=["training/sd15"])
     assert pod.do("start", job=claimed)["job"]["steps"] == 20
     assert pod.do("finish", job=claimed) == "ok"

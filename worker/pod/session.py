@@ -61,8 +61,8 @@ class Session:
     url: str
     database: Database
     pod_id: UUID
-    on_queue: Callable[[], None]
-    """A job may have become claimable."""
+    on_queue: Callable[[str], None]
+    """A job of this route may have become claimable; of any route, if it is empty."""
     on_cancel: Callable[[str], None]
     """The cancellation of a running job, as kind:id, was requested."""
     on_state: Callable[[], Awaitable[None]]
@@ -124,7 +124,7 @@ class Session:
         self.has_lock, self.listening = bool(locked), True
         await self.on_state()
         self.first_try.set()
-        self.on_queue()  # for jobs that arrived while this pod was not listening
+        self.on_queue("")  # for jobs that arrived while this pod was not listening
 
     async def _publish_initial_state(self) -> None:
         if not self.first_try.is_set():
@@ -135,7 +135,7 @@ class Session:
         while True:
             async for notification in connection.notifies(timeout=IDLE_PROBE_EVERY_S):
                 if notification.channel == QUEUE_CHANNEL:
-                    self.on_queue()
+                    self.on_queue(notification.payload)
                 elif notification.channel == CANCEL_CHANNEL:
                     self.on_cancel(notification.payload)
             try:
