@@ -8,8 +8,7 @@ other parts of a running pod are in `worker/pod/`.
 from __future__ import annotations
 
 import asyncio
-import random
-from collections import Counter
+from collections.abc import Collection
 from datetime import timedelta
 from uuid import UUID, uuid4
 
@@ -34,6 +33,7 @@ from worker.pod.housekeeping.marker import MarkerRenewal
 from worker.pod.housekeeping.sweep import Sweep
 from worker.pod.housekeeping.tick import Tick
 from worker.pod.job_runner import JobRunner, PodServices
+from worker.pod.looks import Looks, Outcome
 from worker.pod.prefetch import Prefetch
 from worker.pod.preflight import check_installation
 from worker.pod.registration import Registration
@@ -48,16 +48,8 @@ from worker.storage.workspace import Workspace
 log = structlog.get_logger()
 
 LIGHT_SLOTS = 2
-POLL_EVERY_S = 30.0
-POLL_WITHOUT_LISTEN_EVERY_S = 2.0
-POLL_JITTER = (0.9, 1.0)
-"""Shares of the interval."""
 DUE_MARGIN_S = 0.01
 """Added to the time when a deferred job is due, so that the claim is not a moment too early."""
-LOOKS = 2
-"""At a queue that looks empty for a slot, each time that it may have grown; after that the slot only polls."""
-SECOND_LOOK_AFTER_S = (0.02, 0.06)
-CLAIM_AGAIN_AFTER_FAILURE_S = 1.0
 STOP_WITHOUT_DATABASE_AFTER_S = 20.0
 """Since the last heartbeat that was answered. Below the limit of a container runtime: `--stop-timeout 30`."""
 
@@ -81,11 +73,8 @@ class Worker:
         self._workspace = Workspace(settings.work_dir, self.pod_id)
         self._free = {"gpu": 1, "light": LIGHT_SLOTS}
         self._wake = asyncio.Event()
-        """There is something to do for the claim loop: a slot is free, the pod stops, or what follows."""
-        self._grown: set[str] = set()
-        """Slots for which a job may have become claimable: a notification, a new route, a deferred job that is due."""
-        self._looks: Counter[str] = Counter()
-        """At the queue in vain, by slot, since a job may have become claimable or the slot became free."""
+        """There is something to do for the claim loop: a look at the queue, or the pod stops."""
+        self._looks = Looks(self._free)
         self._due: asyncio.TimerHandle | None = None
         self._stopping = asyncio.Event()
         self._abort = asyncio.Event()
@@ -206,15 +195,19 @@ class Worker:
         offered = self._routes.slot_of
         if route and route not in offered:
             return
-        self._grown |= {offered[route]} if route else set(self._free)
-        self._wake.set()
+        self._look_again({offered[route]} if route else self._free)
         self._prefetch.queue_changed()
+
+    def _look_again(self, slots: Collection[str]) -> None:
+        self._looks.look_again(slots)
+        self._wake.set()
 
     def _gpu_routes_if_busy(self) -> list[str]:
         return [] if self._free["gpu"] else [route for route, slot in self._routes.slot_of.items() if slot == "gpu"]
 
     async def _on_session(self) -> None:
         self._heartbeat.send_now()  # without a session, only heartbeats show that this pod is alive
+        self._on_queue()  # and only looking tells what is queued
         await self._registration.register()
 
     def _on_cancel(self, key: str) -> None:
@@ -225,28 +218,28 @@ class Worker:
 
     async def _claim_loop(self) -> None:
         await self._session.first_try.wait()
-        woken = True
         while not self._stopping.is_set():
             self._wake.clear()
-            for slot in self._grown:
-                self._looks[slot] = 0
-            self._grown.clear()
-            slot_of = dict(self._routes.slot_of)  # a route may be dropped while a claim for it is running
             free = {slot for slot, count in self._free.items() if count > 0}
-            unsure = {slot for slot in free if self._looks[slot] < LOOKS}
-            is_poll = not woken and not unsure
-            asked = free if is_poll else unsure
-            pause_s: float | None = CLAIM_AGAIN_AFTER_FAILURE_S
-            with suppress_transient_errors("claim.failed"):
-                routes = [route for route, slot in slot_of.items() if slot in asked]
-                claim = await self._claim(routes, in_order=not (is_poll and self._session.listening))
-                if claim is not None:
-                    self._begin(*claim, slot_of)
-                    woken = True
-                    continue
-                self._looks.update(asked)
-                pause_s = await self._pause_s(list(slot_of), asked) if free else None  # nothing can be claimed
-            woken = await wait_for_event(self._wake, pause_s)
+            looking = self._looks.begin(free)
+            if looking:
+                outcome: Outcome = "failed"
+                with suppress_transient_errors("claim.failed"):
+                    outcome = await self._look(looking)
+                self._looks.end(looking, outcome, listening=self._session.listening)
+            await wait_for_event(self._wake, self._looks.wait_s(free))
+
+    async def _look(self, slots: set[str]) -> Outcome:
+        """Claim one job for one of these slots, and begin it."""
+        slot_of = dict(self._routes.slot_of)  # a route may be dropped while a claim for it is running
+        routes = [route for route, slot in slot_of.items() if slot in slots]
+        claim = await self._claim(routes, in_order=not (self._session.listening and self._looks.is_poll(slots)))
+        if claim is not None:
+            self._begin(*claim, slot_of)
+            return "claimed"
+        if self._session.listening and self._looks.is_first(slots):
+            self._wake_when_due(await self._database.call_once("next_due_s", list(slot_of)))
+        return "in vain"
 
     async def _claim(self, routes: list[str], *, in_order: bool) -> tuple[str, UUID] | None:
         """Claim one job: in order, of a route that has waited too long, else of the loaded base, else of any."""
@@ -284,28 +277,25 @@ class Worker:
                 freed = True
                 self._free[slot] += 1
                 # Without notifications, only looking tells what was queued meanwhile.
-                self._grown |= {slot} if self._session.listening else set(self._free)
-                self._wake.set()
+                self._look_again({slot} if self._session.listening else self._free)
 
         self._runner.begin(kind, job_id, free_slot)
 
-    async def _pause_s(self, routes: list[str], asked: set[str]) -> float:
-        """Return how long to wait at most after a look in vain for the slots `asked`."""
-        looks = {self._looks[slot] for slot in asked}
-        if looks and min(looks) < LOOKS:
-            # pgqueuer locks the next job of every route that it is asked for and keeps one: for a moment, another pod
-            # hides jobs from this one.
-            return random.uniform(*SECOND_LOOK_AFTER_S)  # noqa: S311  jitter is not a secret
-        if not self._session.listening:
-            return POLL_WITHOUT_LISTEN_EVERY_S
-        if LOOKS in looks:
-            self._wake_when_due(await self._database.call_once("next_due_s", routes))
-        return POLL_EVERY_S * random.uniform(*POLL_JITTER)  # noqa: S311
-
     def _wake_when_due(self, seconds: float | None) -> None:
-        """Wake the claim loop when the next deferred job is due; None if there is none."""
+        """Wake the claim loop when the next deferred job is due; None if none is known.
+
+        The earliest time stays: a job that became due a moment ago is not the next any more, and not claimed yet.
+        """
+        if seconds is None:
+            return
+        loop = asyncio.get_running_loop()
+        due_at = loop.time() + seconds + DUE_MARGIN_S
+        if self._due is not None and self._due.when() <= due_at:
+            return
         if self._due is not None:
             self._due.cancel()
-            self._due = None
-        if seconds is not None:
-            self._due = asyncio.get_running_loop().call_later(seconds + DUE_MARGIN_S, self._on_queue)
+        self._due = loop.call_at(due_at, self._on_due)
+
+    def _on_due(self) -> None:
+        self._due = None
+        self._on_queue()

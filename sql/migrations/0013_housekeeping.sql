@@ -14,7 +14,7 @@ insert into worker.housekeeping default values;
 create index pgqueuer_log_picked on worker.pgqueuer_log (entrypoint, created) where status = 'picked';
 
 -- The notification names the route, so that only pods that offer it look at the queue, and only for a slot that can take it.
-drop trigger tg_pgqueuer_changed on worker.pgqueuer;
+drop trigger if exists tg_pgqueuer_changed on worker.pgqueuer;
 create trigger tg_pgqueuer_changed after insert on worker.pgqueuer
   referencing new table as new_rows for each statement execute function worker.fn_pgqueuer_changed();
 

@@ -116,13 +116,15 @@ CONNECTING = [
 ]
 
 
-@pytest.mark.parametrize("command", CONNECTING)
-def test_no_command_shows_a_password_that_should_have_been_percent_encoded(operator: Operator, command: str) -> None:
-    for url in ("postgresql://pod:se@cret-marker@127.0.0.1:1/postgres", "postgresql://pod:1/cret-marker@127.0.0.1/db"):
-        ran = operator.worker(*command.split(), DATABASE_URL=url, DATABASE_LISTEN_URL=url, CUDA_VISIBLE_DEVICES="")
-        assert ran.code in (1, 2)
-        assert "in a password must be percent-encoded" in ran.stdout + ran.stderr
-        assert "cret-marker" not in ran.stdout + ran.stderr
+@pytest.mark.parametrize(
+    "url", ["postgresql://pod:se@cret-marker@127.0.0.1:1/postgres", "postgresql://pod:1/cret-marker@127.0.0.1/db"]
+)
+def test_no_command_shows_a_password_that_should_have_been_percent_encoded(operator: Operator, url: str) -> None:
+    commands = operator.each(CONNECTING, DATABASE_URL=url, DATABASE_LISTEN_URL=url, CUDA_VISIBLE_DEVICES="")
+    for command, ran in commands.items():
+        assert ran.code in (1, 2), command
+        assert "in a password must be percent-encoded" in ran.stdout + ran.stderr, command
+        assert "cret-marker" not in ran.stdout + ran.stderr, command
 
 
 def test_a_missing_schema_is_reported_with_the_migrate_command(operator: Operator) -> None:

@@ -14,8 +14,8 @@ import pytest
 from tests.sql.background import STUCK_AFTER_S
 from tests.sql.pod import GENERATION, PUBLISH, TRAINING, as_worker
 from tests.sql.tables import AppTables
-from worker import queue
 from worker.database.claim_queue import ClaimQueue
+from worker.pod import looks
 from worker.pod.background_tasks import cancel_tasks, start_tasks
 from worker.queue import Worker
 from worker.settings import Settings
@@ -80,9 +80,9 @@ class ClaimingPod:
         while len(self.asked) < count:  # noqa: ASYNC110  observed from within the loop
             await asyncio.sleep(0.01)
 
-    async def until_asked_when_due(self, times: int) -> None:
-        """Return once the loop has asked so often when the next job is due: it found nothing to claim."""
-        while self.asked.count("due") < times:  # noqa: ASYNC110
+    async def until_it_polls(self, *slots: str) -> None:
+        """Return once the loop has found nothing for these slots, however often it looked."""
+        while not self.worker._looks.is_poll(slots or self.worker._free):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
     @asynccontextmanager
@@ -103,8 +103,8 @@ def pod(db: AppTables) -> ClaimingPod:
 @pytest.fixture
 def only_woken(monkeypatch: pytest.MonkeyPatch) -> None:
     """The clock alone leads to no claim."""
-    monkeypatch.setattr(queue, "SECOND_LOOK_AFTER_S", (NEVER_S, NEVER_S))
-    monkeypatch.setattr(queue, "POLL_EVERY_S", NEVER_S)
+    monkeypatch.setattr(looks, "AGAIN_AFTER_S", (NEVER_S,))
+    monkeypatch.setattr(looks, "POLL_EVERY_S", NEVER_S)
 
 
 @pytest.mark.usefixtures("only_woken")
@@ -169,16 +169,16 @@ async def test_a_job_that_is_queued_while_a_claim_returns_empty_is_not_missed(db
 async def test_only_the_slot_is_asked_for_that_can_run_what_was_queued(
     db: AppTables, pod: ClaimingPod, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(queue, "SECOND_LOOK_AFTER_S", (0.0, 0.0))
+    monkeypatch.setattr(looks, "AGAIN_AFTER_S", (0.0,))
     pod.worker._routes.slot_of[PUBLISH] = "light"
     async with pod.running():
-        await pod.until_asked_when_due(1)  # the queue is known to be empty
-        looks = len(pod.routes)
+        await pod.until_it_polls()
+        before = len(pod.routes)
         await asyncio.to_thread(db.ask)
         await pod.begun.get()
         pod.free.pop()()
-        await pod.until_asked_when_due(2)
-    assert {route for routes in pod.routes[looks:] for route in routes} == {GENERATION, TRAINING}
+        await pod.until_it_polls()
+    assert {route for routes in pod.routes[before:] for route in routes} == {GENERATION, TRAINING}
 
 
 @pytest.mark.usefixtures("only_woken")
@@ -207,7 +207,7 @@ async def test_a_claim_is_repeated_when_another_claim_locked_the_job(
     db: AppTables, pod: ClaimingPod, other_session: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """pgqueuer locks the next job of every requested route and keeps one: until it commits, others skip the rest."""
-    monkeypatch.setattr(queue, "POLL_EVERY_S", NEVER_S)
+    monkeypatch.setattr(looks, "POLL_EVERY_S", NEVER_S)
     job = db.ask()
     other_session.execute("select from worker.pgqueuer for update")
 
@@ -224,23 +224,88 @@ async def test_a_claim_is_repeated_when_another_claim_locked_the_job(
 async def test_a_poll_asks_once_and_for_nothing_else(
     db: AppTables, pod: ClaimingPod, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(queue, "POLL_EVERY_S", 0.05)
+    monkeypatch.setattr(looks, "POLL_EVERY_S", 0.05)
     async with pod.running():
         await pod.until_asked(20)
     assert pod.asked[-10:] == ["claim"] * 10
-    assert (
-        "".join(name[0] for name in pod.asked).count("ccd") == 1
-    )  # after it was woken: a second look, the next due time
+    assert pod.asked[:2] == ["claim", "due"]
 
 
 @pytest.mark.usefixtures("only_woken")
 async def test_a_deferred_job_is_claimed_when_it_is_due(
     db: AppTables, pod: ClaimingPod, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(queue, "SECOND_LOOK_AFTER_S", (0.0, 0.0))
+    monkeypatch.setattr(looks, "AGAIN_AFTER_S", (0.0,))
     async with pod.running():
         await pod.until_asked(1)
         later = db.one("select (now() + interval '300 ms')::text")
         job = await asyncio.to_thread(db.ask, run_after=later)
         assert await pod.begun.get() == ("generation", job)
         assert db.one("select run_after <= clock_timestamp() from public.generation_jobs where id = %s", job)
+
+
+def queue_unheard(db: AppTables) -> UUID:
+    """Insert a job of which no pod is notified."""
+    db.run("alter table worker.pgqueuer disable trigger tg_pgqueuer_changed")
+    job = db.ask()
+    db.run("alter table worker.pgqueuer enable trigger tg_pgqueuer_changed")
+    return job
+
+
+async def test_a_poll_is_not_postponed_by_notifications_for_a_busy_slot(
+    db: AppTables, pod: ClaimingPod, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(looks, "AGAIN_AFTER_S", ())
+    monkeypatch.setattr(looks, "POLL_EVERY_S", 0.3)
+    pod.worker._routes.slot_of = {GENERATION: "light", TRAINING: "gpu"}
+    db.ask_training()
+    async with pod.running():
+        assert (await pod.begun.get())[0] == "training"
+        await pod.until_it_polls("light")
+        job = queue_unheard(db)
+        while pod.begun.empty():
+            db.run("select pg_notify('likeness_queue', %s)", TRAINING)
+            await asyncio.sleep(0.02)
+        assert await pod.begun.get() == ("generation", job)
+
+
+@pytest.mark.usefixtures("only_woken")
+@pytest.mark.parametrize("later", [None, NEVER_S])
+async def test_the_earliest_time_at_which_a_job_is_due_is_kept(
+    db: AppTables, pod: ClaimingPod, later: float | None
+) -> None:
+    """A job that became due a moment ago is not in the next heartbeat's answer, and its wake-up is still to come."""
+    async with pod.running():
+        await pod.until_asked(1)
+        pod.worker._wake_when_due(later)
+        pod.worker._wake_when_due(0.05)
+        pod.worker._wake_when_due(later)
+        job = queue_unheard(db)
+        assert await pod.begun.get() == ("generation", job)
+
+
+async def test_a_pod_that_loses_its_session_polls_at_once(
+    db: AppTables, pod: ClaimingPod, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(looks, "POLL_EVERY_S", NEVER_S)
+    async with pod.running():
+        await pod.until_it_polls()
+        pod.worker._session.url = "postgresql://postgres@127.0.0.1:1/nowhere"
+        db.run("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'likeness session'")
+        while pod.worker._session.listening:  # noqa: ASYNC110  observed from within the loop
+            await asyncio.sleep(0.01)
+        await pod.until_it_polls()
+        job = await asyncio.to_thread(db.ask)
+        assert await pod.begun.get() == ("generation", job)
+
+
+@pytest.mark.usefixtures("only_woken")
+async def test_rows_that_are_no_jobs_do_not_hide_the_job_behind_them(db: AppTables, pod: ClaimingPod) -> None:
+    db.run(
+        """insert into worker.pgqueuer (priority, status, entrypoint, dedupe_key, payload)
+           select 0, 'queued', %s, 'training:' || gen_random_uuid(), '' from generate_series(1, 3)""",
+        GENERATION,
+    )
+    job = db.ask()
+    async with pod.running():
+        assert await pod.begun.get() == ("generation", job)

@@ -59,8 +59,11 @@ class ClaimQueue:
             global_concurrency_limit=None,
             heartbeat_timeout=_NEVER,
         )
-        rows = await self._fetch(query.sql, *query.args)
-        return await self._job_of(rows[0]) if rows else None
+        while rows := await self._fetch(query.sql, *query.args):
+            job = await self._job_of(rows[0])
+            if job is not None:
+                return job
+        return None
 
     async def _job_of(self, row: dict[str, Any]) -> tuple[str, UUID] | None:
         """Return the job of a claimed row. A row whose route is not that of its job is deleted; the tick adds its own.

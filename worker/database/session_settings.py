@@ -63,8 +63,6 @@ POD_SETTINGS: Mapping[str, str] = {
     **SETTINGS,
     "statement_timeout": STATEMENT_TIMEOUT,
     "idle_in_transaction_session_timeout": IDLE_IN_TRANSACTION_TIMEOUT,
-    # A pod's statements find rows by their keys. Planning a claim anew takes longer than the claim.
-    "plan_cache_mode": "force_generic_plan",
 }
 
 TAKE_SESSION = """
