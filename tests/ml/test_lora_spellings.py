@@ -227,6 +227,10 @@ def test_what_is_not_read_is_named_for_what_it_is(tmp_path: Path, name: str, wha
         ("lora_unet_double_blocks_0_img_attn_qkv.oft_blocks", "an OFT"),
         ("diffusion_model.double_blocks.0.img_attn.qkv.diff", "whole differences"),
         ("emb_params", "a textual inversion embedding"),
+        (
+            "bundle_emb.ohwx.string_to_param.*",
+            r"a LoRA with textual inversion embeddings, .* \('bundle_emb\.ohwx\.string_to_param\.\*'\)",
+        ),
         ("image_proj.proj.weight", "an IP-Adapter"),
         ("model.diffusion_model.input_blocks.0.0.weight", "a whole model"),
     ],

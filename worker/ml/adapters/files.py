@@ -194,16 +194,21 @@ def _header(path: Path, shapes: Mapping[str, tuple[int, ...]], metadata: Mapping
 
 def _check_kind(path: Path, names: Collection[str]) -> None:
     """Raise ModelUnreadable, with what the file is, for names of something known that is no plain LoRA."""
-    for name in names:  # names are quoted below, and the file may come from anyone
-        if not _NAME.fullmatch(name):
-            raise ModelUnreadable(f"{path.name} is not a LoRA: {name[:60]!a} cannot be a layer's name")
     for name in names:
         kind = not_plain(name)
         if kind:
-            raise ModelUnreadable(f"{path.name} is {kind} ({name}): {ONLY_PLAIN}")
+            raise ModelUnreadable(f"{path.name} is {kind} ({_quoted(name)}): {ONLY_PLAIN}")
+    for name in names:  # names are quoted below, and the file may come from anyone
+        if not _NAME.fullmatch(name):
+            raise ModelUnreadable(f"{path.name} is not a LoRA: {_quoted(name)} cannot be a layer's name")
     whole = next((name for name in names if is_of_a_model(name) and parse(name) is None), None)
     if whole is not None:
         raise ModelUnreadable(f"{path.name} is not a LoRA: it holds a whole model, such as {whole}")
+
+
+def _quoted(name: str) -> str:
+    """Return a name for a message, the way it is written if it can be a layer's."""
+    return name if _NAME.fullmatch(name) else f"{name[:60]!a}"
 
 
 def _is_pair(down: tuple[int, ...], up: tuple[int, ...]) -> bool:
