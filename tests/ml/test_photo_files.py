@@ -233,17 +233,20 @@ class TestContainers:
         )
         np.testing.assert_allclose(left(tmp_path / "p.tiff"), [0, 0, 200], atol=2)
 
+    @pytest.mark.parametrize("big", [False, True], ids=["TIFF", "BigTIFF"])
     @pytest.mark.parametrize("kind", RAW_TAGS)
-    def test_a_raw_file_is_refused_by_name_and_its_thumbnail_never_read(self, tmp_path: Path, kind: str) -> None:
+    def test_a_raw_file_is_refused_by_name_and_its_thumbnail_never_read(
+        self, tmp_path: Path, kind: str, big: bool
+    ) -> None:
         tags = TiffImagePlugin.ImageFileDirectory_v2()
         for tag, value in RAW_TAGS[kind].items():
             tags[tag] = value
             if tag == 50706:
                 tags.tagtype[tag] = 1
-        plain((0, 0, 200)).save(tmp_path / "p.nef", "TIFF", tiffinfo=tags)
+        plain((0, 0, 200)).save(tmp_path / "p.nef", "TIFF", tiffinfo=tags, big_tiff=big)
         content = (tmp_path / "p.nef").read_bytes()
         if 262 in RAW_TAGS[kind]:  # Pillow writes its own
-            entry = struct.pack("<HHI", 262, 3, 1)
+            entry = struct.pack("<HHQ" if big else "<HHI", 262, 3, 1)
             at = content.index(entry) + len(entry)
             content = content[:at] + struct.pack("<I", RAW_TAGS[kind][262]) + content[at + 4 :]
             (tmp_path / "p.nef").write_bytes(content)
