@@ -181,6 +181,24 @@ def test_the_transparent_colour_of_sixteen_bits_is_white(tmp_path: Path, bits: s
     assert (read(path) == 255).all(axis=2).mean() > 0.3
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_the_transparent_grey_of_few_bits_is_white(tmp_path: Path, bits: int) -> None:
+    """Black is left of the transparent grey; one bit has no other, so that black is transparent there."""
+    grey = 2**bits // 3
+    row = np.repeat([0, grey], 120)[:, None] >> np.arange(bits)[::-1] & 1
+    path = tmp_path / "p.png"
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">2I5B", 240, 160, bits, 0, 0, 0, 0))
+        + chunk(b"tRNS", struct.pack(">H", grey))
+        + chunk(b"IDAT", zlib.compress((b"\0" + np.packbits(row).tobytes()) * 160))
+        + chunk(b"IEND", b"")
+    )
+    pixels = read(path)
+    assert (pixels[:, -50:] == 255).all()
+    assert (pixels[:, :50] == (0 if grey else 255)).all()
+
+
 @pytest.mark.parametrize("progressive", [False, True])
 def test_a_jpeg_is_refused_if_more_than_its_end_marker_is_missing(tmp_path: Path, progressive: bool) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (160, 240, 3)).astype(np.uint8)
