@@ -86,7 +86,7 @@ create or replace function worker.check_grant(p_purposes text[], p_expires_at ti
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 begin
-  if p_purposes is null or p_purposes = '{}' or not p_purposes <@ '{training,generation}'::text[] then
+  if p_purposes is null or p_purposes = '{}' or array_ndims(p_purposes) > 1 or not p_purposes <@ '{training,generation}'::text[] then
     raise exception 'purposes must be one or both of training and generation, not %', coalesce(p_purposes::text, 'null')
       using errcode = '22023', hint = 'grant_consent(subject_id, ''{training,generation}'')';
   elsif p_expires_at <= clock_timestamp() or p_expires_at >= '9999-01-01 00:00:00+00' then

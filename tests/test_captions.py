@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import pytest
 
 from worker.jobs.wording import caption, merged_prompt, name_class
@@ -56,6 +58,14 @@ def test_the_trigger_word_is_found_in_any_case_and_unicode_form(word: str, text:
     assert name_class(f"photo of {text}, smiling", word, "a person") == "photo of a person, smiling"
     assert merged_prompt(f"{text} at the sea", None, [word]).endswith(" at the sea")
     assert "," not in merged_prompt(f"{text} at the sea", None, [word])
+
+
+@pytest.mark.parametrize("word", ["\u0130lkay", "i\u0307lkay"])
+@pytest.mark.parametrize("text", ["\u0130lkay", "I\u0307lkay", "i\u0307lkay", "\u0130LKAY", "ilkay"])
+def test_a_word_with_a_dotted_capital_i_is_found_in_its_lower_case(word: str, text: str) -> None:
+    text = unicodedata.normalize("NFC", f"photo of {text} at the sea")
+    assert caption(text, word, "a person") == text
+    assert name_class(text, word, "a person") == "photo of a person at the sea"
 
 
 def test_a_trigger_word_is_found_in_a_script_without_spaces() -> None:

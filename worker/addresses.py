@@ -16,6 +16,8 @@ def check_postgres_url(value: str) -> None:
     parts = _split(value)
     if parts.scheme not in ("postgres", "postgresql"):
         raise ValueError("must be a Postgres URL, which starts with postgresql://")
+    if not value.startswith(parts.scheme):
+        raise ValueError("must start with postgresql:// in lower case: libpq reads no other")
     read = _read_as_meant(value, parts)
     if read is None:
         raise ValueError(

@@ -8,12 +8,17 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Mapping
+from pathlib import Path
 
 from pydantic_settings import EnvSettingsSource
 
 QUOTES = {'"': '"', "'": "'", "`": "`", "“": "”", "‘": "’"}  # noqa: RUF001  as copied from a page
 INVISIBLE = "\ufeff\u200b\u200c\u200d\u2060"
 """A byte order mark and characters without a width, which editors and pages add around a copied value."""
+
+_REGION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
+"""As botocore requires of it, which puts it into host names."""
+_VARIABLE = re.compile(r"\$(?:[A-Za-z_]\w*|\{[^}]*\})")
 
 
 def clean(value: str) -> str:
@@ -50,3 +55,21 @@ def check_text(value: str, *, spaces: bool) -> None:
         raise ValueError("has a quote at one end only; remove it")
     if not spaces and any(letter.isspace() or letter in INVISIBLE for letter in value):
         raise ValueError("contains white space; remove it, or in the password of a URL write it as %20")
+
+
+def checked_region(value: str) -> str:
+    """Return a region that may be one. Raises ValueError as `check_text` does."""
+    if not _REGION.fullmatch(value):
+        raise ValueError("must be a region: up to 63 letters, digits and hyphens between them")
+    return value
+
+
+def expanded(folder: Path) -> Path:
+    """Return a folder with its ~ expanded. Raises ValueError, as `check_text` does, for what only a shell expands."""
+    variable = _VARIABLE.search(str(folder))
+    if variable:
+        raise ValueError(f"contains {variable[0]}, which only a shell expands; write the path itself")
+    try:
+        return folder.expanduser()
+    except RuntimeError:
+        raise ValueError("begins with ~ and the name of no user of this machine; write the path itself") from None

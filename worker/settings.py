@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import platformdirs
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import AfterValidator, AliasChoices, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -26,7 +26,7 @@ from worker.errors import SettingsError
 from worker.gpu.tasks.generation import UpscalerBackend
 from worker.renamed_settings import check_old_names, either_name
 from worker.setting_groups import HEADINGS, NEEDED
-from worker.setting_values import check_text, clean, clean_source
+from worker.setting_values import check_text, checked_region, clean, clean_source, expanded
 from worker.storage import credentials
 from worker.storage.credentials import StoreSettings
 from worker.storage.models_store import ModelsStore
@@ -34,6 +34,8 @@ from worker.storage.s3.client import StoreConfig
 
 LogFormat = Literal["auto", "console", "json"]
 Bucket = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{1,62}$")]
+Region = Annotated[str, AfterValidator(checked_region)]
+Folder = Annotated[Path, AfterValidator(expanded)]
 WITH_SPACES = {"models_dir", "work_dir", "worker_name", "worker_kinds"}
 """Fields whose value may contain spaces."""
 
@@ -69,7 +71,7 @@ class Settings(BaseSettings):
         description="Any S3-compatible store. Supabase: Project Settings, Storage, S3 connection.",
         examples=["https://PROJECT_REF.storage.supabase.co/storage/v1/s3"],
     )
-    s3_region: str | None = Field(
+    s3_region: Region | None = Field(
         default=None,
         description="The store's region. Supabase rejects requests signed for another region.",
         examples=["eu-central-1"],
@@ -108,7 +110,7 @@ class Settings(BaseSettings):
     models_s3_endpoint_url: str | None = Field(
         default=None, description="Its store. The default is S3_ENDPOINT_URL.", examples=["https://s3.example.com"]
     )
-    models_s3_region: str | None = Field(
+    models_s3_region: Region | None = Field(
         default=None, description="Its region. The default is S3_REGION.", examples=["eu-central-1"]
     )
     models_s3_access_key_id: str | None = Field(
@@ -119,7 +121,7 @@ class Settings(BaseSettings):
     )
 
     # This pod
-    models_dir: Path = Field(
+    models_dir: Folder = Field(
         default_factory=lambda: platformdirs.user_cache_path("likeness") / "models",
         description="Where base models are stored. The default is in the user's cache folder.",
         examples=["/workspace/models"],
@@ -131,7 +133,7 @@ class Settings(BaseSettings):
         description="The maximum size of MODELS_DIR. Those used least recently are removed to make space for another.",
         examples=["200"],
     )
-    work_dir: Path = Field(
+    work_dir: Folder = Field(
         default_factory=lambda: Path(tempfile.gettempdir()) / f"likeness-{os.getuid()}",
         description="Where personal files are stored while they are used: a local disk that is not shared.",
         examples=["/local/likeness"],
@@ -312,18 +314,13 @@ class Settings(BaseSettings):
         check_http_url(value)
         return value.rstrip("/")
 
-    @field_validator("models_dir", "work_dir")
-    @classmethod
-    def _home(cls, value: Path) -> Path:
-        return value.expanduser()
-
     @field_validator("worker_kinds", mode="before")
     @classmethod
     def _kinds(cls, value: Any) -> Any:
         if not isinstance(value, str):
             return value
         kinds = frozenset(clean(kind) for kind in value.split(",") if clean(kind))
-        if not all(re.fullmatch(r"[a-z][a-z0-9_]*", kind) for kind in kinds):
+        if not kinds or not all(re.fullmatch(r"[a-z][a-z0-9_]*", kind) for kind in kinds):
             raise ValueError("must be a list of job kinds separated by commas")
         return kinds
 

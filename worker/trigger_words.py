@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 import unicodedata
 
+_DOTTED_CAPITAL_I, _ITS_LOWER_CASE = "\u0130", "i\u0307"
+"""The only letter whose lower case is two characters, which `re.IGNORECASE` does not compare."""
+
 
 def normalized(text: str) -> str:
     """Return a text in NFC: a letter with an accent is one character, as tokenizers read it."""
@@ -16,9 +19,10 @@ def pattern(trigger_word: str) -> str:
 
     As a whole word, except in scripts without upper case, such as Japanese, which write no spaces between words.
     """
-    word = normalized(trigger_word)
+    word = normalized(trigger_word).replace(_DOTTED_CAPITAL_I, _ITS_LOWER_CASE)
     has_borders = any(letter.isascii() or letter.lower() != letter.upper() for letter in word)
-    return rf"(?<!\w){re.escape(word)}(?!\w)" if has_borders else re.escape(word)
+    letters = re.escape(word).replace(_ITS_LOWER_CASE, f"{_ITS_LOWER_CASE}?")  # an i matches the capital with its dot
+    return rf"(?<!\w){letters}(?!\w)" if has_borders else letters
 
 
 def end_of(trigger_word: str, text: str) -> int | None:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.ml.families import only_flux, only_sd15
 from tests.ml.keys import DATA, listed_keys
+from worker.commands import lora as lora_commands
 from worker.commands.lora_export import export
 from worker.errors import CommandRefused
 from worker.ml.adapters import attach
@@ -226,6 +227,10 @@ def test_what_is_not_read_is_named_for_what_it_is(tmp_path: Path, name: str, wha
         ("lora_unet_double_blocks_0_img_attn_qkv.oft_blocks", "an OFT"),
         ("diffusion_model.double_blocks.0.img_attn.qkv.diff", "whole differences"),
         ("emb_params", "a textual inversion embedding"),
+        (
+            "bundle_emb.ohwx.string_to_param.*",
+            r"a LoRA with textual inversion embeddings, .* \('bundle_emb\.ohwx\.string_to_param\.\*'\)",
+        ),
         ("image_proj.proj.weight", "an IP-Adapter"),
         ("model.diffusion_model.input_blocks.0.0.weight", "a whole model"),
     ],
@@ -374,3 +379,65 @@ def test_alpha_in_the_metadata_of_a_model_without_a_pipeline_is_followed(tmp_pat
     halved = deltas(half)
     whole = deltas(saved(tmp_path, state))
     assert all(torch.allclose(halved[layer], whole[layer] / 2) for layer in whole)
+
+
+def saved_by_peft(folder: Path, **config: object) -> Path:
+    """Save a LoRA as PEFT does: alpha is in `adapter_config.json` alone."""
+    path = saved(folder, tensors(listed("flux_bfl_peft_base_model")))
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": RANK, **config}))
+    return path
+
+
+LINEAR1 = "base_model.model.single_blocks.0.linear1"
+
+
+@pytest.mark.parametrize(
+    ("config", "scale", "of_linear1"),
+    [
+        ({"lora_alpha": 16}, 4, 4),
+        ({"lora_alpha": 16, "use_rslora": True}, 8, 8),
+        ({"lora_alpha": 16, "alpha_pattern": {"single_blocks.0.linear1": 2}}, 4, 0.5),
+        ({"lora_alpha": 16, "r": 8, "rank_pattern": {".*": RANK}}, 4, 4),
+    ],
+)
+def test_alpha_in_the_configuration_beside_a_file_of_peft_is_followed(
+    tmp_path: Path, config: dict[str, object], scale: float, of_linear1: float
+) -> None:
+    whole = deltas(saved(tmp_path, tensors(listed("flux_bfl_peft_base_model"))))
+    scaled = deltas(saved_by_peft(tmp_path, **config))
+    assert LINEAR1 in whole
+    for layer, delta in whole.items():
+        torch.testing.assert_close(scaled[layer], delta * (of_linear1 if layer == LINEAR1 else scale))
+
+
+@pytest.mark.parametrize(
+    ("config", "why"),
+    [
+        ({}, "states no alpha for .* in the adapter_config.json beside it"),
+        (
+            {"lora_alpha": 16, "r": 8},
+            "has layers of rank 4, and the adapter_config.json beside it is of a LoRA of rank 8",
+        ),
+        (
+            {"lora_alpha": 16, "use_dora": True},
+            "is a DoRA without its magnitudes: use_dora is set in the adapter_config",
+        ),
+        ({"lora_alpha": 16, "peft_type": "LOHA"}, "is not a plain LoRA: .* has peft_type 'LOHA'"),
+        ({"lora_alpha": 16, "alpha_pattern": {"^linear.*": 2}}, "has an alpha_pattern in the adapter_config.json"),
+    ],
+)
+def test_a_configuration_beside_a_file_that_cannot_be_followed_is_refused_by_name(
+    tmp_path: Path, config: dict[str, object], why: str
+) -> None:
+    path = saved_by_peft(tmp_path, **config)
+    with pytest.raises(CommandRefused, match=rf"foreign\.safetensors {why}"):
+        export(str(path), "kohya", tmp_path / "out.safetensors")
+
+
+def test_a_scale_that_was_assumed_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = saved_by_peft(tmp_path, lora_alpha=16)
+    lora_commands.export(str(path), "kohya", tmp_path / "stated.safetensors")
+    assert not capsys.readouterr().err
+    (tmp_path / "adapter_config.json").unlink()
+    lora_commands.export(str(path), "kohya", tmp_path / "assumed.safetensors")
+    assert "no adapter_config.json beside it: scale 1 was assumed" in capsys.readouterr().err

@@ -181,6 +181,24 @@ def test_the_transparent_colour_of_sixteen_bits_is_white(tmp_path: Path, bits: s
     assert (read(path) == 255).all(axis=2).mean() > 0.3
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_the_transparent_grey_of_few_bits_is_white(tmp_path: Path, bits: int) -> None:
+    """Black is left of the transparent grey; one bit has no other, so that black is transparent there."""
+    grey = 2**bits // 3
+    row = np.repeat([0, grey], 120)[:, None] >> np.arange(bits)[::-1] & 1
+    path = tmp_path / "p.png"
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">2I5B", 240, 160, bits, 0, 0, 0, 0))
+        + chunk(b"tRNS", struct.pack(">H", grey))
+        + chunk(b"IDAT", zlib.compress((b"\0" + np.packbits(row).tobytes()) * 160))
+        + chunk(b"IEND", b"")
+    )
+    pixels = read(path)
+    assert (pixels[:, -50:] == 255).all()
+    assert (pixels[:, :50] == (0 if grey else 255)).all()
+
+
 @pytest.mark.parametrize("progressive", [False, True])
 def test_a_jpeg_is_refused_if_more_than_its_end_marker_is_missing(tmp_path: Path, progressive: bool) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (160, 240, 3)).astype(np.uint8)
@@ -233,17 +251,20 @@ class TestContainers:
         )
         np.testing.assert_allclose(left(tmp_path / "p.tiff"), [0, 0, 200], atol=2)
 
+    @pytest.mark.parametrize("big", [False, True], ids=["TIFF", "BigTIFF"])
     @pytest.mark.parametrize("kind", RAW_TAGS)
-    def test_a_raw_file_is_refused_by_name_and_its_thumbnail_never_read(self, tmp_path: Path, kind: str) -> None:
+    def test_a_raw_file_is_refused_by_name_and_its_thumbnail_never_read(
+        self, tmp_path: Path, kind: str, big: bool
+    ) -> None:
         tags = TiffImagePlugin.ImageFileDirectory_v2()
         for tag, value in RAW_TAGS[kind].items():
             tags[tag] = value
             if tag == 50706:
                 tags.tagtype[tag] = 1
-        plain((0, 0, 200)).save(tmp_path / "p.nef", "TIFF", tiffinfo=tags)
+        plain((0, 0, 200)).save(tmp_path / "p.nef", "TIFF", tiffinfo=tags, big_tiff=big)
         content = (tmp_path / "p.nef").read_bytes()
         if 262 in RAW_TAGS[kind]:  # Pillow writes its own
-            entry = struct.pack("<HHI", 262, 3, 1)
+            entry = struct.pack("<HHQ" if big else "<HHI", 262, 3, 1)
             at = content.index(entry) + len(entry)
             content = content[:at] + struct.pack("<I", RAW_TAGS[kind][262]) + content[at + 4 :]
             (tmp_path / "p.nef").write_bytes(content)

@@ -130,6 +130,7 @@ def test_an_invalid_grant_is_refused(db: AppTables) -> None:
         (subject, [], None),
         (subject, ["sculpture"], None),
         (subject, None, None),
+        (subject, [["training"], ["generation"]], None),
         (subject, ["training"], datetime.now(UTC) - timedelta(seconds=1)),
         (child, ["training"], None),
     ):

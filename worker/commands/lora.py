@@ -8,6 +8,8 @@ from uuid import UUID
 
 import typer
 
+from worker.commands.exits import print_error
+
 app = typer.Typer(
     name="lora",
     help="Export trained LoRAs, and import others.",
@@ -33,6 +35,7 @@ def export(
 
     made = export(source, naming, output)
     typer.echo(f"{made.path}: a LoRA for {made.family}, {made.layers} layers in {naming} names, SHA-256 {made.sha256}")
+    _warn_of_scale(source, made.scale_is_assumed)
 
 
 @app.command(
@@ -59,3 +62,13 @@ def import_(
 
     made = import_(source, base, subject, nobody, trigger_word)
     typer.echo(f"{made.model_id}: a LoRA for {made.family}, rank {made.rank}, {made.state}, SHA-256 {made.sha256}")
+    _warn_of_scale(source.name, made.scale_is_assumed)
+
+
+def _warn_of_scale(file: str, is_assumed: bool) -> None:
+    """Warn of a file of PEFT without its alpha: it may be weaker or stronger than meant."""
+    if is_assumed:
+        print_error(
+            f"Warning: {file} states no alpha, and there is no adapter_config.json beside it: scale 1 was assumed. "
+            "Where its alpha is not its rank, put that file of PEFT's beside it and convert it again."
+        )

@@ -29,6 +29,8 @@ class Exported:
     family: str
     layers: int
     sha256: str
+    scale_is_assumed: bool
+    """No alpha was found, neither in the file nor beside it."""
 
 
 def export(source: str, naming: Naming, output: Path) -> Exported:
@@ -73,7 +75,7 @@ def _convert(source: Path, naming: Naming, output: Path) -> Exported:
         raise CommandRefused(str(error)) from error
     except OSError as error:
         raise CommandRefused(f"writing {output} failed: {error.strerror}") from error
-    return Exported(output, names.family, len(layers), sha256)
+    return Exported(output, names.family, len(layers), sha256, header.scale_is_assumed)
 
 
 def metadata_of(original: Mapping[str, str], names: LoraNames, naming: Naming, rank: int) -> dict[str, str]:

@@ -42,6 +42,8 @@ class Imported:
     sha256: str
     state: str
     """`version N`, or `already imported`."""
+    scale_is_assumed: bool
+    """No alpha was found, neither in the file nor beside it."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Ready:
     family: str
     rank: int
     sha256: str
+    scale_is_assumed: bool
 
 
 def import_(source: Path, base: str, subject: UUID | None, nobody: bool, trigger_word: str | None) -> Imported:
@@ -111,7 +114,7 @@ def _prepare(source: Path, base: str, models_dir: Path, trigger_word: str | None
         raise CommandRefused(str(error)) from error
     except OSError as error:
         raise CommandRefused(f"{source.name} cannot be converted: {error.strerror}") from error
-    return Ready(target, names.family, converted.rank, sha256)
+    return Ready(target, names.family, converted.rank, sha256, converted.header.scale_is_assumed)
 
 
 def _check(source: Path, converted: Converted) -> None:
@@ -165,4 +168,5 @@ async def _upload_and_publish(
 
 def _imported(ready: Ready, answer: dict[str, Any]) -> Imported:
     state = f"version {answer['version']}" if "version" in answer else "already imported"
-    return Imported(UUID(answer["model_id"]), ready.family, ready.rank, ready.sha256, state)
+    model_id = UUID(answer["model_id"])
+    return Imported(model_id, ready.family, ready.rank, ready.sha256, state, ready.scale_is_assumed)

@@ -14,7 +14,7 @@ import json
 import os
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -45,11 +45,18 @@ class LoraHeader:
     metadata: dict[str, str]
     keys: dict[str, dict[Side, str]]
     """The keys of each layer's tensors."""
+    stated: scales.Stated | None = None
+    """What is stated of alpha outside of the tensors."""
 
     @property
     def has_alphas(self) -> bool:
         """Whether tensors state alpha."""
         return any("alpha" in sides for sides in self.keys.values())
+
+    @property
+    def scale_is_assumed(self) -> bool:
+        """Return True if a file of a program that writes alpha elsewhere is read at scale 1, as no alpha was found."""
+        return self.naming == "PEFT" and not self.has_alphas and self.stated is None
 
 
 def write(path: Path, state: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> str:
@@ -84,7 +91,10 @@ def write(path: Path, state: Mapping[str, torch.Tensor], metadata: Mapping[str, 
 
 
 def read_header(path: Path) -> LoraHeader:
-    """Return what a LoRA file says about itself. Raises ModelUnreadable: damaged, or not a plain LoRA."""
+    """Return what a LoRA file, and PEFT's adapter_config.json beside it, say about it.
+
+    Raises ModelUnreadable: damaged, or not a plain LoRA.
+    """
     if path.suffix != ".safetensors":
         raise ModelUnreadable(f"{path.name}: unsupported file type, only .safetensors files are loaded")
     try:
@@ -106,20 +116,24 @@ def read_header(path: Path) -> LoraHeader:
             raise ModelUnreadable(
                 f"{path.name} holds {dtype} numbers in {name}; LoRA weights must be one of {', '.join(_FLOATS)}"
             )
+    header = replace(header, stated=scales.stated_in(path.name, metadata))
+    if header.scale_is_assumed:
+        ranks = {shapes[sides["down"]][0] for sides in header.keys.values()}
+        header = replace(header, stated=scales.stated_beside(path, ranks))
     return header
 
 
 def read_pairs(path: Path, header: LoraHeader) -> dict[str, Pair]:
     """Return a file's layers by their names in it, with alpha folded into both factors.
 
-    Raises ModelUnreadable: numbers that are not finite, or metadata about alpha that cannot be followed.
+    Raises ModelUnreadable: numbers that are not finite, or a statement about alpha that cannot be followed.
     """
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     _check_finite(path, tensors)
-    stated = scales.stated_config(path.name, header.metadata)
+    stated = header.stated
     if stated is not None and header.has_alphas:
-        raise ModelUnreadable(f"{path.name} has alpha both in tensors and in {scales.STATED}, which is unsupported")
+        raise ModelUnreadable(f"{path.name} has alpha both in tensors and in {stated.where}, which is unsupported")
     pairs = {}
     for layer, keys in header.keys.items():
         a, b = tensors[keys["down"]], tensors[keys["up"]]
@@ -180,16 +194,21 @@ def _header(path: Path, shapes: Mapping[str, tuple[int, ...]], metadata: Mapping
 
 def _check_kind(path: Path, names: Collection[str]) -> None:
     """Raise ModelUnreadable, with what the file is, for names of something known that is no plain LoRA."""
-    for name in names:  # names are quoted below, and the file may come from anyone
-        if not _NAME.fullmatch(name):
-            raise ModelUnreadable(f"{path.name} is not a LoRA: {name[:60]!a} cannot be a layer's name")
     for name in names:
         kind = not_plain(name)
         if kind:
-            raise ModelUnreadable(f"{path.name} is {kind} ({name}): {ONLY_PLAIN}")
+            raise ModelUnreadable(f"{path.name} is {kind} ({_quoted(name)}): {ONLY_PLAIN}")
+    for name in names:  # names are quoted below, and the file may come from anyone
+        if not _NAME.fullmatch(name):
+            raise ModelUnreadable(f"{path.name} is not a LoRA: {_quoted(name)} cannot be a layer's name")
     whole = next((name for name in names if is_of_a_model(name) and parse(name) is None), None)
     if whole is not None:
         raise ModelUnreadable(f"{path.name} is not a LoRA: it holds a whole model, such as {whole}")
+
+
+def _quoted(name: str) -> str:
+    """Return a name for a message, the way it is written if it can be a layer's."""
+    return name if _NAME.fullmatch(name) else f"{name[:60]!a}"
 
 
 def _is_pair(down: tuple[int, ...], up: tuple[int, ...]) -> bool:

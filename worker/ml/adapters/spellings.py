@@ -41,6 +41,7 @@ _NOT_PLAIN = {  # other things that are called LoRAs or lie beside them, by a pa
     r"^lora_controlnet$": "a control LoRA",
     r"\.diff(_b)?$": "a file of whole differences",
     r"\.[wb]_norm$": "a LoRA that changes norms too",
+    r"^bundle_emb\.": "a LoRA with textual inversion embeddings, from pivotal tuning",
     r"^(emb_params|clip_[lg]|t5xxl)$|string_to_param": "a textual inversion embedding",
     r"^(image_proj|ip_adapter|ip_adapter_proj_model)\.|\.to_[kv]_ip\.": "an IP-Adapter",
     r"^(control_model|controlnet_\w+|controlnet_blocks)\.": "a control network",

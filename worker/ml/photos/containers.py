@@ -1,4 +1,4 @@
-"""What files say of their colours where Pillow does not read it: code points in PNG and AVIF, JPEG 2000's profile."""
+"""What Pillow does not tell of photo files: code points in PNG and AVIF, JPEG 2000's profile, the bits of a PNG."""
 
 from __future__ import annotations
 
@@ -19,13 +19,19 @@ def code_points(path: Path, image_format: str | None) -> CodePoints | None:
     """Return the code points in a PNG's cICP or an AVIF's nclx, None if there are none. Raises OSError."""
     with path.open("rb") as file:
         if image_format == "PNG":
-            content = next((file.read(length) for kind, length in _png_chunks(file) if kind == b"cICP"), b"")
+            content = _png_chunk(file, b"cICP")
             return (content[0], content[1]) if len(content) == 4 else None
         if image_format == "AVIF":
             header = file.read(_AVIF_HEADER_BYTES)
             at = header.find(b"colrnclx")
             return struct.unpack_from(">HH", header, at + 8) if at >= 0 else None
     return None
+
+
+def png_bits(path: Path) -> int:
+    """Return the bits of a channel in a PNG, of which Pillow makes at least 8. Raises OSError."""
+    with path.open("rb") as file:
+        return _png_chunk(file, b"IHDR")[8]
 
 
 def jpeg_2000_profile(path: Path) -> bytes | None:
@@ -38,6 +44,11 @@ def jpeg_2000_profile(path: Path) -> bytes | None:
         if content and content[0] in (_RESTRICTED_PROFILE, _ANY_PROFILE):
             return content[3:]
     return None
+
+
+def _png_chunk(file: BinaryIO, kind: bytes) -> bytes:
+    """Return the content of the first chunk of a kind before the picture, nothing if there is none."""
+    return next((file.read(length) for one, length in _png_chunks(file) if one == kind), b"")
 
 
 def _png_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int]]:

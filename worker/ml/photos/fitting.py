@@ -15,6 +15,7 @@ from PIL import Image, ImageOps
 from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
 from worker.ml.photos.colours import colours_of, to_srgb
+from worker.ml.photos.containers import png_bits
 from worker.ml.photos.files import turn_upright
 from worker.ml.photos.opening import UnusablePhoto, load, open_photo
 from worker.ml.protocol import Framing
@@ -124,7 +125,7 @@ def _convertible(path: Path, photo: Image.Image) -> Image.Image:
     if photo.mode in ("I", "F"):
         raise UnusablePhoto(path, "not a photo: 32 bits a channel do not define white")
     if photo.has_transparency_data:
-        return _with_alpha(photo)
+        return _with_alpha(path, photo)
     return photo if photo.mode in ("L", "RGB", "CMYK") else photo.convert("RGB")
 
 
@@ -145,11 +146,13 @@ def _eight_bits(photo: Image.Image) -> Image.Image:
     return Image.fromarray(255 - grey if tags.get(PHOTOMETRIC_INTERPRETATION) == 0 else grey)
 
 
-def _with_alpha(photo: Image.Image) -> Image.Image:
-    """Convert to RGBA. Pillow reads 16 bits a channel as 8, but not those of the transparent colour."""
+def _with_alpha(path: Path, photo: Image.Image) -> Image.Image:
+    """Convert to RGBA. Pillow makes 8 bits of every channel of a PNG, but not of its transparent colour."""
     colour = photo.info.get("transparency")
     if photo.mode == "RGB" and isinstance(colour, tuple) and max(colour) > 255:
         photo.info["transparency"] = tuple(value >> 8 for value in colour)
+    elif photo.mode == "L" and photo.format == "PNG" and isinstance(colour, int):
+        photo.info["transparency"] = colour * 255 // (2 ** png_bits(path) - 1)
     return photo.convert("RGBA")
 
 

@@ -29,7 +29,7 @@ _NEW_SUBFILE_TYPE, _REDUCED, _MASK = 254, 1, 4
 """A TIFF's tag, and its bits for a smaller version and for a mask of another picture."""
 _APART = 2
 """PlanarConfiguration of a TIFF whose channels are stored one after another."""
-_TIFF_MAGIC = (b"II*\0", b"MM\0*")
+_TIFF_MAGIC, _BIGTIFF_MAGIC = (b"II*\0", b"MM\0*"), (b"II+\0", b"MM\0+")
 _DNG_VERSION = 50706
 _END_OF_JPEG = b"\xff\xd9"
 _JPEG_SEGMENT = re.compile(rb"\xff([^\x00\x01\xd0-\xd9\xff])(..)", re.DOTALL)
@@ -157,9 +157,9 @@ def _is_raw(path: Path) -> bool:
         start = file.read(16)
         if start.startswith(_RAW_MAGIC) or start[4:11] == b"ftypcrx" or start[8:10] == b"CR":
             return True
-        if not start.startswith(_TIFF_MAGIC):
+        if not start.startswith(_TIFF_MAGIC + _BIGTIFF_MAGIC):
             return False
-        tags = TiffImagePlugin.ImageFileDirectory_v2(start[:8])
+        tags = TiffImagePlugin.ImageFileDirectory_v2(start[: 16 if start.startswith(_BIGTIFF_MAGIC) else 8])
         file.seek(tags.next)
         tags.load(file)
         reduced = bool(tags.get(_NEW_SUBFILE_TYPE, 0) & _REDUCED)
@@ -182,6 +182,6 @@ def _why_unidentified(path: Path) -> str:
     if path.stat().st_size == 0:
         return "empty"
     with path.open("rb") as file:
-        if file.read(4).startswith(_TIFF_MAGIC):
+        if file.read(4).startswith(_TIFF_MAGIC + _BIGTIFF_MAGIC):
             return "a TIFF in an encoding that cannot be read: export a JPEG"
     return "not a photo (JPEG, PNG, HEIC, AVIF, WebP, TIFF, GIF, BMP or JPEG 2000)"
