@@ -90,7 +90,7 @@ def s3_server() -> Iterator[EmbeddedS3]:
 
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the bases `tiny-flux`, `tiny-klein` and `tiny-sd15` and both upscalers, built once for all test processes."""
+    """A folder with a tiny base of each family and both upscalers, built once for all test processes."""
     root = tmp_path_factory.getbasetemp()
     folder = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "models"
     folder.mkdir(exist_ok=True)
