@@ -173,12 +173,12 @@ def test_klein_imported_from_three_files_equals_the_base_bit_for_bit(
     tiny_models: Path, klein_files: dict[str, Path], tmp_path: Path
 ) -> None:
     original = tiny_models / "tiny-klein"
-    done = import_model(tmp_path / "models", "mine", **klein_files, tokenizers=original, configs=original)
-    assert done.returncode == 0, done.stderr
-    imported, theirs = (weights_of(folder) for folder in (tmp_path / "models/mine", original))
+    IMPORTERS["klein"](tmp_path / "mine", klein_files, original, lambda _: None)
+    parts.copy_tokenizers(tmp_path / "mine", original, SINGLE_FILES["klein"].tokenizers)
+    imported, theirs = (weights_of(folder) for folder in (tmp_path / "mine", original))
     assert theirs.keys() - imported.keys() == {"vae.bn.num_batches_tracked"}
     assert all(torch.equal(imported[name], theirs[name]) for name in imported)
-    assert np.array_equal(pictures_of(tmp_path / "models/mine"), pictures_of(original))
+    assert np.array_equal(pictures_of(tmp_path / "mine"), pictures_of(original))
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,7 @@ class Klein(ClassifierFree, Unframed, FullAutoencoder):
     def decode_picture(self, parts: Parts, latents: torch.Tensor, grid: Grid) -> torch.Tensor:
         """Decode latents (1, N, C) to pixels (1, 3, H, W) in 0..1, float32."""
         vae = parts.vae
-        latents = latents.transpose(1, 2).unflatten(2, grid)
+        latents = latents.transpose(1, 2).reshape(1, -1, *grid)
         mean, deviation = _statistics(vae, latents)
         latents = Flux2KleinPipeline._unpatchify_latents(latents * deviation + mean)
         pixels = vae.decode(latents.to(vae.dtype), return_dict=False)[0]
@@ -242,12 +242,12 @@ class Klein(ClassifierFree, Unframed, FullAutoencoder):
         """Estimate what one training step keeps for its backward pass without gradient checkpointing.
 
         Measured with saved-tensor hooks, in bfloat16 under autocast: a double block keeps 24 and a single block 25
-        times its hidden states (text and picture).
+        times its hidden states (text and picture), and the layers around them 8.
         """
         transformer, config = parts.transformer, parts.transformer.config
         tokens = batch_size * (math.prod(grid) + _text_length(parts))
         hidden_states = tokens * transformer.inner_dim * transformer.dtype.itemsize
-        return int(hidden_states * (24 * config.num_layers + 25 * config.num_single_layers))
+        return int(hidden_states * (24 * config.num_layers + 25 * config.num_single_layers + 8))
 
     # --- LoRA
 

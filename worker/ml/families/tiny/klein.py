@@ -124,7 +124,7 @@ def _tokenizer() -> Qwen2Tokenizer:
     merges: list[tuple[str, str]] = []
     words = sorted([*WORDS.split(), "user", "assistant"], key=len, reverse=True)  # earlier merges come first
     for word in words:
-        left, *others = word
+        left, *others = [*word]
         for right in others:
             if (left, right) not in merges:
                 merges.append((left, right))
