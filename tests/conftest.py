@@ -103,6 +103,7 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
             build_tiny_models(folder)
             klein_tiny.build_tiny(folder / "tiny-klein")
+            klein_tiny.build_tiny(folder / "tiny-klein-distilled", distilled=True)
             sd15_tiny.build_tiny(folder / "tiny-sd15")
             (folder / ".done").touch()
     return folder
