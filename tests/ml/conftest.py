@@ -24,11 +24,12 @@ from worker.ml.train.train_lora import LoraConfig, Run, TrainedLora, train
 TRIGGER = "ohwx"
 QUICK_CONFIG = lora_config(steps=120, rank=16, learning_rate=5e-3, resolution=96, batch_size=6)
 """A few seconds on the tiny base, after which the person is recognisable."""
-LEARNING_RATES = {"flux": 5e-3, "sd15": 1e-2}
+LEARNING_RATES = {"flux": 5e-3, "klein": 1e-2, "sd15": 1e-2}
+STEPS = {"klein": 80}
 PEOPLE = {"example": portrait.Person.example(), "other": portrait.Person.other()}
 
 
-@pytest.fixture(scope="session", params=["flux", "sd15"])
+@pytest.fixture(scope="session", params=["flux", "klein", "sd15"])
 def family(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name
@@ -41,8 +42,8 @@ def tiny_base(tiny_models: Path, family: str) -> Path:
 
 @pytest.fixture(scope="session")
 def quick_config(family: str) -> LoraConfig:
-    """QUICK_CONFIG at the learning rate that suits the family."""
-    return replace(QUICK_CONFIG, learning_rate=LEARNING_RATES[family])
+    """QUICK_CONFIG at the learning rate and in the steps that suit the family."""
+    return replace(QUICK_CONFIG, learning_rate=LEARNING_RATES[family], steps=STEPS.get(family, QUICK_CONFIG.steps))
 
 
 @pytest.fixture(scope="session")
@@ -63,6 +64,12 @@ def unguided(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Bas
     transformer.register_to_config(guidance_embeds=False)
     transformer.save_pretrained(folder / "transformer")
     return models.load(folder, "cpu")
+
+
+@pytest.fixture(scope="session")
+def distilled(tiny_models: Path) -> Base:
+    """A klein base that is drawn with without guidance."""
+    return models.load(tiny_models / "tiny-klein-distilled", "cpu")
 
 
 @pytest.fixture

@@ -9,29 +9,28 @@ from typing import Any
 
 import diffusers
 import torch
-from diffusers import AutoencoderKL, FluxTransformer2DModel, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
+import transformers
 
 from worker.ml.families import single_files
 from worker.ml.families.registry import FAMILIES
 from worker.ml.protocol import Family
 
 CONFIGS = Path(single_files.__file__).parent
-CLASSES = {"transformer": FluxTransformer2DModel, "unet": UNet2DConditionModel, "vae": AutoencoderKL}
-ENCODERS = {"text_encoder": (CLIPTextModel, CLIPTextConfig), "text_encoder_2": (T5EncoderModel, T5Config)}
 
 
 def on_meta(slug: str) -> tuple[Family, Any]:
     """Return a published base's family, and its parts in bfloat16."""
     configs = json.loads((CONFIGS / f"{slug}.json").read_text("utf-8"))
-    family = FAMILIES[{"flux-dev": "flux", "sd15": "sd15"}[slug]]
+    family = FAMILIES[{"flux-dev": "flux", "klein": "klein", "sd15": "sd15"}[slug]]
     modules = {}
     with torch.device("meta"):
         for name in (family.denoiser, family.autoencoder):
-            modules[name] = CLASSES[name].from_config(configs[f"{name}/config.json"])
+            config = configs[f"{name}/config.json"]
+            modules[name] = getattr(diffusers, config["_class_name"]).from_config(config)
         for name in family.encoders:
-            model, config = ENCODERS[name]
-            modules[name] = model(config.from_dict(configs[f"{name}/config.json"]))
+            config = configs[f"{name}/config.json"]
+            model = getattr(transformers, config["architectures"][0])
+            modules[name] = model(model.config_class.from_dict(config))
     for module in modules.values():
         module.to(torch.bfloat16).eval().requires_grad_(False)
     pipeline = getattr(diffusers, family.pipeline)
@@ -39,6 +38,7 @@ def on_meta(slug: str) -> tuple[Family, Any]:
         **modules,
         components=modules,
         vae_scale_factor=8,
+        tokenizer=SimpleNamespace(model_max_length=131072),
         tokenizer_2=SimpleNamespace(model_max_length=512),
         _prepare_latent_image_ids=getattr(pipeline, "_prepare_latent_image_ids", None),
         _unpack_latents=getattr(pipeline, "_unpack_latents", None),

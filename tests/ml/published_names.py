@@ -44,6 +44,27 @@ def _flux_modules(most_blocks: int = 4) -> Iterator[tuple[str, str, str]]:
             yield published.replace("{i}", str(index)), own.replace("{i}", str(index)), note
 
 
+def klein_transformer(weights: Weights) -> Weights:
+    """diffusers' names to Black Forest Labs', by the table of the 4B model."""
+    rows = [line.split("\t") for line in (DATA / "lora_formats/klein4b_name_map.tsv").read_text().splitlines()]
+    fused: dict[str, list[torch.Tensor]] = {}
+    for published, _, own, note in (row for row in rows if row[0][0] != "#"):
+        if own in weights:
+            halves = [*weights[own].chunk(2)] if note == "swap_halves" else [weights[own]]
+            fused.setdefault(published, []).extend(reversed(halves))
+    return {name: torch.cat(parts) for name, parts in fused.items()}
+
+
+def klein_autoencoder(weights: Weights) -> Weights:
+    """diffusers' names to those of FLUX.2's autoencoder, which has two more layers inside of its halves."""
+    statistics = {name: tensor for name, tensor in weights.items() if name.startswith("bn.")}
+    renamed = autoencoder({name: tensor for name, tensor in weights.items() if name not in statistics})
+    inside = {"quant_conv": "encoder.quant_conv", "post_quant_conv": "decoder.post_quant_conv"}
+    return statistics | {
+        re.sub(r"^(post_)?quant_conv", lambda found: inside[found[0]], name): tensor for name, tensor in renamed.items()
+    }
+
+
 def sd15_unet_modules() -> dict[str, str]:
     """Modules of the real U-Net: diffusers' names to the original's."""
     lines = (DATA / "sd15_unet_name_map.tsv").read_text().splitlines()

@@ -47,7 +47,9 @@ def test_no_step_asks_diffusers_for_the_denoisers_dtype(base: Base, monkeypatch:
     assert counts[0] == counts[1]
 
 
-@pytest.mark.parametrize(("family", "steps", "guidance"), [("flux", 28, 3.5), ("sd15", 30, 7.5)], indirect=["family"])
+@pytest.mark.parametrize(
+    ("family", "steps", "guidance"), [("flux", 28, 3.5), ("klein", 50, 4.0), ("sd15", 30, 7.5)], indirect=["family"]
+)
 def test_a_base_defaults_to_its_own_size_and_published_settings(base: Base, steps: int, guidance: float) -> None:
     unset = replace(REQUEST, width=None, height=None, steps=None, guidance=None)
     assert resolve(base, unset) == Resolved(64, 64, steps, guidance, negative_prompt_used=False, prompt_cut_by=())
@@ -58,12 +60,18 @@ def test_a_flux_base_without_guidance_embedding_has_the_defaults_of_schnell(ungu
     assert (resolved.steps, resolved.guidance) == (4, 0.0)
 
 
+def test_a_distilled_klein_base_draws_in_four_steps_without_guidance(distilled: Base) -> None:
+    resolved = resolve(distilled, replace(REQUEST, steps=None, guidance=None))
+    assert (resolved.steps, resolved.guidance) == (4, 1.0)
+    assert not resolve(distilled, replace(REQUEST, negative_prompt="blurred", guidance=4.0)).negative_prompt_used
+
+
 def test_sizes_are_rounded_down_to_what_the_base_can_draw_and_reported(base: Base) -> None:
     resolved = resolve(base, replace(REQUEST, width=71, height=64))
     assert (resolved.width, resolved.height) == (64, 64)
 
 
-@pytest.mark.parametrize(("family", "used"), [("flux", False), ("sd15", True)], indirect=["family"])
+@pytest.mark.parametrize(("family", "used"), [("flux", False), ("klein", True), ("sd15", True)], indirect=["family"])
 def test_the_use_of_a_negative_prompt_is_reported(base: Base, used: bool) -> None:
     blurred = replace(REQUEST, negative_prompt="blurred", guidance=2.0)
     assert resolve(base, blurred).negative_prompt_used == used
@@ -90,6 +98,8 @@ def test_a_scheduler_that_needs_more_evaluations_counts_them_from_the_first_step
         ("flux", "a man", ()),
         ("flux", "a " * 60, ("t5",)),
         ("flux", "a " * 76, ("clip", "t5")),
+        ("klein", "a man", ()),
+        ("klein", "a " * 60, ("qwen3",)),
         ("sd15", "a " * 75, ()),
         ("sd15", "a " * 76, ("clip",)),
     ],

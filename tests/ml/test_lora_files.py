@@ -11,13 +11,20 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import FluxPipeline, FluxTransformer2DModel, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    Flux2KleinPipeline,
+    Flux2Transformer2DModel,
+    FluxPipeline,
+    FluxTransformer2DModel,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from tests.ml.families import only_flux, only_sd15
+from tests.ml.families import only_flux, only_klein, only_sd15
 from tests.ml.keys import DATA, listed_keys
 from tests.ml.runs import lora_config
 from worker.ml.adapters import files as lora_files
@@ -26,6 +33,7 @@ from worker.ml.draw.generate import LoraUse, PictureRequest, generate
 from worker.ml.errors import ModelUnreadable
 from worker.ml.families import lora as lora_families
 from worker.ml.families.flux1 import Flux
+from worker.ml.families.klein import Klein
 from worker.ml.families.sd15 import StableDiffusion15
 from worker.ml.models import Base
 from worker.ml.train.metadata import file_metadata
@@ -33,14 +41,18 @@ from worker.ml.train.train_lora import TrainedLora
 
 LAYERS = {
     "flux": "transformer.single_transformer_blocks.0.attn.to_q.lora_{}.weight",
+    "klein": "diffusion_model.single_blocks.0.linear2.lora_{}.weight",
     "sd15": "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q.lora_{}.weight",
 }
+INPUTS = {"flux": 1, "klein": 4, "sd15": 1}
+"""Of these layers, for each output."""
 A, B = (LAYERS["flux"].format(side) for side in "AB")
 DOWN, UP = (LAYERS["sd15"].format(side) for side in ("down", "up"))
 ALPHA = DOWN.replace("lora_down.weight", "alpha")
 PAIR = {A: torch.ones(2, 8), B: torch.ones(8, 2)}
 KOHYA = {DOWN: torch.ones(2, 64), UP: torch.ones(64, 2)}
-PAIRS = {"flux": PAIR, "sd15": KOHYA}
+KLEIN = {LAYERS["klein"].format("A"): torch.ones(2, 32), LAYERS["klein"].format("B"): torch.ones(8, 2)}
+PAIRS = {"flux": PAIR, "klein": KLEIN, "sd15": KOHYA}
 
 
 def family_of(path: Path) -> str:
@@ -76,6 +88,49 @@ def test_stable_diffusion_names_and_shapes_are_those_that_sd_scripts_writes(tmp_
         lora_files.write(path, {name: torch.zeros(weights.shape) for name, weights in lora.items()}, {})
     written = {name: list(tensor.shape) for name, tensor in load_file(path).items()}
     assert written == listed_keys("sd15_kohya_unet_keys.txt")
+
+
+def test_klein_names_and_shapes_are_those_that_ai_toolkit_writes(tmp_path: Path) -> None:
+    """For the transformer of FLUX.2 klein 4B itself. Nothing is computed, so it needs no weights."""
+    with torch.device("meta"):
+        transformer = Flux2Transformer2DModel(
+            num_layers=5, num_single_layers=20, num_attention_heads=24, joint_attention_dim=7680, guidance_embeds=False
+        ).requires_grad_(False)
+    listed = listed_keys("lora_formats/klein4b_base_diffusers_names.txt")
+    assert {name: list(weights.shape) for name, weights in transformer.named_parameters()} == listed
+    path = tmp_path / "lora.safetensors"
+    with Klein().new_lora(SimpleNamespace(transformer=transformer), 16, torch.Generator()) as lora:
+        weights = {name: torch.zeros(weights.shape, dtype=torch.bfloat16) for name, weights in lora.items()}
+    lora_files.write(path, weights, {})
+    written = {name: list(tensor.shape) for name, tensor in load_file(path).items()}
+    assert written == listed_keys("lora_formats/klein4b_ai_toolkit.txt")
+
+
+@only_klein
+def test_layers_that_are_trained_as_one_have_one_a_and_a_b_of_all_rows(base: Base) -> None:
+    attention = base.denoiser.transformer_blocks[0].attn
+    x = torch.randn((2, 96), generator=torch.Generator().manual_seed(0))
+    plain = [layer(x) for layer in (attention.to_q, attention.to_k, attention.to_v)]
+    with base.family.new_lora(base.parts, 4, torch.Generator().manual_seed(0)) as lora:
+        own = "diffusion_model.double_blocks.0.img_attn.qkv.lora_{}.weight"
+        a, b = lora[own.format("A")], lora[own.format("B")]
+        b.data += torch.randn(b.shape, generator=torch.Generator().manual_seed(1))
+        changed = [layer(x) for layer in (attention.to_q, attention.to_k, attention.to_v)]
+        assert len({id(weights) for weights in lora.values()}) == len(lora)
+    torch.testing.assert_close(torch.cat(changed, 1) - torch.cat(plain, 1), x @ a.T @ b.T)
+
+
+@only_klein
+def test_diffusers_reads_a_klein_lora_without_alpha(trained: TrainedLora) -> None:
+    """Its reader ends with an error where alpha is beside these names."""
+    read, metadata = Flux2KleinPipeline.lora_state_dict(trained.path, return_lora_metadata=True)
+    assert not [name for name in load_file(trained.path) if name.endswith("alpha")]
+    assert "lora_adapter_metadata" not in (metadata or {})
+    ours = lora_families.load(trained.path, "klein")
+    assert len(read) == 2 * len(ours)
+    for layer, (a, b) in ours.items():
+        assert torch.equal(read[f"transformer.{layer}.lora_A.weight"], a)
+        assert torch.equal(read[f"transformer.{layer}.lora_B.weight"], b)
 
 
 @only_flux
@@ -119,6 +174,7 @@ def test_the_header_describes_the_file(base: Base, family: str, trained: Trained
     assert (family_of(trained.path), header.rank) == (family, 16)
     expected = {
         "flux": {"modelspec.architecture": "flux-1-dev/lora", "ss_base_model_version": "flux1"},
+        "klein": {"modelspec.architecture": "Flux.2-klein-4b/lora", "ss_base_model_version": "flux2_klein_4b"},
         "sd15": {
             "modelspec.architecture": "stable-diffusion-v1/lora",
             "modelspec.implementation": "diffusers",
@@ -193,12 +249,13 @@ def test_layers_are_read_by_the_denoisers_own_names_at_scale_one(base: Base, fam
     denoiser = base.denoiser
     layers = dict(denoiser.named_modules())
     read = lora_families.load(trained.path, family)
-    assert 2 * len(read) == len([name for name in stored if not name.endswith(".alpha")])
-    values = list(stored.values())
+    values = [tensor for name, tensor in stored.items() if not name.endswith(".alpha")]
+    if family != "klein":  # whose files have query, key and value as one
+        assert 2 * len(read) == len(values)
     for name, (a, b) in read.items():
         assert layers[name].weight.shape[:2] == (len(b), a.shape[1])
         assert any(torch.equal(a, own) for own in values)
-        assert any(torch.equal(b, own) for own in values)
+        assert any(torch.equal(b, rows) for own in values for rows in own.split(len(b)))
 
 
 # -- what is refused
@@ -338,6 +395,7 @@ def test_the_published_names_and_shapes_tell_their_family(tmp_path: Path) -> Non
     for list_, family in (
         ("flux_diffusers_peft_keys.txt", "flux"),
         ("flux_kohya_keys.txt", "flux"),
+        *((f"lora_formats/klein4b_{program}.txt", "klein") for program in ("ai_toolkit", "musubi_tuner")),
         ("sd15_diffusers_peft_keys.txt", "sd15"),
         ("sd15_kohya_unet_keys.txt", "sd15"),
     ):
@@ -348,12 +406,10 @@ def test_the_published_names_and_shapes_tell_their_family(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("layer", "maps"),
     [
-        ("transformer.single_transformer_blocks.0.attn.to_qkv_mlp_proj", (64, 576)),
-        ("transformer.single_transformer_blocks.0.attn.to_out", (256, 64)),
-        ("lora_unet_single_blocks_0_linear1", (64, 576)),
-        ("lora_unet_single_blocks_0_linear2", (256, 64)),
-        ("lora_unet_double_blocks_0_img_mlp_0", (64, 384)),
-        ("lora_unet_double_blocks_0_img_mlp_2", (192, 64)),
+        ("transformer.single_transformer_blocks.20.attn.to_qkv_mlp_proj", (64, 576)),  # FLUX.2 with more blocks
+        ("transformer.single_transformer_blocks.20.attn.to_out", (256, 64)),
+        ("lora_unet_single_blocks_20_linear1", (64, 576)),
+        ("lora_unet_double_blocks_5_img_mlp_0", (64, 384)),
         ("lora_unet_mid_block_attentions_0_proj_in", (64, 64)),  # SD 2: a linear layer
         ("unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k", (1024, 1280)),
     ],
@@ -361,7 +417,7 @@ def test_the_published_names_and_shapes_tell_their_family(tmp_path: Path) -> Non
 def test_a_layer_in_the_proportions_of_another_family_is_refused(
     tmp_path: Path, layer: str, maps: tuple[int, int]
 ) -> None:
-    """FLUX.2's and Stable Diffusion 2's files name their layers as FLUX.1's and 1.5's do, and differ in proportions."""
+    """Files of larger FLUX.2 models and of Stable Diffusion 2 name their layers as FLUX.1's and 1.5's do."""
     naming: Naming = "kohya" if layer.startswith("lora_unet_") else "diffusers"
     path, (down, up) = tmp_path / "lora.safetensors", SIDES[naming]
     save_file({f"{layer}.{down}": torch.zeros(2, maps[0]), f"{layer}.{up}": torch.zeros(maps[1], 2)}, path)
@@ -403,17 +459,21 @@ def test_a_lora_of_another_size_is_refused_before_it_touches_the_base(
 ) -> None:
     """diffusers would pad the smaller one, and widen the base for the larger one."""
     a, b = PAIRS[family]
-    assert "does not fit" in refusal({a: torch.ones(2, size), b: torch.ones(size, 2)})
+    assert "does not fit" in refusal({a: torch.ones(2, size * INPUTS[family]), b: torch.ones(size, 2)})
 
 
 def test_a_lora_for_layers_the_base_lacks_is_refused(family: str, refusal: Callable[..., str]) -> None:
-    old, new = {"flux": ("blocks.0", "blocks.37"), "sd15": ("mid_block", "down_blocks_2")}[family]
+    old, new = {
+        "flux": ("blocks.0", "blocks.37"),
+        "klein": ("blocks.0", "blocks.19"),
+        "sd15": ("mid_block", "down_blocks_2"),
+    }[family]
     assert "does not fit" in refusal(renamed(PAIRS[family], old, new))
 
 
 def test_a_lora_of_another_family_is_refused(family: str, refusal: Callable[..., str]) -> None:
-    (other,) = PAIRS.keys() - {family}
-    assert refusal(PAIRS[other]).endswith(f"is a LoRA for {other}, but the base is {family}")
+    for other in PAIRS.keys() - {family}:
+        assert refusal(PAIRS[other]).endswith(f"is a LoRA for {other}, but the base is {family}")
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
@@ -432,6 +492,10 @@ def test_a_lora_in_the_other_naming_is_refused_with_the_command_that_converts_it
         "flux": {
             "lora_unet_single_blocks_0_linear2.lora_down.weight": torch.ones(2, 10),
             "lora_unet_single_blocks_0_linear2.lora_up.weight": torch.ones(2, 2),
+        },
+        "klein": {
+            "transformer.single_transformer_blocks.0.attn.to_out.lora_A.weight": torch.ones(2, 8),
+            "transformer.single_transformer_blocks.0.attn.to_out.lora_B.weight": torch.ones(2, 2),
         },
         "sd15": {
             name.format(side): torch.ones(2, 2)

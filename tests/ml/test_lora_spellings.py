@@ -155,7 +155,7 @@ def test_the_layers_before_and_after_the_blocks_are_converted_too(tmp_path: Path
         torch.testing.assert_close(read[layer], expected[layer], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("kept", [r"double_blocks_", r"double_blocks_1_", r"single_blocks_", r"txt_mlp_2", r"img_in"])
+@pytest.mark.parametrize("kept", [r"double_blocks_", r"double_blocks_1_", r"single_blocks_", r"txt_mlp_2"])
 def test_some_of_the_blocks_tell_the_family(tmp_path: Path, kept: str) -> None:
     """As a training of double blocks alone leaves, our own export's output among them (sd-scripts issue 1537)."""
     shapes = listed("flux_kohya_sd_scripts") | listed("flux_kohya_sd_scripts_optional_modules")
@@ -175,6 +175,135 @@ def test_more_blocks_than_the_family_has_are_another_family(tmp_path: Path) -> N
         else:
             with pytest.raises(ModelUnreadable, match="unknown family"):
                 lora_families.identify(path)
+
+
+# -- FLUX.2 klein
+
+
+KLEIN = {
+    "ai_toolkit": "ComfyUI",
+    "bfl_peft_base_model": "PEFT",
+    "diffusers_script": "diffusers",
+    "musubi_tuner": "kohya",
+    "onetrainer_comfy": "ComfyUI",
+    "onetrainer_diffusers": "diffusers",
+    "onetrainer_legacy": "older diffusers",
+}
+NARROWER = 48
+"""Lists at real size are read at this part of the width."""
+
+
+def listed_klein(program: str) -> dict[str, list[int]]:
+    shapes = listed(f"klein4b_{program}")
+    return {name: [size if size == 16 else size // NARROWER for size in shape] for name, shape in shapes.items()}
+
+
+def klein_deltas(state: State) -> State:
+    """What a file adds to each of diffusers' layers, by the table that diffusers' converter of weights agrees with."""
+    rows = [line.split("\t") for line in (DATA / "lora_formats/klein4b_name_map.tsv").read_text().splitlines()]
+    deltas = {}
+    for own, part, theirs, note in (row for row in rows if row[0][0] != "#"):
+        layer, diffusers = own.removesuffix(".weight"), theirs.removesuffix(".weight")
+        found, whole = factors(state, diffusers), factors(state, layer)
+        if found is not None:
+            deltas[f"transformer.{diffusers}"] = found[1] @ found[0]
+        elif whole is not None:
+            delta = whole[1] @ whole[0]
+            if part != "-":
+                first, last = (int(row) // NARROWER for row in part.split(":"))
+                delta = delta[first:last]
+            if note == "swap_halves":
+                delta = torch.cat([*reversed(delta.chunk(2))])
+            deltas[f"transformer.{diffusers}"] = delta
+    return deltas
+
+
+def assert_is_read_as_klein(folder: Path, state: State) -> None:
+    path = saved(folder, state)
+    header, names = lora_families.identify(path)
+    assert names.family == "klein"
+    pairs = names.to_diffusers(lora_files.read_pairs(path, header))
+    expected = klein_deltas(state)
+    assert pairs.keys() == expected.keys()
+    for written in (pairs, *(names.to_diffusers(convert(pairs)) for convert in (names.to_comfyui, names.to_kohya))):
+        assert written.keys() == expected.keys()
+        for layer, (a, b) in written.items():
+            torch.testing.assert_close(b @ a, expected[layer], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("program", KLEIN)
+def test_every_spelling_of_klein_is_named_and_converted(tmp_path: Path, program: str) -> None:
+    state = tensors(listed_klein(program))
+    assert lora_files.read_header(saved(tmp_path, state)).naming == KLEIN[program]
+    assert len(klein_deltas(state)) in (60, 100)
+    assert_is_read_as_klein(tmp_path, state)
+
+
+@pytest.mark.parametrize(
+    ("program", "old", "new"),
+    [
+        ("ai_toolkit", r"^diffusion_model\.", ""),
+        ("onetrainer_comfy", r"^diffusion_model\.", ""),
+        ("ai_toolkit", r"\.lora_([AB])\.", {"A": ".lora_down.", "B": ".lora_up."}),
+        ("onetrainer_diffusers", r"^transformer\.", ""),
+        ("onetrainer_diffusers", r"^transformer\.", "diffusion_model."),
+    ],
+)
+def test_klein_is_read_in_spellings_that_diffusers_ignores_or_refuses(
+    tmp_path: Path, program: str, old: str, new: str | dict[str, str]
+) -> None:
+    """Bare names, `diffusion_model.` with `lora_down` or with diffusers' names; alpha beside original names."""
+    other = new if isinstance(new, str) else lambda found: new[found[1]]
+    state = tensors({re.sub(old, other, name): shape for name, shape in listed_klein(program).items()})
+    assert_is_read_as_klein(tmp_path, state)
+
+
+def test_the_halves_of_kleins_last_modulation_are_swapped(tmp_path: Path) -> None:
+    """diffusers' reader leaves them, which exchanges scale and shift."""
+    ends = {"final_layer.adaLN_modulation.1": (64, 128), "final_layer.linear": (64, 32), "txt_in": (160, 64)}
+    shapes = {}
+    for layer, (inputs, outputs) in ends.items():
+        for side, shape in (("A", [4, inputs]), ("B", [outputs, 4])):
+            shapes[f"diffusion_model.{layer}.lora_{side}.weight"] = shape
+    state = tensors(listed_klein("ai_toolkit") | shapes)
+    assert "transformer.norm_out.linear" in klein_deltas(state)
+    assert_is_read_as_klein(tmp_path, state)
+
+
+def test_layers_that_two_families_have_alike_need_metadata(tmp_path: Path) -> None:
+    """A training of the first blocks' attention alone: nothing in it tells FLUX.1 from FLUX.2."""
+    shapes = {name: shape for name, shape in listed_klein("ai_toolkit").items() if "img_attn" in name}
+    state = tensors(shapes)
+    for metadata in ({}, {"ss_base_model_version": "sdxl_1.0"}):
+        with pytest.raises(ModelUnreadable, match="may be a LoRA for flux or klein: its layers exist in each"):
+            lora_families.identify(saved(tmp_path, state, metadata))
+    for key, words, family in (
+        ("ss_base_model_version", "flux2_klein_4b", "klein"),
+        ("modelspec.architecture", "Flux.2-klein-4b/lora", "klein"),
+        ("modelspec.architecture", "Flux.2/lora", "klein"),
+        ("ss_base_model_version", "flux1", "flux"),
+        ("family", "klein", "klein"),
+    ):
+        assert lora_families.identify(saved(tmp_path, state, {key: words}))[1].family == family
+
+
+@pytest.mark.parametrize("block", ["single_blocks.20.linear1", "double_blocks.5.txt_mlp.0"])
+def test_a_lora_of_a_larger_flux_2_is_called_so(tmp_path: Path, block: str) -> None:
+    outputs = {"linear1": 9, "0": 6}[block.rpartition(".")[2]]
+    state = tensors({f"{block}.lora_A.weight": [4, 64], f"{block}.lora_B.weight": [64 * outputs, 4]})
+    with pytest.raises(ModelUnreadable, match=r"unknown family: .*, as in FLUX\.2 of another size"):
+        lora_families.identify(saved(tmp_path, state))
+
+
+def test_comfyuis_names_are_written_only_for_families_whose_own_they_are(tmp_path: Path) -> None:
+    out = tmp_path / "out.safetensors"
+    with pytest.raises(CommandRefused, match="is a LoRA for flux, of which ComfyUI reads diffusers names"):
+        export(str(saved(tmp_path, tensors(listed("flux_ai_toolkit")))), "ComfyUI", out)
+    path = saved(tmp_path, tensors(listed_klein("onetrainer_comfy")))
+    export(str(path), "ComfyUI", out)  # it has these names already, but alpha beside them
+    assert not lora_files.read_header(out).has_alphas
+    with pytest.raises(CommandRefused, match="already has ComfyUI names"):
+        export(str(out), "ComfyUI", tmp_path / "again.safetensors")
 
 
 @pytest.mark.parametrize("program", ["comfyui", "diffusers_example_scripts", "diffusers_legacy_attn_processor"])
@@ -206,8 +335,6 @@ def test_every_spelling_of_a_u_net_is_converted(tmp_path: Path, program: str) ->
         *((name, "SDXL") for name in ("sdxl_ai_toolkit", "sdxl_diffusers_script_unet", "sdxl_kohya_sd_scripts_unet")),
         *((name, "SDXL") for name in ("sdxl_onetrainer_comfy", "sdxl_onetrainer_diffusers")),
         ("sdxl_kohya_sd_scripts_te", "text encoder alone"),
-        *((name, r"FLUX\.2") for name in ("klein4b_ai_toolkit", "klein4b_bfl_peft_base_model")),
-        *((name, r"FLUX\.2") for name in ("klein4b_diffusers_script", "klein4b_musubi_tuner")),
         *((name, "Z-Image") for name in ("zimage_ai_toolkit", "zimage_diffusers_script", "zimage_musubi_tuner")),
         *((name, "Z-Image") for name in ("zimage_musubi_converted_to_comfyui", "zimage_onetrainer_legacy")),
     ],
@@ -290,7 +417,7 @@ def test_an_alpha_that_was_written_as_a_whole_number_counts(tmp_path: Path, dtyp
 
 @pytest.mark.parametrize("stated", ['{"lora_alpha": 1' + "0" * 400 + "}", "[" * 100_000, '{"lora_alpha": NaN}'])
 def test_metadata_that_states_no_number_is_refused(tmp_path: Path, stated: str) -> None:
-    layer = "transformer.transformer_blocks.0.attn.to_q"
+    layer = "transformer.single_transformer_blocks.0.attn.to_q"
     weights = {f"{layer}.lora_A.weight": torch.ones(4, 64), f"{layer}.lora_B.weight": torch.ones(64, 4)}
     save_file(weights, tmp_path / "a.safetensors", {"lora_adapter_metadata": stated})
     with pytest.raises(ModelUnreadable, match="lora_adapter_metadata"):

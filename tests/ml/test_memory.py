@@ -184,12 +184,14 @@ class Published:
     latents: Callable[[Grid], tuple[int, ...]]
 
 
-@pytest.fixture(scope="module", params=["flux-dev", "sd15"])
+@pytest.fixture(scope="module", params=["flux-dev", "klein", "sd15"])
 def published(request: pytest.FixtureRequest) -> Published:
     family, parts = on_meta(request.param)
     if family.name == "flux":
         prompt = PooledTokens(zeros(1, 512, 4096), zeros(1, 768))
         return Published(family, parts, prompt, lambda grid: (math.prod(grid), 64))
+    if family.name == "klein":
+        return Published(family, parts, Tokens(zeros(1, 512, 7680)), lambda grid: (math.prod(grid), 128))
     return Published(family, parts, Tokens(zeros(1, 77, 768)), lambda grid: (4, *grid))
 
 

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import DDIMScheduler, Flux2Transformer2DModel, UNet2DConditionModel
 
-from tests.ml.families import only_flux, only_sd15
+from tests.ml.families import only_flux, only_klein, only_sd15
 from tests.ml.runs import predict
 from worker.ml import models
 from worker.ml.errors import ModelUnreadable
 from worker.ml.families.tiny import flux1 as flux_tiny
+from worker.ml.families.tiny import klein as klein_tiny
 from worker.ml.families.tiny import sd15 as sd15_tiny
 from worker.ml.models import Base, Store
 
@@ -36,6 +37,7 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     ("family", "part"),
     [
         *(("flux", part) for part in ("transformer", "text_encoder_2", "tokenizer_2")),
+        *(("klein", part) for part in ("text_encoder", "tokenizer")),
         *(("sd15", part) for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler")),
     ],
     indirect=["family"],
@@ -47,7 +49,9 @@ def test_a_base_without_a_part_is_refused_without_asking_a_hub(copied: Path, par
 
 
 @pytest.mark.parametrize(
-    ("family", "part"), [("flux", "transformer"), ("sd15", "unet"), ("sd15", "vae")], indirect=["family"]
+    ("family", "part"),
+    [("flux", "transformer"), ("klein", "text_encoder"), ("sd15", "unet"), ("sd15", "vae")],
+    indirect=["family"],
 )
 def test_a_base_with_truncated_weights_is_refused(copied: Path, part: str) -> None:
     (weights,) = (copied / part).glob("*.safetensors")
@@ -56,7 +60,9 @@ def test_a_base_with_truncated_weights_is_refused(copied: Path, part: str) -> No
         models.load(copied, "cpu")
 
 
-@pytest.mark.parametrize(("family", "denoiser"), [("flux", "transformer"), ("sd15", "unet")], indirect=["family"])
+@pytest.mark.parametrize(
+    ("family", "denoiser"), [("flux", "transformer"), ("klein", "transformer"), ("sd15", "unet")], indirect=["family"]
+)
 def test_pickled_weights_are_not_loaded(copied: Path, denoiser: str) -> None:
     (weights,) = (copied / denoiser).glob("*.safetensors")
     weights.unlink()
@@ -88,6 +94,23 @@ def test_stable_diffusion_2_is_refused_though_it_has_the_same_pipeline(copied: P
     unet = UNet2DConditionModel.from_pretrained(copied / "unet")
     UNet2DConditionModel.from_config({**unet.config, "use_linear_projection": True}).save_pretrained(copied / "unet")
     with pytest.raises(ModelUnreadable, match="Stable Diffusion 2"):
+        models.load(copied, "cpu")
+
+
+@only_klein
+def test_a_larger_model_of_the_same_pipeline_is_refused(copied: Path) -> None:
+    transformer = Flux2Transformer2DModel.from_pretrained(copied / "transformer")
+    Flux2Transformer2DModel.from_config({**transformer.config, "num_layers": 8}).save_pretrained(copied / "transformer")
+    with pytest.raises(ModelUnreadable, match="has 8 and 1 blocks, which is unsupported; supported: the 4B model"):
+        models.load(copied, "cpu")
+
+
+@only_klein
+def test_a_base_whose_scheduler_its_pipeline_does_not_have_is_refused(copied: Path) -> None:
+    DDIMScheduler().save_pretrained(copied / "scheduler")
+    index = json.loads((copied / "model_index.json").read_text("utf-8"))
+    (copied / "model_index.json").write_text(json.dumps({**index, "scheduler": ["diffusers", "DDIMScheduler"]}))
+    with pytest.raises(ModelUnreadable, match="has the scheduler DDIMScheduler, which is unsupported"):
         models.load(copied, "cpu")
 
 
@@ -127,7 +150,7 @@ def test_the_memory_of_a_training_step_is_estimated(base: Base, grid: tuple[int,
 
 
 def test_the_same_seed_builds_the_same_tiny_base(tiny_base: Path, family: str, tmp_path: Path) -> None:
-    {"flux": flux_tiny, "sd15": sd15_tiny}[family].build_tiny(tmp_path)
+    {"flux": flux_tiny, "klein": klein_tiny, "sd15": sd15_tiny}[family].build_tiny(tmp_path)
     for path in tiny_base.rglob("*.safetensors"):
         assert path.read_bytes() == (tmp_path / path.relative_to(tiny_base)).read_bytes()
 

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch.overrides import TorchFunctionMode
 
 from tests.ml.runs import finish, lora_config, pictures
 from worker.ml import models
 from worker.ml.draw.generate import LoraUse, PictureRequest, generate
+from worker.ml.families import lora as lora_families
 from worker.ml.masters import Masters
 from worker.ml.memory import GIB, Plan
 from worker.ml.models import Base
@@ -112,8 +112,8 @@ def test_the_plan_of_a_drawing_counts_its_loras(
         drawing = generate(offloaded, replace(REQUEST, loras=loras))
         return next(event for event in drawing if isinstance(event, Plan)).needed_bytes
 
-    weights, lora = load_file(trained.path), LoraUse(trained.path)
-    size = sum(weights[name].nbytes for name in weights if not name.endswith(".alpha"))
+    lora, layers = LoraUse(trained.path), lora_families.load(trained.path, offloaded.family.name)
+    size = sum(weights.nbytes for pair in layers.values() for weights in pair)
     assert needed(lora) - needed() == needed(lora, lora) - needed(lora) == size
 
 

@@ -1,8 +1,10 @@
-"""The table of memory plans in docs/models.md is what the worker computes at the published geometry."""
+"""The tables of memory plans in docs/models.md are what the worker computes at the published geometry."""
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from worker.ml.train.memory import StepMemory
 
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 FREE_GIB = (12, 16, 22, 23.6, 24.5, 27, 32, 48, 80)
-RANK = 16
+KLEIN_FREE_GIB = (9.5, 10, 11, 12, 16, 18, 22, 32)
 
 
 def table_after(heading: str) -> list[list[str]]:
@@ -27,13 +29,17 @@ def table_after(heading: str) -> list[list[str]]:
 
 @pytest.fixture(scope="module")
 def figures() -> dict[str, tuple[float, float]]:
-    """What each base needs to generate and to train, in GiB, by the page's other table."""
+    """What each base needs to generate and to train, in GiB, by the page's other table; infinity if it cannot."""
     rows = {row[0].strip("`"): row for row in table_after("of *free* GPU memory:")}
-    return {slug: (float(rows[slug][1]), float(rows[slug][2])) for slug in ("flux-dev", "sd15")}
+    needed = {slug: [float(cell) if cell[0].isdigit() else math.inf for cell in row[1:3]] for slug, row in rows.items()}
+    return {slug: (generating, training) for slug, (generating, training) in needed.items()}
 
 
-def plans(slug: str, side: int, least: tuple[float, float]) -> list[list[str]]:
-    """For each of FREE_GIB, what happens to a picture and to a training at the largest of the family's resolutions.
+def plans(
+    slug: str, side: int, rows: int, least: tuple[float, float], every_free_gib: Sequence[float] = FREE_GIB
+) -> list[list[str]]:
+    """For each amount of memory, what happens to a picture, and to a training of the family's rank at its largest
+    resolution. `rows` of each evaluation are drawn.
 
     What is offered must fit, and without 8-bit AdamW.
     """
@@ -45,13 +51,13 @@ def plans(slug: str, side: int, least: tuple[float, float]) -> list[list[str]]:
     def grid(side: int) -> Grid:
         return (side // family.token_px(parts),) * 2
 
-    working = family.working_bytes(parts, grid(side), rows=1 if slug == "flux-dev" else 2)
+    working = family.working_bytes(parts, grid(side), rows)
     activations = family.activation_bytes(parts, grid(family.training_defaults.resolutions[-1]), 1)
-    with family.new_lora(parts, RANK, torch.Generator()) as lora:
+    with family.new_lora(parts, family.training_defaults.rank, torch.Generator()) as lora:
         weights = sum(weights.numel() for weights in lora.values())
     step = StepMemory(sizes[family.denoiser], activations, int(activations * family.checkpointed_share), weights)
     found = []
-    for free_gib in FREE_GIB:
+    for free_gib in every_free_gib:
         free = int(free_gib * GIB)
         plan = plan_parts(sizes, stages, working, free)
         drawing = f"{'full' if plan.full else 'offloaded'}: {plan.needed_bytes / GIB:.1f}"
@@ -71,6 +77,15 @@ def plans(slug: str, side: int, least: tuple[float, float]) -> list[list[str]]:
 
 
 def test_the_documented_plans_are_those_of_the_worker(figures: dict[str, tuple[float, float]]) -> None:
-    flux, sd15 = plans("flux-dev", 1024, figures["flux-dev"]), plans("sd15", 512, figures["sd15"])
+    flux, sd15 = plans("flux-dev", 1024, 1, figures["flux-dev"]), plans("sd15", 512, 2, figures["sd15"])
     expected = [[f"{free:g}", *one, *other] for free, one, other in zip(FREE_GIB, flux, sd15, strict=True)]
     assert table_after("needs at its peak, in GiB:") == expected
+
+
+def test_the_documented_plans_of_klein_are_those_of_the_worker(figures: dict[str, tuple[float, float]]) -> None:
+    """The two have the same geometry."""
+    distilled = plans("klein", 1024, 1, figures["klein"], KLEIN_FREE_GIB)
+    base = plans("klein", 1024, 2, figures["klein-base"], KLEIN_FREE_GIB)
+    assert {training for _, training in distilled} == {"not offered"}
+    expected = [[f"{free:g}", one[0], *other] for free, one, other in zip(KLEIN_FREE_GIB, distilled, base, strict=True)]
+    assert table_after("FLUX.2 klein at 1024 x 1024, rank 32:") == expected

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from itertools import chain
@@ -23,7 +25,7 @@ from worker.ml import models
 from worker.ml.draw.generate import Picture, PictureRequest, generate
 from worker.ml.errors import ModelUnreadable
 from worker.ml.families.registry import FAMILIES
-from worker.ml.families.single_files import IMPORTERS, flux1, flux1_names, sd15
+from worker.ml.families.single_files import IMPORTERS, flux1, flux1_names, klein, sd15
 from worker.ml.networks import tiny as upscaler_tiny
 from worker.ml.single_files import parts, shared_parts
 from worker.ml.single_files.upscalers import import_upscaler
@@ -31,7 +33,13 @@ from worker.models import BaseModels
 from worker.models.manifest import read_manifest
 from worker.models.single_files import SINGLE_FILES
 
-PUBLISHED = {"flux-dev": flux1.DEV, "flux-schnell": flux1.SCHNELL, "sd15": sd15.PUBLISHED}
+PUBLISHED = {
+    "flux-dev": flux1.DEV,
+    "flux-schnell": flux1.SCHNELL,
+    "klein": klein.DISTILLED,
+    "klein-base": klein.BASE,
+    "sd15": sd15.PUBLISHED,
+}
 PUBLISHED_SIZES = {
     "flux-dev": {
         "transformer": (flux1.transformer_shapes, 11_901_408_320),
@@ -40,6 +48,12 @@ PUBLISHED_SIZES = {
         "text_encoder_2": (shared_parts.t5_shapes, 4_762_310_656),
     },
     "flux-schnell": {"transformer": (flux1.transformer_shapes, 11_891_178_560)},
+    "klein": {
+        "transformer": (klein.transformer_shapes, 3_875_544_576),
+        "vae": (klein.autoencoder_shapes, 84_046_115 + 2 * 128),
+        "text_encoder": (klein.qwen3_shapes, 4_022_468_096),
+    },
+    "klein-base": {"transformer": (klein.transformer_shapes, 3_875_544_576)},
     "sd15": {
         "unet": (sd15.unet_shapes, 859_520_964),
         "vae": (shared_parts.autoencoder_shapes, 83_653_863),
@@ -135,6 +149,78 @@ def test_sd15_imported_from_one_checkpoint_equals_the_base_bit_for_bit(tiny_mode
     assert_is_the_same(models / "mine", original)
 
 
+@pytest.fixture(scope="module")
+def klein_files(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The tiny klein base as the single files of ComfyUI users."""
+    folder, weights = tmp_path_factory.mktemp("klein"), weights_of(tiny_models / "tiny-klein")
+
+    def part(name: str) -> dict[str, torch.Tensor]:
+        return {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
+
+    contents = {
+        "transformer": published_names.klein_transformer(part("transformer")),
+        "vae": published_names.klein_autoencoder(part("vae")),
+        "qwen3": part("text_encoder"),
+    }
+    files = {name: folder / f"{name}.safetensors" for name in contents}
+    files["transformer"] = folder / "flux-2-klein-base-4b.safetensors"
+    for name, content in contents.items():
+        save_file({key: tensor.contiguous() for key, tensor in content.items()}, files[name])
+    return files
+
+
+def test_klein_imported_from_three_files_equals_the_base_bit_for_bit(
+    tiny_models: Path, klein_files: dict[str, Path], tmp_path: Path
+) -> None:
+    original = tiny_models / "tiny-klein"
+    IMPORTERS["klein"](tmp_path / "mine", klein_files, original, lambda _: None)
+    parts.copy_tokenizers(tmp_path / "mine", original, SINGLE_FILES["klein"].tokenizers)
+    imported, theirs = (weights_of(folder) for folder in (tmp_path / "mine", original))
+    assert theirs.keys() - imported.keys() == {"vae.bn.num_batches_tracked"}
+    assert all(torch.equal(imported[name], theirs[name]) for name in imported)
+    assert np.array_equal(pictures_of(tmp_path / "mine"), pictures_of(original))
+
+
+@pytest.mark.parametrize(
+    ("name", "distilled"), [("flux-2-klein-4b", True), ("FLUX.2-klein-Base-4B", False), ("mine", True)]
+)
+def test_the_name_of_kleins_file_tells_whether_it_is_the_base(
+    tiny_models: Path, klein_files: dict[str, Path], tmp_path: Path, name: str, distilled: bool
+) -> None:
+    """Its weights do not. Below each of these prefixes; without the tiny model's index, which would tell."""
+    weights = load_file(klein_files["transformer"])
+    prefix = {"flux-2-klein-4b": "diffusion_model.", "mine": "model.diffusion_model."}.get(name, "")
+    save_file({f"{prefix}{key}": value for key, value in weights.items()}, tmp_path / f"{name}.safetensors")
+    configs, said = tmp_path / "configs", list[str]()
+    for part in ("transformer", "vae", "text_encoder"):
+        shutil.copytree(tiny_models / "tiny-klein" / part, configs / part)
+    given = {**klein_files, "transformer": tmp_path / f"{name}.safetensors"}
+    IMPORTERS["klein"](tmp_path / "target", given, configs, said.append)
+    index = json.loads((tmp_path / "target/model_index.json").read_text("utf-8"))
+    assert index["is_distilled"] == distilled
+    assert ("it is taken for the distilled model, which draws" in said) == distilled
+
+
+@pytest.mark.parametrize(
+    ("option", "other", "expected"),
+    [
+        ("transformer", "vae", "is not a transformer of this family: it is an autoencoder"),
+        ("transformer", "flux", r"is not a transformer of this family: it is FLUX\.1"),
+        ("vae", "qwen3", "is not a vae of this family"),
+        ("qwen3", "vae", "is not a text_encoder of this family"),
+    ],
+)
+def test_a_file_of_the_wrong_kind_is_named_for_klein_too(
+    tiny_models: Path, klein_files: dict[str, Path], tmp_path: Path, option: str, other: str, expected: str
+) -> None:
+    save_file({"double_blocks.0.img_mod.lin.weight": torch.ones(1)}, tmp_path / "flux.safetensors")
+    known = {**klein_files, "flux": tmp_path / "flux.safetensors"}
+    with pytest.raises(ModelUnreadable, match=f"{known[other].name} {expected}"):
+        IMPORTERS["klein"](
+            tmp_path / "target", {**klein_files, option: known[other]}, tiny_models / "tiny-klein", lambda _: None
+        )
+
+
 @pytest.mark.parametrize("variant", PUBLISHED_SIZES)
 def test_the_configurations_describe_models_of_the_published_sizes(variant: str) -> None:
     plan = parts.read_configs(PUBLISHED[variant], None)
@@ -143,12 +229,20 @@ def test_the_configurations_describe_models_of_the_published_sizes(variant: str)
 
 
 def test_every_name_of_the_published_models_is_known() -> None:
-    """A tiny FLUX, and the real U-Net without its values."""
+    """A tiny FLUX, and the real klein and U-Net without their values."""
     shapes = published_names.shapes_of("flux_base_bfl_names.txt")
     published = {name: torch.zeros(size) for name, size in shapes.items()}
     converted = flux1_names.to_diffusers(published)
     expected = published_names.shapes_of("flux_base_diffusers_names.txt")
     assert {name: tensor.shape for name, tensor in converted.items()} == expected
+    published = {
+        name: torch.zeros(size, device="meta")
+        for name, size in published_names.shapes_of("lora_formats/klein4b_base_bfl_names.txt").items()
+    }
+    converted = klein.transformer(published, Path("klein.safetensors"))
+    expected = published_names.shapes_of("lora_formats/klein4b_base_diffusers_names.txt")
+    assert {name: tensor.shape for name, tensor in converted.items()} == expected
+    assert klein.transformer_shapes(parts.read_configs(klein.BASE, None)) == expected
     plan = parts.read_configs(sd15.PUBLISHED, None)
     unet, modules = published_names.shapes_of("sd15_base_diffusers_names.txt"), published_names.sd15_unet_modules()
     assert sd15.unet_shapes(plan) == unet
@@ -199,6 +293,7 @@ def test_a_refused_import_leaves_nothing_behind(tiny_models: Path, flux_files: d
     (tmp_path / "nothing").mkdir()
     made_of = (
         "FLUX.1 is made of --transformer, --vae, --clip and --t5; "
+        "FLUX.2 klein 4B is made of --transformer, --vae and --qwen3; "
         "Stable Diffusion 1.5 is made of --checkpoint and, optionally, --vae"
     )
     without_t5 = {name: file for name, file in flux_files.items() if name != "t5"}

@@ -294,6 +294,7 @@ def class_drift(base: Base, photos: list[Photo], lora: Path) -> float:
     ("family", "least", "most", "mean"),
     [
         ("flux", (0, 0.2), (0.8, 1), (0.5, 0.7)),  # shifted towards noise, as it draws at this size
+        ("klein", (0, 0.2), (0.8, 1), (0.5, 0.7)),  # shifted in the same way
         ("sd15", (-1, 10), (989, 1000), (450, 550)),  # uniform
     ],
     indirect=["family"],

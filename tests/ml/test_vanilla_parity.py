@@ -19,7 +19,7 @@ from diffusers import (
 )
 
 from tests.ml import vanilla
-from tests.ml.families import only_sd15
+from tests.ml.families import only_klein, only_sd15
 from tests.ml.runs import finish, lora_config, pictures
 from worker.ml import models
 from worker.ml.draw.generate import LoraUse, PictureRequest, generate
@@ -115,6 +115,23 @@ def test_a_flux_base_without_guidance_embedding_applies_a_negative_prompt_as_pla
     unguided: Base,
 ) -> None:
     draws_against_a_negative_prompt(unguided)
+
+
+@only_klein
+def test_klein_applies_a_negative_prompt_as_plain_diffusers_does(base: Base) -> None:
+    draws_against_a_negative_prompt(base)
+
+
+@only_klein
+def test_a_distilled_klein_base_draws_as_in_plain_diffusers_whatever_its_guidance(
+    distilled: Base, trained: TrainedLora
+) -> None:
+    """With the LoRA that was trained on the other."""
+    request = replace(REQUEST, steps=4, negative_prompt="a red wall", loras=(LoraUse(trained.path),))
+    (ours,) = pictures(generate(distilled, request))
+    settings = {**SETTINGS, "num_inference_steps": 4}
+    theirs = vanilla.draw(distilled.folder, PROMPT, seed=11, loras=[(trained.path, 1)], **settings)
+    assert furthest(ours, theirs) == 0
 
 
 @pytest.mark.parametrize("guidance", [0.0, 1.0])

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from diffusers import DDPMScheduler, DiffusionPipeline, FluxPipeline
+from diffusers import DDPMScheduler, DiffusionPipeline, Flux2KleinPipeline, FluxPipeline
 from diffusers.training_utils import compute_snr
 
 from worker.ml.train.batches import Batch
@@ -35,7 +35,12 @@ def draw(
         settings["max_sequence_length"] = pipeline.tokenizer_2.model_max_length
         if not pipeline.transformer.config.guidance_embeds:
             settings["true_cfg_scale"] = settings.pop("guidance_scale")
-    return np.asarray(pipeline(prompt, generator=torch.Generator("cpu").manual_seed(seed), **settings).images[0])
+    if isinstance(pipeline, Flux2KleinPipeline):  # which takes a negative prompt only if it is encoded
+        length = settings["max_sequence_length"] = pipeline.tokenizer.model_max_length
+        if against := settings.pop("negative_prompt", None):
+            settings["negative_prompt_embeds"], _ = pipeline.encode_prompt(against, max_sequence_length=length)
+    generator = torch.Generator("cpu").manual_seed(seed)
+    return np.asarray(pipeline(prompt=prompt, generator=generator, **settings).images[0])
 
 
 def flux_loss(
@@ -73,6 +78,30 @@ def flux_loss_of_batch(pipeline: FluxPipeline, batch: Batch, prompts: list[str])
     return flux_loss(pipeline, latents, noise, batch.time, prompts)
 
 
+def klein_loss(pipeline: Flux2KleinPipeline, batch: Batch, prompts: list[str]) -> torch.Tensor:
+    """The loss of examples/dreambooth/train_dreambooth_lora_flux2_klein.py, but for its noise, times and text layers.
+
+    Its latents (B, C, h, w) are patchified and normalised already.
+    """
+    tokens, text_ids = pipeline.encode_prompt(prompts, max_sequence_length=pipeline.tokenizer.model_max_length)
+    latents, noise = (x.transpose(1, 2).unflatten(2, batch.grid) for x in (batch.latents, batch.noise))
+    ids = Flux2KleinPipeline._prepare_latent_ids(latents)
+    sigmas = batch.time.view(-1, 1, 1, 1)
+    noisy = (1.0 - sigmas) * latents + sigmas * noise
+    prediction = pipeline.transformer(
+        hidden_states=Flux2KleinPipeline._pack_latents(noisy),
+        timestep=batch.time,
+        guidance=None,
+        encoder_hidden_states=tokens,
+        txt_ids=text_ids,
+        img_ids=ids,
+        return_dict=False,
+    )[0]
+    prediction = Flux2KleinPipeline._unpack_latents_with_ids(prediction, ids)
+    target = noise - latents
+    return torch.mean((prediction - target).pow(2).reshape(len(target), -1), 1).mean()
+
+
 def stable_diffusion_loss(
     pipeline: Any, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor, prompts: list[str]
 ) -> torch.Tensor:
@@ -103,6 +132,7 @@ def stable_diffusion_loss_of_batch(pipeline: Any, batch: Batch, prompts: list[st
 
 LOSSES: dict[str, Callable[[Any, Batch, list[str]], torch.Tensor]] = {
     "flux": flux_loss_of_batch,
+    "klein": klein_loss,
     "sd15": stable_diffusion_loss_of_batch,
 }
 """The loss of each family's script for a batch whose photos have these captions."""

@@ -28,6 +28,7 @@ WANTED = {
     "model_index.json": json.dumps(INDEX).encode(),
     "LICENSE.md": b"do as you like",
     "scheduler/scheduler_config.json": b"{}",
+    "tokenizer/chat_template.jinja": b"{{ messages }}",
     "tokenizer/merges.txt": b"a b",
     "tokenizer/vocab.json": b"{}",
     "transformer/config.json": b"{}",

@@ -138,6 +138,8 @@ def test_an_operators_own_figure_of_memory_stays_and_holds_for_everything(instal
     assert installation.run("select slug, min_vram_gib, min_training_vram_gib from worker.base_models order by 1") == [
         {"slug": "flux-dev", "min_vram_gib": 30.0, "min_training_vram_gib": None},
         {"slug": "flux-schnell", "min_vram_gib": 24.5, "min_training_vram_gib": None},
+        {"slug": "klein", "min_vram_gib": 9.5, "min_training_vram_gib": None},
+        {"slug": "klein-base", "min_vram_gib": 10.0, "min_training_vram_gib": 11.0},
         {"slug": "sd15", "min_vram_gib": 4.0, "min_training_vram_gib": 6.0},
     ]
     for kind in ("training", "generation"):

@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.5 through the whole pipeline, and LoRA files that must not be loaded."""
+"""Stable Diffusion 1.5 and FLUX.2 klein through the whole pipeline, and LoRA files that must not be loaded."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 from uuid import UUID
 
 import numpy as np
+import psycopg
 import pytest
 import torch
 from PIL import Image
@@ -33,10 +34,23 @@ values ('tiny-sd15', 'sd15', '{train,lora}', '{64x64}',
 """
 
 
+REGISTER_KLEIN = """
+insert into worker.base_models
+  (slug, family, train_base, capabilities, sizes, defaults, min_vram_gib, licence, commercial_use)
+values ('tiny-klein', 'klein', null, '{train,lora}', '{64x64}',
+        '{"steps": 3, "guidance": 4, "width": 64, "height": 48,
+          "training": {"steps": 12, "rank": 5, "learning_rate": 0.02, "resolution": 64, "batch_size": 2}}',
+        0, 'none: random weights', true),
+       ('tiny-klein-distilled', 'klein', 'tiny-klein', '{lora}', '{64x64}',
+        '{"steps": 2, "guidance": 1, "width": 64, "height": 48}', 0, 'none: random weights', true)
+"""
+
+
 @pytest.fixture(scope="module")
 def fleet(make_fleet: MakeFleet) -> Fleet:
     fleet = make_fleet()
     fleet.app.run(REGISTER)
+    fleet.app.run(REGISTER_KLEIN)
     fleet.ready()
     return fleet
 
@@ -93,6 +107,44 @@ def test_a_base_trains_and_draws_with_its_own_defaults_as_plain_diffusers_does(
         guidance_scale=4,
     )
     assert np.abs(raw.astype(int) - theirs).max() <= 1
+
+
+def test_klein_is_trained_on_its_base_and_drawn_on_the_distilled_one_as_in_plain_diffusers(
+    fleet: Fleet, tiny_models: Path, tmp_path: Path
+) -> None:
+    person = fleet.person()
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match="train on tiny-klein"):
+        fleet.app.request("training", subject_id=person, base="tiny-klein-distilled")
+    job = fleet.app.request("training", subject_id=person, base="tiny-klein", seed=1)
+    trained = fleet.completed("training", job)["result"]
+    lora = tmp_path / "lora.safetensors"
+    lora.write_bytes(fleet.app.read(fleet.app.models, trained["lora"]))
+    header, names = lora_families.identify(lora)
+    assert (names.family, header.naming, header.rank) == ("klein", "ComfyUI", 5)
+
+    job = fleet.app.request(
+        "generation",
+        subject_id=person,
+        base="tiny-klein-distilled",
+        prompt="in a garden",
+        negative_prompt="blurred",
+        seed=7,
+    )
+    drawn = fleet.completed("generation", job)["result"]
+    assert (drawn["base"], drawn["models"][0]["id"]) == ("tiny-klein-distilled", trained["model_id"])
+    assert (drawn["settings"]["steps"], drawn["settings"]["negative_prompt_used"]) == (2, False)
+    raw = np.asarray(Image.open(io.BytesIO(fleet.app.read(fleet.app.uploads, drawn["pictures"][0]["raw"]))))
+    theirs = vanilla.draw(
+        tiny_models / "tiny-klein-distilled",
+        f"{trained['trigger_word']}, in a garden",
+        seed=7,
+        loras=[(lora, 1)],
+        width=64,
+        height=48,
+        num_inference_steps=2,
+        guidance_scale=1.0,
+    )
+    assert np.abs(raw.astype(int) - theirs).max() == 0
 
 
 def pickled(_: bytes) -> bytes:

@@ -22,8 +22,12 @@ app = typer.Typer(
 def export(
     source: Annotated[str, typer.Argument(metavar="FILE|ID", help="A LoRA file, or an id from subjects_models.")],
     naming: Annotated[
-        Literal["kohya", "diffusers"],
-        typer.Option("--format", help="kohya: for ComfyUI and similar programs. diffusers: for Python."),
+        Literal["kohya", "diffusers", "ComfyUI"],
+        typer.Option(
+            "--format",
+            help="kohya: for ComfyUI and similar programs. diffusers: for Python. ComfyUI: the original code's names, "
+            "where a family's own files have them.",
+        ),
     ],
     output: Annotated[Path, typer.Option(help="The file to write. An existing file is not overwritten.")],
 ) -> None:

@@ -65,7 +65,7 @@ def _convert(source: Path, naming: Naming, output: Path) -> Exported:
     try:
         converted = lora.convert(source, naming)
         header, names, layers = converted.header, converted.names, converted.layers
-        if header.naming == naming and not (naming == "diffusers" and header.has_alphas):
+        if header.naming == naming and (naming == "kohya" or not header.has_alphas):
             raise CommandRefused(f"{source.name} already has {naming} names")
         if not any(a.any() and b.any() for a, b in layers.values()):
             raise CommandRefused(f"{source.name} has no effect: all its weights or all its alphas are zero")

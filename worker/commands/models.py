@@ -85,6 +85,7 @@ def import_(
     vae: Annotated[Path | None, _file("The autoencoder's weights. With --checkpoint, instead of its own.")] = None,
     clip: Annotated[Path | None, _file("The weights of the text encoder CLIP-L.")] = None,
     t5: Annotated[Path | None, _file("The weights of the text encoder T5-XXL.")] = None,
+    qwen3: Annotated[Path | None, _file("The weights of the text encoder Qwen3-4B.")] = None,
     checkpoint: Annotated[Path | None, _file("A whole base model in one file.")] = None,
     upscaler: Annotated[Path | None, _file("Real-ESRGAN: .pth or .safetensors.")] = None,
     tokenizers: Annotated[
@@ -104,6 +105,7 @@ def import_(
         "vae": vae,
         "clip": clip,
         "t5": t5,
+        "qwen3": qwen3,
         "checkpoint": checkpoint,
         "upscaler": upscaler,
     }

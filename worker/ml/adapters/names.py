@@ -1,17 +1,17 @@
 """How a family's LoRA files name its layers, and the conversion to diffusers' naming and to kohya's.
 
 kohya's names (sd-scripts) are those of each family's original code with underscores for dots. Splitting them again
-is ambiguous (`to_out_0`), so a family brings one table with all. What programs put before and after a layer's name is
-in `spellings.py`. Where the original code fuses layers that diffusers
+is ambiguous (`to_out_0`), so a family brings one table with all. ComfyUI's are the same with their dots. What programs
+put before and after a layer's name is in `spellings.py`. Where the original code fuses layers that diffusers
 has apart (query, key and value), their LoRAs are fused too: factors A stacked, factors B on a block diagonal, the rank
-that many times larger.
+that many times larger, unless they have one A.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
@@ -21,11 +21,12 @@ import torch
 from worker.ml.adapters.spellings import PREFIX
 from worker.ml.errors import ModelUnreadable
 
-Naming = Literal["diffusers", "kohya"]
+Naming = Literal["diffusers", "kohya", "ComfyUI"]
 
 SIDES: Mapping[Naming, tuple[str, str]] = {
     "diffusers": ("lora_A.weight", "lora_B.weight"),
     "kohya": ("lora_down.weight", "lora_up.weight"),
+    "ComfyUI": ("lora_A.weight", "lora_B.weight"),
 }
 """What follows a layer's name in the keys of its two factors."""
 
@@ -79,6 +80,10 @@ class Layer:
         return f"lora_unet_{self.module.kohya.format(*self.numbers).replace('.', '_')}"
 
     @property
+    def comfyui(self) -> str:
+        return f"diffusion_model.{self.module.kohya.format(*self.numbers)}"
+
+    @property
     def diffusers(self) -> list[str]:
         names = [name.format(*self.numbers) for name in self.module.diffusers]
         return names if self.part is None else [names[self.part]]
@@ -102,7 +107,7 @@ class LoraNames:
 
     family: str
     naming: Naming
-    """How its files are written, and the only naming that can be drawn with."""
+    """How its files are written, and the only naming that can be drawn with. ComfyUI's, only if `modules` have it."""
     network_module: str
     """What sd-scripts' metadata calls the program that makes such files."""
     prefix: str
@@ -110,6 +115,8 @@ class LoraNames:
     modules: tuple[Module, ...]
     read_only: tuple[Module, ...] = ()
     """Kinds of layers that another program's files have, and that are never written."""
+    stated: str = r"(?!)"
+    """A pattern for what other programs call the family in a file's metadata; nothing, if its layers always tell."""
 
     @cached_property
     def _patterns(self) -> list[tuple[re.Pattern[str], Module, int | None]]:
@@ -150,21 +157,29 @@ class LoraNames:
     def key(self, parameter: str) -> str:
         """Return the key in a file of a LoRA's parameter on the denoiser, such as `block.to_q.lora_A.weight`.
 
-        Raises ModelUnreadable if `modules` lacks the layer and the naming is kohya's.
+        Raises ModelUnreadable if `modules` lacks the layer and the naming is not diffusers'.
         """
         name = f"{self.prefix}{parameter}"
         if self.naming == "diffusers":
             return name
-        sides = dict(zip(SIDES["diffusers"], SIDES["kohya"], strict=True))
+        sides = dict(zip(SIDES["diffusers"], SIDES[self.naming], strict=True))
         side = next(side for side in sides if name.endswith(side))
-        return f"{self.known(name.removesuffix(f'.{side}')).kohya}.{sides[side]}"
+        layer = self.known(name.removesuffix(f".{side}"))
+        return f"{layer.kohya if self.naming == 'kohya' else layer.comfyui}.{sides[side]}"
 
     def to_kohya(self, layers: Mapping[str, Pair]) -> dict[str, Pair]:
         """Convert layers from diffusers' names. Raises ModelUnreadable for a layer that cannot be converted."""
+        return self._fused(layers, lambda layer: layer.kohya)
+
+    def to_comfyui(self, layers: Mapping[str, Pair]) -> dict[str, Pair]:
+        """Convert layers as `to_kohya` does."""
+        return self._fused(layers, lambda layer: layer.comfyui)
+
+    def _fused(self, layers: Mapping[str, Pair], naming: Callable[[Layer], str]) -> dict[str, Pair]:
         fused: dict[str, Layer] = {}
         for name in layers:
             layer = replace(self.known(name), part=None)
-            fused[layer.kohya] = layer
+            fused[naming(layer)] = layer
         return {
             name: _fuse(layer, [layers.get(f"{self.prefix}{part}") for part in layer.diffusers])
             for name, layer in fused.items()

@@ -25,7 +25,7 @@ from worker.ml.not_weights import kind_of
 Weights = dict[str, torch.Tensor]
 Configs = dict[str, dict[str, Any]]
 """The configurations of a base, by their paths in its folder."""
-TOKENIZER_FILES = ("*.json", "*.txt", "*.model")
+TOKENIZER_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
 SHARD = "5GB"
 _WHOLE = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "BOOL")
 _TORCH_NAMES = {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "I8": "int8", "U8": "uint8"}

@@ -18,7 +18,7 @@ IGNORED_PARTS = frozenset({"safety_checker", "feature_extractor", "image_encoder
 """Parts that this worker does not load for any architecture."""
 _LICENCE = re.compile(r"LICEN[CS]E[^/]*", re.IGNORECASE)
 _SUPPORT = re.compile(
-    r"(?!.*\.safetensors\.)(?!(.*/)?\.).*\.(json|txt|model)"
+    r"(?!.*\.safetensors\.)(?!(.*/)?\.).*\.(json|txt|model|jinja)"
 )  # without hidden copies, which editors leave
 _WEIGHTS = re.compile(r"(diffusion_pytorch_model|model)(-\d{5}-of-\d{5})?\.safetensors")
 _SHARDS = re.compile(r"(diffusion_pytorch_model|model)\.safetensors\.index\.json")

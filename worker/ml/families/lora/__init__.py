@@ -17,14 +17,19 @@ from worker.ml.adapters.files import LoraHeader
 from worker.ml.adapters.names import LoraNames, Naming, Pair, Shape
 from worker.ml.adapters.spellings import is_of_text_encoder
 from worker.ml.errors import ModelUnreadable
-from worker.ml.families.lora import flux1, others, sd15
+from worker.ml.families.lora import flux1, klein, others, sd15
 
-NAMES: dict[str, LoraNames] = {names.family: names for names in (flux1.NAMES, sd15.NAMES)}
+NAMES: dict[str, LoraNames] = {names.family: names for names in (flux1.NAMES, klein.NAMES, sd15.NAMES)}
 
 
-def family_of(file: str, layers: Mapping[str, Shape]) -> LoraNames:
-    """Return the family of a file by its layers' names and shapes. Raises ModelUnreadable unless it is exactly one."""
+def family_of(file: str, layers: Mapping[str, Shape], metadata: Mapping[str, str] | None = None) -> LoraNames:
+    """Return the family of a file by its layers' names and shapes. Raises ModelUnreadable unless it is exactly one.
+
+    Where several have such layers, the metadata decides, if it names one of them.
+    """
     found = [names for names in NAMES.values() if names.claims(layers)]
+    if len(found) > 1 and metadata:
+        found = [names for names in found if _states(metadata, names)] or found
     if len(found) == 1:
         return found[0]
     if found:
@@ -50,8 +55,8 @@ def identify(path: Path) -> tuple[LoraHeader, LoraNames]:
     name theirs.
     """
     header = files.read_header(path)
-    names = family_of(path.name, header.layers)
-    stated = others.named_by_metadata(header.metadata)
+    names = family_of(path.name, header.layers, header.metadata)
+    stated = _another_stated(header.metadata, names)
     if stated is not None and header.metadata.get("family") != names.family:
         raise ModelUnreadable(
             f"{path.name} is a LoRA of an unknown family: its metadata says {stated[1]!a}, which is {stated[0]}; "
@@ -60,12 +65,32 @@ def identify(path: Path) -> tuple[LoraHeader, LoraNames]:
     return header, names
 
 
+def _states(metadata: Mapping[str, str], names: LoraNames) -> bool:
+    return metadata.get("family") == names.family or others.words_like(names.stated, metadata) is not None
+
+
+def _another_stated(metadata: Mapping[str, str], names: LoraNames) -> tuple[str, str] | None:
+    """Return another family that the metadata states and its words, None if it states none."""
+    for other in NAMES.values():
+        words = others.words_like(other.stated, metadata)
+        if words is not None and other is not names:
+            return other.family, words
+    return others.named_by_metadata(metadata)
+
+
 def convert(path: Path, naming: Naming) -> Converted:
-    """Return a file's layers in another naming, alpha folded in. Raises ModelUnreadable as `identify` does."""
+    """Return a file's layers in another naming, alpha folded in. Raises ModelUnreadable as `identify` does.
+
+    ComfyUI's naming is only for families whose own it is; of the others ComfyUI reads theirs.
+    """
     header, names = identify(path)
+    if naming == "ComfyUI" != names.naming:
+        raise ModelUnreadable(f"{path.name} is a LoRA for {names.family}, of which ComfyUI reads {names.naming} names")
     layers = names.to_diffusers(files.read_pairs(path, header))
     if naming == "kohya":
         layers = names.to_kohya(layers)
+    if naming == "ComfyUI":
+        layers = names.to_comfyui(layers)
     return Converted(header, names, layers)
 
 

@@ -61,4 +61,5 @@ NAMES = LoraNames(
     prefix="transformer.",
     modules=tuple(_modules()),
     read_only=tuple(_read_only()),
+    stated=r"flux[._-]?1",
 )

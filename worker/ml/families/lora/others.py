@@ -19,7 +19,7 @@ _NAMES = (
         r"_transformer_blocks_[1-9]\d*_.*|up_blocks_0_attentions_.*|output_blocks_[0-2]_1_.*|add_embedding_.*|label_emb_.*|(lora_te2|text_encoder_2)_(text_model_)?encoder_layers_.*",
     ),
     (
-        "FLUX.2",
+        "FLUX.2 of another size",
         r"single_transformer_blocks_\d+_attn_to_(qkv_mlp_proj|out)|double_stream_modulation_.*|single_stream_modulation_.*"
         r"|transformer_blocks_\d+_ff(_context)?_linear_(in|out)|time_guidance_embed_.*",
     ),
@@ -39,10 +39,10 @@ _SHAPES: Sequence[
     ("SDXL", r".*_attn2_to_[kv]", lambda inputs, _: inputs == 2048),
     ("the refiner of SDXL", r".*_attn2_to_[kv]", lambda inputs, _: inputs == 1280),
     ("Stable Diffusion 2", r".*_attn2_to_[kv]", lambda inputs, _: inputs == 1024),
-    ("FLUX.2", r"single_blocks_\d+_linear1", lambda inputs, outputs: outputs == 9 * inputs),
-    ("FLUX.2", r"single_blocks_\d+_linear2", lambda inputs, outputs: inputs == 4 * outputs),
-    ("FLUX.2", r"double_blocks_\d+_\w+_mlp_0", lambda inputs, outputs: outputs == 6 * inputs),
-    ("FLUX.2", r"double_blocks_\d+_\w+_mlp_2", lambda inputs, outputs: inputs == 3 * outputs),
+    ("FLUX.2 of another size", r"single_blocks_\d+_linear1", lambda inputs, outputs: outputs == 9 * inputs),
+    ("FLUX.2 of another size", r"single_blocks_\d+_linear2", lambda inputs, outputs: inputs == 4 * outputs),
+    ("FLUX.2 of another size", r"double_blocks_\d+_\w+_mlp_0", lambda inputs, outputs: outputs == 6 * inputs),
+    ("FLUX.2 of another size", r"double_blocks_\d+_\w+_mlp_2", lambda inputs, outputs: inputs == 3 * outputs),
 )
 _LINEAR_PROJECTION = re.compile(r"(.*_)?(attentions|blocks)_.*_proj_(in|out)")
 _METADATA = ("ss_base_model_version", "modelspec.architecture")
@@ -50,7 +50,6 @@ _STATED = (
     ("SDXL", r"sdxl|stable-diffusion-xl"),
     ("Stable Diffusion 2", r"sd_?v?2|stable-diffusion-v2"),
     ("Stable Diffusion 3", r"sd3|stable-diffusion-3"),
-    ("FLUX.2", r"flux[._-]?2"),
     ("Z-Image", r"z-?image"),
     ("Chroma", r"chroma"),
     ("Qwen-Image", r"qwen"),
@@ -78,9 +77,14 @@ def named_by_layers(layers: Mapping[str, Shape]) -> str | None:
 
 def named_by_metadata(metadata: Mapping[str, str]) -> tuple[str, str] | None:
     """Return the family that the metadata states and its words, None if it states none of these."""
-    for key in _METADATA:
-        words = metadata.get(key, "")[:100]
-        for family, pattern in _STATED:
-            if re.match(pattern, words, re.IGNORECASE):
-                return family, words
+    for family, pattern in _STATED:
+        words = words_like(pattern, metadata)
+        if words is not None:
+            return family, words
     return None
+
+
+def words_like(pattern: str, metadata: Mapping[str, str]) -> str | None:
+    """Return what the metadata states about the family if it begins with this pattern, None if it does not."""
+    stated = (metadata.get(key, "")[:100] for key in _METADATA)
+    return next((words for words in stated if re.match(pattern, words, re.IGNORECASE)), None)

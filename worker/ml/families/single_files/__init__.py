@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from worker.ml.families.single_files import flux1, sd15
+from worker.ml.families.single_files import flux1, klein, sd15
 
 Importer = Callable[[Path, Mapping[str, Path], Path | None, Callable[[str], None]], None]
 """Writes a base to a folder from files by their options, with configurations of another folder or the published ones.
@@ -17,4 +17,8 @@ Importer = Callable[[Path, Mapping[str, Path], Path | None, Callable[[str], None
 It says in lines for a person what it does. Raises ModelUnreadable, naming the file.
 """
 
-IMPORTERS: dict[str, Importer] = {"flux": flux1.import_files, "sd15": sd15.import_files}
+IMPORTERS: dict[str, Importer] = {
+    "flux": flux1.import_files,
+    "klein": klein.import_files,
+    "sd15": sd15.import_files,
+}

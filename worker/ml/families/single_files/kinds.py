@@ -8,7 +8,7 @@ from pathlib import Path
 
 from worker.ml.errors import ModelUnreadable
 
-FLUX, LDM = "FLUX.1", "Stable Diffusion 1.x"
+FLUX, FLUX2, LDM = "FLUX.1", "FLUX.2", "Stable Diffusion 1.x"
 _KINDS = (  # the first whose pattern one of the names has
     (
         "a LoRA (see `worker lora import`)",
@@ -20,7 +20,7 @@ _KINDS = (  # the first whose pattern one of the names has
     ("Stable Diffusion 2", r"^cond_stage_model\.model\."),
     ("Stable Diffusion 3", r"(^|\.)joint_blocks\."),
     ("Chroma", r"(^|\.)distilled_guidance_layer\."),
-    ("FLUX.2", r"(^|\.)double_stream_modulation"),
+    (FLUX2, r"(^|\.)double_stream_modulation"),
     ("Z-Image", r"(^|\.)(noise_refiner|cap_embedder)\."),
     ("Qwen-Image", r"transformer_blocks\.0\.(img|txt)_mod\."),
     (FLUX, r"(^|\.)(double_blocks|single_transformer_blocks)\.0\."),
@@ -29,6 +29,7 @@ _KINDS = (  # the first whose pattern one of the names has
     ("an autoencoder", r"^encoder\.(down|down_blocks)\."),
     ("CLIP", r"(^|\.)text_model\.|^encoder\.layers\.0\.self_attn\."),
     ("T5", r"(^|\.)encoder\.block\.0\."),
+    ("Qwen3", r"(^|\.)model\.layers\.0\.self_attn\.q_norm\."),
 )
 
 
