@@ -90,7 +90,7 @@ def s3_server() -> Iterator[EmbeddedS3]:
 
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the bases `tiny-flux` and `tiny-sd15` and both upscalers, built once for all test processes."""
+    """A folder with a tiny base of each family and both upscalers, built once for all test processes."""
     root = tmp_path_factory.getbasetemp()
     folder = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "models"
     folder.mkdir(exist_ok=True)
@@ -99,9 +99,11 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if not (folder / ".done").exists():
             from tests.tiny_models import build_tiny_models
             from worker.ml.families.tiny import sd15 as sd15_tiny
+            from worker.ml.families.tiny import sdxl as sdxl_tiny
 
             build_tiny_models(folder)
             sd15_tiny.build_tiny(folder / "tiny-sd15")
+            sdxl_tiny.build_tiny(folder / "tiny-sdxl")
             (folder / ".done").touch()
     return folder
 

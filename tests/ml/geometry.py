@@ -9,8 +9,8 @@ from typing import Any
 
 import diffusers
 import torch
+import transformers
 from diffusers import AutoencoderKL, FluxTransformer2DModel, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from worker.ml.families import single_files
 from worker.ml.families.registry import FAMILIES
@@ -18,20 +18,19 @@ from worker.ml.protocol import Family
 
 CONFIGS = Path(single_files.__file__).parent
 CLASSES = {"transformer": FluxTransformer2DModel, "unet": UNet2DConditionModel, "vae": AutoencoderKL}
-ENCODERS = {"text_encoder": (CLIPTextModel, CLIPTextConfig), "text_encoder_2": (T5EncoderModel, T5Config)}
 
 
 def on_meta(slug: str) -> tuple[Family, Any]:
     """Return a published base's family, and its parts in bfloat16."""
     configs = json.loads((CONFIGS / f"{slug}.json").read_text("utf-8"))
-    family = FAMILIES[{"flux-dev": "flux", "sd15": "sd15"}[slug]]
+    family = FAMILIES[{"flux-dev": "flux", "sd15": "sd15", "sdxl": "sdxl"}[slug]]
     modules = {}
     with torch.device("meta"):
         for name in (family.denoiser, family.autoencoder):
             modules[name] = CLASSES[name].from_config(configs[f"{name}/config.json"])
         for name in family.encoders:
-            model, config = ENCODERS[name]
-            modules[name] = model(config.from_dict(configs[f"{name}/config.json"]))
+            model = getattr(transformers, configs["model_index.json"][name][1])
+            modules[name] = model(model.config_class.from_dict(configs[f"{name}/config.json"]))
     for module in modules.values():
         module.to(torch.bfloat16).eval().requires_grad_(False)
     pipeline = getattr(diffusers, family.pipeline)

@@ -47,7 +47,9 @@ def test_no_step_asks_diffusers_for_the_denoisers_dtype(base: Base, monkeypatch:
     assert counts[0] == counts[1]
 
 
-@pytest.mark.parametrize(("family", "steps", "guidance"), [("flux", 28, 3.5), ("sd15", 30, 7.5)], indirect=["family"])
+@pytest.mark.parametrize(
+    ("family", "steps", "guidance"), [("flux", 28, 3.5), ("sd15", 30, 7.5), ("sdxl", 30, 5.0)], indirect=["family"]
+)
 def test_a_base_defaults_to_its_own_size_and_published_settings(base: Base, steps: int, guidance: float) -> None:
     unset = replace(REQUEST, width=None, height=None, steps=None, guidance=None)
     assert resolve(base, unset) == Resolved(64, 64, steps, guidance, negative_prompt_used=False, prompt_cut_by=())
@@ -92,6 +94,7 @@ def test_a_scheduler_that_needs_more_evaluations_counts_them_from_the_first_step
         ("flux", "a " * 76, ("clip", "t5")),
         ("sd15", "a " * 75, ()),
         ("sd15", "a " * 76, ("clip",)),
+        ("sdxl", "a " * 76, ("clip", "clip_2")),
     ],
     indirect=["family"],
 )

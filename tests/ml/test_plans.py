@@ -16,6 +16,8 @@ from worker.ml.train.memory import StepMemory
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 FREE_GIB = (12, 16, 22, 23.6, 24.5, 27, 32, 48, 80)
 RANK = 16
+SIDES = {"flux-dev": 1024, "sd15": 512, "sdxl": 1024}
+"""Of the picture that each base generates, in the order of the table's columns."""
 
 
 def table_after(heading: str) -> list[list[str]]:
@@ -29,10 +31,10 @@ def table_after(heading: str) -> list[list[str]]:
 def figures() -> dict[str, tuple[float, float]]:
     """What each base needs to generate and to train, in GiB, by the page's other table."""
     rows = {row[0].strip("`"): row for row in table_after("of *free* GPU memory:")}
-    return {slug: (float(rows[slug][1]), float(rows[slug][2])) for slug in ("flux-dev", "sd15")}
+    return {slug: (float(rows[slug][1]), float(rows[slug][2])) for slug in SIDES}
 
 
-def plans(slug: str, side: int, least: tuple[float, float]) -> list[list[str]]:
+def plans(slug: str, least: tuple[float, float]) -> list[list[str]]:
     """For each of FREE_GIB, what happens to a picture and to a training at the largest of the family's resolutions.
 
     What is offered must fit, and without 8-bit AdamW.
@@ -45,7 +47,7 @@ def plans(slug: str, side: int, least: tuple[float, float]) -> list[list[str]]:
     def grid(side: int) -> Grid:
         return (side // family.token_px(parts),) * 2
 
-    working = family.working_bytes(parts, grid(side), rows=1 if slug == "flux-dev" else 2)
+    working = family.working_bytes(parts, grid(SIDES[slug]), rows=1 if slug == "flux-dev" else 2)
     activations = family.activation_bytes(parts, grid(family.training_defaults.resolutions[-1]), 1)
     with family.new_lora(parts, RANK, torch.Generator()) as lora:
         weights = sum(weights.numel() for weights in lora.values())
@@ -71,6 +73,6 @@ def plans(slug: str, side: int, least: tuple[float, float]) -> list[list[str]]:
 
 
 def test_the_documented_plans_are_those_of_the_worker(figures: dict[str, tuple[float, float]]) -> None:
-    flux, sd15 = plans("flux-dev", 1024, figures["flux-dev"]), plans("sd15", 512, figures["sd15"])
-    expected = [[f"{free:g}", *one, *other] for free, one, other in zip(FREE_GIB, flux, sd15, strict=True)]
+    by_base = [plans(slug, figures[slug]) for slug in SIDES]
+    expected = [[f"{free:g}", *sum(row, [])] for free, *row in zip(FREE_GIB, *by_base, strict=True)]
     assert table_after("needs at its peak, in GiB:") == expected

@@ -139,6 +139,7 @@ def test_an_operators_own_figure_of_memory_stays_and_holds_for_everything(instal
         {"slug": "flux-dev", "min_vram_gib": 30.0, "min_training_vram_gib": None},
         {"slug": "flux-schnell", "min_vram_gib": 24.5, "min_training_vram_gib": None},
         {"slug": "sd15", "min_vram_gib": 4.0, "min_training_vram_gib": 6.0},
+        {"slug": "sdxl", "min_vram_gib": 6.5, "min_training_vram_gib": 8.5},
     ]
     for kind in ("training", "generation"):
         usable = "select worker.usable_bases(%s, '{flux-dev}', %s)"
