@@ -74,5 +74,6 @@ def plans(slug: str, least: tuple[float, float]) -> list[list[str]]:
 
 def test_the_documented_plans_are_those_of_the_worker(figures: dict[str, tuple[float, float]]) -> None:
     by_base = [plans(slug, figures[slug]) for slug in SIDES]
-    expected = [[f"{free:g}", *sum(row, [])] for free, *row in zip(FREE_GIB, *by_base, strict=True)]
+    rows = zip(FREE_GIB, *by_base, strict=True)
+    expected = [[f"{free:g}", *(cell for cells in row for cell in cells)] for free, *row in rows]
     assert table_after("needs at its peak, in GiB:") == expected
