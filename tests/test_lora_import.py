@@ -212,9 +212,9 @@ def test_a_file_that_may_not_be_imported_is_refused_by_name(
     save_file(state, nan)
     (tmp_path / "lora.pt").write_bytes(b"\x80\x02")
     (tmp_path / "page.safetensors").write_bytes(b"<html>")
-    mid = tmp_path / "sd.safetensors"
-    layer = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
-    save_file({f"{layer}.lora_down.weight": torch.ones(2, 64), f"{layer}.lora_up.weight": torch.ones(64, 2)}, mid)
+    other = tmp_path / "sd.safetensors"
+    layer = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+    save_file({f"{layer}.lora_down.weight": torch.ones(2, 64), f"{layer}.lora_up.weight": torch.ones(64, 2)}, other)
     for file, subject, nobody, word, why in (
         (good, None, False, None, "give either --subject ID"),
         (good, uuid4(), True, None, "give either --subject ID"),
@@ -223,7 +223,7 @@ def test_a_file_that_may_not_be_imported_is_refused_by_name(
         (tmp_path / "lora.pt", None, True, None, r"only \.safetensors files are loaded"),
         (tmp_path / "page.safetensors", None, True, None, "a web page"),
         (nan, None, True, None, "not finite"),
-        (mid, None, True, None, "is for sd15, and tiny-flux has no unet"),
+        (other, None, True, None, "is for sd15, and tiny-flux has no unet"),
         (comfyui_lora(tmp_path, width=96), None, True, None, "does not fit this base"),
         (comfyui_lora(tmp_path, rank=513), None, True, None, "has rank 513; at most 512"),
     ):

@@ -7,3 +7,5 @@ import pytest
 only_flux = pytest.mark.parametrize("family", ["flux"], indirect=True)
 only_klein = pytest.mark.parametrize("family", ["klein"], indirect=True)
 only_sd15 = pytest.mark.parametrize("family", ["sd15"], indirect=True)
+only_sdxl = pytest.mark.parametrize("family", ["sdxl"], indirect=True)
+only_u_net = pytest.mark.parametrize("family", ["sd15", "sdxl"], indirect=True)

@@ -21,16 +21,15 @@ CONFIGS = Path(single_files.__file__).parent
 def on_meta(slug: str) -> tuple[Family, Any]:
     """Return a published base's family, and its parts in bfloat16."""
     configs = json.loads((CONFIGS / f"{slug}.json").read_text("utf-8"))
-    family = FAMILIES[{"flux-dev": "flux", "klein": "klein", "sd15": "sd15"}[slug]]
+    family = FAMILIES[{"flux-dev": "flux", "klein": "klein", "sd15": "sd15", "sdxl": "sdxl"}[slug]]
     modules = {}
     with torch.device("meta"):
         for name in (family.denoiser, family.autoencoder):
             config = configs[f"{name}/config.json"]
             modules[name] = getattr(diffusers, config["_class_name"]).from_config(config)
         for name in family.encoders:
-            config = configs[f"{name}/config.json"]
-            model = getattr(transformers, config["architectures"][0])
-            modules[name] = model(model.config_class.from_dict(config))
+            model = getattr(transformers, configs["model_index.json"][name][1])
+            modules[name] = model(model.config_class.from_dict(configs[f"{name}/config.json"]))
     for module in modules.values():
         module.to(torch.bfloat16).eval().requires_grad_(False)
     pipeline = getattr(diffusers, family.pipeline)

@@ -91,7 +91,7 @@ def autoencoder(weights: Weights, prefix: str = "") -> Weights:
     return renamed
 
 
-def sd15_unet(weights: Weights, layers: int, blocks: int) -> Weights:
+def u_net(weights: Weights, layers: int, blocks: int) -> Weights:
     """diffusers' names of a U-Net with attention in its outer blocks to those of the original, below its prefix."""
     inside = {
         **{"norm1": "in_layers.0", "conv1": "in_layers.2", "norm2": "out_layers.0", "conv2": "out_layers.3"},
@@ -101,7 +101,8 @@ def sd15_unet(weights: Weights, layers: int, blocks: int) -> Weights:
         **{"conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2"},
         **{"time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2"},
         **{"mid_block.resnets.0": "middle_block.0", "mid_block.attentions.0": "middle_block.1"},
-        "mid_block.resnets.1": "middle_block.2",
+        **{"mid_block.resnets.1": "middle_block.2"},
+        **{"add_embedding.linear_1": "label_emb.0.0", "add_embedding.linear_2": "label_emb.0.2"},
     }
     for block in range(blocks):
         for layer in range(layers + 1):
@@ -123,3 +124,26 @@ def sd15_unet(weights: Weights, layers: int, blocks: int) -> Weights:
             rest = f"{inside[layer_name]}.{kind}"
         renamed[f"model.diffusion_model.{fixed[start]}.{rest}"] = tensor
     return renamed
+
+
+def open_clip(weights: Weights, prefix: str) -> Weights:
+    """transformers' names of a text encoder to OpenCLIP's, which has query, key and value in one tensor."""
+    fixed = {
+        "text_model.embeddings.token_embedding.weight": "token_embedding.weight",
+        "text_model.embeddings.position_embedding.weight": "positional_embedding",
+        "text_model.final_layer_norm.weight": "ln_final.weight",
+        "text_model.final_layer_norm.bias": "ln_final.bias",
+    }
+    inside = {"self_attn.out_proj": "attn.out_proj", "layer_norm1": "ln_1", "layer_norm2": "ln_2"}
+    inside |= {"mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj"}
+    renamed = {"text_projection": weights["text_projection.weight"].T}
+    for name, tensor in weights.items():
+        layer = re.fullmatch(r"text_model\.encoder\.layers\.(\d+)\.(.+)\.(weight|bias)", name)
+        if name in fixed:
+            renamed[fixed[name]] = tensor
+        elif layer and layer[2] in inside:
+            renamed[f"transformer.resblocks.{layer[1]}.{inside[layer[2]]}.{layer[3]}"] = tensor
+        elif layer and layer[2] == "self_attn.q_proj":
+            fused = [weights[name.replace("q_proj", part)] for part in ("q_proj", "k_proj", "v_proj")]
+            renamed[f"transformer.resblocks.{layer[1]}.attn.in_proj_{layer[3]}"] = torch.cat(fused)
+    return {f"{prefix}{name}": tensor for name, tensor in renamed.items()}

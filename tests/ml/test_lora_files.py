@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import torch
 from diffusers import (
+    DiffusionPipeline,
     Flux2KleinPipeline,
     Flux2Transformer2DModel,
     FluxPipeline,
     FluxTransformer2DModel,
-    StableDiffusionPipeline,
     UNet2DConditionModel,
 )
 from peft import LoraConfig
@@ -24,7 +24,8 @@ from peft.utils import get_peft_model_state_dict
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from tests.ml.families import only_flux, only_klein, only_sd15
+from tests.ml.families import only_flux, only_klein, only_u_net
+from tests.ml.geometry import CONFIGS
 from tests.ml.keys import DATA, listed_keys
 from tests.ml.runs import lora_config
 from worker.ml.adapters import files as lora_files
@@ -35,6 +36,7 @@ from worker.ml.families import lora as lora_families
 from worker.ml.families.flux1 import Flux
 from worker.ml.families.klein import Klein
 from worker.ml.families.sd15 import StableDiffusion15
+from worker.ml.families.sdxl import StableDiffusionXL
 from worker.ml.models import Base
 from worker.ml.train.metadata import file_metadata
 from worker.ml.train.train_lora import TrainedLora
@@ -42,7 +44,8 @@ from worker.ml.train.train_lora import TrainedLora
 LAYERS = {
     "flux": "transformer.single_transformer_blocks.0.attn.to_q.lora_{}.weight",
     "klein": "diffusion_model.single_blocks.0.linear2.lora_{}.weight",
-    "sd15": "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q.lora_{}.weight",
+    "sd15": "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q.lora_{}.weight",
+    "sdxl": "lora_unet_middle_block_1_transformer_blocks_0_attn1_to_q.lora_{}.weight",
 }
 INPUTS = {"flux": 1, "klein": 4, "sd15": 1}
 """Of these layers, for each output."""
@@ -52,7 +55,8 @@ ALPHA = DOWN.replace("lora_down.weight", "alpha")
 PAIR = {A: torch.ones(2, 8), B: torch.ones(8, 2)}
 KOHYA = {DOWN: torch.ones(2, 64), UP: torch.ones(64, 2)}
 KLEIN = {LAYERS["klein"].format("A"): torch.ones(2, 32), LAYERS["klein"].format("B"): torch.ones(8, 2)}
-PAIRS = {"flux": PAIR, "klein": KLEIN, "sd15": KOHYA}
+SDXL = {LAYERS["sdxl"].format("down"): torch.ones(2, 64), LAYERS["sdxl"].format("up"): torch.ones(64, 2)}
+PAIRS = {"flux": PAIR, "klein": KLEIN, "sd15": KOHYA, "sdxl": SDXL}
 
 
 def family_of(path: Path) -> str:
@@ -133,6 +137,19 @@ def test_diffusers_reads_a_klein_lora_without_alpha(trained: TrainedLora) -> Non
         assert torch.equal(read[f"transformer.{layer}.lora_B.weight"], b)
 
 
+def test_sdxls_names_and_shapes_are_those_that_sd_scripts_writes() -> None:
+    """For the U-Net of SDXL itself, at rank 16 in the list and 1 here. Nothing is computed, so it needs no weights."""
+    config = json.loads((CONFIGS / "sdxl.json").read_text("utf-8"))["unet/config.json"]
+    with torch.device("meta"):
+        parts = SimpleNamespace(unet=UNet2DConditionModel.from_config(config).requires_grad_(False))
+    with StableDiffusionXL().new_lora(parts, 1, torch.Generator()) as lora:
+        written = {name: list(weights.shape) for name, weights in lora.items()}
+    listed = listed_keys("sdxl_kohya_unet_keys.txt")
+    assert written == {
+        name: [1 if size == 16 else size for size in shape] for name, shape in listed.items() if shape != []
+    }
+
+
 @only_flux
 def test_alpha_is_folded_in_and_nothing_else_is_stored(trained: TrainedLora) -> None:
     names = load_file(trained.path).keys()
@@ -142,7 +159,7 @@ def test_alpha_is_folded_in_and_nothing_else_is_stored(trained: TrainedLora) -> 
     assert not metadata
 
 
-@only_sd15
+@only_u_net
 def test_every_alpha_is_the_rank_so_that_the_scale_is_one(trained: TrainedLora) -> None:
     stored = load_file(trained.path)
     alphas = {name: tensor.item() for name, tensor in stored.items() if name.endswith(".alpha")}
@@ -150,7 +167,7 @@ def test_every_alpha_is_the_rank_so_that_the_scale_is_one(trained: TrainedLora) 
     assert set(alphas.values()) == {16.0}
 
 
-@only_sd15
+@only_u_net
 def test_diffusers_reads_back_exactly_what_was_trained(base: Base, tmp_path: Path) -> None:
     path = tmp_path / "lora.safetensors"
     with base.family.new_lora(base.parts, 4, torch.Generator().manual_seed(0)) as lora:
@@ -160,7 +177,7 @@ def test_diffusers_reads_back_exactly_what_was_trained(base: Base, tmp_path: Pat
             name: weights.detach().clone() for name, weights in base.parts.unet.named_parameters() if ".new." in name
         }
         lora_files.write(path, lora, {})
-    pipeline = StableDiffusionPipeline.from_pretrained(base.folder, local_files_only=True)
+    pipeline = DiffusionPipeline.from_pretrained(base.folder, local_files_only=True, add_watermarker=False)
     pipeline.load_lora_weights(path, adapter_name="new")
     read = {name: weights for name, weights in pipeline.unet.named_parameters() if ".new." in name}
     assert read.keys() == trained.keys()
@@ -182,6 +199,13 @@ def test_the_header_describes_the_file(base: Base, family: str, trained: Trained
             "ss_base_model_version": "sd_v1",
             "ss_network_module": "networks.lora",
         },
+        "sdxl": {
+            "modelspec.architecture": "stable-diffusion-xl-v1-base/lora",
+            "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
+            "modelspec.prediction_type": "epsilon",
+            "ss_base_model_version": "sdxl_base_v1-0",
+            "ss_network_module": "networks.lora",
+        },
     }[family]
     metadata = header.metadata
     assert metadata.items() >= {"base": f"tiny-{family}", "family": family, **expected}.items()
@@ -191,7 +215,7 @@ def test_the_header_describes_the_file(base: Base, family: str, trained: Trained
     assert json.loads(metadata["ss_tag_frequency"]) == {"1_ohwx": {"ohwx": 12}}
 
 
-@only_sd15
+@only_u_net
 def test_every_ss_name_is_one_that_sd_scripts_writes(trained: TrainedLora) -> None:
     known = set((DATA / "sd_scripts_metadata_keys.txt").read_text("utf-8").split())
     written = {name for name in lora_files.read_header(trained.path).metadata if name.startswith("ss_")}
@@ -343,9 +367,9 @@ def renamed(pair: dict[str, torch.Tensor], old: str, new: str) -> dict[str, torc
         ({**PAIR, A.replace("lora_A.weight", "lora_magnitude_vector"): torch.ones(8)}, "is a DoRA"),
         (renamed(KOHYA, "lora_down.weight", "hada_w1_a"), "is a LoHa"),
         (renamed(KOHYA, "lora_down.weight", "lokr_w1"), "is a LoKr"),
-        ({**KOHYA, **renamed(KOHYA, "lora_unet_mid", "lora_te_mid")}, "text encoder"),
+        ({**KOHYA, **renamed(KOHYA, "lora_unet_down", "lora_te_down")}, "text encoder"),
         ({**PAIR, **renamed(PAIR, "transformer.single", "text_encoder.single")}, "text encoder"),
-        (renamed(KOHYA, "mid_block_attentions_0", "input_blocks_4_1"), "of an unknown family"),
+        (renamed(KOHYA, "down_blocks_0_attentions_0", "input_blocks_1_1"), "of an unknown family"),
         (renamed(KOHYA, "attn1_to_q", "resnets_0_conv1"), "of an unknown family"),
         (renamed(PAIR, "single_transformer_blocks", "layers"), "of an unknown family"),
         ({**PAIR, B: torch.ones(1, 2)}, "of an unknown family: its layer .*to_q maps 8 to 1 features"),
@@ -387,8 +411,15 @@ def test_a_lora_for_sdxl_is_not_taken_for_one_of_sd_15(
         name: shape for name, shape in listed_keys("sdxl_diffusers_peft_keys.txt").items() if re.search(kept, name)
     }
     assert len(listed) >= 64
-    with pytest.raises(ModelUnreadable, match=r"is a LoRA of an unknown family: its layer .* maps [0-9]+ to [0-9]+"):
-        family_by_listed_keys(tmp_path / "sdxl.safetensors", spelling(listed))
+    assert family_by_listed_keys(tmp_path / "sdxl.safetensors", spelling(listed)) == "sdxl"
+
+
+def test_layers_that_two_families_share_tell_neither(tmp_path: Path) -> None:
+    """Attention to itself in the middle of the U-Net, in diffusers' names, is the same in both."""
+    layer = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+    listed = {f"{layer}.lora_A.weight": [2, 1280], f"{layer}.lora_B.weight": [1280, 2]}
+    with pytest.raises(ModelUnreadable, match="may be a LoRA for sd15 or sdxl"):
+        family_by_listed_keys(tmp_path / "lora.safetensors", listed)
 
 
 def test_the_published_names_and_shapes_tell_their_family(tmp_path: Path) -> None:
@@ -398,6 +429,7 @@ def test_the_published_names_and_shapes_tell_their_family(tmp_path: Path) -> Non
         *((f"lora_formats/klein4b_{program}.txt", "klein") for program in ("ai_toolkit", "musubi_tuner")),
         ("sd15_diffusers_peft_keys.txt", "sd15"),
         ("sd15_kohya_unet_keys.txt", "sd15"),
+        ("sdxl_diffusers_peft_keys.txt", "sdxl"),
     ):
         listed = {name: shape for name, shape in listed_keys(list_).items() if not name.startswith("text_encoder")}
         assert family_by_listed_keys(tmp_path / "lora.safetensors", listed) == family
@@ -410,14 +442,15 @@ def test_the_published_names_and_shapes_tell_their_family(tmp_path: Path) -> Non
         ("transformer.single_transformer_blocks.20.attn.to_out", (256, 64)),
         ("lora_unet_single_blocks_20_linear1", (64, 576)),
         ("lora_unet_double_blocks_5_img_mlp_0", (64, 384)),
-        ("lora_unet_mid_block_attentions_0_proj_in", (64, 64)),  # SD 2: a linear layer
-        ("unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k", (1024, 1280)),
+        ("lora_unet_down_blocks_0_attentions_0_proj_in", (64, 64)),  # SD 2: a linear layer
+        ("unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k", (1024, 320)),
+        ("unet.up_blocks.2.attentions.0.transformer_blocks.3.attn2.to_k", (1280, 768)),  # the refiner of SDXL
     ],
 )
 def test_a_layer_in_the_proportions_of_another_family_is_refused(
     tmp_path: Path, layer: str, maps: tuple[int, int]
 ) -> None:
-    """Files of larger FLUX.2 models and of Stable Diffusion 2 name their layers as FLUX.1's and 1.5's do."""
+    """These families' files name their layers as those that are known do, and differ in proportions."""
     naming: Naming = "kohya" if layer.startswith("lora_unet_") else "diffusers"
     path, (down, up) = tmp_path / "lora.safetensors", SIDES[naming]
     save_file({f"{layer}.{down}": torch.zeros(2, maps[0]), f"{layer}.{up}": torch.zeros(maps[1], 2)}, path)
@@ -466,7 +499,8 @@ def test_a_lora_for_layers_the_base_lacks_is_refused(family: str, refusal: Calla
     old, new = {
         "flux": ("blocks.0", "blocks.37"),
         "klein": ("blocks.0", "blocks.19"),
-        "sd15": ("mid_block", "down_blocks_2"),
+        "sd15": ("down_blocks_0", "up_blocks_3"),
+        "sdxl": ("middle_block_1_transformer_blocks_0", "middle_block_1_transformer_blocks_9"),
     }[family]
     assert "does not fit" in refusal(renamed(PAIRS[family], old, new))
 
@@ -485,6 +519,10 @@ def test_numbers_that_are_not_finite_are_refused(family: str, refusal: Callable[
     assert "not finite" in refusal({a[0]: broken, b[0]: b[1]})
 
 
+def in_diffusers_names(layer: str) -> dict[str, torch.Tensor]:
+    return {f"{layer}.lora_{side}.weight": torch.ones(2, 2) for side in "AB"}
+
+
 def test_a_lora_in_the_other_naming_is_refused_with_the_command_that_converts_it(
     family: str, refusal: Callable[..., str]
 ) -> None:
@@ -497,11 +535,8 @@ def test_a_lora_in_the_other_naming_is_refused_with_the_command_that_converts_it
             "transformer.single_transformer_blocks.0.attn.to_out.lora_A.weight": torch.ones(2, 8),
             "transformer.single_transformer_blocks.0.attn.to_out.lora_B.weight": torch.ones(2, 2),
         },
-        "sd15": {
-            name.format(side): torch.ones(2, 2)
-            for name in ("unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q.lora_{}.weight",)
-            for side in "AB"
-        },
+        "sd15": in_diffusers_names("unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"),
+        "sdxl": in_diffusers_names("unet.mid_block.attentions.0.transformer_blocks.1.attn1.to_q"),
     }[family]
     assert f"worker lora export other.safetensors --format {lora_families.NAMES[family].naming}" in refusal(other)
 

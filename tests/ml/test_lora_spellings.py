@@ -326,14 +326,40 @@ def test_every_spelling_of_a_u_net_is_converted(tmp_path: Path, program: str) ->
     assert norms == pytest.approx(expected, rel=1e-4)
 
 
+SDXL = {
+    "ai_toolkit": "kohya",
+    "diffusers_script_unet": "older diffusers",
+    "kohya_sd_scripts_unet": "kohya",
+    "onetrainer_comfy": "ComfyUI",
+    "onetrainer_diffusers": "diffusers",
+}
+
+
+@pytest.mark.parametrize("program", SDXL)
+def test_every_spelling_of_sdxl_is_named_and_converted(tmp_path: Path, program: str) -> None:
+    """Some programs have diffusers' names of the blocks, kohya's files those of the original: its table tells."""
+    state = tensors(listed(f"sdxl_{program}"))
+    converted = lora_families.convert(saved(tmp_path, state), "kohya")
+    header, read = converted.header, converted.layers
+    assert (converted.names.family, header.naming) == ("sdxl", SDXL[program])
+    theirs = listed_keys("sdxl_kohya_unet_keys.txt")
+    assert lora_files.state_of(read, "kohya").keys() <= theirs.keys()
+    rows = [line.split("\t") for line in (DATA / "sdxl_unet_name_map.tsv").read_text().splitlines() if line[0] != "#"]
+    original = {spelling: own for own, diffusers in rows for spelling in (diffusers, diffusers.replace(".", "_"))}
+    assert len(read) == len(header.keys) == 24
+    for layer, keys in header.keys.items():
+        module = re.sub("^(unet\\.|diffusion_model\\.|lora_unet_)", "", layer)
+        a, b = read[f"lora_unet_{original.get(module, module).replace('.', '_')}"]
+        scale = float(state[keys["alpha"]]) / len(a) if "alpha" in keys else 1
+        torch.testing.assert_close(b @ a, state[keys["up"]] @ state[keys["down"]] * scale, rtol=1e-5, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("name", "what"),
     [
         ("flux_bfl_control_lora", "is a LoRA with biases, such as a control LoRA"),
         ("flux_kohya_sd_scripts_optional_modules", "text encoder too"),
         ("sd15_kohya_sd_scripts_conv_extra", "is a LoCon"),
-        *((name, "SDXL") for name in ("sdxl_ai_toolkit", "sdxl_diffusers_script_unet", "sdxl_kohya_sd_scripts_unet")),
-        *((name, "SDXL") for name in ("sdxl_onetrainer_comfy", "sdxl_onetrainer_diffusers")),
         ("sdxl_kohya_sd_scripts_te", "text encoder alone"),
         *((name, "Z-Image") for name in ("zimage_ai_toolkit", "zimage_diffusers_script", "zimage_musubi_tuner")),
         *((name, "Z-Image") for name in ("zimage_musubi_converted_to_comfyui", "zimage_onetrainer_legacy")),

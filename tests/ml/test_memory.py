@@ -184,7 +184,7 @@ class Published:
     latents: Callable[[Grid], tuple[int, ...]]
 
 
-@pytest.fixture(scope="module", params=["flux-dev", "klein", "sd15"])
+@pytest.fixture(scope="module", params=["flux-dev", "klein", "sd15", "sdxl"])
 def published(request: pytest.FixtureRequest) -> Published:
     family, parts = on_meta(request.param)
     if family.name == "flux":
@@ -192,6 +192,9 @@ def published(request: pytest.FixtureRequest) -> Published:
         return Published(family, parts, prompt, lambda grid: (math.prod(grid), 64))
     if family.name == "klein":
         return Published(family, parts, Tokens(zeros(1, 512, 7680)), lambda grid: (math.prod(grid), 128))
+    if family.name == "sdxl":
+        prompt = PooledTokens(zeros(1, 77, 2048), zeros(1, 1280))
+        return Published(family, parts, prompt, lambda grid: (4, *grid))
     return Published(family, parts, Tokens(zeros(1, 77, 768)), lambda grid: (4, *grid))
 
 
@@ -229,7 +232,7 @@ def test_what_a_checkpointed_training_step_needs_is_estimated_at_the_published_g
     """The LoRA is in bfloat16, which autocast would make of it: there is no autocast on the meta device."""
     family, parts = published.family, published.parts
     denoiser = getattr(parts, family.denoiser).train()
-    grid = (512 // family.token_px(parts),) * 2
+    grid = (family.training_defaults.resolutions[-1] // family.token_px(parts),) * 2
     with family.new_lora(parts, 16, torch.Generator()) as lora:
         for weights in lora.values():
             weights.data = weights.data.to("meta", torch.bfloat16)

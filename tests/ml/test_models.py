@@ -7,15 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, Flux2Transformer2DModel, UNet2DConditionModel
+from diffusers import DDIMScheduler, EDMDPMSolverMultistepScheduler, Flux2Transformer2DModel, UNet2DConditionModel
 
-from tests.ml.families import only_flux, only_klein, only_sd15
+from tests.ml.families import only_flux, only_klein, only_sd15, only_sdxl
 from tests.ml.runs import predict
 from worker.ml import models
 from worker.ml.errors import ModelUnreadable
 from worker.ml.families.tiny import flux1 as flux_tiny
 from worker.ml.families.tiny import klein as klein_tiny
 from worker.ml.families.tiny import sd15 as sd15_tiny
+from worker.ml.families.tiny import sdxl as sdxl_tiny
 from worker.ml.models import Base, Store
 
 
@@ -39,6 +40,7 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
         *(("flux", part) for part in ("transformer", "text_encoder_2", "tokenizer_2")),
         *(("klein", part) for part in ("text_encoder", "tokenizer")),
         *(("sd15", part) for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler")),
+        *(("sdxl", part) for part in ("text_encoder_2", "tokenizer_2")),
     ],
     indirect=["family"],
 )
@@ -114,8 +116,19 @@ def test_a_base_whose_scheduler_its_pipeline_does_not_have_is_refused(copied: Pa
         models.load(copied, "cpu")
 
 
+@only_sdxl
+def test_a_base_of_edms_formulation_is_refused_though_it_has_the_same_pipeline(copied: Path) -> None:
+    """It is noised, and its denoiser's input scaled, in another way."""
+    EDMDPMSolverMultistepScheduler().save_pretrained(copied / "scheduler")
+    index = json.loads((copied / "model_index.json").read_text("utf-8"))
+    index["scheduler"] = ["diffusers", "EDMDPMSolverMultistepScheduler"]
+    (copied / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelUnreadable, match="has the scheduler EDMDPMSolverMultistepScheduler"):
+        models.load(copied, "cpu")
+
+
 @only_flux
-@pytest.mark.parametrize("index", ["", "[]", "{}", json.dumps({"_class_name": "StableDiffusionXLPipeline"})])
+@pytest.mark.parametrize("index", ["", "[]", "{}", json.dumps({"_class_name": "StableDiffusionXLImg2ImgPipeline"})])
 def test_other_families_and_damaged_indices_are_refused(copied: Path, index: str) -> None:
     (copied / "model_index.json").write_text(index)
     with pytest.raises(ModelUnreadable, match="copied"):
@@ -150,7 +163,7 @@ def test_the_memory_of_a_training_step_is_estimated(base: Base, grid: tuple[int,
 
 
 def test_the_same_seed_builds_the_same_tiny_base(tiny_base: Path, family: str, tmp_path: Path) -> None:
-    {"flux": flux_tiny, "klein": klein_tiny, "sd15": sd15_tiny}[family].build_tiny(tmp_path)
+    {"flux": flux_tiny, "klein": klein_tiny, "sd15": sd15_tiny, "sdxl": sdxl_tiny}[family].build_tiny(tmp_path)
     for path in tiny_base.rglob("*.safetensors"):
         assert path.read_bytes() == (tmp_path / path.relative_to(tiny_base)).read_bytes()
 

@@ -90,7 +90,7 @@ def test_leaving_the_device_copies_nothing(offloaded: Base) -> None:
     assert not any(w.data_ptr() == places[name] for name, w in offloaded.denoiser.named_parameters())
     offloaded.to_host()
     assert {name: w.data_ptr() for name, w in offloaded.denoiser.named_parameters()} == places
-    assert offloaded.anonymous_bytes < 1000  # buffers that are in no file
+    assert offloaded.anonymous_bytes < 2000  # buffers that are in no file: the positions of each CLIP
 
 
 def test_parts_that_take_turns_draw_the_same_picture(base: Base, offloaded: Base, trained: TrainedLora) -> None:

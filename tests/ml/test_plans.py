@@ -18,6 +18,8 @@ from worker.ml.train.memory import StepMemory
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 FREE_GIB = (12, 16, 22, 23.6, 24.5, 27, 32, 48, 80)
 KLEIN_FREE_GIB = (9.5, 10, 11, 12, 16, 18, 22, 32)
+PICTURES = {"flux-dev": (1024, 1), "sd15": (512, 2), "sdxl": (1024, 2)}
+"""Side of the picture and rows of an evaluation, by base, in the order of the table's columns."""
 
 
 def table_after(heading: str) -> list[list[str]]:
@@ -77,8 +79,10 @@ def plans(
 
 
 def test_the_documented_plans_are_those_of_the_worker(figures: dict[str, tuple[float, float]]) -> None:
-    flux, sd15 = plans("flux-dev", 1024, 1, figures["flux-dev"]), plans("sd15", 512, 2, figures["sd15"])
-    expected = [[f"{free:g}", *one, *other] for free, one, other in zip(FREE_GIB, flux, sd15, strict=True)]
+    by_base = [plans(slug, side, rows, figures[slug]) for slug, (side, rows) in PICTURES.items()]
+    expected = [
+        [f"{free:g}", *(cell for cells in row for cell in cells)] for free, *row in zip(FREE_GIB, *by_base, strict=True)
+    ]
     assert table_after("needs at its peak, in GiB:") == expected
 
 

@@ -190,7 +190,7 @@ def checkpoint(tiny_models: Path) -> State:
     def part(name: str) -> State:
         return {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
 
-    state = published_names.sd15_unet(part("unet"), layers=1, blocks=2)
+    state = published_names.u_net(part("unet"), layers=1, blocks=2)
     state |= published_names.autoencoder(part("vae"), "first_stage_model.")
     return state | {
         f"cond_stage_model.transformer.text_model.{name.removeprefix('text_model.')}": tensor

@@ -25,7 +25,7 @@ from worker.ml import models
 from worker.ml.draw.generate import Picture, PictureRequest, generate
 from worker.ml.errors import ModelUnreadable
 from worker.ml.families.registry import FAMILIES
-from worker.ml.families.single_files import IMPORTERS, flux1, flux1_names, klein, sd15
+from worker.ml.families.single_files import IMPORTERS, flux1, flux1_names, klein, ldm, sd15, sdxl
 from worker.ml.networks import tiny as upscaler_tiny
 from worker.ml.single_files import parts, shared_parts
 from worker.ml.single_files.upscalers import import_upscaler
@@ -39,6 +39,7 @@ PUBLISHED = {
     "klein": klein.DISTILLED,
     "klein-base": klein.BASE,
     "sd15": sd15.PUBLISHED,
+    "sdxl": sdxl.PUBLISHED,
 }
 PUBLISHED_SIZES = {
     "flux-dev": {
@@ -55,9 +56,15 @@ PUBLISHED_SIZES = {
     },
     "klein-base": {"transformer": (klein.transformer_shapes, 3_875_544_576)},
     "sd15": {
-        "unet": (sd15.unet_shapes, 859_520_964),
+        "unet": (ldm.unet_shapes, 859_520_964),
         "vae": (shared_parts.autoencoder_shapes, 83_653_863),
         "text_encoder": (shared_parts.clip_shapes, 123_060_480),
+    },
+    "sdxl": {
+        "unet": (ldm.unet_shapes, 2_567_463_684),
+        "vae": (shared_parts.autoencoder_shapes, 83_653_863),
+        "text_encoder": (shared_parts.clip_shapes, 123_060_480),
+        "text_encoder_2": (sdxl.second_encoder_shapes, 694_659_840),
     },
 }
 
@@ -137,7 +144,7 @@ def test_sd15_imported_from_one_checkpoint_equals_the_base_bit_for_bit(tiny_mode
     def part(name: str) -> dict[str, torch.Tensor]:
         return {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
 
-    checkpoint = published_names.sd15_unet(part("unet"), layers=1, blocks=2)
+    checkpoint = published_names.u_net(part("unet"), layers=1, blocks=2)
     checkpoint |= published_names.autoencoder(part("vae"), "first_stage_model.")
     for name, tensor in part("text_encoder").items():
         checkpoint[f"cond_stage_model.transformer.text_model.{name.removeprefix('text_model.')}"] = tensor
@@ -221,6 +228,63 @@ def test_a_file_of_the_wrong_kind_is_named_for_klein_too(
         )
 
 
+@pytest.fixture(scope="module")
+def sdxl_checkpoint(tiny_models: Path) -> dict[str, torch.Tensor]:
+    """The tiny SDXL base in the names of published checkpoints."""
+    weights = weights_of(tiny_models / "tiny-sdxl")
+
+    def part(name: str) -> dict[str, torch.Tensor]:
+        return {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
+
+    checkpoint = published_names.u_net(part("unet"), layers=2, blocks=2)
+    checkpoint |= published_names.autoencoder(part("vae"), "first_stage_model.")
+    for name, tensor in part("text_encoder").items():
+        checkpoint[f"conditioner.embedders.0.transformer.text_model.{name.removeprefix('text_model.')}"] = tensor
+    checkpoint |= published_names.open_clip(part("text_encoder_2"), "conditioner.embedders.1.model.")
+    checkpoint["conditioner.embedders.1.model.logit_scale"] = torch.tensor(4.6)
+    return {name: tensor.contiguous() for name, tensor in checkpoint.items()}
+
+
+def import_sdxl(folder: Path, original: Path, checkpoint: dict[str, torch.Tensor]) -> Path:
+    target, file = folder / "target", folder / "sd_xl.safetensors"
+    save_file(checkpoint, file)
+    parts.copy_tokenizers(target, original, SINGLE_FILES["sdxl"].tokenizers)
+    IMPORTERS["sdxl"](target, {"checkpoint": file}, original, lambda _: None)
+    return target
+
+
+def test_sdxl_imported_from_one_checkpoint_equals_the_base_bit_for_bit(
+    tiny_models: Path, sdxl_checkpoint: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    original = tiny_models / "tiny-sdxl"
+    assert_is_the_same(import_sdxl(tmp_path, original, sdxl_checkpoint), original)
+
+
+def test_a_checkpoint_of_sdxl_that_says_so_predicts_velocity(
+    tiny_models: Path, sdxl_checkpoint: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    marked = sdxl_checkpoint | {"v_pred": torch.tensor([]), "ztsnr": torch.tensor([])}
+    imported = import_sdxl(tmp_path, tiny_models / "tiny-sdxl", marked)
+    scheduler = models.load(imported, "cpu").parts.scheduler.config
+    assert (scheduler.prediction_type, scheduler.rescale_betas_zero_snr) == ("v_prediction", True)
+
+
+def test_a_checkpoint_of_sdxl_without_one_of_its_text_encoders_is_refused_by_name(
+    tiny_models: Path, sdxl_checkpoint: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    first, second = "conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."
+    for missing, what in (
+        (first, "holds no text_encoder: use a complete checkpoint"),
+        (second, "holds no text_encoder_2: use a complete checkpoint"),
+        (f"{second}text_projection", "holds no text_projection of its second text encoder"),
+        (f"{second}ln_final.bias", "is not a text_encoder_2 of this family: 1 tensors are missing"),
+        ("model.diffusion_model.label_emb.0.0.bias", "is not a SDXL checkpoint: 'label_emb.0.0.bias' is missing"),
+    ):
+        cut = {name: tensor for name, tensor in sdxl_checkpoint.items() if not name.startswith(missing)}
+        with pytest.raises(ModelUnreadable, match=rf"^sd_xl\.safetensors {what}"):
+            import_sdxl(tmp_path, tiny_models / "tiny-sdxl", cut)
+
+
 @pytest.mark.parametrize("variant", PUBLISHED_SIZES)
 def test_the_configurations_describe_models_of_the_published_sizes(variant: str) -> None:
     plan = parts.read_configs(PUBLISHED[variant], None)
@@ -245,12 +309,12 @@ def test_every_name_of_the_published_models_is_known() -> None:
     assert klein.transformer_shapes(parts.read_configs(klein.BASE, None)) == expected
     plan = parts.read_configs(sd15.PUBLISHED, None)
     unet, modules = published_names.shapes_of("sd15_base_diffusers_names.txt"), published_names.sd15_unet_modules()
-    assert sd15.unet_shapes(plan) == unet
+    assert ldm.unet_shapes(plan) == unet
     original = {}
     for name, shape in unet.items():
         module, _, kind = name.rpartition(".")
         original[f"model.diffusion_model.{modules[module]}.{kind}"] = torch.empty(shape, device="meta")
-    renamed = sd15.convert_ldm_unet_checkpoint(original, plan["unet/config.json"])
+    renamed = ldm.convert_ldm_unet_checkpoint(original, plan["unet/config.json"])
     assert {name: tensor.shape for name, tensor in renamed.items()} == unet
 
 
@@ -294,7 +358,8 @@ def test_a_refused_import_leaves_nothing_behind(tiny_models: Path, flux_files: d
     made_of = (
         "FLUX.1 is made of --transformer, --vae, --clip and --t5; "
         "FLUX.2 klein 4B is made of --transformer, --vae and --qwen3; "
-        "Stable Diffusion 1.5 is made of --checkpoint and, optionally, --vae"
+        "Stable Diffusion 1.5 is made of --checkpoint and, optionally, --vae; "
+        "SDXL is made of --checkpoint and, optionally, --vae"
     )
     without_t5 = {name: file for name, file in flux_files.items() if name != "t5"}
     for files, options, expected in (

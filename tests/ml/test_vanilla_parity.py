@@ -19,7 +19,7 @@ from diffusers import (
 )
 
 from tests.ml import vanilla
-from tests.ml.families import only_klein, only_sd15
+from tests.ml.families import only_klein, only_sd15, only_sdxl
 from tests.ml.runs import finish, lora_config, pictures
 from worker.ml import models
 from worker.ml.draw.generate import LoraUse, PictureRequest, generate
@@ -109,6 +109,21 @@ def draws_against_a_negative_prompt(base: Base) -> None:
 @only_sd15
 def test_stable_diffusion_applies_a_negative_prompt_as_plain_diffusers_does(base: Base) -> None:
     draws_against_a_negative_prompt(base)
+
+
+@only_sdxl
+def test_sdxl_applies_a_negative_prompt_as_plain_diffusers_does_and_none_is_zeros(base: Base) -> None:
+    """Plain diffusers encodes an empty negative prompt; here one is none, which the base wants as zeros."""
+    against = replace(REQUEST, negative_prompt="a red wall", guidance=3.0)
+    settings = {**SETTINGS, "guidance_scale": 3.0}
+    (ours,), (nothing,), (empty,) = (
+        pictures(generate(base, replace(against, negative_prompt=text))) for text in ("a red wall", None, "")
+    )
+    assert furthest(ours, vanilla.draw(base.folder, PROMPT, seed=11, negative_prompt="a red wall", **settings)) == 0
+    assert furthest(nothing, vanilla.draw(base.folder, PROMPT, seed=11, **settings)) == 0
+    assert furthest(nothing, empty) == 0
+    assert furthest(nothing, vanilla.draw(base.folder, PROMPT, seed=11, negative_prompt="", **settings)) > 0
+    assert furthest(ours, nothing) > 1
 
 
 def test_a_flux_base_without_guidance_embedding_applies_a_negative_prompt_as_plain_diffusers_does(

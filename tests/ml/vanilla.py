@@ -26,7 +26,8 @@ def draw(
     **settings: Any,
 ) -> npt.NDArray[np.uint8]:
     """A picture by the base's own pipeline; guidance that a FLUX base does not embed is true CFG."""
-    pipeline = DiffusionPipeline.from_pretrained(base, dtype=dtype, local_files_only=True)
+    # SDXL's pipeline puts a watermark on pictures where the package is installed; others ignore the argument.
+    pipeline = DiffusionPipeline.from_pretrained(base, dtype=dtype, local_files_only=True, add_watermarker=False)
     for number, (path, _) in enumerate(loras or []):
         pipeline.load_lora_weights(path, adapter_name=f"lora{number}")
     if any(scale != 1 for _, scale in loras or []):
@@ -106,19 +107,34 @@ def stable_diffusion_loss(
     pipeline: Any, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor, prompts: list[str]
 ) -> torch.Tensor:
     """The loss of examples/text_to_image/train_text_to_image_lora.py with --snr_gamma=5."""
+    encoder_hidden_states = pipeline.text_encoder(token_ids(pipeline.tokenizer, prompts), return_dict=False)[0]
+    return min_snr_loss(
+        pipeline,
+        latents,
+        noise,
+        timesteps,
+        lambda noisy: pipeline.unet(noisy, timesteps, encoder_hidden_states, return_dict=False)[0],
+    )
+
+
+def token_ids(tokenizer: Any, prompts: list[str]) -> torch.Tensor:
+    padded = {"max_length": tokenizer.model_max_length, "padding": "max_length", "truncation": True}
+    ids: torch.Tensor = tokenizer(prompts, **padded, return_tensors="pt").input_ids
+    return ids
+
+
+def min_snr_loss(
+    pipeline: Any,
+    latents: torch.Tensor,
+    noise: torch.Tensor,
+    timesteps: torch.Tensor,
+    predict: Callable[[torch.Tensor], torch.Tensor],
+) -> torch.Tensor:
     noise_scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
-    ids = pipeline.tokenizer(
-        prompts,
-        max_length=pipeline.tokenizer.model_max_length,
-        padding="max_length",
-        truncation=True,
-        return_tensors="pt",
-    ).input_ids
-    encoder_hidden_states = pipeline.text_encoder(ids, return_dict=False)[0]
     noisy = noise_scheduler.add_noise(latents, noise, timesteps)
     v_prediction = noise_scheduler.config.prediction_type == "v_prediction"
     target = noise_scheduler.get_velocity(latents, noise, timesteps) if v_prediction else noise
-    prediction = pipeline.unet(noisy, timesteps, encoder_hidden_states, return_dict=False)[0]
+    prediction = predict(noisy)
     snr = compute_snr(noise_scheduler, timesteps)
     weights = torch.stack([snr, 5.0 * torch.ones_like(timesteps)], dim=1).min(dim=1)[0]
     weights = weights / (snr + 1) if v_prediction else weights / snr
@@ -130,9 +146,46 @@ def stable_diffusion_loss_of_batch(pipeline: Any, batch: Batch, prompts: list[st
     return stable_diffusion_loss(pipeline, batch.latents, batch.noise, batch.time, prompts)
 
 
+PHOTO_SIZE = (256, 192)
+"""Height and width of the photos that the tests train on."""
+
+
+def sdxl_loss_of_batch(pipeline: Any, batch: Batch, prompts: list[str]) -> torch.Tensor:
+    """The loss of examples/text_to_image/train_text_to_image_lora_sdxl.py with --snr_gamma=5 and --center_crop.
+
+    The original size is height before width, as in examples/dreambooth/train_dreambooth_lora_sdxl.py. Photos are
+    trained at their own shape, where the scripts have a square.
+    """
+    size = [side * pipeline.vae_scale_factor for side in batch.grid]
+    scale = max(wanted / own for wanted, own in zip(size, PHOTO_SIZE, strict=True))
+    crop = [max(0, round((own * scale - wanted) / 2)) for wanted, own in zip(size, PHOTO_SIZE, strict=True)]
+    add_time_ids = torch.tensor([[*PHOTO_SIZE, *crop, *size]] * len(prompts), dtype=torch.float32)
+    prompt_embeds = []
+    for tokenizer, text_encoder in (
+        (pipeline.tokenizer, pipeline.text_encoder),
+        (pipeline.tokenizer_2, pipeline.text_encoder_2),
+    ):
+        encoded = text_encoder(token_ids(tokenizer, prompts), output_hidden_states=True, return_dict=False)
+        pooled_prompt_embeds = encoded[0]
+        prompt_embeds.append(encoded[-1][-2])
+    unet_added_conditions = {"time_ids": add_time_ids, "text_embeds": pooled_prompt_embeds}
+    return min_snr_loss(
+        pipeline,
+        batch.latents,
+        batch.noise,
+        batch.time,
+        lambda noisy: (
+            pipeline.unet(
+                noisy, batch.time, torch.cat(prompt_embeds, dim=-1), added_cond_kwargs=unet_added_conditions
+            ).sample
+        ),
+    )
+
+
 LOSSES: dict[str, Callable[[Any, Batch, list[str]], torch.Tensor]] = {
     "flux": flux_loss_of_batch,
     "klein": klein_loss,
     "sd15": stable_diffusion_loss_of_batch,
+    "sdxl": sdxl_loss_of_batch,
 }
 """The loss of each family's script for a batch whose photos have these captions."""

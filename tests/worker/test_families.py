@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.5 and FLUX.2 klein through the whole pipeline, and LoRA files that must not be loaded."""
+"""Stable Diffusion 1.5, SDXL and FLUX.2 klein through the whole pipeline, and LoRA files that must not be loaded."""
 
 from __future__ import annotations
 
@@ -30,6 +30,10 @@ values ('tiny-sd15', 'sd15', '{train,lora}', '{64x64}',
         '{"steps": 3, "guidance": 4, "width": 64, "height": 48,
           "training": {"steps": 12, "rank": 5, "learning_rate": 0.02, "resolution": 64, "batch_size": 2,
                        "preservation": 0.5}}',
+        0, 'none: random weights', true),
+       ('tiny-sdxl', 'sdxl', '{train,lora}', '{64x64}',
+        '{"steps": 2, "guidance": 4, "width": 64, "height": 48,
+          "training": {"steps": 3, "rank": 4, "learning_rate": 0.01, "resolution": 64, "batch_size": 2}}',
         0, 'none: random weights', true)
 """
 
@@ -145,6 +149,31 @@ def test_klein_is_trained_on_its_base_and_drawn_on_the_distilled_one_as_in_plain
         guidance_scale=1.0,
     )
     assert np.abs(raw.astype(int) - theirs).max() == 0
+
+
+def test_sdxl_trains_and_draws_as_plain_diffusers_does(
+    fleet: Fleet, person: UUID, tiny_models: Path, tmp_path: Path
+) -> None:
+    trained = fleet.completed("training", fleet.app.request("training", subject_id=person, base="tiny-sdxl"))["result"]
+    lora = tmp_path / "lora.safetensors"
+    lora.write_bytes(fleet.app.read(fleet.app.models, trained["lora"]))
+    assert lora_families.identify(lora)[1].family == "sdxl"
+    job = fleet.app.request(
+        "generation", subject_id=person, model_ids=[trained["model_id"]], prompt="in a garden", seed=7
+    )
+    drawn = fleet.completed("generation", job)["result"]
+    raw = np.asarray(Image.open(io.BytesIO(fleet.app.read(fleet.app.uploads, drawn["pictures"][0]["raw"]))))
+    theirs = vanilla.draw(
+        tiny_models / "tiny-sdxl",
+        f"{trained['trigger_word']}, in a garden",
+        seed=7,
+        loras=[(lora, 1)],
+        width=64,
+        height=48,
+        num_inference_steps=2,
+        guidance_scale=4,
+    )
+    assert (drawn["base"], np.abs(raw.astype(int) - theirs).max()) == ("tiny-sdxl", 0)
 
 
 def pickled(_: bytes) -> bytes:

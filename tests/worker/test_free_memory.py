@@ -22,6 +22,7 @@ NEEDS = {
     "flux-dev": "flux-dev needs 27 GiB of free GPU memory to train, 24.5 to generate",
     "flux-schnell": "flux-schnell needs 24.5 GiB of free GPU memory to generate",
     "sd15": "sd15 needs 6 GiB of free GPU memory to train, 4 to generate",
+    "sdxl": "sdxl needs 8.5 GiB of free GPU memory to train, 6.5 to generate",
 }
 ALL = frozenset(NEEDS)
 
@@ -37,17 +38,18 @@ class Plan:
     trains: frozenset[str] = frozenset()
 
 
-SD15, TRAINED = frozenset({"sd15"}), frozenset({"sd15", "flux-dev"})
+SD15, SMALL, TRAINED = frozenset({"sd15"}), frozenset({"sd15", "sdxl"}), frozenset({"sd15", "sdxl", "flux-dev"})
 TABLE = (
     Plan(None, ""),
     Plan(3.97, "3.9"),
     Plan(4.0, "4", SD15),
-    Plan(12.0, "12", SD15, SD15),
-    Plan(16.0, "16", SD15, SD15),
-    Plan(22.0, "22", SD15, SD15),
-    Plan(23.6, "23.6", SD15, SD15),
-    Plan(24.47, "24.4", SD15, SD15),
-    Plan(24.5, "24.5", ALL, SD15),
+    Plan(6.5, "6.5", SMALL, SD15),
+    Plan(12.0, "12", SMALL, SMALL),
+    Plan(16.0, "16", SMALL, SMALL),
+    Plan(22.0, "22", SMALL, SMALL),
+    Plan(23.6, "23.6", SMALL, SMALL),
+    Plan(24.47, "24.4", SMALL, SMALL),
+    Plan(24.5, "24.5", ALL, SMALL),
     Plan(27.0, "27", ALL, TRAINED),
     Plan(48.0, "48", ALL, TRAINED),
     Plan(80.0, "80", ALL, TRAINED),

@@ -9,9 +9,12 @@ from worker.ml.errors import ModelUnreadable
 from worker.ml.families.flux1 import Flux
 from worker.ml.families.klein import Klein
 from worker.ml.families.sd15 import StableDiffusion15
+from worker.ml.families.sdxl import StableDiffusionXL
 from worker.ml.protocol import Family
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (Flux(), Klein(), StableDiffusion15())}
+FAMILIES: dict[str, Family] = {
+    family.name: family for family in (Flux(), Klein(), StableDiffusion15(), StableDiffusionXL())
+}
 
 
 def family_of(folder: Path) -> Family:

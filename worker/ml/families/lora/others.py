@@ -14,11 +14,6 @@ from worker.ml.adapters.spellings import PREFIX
 
 _NAMES = (
     (
-        "SDXL",
-        r"(input_blocks_\d_1|middle_block_1|output_blocks_\d_1|(down|mid|up)_block\w*?_attentions_\d)"
-        r"_transformer_blocks_[1-9]\d*_.*|up_blocks_0_attentions_.*|output_blocks_[0-2]_1_.*|add_embedding_.*|label_emb_.*|(lora_te2|text_encoder_2)_(text_model_)?encoder_layers_.*",
-    ),
-    (
         "FLUX.2 of another size",
         r"single_transformer_blocks_\d+_attn_to_(qkv_mlp_proj|out)|double_stream_modulation_.*|single_stream_modulation_.*"
         r"|transformer_blocks_\d+_ff(_context)?_linear_(in|out)|time_guidance_embed_.*",
@@ -36,7 +31,6 @@ _NAMES = (
 _SHAPES: Sequence[
     tuple[str, str, Callable[[int, int], bool]]
 ] = (  # a name, and the inputs and outputs that it has there
-    ("SDXL", r".*_attn2_to_[kv]", lambda inputs, _: inputs == 2048),
     ("the refiner of SDXL", r".*_attn2_to_[kv]", lambda inputs, _: inputs == 1280),
     ("Stable Diffusion 2", r".*_attn2_to_[kv]", lambda inputs, _: inputs == 1024),
     ("FLUX.2 of another size", r"single_blocks_\d+_linear1", lambda inputs, outputs: outputs == 9 * inputs),
@@ -47,7 +41,6 @@ _SHAPES: Sequence[
 _LINEAR_PROJECTION = re.compile(r"(.*_)?(attentions|blocks)_.*_proj_(in|out)")
 _METADATA = ("ss_base_model_version", "modelspec.architecture")
 _STATED = (
-    ("SDXL", r"sdxl|stable-diffusion-xl"),
     ("Stable Diffusion 2", r"sd_?v?2|stable-diffusion-v2"),
     ("Stable Diffusion 3", r"sd3|stable-diffusion-3"),
     ("Z-Image", r"z-?image"),
@@ -61,8 +54,6 @@ _STATED = (
 
 def named_by_layers(layers: Mapping[str, Shape]) -> str | None:
     """Return the family that has these layers, None if none of these has."""
-    if any(re.match("lora_unet_(input_blocks|middle_block|output_blocks)_", layer) for layer in layers):
-        return "SDXL"  # sd-scripts has these names for it alone
     own = {re.sub(f"^{PREFIX}", "", layer).replace(".", "_"): shape for layer, shape in layers.items()}
     for family, names in _NAMES:
         if any(re.fullmatch(names, layer) for layer in own):
@@ -71,7 +62,7 @@ def named_by_layers(layers: Mapping[str, Shape]) -> str | None:
         if any(re.fullmatch(names, layer) and fits(*shape[:2]) for layer, shape in own.items()):
             return family
     if any(_LINEAR_PROJECTION.fullmatch(layer) and len(shape) == 2 for layer, shape in own.items()):
-        return "Stable Diffusion 2 or SDXL"
+        return "Stable Diffusion 2"
     return None
 
 

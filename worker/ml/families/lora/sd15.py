@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from worker.ml.adapters.names import LoraNames, Module
+from worker.ml.families.lora.u_net import layers_of_block
 
 PLACES = {
     **{f"down_blocks.{i}.attentions.{j}": f"input_blocks.{3 * i + j + 1}.1" for i in (0, 1, 2) for j in (0, 1)},
@@ -25,22 +26,13 @@ def _modules() -> Iterator[Module]:
     for place, original in PLACES.items():
         for name in ("proj_in", "proj_out"):
             yield Module(f"{place}.{name}", (f"{place}.{name}",), kernel=(1, 1), also=(f"{original}.{name}",))
-        for name, text_width, inputs, outputs in _block():
+        for name, text_width, inputs, outputs in layers_of_block(CLIP_WIDTH):
             name = f"transformer_blocks.0.{name}"
             yield Module(
                 *(f"{place}.{name}", (f"{place}.{name}",), inputs, (outputs,)),
                 max_text_width=text_width,
                 also=(f"{original}.{name}",),
             )
-
-
-def _block() -> Iterator[tuple[str, int | None, int, int]]:
-    """Yield the layers of a transformer block: name, width of the text that it reads, and proportion."""
-    for name in ("to_q", "to_k", "to_v", "to_out.0"):
-        yield f"attn1.{name}", None, 1, 1
-        yield f"attn2.{name}", CLIP_WIDTH if name in ("to_k", "to_v") else None, 1, 1
-    yield "ff.net.0.proj", None, 1, 8
-    yield "ff.net.2", None, 4, 1
 
 
 NAMES = LoraNames(

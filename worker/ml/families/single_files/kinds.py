@@ -8,7 +8,7 @@ from pathlib import Path
 
 from worker.ml.errors import ModelUnreadable
 
-FLUX, FLUX2, LDM = "FLUX.1", "FLUX.2", "Stable Diffusion 1.x"
+FLUX, FLUX2, LDM, SDXL = "FLUX.1", "FLUX.2", "Stable Diffusion 1.x", "SDXL"
 _KINDS = (  # the first whose pattern one of the names has
     (
         "a LoRA (see `worker lora import`)",
@@ -16,7 +16,7 @@ _KINDS = (  # the first whose pattern one of the names has
     ),
     ("a control network", r"^(control_model|controlnet_\w+)\."),
     ("an upscaler", r"^(conv_first|body\.0\.rdb1)\."),
-    ("SDXL", r"^conditioner\.embedders\.|(^|\.)(add_embedding|label_emb)\."),
+    (SDXL, r"^conditioner\.embedders\.|(^|\.)(add_embedding|label_emb)\."),
     ("Stable Diffusion 2", r"^cond_stage_model\.model\."),
     ("Stable Diffusion 3", r"(^|\.)joint_blocks\."),
     ("Chroma", r"(^|\.)distilled_guidance_layer\."),
