@@ -207,8 +207,8 @@ def test_a_file_that_may_not_be_imported_is_refused_by_name(
         monkeypatch.setenv(name, value)
     good = comfyui_lora(tmp_path)
     nan = tmp_path / "nan.safetensors"
-    state = {"lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight": torch.full((4, WIDTH), float("nan"))}
-    state |= {"lora_unet_double_blocks_0_img_attn_qkv.lora_up.weight": torch.ones(3 * WIDTH, 4)}
+    state = {"lora_unet_double_blocks_9_img_attn_qkv.lora_down.weight": torch.full((4, WIDTH), float("nan"))}
+    state |= {"lora_unet_double_blocks_9_img_attn_qkv.lora_up.weight": torch.ones(3 * WIDTH, 4)}
     save_file(state, nan)
     (tmp_path / "lora.pt").write_bytes(b"\x80\x02")
     (tmp_path / "page.safetensors").write_bytes(b"<html>")
