@@ -73,7 +73,7 @@ def of_the_end(base: Base, path: Path, factor: float) -> Path:
         "transformer.proj_out.lora_A.weight": torch.randn(2, layer.in_features, generator=generator),
         "transformer.proj_out.lora_B.weight": torch.randn(layer.out_features, 2, generator=generator) * factor,
     }
-    files.write(path, state, {})
+    files.write(path, state, {"family": "flux"})  # FLUX.2 klein has such a layer too
     return path
 
 
