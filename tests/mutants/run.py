@@ -26,6 +26,8 @@ from rich.text import Text
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parent.parent
 DEADLINE_S = 300
+PRISTINE_DEADLINE_S = 1200
+"""For all named tests at once, without a patch."""
 AT_ONCE = os.cpu_count() or 1
 NOTICED_LENGTH = 60
 
@@ -77,7 +79,7 @@ class Outcome:
     message: str
 
 
-def run_tests(tree: Path, tests: tuple[str, ...]) -> dict[str, Outcome]:
+def run_tests(tree: Path, tests: tuple[str, ...], deadline_s: float = DEADLINE_S) -> dict[str, Outcome]:
     """Run tests; returns the outcome of each. Raises RuntimeError if pytest did not finish."""
     report = tree / "outcomes.xml"
     environment = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
@@ -90,7 +92,7 @@ def run_tests(tree: Path, tests: tuple[str, ...]) -> dict[str, Outcome]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=DEADLINE_S,
+        timeout=deadline_s,
     )
     if done.returncode not in (0, 1) or not report.exists():
         raise RuntimeError(f"pytest ended with {done.returncode}:\n{done.stdout[-3000:]}")
@@ -142,11 +144,14 @@ def main(names: list[str]) -> int:
     console = Console(width=max(Console().width, 120))
     mutants = [Mutant.read(path) for path in sorted(FOLDER.glob("*.patch"))]
     mutants = [mutant for mutant in mutants if not names or any(name in mutant.path.name for name in names)]
+    if not mutants:
+        console.print(f"no mutant's name contains {' or '.join(names)}", markup=False)
+        return 2
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         pristine = Path(folder) / "tree"
         copy_working_tree(pristine)
         every_test = tuple(sorted({test for mutant in mutants for test in mutant.must_fail}))
-        outcomes = run_tests(pristine, every_test)
+        outcomes = run_tests(pristine, every_test, PRISTINE_DEADLINE_S)
         for test in every_test:
             if words_of(test, outcomes) != {"passed"}:
                 console.print(f"without any patch, {test}: {words_of(test, outcomes) or 'not found'}", markup=False)
