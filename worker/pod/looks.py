@@ -45,6 +45,8 @@ class Looks:
         """Return for which of the free slots to look now."""
         now = time.monotonic()
         looking = {slot for slot in free if self._next_at[slot] <= now}
+        if looking and self.is_poll(looking):
+            looking = {slot for slot in free if self.is_poll([slot])}  # one statement for all that only poll
         self._next_at |= dict.fromkeys(looking, math.inf)
         return looking
 
