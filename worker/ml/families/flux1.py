@@ -26,6 +26,7 @@ from worker.ml.adapters import attach
 from worker.ml.errors import ModelUnreadable
 from worker.ml.families import lora
 from worker.ml.families.conditions import PooledTokens, Unframed
+from worker.ml.families.flow_matching import FlowMatching
 from worker.ml.families.guidance import ClassifierFree
 from worker.ml.families.precision import FullAutoencoder
 from worker.ml.families.working_memory import ENCODER_BYTES, autoencoder_bytes
@@ -38,7 +39,7 @@ LORA_TARGETS = (  # the attention and feed-forward layers that the diffusers scr
 )
 
 
-class Flux(ClassifierFree, Unframed, FullAutoencoder):
+class Flux(FlowMatching, ClassifierFree, Unframed, FullAutoencoder):
     """See `Family` for each member."""
 
     name = "flux"
@@ -208,21 +209,6 @@ class Flux(ClassifierFree, Unframed, FullAutoencoder):
             return cast(torch.Tensor, parts.scheduler.time_shift(_shift_mu(parts, grid), 1.0, time))
         shift = config.get("shift", config.get("flow_shift", 1.0))
         return cast(torch.Tensor, shift * time / (1 + (shift - 1) * time))
-
-    def even_times(self, parts: Parts, count: int) -> torch.Tensor:
-        """Return times (count,), evenly spaced over 0..1."""
-        return (torch.arange(count) + 0.5) / count
-
-    def noised_input_and_target(
-        self, parts: Parts, latents: torch.Tensor, noise: torch.Tensor, time: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the transformer's input and target for latents and noise (B, N, C) at time (B,)."""
-        t = time[:, None, None]
-        return (1 - t) * latents + t * noise, noise - latents
-
-    def loss_weights(self, parts: Parts, time: torch.Tensor) -> torch.Tensor:
-        """Return ones (B,): the density of times is the only weighting."""
-        return torch.ones_like(time)
 
     def activation_bytes(self, parts: Parts, grid: Grid, batch_size: int) -> int:
         """Estimate what one training step keeps for its backward pass without gradient checkpointing.

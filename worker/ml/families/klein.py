@@ -29,6 +29,7 @@ from worker.ml.adapters.fused import fuse
 from worker.ml.errors import ModelUnreadable
 from worker.ml.families import lora
 from worker.ml.families.conditions import Tokens, Unframed
+from worker.ml.families.flow_matching import FlowMatching
 from worker.ml.families.guidance import ClassifierFree
 from worker.ml.families.lora.klein import DOUBLE_BLOCKS, SINGLE_BLOCKS
 from worker.ml.families.precision import FullAutoencoder
@@ -46,7 +47,7 @@ FUSED = (("attn.to_q", "attn.to_k", "attn.to_v"), ("attn.add_q_proj", "attn.add_
 """Of a double block: one layer in the original code, and so one in LoRA files."""
 
 
-class Klein(ClassifierFree, Unframed, FullAutoencoder):
+class Klein(FlowMatching, ClassifierFree, Unframed, FullAutoencoder):
     """See `Family` for each member."""
 
     name = "klein"
@@ -222,21 +223,6 @@ class Klein(ClassifierFree, Unframed, FullAutoencoder):
         )
         shift = math.exp(calculate_shift(math.prod(grid)))
         return cast(torch.Tensor, shift * time / (1 + (shift - 1) * time))
-
-    def even_times(self, parts: Parts, count: int) -> torch.Tensor:
-        """Return times (count,), evenly spaced over 0..1."""
-        return (torch.arange(count) + 0.5) / count
-
-    def noised_input_and_target(
-        self, parts: Parts, latents: torch.Tensor, noise: torch.Tensor, time: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the transformer's input and target for latents and noise (B, N, C) at time (B,)."""
-        t = time[:, None, None]
-        return (1 - t) * latents + t * noise, noise - latents
-
-    def loss_weights(self, parts: Parts, time: torch.Tensor) -> torch.Tensor:
-        """Return ones (B,): the density of times is the only weighting."""
-        return torch.ones_like(time)
 
     def activation_bytes(self, parts: Parts, grid: Grid, batch_size: int) -> int:
         """Estimate what one training step keeps for its backward pass without gradient checkpointing.
