@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import cache
 from types import TracebackType
 from typing import Any, LiteralString, Self
 
@@ -93,14 +94,11 @@ class Database:
 
     async def call_once(self, function: LiteralString, *arguments: object) -> Any:
         """Call one SQL function without retrying, where the next heartbeat or tick does the same anyway."""
-        statement = sql.SQL("select worker.{}({})").format(
-            sql.Identifier(function), sql.SQL(", ").join(sql.Placeholder() * len(arguments))
-        )
-        rows = await self.fetch(statement, list(arguments))
+        rows = await self.fetch(_call_of(function, len(arguments)), list(arguments))
         return next(iter(rows[0].values()))
 
     async def fetch(
-        self, statement: sql.Composed | LiteralString, arguments: list[Any] | None = None
+        self, statement: LiteralString | bytes, arguments: list[Any] | None = None
     ) -> list[dict[str, Any]]:
         """Return the rows of one statement; none for a statement that returns no rows."""
         async with self.pooled() as connection:
@@ -133,6 +131,13 @@ class Database:
             with attempt:
                 return await OwnAsyncConnection.open(self._url, self._name)
         raise AssertionError("retry_context either returns or raises")
+
+
+@cache
+def _call_of(function: LiteralString, arguments: int) -> bytes:
+    """Return the statement that calls a SQL function; made once, because every job takes several."""
+    placeholders = sql.SQL(", ").join(sql.Placeholder() * arguments)
+    return sql.SQL("select worker.{}({})").format(sql.Identifier(function), placeholders).as_bytes()
 
 
 def _retrying(for_s: float | None) -> AsyncIterator[stamina.Attempt]:
