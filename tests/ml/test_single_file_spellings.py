@@ -147,7 +147,7 @@ def test_what_is_no_safetensors_file_is_named(
         ({"model.diffusion_model.input_blocks.0.0.weight": torch.ones(1)}, r"it is Stable Diffusion 1\.x"),
         ({"control_model.input_blocks.0.0.weight": torch.ones(1)}, "it is a control network"),
         ({"encoder.block.0.layer.0.x": torch.ones(1)}, "it is T5"),
-        ({"double_blocks.0.scaled_fp8": torch.ones(1)}, "is quantised"),
+        ({"double_blocks.0.img_mlp.0.weight.absmax": torch.ones(1)}, "is quantised"),
         ({"img_in.weight": torch.ones(1, dtype=torch.uint8)}, r"is quantised \(uint8\)"),
         ({}, "holds no tensors"),
     ],

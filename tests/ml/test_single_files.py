@@ -324,7 +324,7 @@ def test_every_name_of_the_published_models_is_known() -> None:
         ({"vae": "clip"}, "clip.safetensors is not a vae of this family: [0-9]+ tensors are missing"),
         ({"t5": "clip"}, "clip.safetensors is not a text_encoder_2 of this family: [0-9]+ tensors are missing"),
         ({"transformer": "vae"}, "vae.safetensors is not a transformer of this family"),
-        ({"transformer": "fp8"}, r"fp8.safetensors is quantised \(float8_e4m3fn\): use the file in bf16"),
+        ({"transformer": "int8"}, r"int8.safetensors is quantised \(int8\): use the file in bf16"),
         ({"transformer": "cut"}, "cut.safetensors cannot be read"),
         ({"clip": "ckpt"}, "clip.ckpt: unsupported file type, only .safetensors files are read"),
     ],
@@ -332,10 +332,10 @@ def test_every_name_of_the_published_models_is_known() -> None:
 def test_a_file_of_the_wrong_kind_is_named(
     tiny_models: Path, flux_files: dict[str, Path], tmp_path: Path, changes: dict[str, str], expected: str
 ) -> None:
-    save_file({"img_in.weight": torch.zeros(4, 4).to(torch.float8_e4m3fn)}, tmp_path / "fp8.safetensors")
+    save_file({"img_in.weight": torch.zeros(4, 4).to(torch.int8)}, tmp_path / "int8.safetensors")
     (tmp_path / "cut.safetensors").write_bytes(flux_files["transformer"].read_bytes()[:1000])
     (tmp_path / "clip.ckpt").write_bytes(b"0")
-    others = {"fp8": "fp8.safetensors", "cut": "cut.safetensors", "ckpt": "clip.ckpt"}
+    others = {"int8": "int8.safetensors", "cut": "cut.safetensors", "ckpt": "clip.ckpt"}
     known = {**flux_files, **{name: tmp_path / file for name, file in others.items()}}
     given = {**flux_files, **{name: known[other] for name, other in changes.items()}}
     with pytest.raises(ModelUnreadable, match=expected):

@@ -97,9 +97,7 @@ class Database:
         rows = await self.fetch(_call_of(function, len(arguments)), list(arguments))
         return next(iter(rows[0].values()))
 
-    async def fetch(
-        self, statement: LiteralString | bytes, arguments: list[Any] | None = None
-    ) -> list[dict[str, Any]]:
+    async def fetch(self, statement: LiteralString | bytes, arguments: list[Any] | None = None) -> list[dict[str, Any]]:
         """Return the rows of one statement; none for a statement that returns no rows."""
         async with self.pooled() as connection:
             cursor = await connection.execute(statement, arguments)

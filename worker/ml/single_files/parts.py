@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 
 from worker.ml.errors import ModelUnreadable
 from worker.ml.not_weights import kind_of
+from worker.ml.single_files import fp8
 
 Weights = dict[str, torch.Tensor]
 Configs = dict[str, dict[str, Any]]
@@ -28,15 +29,16 @@ Configs = dict[str, dict[str, Any]]
 TOKENIZER_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
 SHARD = "5GB"
 _WHOLE = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "BOOL")
-_TORCH_NAMES = {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "I8": "int8", "U8": "uint8"}
-_SCALES = (".scale_weight", ".weight_scale", ".input_scale", ".scaled_fp8", "scaled_fp8", ".absmax", ".qweight")
+_FLOAT8 = ("F8_E4M3", "F8_E5M2")
+_TORCH_NAMES = {"I8": "int8", "U8": "uint8", "F4": "float4_e2m1fn_x2"}
+_SCALES = (".absmax", ".qweight", ".weight_scale_2")
 _WRAPPERS = ("module.", "state_dict.", "_orig_mod.")
 
 
 def read_weights(file: Path) -> Weights:
-    """Return the tensors of a file, and of the other shards where it is one of several.
+    """Return the tensors of a file, and of the other shards where it is one of several; float8 becomes bfloat16.
 
-    Raises ModelUnreadable: not safetensors, damaged, quantised, or without its other shards.
+    Raises ModelUnreadable: not safetensors, damaged, quantised in another way, or without its other shards.
     """
     weights: Weights = {}
     for shard in _shards(file):
@@ -45,7 +47,7 @@ def read_weights(file: Path) -> Weights:
             weights |= load_file(shard)
         except (OSError, SafetensorError) as error:
             raise ModelUnreadable(f"{shard.name} cannot be read: {error}") from error
-    return _without_wrapper(weights)
+    return _without_wrapper(fp8.widen(weights, file))
 
 
 def _shards(file: Path) -> list[Path]:
@@ -61,7 +63,7 @@ def _shards(file: Path) -> list[Path]:
 
 
 def _check_readable(file: Path) -> None:
-    """Raise ModelUnreadable unless this is a safetensors file of numbers that are not quantised, by its header."""
+    """Raise ModelUnreadable unless this is a safetensors file of fractions, quantised to float8 at most, by its header."""
     if file.suffix != ".safetensors":
         kind = ": of several shards, give the first" if file.name.endswith(".index.json") else ""
         raise ModelUnreadable(
@@ -74,12 +76,13 @@ def _check_readable(file: Path) -> None:
         raise ModelUnreadable(f"{file.name} cannot be read: {kind_of(file) or error}") from error
     if not dtypes:
         raise ModelUnreadable(f"{file.name} holds no tensors")
-    small = sorted({_TORCH_NAMES.get(dtype, dtype) for dtype in dtypes.values() if dtype not in _WHOLE})
+    weights = {name: dtype for name, dtype in dtypes.items() if not name.endswith(fp8.DESCRIPTION)}
+    small = sorted({_TORCH_NAMES.get(dtype, dtype) for dtype in weights.values() if dtype not in _WHOLE + _FLOAT8})
     if small:
-        raise ModelUnreadable(f"{file.name} is quantised ({', '.join(small)}): use the file in bf16, fp16 or fp32")
+        raise ModelUnreadable(f"{file.name} is quantised ({', '.join(small)}): use the file in bf16, fp16 or fp8")
     scale = next((name for name in dtypes if name.endswith(_SCALES)), None)
     if scale is not None:
-        raise ModelUnreadable(f"{file.name} is quantised (it holds {scale}): use the file in bf16, fp16 or fp32")
+        raise ModelUnreadable(f"{file.name} is quantised (it holds {scale}): use the file in bf16, fp16 or fp8")
 
 
 def _without_wrapper(weights: Weights) -> Weights:
