@@ -18,6 +18,7 @@ from worker.ml.families.tiny import klein as klein_tiny
 from worker.ml.families.tiny import sd15 as sd15_tiny
 from worker.ml.families.tiny import sdxl as sdxl_tiny
 from worker.ml.models import Base, Store
+from worker.ml.protocol import Sampling
 
 
 @pytest.fixture
@@ -142,7 +143,7 @@ def test_the_memory_of_a_training_step_is_estimated(base: Base, grid: tuple[int,
     family, parts, denoiser = base.family, base.parts, base.denoiser
     prompts = family.encode_prompts(parts, ["a photo"] * batch_size, base.device)
     generator = torch.Generator().manual_seed(0)
-    sampler = family.sampler(parts, grid, 2, base.device, generator)
+    sampler = family.sampler(parts, Sampling(grid, 2), base.device, generator)
     noise = family.first_noise(parts, sampler, grid, generator, torch.bfloat16)
     kept: dict[int, torch.Tensor] = {}
 

@@ -6,11 +6,11 @@ Loops, files, jobs and devices belong to the callers. They pass a base's parts a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, cast, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -103,6 +103,16 @@ class Inputs:
 
 
 @dataclass(frozen=True)
+class Sampling:
+    """How the pictures of a request are sampled."""
+
+    grid: Grid
+    steps: int
+    sampler: str | None = None
+    """By its name; None is the one of the base's folder."""
+
+
+@dataclass(frozen=True)
 class Sampler:
     """A diffusers scheduler, set to the timesteps of one picture, and the extra arguments of its `step`."""
 
@@ -130,8 +140,11 @@ class Drawing(Protocol):
     def cut_encoders(self, parts: Parts, prompt: str) -> tuple[str, ...]:
         """Return the encoders that read only the beginning of this prompt."""
 
+    samplers: Collection[str]
+    """The names of those that may be used instead of the one of the base's folder."""
+
     def sampler(
-        self, parts: Parts, grid: Grid, steps: int, device: torch.device, generator: torch.Generator
+        self, parts: Parts, sampling: Sampling, device: torch.device, generator: torch.Generator
     ) -> Sampler: ...
 
     def first_noise(
@@ -163,6 +176,19 @@ class Drawing(Protocol):
 
     def working_bytes(self, parts: Parts, grid: Grid, rows: int) -> Mapping[str, int]:
         """Estimate, by part, what drawing on this grid needs on the device while the part runs, besides weights."""
+
+
+@runtime_checkable
+class ReadsEarlierLayers(Protocol):
+    """A family whose text encoder can be read before its last layers, which its users call clip skip."""
+
+    def encode_prompts_at(
+        self, parts: Parts, prompts: Sequence[str], device: torch.device, side: Side, layer: int
+    ) -> Any:
+        """Return the `Condition` of these prompts at a layer that is counted from the last, which is 1.
+
+        Raises BadInput if the encoder has fewer.
+        """
 
 
 class Training(Protocol):

@@ -25,7 +25,7 @@ from worker.ml.adapters import attach
 from worker.ml.families.conditions import Unframed
 from worker.ml.families.precision import FullAutoencoder
 from worker.ml.families.working_memory import ENCODER_BYTES, autoencoder_bytes
-from worker.ml.protocol import Grid, Inputs, Parts, PictureDefaults, Sampler, Side, TrainingDefaults
+from worker.ml.protocol import Grid, Inputs, Parts, PictureDefaults, Sampler, Sampling, Side, TrainingDefaults
 
 TEXT_LENGTH = 256  # tokens that Gemma reads
 LORA_TARGETS = (
@@ -144,10 +144,10 @@ class Lumina2(Unframed, FullAutoencoder):
         guided = against + guidance * (wanted - against)
         return guided * (torch.norm(wanted, dim=-1, keepdim=True) / torch.norm(guided, dim=-1, keepdim=True))
 
-    def sampler(
-        self, parts: Parts, grid: Grid, steps: int, device: torch.device, generator: torch.Generator
-    ) -> Sampler:
-        scheduler = FlowMatchEulerDiscreteScheduler.from_config(parts.scheduler.config)
+    samplers: tuple[str, ...] = ()
+
+    def sampler(self, parts: Parts, sampling: Sampling, device: torch.device, generator: torch.Generator) -> Sampler:
+        scheduler, steps = FlowMatchEulerDiscreteScheduler.from_config(parts.scheduler.config), sampling.steps
         scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), device=device)
         scheduler.set_begin_index(0)
         return Sampler(scheduler)

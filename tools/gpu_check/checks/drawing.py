@@ -16,7 +16,7 @@ from worker.ml.adapters import attach
 from worker.ml.draw.denoise import Scene, denoise
 from worker.ml.families.lora import load_fitting
 from worker.ml.models import Base
-from worker.ml.protocol import Condition, Grid, Side
+from worker.ml.protocol import Condition, Grid, Sampling, Side
 
 SIDE_PX, TINY_SIDE_PX = 1024, 64
 STEPS = 8
@@ -51,7 +51,7 @@ def draw(bench: Bench, *, lora: bool) -> Figures:
     loras = [(load_fitting(bench.lora(base, LORA_RANK), base.family.name, base.denoiser), 1.0)] if lora else []
     with attach.attached(base.denoiser, loras):
         _, seconds, watermark = stepped(scene(STEPS))
-        estimate = base.family.working_bytes(base.parts, scene(STEPS).grid, 1)[base.family.denoiser]
+        estimate = base.family.working_bytes(base.parts, scene(STEPS).sampling.grid, 1)[base.family.denoiser]
         figures = watermark.figures(estimate)
         with Recording(bench.device) as recording:
             drained(denoise(scene(TRACED_STEPS), 0, seed=2))
@@ -89,7 +89,7 @@ def decode(bench: Bench, side_px: int) -> Figures:
     grid = planned(base, bench.size(side_px, side_px // 16), rows=1)
     base.place(base.family.autoencoder)
     generator = torch.Generator("cpu").manual_seed(3)
-    sampler = base.family.sampler(base.parts, grid, STEPS, bench.device, generator)
+    sampler = base.family.sampler(base.parts, Sampling(grid, STEPS), bench.device, generator)
     latents = base.family.first_noise(base.parts, sampler, grid, generator, base.dtype).to(bench.device)
     base.family.decode_picture(base.parts, latents, grid)  # warms up
     watermark = Watermark.start(bench.device)
@@ -122,7 +122,7 @@ def scene_of(base: Base, bench: Bench, side_px: int, guidance: float) -> Callabl
         side: base.family.encode_prompts(base.parts, [prompt], bench.device, side) for side, prompt in prompts.items()
     }
     base.place(base.family.denoiser)
-    return lambda steps: Scene(base, text, grid, steps, guidance, guides=(), states=[()])
+    return lambda steps: Scene(base, text, Sampling(grid, steps), guidance, guides=(), states=[()])
 
 
 def stepped(scene: Scene) -> tuple[torch.Tensor, list[float], Watermark]:

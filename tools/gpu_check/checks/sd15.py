@@ -55,7 +55,7 @@ def lora(bench: Bench) -> Figures:
     plain, seconds, _ = stepped(scene(STEPS))
     with attach.attached(base.denoiser, [(layers, 1.0)]):
         changed, with_lora, watermark = stepped(scene(STEPS))
-    estimate = base.family.working_bytes(base.parts, scene(STEPS).grid, 2)[base.family.denoiser]
+    estimate = base.family.working_bytes(base.parts, scene(STEPS).sampling.grid, 2)[base.family.denoiser]
     figures: Figures = {
         "ms_a_step": ms(statistics.median(seconds[1:])),
         "with_lora_ms_a_step": ms(statistics.median(with_lora[1:])),

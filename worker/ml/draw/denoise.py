@@ -14,7 +14,7 @@ import torch
 
 from worker.ml.draw.finite import culprit
 from worker.ml.models import Base
-from worker.ml.protocol import Condition, Grid, GuideUse, Inputs, Sampler, Side
+from worker.ml.protocol import Condition, Grid, GuideUse, Inputs, Sampler, Sampling, Side
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,7 @@ class Scene:
 
     base: Base
     text: Mapping[Side, Condition]  # a row each
-    grid: Grid
-    steps: int
+    sampling: Sampling
     guidance: float
     guides: Sequence[GuideUse]
     states: Sequence[Sequence[Any]]  # for each picture, those of the guides
@@ -52,12 +51,12 @@ def denoise(scene: Scene, index: int, seed: int) -> Generator[Step, None, torch.
     """
     base, family, parts = scene.base, scene.base.family, scene.base.parts
     noise = torch.Generator("cpu").manual_seed(seed)
-    sampler = family.sampler(parts, scene.grid, scene.steps, base.device, noise)
+    sampler = family.sampler(parts, scene.sampling, base.device, noise)
     for use in scene.guides:
         sampler = use.guide.sampler(sampler)
     # float16 keeps three digits: over many steps their loss shows, unless the latents are kept in float32.
     precision = torch.float32 if base.dtype == torch.float16 else base.dtype
-    latents = family.first_noise(parts, sampler, scene.grid, noise, precision).to(base.device)
+    latents = family.first_noise(parts, sampler, scene.sampling.grid, noise, precision).to(base.device)
     times = sampler.timesteps.tolist()
     for step, time in enumerate(times):
         timestep = sampler.timesteps[step]
@@ -92,7 +91,7 @@ def _predict(
             latents=torch.cat([scaled] * len(sides)).to(scene.base.dtype),
             time=time.expand(len(sides)),
             condition=first.join(others) if others else first,
-            grid=scene.grid,
+            grid=scene.sampling.grid,
             guidance=scene.guidance,
             sides=sides,
         )

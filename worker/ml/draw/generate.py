@@ -15,13 +15,13 @@ from worker.ml.adapters import attach
 from worker.ml.adapters.names import Pair
 from worker.ml.draw.denoise import Scene, Step, denoise, prepare
 from worker.ml.draw.finite import check_pixels
-from worker.ml.draw.steps import check_steps
+from worker.ml.draw.steps import check_steps, sampler_named
 from worker.ml.errors import BadInput
 from worker.ml.families.lora import load_fitting
 from worker.ml.memory import Plan
 from worker.ml.models import Base
 from worker.ml.phases import Phase
-from worker.ml.protocol import GuideUse, Pixels, Side
+from worker.ml.protocol import Condition, GuideUse, Pixels, ReadsEarlierLayers, Sampling, Side
 from worker.ml.unread_words import with_words_read
 
 
@@ -45,6 +45,10 @@ class PictureRequest:
     num_images: int = 1
     loras: tuple[LoraUse, ...] = ()
     guides: tuple[GuideUse, ...] = ()
+    sampler: str | None = None
+    """By its name, such as euler_a or "DPM++ 2M Karras"; None is the one of the base's folder."""
+    clip_skip: int | None = None
+    """The layer of the text encoder that is read, counted from the last, which is 1; None is the family's."""
     trigger_words: tuple[str, ...] = ()
     """Put first where an encoder would not read them in the prompt."""
 
@@ -59,6 +63,8 @@ class Resolved:
     guidance: float
     negative_prompt_used: bool
     prompt_cut_by: tuple[str, ...]  # the encoders that read only the beginning of the prompt
+    sampler: str | None = None  # None: the one of the base's folder
+    clip_skip: int | None = None
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,7 @@ def generate(base: Base, request: PictureRequest) -> Iterator[Resolved | Plan | 
     family, parts = base.family, base.parts
     token_px = family.token_px(parts)
     grid = (resolved.height // token_px, resolved.width // token_px)
+    sampling = Sampling(grid, resolved.steps, resolved.sampler)
 
     if request.loras:
         yield Phase("loading LoRAs")
@@ -95,7 +102,7 @@ def generate(base: Base, request: PictureRequest) -> Iterator[Resolved | Plan | 
     prompts: dict[Side, str] = {"wanted": with_words_read(base, request.prompt, request.trigger_words)}
     if against:
         prompts["against"] = request.negative_prompt or ""
-    text = {side: family.encode_prompts(parts, [prompt], base.device, side) for side, prompt in prompts.items()}
+    text = {side: _encoded(base, prompt, side, resolved.clip_skip) for side, prompt in prompts.items()}
 
     # A picture's seed can be requested in its turn: the column that holds it has 32 bits.
     seeds = [(request.seed + index) % 2**32 for index in range(request.num_images)]
@@ -104,7 +111,7 @@ def generate(base: Base, request: PictureRequest) -> Iterator[Resolved | Plan | 
     yield Phase("drawing")
     base.place(family.denoiser)
     named = [(use.path.name, use.scale) for use in request.loras]
-    scene = Scene(base, text, grid, resolved.steps, resolved.guidance, guides, states, named)
+    scene = Scene(base, text, sampling, resolved.guidance, guides, states, named)
     latents = []
     with ExitStack() as in_use:
         in_use.enter_context(attach.attached(base.denoiser, loras))
@@ -120,6 +127,18 @@ def generate(base: Base, request: PictureRequest) -> Iterator[Resolved | Plan | 
         pixels = decode(latents[index])
         check_pixels(base, pixels, latents[index], named, decode)
         yield Picture(index, seed, (pixels[0] * 255).round().byte().permute(1, 2, 0).cpu().numpy())
+
+
+def _encoded(base: Base, prompt: str, side: Side, clip_skip: int | None) -> Condition:
+    """Return the condition of one prompt. Raises BadInput for layers that the encoder does not have."""
+    family, parts = base.family, base.parts
+    if clip_skip is None:
+        condition: Condition = family.encode_prompts(parts, [prompt], base.device, side)
+        return condition
+    if not isinstance(family, ReadsEarlierLayers):
+        raise BadInput(f"clip_skip: {family.name} reads fixed layers of its text encoder: leave it out")
+    earlier: Condition = family.encode_prompts_at(parts, [prompt], base.device, side, clip_skip)
+    return earlier
 
 
 def _lora_bytes(base: Base, loras: Sequence[tuple[Mapping[str, Pair], float]]) -> int:
@@ -143,7 +162,8 @@ def resolve(base: Base, request: PictureRequest) -> Resolved:
     scales = [*(use.scale for use in request.loras), *(use.scale for use in request.guides)]
     if not all(math.isfinite(number) for number in (guidance, *scales)):
         raise BadInput("guidance and the scales of LoRAs and guides must be finite numbers")
-    check_steps(base, (height // token_px, width // token_px), steps)
+    sampler = sampler_named(base, request.sampler)
+    check_steps(base, Sampling((height // token_px, width // token_px), steps, sampler))
     return Resolved(
         width=width // token_px * token_px,
         height=height // token_px * token_px,
@@ -151,4 +171,6 @@ def resolve(base: Base, request: PictureRequest) -> Resolved:
         guidance=guidance,
         negative_prompt_used=bool(request.negative_prompt) and family.uses_negative_prompt(parts, guidance),
         prompt_cut_by=family.cut_encoders(parts, request.prompt),
+        sampler=sampler,
+        clip_skip=request.clip_skip,
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import cast
@@ -24,13 +24,13 @@ from diffusers.training_utils import compute_density_for_timestep_sampling
 
 from worker.ml.adapters import attach
 from worker.ml.errors import ModelUnreadable
-from worker.ml.families import lora
+from worker.ml.families import lora, samplers
 from worker.ml.families.conditions import PooledTokens, Unframed
 from worker.ml.families.flow_matching import FlowMatching
 from worker.ml.families.guidance import ClassifierFree
 from worker.ml.families.precision import FullAutoencoder
 from worker.ml.families.working_memory import ENCODER_BYTES, autoencoder_bytes
-from worker.ml.protocol import Grid, Inputs, Parts, PictureDefaults, Sampler, Side, TrainingDefaults
+from worker.ml.protocol import Grid, Inputs, Parts, PictureDefaults, Sampler, Sampling, Side, TrainingDefaults
 
 LORA_TARGETS = (  # the attention and feed-forward layers that the diffusers script trains by default
     *("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),
@@ -132,16 +132,19 @@ class Flux(FlowMatching, ClassifierFree, Unframed, FullAutoencoder):
         """Return True for a base that is not distilled: one with an embedding is guided through that."""
         return guidance > 1 and not _embeds_guidance(parts)
 
-    def sampler(
-        self, parts: Parts, grid: Grid, steps: int, device: torch.device, generator: torch.Generator
-    ) -> Sampler:
-        """Return a new scheduler (it counts its steps) of the base's kind, as the pipeline sets Euler's.
+    samplers: Collection[str] = tuple(samplers.OF_FLOW_MATCHING)
+
+    def sampler(self, parts: Parts, sampling: Sampling, device: torch.device, generator: torch.Generator) -> Sampler:
+        """Return a new scheduler (it counts its steps), as the pipeline sets Euler's.
 
         Others, such as Heun's, space their steps themselves. Stochastic ones draw from the generator.
         """
-        scheduler = type(parts.scheduler).from_config(parts.scheduler.config)
+        scheduler, steps = (
+            samplers.new_scheduler(parts.scheduler, sampling.sampler, samplers.OF_FLOW_MATCHING),
+            sampling.steps,
+        )
         if "mu" in inspect.signature(scheduler.set_timesteps).parameters:
-            mu = _shift_mu(parts, grid)
+            mu = _shift_mu(parts, sampling.grid)
             if "sigmas" in inspect.signature(scheduler.set_timesteps).parameters:
                 scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=mu, device=device)
             else:
@@ -149,8 +152,7 @@ class Flux(FlowMatching, ClassifierFree, Unframed, FullAutoencoder):
         else:
             scheduler.set_timesteps(steps, device=device)
         scheduler.set_begin_index(0)
-        draws = "generator" in inspect.signature(scheduler.step).parameters
-        return Sampler(scheduler, {"generator": generator} if draws else {})
+        return Sampler(scheduler, samplers.step_arguments(scheduler, generator))
 
     def first_noise(
         self, parts: Parts, sampler: Sampler, grid: Grid, generator: torch.Generator, dtype: torch.dtype

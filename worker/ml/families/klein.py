@@ -12,7 +12,7 @@ encoder by default (10, 20, 30) than the pipeline (9, 18, 27), for which the mod
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -34,7 +34,7 @@ from worker.ml.families.guidance import ClassifierFree
 from worker.ml.families.lora.klein import DOUBLE_BLOCKS, SINGLE_BLOCKS
 from worker.ml.families.precision import FullAutoencoder
 from worker.ml.families.working_memory import ENCODER_BYTES, autoencoder_bytes
-from worker.ml.protocol import Grid, Inputs, Parts, PictureDefaults, Sampler, Side, TrainingDefaults
+from worker.ml.protocol import Grid, Inputs, Parts, PictureDefaults, Sampler, Sampling, Side, TrainingDefaults
 
 MAX_TEXT_LENGTH = 512  # tokens, the template's among them, to which every prompt is padded
 IN_DOUBLE_BLOCKS = (
@@ -160,12 +160,14 @@ class Klein(FlowMatching, ClassifierFree, Unframed, FullAutoencoder):
         """Return two calls, as in the pipeline: in one, kernels would sum in another order."""
         return [("wanted",), ("against",)] if self.uses_negative_prompt(parts, guidance) else [("wanted",)]
 
-    def sampler(
-        self, parts: Parts, grid: Grid, steps: int, device: torch.device, generator: torch.Generator
-    ) -> Sampler:
+    samplers: Collection[str] = (
+        "euler",
+    )  # others ignore the shift that it is made for, or space their steps otherwise
+
+    def sampler(self, parts: Parts, sampling: Sampling, device: torch.device, generator: torch.Generator) -> Sampler:
         """Return a new scheduler (it counts its steps), shifted by picture size and number of steps."""
-        scheduler = FlowMatchEulerDiscreteScheduler.from_config(parts.scheduler.config)
-        mu = compute_empirical_mu(math.prod(grid), steps)
+        scheduler, steps = FlowMatchEulerDiscreteScheduler.from_config(parts.scheduler.config), sampling.steps
+        mu = compute_empirical_mu(math.prod(sampling.grid), steps)
         scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=mu, device=device)
         scheduler.set_begin_index(0)
         return Sampler(scheduler)

@@ -7,19 +7,19 @@ autoencoder's scaling factor.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from diffusers import DDPMScheduler
 from diffusers.training_utils import compute_snr
 
 from worker.ml.adapters import attach
-from worker.ml.errors import ModelUnreadable
-from worker.ml.families import lora
-from worker.ml.protocol import Grid, Parts, PictureDefaults, Sampler
+from worker.ml.errors import BadInput, ModelUnreadable
+from worker.ml.families import lora, samplers
+from worker.ml.protocol import Grid, Parts, PictureDefaults, Sampler, Sampling
 
 LORA_TARGETS = (  # every layer of the transformer blocks, as sd-scripts trains (networks/lora.py)
     *("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2"),
@@ -71,13 +71,13 @@ class LatentDiffusion:
     def uses_negative_prompt(self, parts: Parts, guidance: float) -> bool:
         return guidance > 1
 
-    def sampler(
-        self, parts: Parts, grid: Grid, steps: int, device: torch.device, generator: torch.Generator
-    ) -> Sampler:
-        """Return a new scheduler (it counts its steps) of the base's kind. Ancestral ones draw from the generator."""
-        scheduler = type(parts.scheduler).from_config(parts.scheduler.config)
-        scheduler.set_timesteps(steps, device=device)
-        return Sampler(scheduler, parts.prepare_extra_step_kwargs(generator, 0.0))
+    samplers: Collection[str] = tuple(samplers.OF_DIFFUSION)
+
+    def sampler(self, parts: Parts, sampling: Sampling, device: torch.device, generator: torch.Generator) -> Sampler:
+        """Return a new scheduler (it counts its steps). Ancestral ones draw from the generator."""
+        scheduler = samplers.new_scheduler(parts.scheduler, sampling.sampler, samplers.OF_DIFFUSION)
+        scheduler.set_timesteps(sampling.steps, device=device)
+        return Sampler(scheduler, samplers.step_arguments(scheduler, generator))
 
     def first_noise(
         self, parts: Parts, sampler: Sampler, grid: Grid, generator: torch.Generator, dtype: torch.dtype
@@ -124,6 +124,13 @@ class LatentDiffusion:
     ) -> AbstractContextManager[dict[str, torch.nn.Parameter]]:
         """Add a fresh LoRA inside the block: its float32 parameters by their names in a file."""
         return attach.new_lora(parts.unet, LORA_TARGETS, rank, generator, lora.NAMES[self.name].key)
+
+
+def check_layer(encoder: Any, layer: int) -> None:
+    """Raise BadInput unless a text encoder has this layer, which is counted from the last, 1."""
+    layers: int = encoder.config.num_hidden_layers
+    if not 1 <= layer <= layers:
+        raise BadInput(f"clip_skip must be from 1 to {layers}, the layers of this base's text encoder, not {layer}")
 
 
 def with_noise_schedule(folder: Path, parts: Parts) -> Parts:

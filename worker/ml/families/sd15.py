@@ -19,7 +19,13 @@ from worker.ml.errors import ModelUnreadable
 from worker.ml.families import lora
 from worker.ml.families.conditions import Tokens, Unframed
 from worker.ml.families.guidance import ClassifierFree
-from worker.ml.families.latent_diffusion import SNR_GAMMA, LatentDiffusion, predicts_velocity, with_noise_schedule
+from worker.ml.families.latent_diffusion import (
+    SNR_GAMMA,
+    LatentDiffusion,
+    check_layer,
+    predicts_velocity,
+    with_noise_schedule,
+)
 from worker.ml.families.precision import FullAutoencoder
 from worker.ml.families.working_memory import ENCODER_BYTES, autoencoder_bytes
 from worker.ml.protocol import Grid, Inputs, Parts, Side, TrainingDefaults
@@ -72,6 +78,21 @@ class StableDiffusion15(LatentDiffusion, ClassifierFree, Unframed, FullAutoencod
     ) -> Tokens:
         tokens, _ = parts.encode_prompt(list(prompts), device, 1, do_classifier_free_guidance=False)
         return Tokens(tokens)
+
+    @torch.no_grad()
+    def encode_prompts_at(
+        self, parts: Parts, prompts: Sequence[str], device: torch.device, side: Side, layer: int
+    ) -> Tokens:
+        """Encode prompts with a layer of CLIP that is counted from the last; the last norm follows any.
+
+        The pipeline's own `clip_skip` looks for that norm where transformers 5 does not have it.
+        """
+        encoder, tokenizer = parts.text_encoder, parts.tokenizer
+        check_layer(encoder, layer)
+        length = tokenizer.model_max_length
+        read = tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+        states = encoder(read.input_ids.to(device), output_hidden_states=True).hidden_states[-layer]
+        return Tokens(encoder.final_layer_norm(states))
 
     def cut_encoders(self, parts: Parts, prompt: str) -> tuple[str, ...]:
         """Return the encoders that read only the beginning of this prompt: CLIP stops at 77 tokens."""

@@ -24,10 +24,19 @@ from worker.ml.errors import ModelUnreadable
 from worker.ml.families import lora
 from worker.ml.families.conditions import PooledTokens
 from worker.ml.families.guidance import ClassifierFree
-from worker.ml.families.latent_diffusion import SNR_GAMMA, LatentDiffusion, predicts_velocity, with_noise_schedule
+from worker.ml.families.latent_diffusion import (
+    SNR_GAMMA,
+    LatentDiffusion,
+    check_layer,
+    predicts_velocity,
+    with_noise_schedule,
+)
 from worker.ml.families.precision import FullAutoencoder
 from worker.ml.families.working_memory import ENCODER_BYTES, autoencoder_bytes
-from worker.ml.protocol import Framing, Grid, Inputs, Parts, Sampler, Side, TrainingDefaults
+from worker.ml.protocol import Framing, Grid, Inputs, Parts, Sampler, Sampling, Side, TrainingDefaults
+
+USUAL_LAYER = 2
+"""Of the text encoders: the last but one."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +90,21 @@ class StableDiffusionXL(LatentDiffusion, ClassifierFree, FullAutoencoder):
     def encode_prompts(
         self, parts: Parts, prompts: Sequence[str], device: torch.device, side: Side = "wanted"
     ) -> PooledTokens:
-        """Encode prompts; an empty one against is zeros where the base says so, as the pipeline has it for None."""
-        tokens, _, pooled, _ = parts.encode_prompt(list(prompts), device=device, do_classifier_free_guidance=False)
+        """Encode prompts with the last layer but one of both encoders."""
+        return self.encode_prompts_at(parts, prompts, device, side, USUAL_LAYER)
+
+    @torch.no_grad()
+    def encode_prompts_at(
+        self, parts: Parts, prompts: Sequence[str], device: torch.device, side: Side, layer: int
+    ) -> PooledTokens:
+        """Encode prompts with a layer that is counted from the last, in both encoders.
+
+        An empty prompt against is zeros where the base says so, as the pipeline has it for None.
+        """
+        check_layer(parts.text_encoder, layer)
+        tokens, _, pooled, _ = parts.encode_prompt(
+            list(prompts), device=device, do_classifier_free_guidance=False, clip_skip=layer - USUAL_LAYER
+        )
         if side == "against" and parts.config.force_zeros_for_empty_prompt:
             empty = torch.tensor([prompt == "" for prompt in prompts], device=device)
             tokens, pooled = tokens.masked_fill(empty[:, None, None], 0), pooled.masked_fill(empty[:, None], 0)
@@ -99,11 +121,9 @@ class StableDiffusionXL(LatentDiffusion, ClassifierFree, FullAutoencoder):
 
     # --- denoising
 
-    def sampler(
-        self, parts: Parts, grid: Grid, steps: int, device: torch.device, generator: torch.Generator
-    ) -> Sampler:
+    def sampler(self, parts: Parts, sampling: Sampling, device: torch.device, generator: torch.Generator) -> Sampler:
         """Return a new scheduler as `LatentDiffusion` does, told that it begins at its first step."""
-        sampler = super().sampler(parts, grid, steps, device, generator)
+        sampler = super().sampler(parts, sampling, device, generator)
         if hasattr(sampler.scheduler, "set_begin_index"):
             sampler.scheduler.set_begin_index(0)
         return sampler

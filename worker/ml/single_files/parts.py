@@ -63,7 +63,7 @@ def _shards(file: Path) -> list[Path]:
 
 
 def _check_readable(file: Path) -> None:
-    """Raise ModelUnreadable unless this is a safetensors file of fractions, quantised to float8 at most, by its header."""
+    """Raise ModelUnreadable unless this is safetensors of fractions, quantised to float8 at most, by its header."""
     if file.suffix != ".safetensors":
         kind = ": of several shards, give the first" if file.name.endswith(".index.json") else ""
         raise ModelUnreadable(
