@@ -61,7 +61,7 @@ def build() -> Any:
         unload_lora_weights=lambda: None,  # called in the release before, even without a LoRA
     )
     family = (Still(),) if not BEFORE else ("flux", Still())
-    plan = {"offloaded": True, "memory_plan": ""} if BEFORE else {}
+    plan = {"offloaded": True, "memory_plan": ""} if BEFORE else {"forms": ("plain",)}
     return models.Base(Path("flux-dev"), *family, parts, torch.device("cpu"), torch.bfloat16, **plan)
 
 

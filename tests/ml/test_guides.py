@@ -244,6 +244,6 @@ def test_a_guide_may_use_another_part_of_a_base_whose_parts_take_turns(
     tiny_base: Path, device_of_its_own: Callable[[int], None]
 ) -> None:
     device_of_its_own(0)
-    base, guide = models.load(tiny_base, "cpu"), EncodesItsPicture()
+    base, guide = models.load(tiny_base, "cpu", forms=("plain",)), EncodesItsPicture()
     assert len(pictures(generate(base, guided(guide, 1.0)))) == 2
     assert set(guide.on_device) == {True}

@@ -45,7 +45,7 @@ def copied(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 def offloaded(tiny_base: Path, device_of_its_own: Callable[[int], None]) -> Base:
     """A base whose parts take turns, because no memory is free."""
     device_of_its_own(0)
-    return models.load(tiny_base, "cpu")
+    return models.load(tiny_base, "cpu", forms=("plain",))
 
 
 @pytest.mark.parametrize("count", [1, 3])

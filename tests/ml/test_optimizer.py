@@ -11,16 +11,17 @@ import torch
 
 from tests.ml.families import only_flux
 from tests.ml.runs import finish, lora_config
-from worker.ml import memory
+from worker.ml import memory, models
 from worker.ml.models import Base
 from worker.ml.phases import Phase
+from worker.ml.quantise.nf4 import has_bitsandbytes
 from worker.ml.train.batches import Photo
 from worker.ml.train.checkpoints import LoopState, read_checkpoint, write_checkpoint
-from worker.ml.train.memory import Savings, StepMemory, free_for_training
-from worker.ml.train.optimizer import adamw, has_eight_bit
+from worker.ml.train.memory import Savings, StepMemory, TrainingPlan
+from worker.ml.train.optimizer import adamw
 from worker.ml.train.train_lora import Checkpoint, Run, Step, train
 
-needs_bitsandbytes = pytest.mark.skipif(not has_eight_bit(), reason="needs bitsandbytes (the gpu extra)")
+needs_bitsandbytes = pytest.mark.skipif(not has_bitsandbytes(), reason="needs bitsandbytes (the gpu extra)")
 GIB = 2**30
 
 
@@ -49,21 +50,23 @@ def test_speed_is_given_up_for_memory_before_precision_and_neither_without_need(
 
 
 @only_flux
-def test_what_the_denoiser_and_the_lora_take_already_is_part_of_what_is_free(
-    base: Base, device_of_its_own: Callable[[int], None]
+def test_what_the_base_has_on_the_device_is_free_for_a_training(
+    tiny_base: Path, device_of_its_own: Callable[[int], None]
 ) -> None:
-    device_of_its_own(14 * GIB)
-    assert LARGE.savings(free_for_training(base, LARGE), eight_bit=True) == Savings()
-    device_of_its_own(12 * GIB)
-    assert LARGE.savings(free_for_training(base, LARGE), eight_bit=True) == Savings(checkpointing=True)
+    device_of_its_own(GIB)
+    base = models.load(tiny_base, "cpu")
+    assert base.free_bytes == GIB
+    base.place(base.family.denoiser)
+    assert base.free_bytes == GIB + base.part_bytes(base.family.denoiser)
 
 
 def test_bitsandbytes_that_cannot_be_imported_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Built for another CUDA, it is installed, and raises when it is imported."""
     (tmp_path / "bitsandbytes.py").write_text("raise RuntimeError('CUDA Setup failed')")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "bitsandbytes", raising=False)
-    assert not has_eight_bit()
+    for name in [name for name in sys.modules if name.split(".")[0] == "bitsandbytes"]:
+        monkeypatch.delitem(sys.modules, name)
+    assert not has_bitsandbytes()
 
 
 def test_without_bitsandbytes_the_optimizer_stays_the_same() -> None:
@@ -85,7 +88,7 @@ def test_without_bitsandbytes_the_optimizer_stays_the_same() -> None:
 )
 def test_the_plan_of_a_training_is_told_in_words(free_gib: float | None, savings: Savings, words: str) -> None:
     free = None if free_gib is None else int(free_gib * GIB)
-    assert LARGE.describe(savings, free, "here") == words
+    assert TrainingPlan(LARGE, savings, free).describe("here") == words
 
 
 # -- a checkpoint of the other kind

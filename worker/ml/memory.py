@@ -15,6 +15,9 @@ WORKSPACE_BYTES = 2**28
 HOST_SHARE = 0.75
 """Share of the host's memory that loaded models may hold; the rest is for the worker, libraries and pictures."""
 
+PLAIN = "plain"
+"""The form of a denoiser that is not quantised."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -24,11 +27,32 @@ class Plan:
     full: bool  # all stay
     needed_bytes: int  # on the device, at the peak
     free_bytes: int | None  # on the device; None where it shares the host's memory
+    quantised: Quantised | None = None
+
+    @property
+    def form(self) -> str:
+        """The denoiser's, see `quantise/`."""
+        return PLAIN if self.quantised is None else self.quantised.form
 
     def describe(self, device: str) -> str:
         """Return the plan in words, with its estimate where memory is limited."""
         words = f"{'full' if self.full else 'offloaded'}, {device}"
-        return words if self.free_bytes is None else f"{words}: {describe_need(self.needed_bytes, self.free_bytes)}"
+        if self.free_bytes is not None:
+            words += f": {describe_need(self.needed_bytes, self.free_bytes)}"
+        return words if self.quantised is None else self.quantised.describe(words)
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """How a plan quantises the denoiser, and why."""
+
+    form: str
+    plain_bytes: int | None  # what the plan would need at least if it did not; None if that was no choice
+
+    def describe(self, plan: str) -> str:
+        """Return a plan in words with this in it."""
+        why = "" if self.plain_bytes is None else f"; unquantised, it would need {self.plain_bytes / GIB:.1f}"
+        return f"{self.form}, {plan}{why}"
 
 
 def describe_need(needed_bytes: int, free_bytes: int) -> str:

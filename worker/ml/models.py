@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
@@ -21,14 +23,30 @@ from worker.ml import memory
 from worker.ml.errors import ModelUnreadable, PackageMissing, is_out_of_memory
 from worker.ml.families.registry import family_of
 from worker.ml.masters import Masters
-from worker.ml.memory import GIB, Plan
+from worker.ml.memory import GIB, PLAIN, Plan
 from worker.ml.protocol import Family, Parts
+from worker.ml.quantise.forms import FORMS, Forms
 
 
 class Base:
-    """A loaded base model. Its parts move between device and host memory; their weights never change."""
+    """A loaded base model. Its parts move between device and host memory; their weights never change.
 
-    def __init__(self, folder: Path, family: Family, parts: Parts, device: torch.device, dtype: torch.dtype) -> None:
+    The denoiser has several forms (`quantise/`), of which each job uses one.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        family: Family,
+        parts: Parts,
+        device: torch.device,
+        dtype: torch.dtype,
+        forms: Sequence[str] = FORMS,
+    ) -> None:
+        """`forms` are those of the denoiser that plans choose from: the first that fits, else the last.
+
+        Where the device shares the host's memory, it is always the first.
+        """
         self.folder = folder
         self.family = family
         self.parts = parts
@@ -36,6 +54,12 @@ class Base:
         self.dtype = dtype
         """The precision that the denoiser computes in."""
         self._parts = {name: Masters(module) for name, module in family.modules(parts).items()}
+        self._forms = Forms(self.denoiser, family.quantised)
+        self._parts[family.denoiser] = self._forms.masters
+        self.forms = self._forms.offered(forms[:1] if memory.shares_host(device) else forms)
+        """Those of the denoiser that it can have here, from the most exact to the smallest."""
+        self.make_room: Callable[[int], bool] = lambda _: True
+        """Asked before a form is made that takes so much host memory; returns whether there is enough."""
         self._plan: Plan | None = None
 
     @property
@@ -51,35 +75,66 @@ class Base:
     @property
     def anonymous_bytes(self) -> int:
         """Host memory that it holds, without weights that are mapped from files."""
-        return memory.anonymous_bytes([tensor for part in self._parts.values() for tensor in part.tensors])
+        tensors = [tensor for part in self._parts.values() for tensor in part.tensors]
+        return memory.anonymous_bytes([*tensors, *self._forms.tensors])
 
     def part_bytes(self, name: str) -> int:
         """Return the size of a part's weights."""
         return self._parts[name].nbytes
 
+    def denoiser_bytes(self, form: str) -> tuple[int, int]:
+        """Return the size of the denoiser's weights in a form, and what it needs to compute more than the plain one."""
+        return self._forms.nbytes(form), self._forms.work_bytes(form)
+
+    @property
+    def free_bytes(self) -> int | None:
+        """Memory of the device for a job: what is free, and what parts of this base take there; None on a CPU."""
+        free = memory.free_device_bytes(self.device)
+        return None if free is None else free + sum(part.nbytes for part in self._parts.values() if part.on_device)
+
     def fault(self, last_used: str) -> str:
         """Say which part has weights that are not finite; if none has, that the part last used overflows."""
         for name, module in self.family.modules(self.parts).items():
-            if not all(weights.isfinite().all() for weights in module.parameters()):
+            if not all(weights.isfinite().all() for weights in (*module.parameters(), *module.buffers())):
                 return f"some weights of its {name} are not finite"
         return f"its {last_used} overflows"
 
     def plan(self, working_bytes: Mapping[str, int]) -> Plan:
-        """Decide for one job which parts stay on the device between its stages: encode, denoise, decode.
+        """Decide for one job in which form the denoiser is, and which parts stay on the device between its stages:
+        encode, denoise, decode.
 
-        `working_bytes` is what each part needs while it runs, besides its weights.
+        `working_bytes` is what each part needs while it runs, besides its weights. The denoiser gets its form by `use`.
         """
-        free = memory.free_device_bytes(self.device)
-        if free is not None:
-            free += sum(part.nbytes for part in self._parts.values() if part.on_device)
+        free, denoiser = self.free_bytes, self.family.denoiser
+        work = working_bytes.get(denoiser, 0)
+        needed = {form: work + sum(self.denoiser_bytes(form)) + memory.WORKSPACE_BYTES for form in self.forms}
+        form = next((form for form in self.forms if free is None or needed[form] <= free), self.forms[-1])
+        plan = self._plan_in(form, working_bytes, free)
+        if form != PLAIN:
+            plain = self._plan_in(PLAIN, working_bytes, 0).needed_bytes if PLAIN in self.forms else None
+            plan = replace(plan, quantised=memory.Quantised(form, plain))
+        self._plan = plan
+        return plan
+
+    def _plan_in(self, form: str, working_bytes: Mapping[str, int], free: int | None) -> Plan:
+        """Plan a job whose denoiser is in this form."""
         family = self.family
-        self._plan = memory.plan_parts(
-            {name: part.nbytes for name, part in self._parts.items()},
+        weights, work = self.denoiser_bytes(form)
+        return memory.plan_parts(
+            {**{name: part.nbytes for name, part in self._parts.items()}, family.denoiser: weights},
             [family.encoders, (family.denoiser,), (family.autoencoder,)],
-            working_bytes,
+            {**working_bytes, family.denoiser: working_bytes.get(family.denoiser, 0) + work},
             free,
         )
-        return self._plan
+
+    def must_quantise(self, form: str) -> bool:
+        """Return True if `use` takes its time, because the denoiser has not been in this form yet."""
+        return not self._forms.is_made(form)
+
+    def use(self, form: str) -> None:
+        """Give the denoiser this form. It must have no LoRA attached."""
+        self._forms.use(form, self.device, self.make_room)
+        self._parts[self.family.denoiser] = self._forms.masters
 
     def place(self, *names: str, alone: bool = False) -> None:
         """Move these parts to the device. `alone`, or by the plan, others make room first."""
@@ -98,8 +153,12 @@ class Base:
             part.to_host()
 
 
-def load(folder: Path, device: str | None = None, dtype: torch.dtype | None = None) -> Base:
+def load(
+    folder: Path, device: str | None = None, dtype: torch.dtype | None = None, forms: Sequence[str] = FORMS
+) -> Base:
     """Load a base for the device (CUDA if available) in this precision (by default, the device's own).
+
+    Its plans choose from these forms of the denoiser.
 
     Raises ModelUnreadable, naming the folder, if it is missing, damaged, or of an unknown family, and PackageMissing.
     """
@@ -125,7 +184,7 @@ def load(folder: Path, device: str | None = None, dtype: torch.dtype | None = No
         raise ModelUnreadable(f"{folder} is an incomplete or damaged base model: {error}") from error
     for module in family.modules(parts).values():
         module.requires_grad_(False).eval()
-    return Base(folder, family, parts, place, dtype)
+    return Base(folder, family, parts, place, dtype, forms)
 
 
 def _package(error: ImportError) -> str:
@@ -172,6 +231,7 @@ class Store:
     def base(self, folder: Path) -> Base:
         """Return the base of this folder, and move all others off the device. Raises ModelUnreadable."""
         base = self.get(folder, load)
+        base.make_room = partial(self._make_room_to_grow, folder)
         for other in self._loaded.values():
             if isinstance(other, Base) and other is not base:
                 other.to_host()
@@ -191,14 +251,21 @@ class Store:
         self._loaded.move_to_end(key)
         return cast(Model, self._loaded[key])
 
-    def _make_room(self, path: Path, needed: int) -> None:
-        """Unload models until this one fits, which needs so many bytes, or no other holds any."""
+    def _make_room_to_grow(self, path: Path, needed: int) -> bool:
+        """Unload others until a loaded model may take so many bytes more; return whether it then may."""
+        return self._make_room(path, needed, keep=path.resolve())
+
+    def _make_room(self, path: Path, needed: int, keep: Path | None = None) -> bool:
+        """Unload models until this one fits, which needs so many bytes, or no other holds any. Return True if it fits.
+
+        The models of the path `keep` stay.
+        """
         while True:
             holding = {key: size for key, model in self._loaded.items() if (size := model.anonymous_bytes)}
             held = sum(holding.values())
-            if not holding or held + needed <= self._limit:
-                return
-            oldest = next(iter(holding))  # of those whose unloading frees memory
+            oldest = next((key for key in holding if key[0] != keep), None)  # of those whose unloading frees memory
+            if held + needed <= self._limit or oldest is None:
+                return held + needed <= self._limit
             del self._loaded[oldest]
             self._say(
                 f"unloaded {_name(oldest[0])} to load {_name(path)}: loaded models hold {held / GIB:.1f} GiB, it may "

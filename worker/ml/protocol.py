@@ -241,6 +241,8 @@ class Family(Drawing, Training, Protocol):
     encoders: tuple[str, ...]
     denoiser: str
     autoencoder: str
+    quantised: tuple[str, ...]
+    """Names of the denoiser's blocks whose linear layers may be quantised: what is outside of them stays as it is."""
 
     def dtypes(self, compute: torch.dtype) -> Mapping[str, torch.dtype]:
         """Return the dtype of each part where the device computes in `compute`; "default" is for all others."""

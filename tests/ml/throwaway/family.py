@@ -69,6 +69,7 @@ class Lumina2(Unframed, FullAutoencoder):
     encoders: tuple[str, ...] = ("text_encoder",)
     denoiser = "transformer"
     autoencoder = "vae"
+    quantised: tuple[str, ...] = ("layers", "noise_refiner", "context_refiner")
     # The script's README: 1e-4 at 1024 pixels, batch 1, 500 steps for five photos. The rank is not from there.
     training_defaults = TrainingDefaults(
         rank=8,

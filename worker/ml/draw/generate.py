@@ -22,6 +22,7 @@ from worker.ml.memory import Plan
 from worker.ml.models import Base
 from worker.ml.phases import Phase
 from worker.ml.protocol import Condition, GuideUse, Pixels, ReadsEarlierLayers, Sampling, Side
+from worker.ml.quantise.forms import take_form
 from worker.ml.unread_words import with_words_read
 
 
@@ -92,12 +93,14 @@ def generate(base: Base, request: PictureRequest) -> Iterator[Resolved | Plan | 
     if request.loras:
         yield Phase("loading LoRAs")
     loras = [(load_fitting(use.path, family.name, base.denoiser), use.scale) for use in request.loras]
-    yield Phase("reading the prompt")
     against = family.uses_negative_prompt(parts, resolved.guidance)
     guides = [use for use in request.guides if use.scale != 0]
     besides = _lora_bytes(base, loras) + sum(use.guide.working_bytes(base, grid) for use in guides)
     working = family.working_bytes(parts, grid, rows=2 if against else 1)
-    yield base.plan({**working, family.denoiser: working[family.denoiser] + besides})
+    plan = base.plan({**working, family.denoiser: working[family.denoiser] + besides})
+    yield plan
+    yield from take_form(base, plan.form)
+    yield Phase("reading the prompt")
     base.place(*family.encoders)
     prompts: dict[Side, str] = {"wanted": with_words_read(base, request.prompt, request.trigger_words)}
     if against:

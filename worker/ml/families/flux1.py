@@ -48,6 +48,7 @@ class Flux(FlowMatching, ClassifierFree, Unframed, FullAutoencoder):
     encoders: tuple[str, ...] = ("text_encoder", "text_encoder_2")  # CLIP (pooled) and T5 (tokens)
     denoiser = "transformer"
     autoencoder = "vae"
+    quantised: tuple[str, ...] = ("transformer_blocks", "single_transformer_blocks")
     # AI Toolkit's FLUX.1 example (config/examples/train_lora_flux_24gb.yaml): rank = alpha = 16, 1e-4, batch 1,
     # resolutions 512, 768 and 1024, caption dropout 0.05, guidance embedded as 1.
     training_defaults = TrainingDefaults(

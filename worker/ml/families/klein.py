@@ -56,6 +56,7 @@ class Klein(FlowMatching, ClassifierFree, Unframed, FullAutoencoder):
     encoders: tuple[str, ...] = ("text_encoder",)  # Qwen3
     denoiser = "transformer"
     autoencoder = "vae"
+    quantised: tuple[str, ...] = ("transformer_blocks", "single_transformer_blocks")
     # AI Toolkit's settings for it (ui/src/app/jobs/new/jobConfig.ts, options.tsx): rank = alpha = 32, 1e-4, batch 1,
     # resolutions 512, 768 and 1024, caption dropout 0.05. The number of steps is FLUX.1's.
     training_defaults = TrainingDefaults(

@@ -34,6 +34,7 @@ class LatentDiffusion:
     name: str
     denoiser = "unet"
     autoencoder = "vae"
+    quantised: tuple[str, ...] = ("transformer_blocks",)
     default_guidance: float
 
     training_guidance = 1.0  # the U-Net ignores it

@@ -1,15 +1,16 @@
-"""How a training step is made to fit the device: what is given up, in the order of what it costs."""
+"""How a training is made to fit the device: what is given up, in the order of what it costs."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
 from worker.ml import memory
 from worker.ml.models import Base
+from worker.ml.protocol import Grid
 from worker.ml.train.batches import Sample
 
 _USABLE = 0.8  # of the memory free for a step: estimates are rough, and the allocator leaves gaps
@@ -69,27 +70,69 @@ class StepMemory:
         choices = [Savings(), Savings(checkpointing=True), Savings(checkpointing=True, eight_bit=eight_bit)]
         return next((savings for savings in choices if self.needed(savings) <= free), choices[-1])
 
-    def describe(self, savings: Savings, free: int | None, device: str) -> str:
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """How a training fits the device."""
+
+    needs: StepMemory
+    savings: Savings
+    free: int | None
+    """What is free for it; None where the device shares the host's memory."""
+    quantised: memory.Quantised | None = None
+
+    @property
+    def form(self) -> str:
+        """The denoiser's, see `quantise/`."""
+        return memory.PLAIN if self.quantised is None else self.quantised.form
+
+    def describe(self, device: str) -> str:
         """Return the plan in words, as `Plan.describe` does for drawing."""
         words = f"one part at a time, {device}"
-        if free is None:
-            return f"{words}{savings}"
-        return f"{words}: {memory.describe_need(self.needed(savings), free)}{savings}"
+        if self.free is not None:
+            words += f": {memory.describe_need(self.needs.needed(self.savings), self.free)}"
+        words += str(self.savings)
+        return words if self.quantised is None else self.quantised.describe(words)
 
 
-def free_for_training(base: Base, needs: StepMemory) -> int | None:
-    """Return the memory for a training whose denoiser and LoRA are on the device already; None as `savings` has it."""
-    free = memory.free_device_bytes(base.device)
-    return None if free is None else free + needs.resident
+def plan_training(needs: Mapping[str, StepMemory], free: int | None, *, eight_bit: bool) -> TrainingPlan:
+    """Return the plan that gives up least of what fits into `free` bytes.
+
+    `needs` is what the training takes by form of the denoiser, from the most exact to the smallest. In each form all
+    savings are tried before the next. If nothing fits, return the last.
+    """
+    plans = {}
+    for form, step in needs.items():
+        savings = step.savings(free, eight_bit=eight_bit)
+        plans[form] = TrainingPlan(step, savings, free)
+        if free is None or step.needed(savings) <= free:
+            break
+    form, plan = [*plans.items()][-1]
+    if form == memory.PLAIN:
+        return plan
+    plain = plans.get(memory.PLAIN)
+    needed = None if plain is None else plain.needs.needed(plain.savings)
+    return replace(plan, quantised=memory.Quantised(form, needed))
 
 
-def step_memory(base: Base, samples: Sequence[Sample], batch_size: int, lora: Iterable[torch.Tensor]) -> StepMemory:
-    """Return what training on these samples takes."""
+def memory_needed(base: Base, samples: Sequence[Sample], batch_size: int, rank: int) -> dict[str, StepMemory]:
+    """Return what training a LoRA of this rank on these samples takes, by the forms that the denoiser can have."""
     largest = max((sample.grid for sample in samples), key=math.prod)
-    activations = base.family.activation_bytes(base.parts, largest, batch_size)
+    checkpointing = base.denoiser.is_gradient_checkpointing  # which removing a LoRA ends
+    with base.family.new_lora(base.parts, rank, torch.Generator()) as lora:
+        weights = sum(factor.numel() for factor in lora.values())
+    if checkpointing:
+        base.denoiser.enable_gradient_checkpointing()
+    return {form: step_memory(base, form, largest, batch_size, weights) for form in base.forms}
+
+
+def step_memory(base: Base, form: str, grid: Grid, batch_size: int, weights: int) -> StepMemory:
+    """Return what training a LoRA of so many weights on this grid takes with the denoiser in this form."""
+    activations = base.family.activation_bytes(base.parts, grid, batch_size)
+    denoiser, work = base.denoiser_bytes(form)
     return StepMemory(
-        denoiser=base.part_bytes(base.family.denoiser),
-        activations=activations,
-        checkpointed=int(activations * base.family.checkpointed_share),
-        weights=sum(weights.numel() for weights in lora),
+        denoiser=denoiser,
+        activations=activations + work,
+        checkpointed=int(activations * base.family.checkpointed_share) + work,
+        weights=weights,
     )

@@ -22,15 +22,6 @@ if the weight is small, else `state1` in uint8, `qmap1` (256 float32 values) and
 """
 
 
-def has_eight_bit() -> bool:
-    """Return True if bitsandbytes (the `gpu` extra) can be imported, which fails where it is built for another CUDA."""
-    try:
-        importlib.import_module("bitsandbytes")
-    except (ImportError, OSError, RuntimeError):
-        return False
-    return True
-
-
 def adamw(weights: Iterable[torch.nn.Parameter], learning_rate: float, *, eight_bit: bool) -> torch.optim.Optimizer:
     """Return AdamW over float32 weights; with `eight_bit`, bitsandbytes', which must be installed."""
     if eight_bit:

@@ -28,14 +28,16 @@ from worker.ml.models import Base
 from worker.ml.phases import Phase
 from worker.ml.photos.fitting import truncate_list
 from worker.ml.photos.opening import UnusablePhoto
+from worker.ml.quantise.forms import take_form
+from worker.ml.quantise.nf4 import has_bitsandbytes
 from worker.ml.train.batches import Batch, Photo, TrainingData, draw_batch, encode_captions, encode_photos
 from worker.ml.train.captions import CaptionsCut, readable
 from worker.ml.train.checkpoints import LoopState, read_checkpoint, write_checkpoint
 from worker.ml.train.config import LoraConfig as LoraConfig  # for callers, who need nothing else to train
 from worker.ml.train.loss import sample_losses
-from worker.ml.train.memory import Savings, free_for_training, step_memory
+from worker.ml.train.memory import memory_needed, plan_training
 from worker.ml.train.metadata import file_metadata
-from worker.ml.train.optimizer import adamw, has_eight_bit
+from worker.ml.train.optimizer import adamw
 from worker.ml.train.runaway import Watch
 from worker.ml.train.schedule import learning_rate
 from worker.ml.train.seeds import seeded
@@ -167,7 +169,7 @@ def train(
 def _encode(
     base: Base, photos: Sequence[Photo], config: LoraConfig, min_photos: int
 ) -> Generator[PhotosSkipped | PhotosEnlarged | Phase, None, TrainingData]:
-    """Encode photos and captions, and leave the denoiser alone on the device. Raises BadInput: too few photos."""
+    """Encode photos and captions. Raises BadInput: too few photos."""
     yield Phase("encoding photos")
     samples, unusable = encode_photos(base, photos, *config.resolutions)
     usable = len(photos) - len(unusable)
@@ -184,7 +186,6 @@ def _encode(
 
     yield Phase("encoding captions")
     texts = encode_captions(base, [caption for sample in samples for caption in sample.photo.captions])
-    base.place(base.family.denoiser, alone=True)
     return TrainingData(samples, texts)
 
 
@@ -198,16 +199,17 @@ class _Learnt:
 def _learn(
     base: Base, data: TrainingData, config: LoraConfig, run: Run
 ) -> Generator[Phase | Step | Checkpoint, None, _Learnt]:
-    """Train a fresh LoRA, or the checkpoint's."""
+    """Train a fresh LoRA, or the checkpoint's, with the denoiser alone on the device."""
+    needs = memory_needed(base, data.samples, config.batch_size, config.rank)
+    plan = plan_training(needs, base.free_bytes, eight_bit=has_bitsandbytes())
+    yield from take_form(base, plan.form)
+    base.place(base.family.denoiser, alone=True)
     with base.family.new_lora(base.parts, config.rank, seeded("init", config.seed)) as lora:
-        needs = step_memory(base, data.samples, config.batch_size, lora.values())
-        free = free_for_training(base, needs)
-        savings = needs.savings(free, eight_bit=has_eight_bit())
-        if savings.checkpointing:
+        if plan.savings.checkpointing:
             base.denoiser.enable_gradient_checkpointing()
         state = LoopState(
             lora=lora,
-            optimizer=adamw(lora.values(), config.learning_rate, eight_bit=savings.eight_bit),
+            optimizer=adamw(lora.values(), config.learning_rate, eight_bit=plan.savings.eight_bit),
             scaler=torch.amp.GradScaler(base.device.type, enabled=base.dtype == torch.float16),
             losses=[],
         )
@@ -226,11 +228,12 @@ def _learn(
                 with suppress(OSError):  # a full disk costs a checkpoint, not the training
                     yield Checkpoint(event.index, write_checkpoint(run.workdir, identity, state))
                 saved = time.monotonic()
-        savings = Savings(base.denoiser.is_gradient_checkpointing, savings.eight_bit)  # it may have been needed later
+        checkpointing = base.denoiser.is_gradient_checkpointing  # it may have been needed later
+        plan = replace(plan, savings=replace(plan.savings, checkpointing=checkpointing))
         return _Learnt(
             losses=state.losses,
             weights={name: parameter.detach().to(base.dtype) for name, parameter in lora.items()},
-            memory_plan=needs.describe(savings, free, base.computes_in),
+            memory_plan=plan.describe(base.computes_in),
         )
 
 
@@ -323,7 +326,10 @@ def _mean_of_last_tenth(losses: Sequence[float]) -> float:
 
 
 def _identity(base: str, photos: Sequence[Photo], config: LoraConfig) -> dict[str, str]:
-    """Return what must be equal for a checkpoint to be resumed from: not the optimizer's kind or the precision."""
+    """Return what must be equal for a checkpoint to be resumed from.
+
+    Not the optimizer's kind, the precision or the denoiser's form: a pod with more or less memory resumes too.
+    """
     digest = hashlib.sha256()
     for photo in photos:
         digest.update(hashlib.sha256(photo.path.read_bytes()).digest())
