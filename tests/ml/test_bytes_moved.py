@@ -36,7 +36,7 @@ def test_a_job_moves_each_part_once_and_nothing_back(
 
 @pytest.mark.parametrize(
     ("free_gib", "moved_gib"),
-    [(0, ALL_PARTS_GIB), (24.5, TRANSFORMER_GIB + T5_GIB), (40, 0)],
+    [(0, ALL_PARTS_GIB), (25, TRANSFORMER_GIB + T5_GIB), (40, 0)],
 )
 def test_the_next_job_moves_what_could_not_stay(
     flux: Base, device_of_its_own: Callable[[int], None], free_gib: float, moved_gib: float

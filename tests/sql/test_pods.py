@@ -293,7 +293,7 @@ def test_a_concurrent_second_tick_does_nothing(db: AppTables, pod: Pod) -> None:
     assert pod.call("tick") == 0
 
 
-FLUX_DEV_NEEDS = "flux-dev needs 27 GiB of free GPU memory to train, 24.5 to generate"
+FLUX_DEV_NEEDS = "flux-dev needs 10.75 GiB of free GPU memory to train, 10.5 to generate"
 
 
 def stranded(db: AppTables, job: UUID) -> str | None:
@@ -319,9 +319,9 @@ def test_a_stranded_job_says_why_until_a_pod_can_run_it(db: AppTables, start_pod
     pod.register(PUBLISH, vram_gib=None, models=("another",))
     assert stranded(db, tiny) == f"{TINY_BASE} not found on a live pod or in the bucket: worker models push {TINY_BASE}"
     assert stranded(db, large) == f"{FLUX_DEV_NEEDS}; no live pod has a GPU that is ready"
-    pod.register(GENERATION, vram_gib=15.77)
+    pod.register(GENERATION, vram_gib=7.77)
     assert stranded(db, tiny) is None
-    assert stranded(db, large) == f"{FLUX_DEV_NEEDS}; the largest pod has 15.7"
+    assert stranded(db, large) == f"{FLUX_DEV_NEEDS}; the largest pod has 7.7"
     pod.register(PUBLISH, vram_gib=79.1, models=("another",))
     assert stranded(db, large) == "flux-dev not found on a live pod or in the bucket: worker models push flux-dev"
     pod.register("generation/flux-dev", vram_gib=79.1, models=("flux-dev",))
@@ -374,6 +374,11 @@ def test_for_a_pod_of_0_1_0_a_gpu_fits_by_its_total_memory(
 ) -> None:
     """It gives no other. A GPU of 24 GB reports less, because its driver and error correction use some."""
     assert db.one("select worker.fits_memory(24, %s)", vram_gib) is fits, gpu
+
+
+def test_a_pod_of_0_1_0_does_not_get_a_base_that_fits_only_if_it_is_quantised(db: AppTables) -> None:
+    flux = "select worker.fits_memory(min_vram_gib, %s) from worker.base_models where slug = 'flux-dev'"
+    assert (db.one(flux, 15.7), db.one(flux, 23.5)) == (False, True)
 
 
 @pytest.mark.parametrize("code", ["model_missing", "out_of_memory"])

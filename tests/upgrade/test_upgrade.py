@@ -106,7 +106,7 @@ def test_no_row_is_lost_or_changed(release: Path, any_supabase: Supabase, as_sup
 
 EVENTS = {"stop requested": "cancel_requested"}
 """Old and new names of job events."""
-MIN_VRAM_GIB = {"flux-dev": 24.5, "flux-schnell": 24.5, "sd15": 4}
+MIN_VRAM_GIB = {"flux-dev": 10.5, "flux-schnell": 10.5, "sd15": 4}
 """What the published base models need to generate, corrected."""
 
 
@@ -137,11 +137,11 @@ def test_an_operators_own_figure_of_memory_stays_and_holds_for_everything(instal
     migrate.migrate(installation.url)
     assert installation.run("select slug, min_vram_gib, min_training_vram_gib from worker.base_models order by 1") == [
         {"slug": "flux-dev", "min_vram_gib": 30.0, "min_training_vram_gib": None},
-        {"slug": "flux-schnell", "min_vram_gib": 24.5, "min_training_vram_gib": None},
-        {"slug": "klein", "min_vram_gib": 9.5, "min_training_vram_gib": None},
-        {"slug": "klein-base", "min_vram_gib": 10.0, "min_training_vram_gib": 11.0},
+        {"slug": "flux-schnell", "min_vram_gib": 10.5, "min_training_vram_gib": None},
+        {"slug": "klein", "min_vram_gib": 9.0, "min_training_vram_gib": None},
+        {"slug": "klein-base", "min_vram_gib": 9.0, "min_training_vram_gib": 9.0},
         {"slug": "sd15", "min_vram_gib": 4.0, "min_training_vram_gib": 6.0},
-        {"slug": "sdxl", "min_vram_gib": 6.5, "min_training_vram_gib": 8.5},
+        {"slug": "sdxl", "min_vram_gib": 4.0, "min_training_vram_gib": 6.0},
     ]
     for kind in ("training", "generation"):
         usable = "select worker.usable_bases(%s, '{flux-dev}', %s)"

@@ -19,10 +19,12 @@ from worker.models import UPSCALERS, BaseModels
 from worker.pod.routes import Routes
 
 NEEDS = {
-    "flux-dev": "flux-dev needs 27 GiB of free GPU memory to train, 24.5 to generate",
-    "flux-schnell": "flux-schnell needs 24.5 GiB of free GPU memory to generate",
+    "flux-dev": "flux-dev needs 10.75 GiB of free GPU memory to train, 10.5 to generate",
+    "flux-schnell": "flux-schnell needs 10.5 GiB of free GPU memory to generate",
+    "klein": "klein needs 9 GiB of free GPU memory to generate",
+    "klein-base": "klein-base needs 9 GiB of free GPU memory to train and to generate",
     "sd15": "sd15 needs 6 GiB of free GPU memory to train, 4 to generate",
-    "sdxl": "sdxl needs 8.5 GiB of free GPU memory to train, 6.5 to generate",
+    "sdxl": "sdxl needs 6 GiB of free GPU memory to train, 4 to generate",
 }
 ALL = frozenset(NEEDS)
 
@@ -33,27 +35,28 @@ class Plan:
 
     free_gib: float | None
     has: str
-    """The figure as it is shown: rounded down, so that nobody reads "needs 24.5, has 24.5"."""
+    """The figure as it is shown: rounded down, so that nobody reads "needs 10.5, has 10.5"."""
     generates: frozenset[str] = frozenset()
     trains: frozenset[str] = frozenset()
 
 
-SD15, SMALL, TRAINED = frozenset({"sd15"}), frozenset({"sd15", "sdxl"}), frozenset({"sd15", "sdxl", "flux-dev"})
+SMALL = frozenset({"sd15", "sdxl"})
+KLEIN = SMALL | {"klein", "klein-base"}
+TRAINED = SMALL | {"klein-base", "flux-dev"}
 TABLE = (
     Plan(None, ""),
     Plan(3.97, "3.9"),
-    Plan(4.0, "4", SD15),
-    Plan(6.5, "6.5", SMALL, SD15),
-    Plan(12.0, "12", SMALL, SMALL),
-    Plan(16.0, "16", SMALL, SMALL),
-    Plan(22.0, "22", SMALL, SMALL),
-    Plan(23.6, "23.6", SMALL, SMALL),
-    Plan(24.47, "24.4", SMALL, SMALL),
-    Plan(24.5, "24.5", ALL, SMALL),
-    Plan(27.0, "27", ALL, TRAINED),
-    Plan(48.0, "48", ALL, TRAINED),
+    Plan(4.0, "4", SMALL),
+    Plan(6.0, "6", SMALL, SMALL),
+    Plan(9.0, "9", KLEIN, KLEIN - {"klein"}),
+    Plan(10.47, "10.4", KLEIN, KLEIN - {"klein"}),
+    Plan(10.5, "10.5", ALL, KLEIN - {"klein"}),
+    Plan(11.0, "11", ALL, TRAINED),
+    Plan(15.2, "15.2", ALL, TRAINED),
+    Plan(22.6, "22.6", ALL, TRAINED),
     Plan(80.0, "80", ALL, TRAINED),
 )
+"""A card of 12 GB has about 11.0 GiB free, one of 16 GB 15.2, one of 24 GB 22.6."""
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +94,7 @@ async def test_a_pod_offers_what_fits_its_free_memory_and_says_why_it_refuses_th
     assert offered == {f"{kind}/{base}" for kind in fits if fits[kind]}
     this_pod = "this pod has no GPU" if plan.free_gib is None else f"this pod has {plan.has}"
     assert routes.why_no_gpu_job == (None if any(fits.values()) else f"{NEEDS[base]}; {this_pod}")
-    if base == "flux-schnell":
+    if base in ("flux-schnell", "klein"):
         del fits["training"]  # refused at INSERT: it cannot be trained, whatever the memory
     pods = "no live pod has a GPU that is ready" if plan.free_gib is None else f"the largest pod has {plan.has}"
     assert {kind: why[kind] for kind in fits} == {
@@ -134,5 +137,5 @@ async def test_a_pod_that_only_trains_is_not_content_with_what_generating_needs(
     kinds = {name: kind for name, kind in load_kinds()[0].items() if name == "training"}
     async with Database(url, "free memory") as database:
         routes = Routes(database, disk_with(tmp_path, "flux-dev"), kinds)
-        await routes.refresh(gpu=True, free_vram_gib=25.0)
-    assert (routes.slot_of, routes.why_no_gpu_job) == ({}, f"{NEEDS['flux-dev']}; this pod has 25")
+        await routes.refresh(gpu=True, free_vram_gib=10.6)
+    assert (routes.slot_of, routes.why_no_gpu_job) == ({}, f"{NEEDS['flux-dev']}; this pod has 10.6")

@@ -12,6 +12,8 @@ import torch
 GIB = 2**30
 WORKSPACE_BYTES = 2**28
 """What cuBLAS, cuDNN and the gaps between blocks of memory take on the device, besides weights and activations."""
+USABLE_SHARE = 0.94
+"""Of the device's free memory, where a plan has a choice: the upscaler and the gaps of the allocator take the rest."""
 HOST_SHARE = 0.75
 """Share of the host's memory that loaded models may hold; the rest is for the worker, libraries and pictures."""
 
@@ -69,9 +71,9 @@ def plan_parts(
 ) -> Plan:
     """Plan a job whose stages each need some of the parts on the device.
 
-    `working_bytes` is what a part needs in addition to its weights while it runs. Parts that fit beside every stage
-    stay, the smallest first, so that as few as possible are moved. `free_bytes` is None where the device shares the
-    host's memory: then nothing is moved.
+    `working_bytes` is what a part needs in addition to its weights while it runs. Parts that fit beside every stage,
+    with some to spare, stay, the smallest first, so that as few as possible are moved. `free_bytes` is None where the
+    device shares the host's memory: then nothing is moved.
     """
 
     def peak(stay: frozenset[str]) -> int:
@@ -85,7 +87,7 @@ def plan_parts(
         return Plan(every_part, True, peak(every_part), None)
     stay: frozenset[str] = frozenset()
     for name in sorted(part_bytes, key=part_bytes.__getitem__):
-        if peak(stay | {name}) <= free_bytes:
+        if peak(stay | {name}) <= free_bytes * USABLE_SHARE:
             stay |= {name}
     return Plan(stay, stay == every_part, peak(stay), free_bytes)
 

@@ -6,6 +6,7 @@ Nothing here asks a hub: a base is a folder on disk, and a missing one is an err
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -106,9 +107,10 @@ class Base:
         `working_bytes` is what each part needs while it runs, besides its weights. The denoiser gets its form by `use`.
         """
         free, denoiser = self.free_bytes, self.family.denoiser
-        work = working_bytes.get(denoiser, 0)
-        needed = {form: work + sum(self.denoiser_bytes(form)) + memory.WORKSPACE_BYTES for form in self.forms}
-        form = next((form for form in self.forms if free is None or needed[form] <= free), self.forms[-1])
+        besides = working_bytes.get(denoiser, 0) + memory.WORKSPACE_BYTES
+        usable = math.inf if free is None else free * memory.USABLE_SHARE
+        fitting = (form for form in self.forms if sum(self.denoiser_bytes(form)) + besides <= usable)
+        form = next(fitting, self.forms[-1])
         plan = self._plan_in(form, working_bytes, free)
         if form != PLAIN:
             plain = self._plan_in(PLAIN, working_bytes, 0).needed_bytes if PLAIN in self.forms else None
