@@ -20,7 +20,9 @@ from torch.utils._pytree import tree_leaves
 from tests.ml.geometry import on_meta
 from worker.ml.families.conditions import PooledTokens, Tokens
 from worker.ml.memory import GIB, WORKSPACE_BYTES, anonymous_bytes, host_limit_bytes, plan_parts
+from worker.ml.models import Base
 from worker.ml.protocol import Condition, Family, Grid, Inputs
+from worker.ml.train.memory import step_memory
 
 FLUX_GIB = {"transformer": 22.168, "text_encoder_2": 8.870, "text_encoder": 0.229, "vae": 0.156}
 FLUX_WORK_GIB = {"transformer": 0.457, "text_encoder_2": 0.125, "vae": 1.5}
@@ -187,7 +189,10 @@ class Published:
 
 @pytest.fixture(scope="module", params=["flux-dev", "klein", "sd15", "sdxl"])
 def published(request: pytest.FixtureRequest) -> Published:
-    family, parts = on_meta(request.param)
+    return published_base(*on_meta(request.param))
+
+
+def published_base(family: Family, parts: Any) -> Published:
     if family.name == "flux":
         prompt = PooledTokens(zeros(1, 512, 4096), zeros(1, 768))
         return Published(family, parts, prompt, lambda grid: (math.prod(grid), 64))
@@ -243,3 +248,42 @@ def test_what_a_checkpointed_training_step_needs_is_estimated_at_the_published_g
     estimate = family.activation_bytes(parts, grid, 1) * family.checkpointed_share
     gradients = sum(weights.numel() for weights in lora.values()) * 2
     assert 0.75 < (step.peak - gradients) / estimate < 1.1
+
+
+@pytest.mark.usefixtures("fused_attention")
+@pytest.mark.parametrize("slug", ["flux-dev", "sdxl"])
+@torch.no_grad()
+def test_a_quantised_denoiser_needs_a_layers_wide_weights_more(slug: str) -> None:
+    base = published_in_int8(slug)
+    family, parts = base.family, base.parts
+    grid = (1024 // family.token_px(parts),) * 2
+    with LiveBytes(base.denoiser) as denoising:
+        family.predict(parts, inputs_of(published_base(family, parts), grid, 1))
+    weights, wide = base.denoiser_bytes("int8")
+    assert base.part_bytes(family.denoiser) == weights
+    assert 0.8 < denoising.peak / (family.working_bytes(parts, grid, 1)[family.denoiser] + wide) < 1.05
+
+
+@pytest.mark.usefixtures("fused_attention")
+def test_a_checkpointed_training_step_on_a_quantised_denoiser_keeps_no_wide_weights() -> None:
+    base = published_in_int8("flux-dev")
+    family, parts = base.family, base.parts
+    base.denoiser.train()
+    grid = (1024 // family.token_px(parts),) * 2
+    with family.new_lora(parts, 16, torch.Generator()) as lora:
+        for weights in lora.values():
+            weights.data = weights.data.to("meta", torch.bfloat16)
+        base.denoiser.enable_gradient_checkpointing()
+        with LiveBytes(base.denoiser) as step:
+            inputs = inputs_of(published_base(family, parts), grid, 1)
+            family.predict(parts, inputs).float().square().mean().backward()
+    needs = step_memory(base, "int8", grid, 1, weights=0)
+    gradients = sum(weights.numel() for weights in lora.values()) * 2
+    assert 0.75 < (step.peak - gradients) / needs.checkpointed < 1.1
+
+
+def published_in_int8(slug: str) -> Base:
+    """A published base on the meta device. bitsandbytes, for nf4, has tables that need a device with values."""
+    base = Base(Path(slug), *on_meta(slug), torch.device("meta"), torch.bfloat16, ("int8",))
+    base.use("int8")
+    return base

@@ -22,9 +22,11 @@ from tests.ml.test_memory import LiveBytes
 from worker.demo.held_out_loss import held_out_loss
 from worker.ml import memory, models
 from worker.ml.draw.generate import LoraUse, PictureRequest, generate
+from worker.ml.errors import PackageMissing
 from worker.ml.memory import GIB, Plan
 from worker.ml.models import Base, Store
 from worker.ml.phases import Phase
+from worker.ml.quantise import forms
 from worker.ml.quantise.int8 import Int8Linear
 from worker.ml.quantise.linear import QuantisedLinear
 from worker.ml.quantise.nf4 import Nf4Linear, has_bitsandbytes
@@ -291,9 +293,20 @@ def test_a_plan_quantises_only_as_far_as_it_must_and_says_why(
     assert [plan.form for plan in chosen.values()] == ["plain", "int8", "int8", "nf4", "nf4", "nf4"]
     assert [plan.needed_bytes <= free for free, plan in chosen.items()] == [True] * 5 + [False]
     assert chosen[int8].describe("here") == (
-        "int8, full, here: needs 1.3 of 1.3 GiB free; unquantised, it would need 1.3"
+        "int8, offloaded, here: needs 1.3 of 1.3 GiB free; unquantised, it would need 1.3"
     )
     assert chosen[0].describe("here").startswith("nf4, offloaded, here: may not fit: needs ")
+
+
+@only_flux
+def test_without_bitsandbytes_plans_stop_at_int8(
+    tiny_base: Path, device_of_its_own: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forms, "has_bitsandbytes", lambda: False)
+    device_of_its_own(0)
+    assert models.load(tiny_base, "cpu").plan({}).form == "int8"
+    with pytest.raises(PackageMissing, match="bitsandbytes"):
+        models.load(tiny_base, "cpu", forms=("nf4",))
 
 
 def test_on_a_cpu_nothing_is_quantised_unless_it_is_asked_for(base: Base, quantised: Callable[[str], Base]) -> None:

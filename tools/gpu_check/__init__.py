@@ -3,7 +3,7 @@
     python -m tools.gpu_check [--tiny] [--only GROUP] [--out FILE]
 
 __main__.py    the command
-groups.py      the nine groups and their checks
+groups.py      the ten groups and their checks
 runner.py      performs checks, each with its deadline, and makes a line of each
 environment.py their environment
 bench.py       what checks share: the device, a folder, photos, the bases

@@ -29,8 +29,8 @@ All groups take under {LIMIT_S / 60:.0f} minutes on an H200. They need about 64 
 temporary files, and a GPU that holds the transformer of FLUX.1; on a smaller one checks fail, and say why.
 
 packages: torch, torchvision, diffusers, transformers, peft, accelerate, safetensors, sentencepiece, spandrel, einops,
-numpy, pillow, pillow-heif and pydantic, in versions that pyproject.toml allows, and what they need. The worker itself
-need not be installed.
+numpy, pillow, pillow-heif, pydantic and bitsandbytes, in versions that pyproject.toml allows, and what they need. The
+worker itself need not be installed.
 """
 
 

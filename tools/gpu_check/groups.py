@@ -1,4 +1,4 @@
-"""The nine groups of checks, in the order in which they run."""
+"""The ten groups of checks, in the order in which they run."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ GROUPS = {
     "parts": "FLUX.1-dev built on the device: GiB a part beside the computed ones, and the memory plan",
     "drawing": "FLUX.1-dev draws at 1024 x 1024: encoders, steps without and with a LoRA, autoencoder",
     "training": "FLUX.1-dev trains 12 steps each at 512 and 1024, checkpointed, in batches, with preservation",
+    "quantised": "FLUX.1-dev in int8 and nf4: made, drawn with a LoRA, trained at 1024 with checkpointing",
     "limits": "FLUX.1-dev on a device of 12, 16, 24 and 32 GiB: which plan, does it fit, what is said",
     "moving": "parts to the device and back: GB/s, and the host's memory",
     "sd15": "Stable Diffusion 1.5: precisions, a LoRA, training in batches",
@@ -42,6 +43,15 @@ CHECKS: tuple[Check, ...] = (
     _check("training", "512 batch 4", "training:flux", 120, resolution=512, batch_size=4),
     _check("training", "1024", "training:flux", 120, resolution=1024),
     _check("training", "512 preservation 1", "training:flux", 120, resolution=512, preserved=True),
+    *(
+        _check("quantised", f"{form}: {name}", f"quantised:{function}", 120, form=form, **settings)
+        for form in ("int8", "nf4")
+        for name, function, settings in (
+            ("make", "make", {}),
+            ("8 steps with a LoRA", "draw", {}),
+            ("train 1024 checkpointed", "train", {"resolution": 1024}),
+        )
+    ),
     *(
         _check("limits", f"{limit_gib} GiB", "flux_memory:limited", 120, limit_gib=limit_gib)
         for limit_gib in (32, 24, 16, 12)

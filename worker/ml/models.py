@@ -46,7 +46,7 @@ class Base:
     ) -> None:
         """`forms` are those of the denoiser that plans choose from: the first that fits, else the last.
 
-        Where the device shares the host's memory, it is always the first.
+        Where the device shares the host's memory, it is always the first. Raises PackageMissing if none is possible.
         """
         self.folder = folder
         self.family = family
@@ -59,6 +59,8 @@ class Base:
         self._parts[family.denoiser] = self._forms.masters
         self.forms = self._forms.offered(forms[:1] if memory.shares_host(device) else forms)
         """Those of the denoiser that it can have here, from the most exact to the smallest."""
+        if not self.forms:
+            raise PackageMissing(f"{folder.name} cannot be quantised: bitsandbytes is not installed (the extra gpu)")
         self.make_room: Callable[[int], bool] = lambda _: True
         """Asked before a form is made that takes so much host memory; returns whether there is enough."""
         self._plan: Plan | None = None
