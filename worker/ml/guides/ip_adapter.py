@@ -53,7 +53,7 @@ class Embedded:
 class IPAdapter:
     """A `Guide` by reference pictures; see there for each member."""
 
-    def __init__(self, base: Base, adapter: Adapter, encoder: torch.nn.Module) -> None:
+    def __init__(self, base: Base, adapter: Adapter, encoder: Any) -> None:
         self._adapter, self._encoder = adapter, encoder
         self._layers = (*base.denoiser.attn_processors,)
         self._weights = Masters(torch.nn.ModuleList([adapter.projection, *adapter.processors.values()]))
@@ -67,13 +67,10 @@ class IPAdapter:
         """Host memory that it holds, without weights that are mapped from files."""
         return memory.anonymous_bytes([*self._weights.tensors, *self._encoder_weights.tensors])
 
-    def working_bytes(self, base: Base, grid: Grid) -> int:
-        """Return the larger of two needs, which come one after the other: adapter and its work, or the encoder's.
-
-        A plan in which the denoiser leaves room for the encoder has room for it in the denoiser's absence too.
-        """
+    def working_bytes(self, base: Base, use: GuideUse, grid: Grid) -> int:
+        """Return the larger of two needs, which come one after the other: the encoder's, or the adapter's."""
         itemsize = base.dtype.itemsize
-        width = min(layer.to_k_ip[0].out_features for layer in self._adapter.processors.values())
+        width: int = min(layer.to_k_ip[0].out_features for layer in self._adapter.processors.values())
         work = WORKING_STATES * MOST_ROWS * grid[0] * grid[1] * width * itemsize
         return max(self._weights.nbytes + work, self._encoder_weights.nbytes + ENCODER_BYTES)
 
@@ -102,6 +99,8 @@ class IPAdapter:
     def prepare(self, base: Base, use: GuideUse, grid: Grid, generator: torch.Generator) -> Embedded:
         """Embed the references, which are the same for all pictures of a request, with the encoder on the device."""
         check_references(use.pictures)
+        if (use.start, use.end) != (0, 1):
+            raise BadInput("reference pictures of an IP-Adapter are used in every step: leave out their window")
         if self._last is None or self._last[0]() is not use:
             self._last = weakref.ref(use), self._embed(base, use.pictures)
         return Embedded(self._last[1], use.scale)
