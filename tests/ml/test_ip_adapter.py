@@ -398,7 +398,7 @@ def test_an_adapter_for_a_family_that_has_none_is_refused(base: Base, tiny_model
 @only_sd15
 def test_what_a_folder_does_not_give_is_refused(base: Base, adapter: Path, tmp_path: Path) -> None:
     for folder, capability, message in (
-        (adapter, "control:pose", "gives reference, not control:pose"),
+        (adapter, "control:pose", "ip-adapter-sd15 is not a ControlNet"),
         (tmp_path / "missing", "reference", "missing is not a guide"),
         (None, "reference", "has no reference built in"),
     ):

@@ -1,6 +1,6 @@
 """IP-Adapter: attention to embedded reference pictures beside that to the text (arXiv 2308.06721).
 
-A folder holds the adapter, one `.safetensors` at its top or in `models/` or `sdxl_models/`, and `image_encoder/`, a
+A folder holds the adapter, one `.safetensors` at its top or in a folder, and `image_encoder/`, a
 CLIPVisionModelWithProjection. Adapter and encoder are diffusers' and transformers' own modules.
 
 Facts follow diffusers: `prepare_ip_adapter_image_embeds` and `encode_image` of the families' pipelines.

@@ -21,7 +21,6 @@ from worker.ml.models import Base
 from worker.ml.single_files.parts import Weights, read_weights
 
 ENCODER = "image_encoder"
-SUBFOLDERS = (".", "models", "sdxl_models")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
 
@@ -52,8 +51,9 @@ class Adapter:
 
 
 def adapter_file(folder: Path) -> Path:
-    """Return the file of the folder's adapter. Raises ModelUnreadable: none, several, or a pickle."""
-    files = [file for sub in SUBFOLDERS for file in sorted((folder / sub).glob("*")) if file.is_file()]
+    """Return the adapter's file, at the top of the folder or one below. Raises ModelUnreadable: none, or several."""
+    places = [folder, *(sub for sub in sorted(folder.iterdir()) if sub.is_dir() and sub.name != ENCODER)]
+    files = [file for place in places for file in sorted(place.iterdir()) if file.is_file()]
     found = [file for file in files if file.suffix == ".safetensors"]
     if len(found) == 1:
         return found[0]
