@@ -18,7 +18,7 @@ from worker.ml.draw.generate import PictureRequest, generate
 from worker.ml.guides.registry import LoadedGuide, open_guide
 from worker.ml.guides.tiny.controlnet import build_tiny
 from worker.ml.models import Base
-from worker.ml.protocol import GuideUse, Pixels
+from worker.ml.protocol import GuideUse, Pixels, Sampling
 
 PROMPT = "a photo of a person in a park"
 REQUEST = PictureRequest(
@@ -98,7 +98,7 @@ class Network:
 def noise(base: Base, seed: int) -> torch.Tensor:
     token_px, generator = base.family.token_px(base.parts), torch.Generator().manual_seed(seed)
     grid = (96 // token_px, 64 // token_px)
-    sampler = base.family.sampler(base.parts, grid, 4, base.device, generator)
+    sampler = base.family.sampler(base.parts, Sampling(grid, 4), base.device, generator)
     return base.family.first_noise(base.parts, sampler, grid, generator, base.dtype)
 
 
