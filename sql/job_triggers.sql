@@ -136,6 +136,10 @@ begin
   v_filled := worker.left_open(v_kind, v_job, tg_argv[1]::jsonb);
   v_job := v_job || v_filled;
   perform worker.check_request(worker.request_error(v_kind.kind, v_job));
+  new.guides := null;
+  if 'guided_by' = any (v_kind.hooks) then
+    new.guides := worker.wanted_guides(v_kind.kind, v_job);
+  end if;
   v_filled := v_filled || worker.refusal(v_kind, v_job);
   if not v_filled ? 'error' then
     perform worker.check_request(worker.hook_error(v_kind.kind, 'insert_error', v_job));

@@ -81,7 +81,7 @@ class Kind:
 
     Before every `run` the worker screens `texts`, and checks again that every person in the job consents. A kind that
     uses the GPU has the slot `gpu`. If its table has a column `base`, a pod offers a route for each base model that it
-    can load, otherwise one route for the kind.
+    can load, also with guides, otherwise one route for the kind.
     """
 
     name: str

@@ -69,7 +69,10 @@ EXECUTE = {
     "worker.storage_hold": "likeness_worker",
     "worker.take_over": "likeness_worker",
     "worker.timing": "likeness_worker",
-    "worker.usable_bases": "likeness_worker",
+    "worker.usable_routes": "likeness_worker",
+    "worker.base_of_route": "likeness_worker",
+    "worker.guides_of_route": "likeness_worker",
+    "worker.guides_vram_gib": "likeness_worker",
     "worker.why_stranded": "likeness_worker",
     # called by pods of release 0.1.0
     "worker.fits_memory": "likeness_worker",
@@ -91,7 +94,7 @@ OWNER_ONLY = """
     deletable_buckets delete_queue_rows dequeue_row discard_staged_objects end_attempt end_failed_attempt enqueue
     enqueue_rows ensure_kind_policies ensure_policy expire_consent explain_waiting fail_stranded_jobs fill_defaults
     find_violation finish_job finish_stopped_job first_marker fn_pgqueuer_changed fold_prompt foreign_change
-    generation_loras give_back grant_declared_rights grant_job_table has_hook held_state hook hook_error
+    generation_guides generation_loras give_back grant_declared_rights grant_job_table guide_for guided_by guides_in_route has_hook held_state hook hook_error
     hook_failure hook_signatures inputs_error is_allowed is_cold is_dead is_fault_of_pod is_rejected is_retried
     is_settled is_ticker is_transient items job_consent_error key_error key_subject keys_error late_sequences
     lease_state left_open live_kinds lock_account lock_is_free lock_job lock_lease log_event log_refusal lora_of
@@ -103,11 +106,11 @@ OWNER_ONLY = """
     publish_lora_import publish_training queue_row queue_time realtime_tables reconcile record_catalog
     record_progress refusal refuse_change register_job_table release_unheld_jobs repair_catalog request_columns
     request_error request_stop requeue result_error result_keys revoke_for_deleted_accounts route routes_digest
-    run_package_file sequences_of_words set_consent settle settle_stopped staging_prefix start_delay start_payload
+    run_package_file sequences_of_words set_consent settle settle_stopped sorts staging_prefix start_delay start_payload
     stop_jobs_of subjects_of table_of take_turn texts training_min_photos training_photos try_lock_job
-    undeclared_columns unsettled_for
+    undeclared_columns unsettled_for usable_bases wanted_guides
 
-    generation__capabilities generation__default_base generation__inputs_error generation__named_keys
+    generation__capabilities generation__default_base generation__guided_by generation__inputs_error generation__named_keys
     generation__payload generation__plain_columns generation__prefetch generation__request_error
     generation__result_error generation__result_keys generation__texts publish_lora__plain_columns
     training__capabilities training__inputs_error training__insert_error training__named_keys training__payload
@@ -134,6 +137,7 @@ TABLES = {
     "public.training_jobs": {"SELECT": "authenticated service_role"},
     "worker.allowed_phrases": {},
     "worker.base_models": {"SELECT": "service_role likeness_worker"},
+    "worker.guides": {"SELECT": "service_role likeness_worker"},
     "worker.bucket_markers": {},
     "worker.clock": {},
     "worker.config": {"SELECT": "service_role likeness_worker"},
