@@ -150,6 +150,12 @@ class Drawing(Protocol):
     def evaluations(self, parts: Parts, guidance: float, timestep: float) -> Sequence[tuple[Side, ...]]:
         """Return the denoiser calls of one step, each with its rows in their order."""
 
+    def denoiser_arguments(self, parts: Parts, inputs: Inputs) -> dict[str, Any]:
+        """Return the arguments, by name, that the denoiser's `forward` has for these inputs without their `extra`.
+
+        A control network of the family has the same.
+        """
+
     def predict(self, parts: Parts, inputs: Inputs) -> torch.Tensor:
         """Return the denoiser's prediction (B, …) in the shape of the latents."""
 
@@ -270,4 +276,8 @@ class GuideUse:
     pictures: tuple[Pixels, ...] = ()
     scale: float = 1.0
     kind: str | None = None
-    """What the pictures are, where a guide knows several kinds: "pose", "depth"."""
+    """What the pictures control, where a guide knows several kinds: "canny", "pose", "depth". They are fitted to the
+    shape of the picture that is drawn."""
+    start: float = 0.0
+    end: float = 1.0
+    """The guide is left out of steps before and after these shares of all steps."""

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -164,16 +164,18 @@ class Lumina2(Unframed, FullAutoencoder):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         return latents, 1 - timestep.expand(1) / sampler.scheduler.config.num_train_timesteps
 
-    def predict(self, parts: Parts, inputs: Inputs) -> torch.Tensor:
+    def denoiser_arguments(self, parts: Parts, inputs: Inputs) -> dict[str, Any]:
         hidden, mask = cast(Prompts, inputs.condition).padded()
-        return -parts.transformer(
-            hidden_states=inputs.latents,
-            timestep=inputs.time,
-            encoder_hidden_states=hidden,
-            encoder_attention_mask=mask,
-            return_dict=False,
-            **inputs.extra,
-        )[0]
+        return {
+            "hidden_states": inputs.latents,
+            "timestep": inputs.time,
+            "encoder_hidden_states": hidden,
+            "encoder_attention_mask": mask,
+        }
+
+    def predict(self, parts: Parts, inputs: Inputs) -> torch.Tensor:
+        arguments = {**self.denoiser_arguments(parts, inputs), **inputs.extra}
+        return -parts.transformer(**arguments, return_dict=False)[0]
 
     def working_bytes(self, parts: Parts, grid: Grid, rows: int) -> Mapping[str, int]:
         """Return the peaks measured at the real geometry: 26.7 hidden states of the transformer."""

@@ -15,7 +15,7 @@ from worker.ml.adapters import attach
 from worker.ml.adapters.names import Pair
 from worker.ml.draw.denoise import Scene, Step, denoise, prepare
 from worker.ml.draw.finite import check_pixels
-from worker.ml.draw.steps import check_steps
+from worker.ml.draw.steps import check_window, planned_steps
 from worker.ml.errors import BadInput
 from worker.ml.families.lora import load_fitting
 from worker.ml.memory import Plan
@@ -143,7 +143,9 @@ def resolve(base: Base, request: PictureRequest) -> Resolved:
     scales = [*(use.scale for use in request.loras), *(use.scale for use in request.guides)]
     if not all(math.isfinite(number) for number in (guidance, *scales)):
         raise BadInput("guidance and the scales of LoRAs and guides must be finite numbers")
-    check_steps(base, (height // token_px, width // token_px), steps)
+    planned = planned_steps(base, (height // token_px, width // token_px), steps)
+    for use in request.guides:
+        check_window(use, planned)
     return Resolved(
         width=width // token_px * token_px,
         height=height // token_px * token_px,

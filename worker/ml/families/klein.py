@@ -183,23 +183,25 @@ class Klein(FlowMatching, ClassifierFree, Unframed, FullAutoencoder):
         """Return the latents unchanged, and the time (1,) in 0..1: the scheduler counts to 1000."""
         return latents, timestep.expand(1).to(latents.dtype) / 1000
 
-    def predict(self, parts: Parts, inputs: Inputs) -> torch.Tensor:
-        """Predict the velocity (B, N, C) at latents (B, N, C) and time (B,) in 0..1."""
+    def denoiser_arguments(self, parts: Parts, inputs: Inputs) -> dict[str, Any]:
         latents, text = inputs.latents, cast(Tokens, inputs.condition)
         states, ids = latents, _positions(latents.device, 1, *inputs.grid, 1)
         if inputs.appended is not None:
             states, ids = torch.cat([states, inputs.appended.tokens], dim=1), torch.cat([ids, inputs.appended.ids])
-        predicted: torch.Tensor = parts.transformer(
-            hidden_states=states,
-            timestep=inputs.time,
-            guidance=None,
-            encoder_hidden_states=text.tokens,
-            txt_ids=_positions(latents.device, 1, 1, 1, text.tokens.shape[1]),
-            img_ids=ids,
-            return_dict=False,
-            **inputs.extra,
-        )[0]
-        return predicted[:, : latents.shape[1]]
+        return {
+            "hidden_states": states,
+            "timestep": inputs.time,
+            "guidance": None,
+            "encoder_hidden_states": text.tokens,
+            "txt_ids": _positions(latents.device, 1, 1, 1, text.tokens.shape[1]),
+            "img_ids": ids,
+        }
+
+    def predict(self, parts: Parts, inputs: Inputs) -> torch.Tensor:
+        """Predict the velocity (B, N, C) at latents (B, N, C) and time (B,) in 0..1."""
+        arguments = {**self.denoiser_arguments(parts, inputs), **inputs.extra}
+        predicted: torch.Tensor = parts.transformer(**arguments, return_dict=False)[0]
+        return predicted[:, : inputs.latents.shape[1]]
 
     def working_bytes(self, parts: Parts, grid: Grid, rows: int) -> Mapping[str, int]:
         """Return the peaks measured at the real geometry: 22 hidden states (text and picture) of the transformer."""
