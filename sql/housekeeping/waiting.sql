@@ -41,7 +41,7 @@ begin
   if v_missing is not null then
     return format('no pod has %1$s: worker models pull --as %1$s, then worker models push %1$s', v_missing);
   elsif v_guides <> '{}' and not exists (select from worker.pods where worker.is_alive(pods)
-        and v_needed <= coalesce(vram_gib, 0) and models_present @> v_base.slug || v_guides) then
+        and v_needed <= coalesce(vram_gib, 0) and models_present @> (v_base.slug || v_guides)) then
     return format('no pod has %s together, and the memory for them: worker models push makes them available to all', array_to_string(v_base.slug || v_guides, ' and '));
   end if;
   return 'the pods that have ' || v_base.slug || ' do not offer ' || p_route || ': their logs say why';

@@ -57,6 +57,6 @@ begin
 end $$;
 
 alter table public.generation_jobs
-  add column control_start real constraint generation_jobs_control_start_between_0_and_1 check (control_start >= 0 and control_start < 1),
-  add column control_end real constraint generation_jobs_control_end_between_0_and_1 check (control_end > 0 and control_end <= 1),
+  add column control_start real constraint generation_jobs_control_start_between_0_and_1 check (control_start between 0 and 1),
+  add column control_end real constraint generation_jobs_control_end_between_0_and_1 check (control_end between 0 and 1),
   add constraint generation_jobs_control_start_before_control_end check (coalesce(control_start, 0) < coalesce(control_end, 1));

@@ -93,7 +93,7 @@ class Routes:
     async def _gpu_routes(
         self, kind: str, uses_base: bool, in_reach: set[str], free_vram_gib: float | None
     ) -> list[str]:
-        """Return the routes of each base in reach that fits this device and supports the kind, or that of the kind alone.
+        """Return the routes of each base in reach that fits this device and supports the kind, or the kind's own.
 
         Empty without the models that the kind requires.
         """
