@@ -43,7 +43,7 @@ class AddsConstant:
     """It ends each picture after so many steps."""
     append: Callable[[Inputs], Appended] | None = None
 
-    def working_bytes(self, base: Base, grid: Grid) -> int:
+    def working_bytes(self, base: Base, use: GuideUse, grid: Grid) -> int:
         return self.needs
 
     def sampler(self, sampler: Sampler) -> Sampler:

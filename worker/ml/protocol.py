@@ -99,7 +99,8 @@ class Inputs:
     sides: tuple[Side, ...]  # B of them
     appended: Appended | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
-    """Further arguments of the denoiser's `forward`, such as the residuals of a control network."""
+    """Further arguments of the denoiser's `forward`, such as the residuals of a control network. Mappings are shared by
+    guides, and with what the family itself puts there: a guide adds to them."""
 
 
 @dataclass(frozen=True)
@@ -249,8 +250,12 @@ class Guide(Protocol):
     all, so the loop does not ask for it.
     """
 
-    def working_bytes(self, base: Base, grid: Grid) -> int:
-        """Return what it needs on the device while it is attached: weights of its own, and its work."""
+    def working_bytes(self, base: Base, use: GuideUse, grid: Grid) -> int:
+        """Return what it needs on the device beside the denoiser: weights of its own, and its work with these pictures.
+
+        If it places parts in `prepare`, it is the larger of that need and the one while it is attached: where there is
+        room for so much beside the denoiser, there is for the former without it.
+        """
 
     def attach(self, base: Base) -> AbstractContextManager[None]:
         """Change the base's denoiser inside the block, for example its attention processors, and place own weights."""

@@ -88,7 +88,7 @@ def generate(base: Base, request: PictureRequest) -> Iterator[Resolved | Plan | 
     yield Phase("reading the prompt")
     against = family.uses_negative_prompt(parts, resolved.guidance)
     guides = [use for use in request.guides if use.scale != 0]
-    besides = _lora_bytes(base, loras) + sum(use.guide.working_bytes(base, grid) for use in guides)
+    besides = _lora_bytes(base, loras) + sum(use.guide.working_bytes(base, use, grid) for use in guides)
     working = family.working_bytes(parts, grid, rows=2 if against else 1)
     yield base.plan({**working, family.denoiser: working[family.denoiser] + besides})
     base.place(*family.encoders)

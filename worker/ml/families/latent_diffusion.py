@@ -100,7 +100,9 @@ class LatentDiffusion:
 
     def predict(self, parts: Parts, inputs: Inputs) -> torch.Tensor:
         """Predict the noise or velocity (B, C, h, w) at latents (B, C, h, w) and time (B,) in 0..999."""
-        arguments = {**self.denoiser_arguments(parts, inputs), **inputs.extra}
+        own = self.denoiser_arguments(parts, inputs)
+        told = {**own.get("added_cond_kwargs", {}), **inputs.extra.get("added_cond_kwargs", {})}
+        arguments = {**own, **inputs.extra} | ({"added_cond_kwargs": told} if told else {})
         return cast(torch.Tensor, parts.unet(**arguments, return_dict=False)[0])
 
     # --- training

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from worker.ml.errors import ModelUnreadable
+from worker.ml.guides import ip_adapter
 from worker.ml.models import Base, Loaded
 from worker.ml.protocol import Guide
 
@@ -24,4 +25,6 @@ def open_guide(folder: Path | None, base: Base, capability: str) -> LoadedGuide:
         raise ModelUnreadable(f"{base.folder.name} ({base.family.name}) has no {capability} built in: name a guide")
     if not folder.is_dir():
         raise ModelUnreadable(f"{folder} is not a guide: there is no such folder")
-    raise ModelUnreadable(f"{folder.name} is not a guide that this worker reads")
+    if capability != "reference":
+        raise ModelUnreadable(f"{folder.name} gives reference, not {capability}")
+    return ip_adapter.load(folder, base)
