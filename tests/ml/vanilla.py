@@ -22,6 +22,7 @@ def draw(
     *,
     seed: int,
     loras: list[tuple[Path, float]] | None = None,
+    adapter: tuple[Path, float] | None = None,
     dtype: torch.dtype = torch.float32,
     **settings: Any,
 ) -> npt.NDArray[np.uint8]:
@@ -32,6 +33,8 @@ def draw(
         pipeline.load_lora_weights(path, adapter_name=f"lora{number}")
     if any(scale != 1 for _, scale in loras or []):
         pipeline.set_adapters([f"lora{i}" for i in range(len(loras))], [scale for _, scale in loras])
+    if adapter:
+        load_ip_adapter(pipeline, *adapter)
     if isinstance(pipeline, FluxPipeline):
         settings["max_sequence_length"] = pipeline.tokenizer_2.model_max_length
         if not pipeline.transformer.config.guidance_embeds:
@@ -42,6 +45,18 @@ def draw(
             settings["negative_prompt_embeds"], _ = pipeline.encode_prompt(against, max_sequence_length=length)
     generator = torch.Generator("cpu").manual_seed(seed)
     return np.asarray(pipeline(prompt=prompt, generator=generator, **settings).images[0])
+
+
+def load_ip_adapter(pipeline: Any, folder: Path, scale: float) -> None:
+    """Load an adapter with its image encoder, in the pipeline's precision."""
+    encoder = {"subfolder": ""}
+    if isinstance(pipeline, FluxPipeline):
+        encoder = {
+            "image_encoder_pretrained_model_name_or_path": str(folder / "image_encoder"),
+            "image_encoder_dtype": pipeline.dtype,
+        }
+    pipeline.load_ip_adapter(str(folder), weight_name="ip-adapter.safetensors", **encoder)
+    pipeline.set_ip_adapter_scale(scale)
 
 
 def flux_loss(

@@ -8,7 +8,6 @@ Facts follow diffusers: `prepare_ip_adapter_image_embeds` and `encode_image` of 
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -27,7 +26,7 @@ from worker.ml import memory
 from worker.ml.errors import BadInput, ModelUnreadable, is_out_of_memory
 from worker.ml.families.ip_adapters import NAMES
 from worker.ml.families.ip_adapters.names import AdapterNames, numbers_of
-from worker.ml.families.working_memory import ENCODER_BYTES
+from worker.ml.guides.once import OncePerUse
 from worker.ml.guides.pictures import check_references
 from worker.ml.masters import Masters
 from worker.ml.models import Base
@@ -38,6 +37,8 @@ ENCODER = "image_encoder"
 SUBFOLDERS = (".", "models", "sdxl_models")
 WORKING_STATES = 4
 """Hidden states of the picture that the attention to reference pictures adds: its query, its result and their sums."""
+LAYER_STATES = 12
+"""Hidden states that a layer of the encoder works with, beside those of all layers, which are kept."""
 MOST_ROWS = 2
 """Of an evaluation: wanted and against."""
 
@@ -60,7 +61,7 @@ class IPAdapter:
         self._encoder_weights = Masters(encoder)
         size = encoder.config.image_size
         self._processor = CLIPImageProcessor(size=size, crop_size=size)
-        self._last: tuple[weakref.ref[GuideUse], dict[Side, torch.Tensor]] | None = None
+        self._embedded = OncePerUse[dict[Side, torch.Tensor]]()
 
     @property
     def anonymous_bytes(self) -> int:
@@ -72,7 +73,11 @@ class IPAdapter:
         itemsize = base.dtype.itemsize
         width: int = min(layer.to_k_ip[0].out_features for layer in self._adapter.processors.values())
         work = WORKING_STATES * MOST_ROWS * grid[0] * grid[1] * width * itemsize
-        return max(self._weights.nbytes + work, self._encoder_weights.nbytes + ENCODER_BYTES)
+        config = self._encoder.config
+        token_bytes = config.hidden_size * itemsize
+        tokens = len(use.pictures) * ((config.image_size // config.patch_size) ** 2 + 1)
+        embedding = (config.num_hidden_layers + LAYER_STATES) * tokens * token_bytes
+        return max(self._weights.nbytes + work, self._encoder_weights.nbytes + embedding)
 
     @contextmanager
     def attach(self, base: Base) -> Iterator[None]:
@@ -91,19 +96,17 @@ class IPAdapter:
         finally:
             denoiser.set_attn_processor(own)
             self._weights.to_host()
-            self._last = None  # what is known of a person is not kept
+            self._embedded.forget()
 
     def sampler(self, sampler: Sampler) -> Sampler:
         return sampler
 
     def prepare(self, base: Base, use: GuideUse, grid: Grid, generator: torch.Generator) -> Embedded:
-        """Embed the references, which are the same for all pictures of a request, with the encoder on the device."""
+        """Embed the references, with the encoder on the device meanwhile."""
         check_references(use.pictures)
         if (use.start, use.end) != (0, 1):
             raise BadInput("reference pictures of an IP-Adapter are used in every step: leave out their window")
-        if self._last is None or self._last[0]() is not use:
-            self._last = weakref.ref(use), self._embed(base, use.pictures)
-        return Embedded(self._last[1], use.scale)
+        return Embedded(self._embedded.get(use, lambda: self._embed(base, use.pictures)), use.scale)
 
     def change(self, state: Embedded, inputs: Inputs, done: float) -> Inputs:
         for processor in self._adapter.processors.values():

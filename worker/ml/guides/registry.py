@@ -7,6 +7,7 @@ from typing import Protocol
 
 from worker.ml.errors import ModelUnreadable
 from worker.ml.guides import ip_adapter
+from worker.ml.guides.in_context import InContext, ReadsReferences
 from worker.ml.models import Base, Loaded
 from worker.ml.protocol import Guide
 
@@ -22,6 +23,8 @@ def open_guide(folder: Path | None, base: Base, capability: str) -> LoadedGuide:
     ModelUnreadable, naming the folder: missing, damaged, of another family, or without this capability.
     """
     if folder is None:
+        if capability == "reference" and isinstance(base.family, ReadsReferences):
+            return InContext()
         raise ModelUnreadable(f"{base.folder.name} ({base.family.name}) has no {capability} built in: name a guide")
     if not folder.is_dir():
         raise ModelUnreadable(f"{folder} is not a guide: there is no such folder")
