@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,19 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from diffusers import DDPMScheduler, DiffusionPipeline, Flux2KleinPipeline, FluxPipeline
+from diffusers import DDPMScheduler, DiffusionPipeline, Flux2KleinPipeline, FluxControlNetPipeline, FluxPipeline
 from diffusers.training_utils import compute_snr
 
 from worker.ml.train.batches import Batch
+
+
+@dataclass(frozen=True)
+class Control:
+    """A control network's folder, its class, and the pipeline that it is used in."""
+
+    folder: Path
+    network: Any
+    pipeline: Any
 
 
 def draw(
@@ -24,18 +34,22 @@ def draw(
     loras: list[tuple[Path, float]] | None = None,
     adapter: tuple[Path, float] | None = None,
     dtype: torch.dtype = torch.float32,
+    control: Control | None = None,
     **settings: Any,
 ) -> npt.NDArray[np.uint8]:
-    """A picture by the base's own pipeline; guidance that a FLUX base does not embed is true CFG."""
+    """A picture by the base's own pipeline or a control network's; guidance that FLUX does not embed is true CFG."""
     # SDXL's pipeline puts a watermark on pictures where the package is installed; others ignore the argument.
-    pipeline = DiffusionPipeline.from_pretrained(base, dtype=dtype, local_files_only=True, add_watermarker=False)
+    parts = {"controlnet": control.network.from_pretrained(control.folder, dtype=dtype)} if control else {}
+    pipeline = (control.pipeline if control else DiffusionPipeline).from_pretrained(
+        base, dtype=dtype, local_files_only=True, add_watermarker=False, **parts
+    )
     for number, (path, _) in enumerate(loras or []):
         pipeline.load_lora_weights(path, adapter_name=f"lora{number}")
     if any(scale != 1 for _, scale in loras or []):
         pipeline.set_adapters([f"lora{i}" for i in range(len(loras))], [scale for _, scale in loras])
     if adapter:
         load_ip_adapter(pipeline, *adapter)
-    if isinstance(pipeline, FluxPipeline):
+    if isinstance(pipeline, (FluxPipeline, FluxControlNetPipeline)):
         settings["max_sequence_length"] = pipeline.tokenizer_2.model_max_length
         if not pipeline.transformer.config.guidance_embeds:
             settings["true_cfg_scale"] = settings.pop("guidance_scale")

@@ -18,6 +18,7 @@ from worker.ml.draw.finite import check_pixels
 from worker.ml.draw.steps import check_window, planned_steps
 from worker.ml.errors import BadInput
 from worker.ml.families.lora import load_fitting
+from worker.ml.guides.maps import has_shape
 from worker.ml.memory import Plan
 from worker.ml.models import Base
 from worker.ml.phases import Phase
@@ -59,6 +60,7 @@ class Resolved:
     guidance: float
     negative_prompt_used: bool
     prompt_cut_by: tuple[str, ...]  # the encoders that read only the beginning of the prompt
+    padded_controls: tuple[str, ...] = ()  # kinds of control pictures of another shape, which got black borders
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def generate(base: Base, request: PictureRequest) -> Iterator[Resolved | Plan | 
 
     Parts that take turns on the device are placed once: all prompts are encoded first, then all pictures are denoised,
     then all are decoded. Raises BadInput (the request) and ModelUnreadable (a LoRA) before the first step; during one,
-    BadInput for a LoRA, and NotFinite for a base, whose numbers are not finite.
+    BadInput for a LoRA, and NotFinite for a base or a guide, whose numbers are not finite.
     """
     resolved = resolve(base, request)
     yield resolved
@@ -143,14 +145,20 @@ def resolve(base: Base, request: PictureRequest) -> Resolved:
     scales = [*(use.scale for use in request.loras), *(use.scale for use in request.guides)]
     if not all(math.isfinite(number) for number in (guidance, *scales)):
         raise BadInput("guidance and the scales of LoRAs and guides must be finite numbers")
+    width, height = width // token_px * token_px, height // token_px * token_px
     planned = planned_steps(base, (height // token_px, width // token_px), steps)
     for use in request.guides:
         check_window(use, planned)
     return Resolved(
-        width=width // token_px * token_px,
-        height=height // token_px * token_px,
+        width=width,
+        height=height,
         steps=steps,
         guidance=guidance,
         negative_prompt_used=bool(request.negative_prompt) and family.uses_negative_prompt(parts, guidance),
         prompt_cut_by=family.cut_encoders(parts, request.prompt),
+        padded_controls=tuple(
+            use.kind
+            for use in request.guides
+            if use.kind and use.scale != 0 and not all(has_shape(one, width, height) for one in use.pictures)
+        ),
     )

@@ -44,7 +44,7 @@ def check_window(use: GuideUse, total: int) -> None:
 
 
 def _planned(base: Base, grid: Grid, steps: int) -> int:
-    """Return how many steps the scheduler plans, or 0: at times that are not finite, or it raises, and that anything."""
+    """Return how many steps the scheduler plans, or 0 if it cannot: schedulers then raise anything, or plan NaN."""
     try:
         sampler = base.family.sampler(base.parts, grid, steps, torch.device("cpu"), torch.Generator("cpu"))
     except (ValueError, IndexError, ZeroDivisionError, RuntimeError):

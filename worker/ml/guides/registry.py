@@ -7,6 +7,7 @@ from typing import Protocol
 
 from worker.ml.errors import ModelUnreadable
 from worker.ml.guides import ip_adapter
+from worker.ml.guides.controlnet_files import open_controlnet
 from worker.ml.guides.in_context import InContext, ReadsReferences
 from worker.ml.models import Base, Loaded
 from worker.ml.protocol import Guide
@@ -28,6 +29,6 @@ def open_guide(folder: Path | None, base: Base, capability: str) -> LoadedGuide:
         raise ModelUnreadable(f"{base.folder.name} ({base.family.name}) has no {capability} built in: name a guide")
     if not folder.is_dir():
         raise ModelUnreadable(f"{folder} is not a guide: there is no such folder")
-    if capability != "reference":
-        raise ModelUnreadable(f"{folder.name} gives reference, not {capability}")
+    if capability.startswith("control:"):
+        return open_controlnet(folder, base, capability.removeprefix("control:"))
     return ip_adapter.load(folder, base)
