@@ -204,18 +204,13 @@ async def _fetch_picture(what: str, key: str, folder: Path, lease: Lease, contex
 
 
 def _described_guides(drawn: dict[str, Any], request: GenerationRequest) -> list[dict[str, Any]]:
-    """Return what steered the pictures, for the result; `fitted` if a control picture had another shape than theirs."""
-    size = [drawn["resolved"]["width"], drawn["resolved"]["height"]]
-    sizes = iter(drawn["guide_sizes"])
-    described = []
-    for guide in request.inputs.guides:
-        said: dict[str, Any] = guide.model_dump() | {"used": guide in request.inputs.used_guides}
-        if said["used"]:
-            said["sizes"] = next(sizes)
-            if guide.what != "reference":
-                said["fitted"] = any(given != size for given in said["sizes"])
-        described.append(said)
-    return described
+    """Return what steered the pictures, for the result: as asked, and what the GPU process says about it."""
+    said = iter(drawn["guides"])
+    used = request.inputs.used_guides
+    return [
+        guide.model_dump() | ({"used": True, **next(said)} if guide in used else {"used": False})
+        for guide in request.inputs.guides
+    ]
 
 
 async def _encode_pictures(
