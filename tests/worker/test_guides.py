@@ -15,12 +15,12 @@ from PIL import Image
 from tests.ml import vanilla
 from tests.waiting import wait_until
 from tests.worker.conftest import Fleet, MakeFleet
+from tests.worker.pictures import SIDE, picture, png
 from tests.worker.test_families import REGISTER, REGISTER_KLEIN
 from worker.models import UPSCALERS
 
 SD15, KLEIN = "tiny-sd15", "tiny-klein-distilled"
 REFERENCE, POSE = "ip-adapter-sd15", "controlnet-pose-sd15"
-SIDE = 96
 
 
 @pytest.fixture(scope="module")
@@ -55,18 +55,6 @@ def fleet(make_fleet: MakeFleet, disk: Path, tmp_path_factory: pytest.TempPathFa
     fleet.start(ready=False, WORKER_NAME="bare", MODELS_DIR=str(bare), WORK_DIR=str(bare.parent / "bare-work"))
     fleet.ready(2)
     return fleet
-
-
-def picture(seed: int, size: tuple[int, int] = (SIDE, SIDE)) -> Image.Image:
-    """Return coloured blocks, others for each seed."""
-    blocks = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), np.uint8)
-    return Image.fromarray(blocks).resize(size, Image.Resampling.NEAREST)
-
-
-def png(image: Image.Image) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "png")
-    return file.getvalue()
 
 
 def put(fleet: Fleet, name: str, content: bytes, subject: UUID | str = "_/inputs") -> str:

@@ -8,8 +8,13 @@ from uuid import UUID
 
 import pytest
 
+from tests.tiny_models import TINY_BASE
 from tests.waiting import wait_until
 from tests.worker.conftest import Fleet, MakeFleet
+from tests.worker.pictures import picture, png
+from worker.ml import models
+from worker.ml.guides.tiny import ip_adapter
+from worker.models import UPSCALERS
 
 PHOTOS = 4
 
@@ -20,12 +25,21 @@ def work_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def fleet(make_fleet: MakeFleet, work_dir: Path) -> Fleet:
-    return make_fleet(WORK_DIR=str(work_dir), CHECKPOINT_EVERY_SECONDS="0.4")
+def fleet(make_fleet: MakeFleet, work_dir: Path, tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Fleet:
+    """The pod has a guide for references."""
+    disk = tmp_path_factory.mktemp("models")
+    for slug in (*UPSCALERS.values(), TINY_BASE):
+        (disk / slug).symlink_to(tiny_models / slug)
+    ip_adapter.build_tiny(disk / "ip-adapter-flux", models.load(tiny_models / TINY_BASE))
+    fleet = make_fleet(models_dir=disk, WORK_DIR=str(work_dir), CHECKPOINT_EVERY_SECONDS="0.4")
+    fleet.app.run("update worker.guides set vram_gib = 0")
+    can_more = "update worker.base_models set capabilities = capabilities || '{reference}' where slug = %s"
+    fleet.app.run(can_more, TINY_BASE)
+    return fleet
 
 
-def prefetched(work_dir: Path, subject: UUID) -> list[Path]:
-    return list(work_dir.glob(f"*/subjects/{subject}/training/prefetched/*"))
+def prefetched(work_dir: Path, subject: UUID, purpose: str = "training") -> list[Path]:
+    return list(work_dir.glob(f"*/subjects/{subject}/{purpose}/prefetched/*"))
 
 
 def busy(fleet: Fleet) -> UUID:
@@ -41,8 +55,8 @@ def cancel(fleet: Fleet, job_id: UUID) -> None:
     fleet.app.wait_for("training", job_id)
 
 
-def finished(fleet: Fleet, job_id: UUID) -> dict[str, Any]:
-    fleet.completed("training", job_id)
+def finished(fleet: Fleet, job_id: UUID, kind: str = "training") -> dict[str, Any]:
+    fleet.completed(kind, job_id)
     fleet.wait_for_outcomes(job_id, 1)
     (line,) = [line for line in fleet.living()[0].events("job.finished") if line["job_id"] == str(job_id)]
     return line
@@ -78,4 +92,37 @@ def test_files_of_a_person_who_consents_no_longer_are_deleted(fleet: Fleet, work
     fleet.app.run(loss, subject)
     wait_until(lambda: not list(work_dir.glob(f"*/subjects/{subject}/training")), "the files to be deleted")
     assert fleet.app.job("training", waiting)["error_code"] == "consent_denied"
+    cancel(fleet, running)
+
+
+# -- references
+
+
+def refer(fleet: Fleet, *people: UUID) -> UUID:
+    """Request a picture that refers to one photo of each of these people."""
+    keys = [f"{fleet.app.owner}/{person}/photos/face.png" for person in people]
+    for number, key in enumerate(keys):
+        fleet.app.s3.put_object(Bucket=fleet.app.uploads, Key=key, Body=png(picture(number)))
+    return fleet.draw(reference_paths=keys)
+
+
+def test_references_are_fetched_into_the_cache_of_the_person_that_each_shows(fleet: Fleet, work_dir: Path) -> None:
+    running, people = busy(fleet), [fleet.app.add_subject() for _ in range(2)]
+    waiting = refer(fleet, *people)
+    wait_until(
+        lambda: all(len(prefetched(work_dir, person, "generation")) == 1 for person in people), "both references"
+    )
+    cancel(fleet, running)
+    assert finished(fleet, waiting, "generation")["bytes_in"] == 0
+    assert [prefetched(work_dir, person, "generation") for person in people] == [[], []]
+
+
+def test_a_reference_of_a_person_who_consents_no_longer_is_deleted_alone(fleet: Fleet, work_dir: Path) -> None:
+    running, (stays, leaves) = busy(fleet), [fleet.app.add_subject() for _ in range(2)]
+    waiting = refer(fleet, stays, leaves)
+    wait_until(lambda: prefetched(work_dir, leaves, "generation"), "the references")
+    fleet.app.run("select public.revoke_consent(%s)", leaves)
+    wait_until(lambda: not list(work_dir.glob(f"*/subjects/{leaves}/generation")), "the reference to be deleted")
+    assert len(prefetched(work_dir, stays, "generation")) == 1
+    assert fleet.app.job("generation", waiting)["error_code"] == "consent_denied"
     cancel(fleet, running)
