@@ -7,19 +7,17 @@ language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select array(select distinct split_part(capability, ':', 1) from unnest(p_capabilities) capability) $$;
 comment on function worker.sorts is 'Return the sorts of these capabilities: what is before the colon.';
 
--- Called at INSERT for every job of a kind with the hook, most of which need none.
-create or replace function worker.wanted_guides(p_kind text, p_job jsonb) returns text[]
+-- Called at INSERT for most jobs, of which most need none.
+create or replace function worker.wanted_guides(p_kind text, p_job jsonb, p_capabilities text[]) returns text[]
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
-declare
-  v_wanted text[] := worker.capabilities(p_kind, p_job);
 begin
-  if v_wanted = '{}' then
+  if not exists (select from worker.guides where capabilities && p_capabilities) then
     return null;
   end if;
   return (
     select array_agg(distinct found.slug collate "C" order by found.slug collate "C")
-    from (select split_part(capability, ':', 1) as sort, array_agg(capability) as together from unnest(v_wanted) capability group by 1) asked
+    from (select split_part(capability, ':', 1) as sort, array_agg(capability) as together from unnest(p_capabilities) capability group by 1) asked
     join worker.base_models base on base.slug = p_job ->> 'base'
     cross join lateral (
       select guide.slug from worker.guides guide
