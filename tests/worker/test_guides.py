@@ -15,7 +15,7 @@ from PIL import Image
 from tests.ml import vanilla
 from tests.waiting import wait_until
 from tests.worker.conftest import Fleet, MakeFleet
-from tests.worker.pictures import SIDE, picture, png
+from tests.worker.pictures import picture, png
 from tests.worker.test_families import REGISTER, REGISTER_KLEIN
 from worker.models import UPSCALERS
 
@@ -106,11 +106,11 @@ def test_a_lora_a_reference_and_a_pose_in_one_job_as_in_plain_diffusers(
     assert result["guides"] == [
         {
             **{"capability": "reference", "guide": REFERENCE, "paths": [keys[0]]},
-            **{"scale": 0.6, "start": 0, "end": 1, "used": True, "sizes": [[SIDE, SIDE]]},
+            **{"scale": 0.6, "start": 0, "end": 1, "used": True, "padded": False},
         },
         {
             **{"capability": "control:pose", "guide": POSE, "paths": [keys[1]]},
-            **{"scale": 0.9, "start": 0.25, "end": 1, "used": True, "sizes": [[96, 64]], "bordered": False},
+            **{"scale": 0.9, "start": 0.25, "end": 1, "used": True, "padded": False},
         },
     ]
     lora = tmp_path / "lora.safetensors"
@@ -172,10 +172,10 @@ def test_klein_reads_references_in_its_context_without_a_guide(fleet: Fleet, dis
     assert "0.5" in error
 
 
-def test_a_pose_of_another_shape_is_fitted_and_the_result_says_so(fleet: Fleet) -> None:
+def test_a_pose_of_another_shape_gets_a_black_border_and_the_result_says_so(fleet: Fleet) -> None:
     tall = put(fleet, "tall.png", png(picture(2, (40, 120))))
     (said,) = drawn(fleet, control_path=tall, control_kind="pose")["guides"]
-    assert (said["sizes"], said["bordered"]) == ([[40, 120]], True)
+    assert said["padded"]
 
 
 NO_PICTURE = [

@@ -159,7 +159,7 @@ async def generate(lease: Lease, context: JobContext) -> dict[str, Any]:
         "base": base.slug,
         "models": [{"id": str(lora.id), "version": lora.version, "scale": lora.scale} for lora in request.inputs.loras],
         "guides": _described_guides(drawn, request),
-        "settings": drawn["resolved"],
+        "settings": {name: value for name, value in drawn["resolved"].items() if name != "padded_controls"},
         "seconds": drawn["seconds"],
         "peak_gib": drawn["peak_gib"],
         "memory_plan": drawn["memory_plan"],
@@ -204,11 +204,10 @@ async def _fetch_picture(what: str, key: str, folder: Path, lease: Lease, contex
 
 
 def _described_guides(drawn: dict[str, Any], request: GenerationRequest) -> list[dict[str, Any]]:
-    """Return what steered the pictures, for the result: as asked, and what the GPU process says about it."""
-    said = iter(drawn["guides"])
-    used = request.inputs.used_guides
+    """Return what steered the pictures, for the result: as asked, and what became of it."""
+    padded = drawn["resolved"]["padded_controls"]
     return [
-        guide.model_dump() | ({"used": True, **next(said)} if guide in used else {"used": False})
+        guide.model_dump() | {"used": guide.scale != 0, "padded": guide.capability.partition(":")[2] in padded}
         for guide in request.inputs.guides
     ]
 

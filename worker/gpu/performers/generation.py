@@ -17,7 +17,6 @@ from worker.gpu.models import Models
 from worker.gpu.tasks.generation import GenerateTask, GuideFile
 from worker.ml.draw import generate as pictures
 from worker.ml.draw.denoise import Step
-from worker.ml.guides.maps import has_shape
 from worker.ml.memory import Plan
 from worker.ml.models import Base
 from worker.ml.networks.upscaler import Upscaler, Upscaling
@@ -53,7 +52,6 @@ def generate(task: GenerateTask, models: Models) -> Work:
         "resolved": drawn.resolved,
         "peak_gib": torch.cuda.max_memory_allocated(base.device) / 2**30 if on_gpu else None,
         "memory_plan": drawn.memory_plan,
-        "guides": [_described(use, drawn.resolved["width"], drawn.resolved["height"]) for use in guides],
     }
 
 
@@ -67,14 +65,6 @@ def _guide_use(guide: GuideFile, base: Base, models: Models) -> GuideUse:
         guide.start,
         guide.end,
     )
-
-
-def _described(use: GuideUse, width: int, height: int) -> dict[str, Any]:
-    """Return the sizes of a guide's pictures, and of a control picture whether it lies inside a black border."""
-    sizes = {"sizes": [[pixels.shape[1], pixels.shape[0]] for pixels in use.pictures]}
-    if use.kind is None:
-        return sizes
-    return sizes | {"bordered": not all(has_shape(pixels, width, height) for pixels in use.pictures)}
 
 
 def _draw(base: Base, task: GenerateTask, guides: Sequence[GuideUse]) -> Generator[Event, None, Drawn]:

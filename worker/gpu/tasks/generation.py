@@ -40,9 +40,7 @@ class GenerateTask(Task):
 
     `Done.result`: `pictures`, a list of {index, seed, raw, upscaled, width, height} where raw and upscaled
     are .npy files of uint8 (H, W, 3) and width and height those of the upscaled picture; `resolved`, the
-    settings with the base's defaults filled in; `seconds` a phase; `peak_gib`; `memory_plan`; `guides`, for each
-    guide {sizes, bordered}: [width, height] of each of its pictures, and for a control picture of another shape than
-    the picture drawn that it lies inside a black border.
+    settings with the base's defaults filled in; `seconds` a phase; `peak_gib`; `memory_plan`.
     """
 
     performer: ClassVar[str] = "worker.gpu.performers.generation:generate"
