@@ -7,7 +7,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,65 +19,21 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from tests.ml import vanilla
+from tests.ml.controls import REQUEST, VARIANTS, Network, a_map, drawn, furthest, opened, tiny_network, write_lora
 from tests.ml.families import only_flux, only_sd15
 from tests.ml.runs import pictures
 from worker.demo.drawing import portrait
 from worker.ml import models
-from worker.ml.adapters import files
 from worker.ml.draw.denoise import Step
-from worker.ml.draw.generate import LoraUse, Picture, PictureRequest, Resolved, generate
+from worker.ml.draw.generate import LoraUse, Picture, Resolved, generate
 from worker.ml.errors import BadInput, ModelUnreadable, NotFinite
 from worker.ml.guides import canny
 from worker.ml.guides.maps import fit
-from worker.ml.guides.registry import LoadedGuide, open_guide
+from worker.ml.guides.registry import open_guide
 from worker.ml.guides.tiny.controlnet import build_tiny
 from worker.ml.models import Base
 from worker.ml.protocol import GuideUse, Pixels
 
-PROMPT = "a photo of a person in a park"
-REQUEST = PictureRequest(
-    PROMPT, negative_prompt="a red wall", width=64, height=96, steps=4, guidance=3.5, seed=11, num_images=1
-)
-SETTINGS = {"width": 64, "height": 96, "num_inference_steps": 4, "guidance_scale": 3.5}
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One of the networks that diffusers has for a family, and how its pipeline is told the kind of a picture."""
-
-    network: str
-    pipeline: str
-    picture: str
-    modes: dict[str, int] | None = None
-    build: dict[str, Any] | None = None
-
-
-VARIANTS = {
-    "sd15": Variant("ControlNetModel", "StableDiffusionControlNetPipeline", "image"),
-    "sdxl": Variant("ControlNetModel", "StableDiffusionXLControlNetPipeline", "image"),
-    "sdxl union": Variant(
-        "ControlNetUnionModel",
-        "StableDiffusionXLControlNetUnionPipeline",
-        "control_image",
-        {"pose": 0, "depth": 1, "canny": 3},
-        {"union": True},
-    ),
-    "flux": Variant("FluxControlNetModel", "FluxControlNetPipeline", "control_image"),
-    "flux union": Variant(
-        "FluxControlNetModel",
-        "FluxControlNetPipeline",
-        "control_image",
-        {"canny": 0, "depth": 2, "pose": 4},
-        {"union": True},
-    ),
-    "flux of pixels": Variant(
-        "FluxControlNetModel",
-        "FluxControlNetPipeline",
-        "control_image",
-        build={"conditioning_embedding_channels": 16, "patch_size": 2},  # XLabs'
-    ),
-}
 every_variant = pytest.mark.parametrize(
     ("family", "variant"), [(name.split()[0], name) for name in VARIANTS], indirect=True
 )
@@ -92,79 +48,15 @@ def variant(request: pytest.FixtureRequest) -> str:
     return name
 
 
-@dataclass(frozen=True)
-class Network:
-    """A tiny network in its folder, and opened for a base."""
-
-    base: Base
-    variant: Variant
-    folder: Path
-    guide: LoadedGuide
-
-    def guided(self, picture: Pixels, scale: float = 1.0, kind: str = "pose", **window: float) -> PictureRequest:
-        return replace(REQUEST, guides=(GuideUse(self.guide, (picture,), scale, kind, **window),))
-
-    def plain(
-        self, picture: Image.Image, kind: str = "pose", *, base: Base | None = None, seed: int = 11, **settings: Any
-    ) -> Pixels:
-        """The picture of plain diffusers, which spends a generator on the control first: it gets our noise."""
-        base, variant = base or self.base, self.variant
-        control = vanilla.Control(
-            self.folder, getattr(diffusers, variant.network), getattr(diffusers, variant.pipeline)
-        )
-        given: dict[str, Any] = {variant.picture: picture, **SETTINGS, **settings}
-        if variant.modes is not None:
-            given["control_mode"] = variant.modes[kind]
-        if base.family.name == "flux":
-            given["latents"] = noise(base, seed)
-        else:
-            given["negative_prompt"] = REQUEST.negative_prompt
-        return vanilla.draw(base.folder, PROMPT, seed=seed, dtype=base.dtype, control=control, **given)
-
-
-def noise(base: Base, seed: int) -> torch.Tensor:
-    token_px, generator = base.family.token_px(base.parts), torch.Generator().manual_seed(seed)
-    grid = (96 // token_px, 64 // token_px)
-    sampler = base.family.sampler(base.parts, grid, 4, base.device, generator)
-    return base.family.first_noise(base.parts, sampler, grid, generator, base.dtype)
-
-
 @pytest.fixture(scope="session")
 def network(base: Base, variant: str, tmp_path_factory: pytest.TempPathFactory) -> Network:
-    own = VARIANTS[variant or base.family.name]
-    folder = tmp_path_factory.mktemp("networks") / f"controlnet-{variant.replace(' ', '-')}"
-    build_tiny(folder, base, **(own.build or {}))
-    return Network(base, own, folder, open_guide(folder, base, "control:pose"))
+    return tiny_network(base, variant or base.family.name, tmp_path_factory.mktemp("networks"))
 
 
 @pytest.fixture(scope="session")
 def pose() -> Pixels:
     """A map of coloured lines on black, as tall as the pictures."""
     return a_map(96, 64)
-
-
-def a_map(height: int, width: int) -> Pixels:
-    drawn = np.zeros((height, width, 3), np.uint8)
-    drawn[height // 6 : height // 2, width // 3 : width // 3 + 3] = (255, 80, 0)
-    drawn[height // 3 : height // 3 + 3, 5 : width - 5] = (0, 200, 255)
-    return drawn
-
-
-def write_lora(base: Base, path: Path, size: float) -> None:
-    """Write a LoRA of random numbers."""
-    generator = torch.Generator().manual_seed(1)
-    with base.family.new_lora(base.parts, 4, generator) as lora:
-        weights = {name: torch.randn(one.shape, generator=generator) * size for name, one in lora.items()}
-    files.write(path, weights, {"family": base.family.name})
-
-
-def furthest(one: Pixels, other: Pixels) -> int:
-    return int(np.abs(one.astype(int) - other.astype(int)).max())
-
-
-def drawn(base: Base, request: PictureRequest) -> Pixels:
-    (picture,) = pictures(generate(base, request))
-    return picture
 
 
 # -- the pictures of plain diffusers
@@ -233,8 +125,7 @@ def test_a_control_combines_with_a_lora(network: Network, pose: Pixels, tmp_path
 def test_a_flux_base_without_guidance_embedding_uses_the_wanted_prompts_control_against_the_negative_one(
     unguided: Base, pose: Pixels, tmp_path: Path
 ) -> None:
-    build_tiny(tmp_path / "controlnet", unguided)
-    network = Network(unguided, VARIANTS["flux"], tmp_path / "controlnet", opened(tmp_path / "controlnet", unguided))
+    network = tiny_network(unguided, "flux", tmp_path)
     ours = drawn(unguided, network.guided(pose, 0.5))
     theirs = network.plain(Image.fromarray(pose), negative_prompt="a red wall", controlnet_conditioning_scale=0.5)
     assert furthest(ours, theirs) <= 1  # diffusers makes FLUX's two predictions one after the other
@@ -250,15 +141,10 @@ def test_flux_reads_a_sample_of_the_control_picture_not_the_mode(
     vae.encoder.conv_out.bias.data[16:] = 0.0
     vae.save_pretrained(folder / "vae")
     base = models.load(folder, "cpu")
-    build_tiny(tmp_path / "controlnet", base)
-    network = Network(base, VARIANTS["flux"], tmp_path / "controlnet", opened(tmp_path / "controlnet", base))
+    network = tiny_network(base, "flux", tmp_path)
     ours = pictures(generate(base, replace(network.guided(pose), num_images=2)))
     theirs = [network.plain(Image.fromarray(pose), seed=seed, controlnet_conditioning_scale=1.0) for seed in (11, 12)]
     assert [furthest(*pair) for pair in zip(ours, theirs, strict=True)] == [0, 0]
-
-
-def opened(folder: Path, base: Base, kind: str = "pose") -> LoadedGuide:
-    return open_guide(folder, base, f"control:{kind}")
 
 
 # -- the base stays as it was

@@ -242,7 +242,7 @@ def test_the_plan_counts_the_larger_of_adapter_and_encoder(
     def needs(references: tuple[Pixels, ...]) -> int:
         return needed(guided(guide, references)) - needed(REQUEST)
 
-    assert needs(ONE) > max(guide._weights.nbytes, guide._encoder_weights.nbytes)
+    assert needs(ONE) >= max(guide._weights.nbytes, guide._encoder_weights.nbytes)
     assert needs(ONE * 50) > needs(ONE)
 
 
@@ -351,7 +351,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
         "image_encoder of .* is incomplete: it has no visual_projection.weight",
     ),
     "another encoder's": (of_another_encoder, f"{FILE} reads 24 numbers a picture, .* gives 40"),
-    "not a number": (changed(not_a_number), f"{FILE} of .* not finite in torch.float32"),
+    "not a number": (changed(not_a_number), f"{FILE} of .* not finite in float32"),
     "not a number in the encoder": (changed(not_a_number, ENCODER_FILE), "image_encoder of .* not finite"),
     "FaceID": (changed(face_id), f"{FILE} is an IP-Adapter of a kind that is unsupported for .*; supported: plain"),
     "a LoRA": (changed(lambda w: w.update({"lora_unet_x.alpha": torch.ones(1)})), "not an IP-Adapter for .*lora_unet"),
@@ -398,7 +398,7 @@ def test_an_adapter_for_a_family_that_has_none_is_refused(base: Base, tiny_model
 @only_sd15
 def test_what_a_folder_does_not_give_is_refused(base: Base, adapter: Path, tmp_path: Path) -> None:
     for folder, capability, message in (
-        (adapter, "control:pose", "gives reference, not control:pose"),
+        (adapter, "control:pose", "ip-adapter-sd15 is not a ControlNet"),
         (tmp_path / "missing", "reference", "missing is not a guide"),
         (None, "reference", "has no reference built in"),
     ):

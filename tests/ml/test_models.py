@@ -249,6 +249,23 @@ def test_parts_of_a_base_that_are_links_are_counted(slabs: list[Path], tmp_path:
     assert len(said) == 1
 
 
+def test_weights_of_a_guide_beside_its_folders_are_counted(slabs: list[Path]) -> None:
+    said: list[str] = []
+    store = Store(said.append, limit_bytes=1500)
+    store.get(slabs[0], Slab)
+    store.get(slabs[1].parent, lambda _: Mapped(slabs[1]))
+    assert len(said) == 1
+
+
+def test_a_file_beside_the_parts_of_a_base_is_not_loaded_and_not_counted(slabs: list[Path]) -> None:
+    said: list[str] = []
+    store = Store(said.append, limit_bytes=1500)
+    store.get(slabs[0], Slab)
+    (slabs[1].parent / "model_index.json").touch()
+    store.get(slabs[1].parent, lambda _: Mapped(slabs[1]))
+    assert said == []
+
+
 def test_a_model_larger_than_the_limit_is_loaded_alone(slabs: list[Path]) -> None:
     said: list[str] = []
     store = Store(said.append, limit_bytes=500)

@@ -16,6 +16,8 @@ from diffusers.training_utils import compute_snr
 
 from worker.ml.train.batches import Batch
 
+FLUX_PIPELINES = (FluxPipeline, FluxControlNetPipeline)
+
 
 @dataclass(frozen=True)
 class Control:
@@ -49,7 +51,7 @@ def draw(
         pipeline.set_adapters([f"lora{i}" for i in range(len(loras))], [scale for _, scale in loras])
     if adapter:
         load_ip_adapter(pipeline, *adapter)
-    if isinstance(pipeline, (FluxPipeline, FluxControlNetPipeline)):
+    if isinstance(pipeline, FLUX_PIPELINES):
         settings["max_sequence_length"] = pipeline.tokenizer_2.model_max_length
         if not pipeline.transformer.config.guidance_embeds:
             settings["true_cfg_scale"] = settings.pop("guidance_scale")
@@ -64,7 +66,7 @@ def draw(
 def load_ip_adapter(pipeline: Any, folder: Path, scale: float) -> None:
     """Load an adapter with its image encoder, in the pipeline's precision."""
     encoder = {"subfolder": ""}
-    if isinstance(pipeline, FluxPipeline):
+    if isinstance(pipeline, FLUX_PIPELINES):
         encoder = {
             "image_encoder_pretrained_model_name_or_path": str(folder / "image_encoder"),
             "image_encoder_dtype": pipeline.dtype,

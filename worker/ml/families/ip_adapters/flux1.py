@@ -20,6 +20,7 @@ NAMES = AdapterNames(
     first=0,
     step=1,
     projections=("proj.weight",),
+    kinds="plain ones",
     argument=("joint_attention_kwargs", "ip_adapter_image_embeds"),
     against_is_black=True,
 )

@@ -19,7 +19,9 @@ class AdapterNames:
     step: int
     """Numbers of the layers in "ip_adapter": those of the attention that reads pictures."""
     projections: tuple[str, ...]
-    """A weight of each kind of projection that diffusers reads for this family."""
+    """A weight of the projection of each kind that diffusers reads for this family."""
+    kinds: str
+    """What these kinds are, for a person."""
     argument: tuple[str, str]
     """The denoiser's argument, a mapping, and its key for the embedded pictures."""
     against_is_black: bool

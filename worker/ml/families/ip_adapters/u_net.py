@@ -11,6 +11,7 @@ NAMES = AdapterNames(
     first=1,  # self-attention, which has the even numbers, reads no pictures
     step=2,
     projections=("proj.weight", "proj.3.weight", "latents"),
+    kinds="plain, plus and full-face ones",
     argument=("added_cond_kwargs", "image_embeds"),
     against_is_black=False,
 )

@@ -19,25 +19,9 @@ EMBEDDING, TOKEN, TOKENS = 24, 32, 4
 
 def build_tiny(folder: Path, base: Base, *, plus: bool = False, seed: int = 0) -> None:
     """Write an adapter for this base to the folder: of one embedding, or (`plus`) of all tokens of the encoder."""
-    names, denoiser = NAMES[base.family.name], base.denoiser
-    layers = [
-        denoiser.get_submodule(name.removesuffix(".processor"))
-        for name in denoiser.attn_processors
-        if not name.startswith("single_") and not name.endswith("attn1.processor")
-    ]
-    text_width = denoiser.config.get("cross_attention_dim") or denoiser.config.joint_attention_dim
-    bias = "joint_attention_dim" in denoiser.config
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # module constructors use the global generator only
-        projection = _plus(text_width) if plus else _plain(text_width)
-        state = {names.key_of("image_proj", name): weights for name, weights in projection.items()}
-        for place, layer in enumerate(layers):
-            for side in ("k", "v"):
-                linear = torch.nn.Linear(text_width, layer.inner_dim, bias=bias)
-                # So that what a picture says is heard beside the text.
-                values = {"weight": 8 * linear.weight.data} | ({"bias": linear.bias.data} if bias else {})
-                name = f"{names.first + names.step * place}.to_{side}_ip"
-                state |= {names.key_of("ip_adapter", f"{name}.{part}"): value for part, value in values.items()}
+        weights = random_weights(base, plus=plus)
         encoder = CLIPVisionModelWithProjection(
             CLIPVisionConfig(
                 hidden_size=TOKEN,
@@ -51,16 +35,36 @@ def build_tiny(folder: Path, base: Base, *, plus: bool = False, seed: int = 0) -
             )
         )
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: weights.contiguous() for name, weights in state.items()}, folder / FILE)
+    save_file(weights, folder / FILE)
     encoder.save_pretrained(folder / "image_encoder")
 
 
-def _plain(text_width: int) -> dict[str, torch.Tensor]:
-    linear, norm = torch.nn.Linear(EMBEDDING, TOKENS * text_width), torch.nn.LayerNorm(text_width)
-    return {
-        **{f"proj.{name}": weights.data for name, weights in linear.named_parameters()},
-        **{f"norm.{name}": weights.data for name, weights in norm.named_parameters()},
-    }
+def random_weights(base: Base, embedding: int = EMBEDDING, *, plus: bool = False) -> dict[str, torch.Tensor]:
+    """Return an adapter for embeddings of this size, in the names of a published file of the base's family."""
+    names, denoiser = NAMES[base.family.name], base.denoiser
+    text_width = denoiser.config.get("cross_attention_dim") or denoiser.config.joint_attention_dim
+    projection = _plus(text_width) if plus else _plain(text_width, embedding)
+    weights = {names.key_of("image_proj", name): value for name, value in projection.items()}
+    layers = [
+        denoiser.get_submodule(name.removesuffix(".processor"))
+        for name in denoiser.attn_processors
+        if not name.startswith("single_") and not name.endswith("attn1.processor")
+    ]
+    for place, layer in enumerate(layers):
+        for side in ("k", "v"):
+            linear = torch.nn.Linear(text_width, layer.inner_dim, bias="joint_attention_dim" in denoiser.config)
+            linear.weight.data *= 8  # so that a picture is heard beside the text
+            for part, value in linear.named_parameters():
+                name = f"{names.first + names.step * place}.to_{side}_ip.{part}"
+                weights[names.key_of("ip_adapter", name)] = value.data
+    return weights
+
+
+def _plain(text_width: int, embedding: int) -> dict[str, torch.Tensor]:
+    module = torch.nn.ModuleDict(
+        {"proj": torch.nn.Linear(embedding, TOKENS * text_width), "norm": torch.nn.LayerNorm(text_width)}
+    )
+    return {name: weights.data for name, weights in module.named_parameters()}
 
 
 def _plus(text_width: int) -> dict[str, torch.Tensor]:
