@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -15,8 +16,13 @@ from tests.worker.pictures import picture, png
 from worker.ml import models
 from worker.ml.guides.tiny import ip_adapter
 from worker.models import UPSCALERS
+from worker.models.manifest import MANIFEST
+from worker.models.push import Push
+from worker.storage.object_store import ObjectStore
+from worker.storage.s3.client import StoreConfig
 
 PHOTOS = 4
+GUIDE = "ip-adapter-flux"
 
 
 @pytest.fixture(scope="module")
@@ -25,17 +31,32 @@ def work_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def fleet(make_fleet: MakeFleet, work_dir: Path, tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Fleet:
-    """The pod has a guide for references."""
-    disk = tmp_path_factory.mktemp("models")
+def disk(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
     for slug in (*UPSCALERS.values(), TINY_BASE):
-        (disk / slug).symlink_to(tiny_models / slug)
-    ip_adapter.build_tiny(disk / "ip-adapter-flux", models.load(tiny_models / TINY_BASE))
+        (folder / slug).symlink_to(tiny_models / slug)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def fleet(make_fleet: MakeFleet, work_dir: Path, disk: Path, tmp_path_factory: pytest.TempPathFactory) -> Fleet:
+    """A guide for references is in the bucket, and not on the pod's disk."""
     fleet = make_fleet(models_dir=disk, WORK_DIR=str(work_dir), CHECKPOINT_EVERY_SECONDS="0.4")
     fleet.app.run("update worker.guides set vram_gib = 0")
     can_more = "update worker.base_models set capabilities = capabilities || '{reference}' where slug = %s"
     fleet.app.run(can_more, TINY_BASE)
+    pushed = tmp_path_factory.mktemp("pushed")
+    ip_adapter.build_tiny(pushed / GUIDE, models.load(disk / TINY_BASE))
+    asyncio.run(push(fleet, pushed))
     return fleet
+
+
+async def push(fleet: Fleet, models_dir: Path) -> None:
+    server = fleet.app.s3_server
+    store = ObjectStore(StoreConfig(server.url(), server.region, server.access_key_id, server.secret_access_key))
+    pushing = Push(models_dir, GUIDE, store, fleet.app.models)
+    await pushing.run(await pushing.check(), lambda _: None)
+    await store.close()
 
 
 def prefetched(work_dir: Path, subject: UUID, purpose: str = "training") -> list[Path]:
@@ -106,12 +127,16 @@ def refer(fleet: Fleet, *people: UUID) -> UUID:
     return fleet.draw(reference_paths=keys)
 
 
-def test_references_are_fetched_into_the_cache_of_the_person_that_each_shows(fleet: Fleet, work_dir: Path) -> None:
+def test_references_are_fetched_into_the_cache_of_the_person_that_each_shows_and_their_guide_to_the_disk(
+    fleet: Fleet, work_dir: Path, disk: Path
+) -> None:
     running, people = busy(fleet), [fleet.app.add_subject() for _ in range(2)]
+    assert not (disk / GUIDE).exists()
     waiting = refer(fleet, *people)
     wait_until(
         lambda: all(len(prefetched(work_dir, person, "generation")) == 1 for person in people), "both references"
     )
+    wait_until((disk / GUIDE / MANIFEST).exists, "the guide")
     cancel(fleet, running)
     assert finished(fleet, waiting, "generation")["bytes_in"] == 0
     assert [prefetched(work_dir, person, "generation") for person in people] == [[], []]
