@@ -205,8 +205,12 @@ def test_a_missing_capability_of_a_base_is_named(db: AppTables) -> None:
     subject = db.add_subject()
     photo = db.add_photos(subject)[0]
     asked: dict[str, tuple[str, dict[str, Any]]] = {
-        "base: flux-schnell cannot do train; it can do lora; train on flux-dev": ("training", {"base": "flux-schnell"}),
-        f"base: {TINY_BASE} cannot do ip_adapter; it can do train, lora": (
+        "base: flux-schnell cannot do train; it can do lora, reference, control:canny, control:pose, control:depth; "
+        "train on flux-dev": (
+            "training",
+            {"base": "flux-schnell"},
+        ),
+        f"base: {TINY_BASE} cannot do reference; it can do train, lora": (
             "generation",
             {"prompt": "x", "reference_paths": [photo]},
         ),
