@@ -73,7 +73,7 @@ comment on column worker.base_models.family is 'LoRAs fit every base model of th
 comment on column worker.base_models.train_base is 'The base model of the family to train on, where this one only generates.';
 comment on column worker.base_models.capabilities is 'train, lora, reference, control:KIND. A request for any other is refused at INSERT. What no guide of the family gives is built in.';
 comment on column worker.base_models.sizes is 'Sizes in pixels at which the base model generates best, as WIDTHxHEIGHT.';
-comment on column worker.base_models.defaults is 'Settings for what a request leaves open: steps, guidance, width, height; under training: steps, rank, learning_rate, resolution, batch_size, preservation.';
+comment on column worker.base_models.defaults is 'Settings for what a request leaves open: steps, guidance, width, height, sampler, clip_skip; under training: steps, rank, learning_rate, resolution, batch_size, preservation.';
 comment on column worker.base_models.min_vram_gib is 'GiB of GPU memory that must be free for a pod to offer the base model; 0: a CPU is enough.';
 comment on column worker.base_models.min_training_vram_gib is 'The same for kinds that need the capability train; NULL: as much as min_vram_gib.';
 comment on column worker.base_models.licence is 'The licence of the weights, as their publisher names it.';
@@ -172,7 +172,7 @@ comment on column public.presets.name is 'For the app''s own use.';
 comment on column public.presets.kind is 'The kind of job it is for.';
 comment on column public.presets.prompt is '{prompt} stands for the request''s prompt, {trigger} for the trigger word.';
 comment on column public.presets.negative_prompt is 'Added to the request''s own.';
-comment on column public.presets.settings is 'Values for columns that the request leaves open: width, height, steps, guidance, rank, learning_rate, resolution, class_name.';
+comment on column public.presets.settings is 'Values for columns that the request leaves open: width, height, steps, guidance, sampler, clip_skip, rank, learning_rate, resolution, class_name.';
 comment on column public.presets.created_at is 'When the row was inserted.';
 
 -- --------------------------------------------------------------------------------------------------------------- jobs
@@ -244,6 +244,8 @@ comment on column public.generation_jobs.control_end is 'The share of the steps 
 comment on column public.generation_jobs.width is 'In pixels, before upscaling. Left open: the base model''s default.';
 comment on column public.generation_jobs.height is 'In pixels, before upscaling. Left open: the base model''s default.';
 comment on column public.generation_jobs.steps is 'Left open: the base model''s default.';
+comment on column public.generation_jobs.sampler is 'Its name, such as euler_a or DPM++ 2M Karras. Left open: the one of the base model''s folder.';
+comment on column public.generation_jobs.clip_skip is 'The layer of CLIP that is read, counted from the last, which is 1. Left open: the family''s.';
 comment on column public.generation_jobs.guidance is 'How closely to follow the prompt. Left open: the base model''s default.';
 comment on column public.generation_jobs.seed is 'The same seed generates the same picture. Left open: derived from the job''s id.';
 comment on column public.generation_jobs.num_images is 'How many pictures to generate.';

@@ -7,7 +7,7 @@ language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select coalesce((
     select coalesce(jsonb_object_agg(setting.key, setting.value) filter (
-             where setting.key in ('width', 'height', 'steps', 'guidance', 'rank', 'learning_rate', 'resolution', 'class_name')
+             where setting.key in ('width', 'height', 'steps', 'guidance', 'sampler', 'clip_skip', 'rank', 'learning_rate', 'resolution', 'class_name')
                and p_job -> setting.key = 'null'), '{}')
            || jsonb_build_object('preset', jsonb_build_object('prompt', preset.prompt, 'negative_prompt', preset.negative_prompt))
     from public.presets preset left join lateral jsonb_each(preset.settings) setting on true

@@ -62,7 +62,7 @@ comment on function worker.generation__texts is
 
 create or replace function worker.generation__plain_columns() returns text[]
 language sql immutable set search_path = pg_catalog, pg_temp
-as $$ select '{lora_scales,control_kind,output_format}'::text[] $$;
+as $$ select '{lora_scales,control_kind,sampler,output_format}'::text[] $$;
 comment on function worker.generation__plain_columns is 'Return the columns that hold numbers, or words from a fixed list.';
 
 create or replace function worker.generation__default_base(p_job jsonb) returns text

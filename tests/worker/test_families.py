@@ -217,3 +217,23 @@ def test_a_lora_that_cannot_be_loaded_fails_the_job_at_once_and_says_why(
     assert (job["status"], job["error_code"], job["attempt"]) == ("failed", "invalid_input", 1)
     assert job["error"].startswith(f"{model}.safetensors ")
     assert why in job["error"]
+
+
+def test_the_sampler_and_the_layer_of_clip_are_those_of_the_request(fleet: Fleet) -> None:
+    settings = {"prompt": "a mug", "sampler": "DPM++ 2M Karras", "clip_skip": 2}
+    job = fleet.app.request("generation", owner_id=fleet.app.owner, base=BASE, **settings)
+    drawn = fleet.completed("generation", job)["result"]["settings"]
+    assert (drawn["sampler"], drawn["clip_skip"]) == ("dpmpp_2m_karras", 2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [({"sampler": "plms"}, "sampler: plms is not one of klein: euler"), ({"clip_skip": 2}, "clip_skip: klein reads")],
+)
+def test_a_sampler_or_layer_that_the_family_has_not_is_invalid_input(
+    fleet: Fleet, settings: dict[str, Any], said: str
+) -> None:
+    job = fleet.app.request("generation", owner_id=fleet.app.owner, base="tiny-klein", prompt="a mug", **settings)
+    row = fleet.app.wait_for("generation", job)
+    assert (row["status"], row["error_code"]) == ("failed", "invalid_input")
+    assert row["error"].startswith(said)

@@ -82,6 +82,8 @@ class GenerationRequest(Row):
     height: int | None = None
     steps: int | None = None
     guidance: float | None = None
+    sampler: str | None = None
+    clip_skip: int | None = None
     seed: int
     num_images: int = 1
     upscale: Literal[2, 4] = 4
@@ -148,6 +150,8 @@ async def generate(lease: Lease, context: JobContext) -> dict[str, Any]:
         height=request.height,
         steps=request.steps,
         guidance=request.guidance,
+        sampler=request.sampler,
+        clip_skip=request.clip_skip,
     )
     drawn = await context.compute_result(task, lease)
     context.mark_computed(lease)

@@ -52,6 +52,8 @@ class GenerateTask(Task):
     height: int | None = None
     steps: int | None = None
     guidance: float | None = None
+    sampler: str | None = None
+    clip_skip: int | None = None
     seed: int
     num_images: int = 1
     loras: list[LoraFile] = Field(default_factory=list)
