@@ -105,10 +105,11 @@ begin
     loop
       execute format(
         'with others as materialized (
-           select id from %1$s where status = ''queued'' and %2$s and %3$s order by phase collate "C" limit $3 for update skip locked)
+           select id from %1$s where status = ''queued'' and %2$s and %3$s order by %4$s phase collate "C" limit $3 for update skip locked)
          update %1$s job set phase = $2 from others where job.id = others.id', p_kind.table_name,
         case when not p_kind.uses_base then 'true' else case when v_base is null then 'base is null' else 'base = $1' end
-          || case when v_guides is null then ' and guides is null' else ' and guides = $4' end end, v_condition)
+          || case when v_guides is null then ' and guides is null' else ' and guides = $4' end end, v_condition,
+        case when p_kind.uses_base then 'guides,' end)
         using v_base, coalesce(v_prefix || v_why, 'waiting'), v_limit, v_guides;
       get diagnostics v_rows = row_count;
       v_more := v_more or v_rows = v_limit;

@@ -294,6 +294,14 @@ def test_a_control_needs_one_picture(network: Network, pose: Pixels, count: int)
 
 
 @only_sd15
+@pytest.mark.parametrize("size", [(1, 1), (63, 500), (500, 63)])
+def test_a_picture_too_small_to_show_anything_is_refused(network: Network, size: tuple[int, int]) -> None:
+    height, width = size
+    with pytest.raises(BadInput, match=f"the control picture is {width} x {height} pixels: each side must be at least"):
+        list(generate(network.base, network.guided(np.zeros((*size, 3), np.uint8))))
+
+
+@only_sd15
 def test_a_scale_that_is_not_finite_is_refused(network: Network, pose: Pixels) -> None:
     with pytest.raises(BadInput, match="scales of LoRAs and guides must be finite"):
         list(generate(network.base, network.guided(pose, float("inf"))))

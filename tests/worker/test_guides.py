@@ -21,20 +21,26 @@ from worker.models import UPSCALERS
 
 SD15, KLEIN = "tiny-sd15", "tiny-klein-distilled"
 REFERENCE, POSE = "ip-adapter-sd15", "controlnet-pose-sd15"
+GUIDES_OF = {
+    SD15: (REFERENCE, POSE),
+    "tiny-sdxl": ("ip-adapter-sdxl", "controlnet-union-sdxl"),
+    "tiny-flux": ("ip-adapter-flux", "controlnet-union-flux"),
+}
 
 
 @pytest.fixture(scope="module")
 def disk(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A MODELS_DIR with the tiny bases of two families, and guides for one of them."""
+    """A MODELS_DIR with the tiny bases and their guides."""
     from worker.ml import models
     from worker.ml.guides.tiny import controlnet, ip_adapter
 
     folder = tmp_path_factory.mktemp("guides")
-    for slug in (*UPSCALERS.values(), SD15, "tiny-klein", KLEIN):
+    for slug in (*UPSCALERS.values(), "tiny-klein", KLEIN, *GUIDES_OF):
         (folder / slug).symlink_to(tiny_models / slug)
-    base = models.load(tiny_models / SD15)
-    ip_adapter.build_tiny(folder / REFERENCE, base)
-    controlnet.build_tiny(folder / POSE, base)
+    for slug, (reference, control) in GUIDES_OF.items():
+        base = models.load(tiny_models / slug)
+        ip_adapter.build_tiny(folder / reference, base)
+        controlnet.build_tiny(folder / control, base, union="union" in control)
     return folder
 
 
@@ -46,7 +52,8 @@ def fleet(make_fleet: MakeFleet, disk: Path, tmp_path_factory: pytest.TempPathFa
     fleet.app.run(REGISTER_KLEIN)
     fleet.app.run("update worker.guides set vram_gib = 0")
     can_more = "update worker.base_models set capabilities = capabilities || %s where family = %s"
-    fleet.app.run(can_more, ["reference", "control:pose", "control:depth"], "sd15")
+    for family in ("sd15", "sdxl", "flux"):
+        fleet.app.run(can_more, ["reference", "control:pose", "control:depth"], family)
     fleet.app.run(can_more, ["reference"], "klein")
     bare = tmp_path_factory.mktemp("bare")
     for slug in (*UPSCALERS.values(), SD15):
@@ -136,6 +143,21 @@ def test_a_lora_a_reference_and_a_pose_in_one_job_as_in_plain_diffusers(
     for without in (["reference_paths"], ["control_path", "control_kind"]):
         fewer = drawn(fleet, **{**asked, **dict.fromkeys(without)})
         assert (raw(fleet, fewer) != theirs).any(), without
+
+
+@pytest.mark.parametrize("base", ["tiny-sdxl", "tiny-flux"])
+def test_a_lora_a_reference_and_a_pose_in_one_job_of_other_families(fleet: Fleet, base: str) -> None:
+    person, other = fleet.person(), fleet.app.add_subject()
+    trained = fleet.completed("training", fleet.app.request("training", subject_id=person, base=base, steps=3))
+    asked = {
+        **{"base": base, "subject_id": person, "model_ids": [trained["result"]["model_id"]], "steps": 2},
+        "reference_paths": [put(fleet, "face.png", png(picture(1)), other)],
+        **{"control_path": put(fleet, "pose.png", png(picture(2, (96, 64)))), "control_kind": "pose"},
+    }
+    whole = drawn(fleet, **asked)
+    assert [(guide["guide"], guide["used"]) for guide in whole["guides"]] == [(slug, True) for slug in GUIDES_OF[base]]
+    for without in ({"lora_scales": [0]}, {"reference_paths": None}, {"control_path": None, "control_kind": None}):
+        assert (raw(fleet, drawn(fleet, **{**asked, **without})) != raw(fleet, whole)).any(), without
 
 
 def test_scale_0_is_as_without_guides_and_needs_neither_guide_nor_pictures(fleet: Fleet) -> None:
