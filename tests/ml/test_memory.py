@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tests.ml.geometry import on_meta
-from worker.ml.families.conditions import PooledTokens, Tokens
+from worker.ml.families.conditions import PooledTokens, RaggedTokens, Tokens
 from worker.ml.families.controlnets import NETWORKS
 from worker.ml.guides.controlnet import Control
 from worker.ml.memory import GIB, WORKSPACE_BYTES, anonymous_bytes, host_limit_bytes, plan_parts
@@ -187,7 +187,7 @@ class Published:
     latents: Callable[[Grid], tuple[int, ...]]
 
 
-@pytest.fixture(scope="module", params=["flux-dev", "klein", "sd15", "sdxl"])
+@pytest.fixture(scope="module", params=["flux-dev", "klein", "sd15", "sdxl", "z-image"])
 def published(request: pytest.FixtureRequest) -> Published:
     family, parts = on_meta(request.param)
     if family.name == "flux":
@@ -195,6 +195,9 @@ def published(request: pytest.FixtureRequest) -> Published:
         return Published(family, parts, prompt, lambda grid: (math.prod(grid), 64))
     if family.name == "klein":
         return Published(family, parts, Tokens(zeros(1, 512, 7680)), lambda grid: (math.prod(grid), 128))
+    if family.name == "z-image":
+        prompts = RaggedTokens((zeros(512, 2560),))
+        return Published(family, parts, prompts, lambda grid: (16, 2 * grid[0], 2 * grid[1]))
     if family.name == "sdxl":
         prompt = PooledTokens(zeros(1, 77, 2048), zeros(1, 1280))
         return Published(family, parts, prompt, lambda grid: (4, *grid))

@@ -17,6 +17,7 @@ from worker.ml.families.tiny import flux1 as flux_tiny
 from worker.ml.families.tiny import klein as klein_tiny
 from worker.ml.families.tiny import sd15 as sd15_tiny
 from worker.ml.families.tiny import sdxl as sdxl_tiny
+from worker.ml.families.tiny import z_image as z_image_tiny
 from worker.ml.models import Base, Store
 from worker.ml.protocol import Sampling
 
@@ -42,6 +43,7 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
         *(("klein", part) for part in ("text_encoder", "tokenizer")),
         *(("sd15", part) for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler")),
         *(("sdxl", part) for part in ("text_encoder_2", "tokenizer_2")),
+        ("z-image", "text_encoder"),
     ],
     indirect=["family"],
 )
@@ -164,7 +166,8 @@ def test_the_memory_of_a_training_step_is_estimated(base: Base, grid: tuple[int,
 
 
 def test_the_same_seed_builds_the_same_tiny_base(tiny_base: Path, family: str, tmp_path: Path) -> None:
-    {"flux": flux_tiny, "klein": klein_tiny, "sd15": sd15_tiny, "sdxl": sdxl_tiny}[family].build_tiny(tmp_path)
+    builders = {"flux": flux_tiny, "klein": klein_tiny, "sd15": sd15_tiny, "sdxl": sdxl_tiny, "z-image": z_image_tiny}
+    builders[family].build_tiny(tmp_path)
     for path in tiny_base.rglob("*.safetensors"):
         assert path.read_bytes() == (tmp_path / path.relative_to(tiny_base)).read_bytes()
 

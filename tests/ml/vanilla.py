@@ -11,7 +11,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from diffusers import DDPMScheduler, DiffusionPipeline, Flux2KleinPipeline, FluxControlNetPipeline, FluxPipeline
+from diffusers import (
+    DDPMScheduler,
+    DiffusionPipeline,
+    Flux2KleinPipeline,
+    FluxControlNetPipeline,
+    FluxPipeline,
+    ZImagePipeline,
+)
 from diffusers.training_utils import compute_snr
 
 from worker.ml.train.batches import Batch
@@ -59,6 +66,8 @@ def draw(
         length = settings["max_sequence_length"] = pipeline.tokenizer.model_max_length
         if against := settings.pop("negative_prompt", None):
             settings["negative_prompt_embeds"], _ = pipeline.encode_prompt(against, max_sequence_length=length)
+    if isinstance(pipeline, ZImagePipeline):
+        settings["max_sequence_length"] = pipeline.tokenizer.model_max_length
     generator = torch.Generator("cpu").manual_seed(seed)
     return np.asarray(pipeline(prompt=prompt, generator=generator, **settings).images[0])
 
@@ -131,6 +140,22 @@ def klein_loss(pipeline: Flux2KleinPipeline, batch: Batch, prompts: list[str]) -
     )[0]
     prediction = Flux2KleinPipeline._unpack_latents_with_ids(prediction, ids)
     target = noise - latents
+    return torch.mean((prediction - target).pow(2).reshape(len(target), -1), 1).mean()
+
+
+def z_image_loss(pipeline: ZImagePipeline, batch: Batch, prompts: list[str]) -> torch.Tensor:
+    """The loss of examples/dreambooth/train_dreambooth_lora_z_image.py, but for its noise and times."""
+    prompt_embeds, _ = pipeline.encode_prompt(
+        list(prompts), do_classifier_free_guidance=False, max_sequence_length=pipeline.tokenizer.model_max_length
+    )
+    timesteps = 1000 * (1 - batch.time)
+    sigmas = (timesteps / 1000).view(-1, 1, 1, 1)
+    noisy = (1.0 - sigmas) * batch.latents + sigmas * batch.noise
+    predictions = pipeline.transformer(
+        list(noisy.unsqueeze(2).unbind(dim=0)), (1000 - timesteps) / 1000, prompt_embeds, return_dict=False
+    )[0]
+    prediction = -torch.stack(predictions, dim=0).squeeze(2)
+    target = batch.noise - batch.latents
     return torch.mean((prediction - target).pow(2).reshape(len(target), -1), 1).mean()
 
 
@@ -218,5 +243,6 @@ LOSSES: dict[str, Callable[[Any, Batch, list[str]], torch.Tensor]] = {
     "klein": klein_loss,
     "sd15": stable_diffusion_loss_of_batch,
     "sdxl": sdxl_loss_of_batch,
+    "z-image": z_image_loss,
 }
 """The loss of each family's script for a batch whose photos have these captions."""

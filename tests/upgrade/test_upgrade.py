@@ -147,6 +147,8 @@ def test_an_operators_own_figure_of_memory_stays_and_holds_for_everything(instal
         {"slug": "klein-base", "min_vram_gib": 10.0, "min_training_vram_gib": 11.0},
         {"slug": "sd15", "min_vram_gib": 4.0, "min_training_vram_gib": 6.0},
         {"slug": "sdxl", "min_vram_gib": 6.5, "min_training_vram_gib": 8.5},
+        {"slug": "z-image", "min_vram_gib": 14.0, "min_training_vram_gib": 17.5},
+        {"slug": "z-image-turbo", "min_vram_gib": 13.5, "min_training_vram_gib": None},
     ]
     for kind in ("training", "generation"):
         usable = "select worker.usable_bases(%s, '{flux-dev}', %s)"

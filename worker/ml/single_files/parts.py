@@ -101,6 +101,12 @@ def below(weights: Weights, *prefixes: str) -> Weights:
     return weights
 
 
+def without_views(weights: Weights) -> Weights:
+    """Return the weights with views copied: a third of a fused layer would be saved with the whole of its storage."""
+    views = {name for name, tensor in weights.items() if tensor.untyped_storage().nbytes() > tensor.nbytes}
+    return {name: tensor.clone() if name in views else tensor for name, tensor in weights.items()}
+
+
 def read_configs(published: Sequence[Path], own: Path | None) -> Configs:
     """Return a published model's configurations, from several files where a later one replaces parts of an earlier.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from worker.ml.families.single_files import flux1, klein, sd15, sdxl
+from worker.ml.families.single_files import flux1, klein, sd15, sdxl, z_image
 
 Importer = Callable[[Path, Mapping[str, Path], Path | None, Callable[[str], None]], None]
 """Writes a base to a folder from files by their options, with configurations of another folder or the published ones.
@@ -23,4 +23,5 @@ IMPORTERS: dict[str, Importer] = {
     "klein": klein.import_files,
     "sd15": sd15.import_files,
     "sdxl": sdxl.import_files,
+    "z-image": z_image.import_files,
 }
