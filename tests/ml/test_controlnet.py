@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from tests.ml.controls import REQUEST, VARIANTS, Network, a_map, drawn, furthest, opened, tiny_network, write_lora
 from tests.ml.families import only_flux, only_sd15
 from tests.ml.runs import pictures
+from tests.ml.test_not_finite import of_the_end
 from worker.demo.drawing import portrait
 from worker.ml import models
 from worker.ml.draw.denoise import Step
@@ -293,6 +294,14 @@ def test_a_control_needs_one_picture(network: Network, pose: Pixels, count: int)
 
 
 @only_sd15
+@pytest.mark.parametrize("size", [(1, 1), (63, 500), (500, 63)])
+def test_a_picture_too_small_to_show_anything_is_refused(network: Network, size: tuple[int, int]) -> None:
+    height, width = size
+    with pytest.raises(BadInput, match=f"the control picture is {width} x {height} pixels: each side must be at least"):
+        list(generate(network.base, network.guided(np.zeros((*size, 3), np.uint8))))
+
+
+@only_sd15
 def test_a_scale_that_is_not_finite_is_refused(network: Network, pose: Pixels) -> None:
     with pytest.raises(BadInput, match="scales of LoRAs and guides must be finite"):
         list(generate(network.base, network.guided(pose, float("inf"))))
@@ -343,6 +352,11 @@ def leave_a_pickle(folder: Path) -> None:
     (folder / WEIGHTS).unlink()
 
 
+def leave_a_pickle_beside_other_weights(folder: Path) -> None:
+    save_file({"weights": torch.ones(1)}, folder / "other.safetensors")
+    leave_a_pickle(folder)
+
+
 def change_weights(change: Callable[[dict[str, torch.Tensor]], None]) -> Callable[[Path], None]:
     def spoil(folder: Path) -> None:
         weights = load_file(folder / WEIGHTS)
@@ -366,6 +380,7 @@ def change_config(**entries: Any) -> Callable[[Path], None]:
     [
         (truncate, "is an incomplete or damaged ControlNet"),
         (leave_a_pickle, "has only a pickle, which is never loaded"),
+        (leave_a_pickle_beside_other_weights, "is an incomplete or damaged ControlNet"),
         (lambda folder: (folder / WEIGHTS).unlink(), "is an incomplete or damaged ControlNet"),
         (change_weights(lambda weights: weights["conv_in.weight"].fill_(torch.nan)), "some of its weights are not"),
         (change_weights(lambda weights: weights.pop("conv_in.bias")), "1 missing weights, such as conv_in.bias"),
@@ -415,12 +430,15 @@ def test_a_network_whose_numbers_overflow_is_named(network: Network, pose: Pixel
     np.testing.assert_array_equal(drawn(network.base, REQUEST), before)
 
 
-@each_denoiser
-def test_a_control_is_not_blamed_for_a_lora_of_enormous_numbers(network: Network, pose: Pixels, tmp_path: Path) -> None:
-    path = tmp_path / "huge.safetensors"
-    write_lora(network.base, path, 1e30)
-    with pytest.raises(BadInput, match=r"^huge.safetensors makes tiny-\w+ give numbers that are not finite"):
-        list(generate(network.base, replace(network.guided(pose), loras=(LoraUse(path),))))
+@only_flux
+@pytest.mark.parametrize("factor", [1e20, 1e30])
+def test_a_control_is_not_blamed_for_the_latents_that_a_lora_made(
+    network: Network, pose: Pixels, tmp_path: Path, factor: float
+) -> None:
+    """From the second step on, the network reads what no network could."""
+    huge = LoraUse(of_the_end(network.base, tmp_path / "huge.safetensors", factor))
+    with pytest.raises(BadInput, match=r"^huge.safetensors makes tiny-flux give numbers that are not finite"):
+        list(generate(network.base, replace(network.guided(pose), loras=(huge,))))
 
 
 @only_flux

@@ -142,8 +142,8 @@ async def _upscaler_backend(settings: Settings) -> str:
         if importing.returncode != 0:
             raise SettingsError(
                 f"UPSCALER=realesrgan: it cannot be imported: {errors.decode(errors='replace').splitlines()[-1]}",
-                "if libGL is missing: pip uninstall opencv-python, then pip install opencv-python-headless; "
-                "or set UPSCALER=spandrel",
+                "if libGL is missing: pip uninstall opencv-python, then pip install --force-reinstall --no-deps "
+                "opencv-python-headless; or set UPSCALER=spandrel",
             )
     return settings.upscaler
 

@@ -7,7 +7,7 @@ hidden states. Which network a family has, and how it is asked, is in `families/
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,9 +20,10 @@ from worker.ml import memory
 from worker.ml.errors import BadInput, NotFinite
 from worker.ml.guides import canny
 from worker.ml.guides.maps import fit
+from worker.ml.guides.pictures import MIN_SIDE_PX
 from worker.ml.masters import Masters
 from worker.ml.models import Base
-from worker.ml.protocol import Grid, GuideUse, Inputs, Sampler
+from worker.ml.protocol import Grid, GuideUse, Inputs, Pixels, Sampler
 
 
 @dataclass(frozen=True)
@@ -91,9 +92,7 @@ class ControlNet(ABC):
 
     @torch.no_grad()
     def prepare(self, base: Base, use: GuideUse, grid: Grid, generator: torch.Generator) -> Control:
-        if len(use.pictures) != 1:
-            raise BadInput(f"a control needs one picture, not {len(use.pictures)}")
-        picture, token_px = use.pictures[0], base.family.token_px(base.parts)
+        picture, token_px = _only(use.pictures), base.family.token_px(base.parts)
         read = canny.edges if use.kind == "canny" and not canny.is_edge_map(picture) else None
         fitted = fit(picture, grid[1] * token_px, grid[0] * token_px, read)
         pixels = torch.from_numpy(fitted.copy()).permute(2, 0, 1)[None].float() / 255
@@ -129,6 +128,16 @@ class ControlNet(ABC):
         if control.base.dtype == torch.float16:
             raise NotFinite(f"{self.folder.name} leaves the range of float16")
         raise NotFinite(f"{self.folder.name} gives numbers that are not finite: install this guide again")
+
+
+def _only(pictures: Sequence[Pixels]) -> Pixels:
+    """Return the one picture of a control. Raises BadInput."""
+    if len(pictures) != 1:
+        raise BadInput(f"a control needs one picture, not {len(pictures)}")
+    height, width = pictures[0].shape[:2]
+    if min(height, width) < MIN_SIDE_PX:
+        raise BadInput(f"the control picture is {width} x {height} pixels: each side must be at least {MIN_SIDE_PX}")
+    return pictures[0]
 
 
 def _finite(residuals: Mapping[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""What a reference picture must be, the same for every family."""
+"""What a reference or control picture must be, the same for every family."""
 
 from __future__ import annotations
 
