@@ -133,6 +133,17 @@ def test_in_float16_it_is_close_to_float32(base: Base, adapter: Path, guide: IPA
 
 
 @only_flux
+def test_an_adapter_in_diffusers_names_is_the_same(base: Base, guide: IPAdapter, broken: Path) -> None:
+    halves = {}
+    for name, weights in load_file(broken / FILE).items():
+        half, own = NAMES["flux"].part_of(name) or ("", "")
+        halves[f"{half}.{own}"] = weights
+    save_file(halves, broken / FILE)
+    assert "ip_adapter.0.to_k_ip.weight" in halves
+    np.testing.assert_array_equal(*(pictures(generate(base, guided(g))) for g in (guide, opened(base, broken))))
+
+
+@only_flux
 def test_a_negative_prompt_comes_with_a_black_picture_where_the_pipeline_has_one(
     base: Base, unguided: Base, adapter: Path, guide: IPAdapter
 ) -> None:
@@ -352,6 +363,7 @@ def face_id(weights: dict[str, torch.Tensor]) -> None:
 ENCODER_FILE = "image_encoder/model.safetensors"
 DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "only a pickle": (only_pickle, "ip-adapter.bin of .* is a pickle: only .safetensors"),
+    "a pickle under this name": (lambda folder: torch.save({}, folder / FILE), f"{FILE} cannot be read: a pickle"),
     "cut off": (cut_off(FILE), f"{FILE} cannot be read: .*incomplete"),
     "empty folder": (lambda folder: (folder / FILE).unlink(), "holds no .safetensors file"),
     "two adapters": (lambda f: shutil.copy(f / FILE, f / "b.safetensors"), "several IP-Adapters: keep one of b.saf"),
