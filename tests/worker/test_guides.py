@@ -148,7 +148,7 @@ def test_a_lora_a_reference_and_a_pose_in_one_job_as_in_plain_diffusers(
 @pytest.mark.parametrize("base", ["tiny-sdxl", "tiny-flux"])
 def test_a_lora_a_reference_and_a_pose_in_one_job_of_other_families(fleet: Fleet, base: str) -> None:
     person, other = fleet.person(), fleet.app.add_subject()
-    trained = fleet.completed("training", fleet.app.request("training", subject_id=person, base=base, steps=3))
+    trained = fleet.completed("training", fleet.train(subject_id=person, base=base))
     asked = {
         **{"base": base, "subject_id": person, "model_ids": [trained["result"]["model_id"]], "steps": 2},
         "reference_paths": [put(fleet, "face.png", png(picture(1)), other)],
@@ -195,7 +195,7 @@ def test_klein_reads_references_in_its_context_without_a_guide(fleet: Fleet, dis
 
 
 def test_a_pose_of_another_shape_gets_a_black_border_and_the_result_says_so(fleet: Fleet) -> None:
-    tall = put(fleet, "tall.png", png(picture(2, (40, 120))))
+    tall = put(fleet, "tall.png", png(picture(2, (64, 160))))
     (said,) = drawn(fleet, control_path=tall, control_kind="pose")["guides"]
     assert said["padded"]
 
