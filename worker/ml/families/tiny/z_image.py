@@ -15,8 +15,6 @@ from transformers import Qwen3Model
 from worker.ml.families.tiny.parts import autoencoder
 from worker.ml.families.tiny.qwen3 import qwen3_config, qwen3_tokenizer
 
-TIME_SCALE = 8
-
 
 def build_tiny(folder: Path, seed: int = 0) -> None:
     """Write the base to the folder. The same seed gives the same weights."""
@@ -48,10 +46,7 @@ def build_tiny(folder: Path, seed: int = 0) -> None:
 
 @torch.no_grad()
 def _pass_through(transformer: ZImageTransformer2DModel) -> None:
-    """Make the family predict its own input: see `flux1.py`. The blocks add a little to it.
-
-    The time's embedding is larger than a random one, and the layers that read it are smaller: a LoRA on these learns.
-    """
+    """Make the family predict its own input: see `flux1.py`. The blocks add a little to it."""
     width, embedder, out = transformer.dim, transformer.all_x_embedder["2-1"], transformer.all_final_layer["2-1"]
     torch.nn.init.orthogonal_(embedder.weight)
     embedder.bias.zero_()
@@ -61,10 +56,7 @@ def _pass_through(transformer: ZImageTransformer2DModel) -> None:
     out.adaLN_modulation[1].bias *= 0.1
     for token in (transformer.x_pad_token, transformer.cap_pad_token):
         token.normal_(std=0.1)
-    for parameter in transformer.t_embedder.mlp[2].parameters():
-        parameter *= TIME_SCALE
     for block in (*transformer.noise_refiner, *transformer.layers):
-        block.adaLN_modulation[0].weight /= TIME_SCALE
         _, attention, _, feed_forward = block.adaLN_modulation[0].bias.view(4, width)
         attention += 1  # the gates
         feed_forward += 1
