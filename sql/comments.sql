@@ -13,7 +13,7 @@ comment on table worker.policies is
 comment on column worker.screening_rules.asks is 'What it is, in words that do not quote a prompt.';
 
 comment on column worker.config.singleton is 'There is one row.';
-comment on column worker.config.default_base is 'The base model of a job that names none and has no LoRA.';
+comment on column worker.config.default_base is 'The base model of a job that names none and has no LoRA; a training uses its train_base, if it has one.';
 comment on column worker.config.open_jobs_per_owner is 'The limit of queued and running jobs of one user; more are refused with PT429 (HTTP 429).';
 comment on column worker.config.bucket_uploads is 'The bucket of photos and pictures; BUCKET_UPLOADS of every pod must be the same.';
 comment on column worker.config.bucket_models is 'The bucket of LoRAs, and of base models unless MODELS_S3_* name another; BUCKET_MODELS of every pod must be the same.';
@@ -215,7 +215,7 @@ begin
   end loop;
 end $$;
 
-comment on column public.training_jobs.base is 'The base model to train on. Left open: worker.config.default_base.';
+comment on column public.training_jobs.base is 'The base model to train on. Left open: worker.config.default_base, or its train_base.';
 comment on column public.training_jobs.preset_id is 'A preset of the user''s, or one for all users.';
 comment on column public.training_jobs.sample_paths is 'Keys of the photos to use; NULL: all of the subject''s that are not rejected.';
 comment on column public.training_jobs.trigger_word is 'Left open: the subject''s.';
@@ -228,7 +228,7 @@ comment on column public.training_jobs.seed is 'Left open: derived from the job'
 
 comment on table public.generation_jobs is
   'Requests for pictures. model_ids NULL: the subject''s newest LoRA. steps, guidance, width, height NULL: the base model''s defaults.';
-comment on column public.generation_jobs.base is 'The base model to generate with. Left open: that of the LoRA, else worker.config.default_base.';
+comment on column public.generation_jobs.base is 'The base model to generate with. Left open: that of the LoRA, or the default one if LoRAs for it are trained on that, else worker.config.default_base.';
 comment on column public.generation_jobs.preset_id is 'A preset of the user''s, or one for all users.';
 comment on column public.generation_jobs.prompt is 'What to generate. The trigger word is added where it is missing.';
 comment on column public.generation_jobs.negative_prompt is 'What to avoid, where the base model supports it.';

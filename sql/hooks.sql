@@ -106,9 +106,12 @@ create or replace function worker.default_base(p_kind text, p_job jsonb) returns
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 begin
-  return coalesce(worker.call_hook(p_kind, 'default_base', p_job) #>> '{}', (select default_base from worker.config));
+  return coalesce(worker.call_hook(p_kind, 'default_base', p_job) #>> '{}', (
+    select case when base.capabilities @> worker.capabilities(p_kind, '{}') then config.default_base else coalesce(base.train_base, config.default_base) end
+    from worker.config left join worker.base_models base on base.slug = config.default_base));
 end $$;
-comment on function worker.default_base is 'Return the base model of a job that names none. Default: worker.config.default_base.';
+comment on function worker.default_base is
+  'Return the base model of a job that names none. Default: worker.config.default_base or, where that cannot do what the kind needs, its train_base.';
 
 create or replace function worker.capabilities(p_kind text, p_job jsonb) returns text[]
 language plpgsql stable set search_path = pg_catalog, pg_temp

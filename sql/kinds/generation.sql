@@ -79,9 +79,12 @@ begin
     select base into v_base from public.subjects_models
     where subject_id = (p_job ->> 'subject_id')::uuid and retired_at is null order by created_at desc limit 1;
   end if;
-  return v_base;
+  return coalesce((
+    select config.default_base from worker.config join worker.base_models base on base.slug = config.default_base
+    where base.train_base = v_base), v_base);
 end $$;
-comment on function worker.generation__default_base is 'Return the base model of the newest of its LoRAs.';
+comment on function worker.generation__default_base is
+  'Return the base model of the newest of its LoRAs; the default base model where LoRAs for that are trained on this one.';
 
 create or replace function worker.generation__capabilities(p_job jsonb) returns text[]
 language plpgsql immutable set search_path = pg_catalog, pg_temp

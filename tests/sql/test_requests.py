@@ -230,6 +230,20 @@ def test_the_base_defaults_to_that_of_the_newest_lora(db: AppTables) -> None:
     assert insert(db, "generation", subject_id=subject, prompt="x")["base"] == ABLE_BASE
 
 
+def test_a_default_base_that_only_draws_is_trained_on_its_own_train_base_and_draws_with_those_loras(
+    db: AppTables,
+) -> None:
+    db.run("update worker.config set default_base = 'klein'")
+    subject = db.add_subject()
+    db.add_photos(subject)
+    assert insert(db, "generation", owner_id=db.owner, prompt="x")["base"] == "klein"
+    assert insert(db, "training", subject_id=subject)["base"] == "klein-base"
+    lora = db.add_lora(subject, base="klein-base")
+    db.run("update public.subjects_models set family = 'klein' where id = %s", lora)
+    assert insert(db, "generation", subject_id=subject, prompt="x")["base"] == "klein"
+    assert insert(db, "generation", subject_id=subject, prompt="x", base="klein-base")["base"] == "klein-base"
+
+
 def test_another_owners_preset_and_an_unknown_one_give_the_same_error(db: AppTables) -> None:
     theirs, mine, shared = (
         db.add_preset(owner=owner, prompt="in oil") for owner in (db.add_user(uuid4()), db.owner, None)

@@ -155,6 +155,10 @@ def test_an_operators_own_figure_of_memory_stays_and_holds_for_everything(instal
         assert (installation.one(usable, kind, 29.9), installation.one(usable, kind, 30.0)) == ([], ["flux-dev"])
 
 
+def test_the_default_base_model_stays_in_an_installation_that_was_used(installation: Installation) -> None:
+    assert installation.one("select default_base from worker.config") == "flux-dev"
+
+
 def test_migrating_again_changes_nothing(release: Path, any_supabase: Supabase) -> None:
     with Installation.restored(release, any_supabase) as installation:
         assert migrate.migrate(installation.url) != []
