@@ -12,7 +12,7 @@ from worker.commands.exits import WRONG_SETTINGS
 app = typer.Typer()
 
 
-@app.command(epilog="Example: worker demo --photos ~/Pictures/me --keep")
+@app.command(epilog="Examples: worker demo --photos ~/Pictures/me --keep; worker demo --base tiny-klein")
 def demo(
     photos: Annotated[
         Path | None,
@@ -25,6 +25,13 @@ def demo(
     output: Annotated[Path, typer.Option(help="Where to write the pictures, the LoRA and summary.json.")] = Path(
         "demo-output"
     ),
+    base: Annotated[
+        str,
+        typer.Option(
+            help="small-flux, which was trained on drawings; or tiny-flux, tiny-klein, tiny-sd15, tiny-sdxl, "
+            "tiny-z-image: random weights, to try a family's path in a minute."
+        ),
+    ] = "small-flux",
     keep: Annotated[
         bool, typer.Option("--keep", help="Keep Postgres and the S3 server running for a look around, until Ctrl-C.")
     ] = False,
@@ -35,9 +42,15 @@ def demo(
     consented. Reads no settings.
     """
     try:
+        from worker.demo.config import SMALL
         from worker.demo.run import main as run_demo
+        from worker.demo.tiny_bases import TINY
     except ModuleNotFoundError as error:
         typer.echo(f"demo: {error.name} is not installed; pip install 'likeness-worker[demo]'", err=True)
         raise typer.Exit(WRONG_SETTINGS) from error
 
-    raise typer.Exit(run_demo(output, photos, keep=keep))
+    configs = {SMALL.base: SMALL, **TINY}
+    if base not in configs:
+        typer.echo(f"demo: base {base} not found; there are {', '.join(configs)}", err=True)
+        raise typer.Exit(WRONG_SETTINGS)
+    raise typer.Exit(run_demo(output, photos, keep=keep, config=configs[base]))
