@@ -23,7 +23,8 @@ from worker.ml import models
 from worker.ml.draw.denoise import Step
 from worker.ml.draw.generate import LoraUse, PictureRequest, generate
 from worker.ml.errors import BadInput, ModelUnreadable
-from worker.ml.guides.ip_adapter import IPAdapter
+from worker.ml.families.ip_adapters import NAMES
+from worker.ml.guides.ip_adapter import Embedded, IPAdapter
 from worker.ml.guides.registry import open_guide
 from worker.ml.guides.tiny.ip_adapter import FILE, build_tiny
 from worker.ml.memory import GIB, Plan
@@ -132,6 +133,17 @@ def test_in_float16_it_is_close_to_float32(base: Base, adapter: Path, guide: IPA
 
 
 @only_flux
+def test_an_adapter_in_diffusers_names_is_the_same(base: Base, guide: IPAdapter, broken: Path) -> None:
+    halves = {}
+    for name, weights in load_file(broken / FILE).items():
+        half, own = NAMES["flux"].part_of(name) or ("", "")
+        halves[f"{half}.{own}"] = weights
+    save_file(halves, broken / FILE)
+    assert "ip_adapter.0.to_k_ip.weight" in halves
+    np.testing.assert_array_equal(*(pictures(generate(base, guided(g))) for g in (guide, opened(base, broken))))
+
+
+@only_flux
 def test_a_negative_prompt_comes_with_a_black_picture_where_the_pipeline_has_one(
     base: Base, unguided: Base, adapter: Path, guide: IPAdapter
 ) -> None:
@@ -176,6 +188,7 @@ def test_a_seed_keeps_its_noise(base: Base, guide: IPAdapter) -> None:
 @pytest.mark.parametrize("stopped_after", [1, 3])
 def test_a_guided_drawing_leaves_the_denoiser_as_it_was(base: Base, guide: IPAdapter, stopped_after: int) -> None:
     before, plain = attached_to(base), pictures(generate(base, REQUEST))
+    assert before[2] is None
     drawing = generate(base, guided(guide))
     assert next(step for step in drawing if isinstance(step, Step) and step.index == stopped_after)
     assert attached_to(base) != before
@@ -199,6 +212,16 @@ def test_an_error_in_a_step_leaves_the_denoiser_as_it_was(
     assert attached_to(base) == before
 
 
+@adapted
+def test_what_another_guide_gives_the_denoiser_is_kept(base: Base, guide: IPAdapter) -> None:
+    argument, own = NAMES[base.family.name].argument
+    prompt = base.family.encode_prompts(base.parts, [PROMPT], base.device)
+    others: Any = {argument: {"other": 1}, "residuals": 2}
+    inputs = Inputs(torch.zeros(1), torch.zeros(1), prompt, (4, 4), 1.0, ("wanted",), extra=others)
+    extra = guide.change(Embedded({"wanted": torch.zeros(1, 1, 24)}, 1.0), inputs, 0.0).extra
+    assert (extra[argument].keys(), extra["residuals"]) == ({"other", own}, 2)
+
+
 # -- memory
 
 
@@ -206,16 +229,16 @@ def test_an_error_in_a_step_leaves_the_denoiser_as_it_was(
 def test_parts_that_take_turns_draw_the_same_picture(
     base: Base, adapter: Path, guide: IPAdapter, device_of_its_own: Callable[[int], None]
 ) -> None:
-    """Encoder, then denoiser and adapter: none of them is on the device at another's time."""
+    """Text encoders, image encoder, then denoiser and adapter: none is on the device at another's time."""
     expected = pictures(generate(base, guided(guide)))
     device_of_its_own(0)
     offloaded = models.load(base.folder, "cpu")
     other = opened(offloaded, adapter)
-    there: list[tuple[str, bool, bool, bool]] = []
+    there: list[tuple[str, bool, bool, bool, bool]] = []
 
     def note(who: str) -> Callable[..., None]:
         denoiser = offloaded._parts[offloaded.family.denoiser]
-        parts = other._encoder_weights, denoiser, other._weights
+        parts = offloaded._parts["text_encoder"], other._encoder_weights, denoiser, other._weights
         return lambda *_, **__: there.append((who, *(part.on_device for part in parts)))
 
     other._encoder.register_forward_hook(note("encoder"))
@@ -223,9 +246,9 @@ def test_parts_that_take_turns_draw_the_same_picture(
     offloaded.parts.vae.decoder.register_forward_hook(note("decoder"))
     np.testing.assert_array_equal(pictures(generate(offloaded, guided(other))), expected)
     assert set(there) == {
-        ("encoder", True, False, False),
-        ("denoiser", False, True, True),
-        ("decoder", False, False, False),
+        ("encoder", False, True, False, False),
+        ("denoiser", False, False, True, True),
+        ("decoder", False, False, False, False),
     }
 
 
@@ -340,6 +363,7 @@ def face_id(weights: dict[str, torch.Tensor]) -> None:
 ENCODER_FILE = "image_encoder/model.safetensors"
 DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "only a pickle": (only_pickle, "ip-adapter.bin of .* is a pickle: only .safetensors"),
+    "a pickle under this name": (lambda folder: torch.save({}, folder / FILE), f"{FILE} cannot be read: a pickle"),
     "cut off": (cut_off(FILE), f"{FILE} cannot be read: .*incomplete"),
     "empty folder": (lambda folder: (folder / FILE).unlink(), "holds no .safetensors file"),
     "two adapters": (lambda f: shutil.copy(f / FILE, f / "b.safetensors"), "several IP-Adapters: keep one of b.saf"),
