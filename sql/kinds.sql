@@ -263,6 +263,7 @@ begin
     subject_required = excluded.subject_required, slot = excluded.slot, hooks = excluded.hooks, uses_base = excluded.uses_base;
   perform worker.check_slot(p_kind);
   perform worker.check_columns(p_kind, p_table);
+  perform worker.guided_by(p_kind);  -- one that failed would fail again whenever a pod works out its routes
   delete from worker.kind_policies where kind = p_kind;
   delete from worker.kind_grants where kind = p_kind;
   perform worker.make_job_table(p_kind, p_table);
@@ -287,6 +288,7 @@ begin
     where kind = v_kind.kind;
     perform worker.check_slot(v_kind.kind);
     perform worker.check_columns(v_kind.kind, v_kind.table_name);
+    perform worker.guided_by(v_kind.kind);
     perform worker.make_job_table(v_kind.kind, v_kind.table_name);
   end loop;
 end $$;

@@ -26,6 +26,10 @@ begin
   if v_base.slug is null then
     return 'no live pod offers ' || p_route || ': check its WORKER_KINDS';
   end if;
+  select guide into v_missing from unnest(v_guides) guide where guide not in (select slug from worker.guides) limit 1;
+  if v_missing is not null then
+    return format('guide %s is not in worker.guides any more: insert it again, or cancel the job', v_missing);
+  end if;
   v_needed := worker.required_vram_gib(v_base, worker.required_capabilities(split_part(p_route, '/', 1))) + worker.guides_vram_gib(v_guides);
   if v_needed > coalesce(v_largest, 0) then
     -- Rounded down: "needs 24.5, the largest pod has 24.5" would explain nothing.

@@ -52,13 +52,18 @@ def test_the_route_of_a_job_names_the_guides_that_it_needs(db: AppTables) -> Non
     assert row(db, ask(db, "klein", **REFERENCE)) == {"guides": None, "route": "generation/klein"}
 
 
-def test_of_two_guides_for_the_same_the_more_specific_is_chosen_and_a_job_keeps_its_own(db: AppTables) -> None:
+def test_of_two_guides_for_the_same_the_more_specific_is_chosen_and_a_job_keeps_its_own(
+    db: AppTables, pod: Pod
+) -> None:
     earlier = ask(db, "sdxl", **pose(db))
     db.run("insert into worker.guides values ('my-poses', 'sdxl', '{control:pose}', 2, 'mine', true)")
     assert row(db, ask(db, "sdxl", **pose(db)))["guides"] == ["my-poses"]
     db.run("delete from worker.guides where slug like 'controlnet-union%%'")
     db.run("update public.generation_jobs set priority = 5 where id = %s", earlier)
-    assert row(db, earlier) == {"guides": ["controlnet-union-sdxl"], "route": "generation/sdxl+controlnet-union-sdxl"}
+    kept = row(db, earlier)
+    assert kept == {"guides": ["controlnet-union-sdxl"], "route": "generation/sdxl+controlnet-union-sdxl"}
+    why = "guide controlnet-union-sdxl is not in worker.guides any more: insert it again, or cancel the job"
+    assert db.one("select worker.why_stranded(%s)", kept["route"]) == why
 
 
 def test_a_client_does_not_choose_the_guides(db: AppTables) -> None:

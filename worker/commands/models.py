@@ -9,7 +9,7 @@ import typer
 
 app = typer.Typer(
     name="models",
-    help="Download, share, list and import base models, guides and upscalers.",
+    help="Download, share, list and import models.",
     epilog="Example: worker models list",
     no_args_is_help=True,
 )
@@ -41,10 +41,10 @@ def pull(
         str | None, typer.Option(help="A branch, tag or commit. The default is the newest commit of the main branch.")
     ] = None,
 ) -> None:
-    """Download a base model or a guide from a Hugging Face hub into MODELS_DIR.
+    """Download a base model or a guide from a Hugging Face hub.
 
-    Downloads one commit of each repository, safetensors only, and verifies its checksums. An interrupted download
-    continues where it stopped. Reads MODELS_DIR, and HF_TOKEN for a gated model.
+    Downloads one commit of each repository to MODELS_DIR, safetensors only, and verifies its checksums. An interrupted
+    download continues where it stopped. Reads MODELS_DIR, and HF_TOKEN for a gated model.
     """
     from worker.commands import models_actions
     from worker.settings import Settings
