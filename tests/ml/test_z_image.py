@@ -18,7 +18,7 @@ from tests.ml import published_names, vanilla
 from tests.ml.families import only_z_image
 from tests.ml.runs import pictures, predict
 from tests.ml.test_lora_spellings import State, factors, listed, saved, tensors
-from tests.ml.test_single_files import pictures_of, weights_of
+from tests.ml.test_single_files import import_model, pictures_of, weights_of
 from tests.ml.test_vanilla_parity import PROMPT, REQUEST, SETTINGS, furthest
 from worker.ml import models
 from worker.ml.adapters import files as lora_files
@@ -29,7 +29,6 @@ from worker.ml.families.single_files import IMPORTERS, z_image
 from worker.ml.models import Base
 from worker.ml.single_files import parts
 from worker.ml.train.train_lora import TrainedLora
-from worker.models.single_files import SINGLE_FILES
 
 # -- drawing
 
@@ -229,15 +228,16 @@ def single_files(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def test_a_base_imported_from_three_files_equals_it_bit_for_bit(
     tiny_models: Path, single_files: dict[str, Path], tmp_path: Path
 ) -> None:
-    original, said = tiny_models / "tiny-z-image", list[str]()
-    IMPORTERS["z-image"](tmp_path / "mine", single_files, original, said.append)
-    assert "it is taken for the base, which is trained" in said
-    parts.copy_tokenizers(tmp_path / "mine", original, SINGLE_FILES["z-image"].tokenizers)
-    imported, theirs = (weights_of(folder) for folder in (tmp_path / "mine", original))
+    """Which family it is of, its tensors tell: FLUX.2 klein is three such files too."""
+    original, models_dir = tiny_models / "tiny-z-image", tmp_path / "models"
+    done = import_model(models_dir, "mine", **single_files, tokenizers=original, configs=original)
+    assert done.returncode == 0, done.stderr
+    assert "it is taken for the base, which is trained" in done.stdout
+    imported, theirs = (weights_of(folder) for folder in (models_dir / "mine", original))
     imported = {name.replace("text_encoder.model.", "text_encoder."): tensor for name, tensor in imported.items()}
     assert imported.keys() == theirs.keys()
     assert all(torch.equal(imported[name], theirs[name]) for name in imported)
-    assert np.array_equal(pictures_of(tmp_path / "mine"), pictures_of(original))
+    assert np.array_equal(pictures_of(models_dir / "mine"), pictures_of(original))
 
 
 @only_z_image
