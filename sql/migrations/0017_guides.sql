@@ -12,12 +12,12 @@ comment on table worker.guides is 'Models that steer the base models of a family
 
 -- On the GPU while attached, in 16 bits: the weights, the image encoder of an IP-Adapter, and 0.1 to 0.4 for the work of a step. The
 -- encoder ViT-H has 632 million weights, 1.18 GiB; CLIP-L's half for pictures 304 million, 0.57.
---   ip-adapter-sd15      0.04 + 1.18 + 0.1      ip-adapter-sdxl    0.65 + 1.18 + 0.1     ip-adapter-flux   0.99 + 0.57 + 0.1
+--   ip-adapter-sd15      0.04 + 1.18 + 0.1      ip-adapter-sdxl    0.65 + 1.18 + 0.1     ip-adapter-flux   0.91 + 0.57 + 0.1
 --   controlnet-*-sd15    0.67 + 0.3             the union of SDXL  2.34 + 0.4            of FLUX.1         3.99 + 0.3
 insert into worker.guides (slug, family, capabilities, vram_gib, licence, commercial_use) values
   ('ip-adapter-sd15', 'sd15', '{reference}', 1.4, 'Apache-2.0', true),
   ('ip-adapter-sdxl', 'sdxl', '{reference}', 2, 'Apache-2.0', true),
-  ('ip-adapter-flux', 'flux', '{reference}', 1.7, 'Apache-2.0 (adapter), MIT (encoder)', true),
+  ('ip-adapter-flux', 'flux', '{reference}', 1.6, 'Apache-2.0 (adapter), MIT (encoder)', true),
   ('controlnet-canny-sd15', 'sd15', '{control:canny}', 1, 'OpenRAIL', true),
   ('controlnet-pose-sd15', 'sd15', '{control:pose}', 1, 'OpenRAIL', true),
   ('controlnet-depth-sd15', 'sd15', '{control:depth}', 1, 'OpenRAIL', true),
