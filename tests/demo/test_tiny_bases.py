@@ -32,5 +32,5 @@ def test_an_unknown_base_is_refused_with_those_there_are(tmp_path: Path) -> None
     command = [sys.executable, "-m", "worker", "demo", "--base", "tiny-none", "--output", str(tmp_path / "output")]
     refused = subprocess.run(command, capture_output=True, text=True)
     assert refused.returncode == 2
-    assert "base tiny-none not found; there are small-flux, tiny-flux, tiny-klein" in refused.stderr
+    assert "base tiny-none not found; there are tiny-flux, tiny-klein" in refused.stderr
     assert not (tmp_path / "output").exists()

@@ -12,7 +12,7 @@ from worker.commands.exits import WRONG_SETTINGS
 app = typer.Typer()
 
 
-@app.command(epilog="Examples: worker demo --photos ~/Pictures/me --keep; worker demo --base tiny-klein")
+@app.command(epilog="Example: worker demo --photos ~/Pictures/me --keep")
 def demo(
     photos: Annotated[
         Path | None,
@@ -26,12 +26,12 @@ def demo(
         "demo-output"
     ),
     base: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="small-flux, which was trained on drawings; or tiny-flux, tiny-klein, tiny-sd15, tiny-sdxl, "
-            "tiny-z-image: random weights, to try a family's path in a minute."
+            help="A tiny base model of random weights, to try its family's path instead of the demo's own small one; "
+            "`--base list` names them."
         ),
-    ] = "small-flux",
+    ] = None,
     keep: Annotated[
         bool, typer.Option("--keep", help="Keep Postgres and the S3 server running for a look around, until Ctrl-C.")
     ] = False,
@@ -49,8 +49,8 @@ def demo(
         typer.echo(f"demo: {error.name} is not installed; pip install 'likeness-worker[demo]'", err=True)
         raise typer.Exit(WRONG_SETTINGS) from error
 
-    configs = {SMALL.base: SMALL, **TINY}
-    if base not in configs:
-        typer.echo(f"demo: base {base} not found; there are {', '.join(configs)}", err=True)
+    config = SMALL if base is None else TINY.get(base)
+    if config is None:
+        typer.echo(f"demo: base {base} not found; there are {', '.join(TINY)}", err=True)
         raise typer.Exit(WRONG_SETTINGS)
-    raise typer.Exit(run_demo(output, photos, keep=keep, config=configs[base]))
+    raise typer.Exit(run_demo(output, photos, keep=keep, config=config))
