@@ -84,8 +84,8 @@ class Demo:
 
     def run(self, own_album: Album | None) -> Summary:
         """Run all steps. `own_album`: the user's pictures, instead of the drawn person's."""
-        # First, as a slow machine takes a minute for it. A worker that starts so long after its buckets were marked waits
-        # before it copies anything, since its database could be a copy.
+        # First, as a slow machine takes a minute for it. A worker that starts so long after its buckets were marked
+        # waits before it copies anything, since its database could be a copy.
         album, others = self._photographs(own_album)
         self._prepare()
         person = self._upload("person", album)
