@@ -17,9 +17,12 @@ export type Database = {
           base: string | null
           cancel_code: string | null
           cancel_requested_at: string | null
+          clip_skip: number | null
+          control_end: number | null
           control_kind: string | null
           control_path: string | null
           control_scale: number | null
+          control_start: number | null
           created_at: string
           error: string | null
           error_code: string | null
@@ -27,6 +30,7 @@ export type Database = {
           finished_at: string | null
           gpu_seconds: number
           guidance: number | null
+          guides: string[] | null
           height: number | null
           id: string
           lora_scales: number[] | null
@@ -50,6 +54,7 @@ export type Database = {
           reference_scale: number | null
           result: Json | null
           run_after: string | null
+          sampler: string | null
           seed: number | null
           started_at: string | null
           status: string
@@ -63,9 +68,12 @@ export type Database = {
           base?: string | null
           cancel_code?: string | null
           cancel_requested_at?: string | null
+          clip_skip?: number | null
+          control_end?: number | null
           control_kind?: string | null
           control_path?: string | null
           control_scale?: number | null
+          control_start?: number | null
           created_at?: string
           error?: string | null
           error_code?: string | null
@@ -73,6 +81,7 @@ export type Database = {
           finished_at?: string | null
           gpu_seconds?: number
           guidance?: number | null
+          guides?: string[] | null
           height?: number | null
           id?: string
           lora_scales?: number[] | null
@@ -96,6 +105,7 @@ export type Database = {
           reference_scale?: number | null
           result?: Json | null
           run_after?: string | null
+          sampler?: string | null
           seed?: number | null
           started_at?: string | null
           status?: string
@@ -109,9 +119,12 @@ export type Database = {
           base?: string | null
           cancel_code?: string | null
           cancel_requested_at?: string | null
+          clip_skip?: number | null
+          control_end?: number | null
           control_kind?: string | null
           control_path?: string | null
           control_scale?: number | null
+          control_start?: number | null
           created_at?: string
           error?: string | null
           error_code?: string | null
@@ -119,6 +132,7 @@ export type Database = {
           finished_at?: string | null
           gpu_seconds?: number
           guidance?: number | null
+          guides?: string[] | null
           height?: number | null
           id?: string
           lora_scales?: number[] | null
@@ -142,6 +156,7 @@ export type Database = {
           reference_scale?: number | null
           result?: Json | null
           run_after?: string | null
+          sampler?: string | null
           seed?: number | null
           started_at?: string | null
           status?: string
@@ -357,6 +372,7 @@ export type Database = {
           failures: number
           finished_at: string | null
           gpu_seconds: number
+          guides: string[] | null
           id: string
           learning_rate: number | null
           max_failures: number
@@ -393,6 +409,7 @@ export type Database = {
           failures?: number
           finished_at?: string | null
           gpu_seconds?: number
+          guides?: string[] | null
           id?: string
           learning_rate?: number | null
           max_failures?: number
@@ -429,6 +446,7 @@ export type Database = {
           failures?: number
           finished_at?: string | null
           gpu_seconds?: number
+          guides?: string[] | null
           id?: string
           learning_rate?: number | null
           max_failures?: number

@@ -13,7 +13,7 @@ comment on table worker.policies is
 comment on column worker.screening_rules.asks is 'What it is, in words that do not quote a prompt.';
 
 comment on column worker.config.singleton is 'There is one row.';
-comment on column worker.config.default_base is 'The base model of a job that names none and has no LoRA.';
+comment on column worker.config.default_base is 'The base model of a job that names none and has no LoRA; a training uses its train_base, if it has one.';
 comment on column worker.config.open_jobs_per_owner is 'The limit of queued and running jobs of one user; more are refused with PT429 (HTTP 429).';
 comment on column worker.config.bucket_uploads is 'The bucket of photos and pictures; BUCKET_UPLOADS of every pod must be the same.';
 comment on column worker.config.bucket_models is 'The bucket of LoRAs, and of base models unless MODELS_S3_* name another; BUCKET_MODELS of every pod must be the same.';
@@ -28,7 +28,7 @@ comment on column worker.job_kinds.max_runtime is 'The limit of an attempt whose
 comment on column worker.job_kinds.paused is 'True: no job of the kind is started; running ones continue.';
 comment on column worker.job_kinds.package is 'The package that adds the kind; NULL: it is one of the core''s.';
 comment on column worker.job_kinds.hooks is 'The hooks of the kind, functions worker.{kind}__{hook}, as found in the catalog when it was registered.';
-comment on column worker.job_kinds.uses_base is 'True if its jobs run on a base model: their route is kind/base then, else the kind alone.';
+comment on column worker.job_kinds.uses_base is 'True if its jobs run on a base model: their route is kind/base then, and the guides that a job needs, else the kind alone.';
 comment on column worker.job_kinds.table_missing_since is 'When its table was first found missing; the kind is skipped meanwhile.';
 
 comment on column worker.job_kinds.needs_marked_buckets is 'True: its jobs overwrite or delete objects that were never staged, so they wait while worker.storage_hold says so.';
@@ -71,17 +71,24 @@ comment on column worker.package_objects.object is 'The name of an object that i
 comment on column worker.base_models.slug is 'The name of its folder under MODELS_DIR, and under models/base/ in the model bucket.';
 comment on column worker.base_models.family is 'LoRAs fit every base model of their family.';
 comment on column worker.base_models.train_base is 'The base model of the family to train on, where this one only generates.';
-comment on column worker.base_models.capabilities is 'train, lora, ip_adapter, control:KIND. A request for any other is refused at INSERT.';
+comment on column worker.base_models.capabilities is 'train, lora, reference, control:KIND. A request for any other is refused at INSERT. What no guide of the family gives is built in.';
 comment on column worker.base_models.sizes is 'Sizes in pixels at which the base model generates best, as WIDTHxHEIGHT.';
-comment on column worker.base_models.defaults is 'Settings for what a request leaves open: steps, guidance, width, height; under training: steps, rank, learning_rate, resolution, batch_size, preservation.';
+comment on column worker.base_models.defaults is 'Settings for what a request leaves open: steps, guidance, width, height, sampler, clip_skip; under training: steps, rank, learning_rate, resolution, batch_size, preservation.';
 comment on column worker.base_models.min_vram_gib is 'GiB of GPU memory that must be free for a pod to offer the base model; 0: a CPU is enough.';
 comment on column worker.base_models.min_training_vram_gib is 'The same for kinds that need the capability train; NULL: as much as min_vram_gib.';
 comment on column worker.base_models.licence is 'The licence of the weights, as their publisher names it.';
 comment on column worker.base_models.commercial_use is 'True if that licence allows commercial use without another agreement.';
 
+comment on column worker.guides.slug is 'The name of its folder under MODELS_DIR, and under models/base/ in the model bucket.';
+comment on column worker.guides.family is 'The family of the base models that it steers.';
+comment on column worker.guides.capabilities is 'What it gives: reference, control:KIND. A network for several kinds lists them all.';
+comment on column worker.guides.vram_gib is 'GiB of GPU memory that it needs besides its base model.';
+comment on column worker.guides.licence is 'The licence of the weights, as their publisher names it.';
+comment on column worker.guides.commercial_use is 'True if that licence allows commercial use without another agreement.';
+
 comment on column worker.pods.id is 'New for each process.';
 comment on column worker.pods.name is 'WORKER_NAME of the pod.';
-comment on column worker.pods.routes is 'The routes that it offers now: kind/base, or the kind alone.';
+comment on column worker.pods.routes is 'The routes that it offers now: kind/base, kind/base+guide, or the kind alone.';
 comment on column worker.pods.vram_gib is 'GiB of GPU memory that were free when its GPU process started (pods of 0.1.0: the total); NULL on a CPU, or while that starts.';
 comment on column worker.pods.models_present is 'Models on its disk or in the bucket.';
 comment on column worker.pods.has_lock is 'True if its session connection holds the advisory lock that shows it is alive.';
@@ -165,7 +172,7 @@ comment on column public.presets.name is 'For the app''s own use.';
 comment on column public.presets.kind is 'The kind of job it is for.';
 comment on column public.presets.prompt is '{prompt} stands for the request''s prompt, {trigger} for the trigger word.';
 comment on column public.presets.negative_prompt is 'Added to the request''s own.';
-comment on column public.presets.settings is 'Values for columns that the request leaves open: width, height, steps, guidance, rank, learning_rate, resolution, class_name.';
+comment on column public.presets.settings is 'Values for columns that the request leaves open: width, height, steps, guidance, sampler, clip_skip, rank, learning_rate, resolution, class_name.';
 comment on column public.presets.created_at is 'When the row was inserted.';
 
 -- --------------------------------------------------------------------------------------------------------------- jobs
@@ -186,6 +193,7 @@ comment on column worker.life_cycle.error_code is 'Why the job failed; see the e
 comment on column worker.life_cycle.error is 'The same in words for the app''s user.';
 comment on column worker.life_cycle.result is 'The outcome: keys, sizes, seed, settings used.';
 comment on column worker.life_cycle.metrics is 'From the last report: step, loss, learning rate, seconds.';
+comment on column worker.life_cycle.guides is 'The guides that the job needs, chosen from worker.guides when it was inserted; NULL: none.';
 comment on column worker.life_cycle.pod_id is 'The pod that runs it, or ran it last.';
 comment on column worker.life_cycle.created_at is 'When the request was inserted.';
 comment on column worker.life_cycle.started_at is 'When the last attempt started.';
@@ -207,7 +215,7 @@ begin
   end loop;
 end $$;
 
-comment on column public.training_jobs.base is 'The base model to train on. Left open: worker.config.default_base.';
+comment on column public.training_jobs.base is 'The base model to train on. Left open: worker.config.default_base, or its train_base.';
 comment on column public.training_jobs.preset_id is 'A preset of the user''s, or one for all users.';
 comment on column public.training_jobs.sample_paths is 'Keys of the photos to use; NULL: all of the subject''s that are not rejected.';
 comment on column public.training_jobs.trigger_word is 'Left open: the subject''s.';
@@ -220,20 +228,24 @@ comment on column public.training_jobs.seed is 'Left open: derived from the job'
 
 comment on table public.generation_jobs is
   'Requests for pictures. model_ids NULL: the subject''s newest LoRA. steps, guidance, width, height NULL: the base model''s defaults.';
-comment on column public.generation_jobs.base is 'The base model to generate with. Left open: that of the LoRA, else worker.config.default_base.';
+comment on column public.generation_jobs.base is 'The base model to generate with. Left open: that of the LoRA, or the default one if LoRAs for it are trained on that, else worker.config.default_base.';
 comment on column public.generation_jobs.preset_id is 'A preset of the user''s, or one for all users.';
 comment on column public.generation_jobs.prompt is 'What to generate. The trigger word is added where it is missing.';
 comment on column public.generation_jobs.negative_prompt is 'What to avoid, where the base model supports it.';
 comment on column public.generation_jobs.model_ids is 'The LoRAs to use; NULL: the subject''s newest of the base model, else of its family.';
 comment on column public.generation_jobs.lora_scales is 'The strength of each of model_ids. Left open: 1.';
-comment on column public.generation_jobs.reference_paths is 'Reserved: keys of reference images.';
-comment on column public.generation_jobs.reference_scale is 'Reserved: the strength of the references.';
-comment on column public.generation_jobs.control_path is 'Reserved: the key of an image that sets pose or outline.';
-comment on column public.generation_jobs.control_kind is 'Reserved: what control_path shows.';
-comment on column public.generation_jobs.control_scale is 'Reserved: the strength of the control.';
+comment on column public.generation_jobs.reference_paths is 'Keys of one to four pictures of people for the base model to refer to; each person must consent.';
+comment on column public.generation_jobs.reference_scale is 'The strength of the references, from 0 (as without them) to 2. Left open: 1.';
+comment on column public.generation_jobs.control_path is 'The key of a picture that sets pose, outline or depth.';
+comment on column public.generation_jobs.control_kind is 'What control_path is for: canny, pose or depth, as the base model can.';
+comment on column public.generation_jobs.control_scale is 'The strength of the control, from 0 (as without it) to 2. Left open: 1.';
+comment on column public.generation_jobs.control_start is 'The share of the steps after which the control begins. Left open: 0.';
+comment on column public.generation_jobs.control_end is 'The share of the steps after which the control ends. Left open: 1.';
 comment on column public.generation_jobs.width is 'In pixels, before upscaling. Left open: the base model''s default.';
 comment on column public.generation_jobs.height is 'In pixels, before upscaling. Left open: the base model''s default.';
 comment on column public.generation_jobs.steps is 'Left open: the base model''s default.';
+comment on column public.generation_jobs.sampler is 'Its name, such as euler_a or DPM++ 2M Karras. Left open: the one of the base model''s folder.';
+comment on column public.generation_jobs.clip_skip is 'The layer of CLIP that is read, counted from the last, which is 1. Left open: the family''s.';
 comment on column public.generation_jobs.guidance is 'How closely to follow the prompt. Left open: the base model''s default.';
 comment on column public.generation_jobs.seed is 'The same seed generates the same picture. Left open: derived from the job''s id.';
 comment on column public.generation_jobs.num_images is 'How many pictures to generate.';
@@ -296,7 +308,7 @@ comment on column worker.jobs.done is 'Progress in per cent.';
 comment on column worker.jobs.note is 'The error code, else the phase, cut to 24 characters.';
 comment on column worker.jobs.created is 'When it was inserted.';
 
-comment on column worker.queue_depth.route is 'kind/base, or the kind alone.';
+comment on column worker.queue_depth.route is 'kind/base, kind/base+guide, or the kind alone.';
 comment on column worker.queue_depth.waiting is 'Jobs that wait.';
 comment on column worker.queue_depth.oldest is 'How long the oldest has waited.';
 comment on column worker.queue_depth.running is 'Jobs that a pod has claimed.';
@@ -307,6 +319,6 @@ comment on column worker.job_details.request is 'The request: the columns that i
 
 comment on column worker.stranded_jobs.kind is 'The job''s kind.';
 comment on column worker.stranded_jobs.id is 'The job.';
-comment on column worker.stranded_jobs.route is 'kind/base, or the kind alone.';
+comment on column worker.stranded_jobs.route is 'kind/base, kind/base+guide, or the kind alone.';
 comment on column worker.stranded_jobs.since is 'When it was put on the queue.';
 comment on column worker.stranded_jobs.why is 'Why no live pod can run it.';

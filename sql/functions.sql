@@ -27,7 +27,7 @@ language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select array_agg(attname::text) from pg_catalog.pg_attribute
   where attrelid = 'worker.life_cycle'::regclass and attnum > 0 and not attisdropped
-    and attname not in ('id', 'owner_id', 'subject_id', 'preset', 'created_at')
+    and attname not in ('id', 'owner_id', 'subject_id', 'preset', 'guides', 'created_at')
 $$;
 comment on function worker.changing_columns is 'Return the columns that change during the life of a job; all others are the request.';
 
@@ -107,7 +107,7 @@ create or replace function worker.start_payload(p_kind text, p_job jsonb) return
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select jsonb_build_object(
-    'kind', p_kind, 'id', p_job -> 'id', 'attempt', p_job -> 'attempt', 'job', p_job,
+    'kind', p_kind, 'id', p_job -> 'id', 'attempt', p_job -> 'attempt', 'job', p_job, 'route', worker.route(p_kind, p_job),
     'purpose', (select purpose from worker.job_kinds where kind = p_kind),
     'subjects', (select coalesce(jsonb_agg(subject_id order by subject_id), '[]') from worker.job_subjects
                  where kind = p_kind and job_id = (p_job ->> 'id')::uuid),

@@ -11,6 +11,7 @@ as $$
     ('plain_columns', '', 'text[]', false),
     ('default_base', 'jsonb', 'text', false),
     ('capabilities', 'jsonb', 'text[]', false),
+    ('guided_by', '', 'text[]', false),
     ('request_error', 'jsonb', 'text', false),
     ('insert_error', 'jsonb', 'text', false),
     ('inputs_error', 'jsonb', 'text[]', false),
@@ -105,9 +106,12 @@ create or replace function worker.default_base(p_kind text, p_job jsonb) returns
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 begin
-  return coalesce(worker.call_hook(p_kind, 'default_base', p_job) #>> '{}', (select default_base from worker.config));
+  return coalesce(worker.call_hook(p_kind, 'default_base', p_job) #>> '{}', (
+    select case when base.capabilities @> worker.capabilities(p_kind, '{}') then config.default_base else coalesce(base.train_base, config.default_base) end
+    from worker.config left join worker.base_models base on base.slug = config.default_base));
 end $$;
-comment on function worker.default_base is 'Return the base model of a job that names none. Default: worker.config.default_base.';
+comment on function worker.default_base is
+  'Return the base model of a job that names none. Default: worker.config.default_base or, where that cannot do what the kind needs, its train_base.';
 
 create or replace function worker.capabilities(p_kind text, p_job jsonb) returns text[]
 language plpgsql stable set search_path = pg_catalog, pg_temp
@@ -123,6 +127,21 @@ begin
 end $$;
 comment on function worker.capabilities is
   'Return the capabilities that the base model of a job must have or, for an empty job, those that every job of the kind needs. Default: none.';
+
+create or replace function worker.guided_by(p_kind text) returns text[]
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_hook text := worker.hook(p_kind, 'guided_by');
+  v_sorts text[];
+begin
+  if v_hook is not null then
+    execute format('select %s()', v_hook) into v_sorts;
+  end if;
+  return coalesce(v_sorts, '{}');
+end $$;
+comment on function worker.guided_by is
+  'Return the sorts of guides that a job of the kind may need: its capabilities up to the colon. Default: none.';
 
 create or replace function worker.hook_error(p_kind text, p_hook text, p_job jsonb) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp

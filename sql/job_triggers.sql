@@ -7,7 +7,7 @@ language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select coalesce((
     select coalesce(jsonb_object_agg(setting.key, setting.value) filter (
-             where setting.key in ('width', 'height', 'steps', 'guidance', 'rank', 'learning_rate', 'resolution', 'class_name')
+             where setting.key in ('width', 'height', 'steps', 'guidance', 'sampler', 'clip_skip', 'rank', 'learning_rate', 'resolution', 'class_name')
                and p_job -> setting.key = 'null'), '{}')
            || jsonb_build_object('preset', jsonb_build_object('prompt', preset.prompt, 'negative_prompt', preset.negative_prompt))
     from public.presets preset left join lateral jsonb_each(preset.settings) setting on true
@@ -122,6 +122,7 @@ declare
   v_kind worker.job_kinds;
   v_job jsonb;
   v_filled jsonb;
+  v_capabilities text[];
 begin
   select * into v_kind from worker.job_kinds where kind = tg_argv[0];
   -- A job starts at the beginning, whatever the client sent. (Clients have no right to these columns anyway.)
@@ -135,7 +136,14 @@ begin
   v_job := to_jsonb(new);
   v_filled := worker.left_open(v_kind, v_job, tg_argv[1]::jsonb);
   v_job := v_job || v_filled;
-  perform worker.check_request(worker.request_error(v_kind.kind, v_job));
+  if v_kind.uses_base then
+    v_capabilities := worker.capabilities(v_kind.kind, v_job);
+  end if;
+  perform worker.check_request(worker.request_error(v_kind.kind, v_job, v_capabilities));
+  new.guides := null;
+  if v_capabilities <> '{}' and 'guided_by' = any (v_kind.hooks) then
+    new.guides := worker.wanted_guides(v_kind.kind, v_job, v_capabilities);
+  end if;
   v_filled := v_filled || worker.refusal(v_kind, v_job);
   if not v_filled ? 'error' then
     perform worker.check_request(worker.hook_error(v_kind.kind, 'insert_error', v_job));

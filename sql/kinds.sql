@@ -224,8 +224,9 @@ begin
   execute format('create index if not exists %I on %s (created_at)', v_name || '_created_at', p_table);
   execute format('create index if not exists %I on %s (status, id) where status in (''queued'', ''running'')', v_name || '_open_id', p_table);
   execute format('drop index if exists %I.%I', split_part(p_table, '.', 1), v_name || '_open');  -- of earlier releases, without the id
-  execute format('create index if not exists %I on %s (%s phase collate "C") where status = ''queued''', v_name || '_waiting', p_table,
-    case when exists (select from worker.request_columns(p_table) where column_name = 'base') then 'base,' end);
+  execute format('create index if not exists %I on %s (%s phase collate "C") where status = ''queued''', v_name || '_waiting_route', p_table,
+    case when exists (select from worker.request_columns(p_table) where column_name = 'base') then 'base, guides,' end);
+  execute format('drop index if exists %I.%I', split_part(p_table, '.', 1), v_name || '_waiting');  -- the same, without the guides
   execute format('create index if not exists %I on %s (error_code) where status = ''queued'' and error_code is not null', v_name || '_requeued', p_table);
   execute format('create index if not exists %I on %s (owner_id) where status in (''queued'', ''running'')', v_name || '_owner_open', p_table);
   execute format('create index if not exists %I on %s (owner_id, created_at) where status = ''failed'' and error_code = ''prompt_blocked''', v_name || '_owner_blocked', p_table);
@@ -262,6 +263,7 @@ begin
     subject_required = excluded.subject_required, slot = excluded.slot, hooks = excluded.hooks, uses_base = excluded.uses_base;
   perform worker.check_slot(p_kind);
   perform worker.check_columns(p_kind, p_table);
+  perform worker.guided_by(p_kind);  -- one that failed would fail again whenever a pod works out its routes
   delete from worker.kind_policies where kind = p_kind;
   delete from worker.kind_grants where kind = p_kind;
   perform worker.make_job_table(p_kind, p_table);
@@ -286,6 +288,7 @@ begin
     where kind = v_kind.kind;
     perform worker.check_slot(v_kind.kind);
     perform worker.check_columns(v_kind.kind, v_kind.table_name);
+    perform worker.guided_by(v_kind.kind);
     perform worker.make_job_table(v_kind.kind, v_kind.table_name);
   end loop;
 end $$;

@@ -46,8 +46,8 @@ as $$
   union all
   -- Counted by the writes of this transaction, so that those of others do not matter; TRUNCATE gives a table a new file.
   select 'rows of ' || name, name, concat_ws(' ',
-    case when name not in ('public.presets', 'worker.base_models') then pg_stat_get_xact_tuples_inserted(oid) end,
-    case when name <> 'worker.base_models' then pg_stat_get_xact_tuples_updated(oid) end,
+    case when name not in ('public.presets', 'worker.base_models', 'worker.guides') then pg_stat_get_xact_tuples_inserted(oid) end,
+    case when name not in ('worker.base_models', 'worker.guides') then pg_stat_get_xact_tuples_updated(oid) end,
     pg_stat_get_xact_tuples_deleted(oid), pg_relation_filenode(oid))
   from relations
   where relkind = 'r' and name not in ('worker.job_kinds', 'worker.kind_policies', 'worker.kind_grants')
@@ -95,6 +95,8 @@ as $$
   from worker.kind_grants declared join worker.job_kinds using (kind)
   union all
   select 'base ' || slug, null, to_jsonb(base)::text from worker.base_models base
+  union all
+  select 'guide ' || slug, null, to_jsonb(guide)::text from worker.guides guide
   union all
   select 'row of worker.config', 'the core', to_jsonb(config)::text from worker.config
 $$;

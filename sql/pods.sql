@@ -131,7 +131,7 @@ begin
     exception when others or assert_failure or query_canceled then
       continue;  -- the job itself fails with it; what waits behind it is prefetched all the same
     end;
-    v_jobs := v_jobs || jsonb_build_object('kind', v_row.kind, 'id', v_row.job_id, 'base', v_job ->> 'base',
+    v_jobs := v_jobs || jsonb_build_object('kind', v_row.kind, 'id', v_row.job_id, 'base', v_job ->> 'base', 'guides', coalesce(nullif(v_job -> 'guides', 'null'), '[]'),
       'purpose', (select purpose from worker.job_kinds where kind = v_row.kind),
       'subject_id', v_job ->> 'subject_id', 'inputs', v_inputs, 'checkpoint', worker.newest_checkpoint(v_row.kind, v_row.job_id),
       'models', coalesce(v_inputs -> 'loras', '[]'));  -- for pods of 0.1.0
@@ -181,9 +181,10 @@ create or replace function worker.routes_digest() returns text
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select md5(concat((select string_agg(kinds::text, ',' order by kinds.kind) from worker.job_kinds kinds),
-                    (select string_agg(bases::text, ',' order by bases.slug) from worker.base_models bases)))
+                    (select string_agg(bases::text, ',' order by bases.slug) from worker.base_models bases),
+                    (select string_agg(guides::text, ',' order by guides.slug) from worker.guides)))
 $$;
-comment on function worker.routes_digest is 'Return a digest of all kinds and base models: while it stays the same, so do the routes that a pod can offer.';
+comment on function worker.routes_digest is 'Return a digest of all kinds, base models and guides: while it stays the same, so do the routes that a pod can offer.';
 
 -- A job that is locked now is left for the next report: a heartbeat that waited would let its pod be considered dead.
 create or replace function worker.record_progress(p_kind text, p_id uuid, p_attempt integer, p_report jsonb) returns void

@@ -1,10 +1,35 @@
 -- How a job gets on the queue and off it, and the one place where a job ends. Locks as in functions.sql. A queue row is found
 -- by its dedupe_key and its status, because the unique index has both.
 
-create or replace function worker.route(p_kind text, p_job jsonb) returns text
+-- Sorted, so that the same guides make the same route. A slug contains no plus sign.
+create or replace function worker.guides_in_route(p_guides text[]) returns text
 language sql immutable set search_path = pg_catalog, pg_temp
-as $$ select p_kind || coalesce('/' || (p_job ->> 'base'), '') $$;
-comment on function worker.route is 'Return the route of a job, its entrypoint in the queue: kind/base, or the kind alone.';
+as $$ select coalesce(string_agg('+' || guide, '' order by guide collate "C"), '') from unnest(p_guides) guide $$;
+comment on function worker.guides_in_route is 'Return how a route ends that needs these guides.';
+
+create or replace function worker.base_of_route(p_route text) returns text
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$ select nullif(split_part(split_part(p_route, '/', 2), '+', 1), '') $$;
+comment on function worker.base_of_route is 'Return the base model in a route; NULL for that of a kind alone.';
+
+create or replace function worker.guides_of_route(p_route text) returns text[]
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$ select case when p_route like '%+%' then (string_to_array(p_route, '+'))[2:] end $$;
+comment on function worker.guides_of_route is 'Return the guides in a route, as in the column guides of its jobs; NULL for none.';
+
+create or replace function worker.route(p_kind text, p_job jsonb) returns text
+language plpgsql immutable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_route text := p_kind || coalesce('/' || (p_job ->> 'base'), '');
+begin
+  if p_job ->> 'guides' is not null then
+    v_route := v_route || worker.guides_in_route(array(select worker.items(p_job, 'guides')));
+  end if;
+  return v_route;
+end $$;
+comment on function worker.route is
+  'Return the route of a job, its entrypoint in the queue: kind/base, kind/base+guide+guide with the guides that it needs, or the kind alone.';
 
 -- Each step looks up the next route in an index: as many steps as there are routes, however many jobs wait.
 create or replace function worker.queued_routes() returns setof text

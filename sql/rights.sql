@@ -40,17 +40,18 @@ grant execute on function worker.cancel_job_as_service, worker.retry_job_as_serv
 grant execute on function worker.consent_error, worker.pod_lock_key, worker.subject_lock_key, worker.register_pod, worker.deregister_pod, worker.peek,
   worker.start_job, worker.report_job, worker.stage_objects, worker.save_checkpoint, worker.complete_job, worker.fail_job,
   worker.release_job, worker.set_aside_job, worker.heartbeat, worker.pod_heartbeat, worker.take_over, worker.run_housekeeping, worker.tick, worker.reap, worker.claim_deletable_objects, worker.mark_objects_deleted, worker.lock_lora_copy, worker.lora_to_copy,
-  worker.queued_routes, worker.starved_routes, worker.next_due_s, worker.schema_major, worker.is_alive, worker.why_stranded, worker.usable_bases, worker.timing,
+  worker.queued_routes, worker.starved_routes, worker.next_due_s, worker.schema_major, worker.is_alive, worker.why_stranded, worker.usable_routes, worker.base_of_route, worker.guides_of_route,
+  worker.guides_vram_gib, worker.timing,
   worker.required_capabilities, worker.required_vram_gib, worker.memory_requirement,
   worker.installation_error, worker.storage_hold, worker.judge_markers, worker.note_markers, worker.claim_look, worker.begin_renewal, worker.finish_renewal,
   worker.leave_pod, worker.take_garbage, worker.garbage_gone, worker.fits_memory
   to likeness_worker;
 grant select, insert, update, delete on worker.pgqueuer, worker.pgqueuer_log, worker.pgqueuer_schedules, worker.pgqueuer_statistics to likeness_worker;
 grant usage on sequence worker.pgqueuer_id_seq, worker.pgqueuer_log_id_seq, worker.pgqueuer_schedules_id_seq, worker.pgqueuer_statistics_id_seq to likeness_worker;
-grant select on worker.job_kinds, worker.base_models, worker.config, worker.schema_versions, worker.kind_versions, worker.pods to likeness_worker;
+grant select on worker.job_kinds, worker.base_models, worker.guides, worker.config, worker.schema_versions, worker.kind_versions, worker.pods to likeness_worker;
 -- Neither view shows people: `worker doctor` and `status` read them with a pod's login.
 grant select on worker.queue_depth, worker.stranded_jobs to likeness_worker;
-grant select on worker.config, worker.base_models, worker.job_kinds, worker.pods, worker.job_events, worker.consent_events to service_role;
+grant select on worker.config, worker.base_models, worker.guides, worker.job_kinds, worker.pods, worker.job_events, worker.consent_events to service_role;
 
 do $$
 begin

@@ -104,12 +104,14 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
             from worker.ml.families.tiny import klein as klein_tiny
             from worker.ml.families.tiny import sd15 as sd15_tiny
             from worker.ml.families.tiny import sdxl as sdxl_tiny
+            from worker.ml.families.tiny import z_image as z_image_tiny
 
             build_tiny_models(folder)
             klein_tiny.build_tiny(folder / "tiny-klein")
             klein_tiny.build_tiny(folder / "tiny-klein-distilled", distilled=True)
             sd15_tiny.build_tiny(folder / "tiny-sd15")
             sdxl_tiny.build_tiny(folder / "tiny-sdxl")
+            z_image_tiny.build_tiny(folder / "tiny-z-image")
             (folder / ".done").touch()
     return folder
 

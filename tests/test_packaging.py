@@ -218,7 +218,7 @@ def test_composes_database_accepts_migrations_and_a_pod(compose: dict[str, Any],
             owner.execute(compose["configs"]["pod_login"]["content"].encode())
         migrate.migrate(server.url())
         with psycopg.connect(server.url(user=pod_login), autocommit=True) as pod:
-            assert pod.execute("select default_base from worker.config").fetchall() == [("flux-dev",)]
+            assert pod.execute("select default_base from worker.config").fetchall() == [("klein",)]
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 pod.execute("select from public.subjects")
 

@@ -21,6 +21,7 @@ def payload(row: dict[str, Any], **more: Any) -> dict[str, Any]:
         "kind": "training",
         "id": str(JOB_ID),
         "attempt": 1,
+        "route": "training/flux-dev",
         "purpose": "training",
         "subjects": [],
         "subject": None,

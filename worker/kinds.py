@@ -71,7 +71,7 @@ def no_loras(inputs: dict[str, Any]) -> Sequence[StoredLora]:
 
 
 def no_keys(inputs: dict[str, Any]) -> Sequence[str]:
-    """Return nothing, for a kind whose jobs need no object of their subject."""
+    """Return nothing, for a kind whose jobs need no object of one person."""
     return ()
 
 
@@ -81,7 +81,7 @@ class Kind:
 
     Before every `run` the worker screens `texts`, and checks again that every person in the job consents. A kind that
     uses the GPU has the slot `gpu`. If its table has a column `base`, a pod offers a route for each base model that it
-    can load, otherwise one route for the kind.
+    can load, also with guides, otherwise one route for the kind.
     """
 
     name: str
@@ -100,15 +100,24 @@ class Kind:
     """Models that its jobs need besides the base model: without all of them, a pod offers no GPU route of the kind."""
     prefetch: Callable[[dict[str, Any]], Iterable[StoredLora]] = no_loras
     """The LoRAs of a waiting job, from the `inputs` that its SQL hook `prefetch` returns. While its GPU is busy, a pod
-    fetches them and the base, a person's LoRA only if that person still consents."""
+    fetches them, the base and the job's guides, a person's LoRA only if that person still consents."""
     prefetch_keys: Callable[[dict[str, Any]], Iterable[str]] = no_keys
-    """The objects in the uploads bucket that a waiting job needs of its subject, from the same `inputs`. They are
-    fetched as LoRAs are, and so is the job's checkpoint; `JobContext.download_of` finds them."""
+    """The objects in the uploads bucket that a waiting job needs, from the same `inputs`: only such as show one person,
+    under whose prefix they are. They are fetched as LoRAs are, and so is the job's checkpoint;
+    `JobContext.download_of` finds them."""
 
 
 CORE = (
     Kind("training", training.train, training.texts, (TrainTask,), prefetch_keys=training.photos),
-    Kind("generation", generation.generate, generation.texts, (GenerateTask,), UPSCALERS.values(), generation.loras),
+    Kind(
+        "generation",
+        generation.generate,
+        generation.texts,
+        (GenerateTask,),
+        UPSCALERS.values(),
+        generation.loras,
+        generation.pictures,
+    ),
     Kind("publish_lora", publish_lora.publish_lora, no_texts),
 )
 

@@ -7,6 +7,8 @@ declare
   v_package text;
   v_base worker.base_models;
   v_needed real;
+  v_guides text[] := coalesce(worker.guides_of_route(p_route), '{}');
+  v_missing text;
   v_largest real := (select max(vram_gib) from worker.pods where worker.is_alive(pods));
 begin
   if exists (select from worker.pods where p_route = any (routes) and worker.is_alive(pods)) then
@@ -20,18 +22,31 @@ begin
     where worker.is_alive(pods) and split_part(offered, '/', 1) = split_part(p_route, '/', 1)) then
     return format('no live pod offers %s: check its WORKER_KINDS, and that package %s is installed', split_part(p_route, '/', 1), v_package);
   end if;
-  select * into v_base from worker.base_models where slug = nullif(split_part(p_route, '/', 2), '');
+  select * into v_base from worker.base_models where slug = worker.base_of_route(p_route);
   if v_base.slug is null then
     return 'no live pod offers ' || p_route || ': check its WORKER_KINDS';
   end if;
-  v_needed := worker.required_vram_gib(v_base, worker.required_capabilities(split_part(p_route, '/', 1)));
+  select guide into v_missing from unnest(v_guides) guide where guide not in (select slug from worker.guides) limit 1;
+  if v_missing is not null then
+    return format('guide %s is not in worker.guides any more: insert it again, or cancel the job', v_missing);
+  end if;
+  v_needed := worker.required_vram_gib(v_base, worker.required_capabilities(split_part(p_route, '/', 1))) + worker.guides_vram_gib(v_guides);
   if v_needed > coalesce(v_largest, 0) then
     -- Rounded down: "needs 24.5, the largest pod has 24.5" would explain nothing.
-    return worker.memory_requirement(v_base) || '; '
+    return worker.memory_requirement(v_base)
+      || coalesce((select string_agg(format(', and %s %s more', slug, vram_gib), '' order by slug) from worker.guides where slug = any (v_guides)), '') || '; '
       || coalesce('the largest pod has ' || trim_scale(trunc(v_largest::numeric, 1)), 'no live pod has a GPU that is ready');
   elsif not exists (select from worker.pods where worker.is_alive(pods)
                     and v_needed <= coalesce(vram_gib, 0) and v_base.slug = any (models_present)) then
     return v_base.slug || ' not found on a live pod or in the bucket: worker models push ' || v_base.slug;
+  end if;
+  select guide into v_missing from unnest(v_guides) guide
+  where not exists (select from worker.pods where worker.is_alive(pods) and guide = any (models_present)) limit 1;
+  if v_missing is not null then
+    return format('no pod has %1$s: worker models pull --as %1$s, then worker models push %1$s', v_missing);
+  elsif v_guides <> '{}' and not exists (select from worker.pods where worker.is_alive(pods)
+        and v_needed <= coalesce(vram_gib, 0) and models_present @> (v_base.slug || v_guides)) then
+    return format('no pod has %s together, and the memory for them: worker models push makes them available to all', array_to_string(v_base.slug || v_guides, ' and '));
   end if;
   return 'the pods that have ' || v_base.slug || ' do not offer ' || p_route || ': their logs say why';
 end $$;
@@ -80,22 +95,26 @@ declare
   v_prefix constant text := 'waiting: no live pod can take this: ';
   v_route text;
   v_base text;
+  v_guides text[];
   v_why text;
   v_condition text;
 begin
   for v_route in select route from worker.queued_routes() route where split_part(route, '/', 1) = p_kind.kind loop
     v_why := worker.why_stranded(v_route);
-    v_base := nullif(split_part(v_route, '/', 2), '');
+    v_base := worker.base_of_route(v_route);
+    v_guides := worker.guides_of_route(v_route);
     foreach v_condition in array
       case when v_why is null then array['phase collate "C" like ' || quote_literal(v_prefix || '%')]
       else array['phase collate "C" < $2', 'phase collate "C" > $2', 'phase is null'] end
     loop
       execute format(
         'with others as materialized (
-           select id from %1$s where status = ''queued'' and %2$s and %3$s order by phase collate "C" limit $3 for update skip locked)
+           select id from %1$s where status = ''queued'' and %2$s and %3$s order by %4$s phase collate "C" limit $3 for update skip locked)
          update %1$s job set phase = $2 from others where job.id = others.id', p_kind.table_name,
-        case when not p_kind.uses_base then 'true' when v_base is null then 'base is null' else 'base = $1' end, v_condition)
-        using v_base, coalesce(v_prefix || v_why, 'waiting'), v_limit;
+        case when not p_kind.uses_base then 'true' else case when v_base is null then 'base is null' else 'base = $1' end
+          || case when v_guides is null then ' and guides is null' else ' and guides = $4' end end, v_condition,
+        case when p_kind.uses_base then 'guides,' end)
+        using v_base, coalesce(v_prefix || v_why, 'waiting'), v_limit, v_guides;
       get diagnostics v_rows = row_count;
       v_more := v_more or v_rows = v_limit;
     end loop;

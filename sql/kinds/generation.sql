@@ -62,7 +62,7 @@ comment on function worker.generation__texts is
 
 create or replace function worker.generation__plain_columns() returns text[]
 language sql immutable set search_path = pg_catalog, pg_temp
-as $$ select '{lora_scales,control_kind,output_format}'::text[] $$;
+as $$ select '{lora_scales,control_kind,sampler,output_format}'::text[] $$;
 comment on function worker.generation__plain_columns is 'Return the columns that hold numbers, or words from a fixed list.';
 
 create or replace function worker.generation__default_base(p_job jsonb) returns text
@@ -79,9 +79,12 @@ begin
     select base into v_base from public.subjects_models
     where subject_id = (p_job ->> 'subject_id')::uuid and retired_at is null order by created_at desc limit 1;
   end if;
-  return v_base;
+  return coalesce((
+    select config.default_base from worker.config join worker.base_models base on base.slug = config.default_base
+    where base.train_base = v_base), v_base);
 end $$;
-comment on function worker.generation__default_base is 'Return the base model of the newest of its LoRAs.';
+comment on function worker.generation__default_base is
+  'Return the base model of the newest of its LoRAs; the default base model where LoRAs for that are trained on this one.';
 
 create or replace function worker.generation__capabilities(p_job jsonb) returns text[]
 language plpgsql immutable set search_path = pg_catalog, pg_temp
@@ -89,11 +92,16 @@ as $$
 begin
   return array(
     select 'lora' where p_job ->> 'subject_id' is not null or (jsonb_typeof(p_job -> 'model_ids') = 'array' and jsonb_array_length(p_job -> 'model_ids') > 0)
-    union all select 'ip_adapter' where jsonb_typeof(p_job -> 'reference_paths') = 'array'
+    union all select 'reference' where jsonb_typeof(p_job -> 'reference_paths') = 'array'
     union all select 'control:' || (p_job ->> 'control_kind') where p_job ->> 'control_kind' is not null);
 end $$;
 comment on function worker.generation__capabilities is
   'Return what the base model must support: LoRAs, references and control images, if the request has them.';
+
+create or replace function worker.generation__guided_by() returns text[]
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$ select '{reference,control}'::text[] $$;
+comment on function worker.generation__guided_by is 'Return the sorts of guides that a picture may need: one for references, one for the control image.';
 
 create or replace function worker.generation__request_error(p_job jsonb) returns text
 language sql immutable set search_path = pg_catalog, pg_temp
@@ -111,15 +119,44 @@ as $$
 $$;
 comment on function worker.generation__inputs_error is 'Return an error for a subject without a LoRA.';
 
+-- A guide that is NULL is built into the base model.
+create or replace function worker.generation_guides(p_job jsonb) returns jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_guides jsonb := '[]';
+  v_control text := 'control:' || (p_job ->> 'control_kind');
+begin
+  if jsonb_typeof(p_job -> 'reference_paths') = 'array' then
+    v_guides := v_guides || jsonb_build_object(
+      'capability', 'reference', 'guide', worker.guide_for(p_job, 'reference'), 'paths', p_job -> 'reference_paths',
+      'scale', coalesce((p_job ->> 'reference_scale')::real, 1), 'start', 0, 'end', 1);
+  end if;
+  if v_control is not null then
+    v_guides := v_guides || jsonb_build_object(
+      'capability', v_control, 'guide', worker.guide_for(p_job, v_control), 'paths', jsonb_build_array(p_job ->> 'control_path'),
+      'scale', coalesce((p_job ->> 'control_scale')::real, 1),
+      'start', coalesce((p_job ->> 'control_start')::real, 0), 'end', coalesce((p_job ->> 'control_end')::real, 1));
+  end if;
+  return v_guides;
+end $$;
+comment on function worker.generation_guides is
+  'Return what steers a picture: for references and for the control image the capability, the guide that gives it, the keys, scale and window of steps.';
+
 create or replace function worker.generation__payload(p_job jsonb) returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp
-as $$ select jsonb_build_object('loras', worker.generation_loras(p_job)) $$;
-comment on function worker.generation__payload is 'Return loras: the LoRAs to generate with.';
+as $$ select jsonb_build_object('loras', worker.generation_loras(p_job), 'guides', worker.generation_guides(p_job)) $$;
+comment on function worker.generation__payload is 'Return loras and guides: the LoRAs to generate with, and what else steers the picture.';
 
+-- A picture that an earlier job generated may show more people than the one under whose prefix it is: it is not prefetched.
 create or replace function worker.generation__prefetch(p_job jsonb) returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp
-as $$ select jsonb_build_object('loras', worker.generation_loras(p_job)) $$;
-comment on function worker.generation__prefetch is 'Return loras: the LoRAs to prefetch.';
+as $$
+  select jsonb_build_object('loras', worker.generation_loras(p_job), 'pictures', array(
+    select key from worker.generation__named_keys(p_job) named
+    where named.rule in ('person', 'input') and worker.key_subject(named.key) is not null and split_part(named.key, '/', 3) <> 'generated'))
+$$;
+comment on function worker.generation__prefetch is 'Return loras and pictures: the LoRAs, and the keys of pictures of one person each, to prefetch.';
 
 -- -------------------------------------------------------------------------------------------------------------- result
 

@@ -21,3 +21,9 @@ update worker.base_models set min_training_vram_gib = 9 where slug = 'klein-base
 -- decoding, which takes 1.9 alone. Training with rank 32: 1.76 + 0.32 + 1.57 / 0.8 = 4.0, and 1.9 more, as in 0015_sdxl.sql.
 update worker.base_models set min_vram_gib = 4 where slug = 'sdxl' and min_vram_gib = 6.5;
 update worker.base_models set min_training_vram_gib = 6 where slug = 'sdxl' and min_training_vram_gib = 8.5;
+
+-- Z-Image: the transformer takes 5.75 GiB in int8 and 2.98 in nf4, Qwen3 7.49, which decides as above: 7.9, and 1.1 more. Drawing takes
+-- 4.4 in nf4 and 7.1 in int8; training with rank 32 takes 2.98 + 0.32 + 3.57 / 0.8 = 7.8 in nf4 and 10.5 in int8.
+update worker.base_models set min_vram_gib = 9 where slug = 'z-image' and min_vram_gib = 14;
+update worker.base_models set min_vram_gib = 9 where slug = 'z-image-turbo' and min_vram_gib = 13.5;
+update worker.base_models set min_training_vram_gib = 9 where slug = 'z-image' and min_training_vram_gib = 17.5;

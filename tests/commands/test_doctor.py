@@ -395,6 +395,12 @@ async def test_a_correct_installation_has_no_problems(installation: Installation
     assert findings["routes"].message == "this pod would accept generation/tiny-flux, publish_lora, training/tiny-flux"
     assert "NOT for commercial use" not in findings["base tiny-flux"].message
     assert findings["base tiny-flux"].message.endswith("; tiny-flux needs no GPU memory; this pod has no GPU")
+    missing = findings["guide ip-adapter-flux"]
+    assert (missing.state, missing.hint) == (
+        State.SKIPPED,
+        "worker models pull --as ip-adapter-flux; then, for all pods: worker models push ip-adapter-flux",
+    )
+    assert "guide ip-adapter-sd15" not in findings, "no base model of its family is at hand"
 
 
 async def test_a_model_in_the_bucket_counts_as_present(installation: Installation) -> None:

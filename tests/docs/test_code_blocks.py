@@ -65,7 +65,7 @@ def test_sql_runs(database: psycopg.Connection[Any], page: str) -> None:
             if block.page == page and block.language in ("sql", "sh"):
                 for text in [block.text] if block.language == "sql" else sql_of(block.text):
                     try:
-                        database.execute(re.sub(r"'[0-9a-f]*…'", f"'{ONE_ID}'", text).encode())
+                        database.execute(re.sub(r"(?<=['/{])[0-9a-f]*…(?=['/])", ONE_ID, text).encode())
                     except psycopg.Error as error:
                         pytest.fail(f"{block}: {error}")
 

@@ -21,7 +21,7 @@ CONFIGS = Path(single_files.__file__).parent
 def on_meta(slug: str) -> tuple[Family, Any]:
     """Return a published base's family, and its parts in bfloat16."""
     configs = json.loads((CONFIGS / f"{slug}.json").read_text("utf-8"))
-    family = FAMILIES[{"flux-dev": "flux", "klein": "klein", "sd15": "sd15", "sdxl": "sdxl"}[slug]]
+    family = FAMILIES[{"flux-dev": "flux"}.get(slug, slug)]
     modules = {}
     with torch.device("meta"):
         for name in (family.denoiser, family.autoencoder):

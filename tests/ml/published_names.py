@@ -65,6 +65,16 @@ def klein_autoencoder(weights: Weights) -> Weights:
     }
 
 
+def z_image_transformer(weights: Weights) -> Weights:
+    """diffusers' names to ComfyUI's, by the table of the real model, whose first blocks a tiny one has."""
+    rows = [line.split("\t") for line in (DATA / "lora_formats/zimage_name_map.tsv").read_text().splitlines()]
+    fused: dict[str, list[torch.Tensor]] = {}
+    for published, _, own in (row for row in rows if row[0][0] != "#"):
+        if own in weights:
+            fused.setdefault(published, []).append(weights[own])
+    return {name: torch.cat(parts) for name, parts in fused.items()}
+
+
 def sd15_unet_modules() -> dict[str, str]:
     """Modules of the real U-Net: diffusers' names to the original's."""
     lines = (DATA / "sd15_unet_name_map.tsv").read_text().splitlines()

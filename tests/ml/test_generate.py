@@ -49,7 +49,7 @@ def test_no_step_asks_diffusers_for_the_denoisers_dtype(base: Base, monkeypatch:
 
 @pytest.mark.parametrize(
     ("family", "steps", "guidance"),
-    [("flux", 28, 3.5), ("klein", 50, 4.0), ("sd15", 30, 7.5), ("sdxl", 30, 5.0)],
+    [("flux", 28, 3.5), ("klein", 50, 4.0), ("sd15", 30, 7.5), ("sdxl", 30, 5.0), ("z-image", 50, 4.0)],
     indirect=["family"],
 )
 def test_a_base_defaults_to_its_own_size_and_published_settings(base: Base, steps: int, guidance: float) -> None:
@@ -105,6 +105,8 @@ def test_a_scheduler_that_needs_more_evaluations_counts_them_from_the_first_step
         ("sd15", "a " * 75, ()),
         ("sd15", "a " * 76, ("clip",)),
         ("sdxl", "a " * 76, ("clip", "clip_2")),
+        ("z-image", "a man", ()),
+        ("z-image", "a " * 60, ("qwen3",)),
     ],
     indirect=["family"],
 )

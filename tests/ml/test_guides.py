@@ -43,7 +43,7 @@ class AddsConstant:
     """It ends each picture after so many steps."""
     append: Callable[[Inputs], Appended] | None = None
 
-    def working_bytes(self, base: Base, grid: Grid) -> int:
+    def working_bytes(self, base: Base, use: GuideUse, grid: Grid) -> int:
         return self.needs
 
     def sampler(self, sampler: Sampler) -> Sampler:
@@ -155,6 +155,48 @@ def test_what_a_guide_needs_on_the_device_is_part_of_the_plan(base: Base, guide:
     guide.needs = 3 * 2**30
     assert planned(guided(guide, 1.0)) > without + 2.5 * 2**30
     assert planned(guided(guide, 0.0)) == without
+
+
+@pytest.mark.parametrize(
+    ("window", "steps", "taken"),
+    [
+        ((0.0, 0.5), 4, [0, 1]),
+        ((0.25, 0.75), 4, [1, 2]),
+        ((0.25, 0.75), 3, [1]),  # of the others, only a part is inside
+        ((0.0, 0.3), 4, [0]),
+        ((0.6, 1.0), 4, [3]),
+        ((0.0, 1.0), 1, [0]),
+    ],
+)
+@only_flux
+def test_a_guide_changes_the_steps_that_are_wholly_inside_its_window(
+    base: Base, guide: AddsConstant, window: tuple[float, float], steps: int, taken: list[int]
+) -> None:
+    asked = replace(guided(guide, 0.5), steps=steps, num_images=1)
+    start, end = window
+    pictures(generate(base, replace(asked, guides=(replace(asked.guides[0], start=start, end=end),))))
+    assert [done for done, _ in guide.seen] == [step / steps for step in taken]
+
+
+@pytest.mark.parametrize(
+    ("window", "said"),
+    [
+        ((0.5, 0.5), "its start must be"),
+        ((0.7, 0.2), "from 0.7 to 0.2: its start must be"),
+        ((-0.1, 0.5), "its start must be"),
+        ((0.5, 1.5), "its end at most 1"),
+        ((0.0, float("nan")), "its start must be"),
+        ((0.3, 0.45), "none of the 4 steps is inside"),
+    ],
+)
+@only_flux
+def test_an_empty_window_is_refused_before_anything_is_done(
+    base: Base, guide: AddsConstant, window: tuple[float, float], said: str
+) -> None:
+    asked = guided(guide, 0.5)
+    start, end = window
+    with pytest.raises(BadInput, match=said):
+        next(generate(base, replace(asked, guides=(replace(asked.guides[0], start=start, end=end),))))
 
 
 def test_a_guide_may_change_the_sampler(base: Base, guide: AddsConstant) -> None:

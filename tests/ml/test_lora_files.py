@@ -18,13 +18,15 @@ from diffusers import (
     FluxPipeline,
     FluxTransformer2DModel,
     UNet2DConditionModel,
+    ZImagePipeline,
+    ZImageTransformer2DModel,
 )
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from tests.ml.families import only_flux, only_klein, only_u_net
+from tests.ml.families import only_flux, only_klein, only_u_net, only_z_image
 from tests.ml.geometry import CONFIGS
 from tests.ml.keys import DATA, listed_keys
 from tests.ml.runs import lora_config
@@ -37,6 +39,7 @@ from worker.ml.families.flux1 import Flux
 from worker.ml.families.klein import Klein
 from worker.ml.families.sd15 import StableDiffusion15
 from worker.ml.families.sdxl import StableDiffusionXL
+from worker.ml.families.z_image import ZImage
 from worker.ml.models import Base
 from worker.ml.train.metadata import file_metadata
 from worker.ml.train.train_lora import TrainedLora
@@ -46,6 +49,7 @@ LAYERS = {
     "klein": "diffusion_model.single_blocks.0.linear2.lora_{}.weight",
     "sd15": "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q.lora_{}.weight",
     "sdxl": "lora_unet_middle_block_1_transformer_blocks_0_attn1_to_q.lora_{}.weight",
+    "z-image": "diffusion_model.layers.0.attention.to_q.lora_{}.weight",
 }
 INPUTS = {"klein": 4}
 """Of these layers, for each output, where it is not 1."""
@@ -56,7 +60,8 @@ PAIR = {A: torch.ones(2, 8), B: torch.ones(8, 2)}
 KOHYA = {DOWN: torch.ones(2, 64), UP: torch.ones(64, 2)}
 KLEIN = {LAYERS["klein"].format("A"): torch.ones(2, 32), LAYERS["klein"].format("B"): torch.ones(8, 2)}
 SDXL = {LAYERS["sdxl"].format("down"): torch.ones(2, 64), LAYERS["sdxl"].format("up"): torch.ones(64, 2)}
-PAIRS = {"flux": PAIR, "klein": KLEIN, "sd15": KOHYA, "sdxl": SDXL}
+Z_IMAGE = {LAYERS["z-image"].format("A"): torch.ones(2, 8), LAYERS["z-image"].format("B"): torch.ones(8, 2)}
+PAIRS = {"flux": PAIR, "klein": KLEIN, "sd15": KOHYA, "sdxl": SDXL, "z-image": Z_IMAGE}
 
 
 def family_of(path: Path) -> str:
@@ -108,6 +113,33 @@ def test_klein_names_and_shapes_are_those_that_ai_toolkit_writes(tmp_path: Path)
     lora_files.write(path, weights, {})
     written = {name: list(tensor.shape) for name, tensor in load_file(path).items()}
     assert written == listed_keys("lora_formats/klein4b_ai_toolkit.txt")
+
+
+def test_z_image_names_and_shapes_are_those_that_ai_toolkit_writes(tmp_path: Path) -> None:
+    """For the transformer of Z-Image itself. Nothing is computed, so it needs no weights."""
+    config = json.loads((CONFIGS / "z-image.json").read_text("utf-8"))["transformer/config.json"]
+    with torch.device("meta"):
+        transformer = ZImageTransformer2DModel.from_config(config).requires_grad_(False)
+    listed = listed_keys("lora_formats/zimage_base_diffusers_names.txt")
+    assert {name: list(weights.shape) for name, weights in transformer.named_parameters()} == listed
+    path = tmp_path / "lora.safetensors"
+    with ZImage().new_lora(SimpleNamespace(transformer=transformer), 16, torch.Generator()) as lora:
+        weights = {name: torch.zeros(weights.shape, dtype=torch.bfloat16) for name, weights in lora.items()}
+    lora_files.write(path, weights, {})
+    written = {name: list(tensor.shape) for name, tensor in load_file(path).items()}
+    assert written == listed_keys("lora_formats/zimage_ai_toolkit.txt")
+
+
+@only_z_image
+def test_diffusers_reads_a_z_image_lora_whole(trained: TrainedLora) -> None:
+    """Without alpha, so that it takes the scale as 1."""
+    read = ZImagePipeline.lora_state_dict(trained.path)
+    assert not [name for name in load_file(trained.path) if name.endswith("alpha")]
+    ours = lora_families.load(trained.path, "z-image")
+    assert len(read) == 2 * len(ours)
+    for layer, (a, b) in ours.items():
+        assert torch.equal(read[f"transformer.{layer}.lora_A.weight"], a)
+        assert torch.equal(read[f"transformer.{layer}.lora_B.weight"], b)
 
 
 @only_klein
@@ -206,6 +238,7 @@ def test_the_header_describes_the_file(base: Base, family: str, trained: Trained
             "ss_base_model_version": "sdxl_base_v1-0",
             "ss_network_module": "networks.lora",
         },
+        "z-image": {"modelspec.architecture": "Z-Image/lora", "ss_base_model_version": "zimage"},
     }[family]
     metadata = header.metadata
     assert metadata.items() >= {"base": f"tiny-{family}", "family": family, **expected}.items()
@@ -430,6 +463,7 @@ def test_the_published_names_and_shapes_tell_their_family(tmp_path: Path) -> Non
         ("sd15_diffusers_peft_keys.txt", "sd15"),
         ("sd15_kohya_unet_keys.txt", "sd15"),
         ("sdxl_diffusers_peft_keys.txt", "sdxl"),
+        *((f"lora_formats/zimage_{program}.txt", "z-image") for program in ("ai_toolkit", "diffusers_script")),
     ):
         listed = {name: shape for name, shape in listed_keys(list_).items() if not name.startswith("text_encoder")}
         assert family_by_listed_keys(tmp_path / "lora.safetensors", listed) == family
@@ -445,6 +479,8 @@ def test_the_published_names_and_shapes_tell_their_family(tmp_path: Path) -> Non
         ("lora_unet_down_blocks_0_attentions_0_proj_in", (64, 64)),  # SD 2: a linear layer
         ("unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k", (1024, 320)),
         ("unet.up_blocks.2.attentions.0.transformer_blocks.3.attn2.to_k", (1280, 768)),  # the refiner of SDXL
+        ("lora_unet_layers_0_attention_qkv", (96, 160)),  # Lumina 2, in which queries share a key
+        ("transformer.layers.30.attention.to_q", (96, 96)),  # more blocks than Z-Image has
     ],
 )
 def test_a_layer_in_the_proportions_of_another_family_is_refused(
@@ -501,6 +537,7 @@ def test_a_lora_for_layers_the_base_lacks_is_refused(family: str, refusal: Calla
         "klein": ("blocks.0", "blocks.19"),
         "sd15": ("down_blocks_0", "up_blocks_3"),
         "sdxl": ("middle_block_1_transformer_blocks_0", "middle_block_1_transformer_blocks_9"),
+        "z-image": ("layers.0", "layers.29"),
     }[family]
     assert "does not fit" in refusal(renamed(PAIRS[family], old, new))
 
@@ -537,6 +574,7 @@ def test_a_lora_in_the_other_naming_is_refused_with_the_command_that_converts_it
         },
         "sd15": in_diffusers_names("unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"),
         "sdxl": in_diffusers_names("unet.mid_block.attentions.0.transformer_blocks.1.attn1.to_q"),
+        "z-image": in_diffusers_names("transformer.layers.0.attention.to_q"),
     }[family]
     assert f"worker lora export other.safetensors --format {lora_families.NAMES[family].naming}" in refusal(other)
 

@@ -361,8 +361,6 @@ def test_every_spelling_of_sdxl_is_named_and_converted(tmp_path: Path, program: 
         ("flux_kohya_sd_scripts_optional_modules", "text encoder too"),
         ("sd15_kohya_sd_scripts_conv_extra", "is a LoCon"),
         ("sdxl_kohya_sd_scripts_te", "text encoder alone"),
-        *((name, "Z-Image") for name in ("zimage_ai_toolkit", "zimage_diffusers_script", "zimage_musubi_tuner")),
-        *((name, "Z-Image") for name in ("zimage_musubi_converted_to_comfyui", "zimage_onetrainer_legacy")),
     ],
 )
 def test_what_is_not_read_is_named_for_what_it_is(tmp_path: Path, name: str, what: str) -> None:

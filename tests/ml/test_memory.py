@@ -7,8 +7,9 @@ import mmap
 import os
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,10 +19,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tests.ml.geometry import on_meta
-from worker.ml.families.conditions import PooledTokens, Tokens
+from worker.ml.families.conditions import PooledTokens, RaggedTokens, Tokens
+from worker.ml.families.controlnets import NETWORKS
+from worker.ml.guides.controlnet import Control
 from worker.ml.memory import GIB, WORKSPACE_BYTES, anonymous_bytes, host_limit_bytes, plan_parts
 from worker.ml.models import Base
-from worker.ml.protocol import Condition, Family, Grid, Inputs
+from worker.ml.protocol import Condition, Family, Grid, GuideUse, Inputs
 from worker.ml.train.memory import step_memory
 
 FLUX_GIB = {"transformer": 22.168, "text_encoder_2": 8.870, "text_encoder": 0.229, "vae": 0.156}
@@ -187,7 +190,7 @@ class Published:
     latents: Callable[[Grid], tuple[int, ...]]
 
 
-@pytest.fixture(scope="module", params=["flux-dev", "klein", "sd15", "sdxl"])
+@pytest.fixture(scope="module", params=["flux-dev", "klein", "sd15", "sdxl", "z-image"])
 def published(request: pytest.FixtureRequest) -> Published:
     return published_base(*on_meta(request.param))
 
@@ -198,6 +201,9 @@ def published_base(family: Family, parts: Any) -> Published:
         return Published(family, parts, prompt, lambda grid: (math.prod(grid), 64))
     if family.name == "klein":
         return Published(family, parts, Tokens(zeros(1, 512, 7680)), lambda grid: (math.prod(grid), 128))
+    if family.name == "z-image":
+        prompts = RaggedTokens((zeros(512, 2560),))
+        return Published(family, parts, prompts, lambda grid: (16, 2 * grid[0], 2 * grid[1]))
     if family.name == "sdxl":
         prompt = PooledTokens(zeros(1, 77, 2048), zeros(1, 1280))
         return Published(family, parts, prompt, lambda grid: (4, *grid))
@@ -229,6 +235,51 @@ def test_what_drawing_needs_is_estimated_at_the_published_geometry(published: Pu
         family.decode_picture(parts, inputs.latents[:1], grid)
     assert 0.9 < denoising.peak / estimate[family.denoiser] < 1.05
     assert 0.9 < decoding.peak / estimate["vae"] < 1.05
+
+
+FOR_SEVERAL_KINDS = {
+    "conditioning_embedding_out_channels": (16, 32, 96, 256),
+    "num_control_type": 8,
+    "num_trans_channel": 320,
+    "num_proj_channel": 320,
+}
+PUBLISHED_CONTROLNETS: list[tuple[str, str, dict[str, Any]]] = [
+    ("sd15", "ControlNetModel", {}),
+    ("sdxl", "ControlNetUnionModel", FOR_SEVERAL_KINDS),
+    ("flux-dev", "FluxControlNetModel", {"num_layers": 6, "num_single_layers": 0}),
+    ("flux-dev", "FluxControlNetModel", {"num_layers": 5, "num_single_layers": 10, "num_mode": 10}),
+]
+
+
+@pytest.mark.usefixtures("fused_attention")
+@pytest.mark.parametrize(
+    ("published", "name", "config"),
+    PUBLISHED_CONTROLNETS,
+    indirect=["published"],
+    ids=["sd15", "sdxl union", "flux union of 6 blocks", "flux union of 15 blocks"],
+)
+@pytest.mark.parametrize("side", [512, 1024])
+@torch.no_grad()
+def test_what_a_control_network_needs_is_estimated_at_the_published_geometry(
+    published: Published, name: str, config: dict[str, Any], side: int
+) -> None:
+    """With what the denoiser needs: their peaks are at different times."""
+    family, parts = published.family, published.parts
+    denoiser, token_px = getattr(parts, family.denoiser), family.token_px(parts)
+    with torch.device("meta"):
+        network = NETWORKS[name].diffusers_class.from_config({**denoiser.config, **config}).to(torch.bfloat16).eval()
+    guide = NETWORKS[name](Path("controlnet"), network)
+    grid, rows = (side // token_px,) * 2, 1 if family.name == "flux" else 2
+    base: Any = SimpleNamespace(family=family, parts=parts, denoiser=denoiser, dtype=torch.bfloat16)
+    picture = zeros(1, *published.latents(grid)) if family.name == "flux" else zeros(1, 3, side, side)
+    inputs = inputs_of(published, grid, rows)
+    with LiveBytes(torch.nn.ModuleList([network, denoiser])) as step:
+        residuals = guide.residuals(Control(base, picture, 1.0, None if guide.mode_count is None else 0), inputs)
+        family.predict(parts, replace(inputs, extra=residuals))
+    weights = sum(part.nbytes for part in network.parameters())
+    besides = guide.working_bytes(base, GuideUse(guide), grid) - weights
+    estimate = family.working_bytes(parts, grid, rows)[family.denoiser] + besides
+    assert 0.9 < step.peak / estimate < 1.05
 
 
 @pytest.mark.usefixtures("fused_attention")

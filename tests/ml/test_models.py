@@ -17,6 +17,7 @@ from worker.ml.families.tiny import flux1 as flux_tiny
 from worker.ml.families.tiny import klein as klein_tiny
 from worker.ml.families.tiny import sd15 as sd15_tiny
 from worker.ml.families.tiny import sdxl as sdxl_tiny
+from worker.ml.families.tiny import z_image as z_image_tiny
 from worker.ml.models import Base, Store
 from worker.ml.protocol import Sampling
 
@@ -42,6 +43,7 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
         *(("klein", part) for part in ("text_encoder", "tokenizer")),
         *(("sd15", part) for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler")),
         *(("sdxl", part) for part in ("text_encoder_2", "tokenizer_2")),
+        ("z-image", "text_encoder"),
     ],
     indirect=["family"],
 )
@@ -164,7 +166,8 @@ def test_the_memory_of_a_training_step_is_estimated(base: Base, grid: tuple[int,
 
 
 def test_the_same_seed_builds_the_same_tiny_base(tiny_base: Path, family: str, tmp_path: Path) -> None:
-    {"flux": flux_tiny, "klein": klein_tiny, "sd15": sd15_tiny, "sdxl": sdxl_tiny}[family].build_tiny(tmp_path)
+    builders = {"flux": flux_tiny, "klein": klein_tiny, "sd15": sd15_tiny, "sdxl": sdxl_tiny, "z-image": z_image_tiny}
+    builders[family].build_tiny(tmp_path)
     for path in tiny_base.rglob("*.safetensors"):
         assert path.read_bytes() == (tmp_path / path.relative_to(tiny_base)).read_bytes()
 
@@ -248,6 +251,23 @@ def test_parts_of_a_base_that_are_links_are_counted(slabs: list[Path], tmp_path:
     (tmp_path / "base" / "vae").symlink_to(slabs[1].parent)
     store.get(tmp_path / "base", lambda _: Mapped(slabs[1]))
     assert len(said) == 1
+
+
+def test_weights_of_a_guide_beside_its_folders_are_counted(slabs: list[Path]) -> None:
+    said: list[str] = []
+    store = Store(said.append, limit_bytes=1500)
+    store.get(slabs[0], Slab)
+    store.get(slabs[1].parent, lambda _: Mapped(slabs[1]))
+    assert len(said) == 1
+
+
+def test_a_file_beside_the_parts_of_a_base_is_not_loaded_and_not_counted(slabs: list[Path]) -> None:
+    said: list[str] = []
+    store = Store(said.append, limit_bytes=1500)
+    store.get(slabs[0], Slab)
+    (slabs[1].parent / "model_index.json").touch()
+    store.get(slabs[1].parent, lambda _: Mapped(slabs[1]))
+    assert said == []
 
 
 def test_a_model_larger_than_the_limit_is_loaded_alone(slabs: list[Path]) -> None:

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.skipif(not has_bitsandbytes(), reason="nf4 needs bitsan
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 FREE_GIB = (4, 6, 11, 15.2, 22.6, 27, 32, 48, 80)
 KLEIN_FREE_GIB = (9, 11, 15.2, 18, 22.6, 32)
+Z_IMAGE_FREE_GIB = (9, 11, 15.2, 18, 22.6, 32, 80)
 PICTURES = {"flux-dev": (1024, 1), "sd15": (512, 2), "sdxl": (1024, 2)}
 """Side of the picture and rows of an evaluation, by base, in the order of the table's columns."""
 
@@ -105,13 +106,30 @@ def test_the_documented_plans_are_those_of_the_worker(figures: dict[str, tuple[f
     assert table_after("needs at its peak, in GiB:") == expected
 
 
-def test_the_documented_plans_of_klein_are_those_of_the_worker(figures: dict[str, tuple[float, float]]) -> None:
+@pytest.mark.parametrize(
+    ("name", "geometry", "distilled", "base", "every_free_gib"),
+    [
+        ("FLUX.2 klein", "klein", "klein", "klein-base", KLEIN_FREE_GIB),
+        ("Z-Image", "z-image", "z-image-turbo", "z-image", Z_IMAGE_FREE_GIB),
+    ],
+    ids=["klein", "z-image"],
+)
+def test_the_documented_plans_of_a_base_and_the_one_distilled_from_it_are_those_of_the_worker(
+    figures: dict[str, tuple[float, float]],
+    name: str,
+    geometry: str,
+    distilled: str,
+    base: str,
+    every_free_gib: Sequence[float],
+) -> None:
     """The two have the same geometry."""
-    distilled = plans("klein", 1024, 1, figures["klein"], KLEIN_FREE_GIB)
-    base = plans("klein", 1024, 2, figures["klein-base"], KLEIN_FREE_GIB)
-    assert {training for _, training in distilled} == {"not offered"}
-    expected = [[f"{free:g}", one[0], *other] for free, one, other in zip(KLEIN_FREE_GIB, distilled, base, strict=True)]
-    assert table_after("FLUX.2 klein at 1024 x 1024, rank 32:") == expected
+    drawing = plans(geometry, 1024, 1, figures[distilled], every_free_gib)
+    training = plans(geometry, 1024, 2, figures[base], every_free_gib)
+    assert {trained for _, trained in drawing} == {"not offered"}
+    expected = [
+        [f"{free:g}", one[0], *other] for free, one, other in zip(every_free_gib, drawing, training, strict=True)
+    ]
+    assert table_after(f"{name} at 1024 x 1024, rank 32:") == expected
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from worker.ml import models
 from worker.ml.draw.generate import Picture, PictureRequest, generate
 from worker.ml.errors import ModelUnreadable
 from worker.ml.families.registry import FAMILIES
-from worker.ml.families.single_files import IMPORTERS, flux1, flux1_names, klein, ldm, sd15, sdxl
+from worker.ml.families.single_files import IMPORTERS, flux1, flux1_names, klein, ldm, sd15, sdxl, z_image
 from worker.ml.networks import tiny as upscaler_tiny
 from worker.ml.single_files import parts, shared_parts
 from worker.ml.single_files.upscalers import import_upscaler
@@ -40,6 +40,8 @@ PUBLISHED = {
     "klein-base": klein.BASE,
     "sd15": sd15.PUBLISHED,
     "sdxl": sdxl.PUBLISHED,
+    "z-image": z_image.BASE,
+    "z-image-turbo": z_image.TURBO,
 }
 PUBLISHED_SIZES = {
     "flux-dev": {
@@ -52,7 +54,7 @@ PUBLISHED_SIZES = {
     "klein": {
         "transformer": (klein.transformer_shapes, 3_875_544_576),
         "vae": (klein.autoencoder_shapes, 84_046_115 + 2 * 128),
-        "text_encoder": (klein.qwen3_shapes, 4_022_468_096),
+        "text_encoder": (shared_parts.qwen3_shapes, 4_022_468_096),
     },
     "klein-base": {"transformer": (klein.transformer_shapes, 3_875_544_576)},
     "sd15": {
@@ -66,6 +68,12 @@ PUBLISHED_SIZES = {
         "text_encoder": (shared_parts.clip_shapes, 123_060_480),
         "text_encoder_2": (sdxl.second_encoder_shapes, 694_659_840),
     },
+    "z-image": {
+        "transformer": (z_image.transformer_shapes, 6_154_908_736),
+        "vae": (shared_parts.autoencoder_shapes, 83_819_683),
+        "text_encoder": (shared_parts.qwen3_shapes, 4_022_468_096),
+    },
+    "z-image-turbo": {"transformer": (z_image.transformer_shapes, 6_154_908_736)},
 }
 
 
@@ -256,8 +264,12 @@ def import_sdxl(folder: Path, original: Path, checkpoint: dict[str, torch.Tensor
 def test_sdxl_imported_from_one_checkpoint_equals_the_base_bit_for_bit(
     tiny_models: Path, sdxl_checkpoint: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
-    original = tiny_models / "tiny-sdxl"
-    assert_is_the_same(import_sdxl(tmp_path, original, sdxl_checkpoint), original)
+    """Which family it is of, its tensors tell: Stable Diffusion 1.5 is one checkpoint too."""
+    original, file, models_dir = tiny_models / "tiny-sdxl", tmp_path / "sd_xl.safetensors", tmp_path / "models"
+    save_file(sdxl_checkpoint, file)
+    done = import_model(models_dir, "mine", checkpoint=file, tokenizers=original, configs=original)
+    assert done.returncode == 0, done.stderr
+    assert_is_the_same(models_dir / "mine", original)
 
 
 def test_a_checkpoint_of_sdxl_that_says_so_predicts_velocity(
@@ -359,7 +371,8 @@ def test_a_refused_import_leaves_nothing_behind(tiny_models: Path, flux_files: d
         "FLUX.1 is made of --transformer, --vae, --clip and --t5; "
         "FLUX.2 klein 4B is made of --transformer, --vae and --qwen3; "
         "Stable Diffusion 1.5 is made of --checkpoint and, optionally, --vae; "
-        "SDXL is made of --checkpoint and, optionally, --vae"
+        "SDXL is made of --checkpoint and, optionally, --vae; "
+        "Z-Image is made of --transformer, --vae and --qwen3"
     )
     without_t5 = {name: file for name, file in flux_files.items() if name != "t5"}
     for files, options, expected in (

@@ -68,6 +68,7 @@ from worker.ml.adapters.names import shape_of
 from worker.ml.draw.generate import LoraUse, generate, resolve
 from worker.ml.errors import ModelUnreadable
 from worker.ml.families import lora as lora_families
+from worker.ml.families.conditions import RaggedTokens
 from worker.ml.models import Base
 from worker.ml.train.batches import Batch, Photo
 from worker.ml.train.train_lora import LoraConfig, Run, TrainedLora, train
@@ -144,7 +145,7 @@ def published() -> Iterator[Published]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lumina2, "mask_of", lambda lengths, _: mask_of(lengths, torch.device("cpu")))
         shape = lambda grid: (16, 2 * grid[0], 2 * grid[1])  # noqa: E731
-        yield Published(lumina2.Lumina2(), parts, lumina2.Prompts((prompt,)), shape)
+        yield Published(lumina2.Lumina2(), parts, RaggedTokens((prompt,)), shape)
 
 
 # What only this one has.
@@ -163,7 +164,7 @@ def test_a_short_training_learns_its_person(base: Base, trained: TrainedLora, ta
 def test_prompts_of_different_lengths_share_a_batch(base: Base) -> None:
     family, parts = base.family, base.parts
     prompts = [family.encode_prompts(parts, [text], base.device) for text in ("a photo", "a photo of a man in a park")]
-    first, second = (len(prompt.hidden[0]) for prompt in prompts)
+    first, second = (len(prompt.tokens[0]) for prompt in prompts)
     assert first < second
     both = prompts[0].join(prompts[1:])
     latents, time = torch.randn((2, 16, 8, 8), generator=torch.Generator().manual_seed(0)), torch.tensor([0.3, 0.7])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,28 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from diffusers import DDPMScheduler, DiffusionPipeline, Flux2KleinPipeline, FluxPipeline
+from diffusers import (
+    DDPMScheduler,
+    DiffusionPipeline,
+    Flux2KleinPipeline,
+    FluxControlNetPipeline,
+    FluxPipeline,
+    ZImagePipeline,
+)
 from diffusers.training_utils import compute_snr
 
 from worker.ml.train.batches import Batch
+
+FLUX_PIPELINES = (FluxPipeline, FluxControlNetPipeline)
+
+
+@dataclass(frozen=True)
+class Control:
+    """A control network's folder, its class, and the pipeline that it is used in."""
+
+    folder: Path
+    network: Any
+    pipeline: Any
 
 
 def draw(
@@ -22,17 +41,24 @@ def draw(
     *,
     seed: int,
     loras: list[tuple[Path, float]] | None = None,
+    adapter: tuple[Path, float] | None = None,
     dtype: torch.dtype = torch.float32,
+    control: Control | None = None,
     **settings: Any,
 ) -> npt.NDArray[np.uint8]:
-    """A picture by the base's own pipeline; guidance that a FLUX base does not embed is true CFG."""
+    """A picture by the base's own pipeline or a control network's; guidance that FLUX does not embed is true CFG."""
     # SDXL's pipeline puts a watermark on pictures where the package is installed; others ignore the argument.
-    pipeline = DiffusionPipeline.from_pretrained(base, dtype=dtype, local_files_only=True, add_watermarker=False)
+    parts = {"controlnet": control.network.from_pretrained(control.folder, dtype=dtype)} if control else {}
+    pipeline = (control.pipeline if control else DiffusionPipeline).from_pretrained(
+        base, dtype=dtype, local_files_only=True, add_watermarker=False, **parts
+    )
     for number, (path, _) in enumerate(loras or []):
         pipeline.load_lora_weights(path, adapter_name=f"lora{number}")
     if any(scale != 1 for _, scale in loras or []):
         pipeline.set_adapters([f"lora{i}" for i in range(len(loras))], [scale for _, scale in loras])
-    if isinstance(pipeline, FluxPipeline):
+    if adapter:
+        load_ip_adapter(pipeline, *adapter)
+    if isinstance(pipeline, FLUX_PIPELINES):
         settings["max_sequence_length"] = pipeline.tokenizer_2.model_max_length
         if not pipeline.transformer.config.guidance_embeds:
             settings["true_cfg_scale"] = settings.pop("guidance_scale")
@@ -40,8 +66,22 @@ def draw(
         length = settings["max_sequence_length"] = pipeline.tokenizer.model_max_length
         if against := settings.pop("negative_prompt", None):
             settings["negative_prompt_embeds"], _ = pipeline.encode_prompt(against, max_sequence_length=length)
+    if isinstance(pipeline, ZImagePipeline):
+        settings["max_sequence_length"] = pipeline.tokenizer.model_max_length
     generator = torch.Generator("cpu").manual_seed(seed)
     return np.asarray(pipeline(prompt=prompt, generator=generator, **settings).images[0])
+
+
+def load_ip_adapter(pipeline: Any, folder: Path, scale: float) -> None:
+    """Load an adapter with its image encoder, in the pipeline's precision."""
+    encoder = {"subfolder": ""}
+    if isinstance(pipeline, FLUX_PIPELINES):
+        encoder = {
+            "image_encoder_pretrained_model_name_or_path": str(folder / "image_encoder"),
+            "image_encoder_dtype": pipeline.dtype,
+        }
+    pipeline.load_ip_adapter(str(folder), weight_name="ip-adapter.safetensors", **encoder)
+    pipeline.set_ip_adapter_scale(scale)
 
 
 def flux_loss(
@@ -100,6 +140,22 @@ def klein_loss(pipeline: Flux2KleinPipeline, batch: Batch, prompts: list[str]) -
     )[0]
     prediction = Flux2KleinPipeline._unpack_latents_with_ids(prediction, ids)
     target = noise - latents
+    return torch.mean((prediction - target).pow(2).reshape(len(target), -1), 1).mean()
+
+
+def z_image_loss(pipeline: ZImagePipeline, batch: Batch, prompts: list[str]) -> torch.Tensor:
+    """The loss of examples/dreambooth/train_dreambooth_lora_z_image.py, but for its noise and times."""
+    prompt_embeds, _ = pipeline.encode_prompt(
+        list(prompts), do_classifier_free_guidance=False, max_sequence_length=pipeline.tokenizer.model_max_length
+    )
+    timesteps = 1000 * (1 - batch.time)
+    sigmas = (timesteps / 1000).view(-1, 1, 1, 1)
+    noisy = (1.0 - sigmas) * batch.latents + sigmas * batch.noise
+    predictions = pipeline.transformer(
+        list(noisy.unsqueeze(2).unbind(dim=0)), (1000 - timesteps) / 1000, prompt_embeds, return_dict=False
+    )[0]
+    prediction = -torch.stack(predictions, dim=0).squeeze(2)
+    target = batch.noise - batch.latents
     return torch.mean((prediction - target).pow(2).reshape(len(target), -1), 1).mean()
 
 
@@ -187,5 +243,6 @@ LOSSES: dict[str, Callable[[Any, Batch, list[str]], torch.Tensor]] = {
     "klein": klein_loss,
     "sd15": stable_diffusion_loss_of_batch,
     "sdxl": sdxl_loss_of_batch,
+    "z-image": z_image_loss,
 }
 """The loss of each family's script for a batch whose photos have these captions."""

@@ -69,7 +69,10 @@ EXECUTE = {
     "worker.storage_hold": "likeness_worker",
     "worker.take_over": "likeness_worker",
     "worker.timing": "likeness_worker",
-    "worker.usable_bases": "likeness_worker",
+    "worker.usable_routes": "likeness_worker",
+    "worker.base_of_route": "likeness_worker",
+    "worker.guides_of_route": "likeness_worker",
+    "worker.guides_vram_gib": "likeness_worker",
     "worker.why_stranded": "likeness_worker",
     # called by pods of release 0.1.0
     "worker.fits_memory": "likeness_worker",
@@ -87,31 +90,32 @@ OWNER_ONLY = """
     catalog_objects changing_columns charge_failure check_account check_columns check_grant check_hooks
     check_job_owner check_kinds check_life_cycle check_quota check_registration check_request check_slot
     clamp_deferred_jobs clamp_future_times clamp_pod_times column_defaults consent_refusal count_again count_jobs
-    count_ledger_refusals current_home declare_grant declare_policy default_base defaults_for_nulls
-    deletable_buckets delete_queue_rows dequeue_row discard_staged_objects end_attempt end_failed_attempt enqueue
-    enqueue_rows ensure_kind_policies ensure_policy expire_consent explain_waiting fail_stranded_jobs fill_defaults
-    find_violation finish_job finish_stopped_job first_marker fn_pgqueuer_changed fold_prompt foreign_change
-    generation_loras give_back grant_declared_rights grant_job_table has_hook held_state hook hook_error
-    hook_failure hook_signatures inputs_error is_allowed is_cold is_dead is_fault_of_pod is_rejected is_retried
-    is_settled is_ticker is_transient items job_consent_error key_error key_subject keys_error late_sequences
-    lease_state left_open live_kinds lock_account lock_is_free lock_job lock_lease log_event log_refusal lora_of
-    make_first_nonce make_job_table make_job_views marker_problem marker_state matching_term_rule may_renew
-    models_error models_of move_installation named_keys new_era newest_checkpoint note_catalog note_cold_start
-    note_missing_tables note_subjects on_photo_write on_subject_insert on_subject_update own_functions own_grants
-    own_objects own_relations own_table_parts owner_of_request payload personal_buckets photos_of plain_columns
-    policy_in_catalog prefetch prefix preset_columns preset_error prompt_error prune publish publish_changes
-    publish_lora_import publish_training queue_row queue_time realtime_tables reconcile record_catalog
+    count_ledger_refusals current_home declare_grant declare_policy default_base defaults_for_nulls deletable_buckets
+    delete_queue_rows dequeue_row discard_staged_objects end_attempt end_failed_attempt enqueue enqueue_rows
+    ensure_kind_policies ensure_policy expire_consent explain_waiting fail_stranded_jobs fill_defaults find_violation
+    finish_job finish_stopped_job first_marker fn_pgqueuer_changed fold_prompt foreign_change generation_guides
+    generation_loras give_back grant_declared_rights grant_job_table guide_for guided_by guides_in_route has_hook
+    held_state hook hook_error hook_failure hook_signatures inputs_error is_allowed is_cold is_dead is_fault_of_pod
+    is_rejected is_retried is_settled is_ticker is_transient items job_consent_error key_error key_subject keys_error
+    late_sequences lease_state left_open live_kinds lock_account lock_is_free lock_job lock_lease log_event
+    log_refusal lora_of make_first_nonce make_job_table make_job_views marker_problem marker_state matching_term_rule
+    may_renew models_error models_of move_installation named_keys new_era newest_checkpoint note_catalog
+    note_cold_start note_missing_tables note_subjects on_photo_write on_subject_insert on_subject_update own_functions
+    own_grants own_objects own_relations own_table_parts owner_of_request payload personal_buckets photos_of
+    plain_columns policy_in_catalog prefetch prefix preset_columns preset_error prompt_error prune publish
+    publish_changes publish_lora_import publish_training queue_row queue_time realtime_tables reconcile record_catalog
     record_progress refusal refuse_change register_job_table release_unheld_jobs repair_catalog request_columns
     request_error request_stop requeue result_error result_keys revoke_for_deleted_accounts route routes_digest
-    run_package_file sequences_of_words set_consent settle settle_stopped staging_prefix start_delay start_payload
-    stop_jobs_of subjects_of table_of take_turn texts training_min_photos training_photos try_lock_job
-    undeclared_columns unsettled_for
+    run_package_file sequences_of_words set_consent settle settle_stopped sorts staging_prefix start_delay
+    start_payload stop_jobs_of subjects_of table_of take_turn texts training_min_photos training_photos try_lock_job
+    undeclared_columns unsettled_for usable_bases wanted_guides
 
-    generation__capabilities generation__default_base generation__inputs_error generation__named_keys
-    generation__payload generation__plain_columns generation__prefetch generation__request_error
-    generation__result_error generation__result_keys generation__texts publish_lora__plain_columns
-    training__capabilities training__inputs_error training__insert_error training__named_keys training__payload
-    training__prefetch training__prefix training__publish training__result_error training__result_keys training__texts
+    generation__capabilities generation__default_base generation__guided_by generation__inputs_error
+    generation__named_keys generation__payload generation__plain_columns generation__prefetch
+    generation__request_error generation__result_error generation__result_keys generation__texts
+    publish_lora__plain_columns training__capabilities training__inputs_error training__insert_error
+    training__named_keys training__payload training__prefetch training__prefix training__publish
+    training__result_error training__result_keys training__texts
 """
 """Functions of schema `worker` that only the owner and functions with the owner's rights can call; hooks last."""
 
@@ -134,6 +138,7 @@ TABLES = {
     "public.training_jobs": {"SELECT": "authenticated service_role"},
     "worker.allowed_phrases": {},
     "worker.base_models": {"SELECT": "service_role likeness_worker"},
+    "worker.guides": {"SELECT": "service_role likeness_worker"},
     "worker.bucket_markers": {},
     "worker.clock": {},
     "worker.config": {"SELECT": "service_role likeness_worker"},
@@ -171,7 +176,7 @@ TABLES = {
 
 _LIFE_CYCLE = (
     "status attempt failures progress phase cancel_requested_at cancel_code error_code error result metrics "
-    "gpu_seconds pod_id preset created_at started_at finished_at"
+    "gpu_seconds pod_id preset guides created_at started_at finished_at"
 )
 _ADMINISTRATORS = "priority run_after max_failures max_runtime"
 _TRAINING = (
@@ -180,8 +185,8 @@ _TRAINING = (
 )
 _GENERATION = (
     "id owner_id subject_id base preset_id prompt negative_prompt model_ids lora_scales reference_paths "
-    "reference_scale control_path control_kind control_scale width height steps guidance seed "
-    "num_images upscale quality output_format"
+    "reference_scale control_path control_kind control_scale control_start control_end "
+    "width height steps guidance seed num_images upscale quality output_format"
 )
 
 COLUMNS: dict[str, dict[tuple[str, str], str]] = {
@@ -228,6 +233,7 @@ READABLE = {
     "worker.config": "singleton consent_mode default_base open_jobs_per_owner bucket_uploads bucket_models "
     "keep_logs_for",
     "worker.consent_events": "id subject_id event purposes expires_at reason evidence_digest job_kind job_id actor at",
+    "worker.guides": "slug family capabilities vram_gib licence commercial_use",
     "worker.job_events": "id kind job_id attempt at event detail",
     "worker.job_kinds": "kind table_name purpose subject_required slot max_runtime paused package hooks "
     "uses_base table_missing_since needs_marked_buckets",

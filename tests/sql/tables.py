@@ -36,7 +36,7 @@ class AppTables(App):
         tables.run(REGISTER_TINY_BASE)
         tables.run(
             """insert into worker.base_models (slug, family, capabilities, licence, commercial_use)
-               values (%s, 'flux', '{train,lora,ip_adapter,control:pose}', 'none', true)""",
+               values (%s, 'flux', '{train,lora,reference,control:pose}', 'none', true)""",
             ABLE_BASE,
         )
         # As if ticks had run until now: there were none in the template.

@@ -476,7 +476,7 @@ def test_a_hook_that_fails_hides_no_other_kind_from_a_pod(db: AppTables, echo_po
     add_echo(db)
     ask_echo(db, priority=9)
     picture = db.ask()
-    assert echo_pod.call("usable_bases", "echo", [TINY_BASE], 8.0) == [TINY_BASE]
+    assert echo_pod.call("usable_routes", "echo", [TINY_BASE], 8.0) == [f"echo/{TINY_BASE}"]
     execute(
         db,
         hook("prefetch", RAISES[failure]),
@@ -484,7 +484,7 @@ def test_a_hook_that_fails_hides_no_other_kind_from_a_pod(db: AppTables, echo_po
         REGISTRATION,
     )
     assert [job["id"] for job in echo_pod.call("peek", list(echo_pod.routes), 10)] == [str(picture)]
-    assert echo_pod.call("usable_bases", "echo", [TINY_BASE], 8.0) == []
+    assert echo_pod.call("usable_routes", "echo", [TINY_BASE], 8.0) == []
 
 
 def test_housekeeping_explains_the_jobs_of_a_kind_whose_capabilities_fail(

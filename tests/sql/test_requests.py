@@ -195,7 +195,7 @@ def test_a_lora_of_another_family_is_refused_by_name(db: AppTables) -> None:
 
 
 def test_an_unknown_base_is_named_with_the_known_ones(db: AppTables) -> None:
-    known = "able-flux, flux-dev, flux-schnell, klein, klein-base, sd15, sdxl, tiny-flux"
+    known = "able-flux, flux-dev, flux-schnell, klein, klein-base, sd15, sdxl, tiny-flux, z-image, z-image-turbo"
     for kind in ("training", "generation"):
         answer = refusal(db, kind, subject_id=db.add_subject(), base="fluxx")
         assert answer == ("22023", f"base: 'fluxx' not found; base models: {known}")
@@ -205,8 +205,12 @@ def test_a_missing_capability_of_a_base_is_named(db: AppTables) -> None:
     subject = db.add_subject()
     photo = db.add_photos(subject)[0]
     asked: dict[str, tuple[str, dict[str, Any]]] = {
-        "base: flux-schnell cannot do train; it can do lora; train on flux-dev": ("training", {"base": "flux-schnell"}),
-        f"base: {TINY_BASE} cannot do ip_adapter; it can do train, lora": (
+        "base: flux-schnell cannot do train; it can do lora, reference, control:canny, control:pose, control:depth; "
+        "train on flux-dev": (
+            "training",
+            {"base": "flux-schnell"},
+        ),
+        f"base: {TINY_BASE} cannot do reference; it can do train, lora": (
             "generation",
             {"prompt": "x", "reference_paths": [photo]},
         ),
@@ -224,6 +228,20 @@ def test_the_base_defaults_to_that_of_the_newest_lora(db: AppTables) -> None:
     db.add_lora(subject, base=TINY_BASE)
     db.add_lora(subject, base=ABLE_BASE)
     assert insert(db, "generation", subject_id=subject, prompt="x")["base"] == ABLE_BASE
+
+
+def test_a_default_base_that_only_draws_is_trained_on_its_own_train_base_and_draws_with_those_loras(
+    db: AppTables,
+) -> None:
+    db.run("update worker.config set default_base = 'klein'")
+    subject = db.add_subject()
+    db.add_photos(subject)
+    assert insert(db, "generation", owner_id=db.owner, prompt="x")["base"] == "klein"
+    assert insert(db, "training", subject_id=subject)["base"] == "klein-base"
+    lora = db.add_lora(subject, base="klein-base")
+    db.run("update public.subjects_models set family = 'klein' where id = %s", lora)
+    assert insert(db, "generation", subject_id=subject, prompt="x")["base"] == "klein"
+    assert insert(db, "generation", subject_id=subject, prompt="x", base="klein-base")["base"] == "klein-base"
 
 
 def test_another_owners_preset_and_an_unknown_one_give_the_same_error(db: AppTables) -> None:

@@ -1,4 +1,4 @@
-"""The part of a Hugging Face hub that a pull needs: one repository, ranges of files, gates, and broken connections."""
+"""The part of a Hugging Face hub that a pull needs: repositories, ranges of files, gates, and broken connections."""
 
 import hashlib
 import json
@@ -20,6 +20,9 @@ class Hub:
     """The hub's contents and behaviour. Tests change it while it runs."""
 
     files: dict[str, bytes]
+    """Of REPO."""
+    others: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    """The files of further repositories, by their names."""
     card: dict[str, object] = field(default_factory=lambda: {"license": "apache-2.0"})
     gate: str = ""
     """The token that a request for a file must send; empty if the repository is not gated."""
@@ -32,16 +35,19 @@ class Hub:
     holding: threading.Event = field(default_factory=threading.Event)
     address: str = ""
 
-    def info(self) -> bytes:
+    def of(self, repo: str) -> dict[str, bytes] | None:
+        return self.files if repo == REPO else self.others.get(repo)
+
+    def info(self, repo: str) -> bytes:
         siblings = []
-        for name, content in self.files.items():
+        for name, content in (self.of(repo) or {}).items():
             blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
             entry = {"rfilename": name, "size": len(content), "blobId": blob}
             if len(content) > LARGE:
                 sha256 = hashlib.sha256(content).hexdigest()
                 entry["lfs"] = {"sha256": sha256, "size": len(content), "pointerSize": 130}
             siblings.append(entry)
-        described = {"id": REPO, "modelId": REPO, "sha": COMMIT, "siblings": siblings, "cardData": self.card}
+        described = {"id": repo, "modelId": repo, "sha": COMMIT, "siblings": siblings, "cardData": self.card}
         return json.dumps(described).encode()
 
 
@@ -57,34 +63,37 @@ class Handler(BaseHTTPRequestHandler):
 
     def reply(self) -> None:
         path = self.path.split("?")[0]
-        if match := re.fullmatch(rf"/api/models/{REPO}(?:/revision/([^/]+))?", path):
-            known = match[1] in (None, "main", "v1", COMMIT)
-            return self.answer(200, self.hub.info()) if known else self.refuse(404, "RevisionNotFound")
-        if match := re.fullmatch(rf"/{REPO}/resolve/{COMMIT}/(.+)", path):
-            return self.file(match[1])
-        if match := re.fullmatch(r"/cdn/(.+)", path):
+        match = re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/([^/]+))?", path)
+        if match and self.hub.of(match[1]) is not None:
+            known = match[2] in (None, "main", "v1", COMMIT)
+            return self.answer(200, self.hub.info(match[1])) if known else self.refuse(404, "RevisionNotFound")
+        match = re.fullmatch(rf"/([^/]+/[^/]+)/resolve/{COMMIT}/(.+)", path)
+        if match and self.hub.of(match[1]) is not None:
+            return self.file(match[1], match[2])
+        if match := re.fullmatch(r"/cdn/([^/]+/[^/]+)/(.+)", path):
             assert "Authorization" not in self.headers, "a signed URL must not receive the token"
-            return self.content(match[1])
+            return self.content(match[1], match[2])
         return self.refuse(401, "RepoNotFound")
 
-    def file(self, name: str) -> None:
+    def file(self, repo: str, name: str) -> None:
+        files = self.hub.of(repo) or {}
         self.hub.asked.append((self.command, name, self.headers.get("Range", "")))
         token = self.headers.get("Authorization", "")
         if self.hub.gate and token != f"Bearer {self.hub.gate}":
             return self.refuse(403 if token else 401, "GatedRepo")
-        if name not in self.hub.files:
+        if name not in files:
             return self.refuse(404, "EntryNotFound")
-        if len(self.hub.files[name]) > LARGE:
+        if len(files[name]) > LARGE:
             address = self.hub.address.replace("127.0.0.1", "localhost")
-            return self.answer(302, b"", {"Location": f"{address}/cdn/{name}?X-Amz-Signature=signature-marker"})
-        return self.content(name)
+            return self.answer(302, b"", {"Location": f"{address}/cdn/{repo}/{name}?X-Amz-Signature=signature-marker"})
+        return self.content(repo, name)
 
-    def content(self, name: str) -> None:
-        content = self.hub.files[name]
+    def content(self, repo: str, name: str) -> None:
+        content = whole = (self.hub.of(repo) or {})[name]
         if self.command == "GET" and name in self.hub.spoil:
             self.hub.spoil.discard(name)
             content = bytes([content[0] ^ 1]) + content[1:]
-        tag = hashlib.sha256(self.hub.files[name]).hexdigest()
+        tag = hashlib.sha256(whole).hexdigest()
         headers = {"ETag": f'"{tag}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if asked and self.command == "GET":

@@ -52,8 +52,11 @@ def test_the_list_shows_disk_bucket_and_database(app: App, disk: Path) -> None:
         "tiny-flux flux none: random weights yes 0.00 verified complete 0123456789ab "
         "training/tiny-flux, generation/tiny-flux"
     )
-    assert row(table, "by-hand") == "by-hand 0.00 added by hand - none: not in worker.base_models"
-    assert row(table, "half") == "half 0.00 - incomplete: push it again none: not in worker.base_models"
+    assert row(table, "ip-adapter-sd15") == "ip-adapter-sd15 sd15 Apache-2.0 yes - - reference for sd15, 1.4 GiB more"
+    assert row(table, "by-hand") == "by-hand 0.00 added by hand - none: not in worker.base_models or worker.guides"
+    assert (
+        row(table, "half") == "half 0.00 - incomplete: push it again none: not in worker.base_models or worker.guides"
+    )
     assert row(table, "real-esrgan-x4").endswith("added by hand - generation/*, which needs both upscalers")
     assert row(table, "flux-dev") == (
         "flux-dev flux FLUX.1 [dev] Non-Commercial no - - "
@@ -66,7 +69,7 @@ def test_without_database_and_bucket_it_lists_the_disk_and_damage_is_an_error(di
     os.utime(disk / "tiny-flux" / BIG, (0, 0))  # as a copy that preserved the times
     code, table, said = run(disk, "list", DATABASE_URL="", S3_ENDPOINT_URL="")
     assert row(table, "tiny-flux") == "tiny-flux tiny-licence 0.00 complete - 0123456789ab"
-    assert "DATABASE_URL is not set: family, licence and routes of registered base models are not shown" in table
+    assert "DATABASE_URL is not set: family, licence and routes of registered models are not shown" in table
     assert "the S3 settings are missing: the bucket is not listed" in table
     assert (code, said) == (0, "")
     code, table, said = run(disk, "list", "--check", DATABASE_URL="", S3_ENDPOINT_URL="")

@@ -97,8 +97,8 @@ def test_no_row_is_lost_or_changed(release: Path, any_supabase: Supabase, as_sup
                 assert missing(renamed(table, rows), after.get(table, [])) == [], table
         # A migration may add bases and kinds, but no rows of people or jobs.
         more = {table for table, rows in after.items() if len(rows) > len(before.get(table, []))}
-        added = {"worker.base_models", "worker.expected_objects", "worker.housekeeping", "worker.installation"}
-        added |= {"worker.job_kinds", "worker.kind_policies"}
+        added = {"worker.base_models", "worker.expected_objects", "worker.guides", "worker.housekeeping"}
+        added |= {"worker.installation", "worker.job_kinds", "worker.kind_policies"}
         assert more <= WRITTEN_BY_MIGRATIONS | added
         names = {row["name"] for row in before["worker.schema_versions"] if row["name"][:4].isdigit()}
         assert names <= {row["name"] for row in after["worker.schema_versions"]}
@@ -108,6 +108,8 @@ EVENTS = {"stop requested": "cancel_requested"}
 """Old and new names of job events."""
 MIN_VRAM_GIB = {"flux-dev": 10.5, "flux-schnell": 10.5, "sd15": 4}
 """What the published base models need to generate, corrected."""
+GAINED = ["reference", "control:canny", "control:pose", "control:depth"]
+"""What they can do with guides."""
 
 
 def renamed(table: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -115,7 +117,10 @@ def renamed(table: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     if table == "worker.job_events":
         return [{**row, "event": EVENTS.get(row["event"], row["event"])} for row in rows]
     if table == "worker.base_models":
-        return [{**row, "min_vram_gib": MIN_VRAM_GIB[row["slug"]]} for row in rows]
+        return [
+            {**row, "min_vram_gib": MIN_VRAM_GIB[row["slug"]], "capabilities": [*row["capabilities"], *GAINED]}
+            for row in rows
+        ]
     return rows
 
 
@@ -142,10 +147,16 @@ def test_an_operators_own_figure_of_memory_stays_and_holds_for_everything(instal
         {"slug": "klein-base", "min_vram_gib": 9.0, "min_training_vram_gib": 9.0},
         {"slug": "sd15", "min_vram_gib": 4.0, "min_training_vram_gib": 6.0},
         {"slug": "sdxl", "min_vram_gib": 4.0, "min_training_vram_gib": 6.0},
+        {"slug": "z-image", "min_vram_gib": 9.0, "min_training_vram_gib": 9.0},
+        {"slug": "z-image-turbo", "min_vram_gib": 9.0, "min_training_vram_gib": None},
     ]
     for kind in ("training", "generation"):
         usable = "select worker.usable_bases(%s, '{flux-dev}', %s)"
         assert (installation.one(usable, kind, 29.9), installation.one(usable, kind, 30.0)) == ([], ["flux-dev"])
+
+
+def test_the_default_base_model_stays_in_an_installation_that_was_used(installation: Installation) -> None:
+    assert installation.one("select default_base from worker.config") == "flux-dev"
 
 
 def test_migrating_again_changes_nothing(release: Path, any_supabase: Supabase) -> None:
@@ -537,7 +548,12 @@ def test_the_old_pods_questions_get_the_same_answers(installation: Installation,
     migrate.migrate(installation.url)
     after = [pod.do(call, **arguments) for call, arguments in questions]
     for waiting in after[-1]:
-        for later in ("inputs", "purpose", "checkpoint"):  # what later releases read; the old pod looks past it
+        for later in (
+            "inputs",
+            "purpose",
+            "checkpoint",
+            "guides",
+        ):  # what later releases read; the old pod looks past it
             del waiting[later]
     assert after == before
     assert before[1] == {f"{kind}/{base}": "gpu" for kind in ("training", "generation") for base in models[:2]} | {

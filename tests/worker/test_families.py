@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.5, SDXL and FLUX.2 klein through the whole pipeline, and LoRA files that must not be loaded."""
+"""The families after FLUX.1 through the whole pipeline, and LoRA files that must not be loaded."""
 
 from __future__ import annotations
 
@@ -33,6 +33,10 @@ values ('tiny-sd15', 'sd15', '{train,lora}', '{64x64}',
         0, 'none: random weights', true),
        ('tiny-sdxl', 'sdxl', '{train,lora}', '{64x64}',
         '{"steps": 2, "guidance": 4, "width": 64, "height": 48,
+          "training": {"steps": 3, "rank": 4, "learning_rate": 0.01, "resolution": 64, "batch_size": 2}}',
+        0, 'none: random weights', true),
+       ('tiny-z-image', 'z-image', '{train,lora}', '{64x64}',
+        '{"steps": 2, "guidance": 3, "width": 64, "height": 48,
           "training": {"steps": 3, "rank": 4, "learning_rate": 0.01, "resolution": 64, "batch_size": 2}}',
         0, 'none: random weights', true)
 """
@@ -151,29 +155,31 @@ def test_klein_is_trained_on_its_base_and_drawn_on_the_distilled_one_as_in_plain
     assert np.abs(raw.astype(int) - theirs).max() == 0
 
 
-def test_sdxl_trains_and_draws_as_plain_diffusers_does(
-    fleet: Fleet, person: UUID, tiny_models: Path, tmp_path: Path
+@pytest.mark.parametrize(("family", "guidance"), [("sdxl", 4), ("z-image", 3)])
+def test_a_later_family_trains_and_draws_as_plain_diffusers_does(
+    fleet: Fleet, person: UUID, tiny_models: Path, tmp_path: Path, family: str, guidance: float
 ) -> None:
-    trained = fleet.completed("training", fleet.app.request("training", subject_id=person, base="tiny-sdxl"))["result"]
+    base = f"tiny-{family}"
+    trained = fleet.completed("training", fleet.app.request("training", subject_id=person, base=base))["result"]
     lora = tmp_path / "lora.safetensors"
     lora.write_bytes(fleet.app.read(fleet.app.models, trained["lora"]))
-    assert lora_families.identify(lora)[1].family == "sdxl"
+    assert lora_families.identify(lora)[1].family == family
     job = fleet.app.request(
         "generation", subject_id=person, model_ids=[trained["model_id"]], prompt="in a garden", seed=7
     )
     drawn = fleet.completed("generation", job)["result"]
     raw = np.asarray(Image.open(io.BytesIO(fleet.app.read(fleet.app.uploads, drawn["pictures"][0]["raw"]))))
     theirs = vanilla.draw(
-        tiny_models / "tiny-sdxl",
+        tiny_models / base,
         f"{trained['trigger_word']}, in a garden",
         seed=7,
         loras=[(lora, 1)],
         width=64,
         height=48,
         num_inference_steps=2,
-        guidance_scale=4,
+        guidance_scale=guidance,
     )
-    assert (drawn["base"], np.abs(raw.astype(int) - theirs).max()) == ("tiny-sdxl", 0)
+    assert (drawn["base"], np.abs(raw.astype(int) - theirs).max()) == (base, 0)
 
 
 def pickled(_: bytes) -> bytes:
@@ -217,3 +223,23 @@ def test_a_lora_that_cannot_be_loaded_fails_the_job_at_once_and_says_why(
     assert (job["status"], job["error_code"], job["attempt"]) == ("failed", "invalid_input", 1)
     assert job["error"].startswith(f"{model}.safetensors ")
     assert why in job["error"]
+
+
+def test_the_sampler_and_the_layer_of_clip_are_those_of_the_request(fleet: Fleet) -> None:
+    settings = {"prompt": "a mug", "sampler": "DPM++ 2M Karras", "clip_skip": 2}
+    job = fleet.app.request("generation", owner_id=fleet.app.owner, base=BASE, **settings)
+    drawn = fleet.completed("generation", job)["result"]["settings"]
+    assert (drawn["sampler"], drawn["clip_skip"]) == ("dpmpp_2m_karras", 2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [({"sampler": "plms"}, "sampler: plms is not one of klein: euler"), ({"clip_skip": 2}, "clip_skip: klein reads")],
+)
+def test_a_sampler_or_layer_that_the_family_has_not_is_invalid_input(
+    fleet: Fleet, settings: dict[str, Any], said: str
+) -> None:
+    job = fleet.app.request("generation", owner_id=fleet.app.owner, base="tiny-klein", prompt="a mug", **settings)
+    row = fleet.app.wait_for("generation", job)
+    assert (row["status"], row["error_code"]) == ("failed", "invalid_input")
+    assert row["error"].startswith(said)

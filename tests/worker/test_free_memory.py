@@ -25,6 +25,8 @@ NEEDS = {
     "klein-base": "klein-base needs 9 GiB of free GPU memory to train and to generate",
     "sd15": "sd15 needs 6 GiB of free GPU memory to train, 4 to generate",
     "sdxl": "sdxl needs 6 GiB of free GPU memory to train, 4 to generate",
+    "z-image": "z-image needs 9 GiB of free GPU memory to train and to generate",
+    "z-image-turbo": "z-image-turbo needs 9 GiB of free GPU memory to generate",
 }
 ALL = frozenset(NEEDS)
 
@@ -41,16 +43,17 @@ class Plan:
 
 
 SMALL = frozenset({"sd15", "sdxl"})
-KLEIN = SMALL | {"klein", "klein-base"}
-TRAINED = SMALL | {"klein-base", "flux-dev"}
+MIDDLE = SMALL | {"klein", "klein-base", "z-image", "z-image-turbo"}
+MIDDLE_TRAINED = SMALL | {"klein-base", "z-image"}
+TRAINED = MIDDLE_TRAINED | {"flux-dev"}
 TABLE = (
     Plan(None, ""),
     Plan(3.97, "3.9"),
     Plan(4.0, "4", SMALL),
     Plan(6.0, "6", SMALL, SMALL),
-    Plan(9.0, "9", KLEIN, KLEIN - {"klein"}),
-    Plan(10.47, "10.4", KLEIN, KLEIN - {"klein"}),
-    Plan(10.5, "10.5", ALL, KLEIN - {"klein"}),
+    Plan(9.0, "9", MIDDLE, MIDDLE_TRAINED),
+    Plan(10.47, "10.4", MIDDLE, MIDDLE_TRAINED),
+    Plan(10.5, "10.5", ALL, MIDDLE_TRAINED),
     Plan(11.0, "11", ALL, TRAINED),
     Plan(15.2, "15.2", ALL, TRAINED),
     Plan(22.6, "22.6", ALL, TRAINED),
@@ -94,7 +97,7 @@ async def test_a_pod_offers_what_fits_its_free_memory_and_says_why_it_refuses_th
     assert offered == {f"{kind}/{base}" for kind in fits if fits[kind]}
     this_pod = "this pod has no GPU" if plan.free_gib is None else f"this pod has {plan.has}"
     assert routes.why_no_gpu_job == (None if any(fits.values()) else f"{NEEDS[base]}; {this_pod}")
-    if base in ("flux-schnell", "klein"):
+    if base in ("flux-schnell", "klein", "z-image-turbo"):
         del fits["training"]  # refused at INSERT: it cannot be trained, whatever the memory
     pods = "no live pod has a GPU that is ready" if plan.free_gib is None else f"the largest pod has {plan.has}"
     assert {kind: why[kind] for kind in fits} == {

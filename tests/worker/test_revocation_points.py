@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -22,7 +23,11 @@ from tests.s3_relay import S3Relay, When
 from tests.tiny_models import TINY_BASE
 from tests.waiting import wait_until
 from tests.worker.conftest import Fleet, MakeFleet
+from tests.worker.pictures import picture, png
 from worker.demo.servers import EmbeddedS3
+from worker.ml import models
+from worker.ml.guides.tiny import ip_adapter
+from worker.models import UPSCALERS
 
 LONG = {"training": {"steps": 10_000}, "generation": {"steps": 100, "num_images": 16}}
 """Long enough for a heartbeat, which carries the progress, in the middle."""
@@ -40,17 +45,25 @@ class Stage:
     def app(self) -> App:
         return self.fleet.app
 
-    def request(self, kind: str, job_id: UUID, subject: UUID, **columns: object) -> None:
-        if kind == "training":
+    def request(self, what: str, job_id: UUID, subject: UUID, **columns: object) -> None:
+        """Request a job of the person or, as a reference, a picture of another one that refers to the person."""
+        if what == "reference":
+            columns = {"reference_paths": [f"{self.app.owner}/{subject}/photos/face.png"], **columns}
+            subject = self.person("generation")
+        if what == "training":
             self.fleet.train(id=job_id, subject_id=subject, **columns)
         else:
             self.app.request("generation", id=job_id, subject_id=subject, prompt="in a garden", **columns)
 
-    def person(self, kind: str) -> UUID:
-        """Add a person with consent, and with photos or a LoRA, as the kind needs."""
-        if kind == "training":
+    def person(self, what: str) -> UUID:
+        """Add a person with consent, and with photos, a LoRA or one picture, as is needed."""
+        if what == "training":
             return self.fleet.person()
         subject = self.app.add_subject()
+        if what == "reference":
+            key = f"{self.app.owner}/{subject}/photos/face.png"
+            self.app.s3.put_object(Bucket=self.app.uploads, Key=key, Body=png(picture(1)))
+            return subject
         self.app.run(
             """insert into public.subjects_models (subject_id, version, base, family, path, sha256, rank, trigger_word)
                values (%s, 1, %s, %s, %s, %s, %s, %s)""",
@@ -61,9 +74,19 @@ class Stage:
 
 
 @pytest.fixture(scope="module")
-def stage(make_fleet: MakeFleet, s3_server: EmbeddedS3) -> Iterator[Stage]:
+def stage(
+    make_fleet: MakeFleet, s3_server: EmbeddedS3, tiny_models: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stage]:
+    disk = tmp_path_factory.mktemp("models")
+    for slug in (*UPSCALERS.values(), TINY_BASE):
+        (disk / slug).symlink_to(tiny_models / slug)
+    ip_adapter.build_tiny(disk / "ip-adapter-flux", models.load(tiny_models / TINY_BASE))
     with S3Relay(s3_server.url()) as relay:
-        fleet = make_fleet(S3_ENDPOINT_URL=relay.url)
+        fleet = make_fleet(models_dir=disk, S3_ENDPOINT_URL=relay.url)
+        fleet.app.run("update worker.guides set vram_gib = 0")
+        fleet.app.run(
+            "update worker.base_models set capabilities = capabilities || '{reference}' where slug = %s", TINY_BASE
+        )
         fleet.app.run(INSTALL)
         fleet.ready(1)
         fleet.completed("training", fleet.train())
@@ -76,7 +99,8 @@ class Scene:
     """One job at one point. `revoked` is False in the control."""
 
     stage: Stage
-    kind: str
+    what: str
+    """What the person is for: a training, a generation, or a reference in a generation of another person."""
     job_id: UUID
     subject: UUID
     revoked: bool
@@ -86,8 +110,12 @@ class Scene:
     def app(self) -> App:
         return self.stage.app
 
+    @property
+    def kind(self) -> str:
+        return "generation" if self.what == "reference" else self.what
+
     def request(self, **columns: object) -> None:
-        self.stage.request(self.kind, self.job_id, self.subject, **{**self.columns, **columns})
+        self.stage.request(self.what, self.job_id, self.subject, **{**self.columns, **columns})
 
     def revoke(self) -> None:
         """Revoke consent, except in the control, in a transaction that commits before this returns."""
@@ -186,17 +214,18 @@ def publishing(scene: Scene) -> None:
 
 LAST_FILE = {"training": "/{job}/1/losses.json", "generation": "/{job}/1/0.raw.png"}
 FIRST_FILE = {"training": "/{job}/1/lora.safetensors", "generation": "/{job}/1/0.png"}
-INPUT = {"training": "{subject}/photos/2.jpg", "generation": "{lora}"}
+INPUT = {"training": "{subject}/photos/2.jpg", "generation": "{lora}", "reference": "{subject}/photos/face.png"}
 AFTER_LOADING = {"training": "encoding photos", "generation": "reading the prompt"}
 COMPUTED = {"training": "uploading", "generation": "encoding"}
 
 
-def points(kind: str) -> dict[str, Callable[[Scene], None]]:
+def points(what: str) -> dict[str, Callable[[Scene], None]]:
+    kind = "generation" if what == "reference" else what
     return {
         "queued": queued,
         "claimed": claimed,
         "started": at_gate("start"),
-        "fetching inputs": at_store("GET", INPUT[kind], "half"),
+        "fetching inputs": at_store("GET", INPUT[what], "half"),
         "inputs fetched": at_gate("loading the models"),
         "model loaded": at_gate(AFTER_LOADING[kind]),
         "mid-step": mid_step,
@@ -208,9 +237,13 @@ def points(kind: str) -> dict[str, Callable[[Scene], None]]:
     }
 
 
-def run_scene(stage: Stage, kind: str, point: str, *, revoked: bool) -> Scene:
-    scene = Scene(stage, kind, uuid4(), stage.person(kind), revoked, {})
-    points(kind)[point](scene)
+REFERENCE_POINTS = ("queued", "claimed", "fetching inputs", "mid-step", "publishing")
+"""Of a person who is only a reference: before the start, at the start, while it runs (twice), and at publication."""
+
+
+def run_scene(stage: Stage, what: str, point: str, *, revoked: bool) -> Scene:
+    scene = Scene(stage, what, uuid4(), stage.person(what), revoked, {})
+    points(what)[point](scene)
     return scene
 
 
@@ -223,7 +256,7 @@ def assert_refused(scene: Scene) -> None:
     """No row shows a result of this job."""
     job = scene.app.wait_for(scene.kind, scene.job_id)
     assert (job["status"], job["error_code"], job["result"]) == ("failed", "consent_denied", None)
-    assert models_of(scene) == (1 if scene.kind == "generation" else 0)
+    assert models_of(scene) == (1 if scene.what == "generation" else 0)
     states = scene.app.run("select state from worker.staged_objects where job_id = %s", scene.job_id)
     assert {row["state"] for row in states} <= {"deleting"}
     events = scene.app.events(scene.job_id)
@@ -236,7 +269,7 @@ def assert_refused(scene: Scene) -> None:
 def assert_published(scene: Scene) -> None:
     job = scene.app.wait_for(scene.kind, scene.job_id)
     assert (job["status"], job["error"], job["attempt"]) == ("completed", None, 1)
-    assert models_of(scene) == 1
+    assert models_of(scene) == (0 if scene.what == "reference" else 1)
     keys = [LAST_FILE[scene.kind], FIRST_FILE[scene.kind]]
     published = scene.stage.fleet.published(scene.job_id)
     for key in keys:
@@ -254,12 +287,17 @@ def assert_nothing_stored(scene: Scene) -> None:
     assert copies == []
 
 
-@pytest.mark.parametrize("point", points("training"))
-@pytest.mark.parametrize("kind", ["training", "generation"])
-def test_a_job_is_published_unless_consent_was_revoked_before(stage: Stage, kind: str, point: str) -> None:
-    refused = run_scene(stage, kind, point, revoked=True)
+@pytest.mark.parametrize(
+    ("what", "point"),
+    [
+        *((kind, point) for kind in ("training", "generation") for point in points(kind)),
+        *(("reference", point) for point in REFERENCE_POINTS),
+    ],
+)
+def test_a_job_is_published_unless_consent_was_revoked_before(stage: Stage, what: str, point: str) -> None:
+    refused = run_scene(stage, what, point, revoked=True)
     assert_refused(refused)
-    control = run_scene(stage, kind, point, revoked=False)
+    control = run_scene(stage, what, point, revoked=False)
     assert_published(control)
     assert_nothing_stored(refused)
     assert len(stage.fleet.living()) == 1

@@ -25,6 +25,13 @@ def demo(
     output: Annotated[Path, typer.Option(help="Where to write the pictures, the LoRA and summary.json.")] = Path(
         "demo-output"
     ),
+    base: Annotated[
+        str | None,
+        typer.Option(
+            help="A tiny base model of random weights, to try its family's path instead of the demo's own small one; "
+            "`--base list` names them."
+        ),
+    ] = None,
     keep: Annotated[
         bool, typer.Option("--keep", help="Keep Postgres and the S3 server running for a look around, until Ctrl-C.")
     ] = False,
@@ -35,9 +42,15 @@ def demo(
     consented. Reads no settings.
     """
     try:
+        from worker.demo.config import SMALL
         from worker.demo.run import main as run_demo
+        from worker.demo.tiny_bases import TINY
     except ModuleNotFoundError as error:
         typer.echo(f"demo: {error.name} is not installed; pip install 'likeness-worker[demo]'", err=True)
         raise typer.Exit(WRONG_SETTINGS) from error
 
-    raise typer.Exit(run_demo(output, photos, keep=keep))
+    config = SMALL if base is None else TINY.get(base)
+    if config is None:
+        typer.echo(f"demo: base {base} not found; there are {', '.join(TINY)}", err=True)
+        raise typer.Exit(WRONG_SETTINGS)
+    raise typer.Exit(run_demo(output, photos, keep=keep, config=config))

@@ -1,4 +1,4 @@
-"""`worker models`: base models and upscalers, on this disk and in the model bucket."""
+"""`worker models`: base models, guides and upscalers, on this disk and in the model bucket."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 app = typer.Typer(
     name="models",
-    help="Download, share, list and import base models and upscalers.",
+    help="Download, share, list and import models.",
     epilog="Example: worker models list",
     no_args_is_help=True,
 )
@@ -19,21 +19,37 @@ Slug = Annotated[str, typer.Argument(metavar="SLUG", help="The model's name, as 
 
 @app.command(epilog="Example: HF_TOKEN=… worker models pull OWNER/NAME --as my-base")
 def pull(
-    repo: Annotated[str, typer.Argument(metavar="REPO", help="OWNER/NAME on the hub, in diffusers layout.")],
-    slug: Annotated[str, typer.Option("--as", metavar="SLUG", help="The model's name, as in worker.base_models.")],
+    slug: Annotated[
+        str, typer.Option("--as", metavar="SLUG", help="The model's name, as in worker.base_models or worker.guides.")
+    ],
+    repo: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="REPO",
+            help="OWNER/NAME on the hub, in diffusers layout. May be left out for a model that `worker migrate` adds.",
+        ),
+    ] = None,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE",
+            help="A file of a guide: FILE of REPO, OWNER/NAME:FILE of another repository, or FILE=NAME to give it "
+            "another name in the folder. Repeat it for each file.",
+        ),
+    ] = None,
     revision: Annotated[
         str | None, typer.Option(help="A branch, tag or commit. The default is the newest commit of the main branch.")
     ] = None,
 ) -> None:
-    """Download a base model from a Hugging Face hub into MODELS_DIR.
+    """Download a base model or a guide from a Hugging Face hub.
 
-    Downloads one commit, safetensors only, and verifies its checksums. An interrupted download continues where it
-    stopped. Reads MODELS_DIR, and HF_TOKEN for a gated model.
+    Downloads one commit of each repository to MODELS_DIR, safetensors only, and verifies its checksums. An interrupted
+    download continues where it stopped. Reads MODELS_DIR, and HF_TOKEN for a gated model.
     """
     from worker.commands import models_actions
     from worker.settings import Settings
 
-    models_actions.pull(Settings.load(storage=False, database=False), repo, slug, revision)
+    models_actions.pull(Settings.load(storage=False, database=False), repo, slug, revision, include or [])
 
 
 @app.command(epilog="Example: worker models push my-base")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,9 +13,11 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from worker.console import console, table
 from worker.errors import CommandRefused, StorageError, WorkerError
+from worker.models.hub.includes import Include, parse_includes
 from worker.models.hub.pull import Pull
 from worker.models.importing import import_files
 from worker.models.inventory import COLUMNS, collect_inventory
+from worker.models.names import GUIDES, REPOSITORIES
 from worker.models.push import Push, PushResult
 from worker.settings import Settings
 from worker.storage.errors import response_status
@@ -27,19 +29,36 @@ WRITE_ACCESS = (
 )
 
 
-def pull(settings: Settings, repo: str, slug: str, revision: str | None) -> None:
-    """Download a base from a hub into MODELS_DIR. Raises CommandRefused."""
+def pull(settings: Settings, repo: str | None, slug: str, revision: str | None, includes: Sequence[str]) -> None:
+    """Download a model from a hub into MODELS_DIR. Raises CommandRefused."""
     token = settings.hf_token.get_secret_value() if settings.hf_token else None
     with _refusals(settings.models_dir):
-        pulling = Pull(settings.models_dir, slug, repo, revision, token)
+        pulling = Pull(settings.models_dir, slug, token)
+        repo, files = _wanted(repo, slug, includes)
         with pulling.lock():
-            repository = pulling.look_up()
-            size = f"{len(repository.files)} files, {repository.size_bytes / 1e9:.2f} GB"
-            typer.echo(f"{repo} at {repository.commit[:12]}: {size}")
-            typer.echo(f"Licence: {_licence(repository.licence, repository.licence_link)}")
-            with _progress(f"Downloading {slug}", repository.size_bytes) as bar:
-                pulling.run(repository, bar.advance)
+            repositories = pulling.look_up_files(files, revision) if files else [pulling.look_up_base(repo, revision)]
+            for repository in repositories:
+                size = f"{len(repository.files)} files, {repository.size_bytes / 1e9:.2f} GB"
+                typer.echo(f"{repository.name} at {repository.commit[:12]}: {size}")
+                typer.echo(f"Licence: {_licence(repository.licence, repository.licence_link)}")
+            with _progress(f"Downloading {slug}", sum(found.size_bytes for found in repositories)) as bar:
+                pulling.run(repositories, bar.advance)
     typer.echo(f"{slug} is in {settings.models_dir}. To share it with all pods: worker models push {slug}")
+
+
+def _wanted(repo: str | None, slug: str, includes: Sequence[str]) -> tuple[str, list[Include]]:
+    """Return the repository of a base model, or the files of a guide. Raises CommandRefused."""
+    if repo is None and not includes and slug in GUIDES:
+        files = parse_includes(GUIDES[slug], None)
+        return files[0].repo, files
+    if repo is None and not includes and slug in REPOSITORIES:
+        return REPOSITORIES[slug], []
+    if repo is None:
+        raise CommandRefused(
+            f"{slug} needs a repository: worker models pull OWNER/NAME --as {slug}; without one, only these can be "
+            f"pulled: {', '.join(sorted({**GUIDES, **REPOSITORIES}))}"
+        )
+    return repo, parse_includes(includes, repo)
 
 
 def push(settings: Settings, slug: str) -> None:

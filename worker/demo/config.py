@@ -53,7 +53,7 @@ values ('small-flux', 'flux', '{train,lora}', '{112x144,128x128}',
 on conflict do nothing
 """,
     provide_models=_copy_small_base,
-    description="a small base in FLUX's layout, trained on drawings of people made by code, at 128 px",
+    description="FLUX's layout at a thousandth of its size, trained on drawings of people made by code, at 128 px",
     training={"steps": 300, "rank": 8, "learning_rate": 1e-3, "resolution": 128, "seed": 1},
     picture_settings={"steps": 20, "guidance": 3.0, "width": 112, "height": 144},
     prompts=(

@@ -84,8 +84,10 @@ class Demo:
 
     def run(self, own_album: Album | None) -> Summary:
         """Run all steps. `own_album`: the user's pictures, instead of the drawn person's."""
-        self._prepare()
+        # First, as a slow machine takes a minute for it. A worker that starts so long after its buckets were marked
+        # waits before it copies anything, since its database could be a copy.
         album, others = self._photographs(own_album)
+        self._prepare()
         person = self._upload("person", album)
         self._expect_refusal("Train before consent", person)
         self._grant(person)

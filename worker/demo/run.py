@@ -33,8 +33,8 @@ FAILURES = (
 )
 INTRODUCTION = (
     "This demo runs the whole pipeline locally, from an INSERT to a picture of a consenting person; nothing leaves "
-    "this machine. Its base model is [bold]small[/]: FLUX's layout at a thousandth of its size, trained on drawings "
-    "made by code. The demo shows how the worker behaves, not what FLUX can draw."
+    "this machine. Its base model: {description}. The demo shows how the worker behaves, not what a published model "
+    "can draw."
 )
 YOUR_PICTURES = (
     "[bold]Your pictures:[/] the demo records that this person is an adult and consents; make sure that both are true. "
@@ -90,7 +90,14 @@ def main(output: Path, photos: Path | None, *, keep: bool, config: DemoConfig = 
     except (PhotosUnusable, OSError) as error:
         console.print(f"[red]The demo cannot start:[/] {escape(str(error))}")
         return 2
-    console.print(Panel(INTRODUCTION, title="Likeness demo", title_align="left", width=min(console.width, 100)))
+    console.print(
+        Panel(
+            INTRODUCTION.format(description=config.description),
+            title="Likeness demo",
+            title_align="left",
+            width=min(console.width, 100),
+        )
+    )
     if photos:
         console.print(YOUR_PICTURES)
     run = _Run(console, config, output, keep=keep)

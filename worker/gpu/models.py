@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from worker import errors
 
 if TYPE_CHECKING:
+    from worker.ml.guides.registry import LoadedGuide
     from worker.ml.models import Base, Store
     from worker.ml.networks.upscaler import Upscaler
 
@@ -29,6 +30,24 @@ class Models:
             raise errors.ModelMissing(f"this pod cannot use a base model: {error}") from error
         except ModelUnreadable as error:
             raise errors.ModelMissing(f"this pod cannot use the base model {folder.name}; its log says why") from error
+
+    def guide(self, folder: Path | None, base: Base, capability: str) -> LoadedGuide:
+        """Return the guide that gives a base this capability; without a folder, the one that is built in.
+
+        Raises ModelMissing if the folder cannot be used, and ModelUnreadable for a base without a built-in one.
+        """
+        from worker.ml.errors import ModelUnreadable
+        from worker.ml.guides.registry import open_guide
+
+        if folder is None:
+            return open_guide(None, base, capability)
+        # A network for several kinds is loaded once for all.
+        variant = f"{base.family.name} {capability.partition(':')[0]}"
+        try:
+            return self._store().get(folder, lambda path: open_guide(path, base, capability), variant=variant)
+        except ModelUnreadable as error:
+            reason = str(error).replace(str(folder.resolve()), folder.name).replace(str(folder), folder.name)
+            raise errors.ModelMissing(f"this pod cannot use the guide {folder.name}: {reason}") from error
 
     def upscaler(self, path: Path, backend: str) -> Upscaler:
         """Return an upscaler, loaded for a back end. Raises ModelMissing if the file or the back end cannot be used."""

@@ -22,7 +22,7 @@ from worker.jobs.started_job import StartedJob
 from worker.models import JobModels
 from worker.storage.lora_cache import LoraCache
 from worker.storage.object_store import ObjectInfo, ObjectStore
-from worker.storage.prefetched_files import PrefetchedFiles
+from worker.storage.prefetched_files import PrefetchedFiles, person_of
 
 
 @dataclass
@@ -98,8 +98,13 @@ class JobContext:
     async def download_of(
         self, job: StartedJob, bucket: str, key: str, path: Path, found: ObjectInfo | None = None
     ) -> Path:
-        """Take one object of the job's subject from what was prefetched, else download it as `download` does."""
+        """Take one object of a person from what was prefetched, else download it as `download` does.
+
+        In the uploads bucket the key tells whose it is; elsewhere it is of the job's subject.
+        """
         subject_id = job.subject.id if job.subject else None
+        if bucket == self.bucket_uploads:
+            subject_id = person_of(key)
         if await self.prefetched.take(subject_id, job.purpose, bucket, key, path, found):
             return path
         return await self.download(bucket, key, path)

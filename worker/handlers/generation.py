@@ -1,16 +1,19 @@
-"""Generate and upscale pictures with a base model, LoRAs and a merged prompt; encode and upload beside the next job."""
+"""Generate and upscale pictures with a base model, LoRAs, guides and a merged prompt; encode and upload beside the
+next job.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from pydantic import FiniteFloat
+from pydantic import Field, FiniteFloat
 
-from worker.gpu.tasks.generation import GenerateTask, LoraFile
+from worker.errors import InputMissing, InvalidInput
+from worker.gpu.tasks.generation import GenerateTask, GuideFile, LoraFile
 from worker.guard.prompts import Text
 from worker.handlers.context import JobContext
 from worker.jobs.lease import Lease
@@ -18,6 +21,9 @@ from worker.jobs.started_job import Row, StartedJob
 from worker.jobs.wording import MIN_BYTES_CUT, merged_negative_prompt, merged_prompt
 from worker.storage.image_encoding import CONTENT_TYPE, SUFFIX, EncodedPicture, encode
 from worker.storage.lora_cache import StoredLora
+
+MAX_MB_A_PICTURE = 200
+"""Of references and control pictures: larger than any camera's file; a video would fill the pod's disk."""
 
 
 class ScaledLora(StoredLora):
@@ -29,10 +35,40 @@ class ScaledLora(StoredLora):
     scale: FiniteFloat
 
 
+class WantedGuide(Row):
+    """References or a control picture: what they are for, how strong, and in which share of the steps."""
+
+    capability: str
+    guide: str | None
+    """The model that gives it; None where it is built into the base model."""
+    paths: list[str]
+    scale: FiniteFloat
+    start: FiniteFloat
+    end: FiniteFloat
+
+    @property
+    def what(self) -> str:
+        """Return how to call one of its pictures."""
+        return "reference" if self.capability == "reference" else "control picture"
+
+
 class GenerationInputs(Row):
     """The answer of the SQL hook `payload`."""
 
     loras: list[ScaledLora]
+    guides: list[WantedGuide] = Field(default_factory=list)
+
+    @property
+    def used_guides(self) -> list[WantedGuide]:
+        """Return those that change the picture: with scale 0, neither guide nor pictures are needed."""
+        return [guide for guide in self.guides if guide.scale != 0]
+
+
+class PrefetchInputs(Row):
+    """The answer of the SQL hook `prefetch`."""
+
+    loras: list[ScaledLora]
+    pictures: list[str]
 
 
 class GenerationRequest(Row):
@@ -46,6 +82,8 @@ class GenerationRequest(Row):
     height: int | None = None
     steps: int | None = None
     guidance: float | None = None
+    sampler: str | None = None
+    clip_skip: int | None = None
     seed: int
     num_images: int = 1
     upscale: Literal[2, 4] = 4
@@ -84,7 +122,12 @@ def texts(job: StartedJob) -> Iterator[Text]:
 
 def loras(inputs: dict[str, Any]) -> list[ScaledLora]:
     """Return the LoRAs of a waiting job."""
-    return GenerationInputs.model_validate(inputs).loras
+    return PrefetchInputs.model_validate(inputs).loras
+
+
+def pictures(inputs: dict[str, Any]) -> list[str]:
+    """Return the keys of references and control pictures that show one person each."""
+    return PrefetchInputs.model_validate(inputs).pictures
 
 
 async def generate(lease: Lease, context: JobContext) -> dict[str, Any]:
@@ -96,6 +139,7 @@ async def generate(lease: Lease, context: JobContext) -> dict[str, Any]:
         upscaler=await context.models.ensure_upscaler(request.upscale),
         upscaler_backend=context.upscaler_backend,
         loras=[await _fetch_lora(lora, context) for lora in request.inputs.loras],
+        guides=[await _fetch_guide(guide, lease, context) for guide in request.inputs.used_guides],
         trigger_words=request.trigger_words,
         prompt=request.merged_prompt(lease.job),
         negative_prompt=request.merged_negative_prompt(lease.job),
@@ -106,6 +150,8 @@ async def generate(lease: Lease, context: JobContext) -> dict[str, Any]:
         height=request.height,
         steps=request.steps,
         guidance=request.guidance,
+        sampler=request.sampler,
+        clip_skip=request.clip_skip,
     )
     drawn = await context.compute_result(task, lease)
     context.mark_computed(lease)
@@ -116,7 +162,8 @@ async def generate(lease: Lease, context: JobContext) -> dict[str, Any]:
         "pictures": pictures,
         "base": base.slug,
         "models": [{"id": str(lora.id), "version": lora.version, "scale": lora.scale} for lora in request.inputs.loras],
-        "settings": drawn["resolved"],
+        "guides": _described_guides(drawn, request),
+        "settings": {name: value for name, value in drawn["resolved"].items() if name != "padded_controls"},
         "seconds": drawn["seconds"],
         "peak_gib": drawn["peak_gib"],
         "memory_plan": drawn["memory_plan"],
@@ -130,6 +177,43 @@ async def _fetch_lora(lora: ScaledLora, context: JobContext) -> LoraFile:
     if not path.exists():
         await asyncio.to_thread(os.link, cached, path)
     return LoraFile(path=path, scale=lora.scale)
+
+
+async def _fetch_guide(guide: WantedGuide, lease: Lease, context: JobContext) -> GuideFile:
+    await lease.begin_phase("fetching references" if guide.what == "reference" else "fetching the control picture")
+    model = None if guide.guide is None else await context.models.ensure(guide.guide)
+    files = [
+        await _fetch_picture(guide.what, key, context.workdir / guide.what / str(number), lease, context)
+        for number, key in enumerate(guide.paths)
+    ]
+    return GuideFile(
+        capability=guide.capability,
+        model=model,
+        pictures=files,
+        scale=guide.scale,
+        start=guide.start,
+        end=guide.end,
+    )
+
+
+async def _fetch_picture(what: str, key: str, folder: Path, lease: Lease, context: JobContext) -> Path:
+    """Download a picture, under its own name, which errors contain. Raises InputMissing and InvalidInput."""
+    name = PurePosixPath(key).name[-100:]
+    found = await context.store.head(context.bucket_uploads, key)
+    if found is None:
+        raise InputMissing(f"{what} {name} is not in storage: upload it, then insert another job")
+    if found.size > MAX_MB_A_PICTURE * 1e6:
+        raise InvalidInput(f"{what} {name} is too large ({found.size / 1e6:.0f} MB, at most {MAX_MB_A_PICTURE})")
+    return await context.download_of(lease.job, context.bucket_uploads, key, folder / name, found)
+
+
+def _described_guides(drawn: dict[str, Any], request: GenerationRequest) -> list[dict[str, Any]]:
+    """Return what steered the pictures, for the result: as asked, and what became of it."""
+    padded = drawn["resolved"]["padded_controls"]
+    return [
+        guide.model_dump() | {"used": guide.scale != 0, "padded": guide.capability.partition(":")[2] in padded}
+        for guide in request.inputs.guides
+    ]
 
 
 async def _encode_pictures(

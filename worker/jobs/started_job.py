@@ -57,6 +57,8 @@ class StartedJob(Row):
 
     kind: str
     id: UUID
+    route: str
+    """The entrypoint of its queue row: with the base model and the guides that it needs."""
     attempt: int
     purpose: str | None
     """The purpose to which the people in the job must have consented; None if no consent is needed."""

@@ -31,7 +31,7 @@ class PrecisionUnsupported(RuntimeError):
 
 
 class NotFinite(PrecisionUnsupported):
-    """A base or an upscaler gives numbers that are not finite, in the precision that this device computes in."""
+    """A base, guide or upscaler gives numbers that are not finite, in the precision that this device computes in."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -280,9 +280,14 @@ class Store:
 def _bytes_on_disk(path: Path) -> int:
     """Return what a model needs if none of its weights can be mapped from its files.
 
-    The weights of a base are in a folder each, which may be a link.
+    The weights of a base are in a folder each, which may be a link; those of a guide may be beside such folders too.
     """
-    return sum(file.stat().st_size for file in ([path] if path.is_file() else path.glob("*/*.safetensors")))
+    if path.is_file():
+        return path.stat().st_size
+    files = [*path.glob("*/*.safetensors")]
+    if not (path / "model_index.json").is_file():
+        files += path.glob("*.safetensors")
+    return sum(file.stat().st_size for file in files)
 
 
 def _name(path: Path) -> str:

@@ -99,7 +99,8 @@ class Inputs:
     sides: tuple[Side, ...]  # B of them
     appended: Appended | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
-    """Further arguments of the denoiser's `forward`, such as the residuals of a control network."""
+    """Further arguments of the denoiser's `forward`, such as the residuals of a control network. Mappings are shared by
+    guides, and with what the family itself puts there: a guide adds to them."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +163,12 @@ class Drawing(Protocol):
 
     def evaluations(self, parts: Parts, guidance: float, timestep: float) -> Sequence[tuple[Side, ...]]:
         """Return the denoiser calls of one step, each with its rows in their order."""
+
+    def denoiser_arguments(self, parts: Parts, inputs: Inputs) -> dict[str, Any]:
+        """Return the arguments, by name, that the denoiser's `forward` has for these inputs without their `extra`.
+
+        A control network of the family has the same.
+        """
 
     def predict(self, parts: Parts, inputs: Inputs) -> torch.Tensor:
         """Return the denoiser's prediction (B, …) in the shape of the latents."""
@@ -271,8 +278,12 @@ class Guide(Protocol):
     all, so the loop does not ask for it.
     """
 
-    def working_bytes(self, base: Base, grid: Grid) -> int:
-        """Return what it needs on the device while it is attached: weights of its own, and its work."""
+    def working_bytes(self, base: Base, use: GuideUse, grid: Grid) -> int:
+        """Return what it needs on the device beside the denoiser: weights of its own, and its work with these pictures.
+
+        If it places parts in `prepare`, it is the larger of that need and the one while it is attached: where there is
+        room for so much beside the denoiser, there is for the former without it.
+        """
 
     def attach(self, base: Base) -> AbstractContextManager[None]:
         """Change the base's denoiser inside the block, for example its attention processors, and place own weights."""
@@ -298,4 +309,8 @@ class GuideUse:
     pictures: tuple[Pixels, ...] = ()
     scale: float = 1.0
     kind: str | None = None
-    """What the pictures are, where a guide knows several kinds: "pose", "depth"."""
+    """What the pictures control, where a guide knows several kinds: "canny", "pose", "depth". They are fitted to the
+    shape of the picture that is drawn."""
+    start: float = 0.0
+    end: float = 1.0
+    """The guide is left out of steps before and after these shares of all steps."""

@@ -1,7 +1,7 @@
 """Models on this pod's disk and in the model bucket. A pod never asks a public hub while it works.
 
-A model here is a base model or an upscaler, never a LoRA. It is a folder `MODELS_DIR/{slug}`, and in the bucket the
-prefix `models/base/{slug}/`. That bucket is BUCKET_MODELS, or one that installations share: MODELS_S3_*.
+A model here is a base model, a guide or an upscaler, never a LoRA. It is a folder `MODELS_DIR/{slug}`, and in the
+bucket the prefix `models/base/{slug}/`. That bucket is BUCKET_MODELS, or one that installations share: MODELS_S3_*.
 
     names.py           slugs and paths            manifest.py    files, sizes, checksums, origin
     bases.py           the models of a pod        integrity.py   complete, undamaged

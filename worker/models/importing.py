@@ -28,7 +28,7 @@ def import_files(
 ) -> Manifest:
     """Create the model `slug` from these files. Raises CommandRefused, and then MODELS_DIR is unchanged."""
     path = slug_path(models_dir, slug)
-    family = _check_options(slug, files, tokenizers)
+    families = _check_options(slug, files, tokenizers)
     if path.exists():
         raise CommandRefused(f"{path} exists: delete it, or choose another name")
     with try_file_lock(fetch_lock_path(models_dir, slug)) as acquired:
@@ -41,10 +41,9 @@ def import_files(
             _convert(
                 {
                     "target": str(partial),
-                    "family": family,
+                    "families": {family: SINGLE_FILES[family].tokenizers for family in families},
                     "files": {name: str(file) for name, file in files.items()},
                     "tokenizers": str(tokenizers),
-                    "tokenizer_folders": SINGLE_FILES[family].tokenizers if family else [],
                     "configs": str(configs) if configs else None,
                     "scale": SCALES.get(slug),
                     "upscaler_file": UPSCALER_FILE,
@@ -57,23 +56,24 @@ def import_files(
     return manifest
 
 
-def _check_options(slug: str, files: Mapping[str, Path], tokenizers: Path | None) -> str | None:
-    """Return the family that these files make, None for an upscaler. Raises CommandRefused if they make no model."""
+def _check_options(slug: str, files: Mapping[str, Path], tokenizers: Path | None) -> list[str]:
+    """Return the families that are made of such files, none for an upscaler. Raises CommandRefused for no model's."""
     given = files.keys()
     if slug in SCALES or "upscaler" in given:
         if slug not in SCALES or given != {"upscaler"}:
             raise CommandRefused(f"an upscaler is one file, named {' or '.join(SCALES)}: use only --upscaler FILE")
-        return None
-    family = next((family for family, made_of in SINGLE_FILES.items() if made_of.fit(given)), None)
-    if family is None:
+        return []
+    families = [family for family, made_of in SINGLE_FILES.items() if made_of.fit(given)]
+    if not families:
         raise CommandRefused(f"the files do not make a base model: {'; '.join(map(str, SINGLE_FILES.values()))}")
     if tokenizers is None:
-        folders = " and ".join(f"{name}/" for name in SINGLE_FILES[family].tokenizers)
+        of_each = (" and ".join(f"{name}/" for name in SINGLE_FILES[family].tokenizers) for family in families)
+        folders = ", or ".join(dict.fromkeys(of_each))
         raise CommandRefused(
             "--tokenizers DIR is missing: weights do not contain the tokenizer. DIR is a folder with "
             f"{folders}, as in the model's repository in diffusers layout"
         )
-    return family
+    return families
 
 
 def _convert(request: dict[str, object]) -> None:

@@ -9,15 +9,18 @@ from pathlib import Path
 from worker.models.manifest import MANIFEST, damaged_files, has_size, read_manifest
 from worker.models.names import UPSCALER_FILE
 
+_SIGNS = ("model_index.json", UPSCALER_FILE, "image_encoder/config.json", "diffusion_pytorch_model.safetensors")
+"""Files by which a folder is known as a model: a base model, an upscaler, an IP-Adapter, a ControlNet."""
+
 
 def is_complete(folder: Path) -> bool:
     """Return True if every file in the manifest exists with its size.
 
-    A folder that was added by hand has no manifest; it is complete if it contains a base model's index or an upscaler.
+    A folder that was added by hand has no manifest; it is complete if it contains one of `_SIGNS`.
     """
     manifest = read_manifest(folder)
     if manifest is None:
-        has_model = any((folder / name).is_file() for name in ("model_index.json", UPSCALER_FILE))
+        has_model = any((folder / name).is_file() for name in _SIGNS)
         return has_model and not (folder / MANIFEST).exists()
     return all(has_size(folder / name, file) for name, file in manifest.files.items())
 

@@ -26,6 +26,7 @@ _BASES = """
     select base.*, worker.required_vram_gib(base, '{}') as generation_gib,
            case when 'train' = any(capabilities) then worker.required_vram_gib(base, '{train}') end as training_gib
     from worker.base_models base"""
+_GUIDES = "select * from worker.guides"
 
 
 @dataclass(frozen=True)
@@ -67,11 +68,12 @@ def collect_inventory(settings: Settings, *, thorough: bool) -> Inventory:
 def _registered(settings: Settings, notes: list[str]) -> dict[str, dict[str, Any]]:
     url = settings.database_url.get_secret_value()
     if not url:
-        notes.append("DATABASE_URL is not set: family, licence and routes of registered base models are not shown")
+        notes.append("DATABASE_URL is not set: family, licence and routes of registered models are not shown")
         return {}
     try:
         with OwnConnection.open(url, "likeness command") as connection:
-            return {row["slug"]: row for row in connection.execute(_BASES).fetchall()}
+            rows = [*connection.execute(_BASES).fetchall(), *connection.execute(_GUIDES).fetchall()]
+            return {row["slug"]: row for row in rows}
     except psycopg.Error as error:
         notes.append(f"the database cannot be read ({type(error).__name__}): run `worker doctor`")
         return {}
@@ -147,7 +149,7 @@ def _row(
     return (
         slug,
         base["family"] if base else "",
-        base["licence"] if base else (origin.licence if origin and origin.licence else ""),
+        base["licence"] if base else (origin.licences if origin else ""),
         ("yes" if base["commercial_use"] else "no") if base else "",
         f"{size_bytes / 1e9:.2f}" if size_bytes else "",
         disk.state if disk else "-",
@@ -162,7 +164,10 @@ def _routes(slug: str, base: Mapping[str, Any] | None, *, known: bool) -> str:
     if slug in UPSCALERS.values():
         return "generation/*, which needs both upscalers"
     if base is None:
-        return "none: not in worker.base_models" if known else ""
+        return "none: not in worker.base_models or worker.guides" if known else ""
+    if "vram_gib" in base:
+        more = f", {base['vram_gib']:g} GiB more" if base["vram_gib"] else ""
+        return f"{', '.join(base['capabilities'])} for {base['family']}{more}"
     needed_gib = {"training": base["training_gib"], "generation": base["generation_gib"]}
     return ", ".join(
         f"{kind}/{slug}" + (f" from {gib:g} GiB free" if gib else "")

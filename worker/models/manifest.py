@@ -43,6 +43,14 @@ class Origin(BaseModel):
     """The commit, for a repository."""
     licence: str | None = None
     """The author's name for it; None if unknown."""
+    others: list[Origin] = Field(default_factory=list)
+    """The further repositories of a model whose files are from several."""
+
+    @property
+    def licences(self) -> str:
+        """Return the licences of all sources, as far as they are known."""
+        named = [origin.licence or "unknown" for origin in (self, *self.others)]
+        return "" if set(named) == {"unknown"} else ", ".join(dict.fromkeys(named))
 
 
 class Manifest(BaseModel):

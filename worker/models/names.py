@@ -17,6 +17,8 @@ PARTIAL_PREFIX = ".arriving-"
 """Of folders that are not complete. Names on the disk must not change: pods of two releases may share a volume."""
 REPOSITORIES: dict[str, str] = tomllib.loads((Path(__file__).parent / "published.toml").read_text("utf-8"))
 """The hub's repository of each base model that the migrations register."""
+GUIDES: dict[str, list[str]] = tomllib.loads((Path(__file__).parent / "guides.toml").read_text("utf-8"))
+"""The files of each guide that the migrations register, as `hub/includes.py` reads them."""
 
 
 def install_command(slug: str) -> str:
@@ -25,12 +27,14 @@ def install_command(slug: str) -> str:
         return f"worker models import {slug} --upscaler FILE"
     if slug in REPOSITORIES:
         return f"worker models pull {REPOSITORIES[slug]} --as {slug}"
+    if slug in GUIDES:
+        return f"worker models pull --as {slug}"
     return f"worker models pull OWNER/NAME --as {slug} (from a hub) or worker models import {slug} (from files)"
 
 
 def model_missing(slug: str, problem: str) -> ModelMissing:
     """Return the error for a model that this pod cannot provide. `problem` continues a sentence about the model."""
-    kind = "upscaler" if slug in UPSCALERS.values() else "base model"
+    kind = "upscaler" if slug in UPSCALERS.values() else "guide" if slug in GUIDES else "base model"
     return ModelMissing(
         f"{kind} {slug} {problem}; install it: {install_command(slug)}; "
         f"share it with all pods: worker models push {slug}"

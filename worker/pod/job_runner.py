@@ -145,7 +145,7 @@ class JobRunner:
         except OSError as error:
             # Otherwise this pod would claim and release every job of the queue.
             log.error("pod.disk_failed", reason=error.strerror)
-            await self._registration.refuse_route(_route(lease.job))
+            await self._registration.refuse_route(lease.job.route)
             await lease.release(f"requeued: its pod's disk failed, {error.strerror}")
             return
         context = self._context(workdir, lease.job.purpose, self._make_slot_release(lease, free_slot))
@@ -196,7 +196,7 @@ class JobRunner:
             return await self._end_interrupted(lease, interruption.reason), {"reason": interruption.reason.value}
         except (errors.ModelMissing, errors.OutOfMemory) as error:
             self.loaded_base = None
-            await self._registration.refuse_route(_route(lease.job))
+            await self._registration.refuse_route(lease.job.route)
             return await lease.release(error.message, error.code), {
                 "code": error.code,
                 "error": error.message,
@@ -291,10 +291,6 @@ class JobRunner:
 def _has_result(handler: asyncio.Task[dict[str, Any]]) -> bool:
     """Return True if the handler returned; `complete_job` then decides whether its result may still be published."""
     return handler.done() and not handler.cancelled() and handler.exception() is None
-
-
-def _route(job: StartedJob) -> str:
-    return f"{job.kind}/{job.base.slug}" if job.base else job.kind
 
 
 def _fault(error: Exception) -> errors.WorkerError:

@@ -13,6 +13,7 @@ from worker.database.transient import is_transient
 from worker.errors import WorkerError
 from worker.pod.background_tasks import wait_for_event
 from worker.pod.job_runner import PodServices
+from worker.storage.prefetched_files import person_of
 
 log = structlog.get_logger()
 
@@ -66,9 +67,10 @@ async def prefetch(services: PodServices, routes: list[str]) -> bool:
             # Before the base, whose download may take an hour: consent was asked just now.
             await _fetch_loras(job, services)
             await _fetch_files(job, services)
-            if job["base"] is not None:
-                # A guess evicts nothing: the running job may still be loading what was used before.
-                await services.models.ensure(job["base"], may_evict=False)
+            for model in [job["base"], *job["guides"]]:
+                if model is not None:
+                    # A guess evicts nothing: the running job may still be loading what was used before.
+                    await services.models.ensure(model, may_evict=False)
     except (WorkerError, OSError) as error:
         log.info("prefetch.failed", reason=type(error).__name__)  # the job itself will report the error
     except Exception as error:
@@ -89,9 +91,15 @@ async def _fetch_loras(waiting: dict[str, Any], services: PodServices) -> None:
 
 
 async def _fetch_files(waiting: dict[str, Any], services: PodServices) -> None:
-    kind, checkpoint = services.kinds[waiting["kind"]], waiting["checkpoint"]
-    objects = [(services.settings.bucket_uploads, key) for key in kind.prefetch_keys(waiting["inputs"])]
-    if checkpoint is not None:
-        objects.insert(0, (checkpoint["bucket"], checkpoint["key"]))
-    if objects and waiting["subject_id"] is not None and waiting["purpose"] is not None:
-        await services.prefetched.fetch(UUID(waiting["subject_id"]), waiting["purpose"], objects)
+    if waiting["purpose"] is None:
+        return
+    objects: dict[UUID, list[tuple[str, str]]] = {}
+    if waiting["checkpoint"] is not None and waiting["subject_id"] is not None:
+        checkpoint = waiting["checkpoint"]["bucket"], waiting["checkpoint"]["key"]
+        objects[UUID(waiting["subject_id"])] = [checkpoint]
+    for key in services.kinds[waiting["kind"]].prefetch_keys(waiting["inputs"]):
+        person = person_of(key)
+        if person is not None:
+            objects.setdefault(person, []).append((services.settings.bucket_uploads, key))
+    if objects:
+        await services.prefetched.fetch(waiting["purpose"], objects)

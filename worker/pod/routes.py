@@ -1,8 +1,9 @@
 """Which routes a pod offers: only what it can do.
 
-A route is `{kind}/{base}`, or the kind alone. A GPU route is offered when its base is on disk or in the model bucket,
-supports the kind and fits the device's free memory, and when the models that the kind requires are available too. A
-route that failed because of this pod is not offered for a while.
+A route is `{kind}/{base}`, with `+{guide}` for each guide that the job needs, or the kind alone. A GPU route is offered
+when its base and its guides are on disk or in the model bucket, support the kind and fit together into the device's
+free memory, and when the models that the kind requires are available too. A route that failed because of this pod is
+not offered for a while.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ class Routes:
     async def _gpu_routes(
         self, kind: str, uses_base: bool, in_reach: set[str], free_vram_gib: float | None
     ) -> list[str]:
-        """Return a route for each base in reach that fits this device and supports the kind, or that of the kind alone.
+        """Return the routes of each base in reach that fits this device and supports the kind, or the kind's own.
 
         Empty without the models that the kind requires.
         """
@@ -100,8 +101,8 @@ class Routes:
             return []
         if not uses_base:
             return [kind]
-        bases: list[str] = await self._database.call_once("usable_bases", kind, sorted(in_reach), free_vram_gib)
-        return [f"{kind}/{base}" for base in bases]
+        routes: list[str] = await self._database.call_once("usable_routes", kind, sorted(in_reach), free_vram_gib)
+        return routes
 
     def _warn_of_missing_models(self, gpu_kinds: Iterable[str], in_reach: set[str]) -> None:
         for kind in gpu_kinds:
@@ -128,6 +129,11 @@ class Routes:
 
     def _is_refused(self, route: str) -> bool:
         return self._refused_until.get(route, 0) > time.monotonic()
+
+
+def base_of(route: str) -> str:
+    """Return the base model in a route, as `worker.base_of_route` does; empty for that of a kind alone."""
+    return route.partition("/")[2].partition("+")[0]
 
 
 def describe_free_memory(free_vram_gib: float | None) -> str:

@@ -1,15 +1,16 @@
-"""A person's objects that a pod downloads for a waiting job: its photos and its checkpoint.
+"""Objects of people that a pod downloads for a waiting job: photos, references, the checkpoint.
 
-They are in the person's cache, so they are deleted when the person no longer consents. The attempt moves each into its
-own folder; what is left, because another pod ran the job, is deleted with the next guess.
+Each is in the cache of the person it shows, so it is deleted when that person no longer consents. The attempt moves
+each into its own folder; what is left, because another pod ran the job, is deleted with the next guess.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from uuid import UUID
 
@@ -26,26 +27,37 @@ class PrefetchedFiles:
     def __init__(self, store: ObjectStore, workspace: Workspace) -> None:
         self._store = store
         self._workspace = workspace
-        self._newest: Path | None = None
+        self._newest: set[Path] = set()
+        """The folders of the last guess, one for each person in it."""
 
-    async def fetch(self, subject_id: UUID, purpose: str, objects: Iterable[tuple[str, str]]) -> None:
-        """Download these (bucket, key) unless they are there; ends when the person's cache is deleted meanwhile."""
-        folder = self._folder(subject_id, purpose)
-        if self._newest not in (None, folder):
-            await asyncio.to_thread(shutil.rmtree, self._newest, ignore_errors=True)
-        self._newest = folder
-        folder.mkdir(parents=True, exist_ok=True)
+    async def fetch(self, purpose: str, objects: Mapping[UUID, Iterable[tuple[str, str]]]) -> None:
+        """Download the objects (bucket, key) of each person unless they are there."""
+        folders = {self._folder(subject_id, purpose) for subject_id in objects}
+        for other in self._newest - folders:
+            await asyncio.to_thread(shutil.rmtree, other, ignore_errors=True)
+        self._newest = folders
         fetched = 0
+        for subject_id, named in objects.items():
+            fetched = await self._fetch_of(subject_id, purpose, named, fetched)
+
+    async def _fetch_of(self, subject_id: UUID, purpose: str, objects: Iterable[tuple[str, str]], fetched: int) -> int:
+        """Download a person's objects; ends when the person's cache is deleted meanwhile.
+
+        `fetched` bytes were counted before; returns how many are now.
+        """
+        folder = self._folder(subject_id, purpose)
+        folder.mkdir(parents=True, exist_ok=True)
         for bucket, key in objects:
             found = await self._store.head(bucket, key)
             if found is None or not found.etag or fetched + found.size > MAX_BYTES:
                 continue
             if not folder.exists():
-                return
+                return fetched
             path = folder / _name(bucket, found)
             if not path.exists():
                 await self._store.download(bucket, key, path)
             fetched += found.size
+        return fetched
 
     async def take(
         self, subject_id: UUID | None, purpose: str | None, bucket: str, key: str, path: Path, found: ObjectInfo | None
@@ -60,6 +72,12 @@ class PrefetchedFiles:
 
     def _folder(self, subject_id: UUID, purpose: str) -> Path:
         return self._workspace.cache(subject_id, purpose) / "prefetched"
+
+
+def person_of(key: str) -> UUID | None:
+    """Return the person under whose prefix in the uploads bucket a key is, as `worker.key_subject` does."""
+    named = re.match(r"[^/]+/([0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})/", key)
+    return UUID(named[1]) if named else None
 
 
 def _name(bucket: str, found: ObjectInfo) -> str:

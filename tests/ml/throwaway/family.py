@@ -12,9 +12,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, Lumina2Pipeline
 
 from tests.ml.throwaway.lora import NAMES
 from worker.ml.adapters import attach
-from worker.ml.families.conditions import Unframed
+from worker.ml.families.conditions import RaggedTokens, Unframed
 from worker.ml.families.precision import FullAutoencoder
 from worker.ml.families.working_memory import ENCODER_BYTES, autoencoder_bytes
 from worker.ml.protocol import Grid, Inputs, Parts, PictureDefaults, Sampler, Sampling, Side, TrainingDefaults
@@ -34,26 +33,10 @@ LORA_TARGETS = (
 )
 
 
-@dataclass(frozen=True)
-class Prompts:
-    """Encoded prompts, each as long as it is. A `Condition`."""
-
-    hidden: tuple[torch.Tensor, ...]  # (length, D) each
-
-    @property
-    def rows(self) -> int:
-        return len(self.hidden)
-
-    def join(self, others: Sequence[Prompts]) -> Prompts:
-        return Prompts(sum((other.hidden for other in others), self.hidden))
-
-    def take(self, rows: torch.Tensor) -> Prompts:
-        return Prompts(tuple(row for row, taken in zip(self.hidden, rows.tolist(), strict=True) if taken))
-
-    def padded(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return (B, TEXT_LENGTH, D) and the mask of what is not padding: the pipeline's length gives its very bits."""
-        short = [torch.nn.functional.pad(row, (0, 0, 0, TEXT_LENGTH - len(row))) for row in self.hidden]
-        return torch.stack(short), mask_of([len(row) for row in self.hidden], short[0].device)
+def padded(prompts: RaggedTokens) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return (B, TEXT_LENGTH, D) and the mask of what is not padding: the pipeline's length gives its very bits."""
+    short = [torch.nn.functional.pad(row, (0, 0, 0, TEXT_LENGTH - len(row))) for row in prompts.tokens]
+    return torch.stack(short), mask_of([len(row) for row in prompts.tokens], short[0].device)
 
 
 def mask_of(lengths: Sequence[int], device: torch.device) -> torch.Tensor:
@@ -99,10 +82,10 @@ class Lumina2(Unframed, FullAutoencoder):
     @torch.no_grad()
     def encode_prompts(
         self, parts: Parts, prompts: Sequence[str], device: torch.device, side: Side = "wanted"
-    ) -> Prompts:
+    ) -> RaggedTokens:
         """Encode them after the system prompt, which the negative prompt does not have."""
         hidden, mask = parts._get_gemma_prompt_embeds(self._texts(parts, prompts, side), device, TEXT_LENGTH)
-        return Prompts(tuple(row[:length] for row, length in zip(hidden, mask.sum(1).tolist(), strict=True)))
+        return RaggedTokens(tuple(row[:length] for row, length in zip(hidden, mask.sum(1).tolist(), strict=True)))
 
     def _texts(self, parts: Parts, prompts: Sequence[str], side: Side) -> list[str]:
         return [f"{parts.system_prompt} <Prompt Start> {prompt}" if side == "wanted" else prompt for prompt in prompts]
@@ -165,16 +148,18 @@ class Lumina2(Unframed, FullAutoencoder):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         return latents, 1 - timestep.expand(1) / sampler.scheduler.config.num_train_timesteps
 
+    def denoiser_arguments(self, parts: Parts, inputs: Inputs) -> dict[str, Any]:
+        hidden, mask = padded(cast(RaggedTokens, inputs.condition))
+        return {
+            "hidden_states": inputs.latents,
+            "timestep": inputs.time,
+            "encoder_hidden_states": hidden,
+            "encoder_attention_mask": mask,
+        }
+
     def predict(self, parts: Parts, inputs: Inputs) -> torch.Tensor:
-        hidden, mask = cast(Prompts, inputs.condition).padded()
-        return -parts.transformer(
-            hidden_states=inputs.latents,
-            timestep=inputs.time,
-            encoder_hidden_states=hidden,
-            encoder_attention_mask=mask,
-            return_dict=False,
-            **inputs.extra,
-        )[0]
+        arguments = {**self.denoiser_arguments(parts, inputs), **inputs.extra}
+        return -parts.transformer(**arguments, return_dict=False)[0]
 
     def working_bytes(self, parts: Parts, grid: Grid, rows: int) -> Mapping[str, int]:
         """Return the peaks measured at the real geometry: 26.7 hidden states of the transformer."""

@@ -1,4 +1,4 @@
-"""Which jobs this pod would run, and what it has for them: base models and their licences, upscalers, disks."""
+"""Which jobs this pod would run, and what it has for them: base models, guides and their licences, upscalers, disks."""
 
 from __future__ import annotations
 
@@ -24,15 +24,16 @@ WORK_SPACE_GB = 5.0
 """Photos, LoRAs and finished pictures of the running jobs."""
 
 _BASES = """
-    select slug, licence, commercial_use, worker.memory_requirement(base) as requirement,
+    select slug, family, licence, commercial_use, worker.memory_requirement(base) as requirement,
            slug = (select default_base from worker.config) as is_default
     from worker.base_models base order by slug"""
+_GUIDES = "select slug, family, capabilities, vram_gib, licence, commercial_use from worker.guides order by slug"
 
 
 async def check_models(
     report: Report, settings: Settings, database: Database | None, store: ObjectStore | None, gpu: GpuCheck
 ) -> None:
-    """Check kinds, disks, upscalers, each base model that the database knows, and the routes that follow.
+    """Check kinds, disks, upscalers, the base models and guides that the database knows, and the routes that follow.
 
     `store` is that of base models.
     """
@@ -48,9 +49,14 @@ async def check_models(
         report.skip("no usable database to list them", "base models", "routes")
         return
     bases: list[dict[str, Any]] = []
-    await report.check("base models", _list_bases(database, bases))
+    guides: list[dict[str, Any]] = []
+    await report.check("base models", _list_bases(database, bases, guides))
     for base in bases:
         await report.check(f"base {base['slug']}", _base(base, places, gpu))
+    # Guides of other families are of no use here.
+    families = {base["family"] for base in bases if places.of(base["slug"]) is not None}
+    for guide in [guide for guide in guides if guide["family"] in families]:
+        await report.check(f"guide {guide['slug']}", _guide(guide, places))
     await report.check("routes", _routes(settings, database, models, gpu))
 
 
@@ -142,25 +148,44 @@ async def _upscaler_backend(settings: Settings) -> str:
         if importing.returncode != 0:
             raise SettingsError(
                 f"UPSCALER=realesrgan: it cannot be imported: {errors.decode(errors='replace').splitlines()[-1]}",
-                "if libGL is missing: pip uninstall opencv-python, then pip install opencv-python-headless; "
-                "or set UPSCALER=spandrel",
+                "if libGL is missing: pip uninstall opencv-python, then pip install --force-reinstall --no-deps "
+                "opencv-python-headless; or set UPSCALER=spandrel",
             )
     return settings.upscaler
 
 
-async def _list_bases(database: Database, bases: list[dict[str, Any]]) -> str:
+async def _list_bases(database: Database, bases: list[dict[str, Any]], guides: list[dict[str, Any]]) -> str:
     bases += await database.fetch(_BASES)
+    guides += await database.fetch(_GUIDES)
     if not any(base["is_default"] for base in bases):
         raise SettingsError(
             "the default base is not in worker.base_models, or worker.config has no row",
             "as the database owner: set default_base in worker.config to a base of worker.base_models",
         )
-    return f"the database knows {len(bases)}"
+    return f"the database knows {len(bases)}, and {len(guides)} guides"
+
+
+async def _guide(guide: dict[str, Any], places: Places) -> str:
+    slug, place = guide["slug"], places.of(guide["slug"])
+    if place is None:
+        raise CheckSkipped(
+            f"{places.nowhere}: this pod does not run jobs that need it",
+            f"{install_command(slug)}; then, for all pods: worker models push {slug}",
+        )
+    use = _describe_use(commercial=guide["commercial_use"])
+    return (
+        f"{place}; {', '.join(guide['capabilities'])} for {guide['family']}, {guide['vram_gib']:g} GiB more; "
+        f"{guide['licence']}, {use}"
+    )
+
+
+def _describe_use(*, commercial: bool) -> str:
+    return "commercial use allowed" if commercial else "NOT for commercial use"
 
 
 async def _base(base: dict[str, Any], places: Places, gpu: GpuCheck) -> str:
     slug, place = base["slug"], places.of(base["slug"])
-    use = "commercial use allowed" if base["commercial_use"] else "NOT for commercial use"
+    use = _describe_use(commercial=base["commercial_use"])
     about = f"{base['licence']}, {use}; {base['requirement']}"
     if gpu.usable:
         about += f"; {describe_free_memory(gpu.free_vram_gib)}"

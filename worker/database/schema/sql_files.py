@@ -35,7 +35,17 @@ REPEATABLE = (
         "kinds",
         "job_triggers",
     ),
-    *("queue", "functions", "failures_and_cancel", "memory", "housekeeping/*", "pods", "release_0_1", "policies"),
+    *(
+        "queue",
+        "functions",
+        "failures_and_cancel",
+        "memory",
+        "guides",
+        "housekeeping/*",
+        "pods",
+        "release_0_1",
+        "policies",
+    ),
     *("packages", "catalog", "triggers", "kinds/*", "lora_imports"),
 )
 """In the order in which they depend on each other; `*` is every file of a folder."""

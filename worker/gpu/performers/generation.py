@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,13 +14,15 @@ import torch
 
 from worker.gpu.messages import Event, Phase, Progress, Work
 from worker.gpu.models import Models
-from worker.gpu.tasks.generation import GenerateTask
+from worker.gpu.tasks.generation import GenerateTask, GuideFile
 from worker.ml.draw import generate as pictures
 from worker.ml.draw.denoise import Step
 from worker.ml.memory import Plan
 from worker.ml.models import Base
 from worker.ml.networks.upscaler import Upscaler, Upscaling
 from worker.ml.phases import Phase as MlPhase
+from worker.ml.photos.fitting import read_whole
+from worker.ml.protocol import GuideUse
 
 
 @dataclass
@@ -42,7 +44,8 @@ def generate(task: GenerateTask, models: Models) -> Work:
     on_gpu = base.device.type == "cuda"
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(base.device)
-    drawn = yield from _draw(base, task)
+    guides = [_guide_use(guide, base, models) for guide in task.guides]
+    drawn = yield from _draw(base, task, guides)
     upscaled = yield from _upscale(drawn, upscaler, task.workdir)
     return {
         "pictures": upscaled,
@@ -52,9 +55,23 @@ def generate(task: GenerateTask, models: Models) -> Work:
     }
 
 
-def _draw(base: Base, task: GenerateTask) -> Generator[Event, None, Drawn]:
+def _guide_use(guide: GuideFile, base: Base, models: Models) -> GuideUse:
+    """Load a guide and read its pictures. Raises UnusablePhoto, ModelMissing and ModelUnreadable."""
+    return GuideUse(
+        models.guide(guide.model, base, guide.capability),
+        tuple(read_whole(path) for path in guide.pictures),
+        guide.scale,
+        guide.capability.partition(":")[2] or None,
+        guide.start,
+        guide.end,
+    )
+
+
+def _draw(base: Base, task: GenerateTask, guides: Sequence[GuideUse]) -> Generator[Event, None, Drawn]:
+    not_of_request = {"base", "loras", "guides", "trigger_words", "upscaler", "upscaler_backend", "workdir"}
     request = pictures.PictureRequest(
-        **task.model_dump(exclude={"base", "loras", "trigger_words", "upscaler", "upscaler_backend", "workdir"}),
+        **task.model_dump(exclude=not_of_request),
+        guides=tuple(guides),
         loras=tuple(pictures.LoraUse(lora.path, lora.scale) for lora in task.loras),
         trigger_words=tuple(task.trigger_words),
     )

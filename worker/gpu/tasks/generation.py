@@ -20,6 +20,21 @@ class LoraFile(Message):
     scale: float = 1.0
 
 
+class GuideFile(Message):
+    """What else steers the pictures: references, or a control picture."""
+
+    capability: str
+    """Of the base model: "reference", or "control:KIND"."""
+    model: Path | None
+    """The guide's folder; None for one that is built into the base model."""
+    pictures: list[Path]
+    """Encoded files of any kind that `ml.photos` reads."""
+    scale: float = 1.0
+    start: float = 0.0
+    """It is used from this share of the steps on, up to `end`."""
+    end: float = 1.0
+
+
 class GenerateTask(Task):
     """Generate pictures and upscale each. None leaves a setting to the base model.
 
@@ -37,11 +52,14 @@ class GenerateTask(Task):
     height: int | None = None
     steps: int | None = None
     guidance: float | None = None
+    sampler: str | None = None
+    clip_skip: int | None = None
     seed: int
     num_images: int = 1
     loras: list[LoraFile] = Field(default_factory=list)
     trigger_words: list[str] = Field(default_factory=list)
     """Put first where an encoder would not read them in the prompt."""
+    guides: list[GuideFile] = Field(default_factory=list)
     upscaler: Path
     upscaler_backend: UpscalerBackend = "spandrel"
     workdir: Path

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 
 from worker.ml.draw.finite import culprit
+from worker.ml.draw.steps import takes_part
 from worker.ml.models import Base
-from worker.ml.protocol import Condition, Grid, GuideUse, Inputs, Sampler, Sampling, Side
+from worker.ml.protocol import Condition, Grid, Guide, GuideUse, Inputs, Sampler, Sampling, Side
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,9 @@ def denoise(scene: Scene, index: int, seed: int) -> Generator[Step, None, torch.
     times = sampler.timesteps.tolist()
     for step, time in enumerate(times):
         timestep = sampler.timesteps[step]
-        moment = _Moment(time, step / len(times), scene.states[index])
+        states = zip(scene.guides, scene.states[index], strict=True)
+        guides = [(use.guide, state) for use, state in states if takes_part(use, step, len(times))]
+        moment = _Moment(time, step / len(times), guides)
         predict = partial(_predict, scene, sampler, timestep, moment)
         latents = sampler.step(predict(latents), timestep, latents)
         if base.device.type == "cuda":
@@ -75,7 +78,7 @@ def denoise(scene: Scene, index: int, seed: int) -> Generator[Step, None, torch.
 class _Moment:
     time: float  # in the scheduler's unit
     done: float  # share of the steps
-    states: Sequence[Any]  # of the guides
+    guides: Sequence[tuple[Guide, Any]]  # that take part in this step, each with its state
 
 
 def _predict(
@@ -95,7 +98,7 @@ def _predict(
             guidance=scene.guidance,
             sides=sides,
         )
-        for use, state in zip(scene.guides, moment.states, strict=True):
-            inputs = use.guide.change(state, inputs, moment.done)
+        for guide, state in moment.guides:
+            inputs = guide.change(state, inputs, moment.done)
         predicted.update(zip(sides, family.predict(parts, inputs).to(latents.dtype).chunk(len(sides)), strict=True))
     return family.combine(predicted["wanted"], predicted.get("against"), scene.guidance, moment.time)

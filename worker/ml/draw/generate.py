@@ -15,9 +15,10 @@ from worker.ml.adapters import attach
 from worker.ml.adapters.names import Pair
 from worker.ml.draw.denoise import Scene, Step, denoise, prepare
 from worker.ml.draw.finite import check_pixels
-from worker.ml.draw.steps import check_steps, sampler_named
+from worker.ml.draw.steps import check_window, planned_steps, sampler_named
 from worker.ml.errors import BadInput
 from worker.ml.families.lora import load_fitting
+from worker.ml.guides.maps import has_shape
 from worker.ml.memory import Plan
 from worker.ml.models import Base
 from worker.ml.phases import Phase
@@ -64,6 +65,7 @@ class Resolved:
     guidance: float
     negative_prompt_used: bool
     prompt_cut_by: tuple[str, ...]  # the encoders that read only the beginning of the prompt
+    padded_controls: tuple[str, ...] = ()  # kinds of control pictures of another shape, which got black borders
     sampler: str | None = None  # None: the one of the base's folder
     clip_skip: int | None = None
 
@@ -81,7 +83,7 @@ def generate(base: Base, request: PictureRequest) -> Iterator[Resolved | Plan | 
 
     Parts that take turns on the device are placed once: all prompts are encoded first, then all pictures are denoised,
     then all are decoded. Raises BadInput (the request) and ModelUnreadable (a LoRA) before the first step; during one,
-    BadInput for a LoRA, and NotFinite for a base, whose numbers are not finite.
+    BadInput for a LoRA, and NotFinite for a base or a guide, whose numbers are not finite.
     """
     resolved = resolve(base, request)
     yield resolved
@@ -95,7 +97,7 @@ def generate(base: Base, request: PictureRequest) -> Iterator[Resolved | Plan | 
     loras = [(load_fitting(use.path, family.name, base.denoiser), use.scale) for use in request.loras]
     against = family.uses_negative_prompt(parts, resolved.guidance)
     guides = [use for use in request.guides if use.scale != 0]
-    besides = _lora_bytes(base, loras) + sum(use.guide.working_bytes(base, grid) for use in guides)
+    besides = _lora_bytes(base, loras) + sum(use.guide.working_bytes(base, use, grid) for use in guides)
     working = family.working_bytes(parts, grid, rows=2 if against else 1)
     plan = base.plan({**working, family.denoiser: working[family.denoiser] + besides})
     yield plan
@@ -165,15 +167,23 @@ def resolve(base: Base, request: PictureRequest) -> Resolved:
     scales = [*(use.scale for use in request.loras), *(use.scale for use in request.guides)]
     if not all(math.isfinite(number) for number in (guidance, *scales)):
         raise BadInput("guidance and the scales of LoRAs and guides must be finite numbers")
+    width, height = width // token_px * token_px, height // token_px * token_px
     sampler = sampler_named(base, request.sampler)
-    check_steps(base, Sampling((height // token_px, width // token_px), steps, sampler))
+    planned = planned_steps(base, Sampling((height // token_px, width // token_px), steps, sampler))
+    for use in request.guides:
+        check_window(use, planned)
     return Resolved(
-        width=width // token_px * token_px,
-        height=height // token_px * token_px,
+        width=width,
+        height=height,
         steps=steps,
         guidance=guidance,
         negative_prompt_used=bool(request.negative_prompt) and family.uses_negative_prompt(parts, guidance),
         prompt_cut_by=family.cut_encoders(parts, request.prompt),
         sampler=sampler,
         clip_skip=request.clip_skip,
+        padded_controls=tuple(
+            use.kind
+            for use in request.guides
+            if use.kind and use.scale != 0 and not all(has_shape(one, width, height) for one in use.pictures)
+        ),
     )

@@ -1,4 +1,4 @@
-"""Which sampler draws, and whether it can in so many steps."""
+"""The steps of a drawing: which sampler takes how many, and those that a guide takes part in."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 from worker.ml.errors import BadInput
 from worker.ml.models import Base
-from worker.ml.protocol import Sampling
+from worker.ml.protocol import GuideUse, Sampling
 
 MOST_TRIED = 50
 """No scheduler of diffusers needs more than 4."""
@@ -27,25 +27,45 @@ def sampler_named(base: Base, name: str | None) -> str | None:
     return own
 
 
-def check_steps(base: Base, sampling: Sampling) -> None:
-    """Raise BadInput, with the fewest that are possible, if the sampler cannot draw in so many steps."""
-    if _possible(base, sampling):
-        return
+def planned_steps(base: Base, sampling: Sampling) -> int:
+    """Return how many steps the sampler takes for so many: some take more.
+
+    Raises BadInput, with the fewest that are possible, if it cannot draw in so many.
+    """
+    if planned := _planned(base, sampling):
+        return planned
     steps = sampling.steps
     scheduler = f"the sampler {sampling.sampler}"
     if sampling.sampler is None:
         scheduler = f"{type(base.parts.scheduler).__name__}, the scheduler of this base,"
     more = (replace(sampling, steps=count) for count in range(steps + 1, steps + MOST_TRIED))
-    fewest = next((possible.steps for possible in more if _possible(base, possible)), None)
+    fewest = next((possible.steps for possible in more if _planned(base, possible)), None)
     if fewest is None:
         raise BadInput(f"steps: {scheduler} cannot draw in {steps} steps: use fewer")
     raise BadInput(f"steps: {scheduler} needs at least {fewest}, not {steps}")
 
 
-def _possible(base: Base, sampling: Sampling) -> bool:
-    """Return True if the scheduler plans so many steps, at finite times. Schedulers raise anything if they cannot."""
+def takes_part(use: GuideUse, step: int, total: int) -> bool:
+    """Return True if the guide is used in this step of so many, from 0: as diffusers' pipelines keep a ControlNet.
+
+    A step takes part if all of it is inside the guide's window.
+    """
+    return not (step / total < use.start or (step + 1) / total > use.end)
+
+
+def check_window(use: GuideUse, total: int) -> None:
+    """Raise BadInput for a window that is not one, and for one that none of so many steps is inside."""
+    window = f"the window of a guide is from {use.start:g} to {use.end:g}"
+    if not 0 <= use.start < use.end <= 1:
+        raise BadInput(f"{window}: its start must be at least 0 and below its end, and its end at most 1")
+    if not any(takes_part(use, step, total) for step in range(total)):
+        raise BadInput(f"{window}, and none of the {total} steps is inside: use a wider one, or more steps")
+
+
+def _planned(base: Base, sampling: Sampling) -> int:
+    """Return how many steps the scheduler plans, or 0 if it cannot: schedulers then raise anything, or plan NaN."""
     try:
         sampler = base.family.sampler(base.parts, sampling, torch.device("cpu"), torch.Generator("cpu"))
     except (ValueError, IndexError, ZeroDivisionError, RuntimeError):
-        return False
-    return len(sampler.timesteps) > 0 and bool(sampler.timesteps.isfinite().all())
+        return 0
+    return len(sampler.timesteps) if sampler.timesteps.isfinite().all() else 0

@@ -1,4 +1,4 @@
-"""Encoded prompts of one length, the same for every row, and nothing else that a denoiser is told."""
+"""Encoded prompts, of one length or each of its own, and nothing else that a denoiser is told."""
 
 from __future__ import annotations
 
@@ -40,3 +40,20 @@ class PooledTokens(Tokens):
     """With one embedding of the whole prompt beside them."""
 
     pooled: torch.Tensor  # (B, P)
+
+
+@dataclass(frozen=True)
+class RaggedTokens:
+    """Prompts as the hidden states of their own tokens, without padding. A `Condition`."""
+
+    tokens: tuple[torch.Tensor, ...]  # (length, D) each
+
+    @property
+    def rows(self) -> int:
+        return len(self.tokens)
+
+    def join(self, others: Sequence[Self]) -> Self:
+        return type(self)(tuple(row for one in (self, *others) for row in one.tokens))
+
+    def take(self, rows: torch.Tensor) -> Self:
+        return type(self)(tuple(row for row, taken in zip(self.tokens, rows.tolist(), strict=True) if taken))

@@ -14,7 +14,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -169,26 +169,28 @@ class Flux(FlowMatching, ClassifierFree, Unframed, FullAutoencoder):
         """Return the latents unchanged, and the time (1,) in 0..1: the scheduler counts to 1000."""
         return latents, timestep.expand(1).to(latents.dtype) / 1000
 
-    def predict(self, parts: Parts, inputs: Inputs) -> torch.Tensor:
-        """Predict the velocity (B, N, C) at latents (B, N, C) and time (B,) in 0..1."""
-        transformer, latents, text = parts.transformer, inputs.latents, cast(PooledTokens, inputs.condition)
+    def denoiser_arguments(self, parts: Parts, inputs: Inputs) -> dict[str, Any]:
+        latents, text = inputs.latents, cast(PooledTokens, inputs.condition)
         device, dtype = latents.device, text.tokens.dtype
         guidance = torch.full((len(latents),), inputs.guidance, device=device)
         states, ids = latents, parts._prepare_latent_image_ids(1, *inputs.grid, device, dtype)
         if inputs.appended is not None:
             states, ids = torch.cat([states, inputs.appended.tokens], dim=1), torch.cat([ids, inputs.appended.ids])
-        predicted: torch.Tensor = transformer(
-            hidden_states=states,
-            timestep=inputs.time,
-            guidance=guidance if _embeds_guidance(parts) else None,
-            pooled_projections=text.pooled,
-            encoder_hidden_states=text.tokens,
-            txt_ids=torch.zeros(text.tokens.shape[1], 3, device=device, dtype=dtype),
-            img_ids=ids,
-            return_dict=False,
-            **inputs.extra,
-        )[0]
-        return predicted[:, : latents.shape[1]]
+        return {
+            "hidden_states": states,
+            "timestep": inputs.time,
+            "guidance": guidance if _embeds_guidance(parts) else None,
+            "pooled_projections": text.pooled,
+            "encoder_hidden_states": text.tokens,
+            "txt_ids": torch.zeros(text.tokens.shape[1], 3, device=device, dtype=dtype),
+            "img_ids": ids,
+        }
+
+    def predict(self, parts: Parts, inputs: Inputs) -> torch.Tensor:
+        """Predict the velocity (B, N, C) at latents (B, N, C) and time (B,) in 0..1."""
+        arguments = {**self.denoiser_arguments(parts, inputs), **inputs.extra}
+        predicted: torch.Tensor = parts.transformer(**arguments, return_dict=False)[0]
+        return predicted[:, : inputs.latents.shape[1]]
 
     def working_bytes(self, parts: Parts, grid: Grid, rows: int) -> Mapping[str, int]:
         """Return the peaks measured at the real geometry: 17.4 hidden states (text and picture) of the transformer."""

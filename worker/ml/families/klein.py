@@ -23,6 +23,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, Flux2KleinPipeline
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 from diffusers.training_utils import compute_density_for_timestep_sampling
+from PIL import Image
 
 from worker.ml.adapters import attach
 from worker.ml.adapters.fused import fuse
@@ -34,9 +35,21 @@ from worker.ml.families.guidance import ClassifierFree
 from worker.ml.families.lora.klein import DOUBLE_BLOCKS, SINGLE_BLOCKS
 from worker.ml.families.precision import FullAutoencoder
 from worker.ml.families.working_memory import ENCODER_BYTES, autoencoder_bytes
-from worker.ml.protocol import Grid, Inputs, Parts, PictureDefaults, Sampler, Sampling, Side, TrainingDefaults
+from worker.ml.protocol import (
+    Appended,
+    Grid,
+    Inputs,
+    Parts,
+    PictureDefaults,
+    Pixels,
+    Sampler,
+    Sampling,
+    Side,
+    TrainingDefaults,
+)
 
 MAX_TEXT_LENGTH = 512  # tokens, the template's among them, to which every prompt is padded
+MAX_REFERENCE_PX = 1024 * 1024  # of width times height; larger ones are made smaller
 IN_DOUBLE_BLOCKS = (
     *("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),
     *("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out"),
@@ -128,11 +141,37 @@ class Klein(FlowMatching, ClassifierFree, Unframed, FullAutoencoder):
     @torch.no_grad()
     def encode_picture(self, parts: Parts, pixels: torch.Tensor) -> torch.Tensor:
         """Encode pixels (1, 3, H, W) in -1..1 to float32 latents (1, N, C): the mode, so that they can be cached."""
-        vae = parts.vae
-        latents = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist.mode().float()
-        latents = Flux2KleinPipeline._patchify_latents(latents)
-        mean, deviation = _statistics(vae, latents)
-        return cast(torch.Tensor, Flux2KleinPipeline._pack_latents((latents - mean) / deviation))
+        latents = parts.vae.encode(pixels.to(parts.vae.device, parts.vae.dtype)).latent_dist.mode().float()
+        return cast(torch.Tensor, Flux2KleinPipeline._pack_latents(_normalised(parts.vae, latents)))
+
+    def reference_grid(self, parts: Parts, picture: Pixels) -> Grid:
+        """Return height and width in tokens of a reference as the pipeline reads it: larger ones are made smaller."""
+        height, width = picture.shape[:2]
+        if width * height > MAX_REFERENCE_PX:
+            scale = math.sqrt(MAX_REFERENCE_PX / (width * height))
+            width, height = int(width * scale), int(height * scale)
+        return height // self.token_px(parts), width // self.token_px(parts)
+
+    @torch.no_grad()
+    def encode_references(self, parts: Parts, pictures: Sequence[Pixels]) -> Appended:
+        """Return the tokens (1, M, C) of all references, in the autoencoder's precision, each at a time of its own."""
+        vae, latents = parts.vae, []
+        for picture in pictures:
+            within = Image.fromarray(picture)
+            if within.width * within.height > MAX_REFERENCE_PX:
+                within = parts.image_processor._resize_to_target_area(within, MAX_REFERENCE_PX)
+            height, width = (side * self.token_px(parts) for side in self.reference_grid(parts, picture))
+            pixels = parts.image_processor.preprocess(within, height=height, width=width, resize_mode="crop")
+            encoded = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist.mode()
+            latents.append(_normalised(vae, encoded))
+        tokens = torch.cat([Flux2KleinPipeline._pack_latents(one) for one in latents], dim=1)
+        return Appended(tokens, Flux2KleinPipeline._prepare_image_ids(latents)[0].to(vae.device))
+
+    def reference_bytes(self, parts: Parts, grids: Sequence[Grid]) -> tuple[int, int]:
+        """Return the peaks of encoding the largest and of reading all, for which a token is as one of the picture."""
+        token_px = self.token_px(parts)
+        encoding = [autoencoder_bytes(parts.vae, height * token_px, width * token_px) for height, width in grids]
+        return max(encoding, default=0), _transformer_bytes(parts, sum(math.prod(grid) for grid in grids))
 
     @torch.no_grad()
     def decode_picture(self, parts: Parts, latents: torch.Tensor, grid: Grid) -> torch.Tensor:
@@ -186,31 +225,32 @@ class Klein(FlowMatching, ClassifierFree, Unframed, FullAutoencoder):
         """Return the latents unchanged, and the time (1,) in 0..1: the scheduler counts to 1000."""
         return latents, timestep.expand(1).to(latents.dtype) / 1000
 
-    def predict(self, parts: Parts, inputs: Inputs) -> torch.Tensor:
-        """Predict the velocity (B, N, C) at latents (B, N, C) and time (B,) in 0..1."""
+    def denoiser_arguments(self, parts: Parts, inputs: Inputs) -> dict[str, Any]:
         latents, text = inputs.latents, cast(Tokens, inputs.condition)
         states, ids = latents, _positions(latents.device, 1, *inputs.grid, 1)
         if inputs.appended is not None:
             states, ids = torch.cat([states, inputs.appended.tokens], dim=1), torch.cat([ids, inputs.appended.ids])
-        predicted: torch.Tensor = parts.transformer(
-            hidden_states=states,
-            timestep=inputs.time,
-            guidance=None,
-            encoder_hidden_states=text.tokens,
-            txt_ids=_positions(latents.device, 1, 1, 1, text.tokens.shape[1]),
-            img_ids=ids,
-            return_dict=False,
-            **inputs.extra,
-        )[0]
-        return predicted[:, : latents.shape[1]]
+        return {
+            "hidden_states": states,
+            "timestep": inputs.time,
+            "guidance": None,
+            "encoder_hidden_states": text.tokens,
+            "txt_ids": _positions(latents.device, 1, 1, 1, text.tokens.shape[1]),
+            "img_ids": ids,
+        }
+
+    def predict(self, parts: Parts, inputs: Inputs) -> torch.Tensor:
+        """Predict the velocity (B, N, C) at latents (B, N, C) and time (B,) in 0..1."""
+        arguments = {**self.denoiser_arguments(parts, inputs), **inputs.extra}
+        predicted: torch.Tensor = parts.transformer(**arguments, return_dict=False)[0]
+        return predicted[:, : inputs.latents.shape[1]]
 
     def working_bytes(self, parts: Parts, grid: Grid, rows: int) -> Mapping[str, int]:
         """Return the peaks measured at the real geometry: 22 hidden states (text and picture) of the transformer."""
-        transformer, token_px = parts.transformer, self.token_px(parts)
-        tokens = rows * (math.prod(grid) + _text_length(parts))
+        token_px = self.token_px(parts)
         return {
             "text_encoder": ENCODER_BYTES,
-            "transformer": int(22 * tokens * transformer.inner_dim * transformer.dtype.itemsize),
+            "transformer": _transformer_bytes(parts, rows * (math.prod(grid) + _text_length(parts))),
             "vae": autoencoder_bytes(parts.vae, grid[0] * token_px, grid[1] * token_px),
         }
 
@@ -274,6 +314,18 @@ def _is_distilled(parts: Parts) -> bool:
 
 def _text_length(parts: Parts) -> int:
     return min(int(parts.tokenizer.model_max_length), MAX_TEXT_LENGTH)
+
+
+def _transformer_bytes(parts: Parts, tokens: int) -> int:
+    transformer = parts.transformer
+    return int(22 * tokens * transformer.inner_dim * transformer.dtype.itemsize)
+
+
+def _normalised(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+    """Return latents (1, C, h, w) patchified (1, 4·C, h/2, w/2) and normalised, in their precision."""
+    latents = Flux2KleinPipeline._patchify_latents(latents)
+    mean, deviation = _statistics(vae, latents)
+    return (latents - mean) / deviation
 
 
 def _statistics(vae: Any, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -19,7 +19,8 @@ from diffusers.training_utils import compute_snr
 from worker.ml.adapters import attach
 from worker.ml.errors import BadInput, ModelUnreadable
 from worker.ml.families import lora, samplers
-from worker.ml.protocol import Grid, Parts, PictureDefaults, Sampler, Sampling
+from worker.ml.families.conditions import Tokens
+from worker.ml.protocol import Grid, Inputs, Parts, PictureDefaults, Sampler, Sampling
 
 LORA_TARGETS = (  # every layer of the transformer blocks, as sd-scripts trains (networks/lora.py)
     *("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2"),
@@ -92,6 +93,18 @@ class LatentDiffusion:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the latents in the U-Net's own scale, from which some schedulers deviate, and the time (1,)."""
         return sampler.scheduler.scale_model_input(latents, timestep), timestep.expand(1)
+
+    def denoiser_arguments(self, parts: Parts, inputs: Inputs) -> dict[str, Any]:
+        assert inputs.appended is None, "a U-Net reads pictures, not tokens"
+        text = cast(Tokens, inputs.condition)
+        return {"sample": inputs.latents, "timestep": inputs.time, "encoder_hidden_states": text.tokens}
+
+    def predict(self, parts: Parts, inputs: Inputs) -> torch.Tensor:
+        """Predict the noise or velocity (B, C, h, w) at latents (B, C, h, w) and time (B,) in 0..999."""
+        own = self.denoiser_arguments(parts, inputs)
+        told = {**own.get("added_cond_kwargs", {}), **inputs.extra.get("added_cond_kwargs", {})}
+        arguments = {**own, **inputs.extra} | ({"added_cond_kwargs": told} if told else {})
+        return cast(torch.Tensor, parts.unet(**arguments, return_dict=False)[0])
 
     # --- training
 

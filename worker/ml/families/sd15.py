@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import cast
 
 import torch
 from diffusers import StableDiffusionPipeline
@@ -28,7 +27,7 @@ from worker.ml.families.latent_diffusion import (
 )
 from worker.ml.families.precision import FullAutoencoder
 from worker.ml.families.working_memory import ENCODER_BYTES, autoencoder_bytes
-from worker.ml.protocol import Grid, Inputs, Parts, Side, TrainingDefaults
+from worker.ml.protocol import Grid, Parts, Side, TrainingDefaults
 
 TEXT_WIDTH = 768  # of the text encoder; Stable Diffusion 2 has the same pipeline with a wider one
 
@@ -100,15 +99,6 @@ class StableDiffusion15(LatentDiffusion, ClassifierFree, Unframed, FullAutoencod
         return ("clip",) if len(tokenizer(prompt).input_ids) > tokenizer.model_max_length else ()
 
     # --- denoising
-
-    def predict(self, parts: Parts, inputs: Inputs) -> torch.Tensor:
-        """Predict the noise or velocity (B, C, h, w) at latents (B, C, h, w) and time (B,) in 0..999."""
-        unet, text = parts.unet, cast(Tokens, inputs.condition)
-        assert inputs.appended is None, "a U-Net reads pictures, not tokens"
-        return cast(
-            torch.Tensor,
-            unet(inputs.latents, inputs.time, encoder_hidden_states=text.tokens, return_dict=False, **inputs.extra)[0],
-        )
 
     def working_bytes(self, parts: Parts, grid: Grid, rows: int) -> Mapping[str, int]:
         """Return the peaks measured at the real geometry: 26 times the hidden states of the U-Net's first level."""

@@ -15,7 +15,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from diffusers import StableDiffusionXLPipeline
@@ -128,20 +128,11 @@ class StableDiffusionXL(LatentDiffusion, ClassifierFree, FullAutoencoder):
             sampler.scheduler.set_begin_index(0)
         return sampler
 
-    def predict(self, parts: Parts, inputs: Inputs) -> torch.Tensor:
-        """Predict the noise or velocity (B, C, h, w) at latents (B, C, h, w) and time (B,) in 0..999."""
-        unet, text = parts.unet, cast(PooledTokens, inputs.condition)
-        assert inputs.appended is None, "a U-Net reads pictures, not tokens"
+    def denoiser_arguments(self, parts: Parts, inputs: Inputs) -> dict[str, Any]:
+        text = cast(PooledTokens, inputs.condition)
         sizes = text.sizes if isinstance(text, FramedTokens) else self._sizes_of_a_whole_picture(parts, inputs)
-        predicted = unet(
-            inputs.latents,
-            inputs.time,
-            encoder_hidden_states=text.tokens,
-            added_cond_kwargs={"text_embeds": text.pooled, "time_ids": sizes},
-            return_dict=False,
-            **inputs.extra,
-        )
-        return cast(torch.Tensor, predicted[0])
+        told = {"text_embeds": text.pooled, "time_ids": sizes}
+        return {**super().denoiser_arguments(parts, inputs), "added_cond_kwargs": told}
 
     def _sizes_of_a_whole_picture(self, parts: Parts, inputs: Inputs) -> torch.Tensor:
         """Return (B, 6) for pictures that are drawn: nothing was cut off. In the text's precision, as the pipeline."""

@@ -1,1 +1,1 @@
-"""Photos of any kind, read from files for training: opened, turned upright, converted to sRGB, fitted to sizes."""
+"""Photos of any kind, read from files: opened, turned upright, converted to sRGB; for training, fitted to sizes."""

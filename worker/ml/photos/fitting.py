@@ -18,7 +18,7 @@ from worker.ml.photos.colours import colours_of, to_srgb
 from worker.ml.photos.containers import png_bits
 from worker.ml.photos.files import turn_upright
 from worker.ml.photos.opening import UnusablePhoto, load, open_photo
-from worker.ml.protocol import Framing
+from worker.ml.protocol import Framing, Pixels
 
 _MIN_SIDE_PX = 64  # a person cannot be recognised on less
 _MAX_ENLARGEMENT = 2  # beyond that, three of four pixels are interpolated
@@ -76,6 +76,19 @@ def read_fitted(path: Path, ladder: Sequence[Sequence[Size]]) -> FittedPhoto:
         return FittedPhoto(pixels, framings, enlarged=not _reaches(photo, reached[0]))
 
 
+def read_whole(path: Path) -> Pixels:
+    """Read a picture at its full size, as (H, W, 3) uint8: upright, in sRGB, transparent parts white.
+
+    Of an animation the first frame is read. Raises UnusablePhoto.
+    """
+    with open_photo(path) as file:
+        _check_pixels(path, file)
+        opened = load(path, file, file.size)
+        colours = colours_of(path, opened)
+        turn_upright(opened)
+        return np.asarray(to_srgb(_on_white(_convertible(path, opened)), colours), dtype=np.uint8)
+
+
 def _framing(original: Size, size: Size) -> Framing:
     """Return how `ImageOps.fit` cuts a photo: resized so that it covers the size, then cut in the middle."""
     factor = max(wanted / side for wanted, side in zip(size, original, strict=True))
@@ -102,12 +115,17 @@ def buckets(resolution: int, step: int) -> list[Size]:
     return [(int(h), int(w)) for h, w in generate_aspect_ratio_buckets(resolution, divisibility=step)]
 
 
-def _check_size(path: Path, file: Image.Image) -> None:
-    """Check the size in the header, before anything is decoded. Raises UnusablePhoto."""
+def _check_pixels(path: Path, file: Image.Image) -> None:
+    """Check how many pixels the header announces, before they are decoded. Raises UnusablePhoto."""
     jpeg = file.format in ("JPEG", "MPO")  # MPO: a JPEG with a second picture, as many phones write
     pixels, most = file.width * file.height, _MAX_JPEG_PIXELS if jpeg else _MAX_PIXELS
     if pixels > most:
         raise UnusablePhoto(path, f"too large ({pixels / 1e6:.0f} megapixels, at most {most / 1e6:.0f})")
+
+
+def _check_size(path: Path, file: Image.Image) -> None:
+    """Check the size in the header, before anything is decoded. Raises UnusablePhoto."""
+    _check_pixels(path, file)
     if min(file.size) < _MIN_SIDE_PX:
         raise UnusablePhoto(path, f"too small ({file.width} x {file.height}, at least {_MIN_SIDE_PX} pixels a side)")
     if max(file.size) > _MAX_RATIO * min(file.size):

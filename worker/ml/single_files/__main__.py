@@ -13,7 +13,7 @@ import diffusers
 import transformers
 
 from worker.ml.errors import ModelUnreadable
-from worker.ml.families.single_files import IMPORTERS
+from worker.ml.families.single_files import IMPORTERS, family_of
 from worker.ml.single_files.parts import copy_tokenizers
 from worker.ml.single_files.upscalers import import_upscaler
 
@@ -27,12 +27,13 @@ def main() -> None:
     target = Path(asked["target"])
     files = {name: Path(path) for name, path in asked["files"].items()}
     try:
-        if asked["family"] is None:
+        if not asked["families"]:
             import_upscaler(files["upscaler"], target / asked["upscaler_file"], asked["scale"])
             return
-        copy_tokenizers(target, Path(asked["tokenizers"]), asked["tokenizer_folders"])
+        family = family_of(files, [*asked["families"]])
+        copy_tokenizers(target, Path(asked["tokenizers"]), asked["families"][family])
         configs = Path(asked["configs"]) if asked["configs"] else None
-        IMPORTERS[asked["family"]](target, files, configs, _say)
+        IMPORTERS[family](target, files, configs, _say)
     except (ModelUnreadable, OSError) as error:
         sys.exit(_refuse(error))
 

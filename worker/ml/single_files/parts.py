@@ -50,6 +50,16 @@ def read_weights(file: Path) -> Weights:
     return _without_wrapper(fp8.widen(weights, file))
 
 
+def read_names(file: Path) -> list[str]:
+    """Return the names of the tensors, whose values are not read. Raises ModelUnreadable as `read_weights` does."""
+    names: list[str] = []
+    for shard in _shards(file):
+        _check_readable(shard)
+        with safe_open(shard, framework="pt") as content:
+            names += content.keys()
+    return names
+
+
 def _shards(file: Path) -> list[Path]:
     """Return the file, or all of its shards. Raises ModelUnreadable: one is missing."""
     shard = re.fullmatch(r"(.+-)\d{5}(-of-(\d{5})\.safetensors)", file.name)
@@ -99,6 +109,12 @@ def below(weights: Weights, *prefixes: str) -> Weights:
         if below:
             return below
     return weights
+
+
+def without_views(weights: Weights) -> Weights:
+    """Return the weights with views copied: a third of a fused layer would be saved with the whole of its storage."""
+    views = {name for name, tensor in weights.items() if tensor.untyped_storage().nbytes() > tensor.nbytes}
+    return {name: tensor.clone() if name in views else tensor for name, tensor in weights.items()}
 
 
 def read_configs(published: Sequence[Path], own: Path | None) -> Configs:

@@ -1,4 +1,4 @@
-"""The parts that bases of several families share: the autoencoder of latent diffusion, CLIP and T5.
+"""The parts that bases of several families share: the autoencoder of latent diffusion, CLIP, T5 and Qwen3.
 
 Each comes in the names of its original and is brought to those of diffusers' and transformers' files.
 """
@@ -10,7 +10,14 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL
 from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
-from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    T5Config,
+    T5EncoderModel,
+)
 
 from worker.ml.errors import ModelUnreadable
 from worker.ml.single_files.parts import Configs, Weights, below, shapes_of
@@ -70,6 +77,12 @@ def t5(weights: Weights) -> Weights:
     return encoder
 
 
+def qwen3(weights: Weights) -> Weights:
+    """Return the language model without its head, whose weights are those of the embedding."""
+    weights = below(weights, "text_encoders.qwen3_4b.transformer.", "text_encoder.")
+    return {name: tensor for name, tensor in weights.items() if name != "lm_head.weight"}
+
+
 def autoencoder_shapes(plan: Configs) -> dict[str, torch.Size]:
     return shapes_of(lambda: AutoencoderKL.from_config(plan["vae/config.json"]))
 
@@ -82,3 +95,7 @@ def clip_shapes(plan: Configs) -> dict[str, torch.Size]:
 
 def t5_shapes(plan: Configs) -> dict[str, torch.Size]:
     return shapes_of(lambda: T5EncoderModel(T5Config.from_dict(plan["text_encoder_2/config.json"])))
+
+
+def qwen3_shapes(plan: Configs) -> dict[str, torch.Size]:
+    return shapes_of(lambda: Qwen3ForCausalLM(Qwen3Config.from_dict(plan["text_encoder/config.json"])))

@@ -1,4 +1,5 @@
-"""Download a base model from a Hugging Face hub to this machine's disk. Commands do this, never jobs.
+"""Download a model from a Hugging Face hub to this machine's disk: a base model, or the files of a guide. Commands do
+this, never jobs.
 
 The revision is resolved to a commit first, so all files have one version, which the manifest names. Every file is
 compared with the hub's checksum. An interrupted pull continues where it stopped, even within a file; the library's own
@@ -9,9 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from worker.console import sanitize_line
 from worker.errors import CommandRefused
 from worker.models.hub.errors import translate_hub_errors
 from worker.models.hub.files import INDEX, select_files
+from worker.models.hub.includes import Include, check_present
 from worker.models.locks import fetch_lock_path, try_file_lock
 from worker.models.manifest import Manifest, Origin, build_manifest
 from worker.models.names import UPSCALERS, partial_path, slug_path
@@ -37,7 +39,7 @@ PART_SUFFIX = ".part"
 
 @dataclass(frozen=True)
 class Repository:
-    """One commit of a repository, and those of its files that make the base model."""
+    """One commit of a repository, and those of its files that make the model, by their names in its folder."""
 
     name: str
     commit: str
@@ -51,15 +53,13 @@ class Repository:
 
 
 class Pull:
-    """The download of one repository to `models_dir/slug`."""
+    """The download of one model to `models_dir/slug`."""
 
-    def __init__(self, models_dir: Path, slug: str, repo: str, revision: str | None, token: str | None) -> None:
+    def __init__(self, models_dir: Path, slug: str, token: str | None) -> None:
         self._models_dir = models_dir
         self._slug = slug
         self._path = slug_path(models_dir, slug)
         self._partial = partial_path(models_dir, slug)
-        self._repo = repo
-        self._revision = revision
         self._token = token
 
     @contextmanager
@@ -77,78 +77,94 @@ class Pull:
                 raise CommandRefused(f"another process is installing {self._slug}: wait until it has finished")
             yield
 
-    def look_up(self) -> Repository:
-        """Ask the hub for the repository and select its files. Raises CommandRefused."""
-        with translate_hub_errors(self._repo, self._revision, self._models_dir):
-            api = self._api()
-            found: ModelInfo = api.model_info(self._repo, revision=self._revision, files_metadata=True)
-            siblings = {file.rfilename: file for file in found.siblings or []}
-            commit = str(found.sha)
-            if INDEX not in siblings:
+    def look_up_base(self, repo: str, revision: str | None) -> Repository:
+        """Ask the hub for a base model's repository and select its files. Raises CommandRefused."""
+        with translate_hub_errors(repo, revision, self._models_dir):
+            found = self._ask(repo, revision)
+            if INDEX not in found.files:
                 raise CommandRefused(
-                    f"{self._repo} is not in diffusers layout: {INDEX} not found. For single files (ComfyUI, Civitai), "
-                    "use `worker models import`"
+                    f"{repo} is not in diffusers layout: {INDEX} not found. For single files (ComfyUI, Civitai), use "
+                    "`worker models import`; for a guide, name its files with --include"
                 )
-            index = self._fetch_verified(api, INDEX, siblings[INDEX], commit, lambda _: None).read_bytes()
-            card: dict[str, Any] = vars(found.card_data) if found.card_data else {}
-            names = select_files(siblings, index, self._repo)
-            return Repository(
-                name=self._repo,
-                commit=commit,
-                licence=_text_or_none(card.get("license_name") or card.get("license")),
-                licence_link=_text_or_none(card.get("license_link")),
-                files={name: siblings[name] for name in names},
-            )
+            index = self._fetch_verified(INDEX, found, lambda _: None).read_bytes()
+            names = select_files(found.files, index, repo)
+            return replace(found, files={name: found.files[name] for name in names})
 
-    def run(self, repository: Repository, on_bytes: Callable[[int], None]) -> Manifest:
+    def look_up_files(self, includes: Iterable[Include], revision: str | None) -> list[Repository]:
+        """Ask the hub for the repositories of these files; `revision` is of the first one. Raises CommandRefused."""
+        by_repo: dict[str, list[Include]] = {}
+        for include in includes:
+            by_repo.setdefault(include.repo, []).append(include)
+        repositories: list[Repository] = []
+        for repo, wanted in by_repo.items():
+            named = None if repositories else revision
+            with translate_hub_errors(repo, named, self._models_dir):
+                found = self._ask(repo, named)
+            check_present(wanted, found.files)
+            files = {include.name: found.files[include.file] for include in wanted}
+            repositories.append(replace(found, files=files))
+        return repositories
+
+    def _ask(self, repo: str, revision: str | None) -> Repository:
+        """Return a repository with all of its files."""
+        found: ModelInfo = self._api().model_info(repo, revision=revision, files_metadata=True)
+        card: dict[str, Any] = vars(found.card_data) if found.card_data else {}
+        return Repository(
+            name=repo,
+            commit=str(found.sha),
+            licence=_text_or_none(card.get("license_name") or card.get("license")),
+            licence_link=_text_or_none(card.get("license_link")),
+            files={file.rfilename: file for file in found.siblings or []},
+        )
+
+    def run(self, repositories: Sequence[Repository], on_bytes: Callable[[int], None]) -> Manifest:
         """Download missing files, verify them, and install the model. Raises CommandRefused.
 
         `on_bytes` is called with the number of bytes that are now on the disk, whether downloaded or present before.
         """
         free = shutil.disk_usage(self._models_dir).free
-        if repository.size_bytes > free + folder_size(self._partial):
+        size_bytes = sum(repository.size_bytes for repository in repositories)
+        if size_bytes > free + folder_size(self._partial):
             raise CommandRefused(
-                f"{self._repo} needs {repository.size_bytes / 1e9:.1f} GB, and {self._models_dir} has "
+                f"{self._slug} needs {size_bytes / 1e9:.1f} GB, and {self._models_dir} has "
                 f"{free / 1e9:.1f} GB free: free some space, or set MODELS_DIR to a larger disk"
             )
-        with translate_hub_errors(self._repo, self._revision, self._models_dir):
-            api = self._api()
-            for name, file in repository.files.items():
-                self._fetch_verified(api, name, file, repository.commit, on_bytes)
-        origin = Origin(source=repository.name, revision=repository.commit, licence=repository.licence)
-        on_disk = build_manifest(self._partial, origin)
-        manifest = on_disk.model_copy(update={"files": {name: on_disk.files[name] for name in repository.files}})
+        for repository in repositories:
+            with translate_hub_errors(repository.name, repository.commit, self._models_dir):
+                for name in repository.files:
+                    self._fetch_verified(name, repository, on_bytes)
+        on_disk = build_manifest(self._partial, _origin(repositories))
+        names = [name for repository in repositories for name in repository.files]
+        manifest = on_disk.model_copy(update={"files": {name: on_disk.files[name] for name in names}})
         install(self._partial, self._path, manifest)
         return manifest
 
-    def _fetch_verified(
-        self, api: HfApi, name: str, file: RepoSibling, commit: str, on_bytes: Callable[[int], None]
-    ) -> Path:
+    def _fetch_verified(self, name: str, repository: Repository, on_bytes: Callable[[int], None]) -> Path:
+        file = repository.files[name]
         path = self._partial / check_key(name)
         if path.is_file() and _matches_hub(path, file):
             on_bytes(path.stat().st_size)
             return path
         for _ in range(2):  # twice, because the network may have damaged the first download
-            self._download(api, name, path, file, commit, on_bytes)
+            self._download(path, file, repository, on_bytes)
             if _matches_hub(path, file):
                 return path
             path.unlink()
         raise CommandRefused(
-            f"{name} of {self._repo} does not match the hub's checksum after two downloads: try again later"
+            f"{file.rfilename} of {repository.name} does not match the hub's checksum after two downloads: try again "
+            "later"
         )
 
-    def _download(
-        self, api: HfApi, name: str, path: Path, file: RepoSibling, commit: str, on_bytes: Callable[[int], None]
-    ) -> None:
+    def _download(self, path: Path, file: RepoSibling, repository: Repository, on_bytes: Callable[[int], None]) -> None:
         from huggingface_hub import hf_hub_url
         from huggingface_hub.file_download import http_get
         from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
-        part = path.with_name(f"{path.name}.{commit[:12]}{PART_SUFFIX}")
+        part = path.with_name(f"{path.name}.{repository.commit[:12]}{PART_SUFFIX}")
         part.parent.mkdir(parents=True, exist_ok=True)
         with part.open("ab") as content:
             http_get(
-                hf_hub_url(self._repo, name, revision=commit, endpoint=api.endpoint),
+                hf_hub_url(repository.name, file.rfilename, revision=repository.commit, endpoint=self._api().endpoint),
                 content,
                 resume_size=content.tell(),
                 headers=build_hf_headers(token=self._token),
@@ -163,6 +179,14 @@ class Pull:
 
         logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # its warnings contain signed URLs
         return HfApi(token=self._token)
+
+
+def _origin(repositories: Sequence[Repository]) -> Origin:
+    first, *others = [
+        Origin(source=repository.name, revision=repository.commit, licence=repository.licence)
+        for repository in repositories
+    ]
+    return first.model_copy(update={"others": others})
 
 
 def _text_or_none(value: object) -> str | None:

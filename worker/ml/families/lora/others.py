@@ -19,7 +19,7 @@ _NAMES = (
         r"|transformer_blocks_\d+_ff(_context)?_linear_(in|out)|time_guidance_embed_.*",
     ),
     (
-        "Z-Image",
+        "a relative of Z-Image, such as Lumina 2",
         r"(layers|noise_refiner|context_refiner)_\d+_(attention|feed_forward|adaLN_modulation)_.*|cap_embedder_.*",
     ),
     ("Qwen-Image", r"transformer_blocks_\d+_(img|txt)_(mlp|mod)_.*"),
@@ -43,7 +43,6 @@ _METADATA = ("ss_base_model_version", "modelspec.architecture")
 _STATED = (
     ("Stable Diffusion 2", r"sd_?v?2|stable-diffusion-v2"),
     ("Stable Diffusion 3", r"sd3|stable-diffusion-3"),
-    ("Z-Image", r"z-?image"),
     ("Chroma", r"chroma"),
     ("Qwen-Image", r"qwen"),
     ("HunyuanVideo", r"hunyuan"),

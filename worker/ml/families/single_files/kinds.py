@@ -8,7 +8,7 @@ from pathlib import Path
 
 from worker.ml.errors import ModelUnreadable
 
-FLUX, FLUX2, LDM, SDXL = "FLUX.1", "FLUX.2", "Stable Diffusion 1.x", "SDXL"
+FLUX, FLUX2, LDM, SDXL, Z_IMAGE = "FLUX.1", "FLUX.2", "Stable Diffusion 1.x", "SDXL", "Z-Image"
 _KINDS = (  # the first whose pattern one of the names has
     (
         "a LoRA (see `worker lora import`)",
@@ -21,7 +21,7 @@ _KINDS = (  # the first whose pattern one of the names has
     ("Stable Diffusion 3", r"(^|\.)joint_blocks\."),
     ("Chroma", r"(^|\.)distilled_guidance_layer\."),
     (FLUX2, r"(^|\.)double_stream_modulation"),
-    ("Z-Image", r"(^|\.)(noise_refiner|cap_embedder)\."),
+    (Z_IMAGE, r"(^|\.)(noise_refiner|cap_embedder)\."),
     ("Qwen-Image", r"transformer_blocks\.0\.(img|txt)_mod\."),
     (FLUX, r"(^|\.)(double_blocks|single_transformer_blocks)\.0\."),
     (LDM, r"(^|\.)input_blocks\.0\.0\."),

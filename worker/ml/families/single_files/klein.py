@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKLFlux2, Flux2Transformer2DModel
 from diffusers.loaders.single_file_utils import convert_flux2_transformer_checkpoint_to_diffusers
-from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from worker.ml.errors import ModelUnreadable
 from worker.ml.families.single_files import kinds
@@ -40,7 +39,7 @@ def import_files(target: Path, files: Mapping[str, Path], configs: Path | None, 
     del weights
     for option, part, convert, shapes in (
         ("vae", "vae", lambda weights: autoencoder(weights, plan, files["vae"]), autoencoder_shapes),
-        ("qwen3", "text_encoder", qwen3, qwen3_shapes),
+        ("qwen3", "text_encoder", shared_parts.qwen3, shared_parts.qwen3_shapes),
     ):
         say(f"reading {files[option].name}")
         parts.write_part(target, part, convert(parts.read_weights(files[option])), shapes(plan), files[option])
@@ -55,9 +54,7 @@ def transformer(weights: parts.Weights, file: Path) -> parts.Weights:
         converted: parts.Weights = convert_flux2_transformer_checkpoint_to_diffusers(dict(weights))
     except (LookupError, ValueError, RuntimeError) as error:
         raise ModelUnreadable(f"{file.name} is not a transformer of this family: it has {error}") from error
-    # A view, such as a third of a fused layer, would be saved with all of its storage.
-    views = {name for name, tensor in converted.items() if tensor.untyped_storage().nbytes() > tensor.nbytes}
-    return {name: tensor.clone() if name in views else tensor for name, tensor in converted.items()}
+    return parts.without_views(converted)
 
 
 def autoencoder(weights: parts.Weights, plan: parts.Configs, file: Path) -> parts.Weights:
@@ -76,12 +73,6 @@ def autoencoder(weights: parts.Weights, plan: parts.Configs, file: Path) -> part
     return shared_parts.autoencoder(weights, plan, file) | statistics
 
 
-def qwen3(weights: parts.Weights) -> parts.Weights:
-    """Return the language model without its head, whose weights are those of the embedding."""
-    weights = parts.below(weights, "text_encoders.qwen3_4b.transformer.", "text_encoder.")
-    return {name: tensor for name, tensor in weights.items() if name != "lm_head.weight"}
-
-
 def transformer_shapes(plan: parts.Configs) -> dict[str, torch.Size]:
     return parts.shapes_of(lambda: Flux2Transformer2DModel.from_config(plan["transformer/config.json"]))
 
@@ -91,7 +82,3 @@ def autoencoder_shapes(plan: parts.Configs) -> dict[str, torch.Size]:
     config = plan["vae/config.json"]
     channels = config["latent_channels"] * config["patch_size"][0] * config["patch_size"][1]
     return shapes | dict.fromkeys(_STATISTICS, torch.Size([channels]))
-
-
-def qwen3_shapes(plan: parts.Configs) -> dict[str, torch.Size]:
-    return parts.shapes_of(lambda: Qwen3ForCausalLM(Qwen3Config.from_dict(plan["text_encoder/config.json"])))

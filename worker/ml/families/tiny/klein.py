@@ -15,20 +15,13 @@ from diffusers import (
     Flux2KleinPipeline,
     Flux2Transformer2DModel,
 )
-from tokenizers.pre_tokenizers import ByteLevel
-from transformers import Qwen2Tokenizer, Qwen3Config, Qwen3ForCausalLM
+from transformers import Qwen3ForCausalLM
 
-from worker.ml.families.tiny.parts import GROUPS, WORDS, autoencoder, set_weight
+from worker.ml.families.tiny.parts import GROUPS, autoencoder, set_weight
+from worker.ml.families.tiny.qwen3 import qwen3_config, qwen3_tokenizer
 
-TEXT_LENGTH = 56  # tokens that its Qwen3 reads, the template's among them
 LAST_LAYER_READ = 27
 TIME_CHANNELS = 32
-TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n"
-    "{% if enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
-)
-SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>")
 
 
 def build_tiny(folder: Path, seed: int = 0, *, distilled: bool = False) -> None:
@@ -48,19 +41,8 @@ def build_tiny(folder: Path, seed: int = 0, *, distilled: bool = False) -> None:
         )
         _pass_through(transformer)
         vae = _autoencoder()
-        tokenizer = _tokenizer()
-        qwen3 = Qwen3ForCausalLM(
-            Qwen3Config(
-                vocab_size=len(tokenizer),
-                hidden_size=32,
-                intermediate_size=64,
-                num_hidden_layers=LAST_LAYER_READ + 1,
-                num_attention_heads=2,
-                num_key_value_heads=1,
-                head_dim=16,
-                tie_word_embeddings=True,
-            )
-        )
+        tokenizer = qwen3_tokenizer()
+        qwen3 = Qwen3ForCausalLM(qwen3_config(tokenizer, layers=LAST_LAYER_READ + 1))
     Flux2KleinPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift=3.0),
         vae=vae,
@@ -116,27 +98,3 @@ def _autoencoder() -> AutoencoderKLFlux2:
     vae.bn.running_mean.fill_(plain.config.shift_factor)
     vae.bn.running_var.fill_(plain.config.scaling_factor**-2)
     return vae
-
-
-def _tokenizer() -> Qwen2Tokenizer:
-    """Return a byte-level BPE tokenizer that knows WORDS and the template's whole, and spells out the rest."""
-    pieces = sorted(ByteLevel.alphabet())
-    merges: list[tuple[str, str]] = []
-    words = sorted([*WORDS.split(), "user", "assistant"], key=len, reverse=True)  # earlier merges come first
-    for word in words:
-        left, *others = [*word]
-        for right in others:
-            if (left, right) not in merges:
-                merges.append((left, right))
-            left += right
-            pieces.append(left)
-    merges += [("Ġ", word) for word in words]
-    pieces += [f"Ġ{word}" for word in words]
-    vocabulary = dict.fromkeys([*pieces, *SPECIAL])
-    return Qwen2Tokenizer(
-        vocab={piece: i for i, piece in enumerate(vocabulary)},
-        merges=merges,
-        model_max_length=TEXT_LENGTH,
-        chat_template=TEMPLATE,
-        additional_special_tokens=[*SPECIAL[1:]],
-    )

@@ -1,0 +1,36 @@
+"""`worker demo --base`: a tiny base of each family."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from worker.demo.tiny_bases import TINY
+from worker.ml.families.registry import FAMILIES, family_of
+
+
+def test_there_is_one_of_each_family() -> None:
+    assert set(TINY) == {f"tiny-{family}" for family in FAMILIES}
+
+
+@pytest.mark.parametrize("slug", TINY)
+def test_a_base_is_of_the_family_that_it_is_registered_with(slug: str, database_url: str, tmp_path: Path) -> None:
+    config = TINY[slug]
+    config.provide_models(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["real-esrgan-x2", "real-esrgan-x4", slug]
+    with psycopg.connect(database_url, autocommit=True) as owner:
+        owner.execute(config.register.encode())
+        (registered,) = owner.execute("select family from worker.base_models where slug = %s", [slug]).fetchall()
+    assert registered == (family_of(tmp_path / slug).name,)
+
+
+def test_an_unknown_base_is_refused_with_those_there_are(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "worker", "demo", "--base", "tiny-none", "--output", str(tmp_path / "output")]
+    refused = subprocess.run(command, capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert "base tiny-none not found; there are tiny-flux, tiny-klein" in refused.stderr
+    assert not (tmp_path / "output").exists()

@@ -1,0 +1,254 @@
+"""References and control pictures through the whole pipeline: from an INSERT to a published picture."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import pytest
+from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
+from PIL import Image
+
+from tests.ml import vanilla
+from tests.waiting import wait_until
+from tests.worker.conftest import Fleet, MakeFleet
+from tests.worker.pictures import picture, png
+from tests.worker.test_families import REGISTER, REGISTER_KLEIN
+from worker.models import UPSCALERS
+
+SD15, KLEIN = "tiny-sd15", "tiny-klein-distilled"
+REFERENCE, POSE = "ip-adapter-sd15", "controlnet-pose-sd15"
+GUIDES_OF = {
+    SD15: (REFERENCE, POSE),
+    "tiny-sdxl": ("ip-adapter-sdxl", "controlnet-union-sdxl"),
+    "tiny-flux": ("ip-adapter-flux", "controlnet-union-flux"),
+}
+
+
+@pytest.fixture(scope="module")
+def disk(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A MODELS_DIR with the tiny bases and their guides."""
+    from worker.ml import models
+    from worker.ml.guides.tiny import controlnet, ip_adapter
+
+    folder = tmp_path_factory.mktemp("guides")
+    for slug in (*UPSCALERS.values(), "tiny-klein", KLEIN, *GUIDES_OF):
+        (folder / slug).symlink_to(tiny_models / slug)
+    for slug, (reference, control) in GUIDES_OF.items():
+        base = models.load(tiny_models / slug)
+        ip_adapter.build_tiny(folder / reference, base)
+        controlnet.build_tiny(folder / control, base, union="union" in control)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def fleet(make_fleet: MakeFleet, disk: Path, tmp_path_factory: pytest.TempPathFactory) -> Fleet:
+    """Two pods, of which one has no guides."""
+    fleet = make_fleet(models_dir=disk)
+    fleet.app.run(REGISTER)
+    fleet.app.run(REGISTER_KLEIN)
+    fleet.app.run("update worker.guides set vram_gib = 0")
+    can_more = "update worker.base_models set capabilities = capabilities || %s where family = %s"
+    for family in ("sd15", "sdxl", "flux"):
+        fleet.app.run(can_more, ["reference", "control:pose", "control:depth"], family)
+    fleet.app.run(can_more, ["reference"], "klein")
+    bare = tmp_path_factory.mktemp("bare")
+    for slug in (*UPSCALERS.values(), SD15):
+        (bare / slug).symlink_to(disk / slug)
+    fleet.start(ready=False, WORKER_NAME="equipped")
+    fleet.start(ready=False, WORKER_NAME="bare", MODELS_DIR=str(bare), WORK_DIR=str(bare.parent / "bare-work"))
+    fleet.ready(2)
+    return fleet
+
+
+def put(fleet: Fleet, name: str, content: bytes, subject: UUID | str = "_/inputs") -> str:
+    """Store an object under a person, or under nobody, and return its key."""
+    folder = subject if isinstance(subject, str) else f"{subject}/photos"
+    key = f"{fleet.app.owner}/{folder}/{name}"
+    fleet.app.s3.put_object(Bucket=fleet.app.uploads, Key=key, Body=content)
+    return key
+
+
+def raw(fleet: Fleet, result: dict[str, Any]) -> np.ndarray[Any, Any]:
+    content = fleet.app.read(fleet.app.uploads, result["pictures"][0]["raw"])
+    return np.asarray(Image.open(io.BytesIO(content)))
+
+
+def drawn(fleet: Fleet, **columns: object) -> dict[str, Any]:
+    job = fleet.draw(**{"base": SD15, "seed": 7, "width": 96, "height": 64, "steps": 4, **columns})
+    result: dict[str, Any] = fleet.completed("generation", job)["result"]
+    return result
+
+
+def failed(fleet: Fleet, **columns: object) -> tuple[str, str]:
+    """Return the error code and message of a job that fails at its first attempt."""
+    job = fleet.app.wait_for("generation", fleet.draw(**{"base": SD15, "width": 96, "height": 64, **columns}))
+    assert (job["status"], job["attempt"]) == ("failed", 1)
+    return job["error_code"], job["error"]
+
+
+def test_a_lora_a_reference_and_a_pose_in_one_job_as_in_plain_diffusers(
+    fleet: Fleet, disk: Path, tmp_path: Path
+) -> None:
+    person, other = fleet.person(), fleet.app.add_subject()
+    trained = fleet.completed("training", fleet.app.request("training", subject_id=person, base=SD15, seed=1))["result"]
+    face, skeleton = picture(1), picture(2, (96, 64))
+    keys = put(fleet, "face.png", png(face), other), put(fleet, "pose.png", png(skeleton))
+    asked = {
+        "subject_id": person,
+        "model_ids": [trained["model_id"]],
+        "prompt": "in a garden",
+        "negative_prompt": "blurred",
+        "reference_paths": [keys[0]],
+        "reference_scale": 0.6,
+        "control_path": keys[1],
+        "control_kind": "pose",
+        "control_scale": 0.9,
+        "control_start": 0.25,
+    }
+    result = drawn(fleet, **asked)
+    assert result["guides"] == [
+        {
+            **{"capability": "reference", "guide": REFERENCE, "paths": [keys[0]]},
+            **{"scale": 0.6, "start": 0, "end": 1, "used": True, "padded": False},
+        },
+        {
+            **{"capability": "control:pose", "guide": POSE, "paths": [keys[1]]},
+            **{"scale": 0.9, "start": 0.25, "end": 1, "used": True, "padded": False},
+        },
+    ]
+    lora = tmp_path / "lora.safetensors"
+    lora.write_bytes(fleet.app.read(fleet.app.models, trained["lora"]))
+    theirs = vanilla.draw(
+        disk / SD15,
+        f"{trained['trigger_word']}, in a garden",
+        negative_prompt="blurred",
+        seed=7,
+        loras=[(lora, 1)],
+        adapter=(disk / REFERENCE, 0.6),
+        control=vanilla.Control(disk / POSE, ControlNetModel, StableDiffusionControlNetPipeline),
+        image=skeleton,
+        ip_adapter_image=face,
+        controlnet_conditioning_scale=0.9,
+        control_guidance_start=0.25,
+        width=96,
+        height=64,
+        num_inference_steps=4,
+        guidance_scale=4,
+    )
+    assert np.abs(raw(fleet, result).astype(int) - theirs).max() == 0
+    for without in (["reference_paths"], ["control_path", "control_kind"]):
+        fewer = drawn(fleet, **{**asked, **dict.fromkeys(without)})
+        assert (raw(fleet, fewer) != theirs).any(), without
+
+
+@pytest.mark.parametrize("base", ["tiny-sdxl", "tiny-flux"])
+def test_a_lora_a_reference_and_a_pose_in_one_job_of_other_families(fleet: Fleet, base: str) -> None:
+    person, other = fleet.person(), fleet.app.add_subject()
+    trained = fleet.completed("training", fleet.train(subject_id=person, base=base))
+    asked = {
+        **{"base": base, "subject_id": person, "model_ids": [trained["result"]["model_id"]], "steps": 2},
+        "reference_paths": [put(fleet, "face.png", png(picture(1)), other)],
+        **{"control_path": put(fleet, "pose.png", png(picture(2, (96, 64)))), "control_kind": "pose"},
+    }
+    whole = drawn(fleet, **asked)
+    assert [(guide["guide"], guide["used"]) for guide in whole["guides"]] == [(slug, True) for slug in GUIDES_OF[base]]
+    for without in ({"lora_scales": [0]}, {"reference_paths": None}, {"control_path": None, "control_kind": None}):
+        assert (raw(fleet, drawn(fleet, **{**asked, **without})) != raw(fleet, whole)).any(), without
+
+
+def test_scale_0_is_as_without_guides_and_needs_neither_guide_nor_pictures(fleet: Fleet) -> None:
+    person = fleet.app.add_subject()
+    nowhere = f"{fleet.app.owner}/{person}/photos/never-uploaded.png"
+    off = drawn(
+        fleet,
+        reference_paths=[nowhere],
+        reference_scale=0,
+        control_path=nowhere,
+        control_kind="pose",
+        control_scale=0,
+    )
+    assert [guide["used"] for guide in off["guides"]] == [False, False]
+    plain = drawn(fleet)
+    assert plain["guides"] == []
+    assert (raw(fleet, off) == raw(fleet, plain)).all()
+
+
+def test_klein_reads_references_in_its_context_without_a_guide(fleet: Fleet, disk: Path) -> None:
+    person = fleet.app.add_subject()
+    faces = [picture(1), picture(3, (80, 64))]
+    keys = [put(fleet, f"{number}.png", png(face), person) for number, face in enumerate(faces)]
+    result = drawn(fleet, base=KLEIN, reference_paths=keys, prompt="a garden", guidance=1)
+    assert [(guide["capability"], guide["guide"], guide["used"]) for guide in result["guides"]] == [
+        ("reference", None, True)
+    ]
+    theirs = vanilla.draw(
+        disk / KLEIN, "a garden", seed=7, image=faces, width=96, height=64, num_inference_steps=4, guidance_scale=1.0
+    )
+    assert np.abs(raw(fleet, result).astype(int) - theirs).max() == 0
+    code, error = failed(fleet, base=KLEIN, reference_paths=keys, reference_scale=0.5)
+    assert code == "invalid_input"
+    assert "0.5" in error
+
+
+def test_a_pose_of_another_shape_gets_a_black_border_and_the_result_says_so(fleet: Fleet) -> None:
+    tall = put(fleet, "tall.png", png(picture(2, (64, 160))))
+    (said,) = drawn(fleet, control_path=tall, control_kind="pose")["guides"]
+    assert said["padded"]
+
+
+NO_PICTURE = [
+    ("notes.txt", b"not a picture", "notes.txt is"),
+    ("cut.png", png(picture(1))[:200], "cut.png is damaged"),
+    ("dot.png", png(picture(1, (1, 1))), "1 x 1"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "expected"), NO_PICTURE, ids=[name for name, _, _ in NO_PICTURE])
+def test_a_reference_that_cannot_be_used_fails_the_job_and_is_named(
+    fleet: Fleet, name: str, content: bytes, expected: str
+) -> None:
+    key = put(fleet, name, content, fleet.app.add_subject())
+    code, error = failed(fleet, reference_paths=[key])
+    assert code == "invalid_input"
+    assert expected in error
+
+
+def test_a_missing_and_a_too_large_picture_are_named(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    person = fleet.app.add_subject()
+    code, error = failed(fleet, reference_paths=[f"{fleet.app.owner}/{person}/photos/gone.png"])
+    assert (code, error) == (
+        "input_missing",
+        "reference gone.png is not in storage: upload it, then insert another job",
+    )
+    large = put(fleet, "film.mp4", b"\0" * 201_000_000)
+    code, error = failed(fleet, control_path=large, control_kind="pose")
+    assert (code, error) == ("invalid_input", "control picture film.mp4 is too large (201 MB, at most 200)")
+
+
+def test_a_pod_without_the_guide_leaves_the_job_to_one_that_has_it(fleet: Fleet) -> None:
+    key = put(fleet, "face.png", png(picture(1)), fleet.app.add_subject())
+    jobs = [fleet.draw(base=SD15, reference_paths=[key]) for _ in range(3)]
+    for job in jobs:
+        fleet.completed("generation", job)
+    started = fleet.app.run(
+        "select distinct detail ->> 'pod' as pod from worker.job_events where event = 'started' and job_id = any(%s)",
+        jobs,
+    )
+    assert started == [{"pod": "equipped"}]
+    routes = {row["name"]: row["routes"] for row in fleet.app.run("select name, routes from worker.pods")}
+    assert f"generation/{SD15}" in routes["bare"]
+    assert not [route for route in routes["bare"] if "+" in route]
+    assert f"generation/{SD15}+{POSE}+{REFERENCE}" in routes["equipped"]
+
+
+def test_a_job_whose_guide_no_pod_has_says_so_and_how_to_get_it(fleet: Fleet) -> None:
+    depth = put(fleet, "depth.png", png(picture(1)))
+    job = fleet.draw(base=SD15, control_path=depth, control_kind="depth")
+    missing = "controlnet-depth-sd15"
+    why = f"no pod has {missing}: worker models pull --as {missing}, then worker models push {missing}"
+    phase = f"waiting: no live pod can take this: {why}"
+    wait_until(lambda: fleet.app.job("generation", job)["phase"] == phase, "the job to say why it waits")

@@ -1,0 +1,1 @@
+"""Guides of a few MB with random weights, in the layout of real ones, for tests."""
