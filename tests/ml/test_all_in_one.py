@@ -12,6 +12,7 @@ from PIL import Image
 
 from tests.ml.controls import REQUEST, Network, a_map, drawn, furthest, tiny_network, write_lora
 from tests.ml.references import as_pil, reference
+from worker.ml import models
 from worker.ml.draw.denoise import Step
 from worker.ml.draw.generate import LoraUse, PictureRequest, generate
 from worker.ml.guides.registry import open_guide
@@ -83,6 +84,15 @@ def test_a_lora_a_reference_and_a_control_draw_as_in_plain_diffusers(base: Base,
 def test_the_order_of_guides_does_not_matter(base: Base, everything: Everything) -> None:
     reverse = replace(everything.request, guides=(everything.control, everything.reference))
     np.testing.assert_array_equal(drawn(base, reverse), drawn(base, everything.request))
+
+
+@each_denoiser
+def test_a_denoiser_in_int8_draws_nearly_the_same_with_all_of_them(base: Base, everything: Everything) -> None:
+    quantised = models.load(base.folder, "cpu", forms=("int8",))
+    ours, plain = drawn(quantised, everything.request), drawn(base, everything.request)
+    difference = np.abs(ours.astype(int) - plain).mean()
+    assert 0 < difference < 1
+    assert difference < np.abs(plain.astype(int) - drawn(base, REQUEST)).mean() / 4
 
 
 @each_denoiser
