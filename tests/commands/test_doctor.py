@@ -28,7 +28,7 @@ from tests.sql.pod import Pod
 from tests.tiny_models import TINY_BASE
 from worker.commands.checks import database as database_checks
 from worker.commands.checks.database import format_clock_skew
-from worker.commands.checks.gpu import GpuCheck
+from worker.commands.checks.gpu import GpuCheck, check_nf4
 from worker.commands.checks.report import Report, State
 from worker.commands.checks.role import FUNCTIONS, TABLES
 from worker.errors import SettingsError
@@ -580,6 +580,15 @@ async def test_an_unusable_gpu_is_reported(
     assert line.state == State.FAILED
     assert message in line.message
     assert hint in line.hint
+
+
+async def test_a_pod_that_cannot_quantise_is_warned(monkeypatch: pytest.MonkeyPatch) -> None:
+    report = Report(lambda _: None)
+    await report.check("nf4", check_nf4())
+    monkeypatch.setattr("worker.commands.checks.gpu.find_spec", lambda _: None)
+    await report.check("nf4", check_nf4())
+    assert [line.state for line in report.findings] == [State.PASSED, State.WARNING]
+    assert "likeness-worker[gpu]" in report.findings[1].hint
 
 
 async def test_an_unexpected_error_fails_one_check_and_the_others_still_run() -> None:

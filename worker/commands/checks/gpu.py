@@ -6,6 +6,7 @@ import asyncio
 import csv
 import shutil
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 from worker.commands.checks.report import CheckWarning, Report
 from worker.errors import SettingsError
@@ -33,8 +34,10 @@ class GpuCheck:
         self.usable = False
 
     async def make(self, report: Report) -> None:
-        """One line; imports torch in a process of its own, as `worker run` does."""
+        """One line, and one more on a GPU; imports torch in a process of its own, as `worker run` does."""
         self.usable = await report.check("GPU", self._find(), IMPORTS_DEADLINE_S)
+        if self.free_vram_gib is not None:
+            await report.check("nf4", check_nf4())
 
     async def _find(self) -> str:
         gpus = await _nvidia_smi()
@@ -62,6 +65,16 @@ class GpuCheck:
             f"nvidia-smi shows {gpu.name} with driver {gpu.driver}, but torch finds no GPU",
             "check CUDA_VISIBLE_DEVICES, and install torch with CUDA: pip install torch",
         )
+
+
+async def check_nf4() -> str:
+    """Check that denoisers can be quantised to 4 bits, on which the figures of memory of base models count."""
+    if find_spec("bitsandbytes") is None:
+        raise CheckWarning(
+            "bitsandbytes is not installed: base models need more GPU memory than min_vram_gib says",
+            "pip install 'likeness-worker[gpu]'",
+        )
+    return "bitsandbytes quantises base models that would not fit"
 
 
 async def _nvidia_smi() -> list[Gpu]:
