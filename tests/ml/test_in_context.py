@@ -157,7 +157,7 @@ def test_parts_that_take_turns_draw_the_same_picture(
 ) -> None:
     expected = pictures(generate(base, guided(guide, TWO)))
     device_of_its_own(0)
-    offloaded = models.load(base.folder, "cpu")
+    offloaded = models.load(base.folder, "cpu", forms=("plain",))
     there: list[tuple[str, bool, bool]] = []
 
     def note(who: str) -> Callable[..., None]:
