@@ -99,8 +99,9 @@ def test_a_schema_of_a_newer_release_is_refused(app: App, tmp_path: Path) -> Non
     assert "newer worker" in refusal(app, tmp_path)
 
 
-def test_a_schema_that_was_not_migrated_is_refused(app: App, tmp_path: Path) -> None:
-    app.run("drop function worker.pod_heartbeat")
+@pytest.mark.parametrize("function", ["pod_heartbeat", "usable_routes"])
+def test_a_schema_that_was_not_migrated_is_refused(app: App, tmp_path: Path, function: str) -> None:
+    app.run(f"drop function worker.{function}")
     assert "worker migrate" in refusal(app, tmp_path)
 
 

@@ -90,8 +90,9 @@ async def check_writable_database(database: Database) -> None:
 
 _SCHEMA = """
     select to_regprocedure('worker.schema_major()') is not null as installed,
-           to_regprocedure('worker.usable_routes(text, text[], double precision)') is not null as current"""
-"""The second is the newest function without which a pod cannot work."""
+           to_regprocedure('worker.pod_heartbeat(uuid, jsonb, jsonb)') is not null
+           and to_regprocedure('worker.usable_routes(text, text[], double precision)') is not null as current"""
+"""The schema is current with the newest functions without which a pod cannot work."""
 
 
 async def check_schema(database: Database) -> None:
