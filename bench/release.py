@@ -21,6 +21,7 @@ else:
     from worker.ml.families import flux1 as flux
     from worker.ml.families import single_files
     from worker.ml.families.conditions import PooledTokens as Prompt
+    from worker.ml.quantise.forms import Forms
     from worker.ml.train import batches, train_lora
 
 Flux, LoraUse, Photo, PictureRequest = flux.Flux, drawing.LoraUse, batches.Photo, drawing.PictureRequest
@@ -47,6 +48,7 @@ def parts_take_turns(free_bytes: int = 0) -> None:
     else:
         memory.shares_host = lambda _: False
         memory.free_device_bytes = lambda _: free_bytes
+        Forms.offered = lambda self, _: [memory.PLAIN]  # what does not fit is moved, not quantised
 
 
 def draw(base: Any, request: PictureRequest) -> list[Any]:
