@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-PIPE_WIDTH = 240
+PIPE_WIDTH = 320
 """The width of lines in characters if a file or a program reads them, which do not wrap."""
 
 
