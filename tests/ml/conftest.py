@@ -6,6 +6,9 @@ runs if it is in OF_EVERY_FAMILY: others would find only again what the loops do
 
 from __future__ import annotations
 
+import fcntl
+import os
+import pickle
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -171,6 +174,15 @@ def photos(take_photos: Callable[..., list[Photo]]) -> list[Photo]:
 def trained(
     base: Base, quick_config: LoraConfig, photos: list[Photo], tmp_path_factory: pytest.TempPathFactory
 ) -> TrainedLora:
-    """A LoRA of `example`, trained for a few seconds."""
-    workdir = tmp_path_factory.mktemp("trained")
-    return finish(train(base, photos, quick_config, Run(workdir, {"trigger_word": TRIGGER})))
+    """A LoRA of `example`, trained for a few seconds; once for all files of tests and all test processes."""
+    root = tmp_path_factory.getbasetemp()
+    folder = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / f"trained-{base.family.name}"
+    folder.mkdir(exist_ok=True)
+    kept = folder / "trained.pickle"
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not kept.exists():
+            trained = finish(train(base, photos, quick_config, Run(folder, {"trigger_word": TRIGGER})))
+            kept.write_bytes(pickle.dumps(trained))
+    known: TrainedLora = pickle.loads(kept.read_bytes())
+    return known
