@@ -63,9 +63,9 @@ class CheckSkipped(Exception):
 class Report:
     """Runs checks and passes each finding to `show` at once."""
 
-    def __init__(self, show: Callable[[Finding], None], deadline_s: float = DEADLINE_S) -> None:
+    def __init__(self, show: Callable[[Finding], None], deadline_s: float | None = None) -> None:
         self._show = show
-        self._deadline_s = deadline_s
+        self._deadline_s = DEADLINE_S if deadline_s is None else deadline_s
         self.findings: list[Finding] = []
 
     @property
