@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+"""How files end that are pickles, which are never loaded."""
+
 _BEGINNINGS = (
     (b"version https://git-lfs", "a Git LFS pointer: run `git lfs pull` where it came from"),
     (b"GGUF", "a GGUF file, which is quantised"),

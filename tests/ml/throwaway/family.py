@@ -22,6 +22,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, Lumina2Pipeline
 from tests.ml.throwaway.lora import NAMES
 from worker.ml.adapters import attach
 from worker.ml.families.conditions import RaggedTokens, Unframed
+from worker.ml.families.pipeline_parts import PipelineParts
 from worker.ml.families.precision import FullAutoencoder
 from worker.ml.families.working_memory import ENCODER_BYTES, autoencoder_bytes
 from worker.ml.protocol import Grid, Inputs, Parts, PictureDefaults, Sampler, Sampling, Side, TrainingDefaults
@@ -43,7 +44,7 @@ def mask_of(lengths: Sequence[int], device: torch.device) -> torch.Tensor:
     return (torch.arange(TEXT_LENGTH) < torch.tensor(lengths)[:, None]).to(device)
 
 
-class Lumina2(Unframed, FullAutoencoder):
+class Lumina2(PipelineParts, Unframed, FullAutoencoder):
     """See `Family` for each member."""
 
     name = "lumina2"
@@ -70,9 +71,6 @@ class Lumina2(Unframed, FullAutoencoder):
 
     def load(self, folder: Path, dtypes: Mapping[str, torch.dtype]) -> Parts:
         return Lumina2Pipeline.from_pretrained(folder, dtype=dict(dtypes), local_files_only=True, use_safetensors=True)
-
-    def modules(self, parts: Parts) -> Mapping[str, torch.nn.Module]:
-        return {name: part for name, part in parts.components.items() if isinstance(part, torch.nn.Module)}
 
     def token_px(self, parts: Parts) -> int:
         return int(parts.vae_scale_factor * parts.transformer.config.patch_size)

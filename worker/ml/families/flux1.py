@@ -28,6 +28,7 @@ from worker.ml.families import lora, samplers
 from worker.ml.families.conditions import PooledTokens, Unframed
 from worker.ml.families.flow_matching import FlowMatching
 from worker.ml.families.guidance import ClassifierFree
+from worker.ml.families.pipeline_parts import PipelineParts
 from worker.ml.families.precision import FullAutoencoder
 from worker.ml.families.working_memory import ENCODER_BYTES, autoencoder_bytes
 from worker.ml.protocol import Grid, Inputs, Parts, PictureDefaults, Sampler, Sampling, Side, TrainingDefaults
@@ -39,7 +40,7 @@ LORA_TARGETS = (  # the attention and feed-forward layers that the diffusers scr
 )
 
 
-class Flux(FlowMatching, ClassifierFree, Unframed, FullAutoencoder):
+class Flux(PipelineParts, FlowMatching, ClassifierFree, Unframed, FullAutoencoder):
     """See `Family` for each member."""
 
     name = "flux"
@@ -78,9 +79,6 @@ class Flux(FlowMatching, ClassifierFree, Unframed, FullAutoencoder):
                 f"{folder} has the scheduler {type(scheduler).__name__}, which does not sample flow matching"
             )
         return parts
-
-    def modules(self, parts: Parts) -> Mapping[str, torch.nn.Module]:
-        return {name: part for name, part in parts.components.items() if isinstance(part, torch.nn.Module)}
 
     def token_px(self, parts: Parts) -> int:
         return 2 * int(parts.vae_scale_factor)
@@ -140,10 +138,8 @@ class Flux(FlowMatching, ClassifierFree, Unframed, FullAutoencoder):
 
         Others, such as Heun's, space their steps themselves. Stochastic ones draw from the generator.
         """
-        scheduler, steps = (
-            samplers.new_scheduler(parts.scheduler, sampling.sampler, samplers.OF_FLOW_MATCHING),
-            sampling.steps,
-        )
+        scheduler = samplers.new_scheduler(parts.scheduler, sampling.sampler, samplers.OF_FLOW_MATCHING)
+        steps = sampling.steps
         if "mu" in inspect.signature(scheduler.set_timesteps).parameters:
             mu = _shift_mu(parts, sampling.grid)
             if "sigmas" in inspect.signature(scheduler.set_timesteps).parameters:

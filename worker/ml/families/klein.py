@@ -33,6 +33,7 @@ from worker.ml.families.conditions import Tokens, Unframed
 from worker.ml.families.flow_matching import FlowMatching
 from worker.ml.families.guidance import ClassifierFree
 from worker.ml.families.lora.klein import DOUBLE_BLOCKS, SINGLE_BLOCKS
+from worker.ml.families.pipeline_parts import PipelineParts
 from worker.ml.families.precision import FullAutoencoder
 from worker.ml.families.working_memory import ENCODER_BYTES, autoencoder_bytes
 from worker.ml.protocol import (
@@ -60,7 +61,7 @@ FUSED = (("attn.to_q", "attn.to_k", "attn.to_v"), ("attn.add_q_proj", "attn.add_
 """Of a double block: one layer in the original code, and so one in LoRA files."""
 
 
-class Klein(FlowMatching, ClassifierFree, Unframed, FullAutoencoder):
+class Klein(PipelineParts, FlowMatching, ClassifierFree, Unframed, FullAutoencoder):
     """See `Family` for each member."""
 
     name = "klein"
@@ -104,9 +105,6 @@ class Klein(FlowMatching, ClassifierFree, Unframed, FullAutoencoder):
                 f"supported: the 4B model, which has {DOUBLE_BLOCKS} and {SINGLE_BLOCKS}"
             )
         return parts
-
-    def modules(self, parts: Parts) -> Mapping[str, torch.nn.Module]:
-        return {name: part for name, part in parts.components.items() if isinstance(part, torch.nn.Module)}
 
     def token_px(self, parts: Parts) -> int:
         return 2 * int(parts.vae_scale_factor)

@@ -7,7 +7,7 @@ autoencoder's scaling factor.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, cast
@@ -20,6 +20,7 @@ from worker.ml.adapters import attach
 from worker.ml.errors import BadInput, ModelUnreadable
 from worker.ml.families import lora, samplers
 from worker.ml.families.conditions import Tokens
+from worker.ml.families.pipeline_parts import PipelineParts
 from worker.ml.protocol import Grid, Inputs, Parts, PictureDefaults, Sampler, Sampling
 
 LORA_TARGETS = (  # every layer of the transformer blocks, as sd-scripts trains (networks/lora.py)
@@ -29,7 +30,7 @@ LORA_TARGETS = (  # every layer of the transformer blocks, as sd-scripts trains 
 SNR_GAMMA = 5.0  # the paper's (arXiv 2303.09556)
 
 
-class LatentDiffusion:
+class LatentDiffusion(PipelineParts):
     """What its families have in common; see `Family` for each member."""
 
     name: str
@@ -40,9 +41,6 @@ class LatentDiffusion:
 
     training_guidance = 1.0  # the U-Net ignores it
     training_dtypes: tuple[torch.dtype, ...] = (torch.bfloat16, torch.float16, torch.float32)
-
-    def modules(self, parts: Parts) -> Mapping[str, torch.nn.Module]:
-        return {name: part for name, part in parts.components.items() if isinstance(part, torch.nn.Module)}
 
     def token_px(self, parts: Parts) -> int:
         return int(parts.vae_scale_factor)

@@ -29,6 +29,7 @@ from worker.ml.families import lora
 from worker.ml.families.conditions import RaggedTokens, Unframed
 from worker.ml.families.flow_matching import FlowMatching
 from worker.ml.families.lora.z_image import IN_BLOCKS, LAYERS, REFINERS
+from worker.ml.families.pipeline_parts import PipelineParts
 from worker.ml.families.precision import FullAutoencoder
 from worker.ml.families.working_memory import ENCODER_BYTES, autoencoder_bytes
 from worker.ml.protocol import Grid, Inputs, Parts, PictureDefaults, Sampler, Sampling, Side, TrainingDefaults
@@ -36,7 +37,7 @@ from worker.ml.protocol import Grid, Inputs, Parts, PictureDefaults, Sampler, Sa
 MAX_TEXT_LENGTH = 512  # tokens of a prompt, the template's among them
 
 
-class ZImage(FlowMatching, Unframed, FullAutoencoder):
+class ZImage(PipelineParts, FlowMatching, Unframed, FullAutoencoder):
     """See `Family` for each member."""
 
     name = "z-image"
@@ -78,9 +79,6 @@ class ZImage(FlowMatching, Unframed, FullAutoencoder):
                 f"supported: Z-Image and its Turbo, which have {LAYERS} and {REFINERS}"
             )
         return parts
-
-    def modules(self, parts: Parts) -> Mapping[str, torch.nn.Module]:
-        return {name: part for name, part in parts.components.items() if isinstance(part, torch.nn.Module)}
 
     def token_px(self, parts: Parts) -> int:
         return 2 * int(parts.vae_scale_factor)

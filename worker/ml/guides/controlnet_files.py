@@ -12,8 +12,7 @@ from worker.ml.errors import BadInput, ModelUnreadable, is_out_of_memory
 from worker.ml.families.controlnets import NETWORKS
 from worker.ml.guides.controlnet import ControlNet
 from worker.ml.models import Base
-
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+from worker.ml.not_weights import PICKLES
 
 
 def open_controlnet(folder: Path, base: Base, kind: str) -> ControlNet:
@@ -54,7 +53,7 @@ def _sort(folder: Path) -> type[ControlNet]:
 
 def _load(folder: Path, sort: type[ControlNet], base: Base) -> Any:
     """Return the network, ready to be used. Raises ModelUnreadable."""
-    if not any(folder.glob("*.safetensors")) and any(path for suffix in PICKLES for path in folder.glob(suffix)):
+    if not any(folder.glob("*.safetensors")) and any(path.suffix in PICKLES for path in folder.iterdir()):
         raise ModelUnreadable(f"{folder.name} has only a pickle, which is never loaded: convert it to safetensors")
     try:
         network, loading = sort.diffusers_class.from_pretrained(

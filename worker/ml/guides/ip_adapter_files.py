@@ -18,10 +18,10 @@ from worker.ml.errors import ModelUnreadable, is_out_of_memory
 from worker.ml.families.ip_adapters import NAMES
 from worker.ml.families.ip_adapters.names import AdapterNames, numbers_of
 from worker.ml.models import Base
+from worker.ml.not_weights import PICKLES
 from worker.ml.single_files.parts import Weights, read_weights
 
 ENCODER = "image_encoder"
-PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
 
 @dataclass(frozen=True)
