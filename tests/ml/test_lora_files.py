@@ -398,8 +398,6 @@ def renamed(pair: dict[str, torch.Tensor], old: str, new: str) -> dict[str, torc
         ({**KOHYA, "betas": torch.ones(3)}, "holds betas"),
         ({**KOHYA, DOWN.replace("lora_down.weight", "dora_scale"): torch.ones(64)}, "is a DoRA"),
         ({**PAIR, A.replace("lora_A.weight", "lora_magnitude_vector"): torch.ones(8)}, "is a DoRA"),
-        (renamed(KOHYA, "lora_down.weight", "hada_w1_a"), "is a LoHa"),
-        (renamed(KOHYA, "lora_down.weight", "lokr_w1"), "is a LoKr"),
         ({**KOHYA, **renamed(KOHYA, "lora_unet_down", "lora_te_down")}, "text encoder"),
         ({**PAIR, **renamed(PAIR, "transformer.single", "text_encoder.single")}, "text encoder"),
         (renamed(KOHYA, "down_blocks_0_attentions_0", "input_blocks_1_1"), "of an unknown family"),

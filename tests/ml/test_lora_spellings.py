@@ -372,8 +372,7 @@ def test_what_is_not_read_is_named_for_what_it_is(tmp_path: Path, name: str, wha
 @pytest.mark.parametrize(
     ("key", "what"),
     [
-        ("lora_unet_double_blocks_0_img_attn_qkv.hada_w1_a", "a LoHa"),
-        ("lycoris_transformer_blocks_0_attn_to_q.lokr_w1", "a LoKr"),
+        ("lora_unet_double_blocks_0_img_attn_qkv.hada_t1", "a LoCon with a core"),
         ("lora_unet_double_blocks_0_img_attn_qkv.lora_mid.weight", "a LoCon with a core"),
         ("lora_unet_double_blocks_0_img_attn_qkv.oft_blocks", "an OFT"),
         ("diffusion_model.double_blocks.0.img_attn.qkv.diff", "whole differences"),
