@@ -105,14 +105,7 @@ def test_klein_names_and_shapes_are_those_that_ai_toolkit_writes(tmp_path: Path)
         transformer = Flux2Transformer2DModel(
             num_layers=5, num_single_layers=20, num_attention_heads=24, joint_attention_dim=7680, guidance_embeds=False
         ).requires_grad_(False)
-    listed = listed_keys("lora_formats/klein4b_base_diffusers_names.txt")
-    assert {name: list(weights.shape) for name, weights in transformer.named_parameters()} == listed
-    path = tmp_path / "lora.safetensors"
-    with Klein().new_lora(SimpleNamespace(transformer=transformer), 16, torch.Generator()) as lora:
-        weights = {name: torch.zeros(weights.shape, dtype=torch.bfloat16) for name, weights in lora.items()}
-    lora_files.write(path, weights, {})
-    written = {name: list(tensor.shape) for name, tensor in load_file(path).items()}
-    assert written == listed_keys("lora_formats/klein4b_ai_toolkit.txt")
+    assert_written_as_by_ai_toolkit(tmp_path, Klein(), transformer, "klein4b")
 
 
 def test_z_image_names_and_shapes_are_those_that_ai_toolkit_writes(tmp_path: Path) -> None:
@@ -120,14 +113,19 @@ def test_z_image_names_and_shapes_are_those_that_ai_toolkit_writes(tmp_path: Pat
     config = json.loads((CONFIGS / "z-image.json").read_text("utf-8"))["transformer/config.json"]
     with torch.device("meta"):
         transformer = ZImageTransformer2DModel.from_config(config).requires_grad_(False)
-    listed = listed_keys("lora_formats/zimage_base_diffusers_names.txt")
+    assert_written_as_by_ai_toolkit(tmp_path, ZImage(), transformer, "zimage")
+
+
+def assert_written_as_by_ai_toolkit(folder: Path, family: Klein | ZImage, transformer: Any, lists: str) -> None:
+    """The transformer is the published one, and its LoRA has the names and shapes of AI Toolkit's, in these lists."""
+    listed = listed_keys(f"lora_formats/{lists}_base_diffusers_names.txt")
     assert {name: list(weights.shape) for name, weights in transformer.named_parameters()} == listed
-    path = tmp_path / "lora.safetensors"
-    with ZImage().new_lora(SimpleNamespace(transformer=transformer), 16, torch.Generator()) as lora:
+    path = folder / "lora.safetensors"
+    with family.new_lora(SimpleNamespace(transformer=transformer), 16, torch.Generator()) as lora:
         weights = {name: torch.zeros(weights.shape, dtype=torch.bfloat16) for name, weights in lora.items()}
     lora_files.write(path, weights, {})
     written = {name: list(tensor.shape) for name, tensor in load_file(path).items()}
-    assert written == listed_keys("lora_formats/zimage_ai_toolkit.txt")
+    assert written == listed_keys(f"lora_formats/{lists}_ai_toolkit.txt")
 
 
 @only_z_image
