@@ -14,13 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench.trees import RESULTS
-from tests.ml.conftest import LEARNING_RATES, PEOPLE, QUICK_CONFIG, ROUNDS, TRIGGER
+from tests.ml.conftest import LEARNING_RATES, QUICK_CONFIG, ROUNDS, draw_photos
 from tests.ml.runs import finish
-from worker.demo.drawing import portrait
 from worker.demo.held_out_loss import held_out_loss
 from worker.demo.tiny_bases import TINY
 from worker.ml import models
-from worker.ml.train.batches import Photo
 from worker.ml.train.train_lora import Run, train
 
 SEEDS = (0, 1, 2)
@@ -51,21 +49,10 @@ def losses(family: str, seed: int) -> dict[str, float]:
         for name, who in (("own", "example"), ("other", "other")):
             workdir = scratch / name
             workdir.mkdir()
-            loras[name] = finish(train(base, photos(scratch, who, seed, 12), config, Run(workdir))).path
-        held_out = photos(scratch, "example", seed + 100, 6)
+            photos = draw_photos(workdir, who, seed=seed, count=12)
+            loras[name] = finish(train(base, photos, config, Run(workdir))).path
+        held_out = draw_photos(scratch, "example", seed=seed + 100, count=6)
         return {name: held_out_loss(base, held_out, path, resolution=96) for name, path in loras.items()}
-
-
-def photos(scratch: Path, who: str, seed: int, count: int) -> list[Photo]:
-    """Draw photos of a person, 3:4, with captions."""
-    folder = scratch / f"{who}-{seed}"
-    folder.mkdir()
-    taken = []
-    for number, scene in enumerate(portrait.scenes(count, seed)):
-        path = folder / f"{number}.jpg"
-        portrait.draw(PEOPLE[who], scene, (192, 256)).save(path, quality=92)
-        taken.append(Photo(path, f"a photo of {TRIGGER} person, {scene.caption}"))
-    return taken
 
 
 if __name__ == "__main__":

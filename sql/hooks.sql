@@ -54,6 +54,20 @@ begin
 end $$;
 comment on function worker.call_hook is 'Return the result of a hook that takes a job, as jsonb; NULL for a kind without the hook.';
 
+create or replace function worker.listed_by_hook(p_kind text, p_hook text) returns text[]
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_hook text := worker.hook(p_kind, p_hook);
+  v_names text[];
+begin
+  if v_hook is not null then
+    execute format('select %s()', v_hook) into v_names;
+  end if;
+  return coalesce(v_names, '{}');
+end $$;
+comment on function worker.listed_by_hook is 'Return the result of a hook that takes nothing, an array; an empty one for a kind without the hook.';
+
 -- ------------------------------------------------------------------------------------------------------------ requests
 
 -- rule: own_photo (a photo of the job's own subject), person (a picture of a subject of the same owner), input (that, or
@@ -86,17 +100,10 @@ end $$;
 comment on function worker.texts is 'Return the texts of a job that reach a model, in the order in which they are screened. Default: none.';
 
 create or replace function worker.plain_columns(p_kind text) returns text[]
-language plpgsql stable set search_path = pg_catalog, pg_temp
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
-declare
-  v_hook text := worker.hook(p_kind, 'plain_columns');
-  v_columns text[];
-begin
-  if v_hook is not null then
-    execute format('select %s()', v_hook) into v_columns;
-  end if;
-  return coalesce(v_columns, '{}');
-end $$;
+  select worker.listed_by_hook(p_kind, 'plain_columns')
+$$;
 comment on function worker.plain_columns is
   'Return the request columns that name neither a person nor an object and hold no words for a model. Default: none.';
 
@@ -129,17 +136,10 @@ comment on function worker.capabilities is
   'Return the capabilities that the base model of a job must have or, for an empty job, those that every job of the kind needs. Default: none.';
 
 create or replace function worker.guided_by(p_kind text) returns text[]
-language plpgsql stable set search_path = pg_catalog, pg_temp
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
-declare
-  v_hook text := worker.hook(p_kind, 'guided_by');
-  v_sorts text[];
-begin
-  if v_hook is not null then
-    execute format('select %s()', v_hook) into v_sorts;
-  end if;
-  return coalesce(v_sorts, '{}');
-end $$;
+  select worker.listed_by_hook(p_kind, 'guided_by')
+$$;
 comment on function worker.guided_by is
   'Return the sorts of guides that a job of the kind may need: its capabilities up to the colon. Default: none.';
 

@@ -34,6 +34,7 @@ AWKWARD: Mapping[str, str] = {
     "jit_above_cost": "0",
     "lock_timeout": "1ms",
     "plan_cache_mode": "force_generic_plan",
+    "plpgsql.extra_errors": "all",
     "quote_all_identifiers": "on",
     "restrict_nonsystem_relation_kind": "view, foreign-table",
     "row_security": "off",
@@ -66,14 +67,20 @@ def reached_by(way: str, folder: Path, url: str) -> Iterator[str]:
         yield pooled
 
 
+def identifier(setting: str) -> sql.Identifier:
+    """Return a setting's name for a statement: those of a module have two parts."""
+    return sql.Identifier(*setting.split("."))
+
+
 def set_all(url: str, database: str, settings: Mapping[str, str]) -> None:
     """Set them on a database, but those that its server, being older, does not know; over another database's `url`."""
     with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("load 'plpgsql'")  # which brings settings of its own
         for name, value in settings.items():
             (known,) = connection.execute("select current_setting(%s, true) is not null", [name]).fetchone() or (False,)
             if known:
                 values = sql.SQL(", ").join(map(sql.Literal, value.split(", ")))
-                what = (sql.Identifier(database), sql.Identifier(name), values)
+                what = (sql.Identifier(database), identifier(name), values)
                 connection.execute(sql.SQL("alter database {} set {} = {}").format(*what))
 
 

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 
 from tests.app import App
 from tests.processes import worker_environment
+from worker.commands import lora_import as lora_import_command
 from worker.commands.lora_import import import_
 from worker.errors import CommandRefused
 from worker.ml.families import lora
@@ -38,6 +39,14 @@ def comfyui_lora(folder: Path, strength: float = 0.3, width: int = WIDTH, rank: 
         state[f"{name}.alpha"] = torch.tensor(rank / 2)
     path = folder / f"ada-{width}-{rank}.safetensors"
     save_file(state, path, {"ss_output_name": "Ada Lovelace", "ss_tag_frequency": '{"Ada": {"Ada": 1}}'})
+    return path
+
+
+def lokr(folder: Path) -> Path:
+    """A LoKr of one layer, which is a LoRA of rank 32 and of 128 KiB."""
+    name, path = "diffusion_model.single_blocks.1.linear1", folder / "lokr.safetensors"
+    state = {"lokr_w1": torch.randn(8, 8), "lokr_w2_a": torch.randn(112, 4), "lokr_w2_b": torch.randn(4, 16)}
+    save_file({f"{name}.{side}": tensor for side, tensor in state.items()} | {f"{name}.alpha": torch.tensor(4.0)}, path)
     return path
 
 
@@ -102,11 +111,12 @@ def test_a_consenting_persons_lora_becomes_their_newest_version(app: App, tiny_m
 
 
 def test_a_lora_of_nobody_is_for_every_owner(app: App, tiny_models: Path, tmp_path: Path) -> None:
-    models = [imported(app, tiny_models, comfyui_lora(tmp_path, rank=rank), "--nobody") for rank in (2, 4)]
+    """Its file may be a LoKr."""
+    models = [imported(app, tiny_models, file, "--nobody") for file in (comfyui_lora(tmp_path), lokr(tmp_path))]
     rows = [row(app, model) for model in models]
-    assert [(made["subject_id"], made["version"], made["trigger_word"]) for made in rows] == [
-        (None, 1, None),
-        (None, 2, None),
+    assert [(made["subject_id"], made["version"], made["trigger_word"], made["rank"]) for made in rows] == [
+        (None, 1, None, 4),
+        (None, 2, None, 32),
     ]
     assert all(made["path"].startswith("_/") for made in rows)
     other = app.add_user(uuid4())
@@ -229,6 +239,9 @@ def test_a_file_that_may_not_be_imported_is_refused_by_name(
     ):
         with pytest.raises(CommandRefused, match=why):
             import_(file, "tiny-flux", subject, nobody, word)
+    monkeypatch.setattr(lora_import_command, "MAX_BYTES", 64 * 1024)  # its own file is smaller
+    with pytest.raises(CommandRefused, match=r"lokr\.safetensors has 0\.0 GiB as a plain LoRA: no LoRA is so large"):
+        import_(lokr(tmp_path), "tiny-flux", None, True, None)
     assert nothing_imported(app)
 
 

@@ -82,6 +82,16 @@ OF_EVERY_FAMILY = frozenset(
 PEOPLE = {"example": portrait.Person.example(), "other": portrait.Person.other()}
 
 
+def draw_photos(folder: Path, who: str, *, seed: int, count: int) -> list[Photo]:
+    """Draw photos of a person of PEOPLE, 3:4, with captions."""
+    photos = []
+    for number, scene in enumerate(portrait.scenes(count, seed)):
+        path = folder / f"{number}.jpg"
+        portrait.draw(PEOPLE[who], scene, (192, 256)).save(path, quality=92)
+        photos.append(Photo(path, f"a photo of {TRIGGER} person, {scene.caption}"))
+    return photos
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items[:] = [item for item in items if not _only_again_for_a_later_family(item)]
 
@@ -151,18 +161,8 @@ def device_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
 @pytest.fixture(scope="session")
 def take_photos(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[Photo]]:
-    """Draw photos of a person of PEOPLE, 3:4, with captions."""
-
-    def take(who: str, *, seed: int, count: int) -> list[Photo]:
-        folder = tmp_path_factory.mktemp(who)
-        photos = []
-        for number, scene in enumerate(portrait.scenes(count, seed)):
-            path = folder / f"{number}.jpg"
-            portrait.draw(PEOPLE[who], scene, (192, 256)).save(path, quality=92)
-            photos.append(Photo(path, f"a photo of {TRIGGER} person, {scene.caption}"))
-        return photos
-
-    return take
+    """Draw photos into a new folder, as `draw_photos` does."""
+    return lambda who, *, seed, count: draw_photos(tmp_path_factory.mktemp(who), who, seed=seed, count=count)
 
 
 @pytest.fixture(scope="session")

@@ -7,11 +7,13 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from diffusers import FluxTransformer2DModel
 from safetensors.torch import load_file, save_file
 
 from tests.ml import vanilla
@@ -23,10 +25,12 @@ from worker.ml import models
 from worker.ml.draw.denoise import Step
 from worker.ml.draw.generate import LoraUse, PictureRequest, generate
 from worker.ml.errors import BadInput, ModelUnreadable
+from worker.ml.families.flux1 import Flux
 from worker.ml.families.ip_adapters import NAMES
 from worker.ml.guides.ip_adapter import Embedded, IPAdapter
+from worker.ml.guides.ip_adapter_files import load_adapter
 from worker.ml.guides.registry import open_guide
-from worker.ml.guides.tiny.ip_adapter import FILE, build_tiny
+from worker.ml.guides.tiny.ip_adapter import EMBEDDING, FILE, TOKEN, build_tiny, random_weights
 from worker.ml.memory import GIB, Plan
 from worker.ml.models import Base
 from worker.ml.protocol import GuideUse, Inputs, Pixels
@@ -114,6 +118,49 @@ def test_an_adapter_that_reads_all_tokens_of_the_encoder_too(base: Base, tmp_pat
     images = {"ip_adapter_image": [as_pil(TWO)]}
     theirs = vanilla.draw(base.folder, PROMPT, seed=5, adapter=(tmp_path / "plus", 1.0), **images, **SETTINGS)
     assert furthest(ours, theirs) == 0
+
+
+@only_u_net
+def test_a_full_face_adapter_which_has_a_projection_of_two_layers_too(base: Base, broken: Path) -> None:
+    """In the names of h94's ip-adapter-full-face: every token of the encoder becomes one beside the text."""
+
+    def full_face(weights: dict[str, torch.Tensor]) -> None:
+        width = len(weights["image_proj.norm.weight"])
+        for name in [name for name in weights if name.startswith("image_proj.")]:
+            del weights[name]
+        layers = {
+            "0": torch.nn.Linear(TOKEN, TOKEN),
+            "2": torch.nn.Linear(TOKEN, width),
+            "3": torch.nn.LayerNorm(width),
+        }
+        for name, value in torch.nn.ModuleDict(layers).named_parameters():
+            weights[f"image_proj.proj.{name}"] = value.data
+
+    changed(full_face)(broken)
+    (ours,) = pictures(generate(base, guided(opened(base, broken), TWO)))
+    images = {"ip_adapter_image": [as_pil(TWO)]}
+    theirs = vanilla.draw(base.folder, PROMPT, seed=5, adapter=(broken, 1.0), **images, **SETTINGS)
+    assert furthest(ours, theirs) == 0
+
+
+def test_xlabs_second_adapter_makes_sixteen_tokens_of_a_picture(tmp_path: Path) -> None:
+    """diffusers knows it by the size of its projection, for text as wide as FLUX.1's."""
+    width, tokens = 4096, 16
+    denoiser = FluxTransformer2DModel(
+        **{"num_layers": 2, "num_single_layers": 1, "attention_head_dim": 16, "num_attention_heads": 1},
+        **{"joint_attention_dim": width, "pooled_projection_dim": 8, "axes_dims_rope": (4, 6, 6), "in_channels": 4},
+    )
+    base: Any = SimpleNamespace(family=Flux(), denoiser=denoiser, dtype=torch.float32, folder=tmp_path)
+    weights = random_weights(base)
+    own = {"proj": torch.nn.Linear(EMBEDDING, tokens * width), "norm": torch.nn.LayerNorm(width)}
+    for name, value in torch.nn.ModuleDict(own).named_parameters():
+        weights[f"ip_adapter_proj_model.{name}"] = value.data
+    save_file(weights, tmp_path / "ip_adapter.safetensors")
+    adapter = load_adapter(tmp_path / "ip_adapter.safetensors", base)
+    picture = torch.randn(1, EMBEDDING)
+    expected = own["norm"](own["proj"](picture).reshape(1, tokens, width))
+    torch.testing.assert_close(adapter.projection(picture), expected)
+    assert (len(adapter.processors), adapter.reads_embedding, adapter.width) == (2, True, EMBEDDING)
 
 
 @adapted

@@ -198,37 +198,42 @@ def listed_klein(program: str) -> dict[str, list[int]]:
     return {name: [size if size == 16 else size // NARROWER for size in shape] for name, shape in shapes.items()}
 
 
-def klein_deltas(state: State) -> State:
-    """What a file adds to each of diffusers' layers, by the table that diffusers' converter of weights agrees with."""
-    rows = [line.split("\t") for line in (DATA / "lora_formats/klein4b_name_map.tsv").read_text().splitlines()]
+def deltas_by_table(table: str, state: State, narrower: int) -> State:
+    """What a file adds to each of diffusers' layers, by a table that diffusers' converter of weights agrees with."""
+    rows = [line.split("\t") for line in (DATA / "lora_formats" / table).read_text().splitlines()]
     deltas = {}
-    for own, part, theirs, note in (row for row in rows if row[0][0] != "#"):
+    for own, part, theirs, *note in (row for row in rows if row[0][0] != "#"):
         layer, diffusers = own.removesuffix(".weight"), theirs.removesuffix(".weight")
         found, whole = factors(state, diffusers), factors(state, layer)
         if found is not None:
             deltas[f"transformer.{diffusers}"] = found[1] @ found[0]
         elif whole is not None:
-            delta = whole[1] @ whole[0]
-            if part != "-":
-                first, last = (int(row) // NARROWER for row in part.split(":"))
-                delta = delta[first:last]
-            if note == "swap_halves":
+            first, last = (None, None) if part == "-" else (int(row) // narrower for row in part.split(":"))
+            delta = (whole[1] @ whole[0])[first:last]
+            if note == ["swap_halves"]:
                 delta = torch.cat([*reversed(delta.chunk(2))])
             deltas[f"transformer.{diffusers}"] = delta
     return deltas
 
 
-def assert_is_read_as_klein(folder: Path, state: State) -> None:
+def klein_deltas(state: State) -> State:
+    return deltas_by_table("klein4b_name_map.tsv", state, NARROWER)
+
+
+def assert_is_read(folder: Path, state: State, family: str, expected: State) -> None:
+    """The file is of this family, and does this to diffusers' layers, also once it is converted and read again."""
     path = saved(folder, state)
     header, names = lora_families.identify(path)
-    assert names.family == "klein"
+    assert names.family == family
     pairs = names.to_diffusers(lora_files.read_pairs(path, header))
-    expected = klein_deltas(state)
-    assert pairs.keys() == expected.keys()
     for written in (pairs, *(names.to_diffusers(convert(pairs)) for convert in (names.to_comfyui, names.to_kohya))):
         assert written.keys() == expected.keys()
         for layer, (a, b) in written.items():
             torch.testing.assert_close(b @ a, expected[layer], rtol=1e-4, atol=1e-4)
+
+
+def assert_is_read_as_klein(folder: Path, state: State) -> None:
+    assert_is_read(folder, state, "klein", klein_deltas(state))
 
 
 @pytest.mark.parametrize("program", KLEIN)
@@ -372,8 +377,7 @@ def test_what_is_not_read_is_named_for_what_it_is(tmp_path: Path, name: str, wha
 @pytest.mark.parametrize(
     ("key", "what"),
     [
-        ("lora_unet_double_blocks_0_img_attn_qkv.hada_w1_a", "a LoHa"),
-        ("lycoris_transformer_blocks_0_attn_to_q.lokr_w1", "a LoKr"),
+        ("lora_unet_double_blocks_0_img_attn_qkv.hada_t1", "a LoCon with a core"),
         ("lora_unet_double_blocks_0_img_attn_qkv.lora_mid.weight", "a LoCon with a core"),
         ("lora_unet_double_blocks_0_img_attn_qkv.oft_blocks", "an OFT"),
         ("diffusion_model.double_blocks.0.img_attn.qkv.diff", "whole differences"),

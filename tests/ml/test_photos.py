@@ -207,7 +207,7 @@ def test_a_grey_scan_is_read_with_the_white_of_its_tags(
     assert read(path)[40, 60].tolist() == [grey] * 3
 
 
-def test_transparent_parts_are_white_in_every_mode(tmp_path: Path) -> None:
+def test_transparent_parts_are_white_in_every_mode_and_black_where_asked(tmp_path: Path) -> None:
     """A cut-out whose left half is there and whose right half is not."""
     shape = Image.new("L", (120, 80))
     shape.paste(255, (0, 0, 60, 80))
@@ -230,6 +230,9 @@ def test_transparent_parts_are_white_in_every_mode(tmp_path: Path) -> None:
         cut.save(path, **options)
         pixels = read(path)
         assert (pixels[40, 30].tolist(), pixels[40, 90].tolist()) == (list(inked), [255] * 3), mode
+        for background, value in (("white", 255), ("black", 0)):
+            whole = photos.read_whole(path, background)
+            assert (whole[40, 30].tolist(), whole[40, 90].tolist()) == (list(inked), [value] * 3), mode
 
 
 @pytest.mark.parametrize("extension", ["gif", "webp", "png"])

@@ -5,6 +5,8 @@ The bounds are about twice what was measured on the tiny bases.
 
 from __future__ import annotations
 
+import importlib
+import logging
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -463,3 +465,9 @@ def test_a_lora_of_a_quantised_base_predicts_its_person_better_than_none(
     for one in (base, quantised(form)):
         without, with_it = (held_out_loss(one, held_out, path, resolution=96) for path in (None, lora.path))
         assert with_it < 0.95 * without
+
+
+def test_bitsandbytes_does_not_warn_of_a_package_that_its_own_layers_would_use() -> None:
+    """It does on CPUs with AVX-512 for bfloat16, in each command that asks whether a base can be quantised."""
+    assert has_bitsandbytes()
+    assert not importlib.import_module("bitsandbytes.backends.cpu.ops").logger.isEnabledFor(logging.WARNING)

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.ml import published_names
-from tests.ml.test_single_files import flux_files, import_model, weights_of  # noqa: F401 - a fixture
+from tests.ml.test_single_files import flux_files, import_model, parts_of, weights_of  # noqa: F401 - a fixture
 from tests.tiny_models import TINY_BASE
 from worker.ml.errors import ModelUnreadable
 from worker.ml.families.single_files import IMPORTERS
@@ -185,16 +185,12 @@ def test_weights_that_are_not_finite_are_refused_by_name(
 
 @pytest.fixture
 def checkpoint(tiny_models: Path) -> State:
-    weights = weights_of(tiny_models / "tiny-sd15")
-
-    def part(name: str) -> State:
-        return {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
-
-    state = published_names.u_net(part("unet"), layers=1, blocks=2)
-    state |= published_names.autoencoder(part("vae"), "first_stage_model.")
+    part = parts_of(tiny_models / "tiny-sd15")
+    state = published_names.u_net(part["unet"], layers=1, blocks=2)
+    state |= published_names.autoencoder(part["vae"], "first_stage_model.")
     return state | {
         f"cond_stage_model.transformer.text_model.{name.removeprefix('text_model.')}": tensor
-        for name, tensor in part("text_encoder").items()
+        for name, tensor in part["text_encoder"].items()
     }
 
 

@@ -85,8 +85,12 @@ def import_model(models_dir: Path, slug: str, **options: Path) -> subprocess.Com
 
 
 def weights_of(folder: Path) -> dict[str, torch.Tensor]:
-    files = sorted(folder.glob("*/*.safetensors"))
-    return {f"{file.parent.name}.{name}": tensor for file in files for name, tensor in load_file(file).items()}
+    return {f"{part}.{name}": tensor for part, weights in parts_of(folder).items() for name, tensor in weights.items()}
+
+
+def parts_of(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
+    """The weights of each part of a base in one file each."""
+    return {file.parent.name: load_file(file) for file in sorted(folder.glob("*/*.safetensors"))}
 
 
 def pictures_of(folder: Path) -> list[Any]:
@@ -108,18 +112,15 @@ def flux_files(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> d
     """The tiny FLUX base as the single files of ComfyUI users."""
     base, folder = tiny_models / TINY_BASE, tmp_path_factory.mktemp("published")
 
-    def part(name: str) -> dict[str, torch.Tensor]:
-        (file,) = (base / name).glob("*.safetensors")
-        return load_file(file)
-
-    clip = {f"text_model.{name.removeprefix('text_model.')}": tensor for name, tensor in part("text_encoder").items()}
+    part = parts_of(base)
+    clip = {f"text_model.{name.removeprefix('text_model.')}": tensor for name, tensor in part["text_encoder"].items()}
     clip["text_model.embeddings.position_ids"] = torch.arange(77)
     clip["logit_scale"] = torch.tensor(4.6)
-    t5 = part("text_encoder_2")
+    t5 = part["text_encoder_2"]
     t5["encoder.embed_tokens.weight"] = t5["shared.weight"].clone()
     contents = {
-        "transformer": published_names.flux_transformer(part("transformer")),
-        "vae": published_names.autoencoder(part("vae")),
+        "transformer": published_names.flux_transformer(part["transformer"]),
+        "vae": published_names.autoencoder(part["vae"]),
         "clip": clip,
         "t5": t5,
     }
@@ -147,14 +148,10 @@ def test_flux_imported_from_four_files_equals_the_base_bit_for_bit(
 
 def test_sd15_imported_from_one_checkpoint_equals_the_base_bit_for_bit(tiny_models: Path, tmp_path: Path) -> None:
     original = tiny_models / "tiny-sd15"
-    weights = weights_of(original)
-
-    def part(name: str) -> dict[str, torch.Tensor]:
-        return {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
-
-    checkpoint = published_names.u_net(part("unet"), layers=1, blocks=2)
-    checkpoint |= published_names.autoencoder(part("vae"), "first_stage_model.")
-    for name, tensor in part("text_encoder").items():
+    part = parts_of(original)
+    checkpoint = published_names.u_net(part["unet"], layers=1, blocks=2)
+    checkpoint |= published_names.autoencoder(part["vae"], "first_stage_model.")
+    for name, tensor in part["text_encoder"].items():
         checkpoint[f"cond_stage_model.transformer.text_model.{name.removeprefix('text_model.')}"] = tensor
     save_file({name: tensor.contiguous() for name, tensor in checkpoint.items()}, tmp_path / "v1-5.safetensors")
     models = tmp_path / "models"
@@ -167,15 +164,11 @@ def test_sd15_imported_from_one_checkpoint_equals_the_base_bit_for_bit(tiny_mode
 @pytest.fixture(scope="module")
 def klein_files(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The tiny klein base as the single files of ComfyUI users."""
-    folder, weights = tmp_path_factory.mktemp("klein"), weights_of(tiny_models / "tiny-klein")
-
-    def part(name: str) -> dict[str, torch.Tensor]:
-        return {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
-
+    folder, part = tmp_path_factory.mktemp("klein"), parts_of(tiny_models / "tiny-klein")
     contents = {
-        "transformer": published_names.klein_transformer(part("transformer")),
-        "vae": published_names.klein_autoencoder(part("vae")),
-        "qwen3": part("text_encoder"),
+        "transformer": published_names.klein_transformer(part["transformer"]),
+        "vae": published_names.klein_autoencoder(part["vae"]),
+        "qwen3": part["text_encoder"],
     }
     files = {name: folder / f"{name}.safetensors" for name in contents}
     files["transformer"] = folder / "flux-2-klein-base-4b.safetensors"
@@ -216,7 +209,7 @@ def test_the_name_of_kleins_file_tells_whether_it_is_the_base(
     assert ("it is taken for the distilled model, which draws" in said) == distilled
 
 
-@pytest.mark.parametrize(
+of_the_wrong_kind = pytest.mark.parametrize(
     ("option", "other", "expected"),
     [
         ("transformer", "vae", "is not a transformer of this family: it is an autoencoder"),
@@ -225,6 +218,9 @@ def test_the_name_of_kleins_file_tells_whether_it_is_the_base(
         ("qwen3", "vae", "is not a text_encoder of this family"),
     ],
 )
+
+
+@of_the_wrong_kind
 def test_a_file_of_the_wrong_kind_is_named_for_klein_too(
     tiny_models: Path, klein_files: dict[str, Path], tmp_path: Path, option: str, other: str, expected: str
 ) -> None:
@@ -239,16 +235,12 @@ def test_a_file_of_the_wrong_kind_is_named_for_klein_too(
 @pytest.fixture(scope="module")
 def sdxl_checkpoint(tiny_models: Path) -> dict[str, torch.Tensor]:
     """The tiny SDXL base in the names of published checkpoints."""
-    weights = weights_of(tiny_models / "tiny-sdxl")
-
-    def part(name: str) -> dict[str, torch.Tensor]:
-        return {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
-
-    checkpoint = published_names.u_net(part("unet"), layers=2, blocks=2)
-    checkpoint |= published_names.autoencoder(part("vae"), "first_stage_model.")
-    for name, tensor in part("text_encoder").items():
+    part = parts_of(tiny_models / "tiny-sdxl")
+    checkpoint = published_names.u_net(part["unet"], layers=2, blocks=2)
+    checkpoint |= published_names.autoencoder(part["vae"], "first_stage_model.")
+    for name, tensor in part["text_encoder"].items():
         checkpoint[f"conditioner.embedders.0.transformer.text_model.{name.removeprefix('text_model.')}"] = tensor
-    checkpoint |= published_names.open_clip(part("text_encoder_2"), "conditioner.embedders.1.model.")
+    checkpoint |= published_names.open_clip(part["text_encoder_2"], "conditioner.embedders.1.model.")
     checkpoint["conditioner.embedders.1.model.logit_scale"] = torch.tensor(4.6)
     return {name: tensor.contiguous() for name, tensor in checkpoint.items()}
 

@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from tests.ml import published_names, vanilla
 from tests.ml.families import only_z_image
 from tests.ml.runs import pictures, predict
-from tests.ml.test_lora_spellings import State, factors, listed, saved, tensors
-from tests.ml.test_single_files import import_model, pictures_of, weights_of
+from tests.ml.test_lora_spellings import State, assert_is_read, deltas_by_table, listed, saved, tensors
+from tests.ml.test_single_files import import_model, of_the_wrong_kind, parts_of, pictures_of, weights_of
 from tests.ml.test_vanilla_parity import PROMPT, REQUEST, SETTINGS, furthest
 from worker.ml import models
 from worker.ml.adapters import files as lora_files
@@ -110,31 +110,7 @@ def listed_narrower(program: str) -> dict[str, list[int]]:
 
 
 def expected_deltas(state: State) -> State:
-    """What a file adds to each of diffusers' layers, by the table that diffusers' converter of weights agrees with."""
-    table = (published_names.DATA / "lora_formats/zimage_name_map.tsv").read_text().splitlines()
-    deltas = {}
-    for own, part, theirs in (line.split("\t") for line in table if line[0] != "#"):
-        layer, diffusers = own.removesuffix(".weight"), theirs.removesuffix(".weight")
-        found, whole = factors(state, diffusers), factors(state, layer)
-        if found is not None:
-            deltas[f"transformer.{diffusers}"] = found[1] @ found[0]
-        elif whole is not None:
-            first, last = (None, None) if part == "-" else (int(row) // NARROWER for row in part.split(":"))
-            deltas[f"transformer.{diffusers}"] = (whole[1] @ whole[0])[first:last]
-    return deltas
-
-
-def assert_is_read(folder: Path, state: State) -> None:
-    path = saved(folder, state)
-    header, names = lora_families.identify(path)
-    assert names.family == "z-image"
-    pairs = names.to_diffusers(lora_files.read_pairs(path, header))
-    expected = expected_deltas(state)
-    assert pairs.keys() == expected.keys()
-    for written in (pairs, *(names.to_diffusers(convert(pairs)) for convert in (names.to_comfyui, names.to_kohya))):
-        assert written.keys() == expected.keys()
-        for layer, (a, b) in written.items():
-            torch.testing.assert_close(b @ a, expected[layer], rtol=1e-4, atol=1e-4)
+    return deltas_by_table("zimage_name_map.tsv", state, NARROWER)
 
 
 @pytest.mark.parametrize("program", SPELLINGS)
@@ -142,7 +118,7 @@ def test_every_spelling_is_named_and_converted(tmp_path: Path, program: str) -> 
     state = tensors(listed_narrower(program))
     assert lora_files.read_header(saved(tmp_path, state)).naming == SPELLINGS[program]
     assert len(expected_deltas(state)) in (136, 210, 240)
-    assert_is_read(tmp_path, state)
+    assert_is_read(tmp_path, state, "z-image", expected_deltas(state))
 
 
 @pytest.mark.parametrize(
@@ -187,7 +163,7 @@ def test_the_layers_at_the_ends_are_read_by_either_name(tmp_path: Path, own: boo
         shapes |= {f"{layer}.lora_A.weight": [4, 64], f"{layer}.lora_B.weight": [96, 4]}
     state = tensors(listed_narrower("ai_toolkit") | shapes)
     assert expected_deltas(state).keys() >= {f"transformer.{name}" for name in ends}
-    assert_is_read(tmp_path, state)
+    assert_is_read(tmp_path, state, "z-image", expected_deltas(state))
 
 
 @only_z_image
@@ -208,15 +184,11 @@ def test_every_layer_of_our_own_files_is_one_that_comfyui_accepts(trained: Train
 @pytest.fixture(scope="module")
 def single_files(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The tiny base as the single files of ComfyUI users."""
-    folder, weights = tmp_path_factory.mktemp("z_image"), weights_of(tiny_models / "tiny-z-image")
-
-    def part(name: str) -> dict[str, torch.Tensor]:
-        return {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
-
+    folder, part = tmp_path_factory.mktemp("z_image"), parts_of(tiny_models / "tiny-z-image")
     contents = {
-        "transformer": published_names.z_image_transformer(part("transformer")),
-        "vae": published_names.autoencoder(part("vae")),
-        "qwen3": {f"model.{name}": tensor for name, tensor in part("text_encoder").items()},
+        "transformer": published_names.z_image_transformer(part["transformer"]),
+        "vae": published_names.autoencoder(part["vae"]),
+        "qwen3": {f"model.{name}": tensor for name, tensor in part["text_encoder"].items()},
     }
     files = {name: folder / f"{name}.safetensors" for name in contents}
     files["transformer"] = folder / "z_image_bf16.safetensors"
@@ -257,15 +229,7 @@ def test_the_name_of_the_file_tells_whether_it_is_turbo(
 
 
 @only_z_image
-@pytest.mark.parametrize(
-    ("option", "other", "expected"),
-    [
-        ("transformer", "vae", "is not a transformer of this family: it is an autoencoder"),
-        ("transformer", "flux", r"is not a transformer of this family: it is FLUX\.1"),
-        ("vae", "qwen3", "is not a vae of this family"),
-        ("qwen3", "vae", "is not a text_encoder of this family"),
-    ],
-)
+@of_the_wrong_kind
 def test_a_file_of_the_wrong_kind_is_named(
     base: Base, single_files: dict[str, Path], tmp_path: Path, option: str, other: str, expected: str
 ) -> None:

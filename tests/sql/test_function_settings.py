@@ -15,7 +15,7 @@ from psycopg import sql
 from tests.app import App
 from tests.conftest import Databases
 from tests.prompts import examples
-from tests.sessions import AWKWARD, reset_all, set_all
+from tests.sessions import AWKWARD, identifier, reset_all, set_all
 from tests.sql.tables import AppTables
 from worker.database.schema import printed
 from worker.database.schema.migrate import install_supabase_stubs
@@ -100,7 +100,7 @@ def test_hostile_words_are_refused_under_every_setting_of_the_client(app: App) -
         with app.acting_as("authenticated", app.owner) as client:
             if name == "awkward":
                 for setting, value in AWKWARD_FOR_FUNCTIONS.items():
-                    client.execute(sql.SQL("set {} = {}").format(sql.Identifier(setting), sql.Literal(value)))
+                    client.execute(sql.SQL("set {} = {}").format(identifier(setting), sql.Literal(value)))
             rows = [_insert(client, subject, prompt) for prompt in prompts]
             statuses[name] = [(row["status"], row["error_code"]) for row in rows]
             allowed = _insert(client, subject, "photo of ohwx in a garden, 35mm")
@@ -127,7 +127,7 @@ def test_what_a_pod_is_told_does_not_depend_on_the_session(app: App, setting: st
     for value in (None, AWKWARD_FOR_FUNCTIONS[setting]):
         with psycopg.connect(app.url) as session:
             if value is not None:
-                session.execute(sql.SQL("set {} = {}").format(sql.Identifier(setting), sql.Literal(value)))
+                session.execute(sql.SQL("set {} = {}").format(identifier(setting), sql.Literal(value)))
             session.execute(
                 "select worker.register_pod(%s, 'p', '{generation/tiny-flux}', null, '{}', false, '1')", [pod]
             )

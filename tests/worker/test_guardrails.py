@@ -55,6 +55,7 @@ def started(kind: str, row: dict[str, object], inputs: dict[str, object] | None 
             "kind": kind,
             "id": "00000000-0000-0000-0000-000000000001",
             "attempt": 1,
+            "route": kind,
             "purpose": "generation",
             "subjects": [],
             "subject": None,

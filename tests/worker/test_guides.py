@@ -95,8 +95,11 @@ def test_a_lora_a_reference_and_a_pose_in_one_job_as_in_plain_diffusers(
 ) -> None:
     person, other = fleet.person(), fleet.app.add_subject()
     trained = fleet.completed("training", fleet.app.request("training", subject_id=person, base=SD15, seed=1))["result"]
-    face, skeleton = picture(1), picture(2, (96, 64))
-    keys = put(fleet, "face.png", png(face), other), put(fleet, "pose.png", png(skeleton))
+    face, pose = picture(1), picture(2, (96, 64)).convert("RGBA")
+    pose.paste((255, 255, 255, 0), (0, 0, 48, 64))  # the left half is transparent, which is black in a map
+    skeleton = picture(2, (96, 64))
+    skeleton.paste("black", (0, 0, 48, 64))
+    keys = put(fleet, "face.png", png(face), other), put(fleet, "pose.png", png(pose))
     asked = {
         "subject_id": person,
         "model_ids": [trained["model_id"]],

@@ -20,6 +20,7 @@ from tests.sessions import AWKWARD, WAYS, reached_by, reset_all, set_all
 from tests.sql.supabase import VERSIONS
 from tests.worker.conftest import MakeFleet, as_pod
 from worker.database.connections import OwnConnection
+from worker.database.errors import explain_connection
 from worker.database.pool import Database
 from worker.database.schema import migrate
 from worker.database.session_settings import POD_SETTINGS, SETTINGS
@@ -141,7 +142,8 @@ def test_each_setting_that_a_role_may_have_is_decided(
     ]
     assert undecided == []
     assert {name for name in AWKWARD if name not in SETTINGS} == {
-        *("client_encoding", "default_transaction_read_only", "jit_above_cost")
+        *("client_encoding", "default_transaction_read_only", "jit_above_cost"),
+        "plpgsql.extra_errors",  # no function of this project does what it refuses
     }
 
 
@@ -214,3 +216,13 @@ def test_the_whole_line_runs(make_fleet: MakeFleet, awkward: str, way: str, vers
         assert [line for line in worker.log() if line.get("level") == "error"] == (
             worker.events("session.listen_unsupported")
         )
+
+
+def test_a_timeout_that_is_too_short_to_connect_is_named(databases: Databases) -> None:
+    with psycopg.connect(databases.server.url("postgres")) as connection:
+        connection.execute("set statement_timeout = '1ms'")
+        with pytest.raises(psycopg.OperationalError) as refused:
+            connection.execute("select pg_sleep(10)")
+    told = str(explain_connection(refused.value, "DATABASE_URL"))
+    assert "due to statement timeout" in told
+    assert "statement_timeout of this login or database is too short even to connect" in told

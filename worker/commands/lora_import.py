@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from worker.ml.families.lora import Converted
 
 MAX_BYTES = 4 * 1024**3
-MAX_RANK = 512
+"""Of a file, and of what it becomes."""
 UPLOAD_S = 1800.0
 """Well below `lora_import` in sql/timings.sql, after which the object is deleted."""
 WORD = re.compile(r"\w{2,40}")
@@ -118,8 +118,13 @@ def _prepare(source: Path, base: str, models_dir: Path, trigger_word: str | None
 
 
 def _check(source: Path, converted: Converted) -> None:
+    from worker.ml.adapters.lycoris import MAX_RANK
+
     if converted.rank > MAX_RANK:
         raise CommandRefused(f"{source.name} has rank {converted.rank}; at most {MAX_RANK} is supported")
+    size = sum(a.nbytes + b.nbytes for a, b in converted.layers.values())
+    if size > MAX_BYTES:
+        raise CommandRefused(f"{source.name} has {size / 1024**3:.1f} GiB as a plain LoRA: no LoRA is so large")
     if not any(a.any() and b.any() for a, b in converted.layers.values()):
         raise CommandRefused(f"{source.name} has no effect: all its weights or all its alphas are zero")
 

@@ -57,6 +57,16 @@ _HINTS = (
         r"too many (?:clients|connections)|connection slots|max clients",
         "all connections are in use: raise the limit of the role, the pooler or the server, or stop a pod",
     ),
+    (
+        r"statement timeout",
+        "statement_timeout of this login or database is too short even to connect: as the database owner, raise it "
+        "with ALTER ROLE … SET or ALTER DATABASE … SET",
+    ),
+    (
+        r"transaction timeout",
+        "transaction_timeout of this login or database is too short even to connect: as the database owner, raise it "
+        "with ALTER ROLE … SET or ALTER DATABASE … SET",
+    ),
     (r"permission denied for database", "as the database owner: grant connect on the database to this login"),
 )
 

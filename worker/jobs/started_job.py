@@ -57,7 +57,7 @@ class StartedJob(Row):
 
     kind: str
     id: UUID
-    route: str = ""
+    route: str
     """The entrypoint of its queue row: with the base model and the guides that it needs."""
     attempt: int
     purpose: str | None

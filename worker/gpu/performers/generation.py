@@ -57,9 +57,11 @@ def generate(task: GenerateTask, models: Models) -> Work:
 
 def _guide_use(guide: GuideFile, base: Base, models: Models) -> GuideUse:
     """Load a guide and read its pictures. Raises UnusablePhoto, ModelMissing and ModelUnreadable."""
+    # Maps of edges, poses and depths are on black: white would be a line, or very near.
+    background = "white" if guide.capability == "reference" else "black"
     return GuideUse(
         models.guide(guide.model, base, guide.capability),
-        tuple(read_whole(path) for path in guide.pictures),
+        tuple(read_whole(path, background) for path in guide.pictures),
         guide.scale,
         guide.capability.partition(":")[2] or None,
         guide.start,

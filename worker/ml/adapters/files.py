@@ -21,7 +21,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from worker.ml.adapters import scales
+from worker.ml.adapters import lycoris, scales
 from worker.ml.adapters.names import SIDES, Naming, Pair, Shape
 from worker.ml.adapters.spellings import Key, Side, is_of_a_model, naming_of, not_plain, parse
 from worker.ml.errors import ModelUnreadable
@@ -31,7 +31,7 @@ _NAME = re.compile(r"[A-Za-z0-9_.-]{1,300}")
 _FLOATS = ("F64", "F32", "F16", "BF16")
 _NUMBERS = (*_FLOATS, "I64", "I32", "I16", "I8", "U8")
 """Of alpha, which some programs write as the whole number that they were given."""
-ONLY_PLAIN = "only plain LoRAs of the denoiser are supported"
+ONLY_PLAIN = "only plain LoRAs, LoKr and LoHa of the denoiser are supported"
 
 
 @dataclass(frozen=True)
@@ -130,23 +130,30 @@ def read_pairs(path: Path, header: LoraHeader) -> dict[str, Pair]:
     """
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    _check_finite(path, tensors)
-    stated = header.stated
-    if stated is not None and header.has_alphas:
-        raise ModelUnreadable(f"{path.name} has alpha both in tensors and in {stated.where}, which is unsupported")
+    unread = {keys.get("alpha") for keys in header.keys.values() if not lycoris.is_scaled(keys)}
+    _check_finite(path, {name: tensor for name, tensor in tensors.items() if name not in unread})
+    if header.stated is not None and header.has_alphas:
+        raise ModelUnreadable(f"{path.name} has alpha both in tensors and in {header.stated.where}, unsupported")
     pairs = {}
     for layer, keys in header.keys.items():
-        a, b = tensors[keys["down"]], tensors[keys["up"]]
-        scale = 1.0
-        if "alpha" in keys:
-            scale = tensors[keys["alpha"]].item() / len(a)
-        elif stated is not None:
-            scale = scales.stated_scale(path.name, stated, layer, len(a))
+        own = {side: tensors[name] for side, name in keys.items()}
+        a, b = lycoris.pair(own) if lycoris.kind(own) else (own["down"], own["up"])
+        scale = _scale(path.name, header, layer, own)
         for_a, for_b = scales.spread(scale)
         pairs[layer] = (a if for_a == 1 else a * for_a, b if for_b == 1 else b * for_b)
         if not all(factor.isfinite().all() for factor in pairs[layer]):
             raise ModelUnreadable(f"{path.name} scales {layer} by {scale:.3g}, beyond what its precision can hold")
     return pairs
+
+
+def _scale(file: str, header: LoraHeader, layer: str, tensors: Mapping[Side, torch.Tensor]) -> float:
+    """Return what a layer's pair is multiplied by."""
+    if not lycoris.is_scaled(tensors):
+        return 1.0
+    rank = lycoris.alpha_divisor(tensors) if lycoris.kind(tensors) else len(tensors["down"])
+    if "alpha" in tensors:
+        return tensors["alpha"].item() / rank
+    return 1.0 if header.stated is None else scales.stated_scale(file, header.stated, layer, rank)
 
 
 def state_of(pairs: Mapping[str, Pair], naming: Naming) -> dict[str, torch.Tensor]:
@@ -179,17 +186,28 @@ def _header(path: Path, shapes: Mapping[str, tuple[int, ...]], metadata: Mapping
         parsed.append(key)
     if not keys:
         raise ModelUnreadable(f"{path.name} holds no LoRA weights")
-    layers = {}
+    layers, ranks = {}, []
     for layer, sides in keys.items():
-        down, up = (shapes.get(sides.get(side, ""), ()) for side in ("down", "up"))
-        if not _is_pair(down, up) or shapes.get(sides.get("alpha", ""), ()) not in ((), (1,)):
-            raise ModelUnreadable(f"{path.name} is incomplete: {layer} does not have a matching pair of weights")
-        if down[2:] not in ((), (1, 1)):
-            size = " x ".join(map(str, down[2:]))
-            raise ModelUnreadable(f"{path.name} is a LoCon ({layer} is a convolution of {size} pixels): {ONLY_PLAIN}")
-        layers[layer] = (down[1], up[0], *down[2:])
-    rank = max(shapes[sides["down"]][0] for sides in keys.values())
-    return LoraHeader(naming_of(parsed), rank, layers, dict(metadata), keys)
+        layers[layer], rank = _shape_and_rank(path.name, layer, {side: shapes[name] for side, name in sides.items()})
+        ranks.append(rank)
+    return LoraHeader(naming_of(parsed), max(ranks), layers, dict(metadata), keys)
+
+
+def _shape_and_rank(file: str, layer: str, shapes: Mapping[Side, tuple[int, ...]]) -> tuple[Shape, int]:
+    """Return a layer's shape and the rank of its pair. Raises ModelUnreadable unless its tensors are complete."""
+    down, up = shapes.get("down", ()), shapes.get("up", ())
+    if lycoris.kind(shapes):
+        shape, rank = lycoris.shape_and_rank(file, layer, shapes)
+    elif _is_pair(down, up):
+        shape, rank = (down[1], up[0], *down[2:]), down[0]
+    else:
+        raise ModelUnreadable(f"{file} is incomplete: {layer} does not have a matching pair of weights")
+    if shapes.get("alpha", ()) not in ((), (1,)):
+        raise ModelUnreadable(f"{file} is incomplete: the alpha of {layer} is not one number")
+    if shape[2:] not in ((), (1, 1)):
+        size = " x ".join(map(str, shape[2:]))
+        raise ModelUnreadable(f"{file} is a LoCon ({layer} is a convolution of {size} pixels): {ONLY_PLAIN}")
+    return shape, rank
 
 
 def _check_kind(path: Path, names: Collection[str]) -> None:

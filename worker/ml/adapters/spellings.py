@@ -1,6 +1,7 @@
 """How programs spell the keys of a LoRA's tensors: what stands before a layer's name, and what follows it.
 
-Facts are those of the programs' own writers: diffusers (old and new), PEFT, sd-scripts, ComfyUI, OneTrainer, XLabs.
+Facts are those of the programs' own writers: diffusers (old and new), PEFT, sd-scripts, ComfyUI, OneTrainer, XLabs,
+LyCORIS, AI Toolkit.
 """
 
 from __future__ import annotations
@@ -8,9 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-Side = Literal["down", "up", "alpha"]
+LokrSide = Literal["lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b"]
+LohaSide = Literal["hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"]
+Side = Literal["down", "up", "alpha"] | LokrSide | LohaSide
+"""What a tensor is of its layer; of LyCORIS' products, LoKr and LoHa, in its own words."""
 
 PREFIX = (
     r"(?:(?:base_model\.model\.)?(?:model\.)?(?:diffusion_model|transformer|unet)\."
@@ -19,6 +23,10 @@ PREFIX = (
 """A pattern for what may stand before a layer's own name."""
 
 _SIDES: dict[str, Side] = {"A": "down", "B": "up", "down": "down", "up": "up", "alpha": "alpha"}
+_PRODUCTS: dict[str, tuple[Side, str]] = {
+    **{side: (side, "LoKr") for side in get_args(LokrSide)},
+    **{side: (side, "LoHa") for side in get_args(LohaSide)},
+}
 _PROCESSOR = re.compile(r"(?P<layer>.+)_lora(?P<stream>[12]?)\.(?P<side>down|up)\.weight")
 _ENDINGS = (
     re.compile(r"(?P<layer>.+)\.lora_(?P<side>A|B|down|up)(\.\w+)?\.weight"),
@@ -30,10 +38,8 @@ _TEXT_ENCODER = re.compile(
     r"(base_model\.model\.)?(lora_te\d?_|lora_prior_te_|text_encoders?(_\d)?\.|te\d?\.|clip_[lg]\.|t5xxl\.|text_model\.)"
 )
 _NOT_PLAIN = {  # other things that are called LoRAs or lie beside them, by a pattern in their keys
-    r"dora_scale|lora_magnitude_vector": "a DoRA",
-    r"hada_": "a LoHa",
-    r"lokr_": "a LoKr",
-    r"lora_mid\.": "a LoCon with a core",
+    r"dora_scale|lora_magnitude_vector": "a DoRA, which scales the base's own weights",
+    r"lora_mid\.|\.(lokr|hada)_t[12]$": "a LoCon with a core",
     r"\.oft_|\.boft_|oft_blocks|oft_diag": "an OFT",
     r"ia3_|\.on_input$": "an (IA)³",
     r"\.[ab][12]\.weight$": "a GLoRA",
@@ -57,11 +63,14 @@ class Key:
     """The layer's name in its file, of an attention processor without the words that old diffusers put in."""
     side: Side
     naming: str
-    """The program whose spelling this is: `kohya`, `diffusers`, or another, for a person. Empty for alpha."""
+    """The program whose spelling this is: `kohya`, `diffusers`, or another, for a person. Empty for alpha.
+
+    Of LyCORIS' products `LoKr` or `LoHa`, in whichever spelling: none is drawn with before it is converted.
+    """
 
 
 def parse(key: str) -> Key | None:
-    """Return what a tensor is by its key; None for one that is no part of a plain LoRA."""
+    """Return what a tensor is by its key; None for one that is no part of a LoRA."""
     processor = _PROCESSOR.fullmatch(key)
     if processor:
         # `attn1.processor.to_q_lora` of old diffusers, `processor.qkv_lora1` of XLabs
@@ -69,6 +78,9 @@ def parse(key: str) -> Key | None:
         xlabs = layer.rpartition(".")[2].startswith(("qkv", "proj"))
         layer += ".0" if layer.endswith(".to_out") else ""
         return Key(layer, _SIDES[processor["side"]], "XLabs" if xlabs else "older diffusers")
+    layer, _, last = key.rpartition(".")
+    if layer and last in _PRODUCTS:
+        return Key(layer, *_PRODUCTS[last])
     for ending in _ENDINGS:
         match = ending.fullmatch(key)
         if match:

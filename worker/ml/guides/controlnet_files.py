@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from worker.ml.errors import BadInput, ModelUnreadable, is_out_of_memory
 from worker.ml.families.controlnets import NETWORKS
 from worker.ml.guides.controlnet import ControlNet
+from worker.ml.guides.finite import check_finite
 from worker.ml.models import Base
 from worker.ml.not_weights import PICKLES
 
@@ -68,9 +69,7 @@ def _load(folder: Path, sort: type[ControlNet], base: Base) -> Any:
             raise ModelUnreadable(
                 f"{folder.name} is an incomplete or damaged ControlNet: {len(keys)} {words} weights, such as {keys[0]}"
             )
-    if not all(weights.isfinite().all() for weights in network.parameters()):
-        precision = str(base.dtype).removeprefix("torch.")
-        raise ModelUnreadable(f"{folder.name} is damaged: some of its weights are not finite in {precision}")
+    check_finite(folder.name, [network], base.dtype)
     return network.requires_grad_(False).eval()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ from transformers import CLIPVisionModelWithProjection
 from worker.ml.errors import ModelUnreadable, is_out_of_memory
 from worker.ml.families.ip_adapters import NAMES
 from worker.ml.families.ip_adapters.names import AdapterNames, numbers_of
+from worker.ml.guides.finite import check_finite
 from worker.ml.models import Base
 from worker.ml.not_weights import PICKLES
 from worker.ml.single_files.parts import Weights, read_weights
@@ -88,7 +89,7 @@ def load_adapter(file: Path, base: Base) -> Adapter:
     adapter = Adapter(file.name, names, projection, processors)
     for module in adapter.modules:
         module.to(base.dtype).requires_grad_(False).eval()
-    _check_finite(f"{file.name} of {file.parent.name}", adapter.modules, base.dtype)
+    check_finite(f"{file.name} of {file.parent.name}", adapter.modules, base.dtype)
     return adapter
 
 
@@ -141,11 +142,5 @@ def load_encoder(folder: Path, dtype: torch.dtype) -> Any:
         raise ModelUnreadable(f"{name} is incomplete or damaged: {str(error)[:300]}") from error
     if missing := sorted(report["missing_keys"]):
         raise ModelUnreadable(f"{name} is incomplete: it has no {missing[0]}")
-    _check_finite(name, [encoder], dtype)
+    check_finite(name, [encoder], dtype)
     return encoder.requires_grad_(False).eval()
-
-
-def _check_finite(name: str, modules: Iterable[torch.nn.Module], dtype: torch.dtype) -> None:
-    """Raise ModelUnreadable for weights that are not finite, also where they leave the range of the precision."""
-    if not all(weights.isfinite().all() for module in modules for weights in module.parameters()):
-        raise ModelUnreadable(f"{name} holds weights that are not finite in {str(dtype).removeprefix('torch.')}")

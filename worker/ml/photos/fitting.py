@@ -69,15 +69,15 @@ def read_fitted(path: Path, ladder: Sequence[Sequence[Size]]) -> FittedPhoto:
         photo = _convertible(path, opened)
         reached = _reached(path, photo, ladder)
         fitted = [ImageOps.fit(photo, (width, height), Image.Resampling.LANCZOS) for height, width in reached]
-        pixels = tuple(np.asarray(to_srgb(_on_white(one), colours), dtype=np.uint8) for one in fitted)
+        pixels = tuple(np.asarray(to_srgb(_over("white", one), colours), dtype=np.uint8) for one in fitted)
         turned = (full[0] < full[1]) != (photo.width < photo.height)
         original = (full[0], full[1]) if turned else (full[1], full[0])
         framings = tuple(_framing(original, size) for size in reached)
         return FittedPhoto(pixels, framings, enlarged=not _reaches(photo, reached[0]))
 
 
-def read_whole(path: Path) -> Pixels:
-    """Read a picture at its full size, as (H, W, 3) uint8: upright, in sRGB, transparent parts white.
+def read_whole(path: Path, background: str) -> Pixels:
+    """Read a picture at its full size, as (H, W, 3) uint8: upright, in sRGB, transparent parts of this colour's name.
 
     Of an animation the first frame is read. Raises UnusablePhoto.
     """
@@ -86,7 +86,7 @@ def read_whole(path: Path) -> Pixels:
         opened = load(path, file, file.size)
         colours = colours_of(path, opened)
         turn_upright(opened)
-        return np.asarray(to_srgb(_on_white(_convertible(path, opened)), colours), dtype=np.uint8)
+        return np.asarray(to_srgb(_over(background, _convertible(path, opened)), colours), dtype=np.uint8)
 
 
 def _framing(original: Size, size: Size) -> Framing:
@@ -174,7 +174,7 @@ def _with_alpha(path: Path, photo: Image.Image) -> Image.Image:
     return photo.convert("RGBA")
 
 
-def _on_white(photo: Image.Image) -> Image.Image:
+def _over(background: str, photo: Image.Image) -> Image.Image:
     if photo.mode != "RGBA":
         return photo
-    return Image.alpha_composite(Image.new("RGBA", photo.size, "white"), photo).convert("RGB")
+    return Image.alpha_composite(Image.new("RGBA", photo.size, background), photo).convert("RGB")

@@ -7,6 +7,7 @@ it repacks its weights in place the first time that it is called, and weights ne
 from __future__ import annotations
 
 import importlib
+import logging
 import math
 from typing import Any, cast
 
@@ -63,6 +64,8 @@ class Nf4Linear(QuantisedLinear):
 
 def _functional() -> Any:
     """Import it at first use: where nothing is quantised, it may be missing."""
+    # On CPUs with AVX-512 for bfloat16 it warns that the package kernels is missing: for layers that are not used here.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     return importlib.import_module("bitsandbytes.functional")
 
 
