@@ -47,7 +47,7 @@ def test_an_offloaded_base_draws_the_same_picture_with_one_part_at_a_time(
 ) -> None:
     (full,) = pictures(generate(on_gpu, REQUEST))
     monkeypatch.setattr(memory, "free_device_bytes", lambda _: 0)
-    monkeypatch.setattr(on_gpu, "forms", [memory.PLAIN])
+    monkeypatch.setattr(on_gpu, "offered", dict.fromkeys(on_gpu.offered, [memory.PLAIN]))
     (same,) = pictures(generate(on_gpu, REQUEST))
     np.testing.assert_array_equal(same, full)
     assert [name for name, device in devices(on_gpu).items() if device == "cuda"] == ["vae"]

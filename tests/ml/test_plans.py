@@ -16,7 +16,7 @@ from worker.ml.memory import GIB, Plan
 from worker.ml.models import Base
 from worker.ml.protocol import Grid
 from worker.ml.quantise.nf4 import has_bitsandbytes
-from worker.ml.train.memory import Savings, plan_training, step_memory
+from worker.ml.train.memory import Savings, plan_training, step_memory, trainable_forms
 
 pytestmark = pytest.mark.skipif(not has_bitsandbytes(), reason="nf4 needs bitsandbytes (the gpu and dev extras)")
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
@@ -55,7 +55,7 @@ def plans(
     with family.new_lora(parts, family.training_defaults.rank, torch.Generator()) as lora:
         weights = sum(weights.numel() for weights in lora.values())
     largest = grid_of(base, family.training_defaults.resolutions[-1])
-    needs = {form: step_memory(base, form, largest, 1, weights) for form in base.forms}
+    needs = {form: step_memory(base, form, largest, 1, weights) for form in trainable_forms(base)}
     found = []
     for free_gib in every_free_gib:
         plan = plan_drawing(base, side, rows, free_gib)
@@ -149,7 +149,7 @@ def test_flux_on_a_card_of_this_size_is_as_precise_as_it_can_be_and_says_why(
     with base.family.new_lora(base.parts, 16, torch.Generator()) as lora:
         weights = sum(weights.numel() for weights in lora.values())
     plan = plan_drawing(base, 1024, 1, free_gib - weights * 2 / GIB)
-    needs = {form: step_memory(base, form, grid_of(base, 1024), 1, weights) for form in base.forms}
+    needs = {form: step_memory(base, form, grid_of(base, 1024), 1, weights) for form in trainable_forms(base)}
     trained = plan_training(needs, int(free_gib * GIB), eight_bit=True)
     assert plan.describe("here").startswith(f"{drawing}, here: needs ")
     assert trained.describe("here").startswith(f"{training}, here: needs ")
@@ -166,7 +166,7 @@ def test_flux_fits_the_cards_that_it_is_meant_for() -> None:
     working = {**working, "transformer": working["transformer"] + 2 * weights}
     found = {}
     for form in ("int8", "nf4"):
-        base.forms = [form]
+        base.offered["transformer"] = [form]
         step = step_memory(base, form, grid_of(base, 1024), 1, weights)
         found[form] = (
             round(base.plan(working).needed_bytes / GIB, 1),
