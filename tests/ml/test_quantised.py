@@ -25,7 +25,7 @@ from worker.ml.draw.generate import LoraUse, PictureRequest, generate
 from worker.ml.errors import PackageMissing
 from worker.ml.memory import GIB, Plan
 from worker.ml.models import Base, Store
-from worker.ml.phases import Phase
+from worker.ml.phases import Phase, Underway
 from worker.ml.quantise import forms
 from worker.ml.quantise.int8 import Int8Linear
 from worker.ml.quantise.linear import QuantisedLinear
@@ -298,8 +298,10 @@ def test_a_plan_quantises_only_as_far_as_it_must_and_says_why(
     assert chosen[int8].describe("here") == (
         "int8 transformer, offloaded, here: needs 1.3 of 1.3 GiB free; unquantised, it would need 1.3"
     )
-    assert chosen[0].describe("here").startswith(
-        "streamed nf4 transformer, nf4 text encoder, offloaded, here: may not fit: needs "
+    assert (
+        chosen[0]
+        .describe("here")
+        .startswith("streamed nf4 transformer, nf4 text encoder, offloaded, here: may not fit: needs ")
     )
 
 
@@ -326,6 +328,23 @@ def test_a_job_that_quantises_says_so_once(tiny_base: Path) -> None:
     said = [event.name for _ in range(2) for event in generate(base, REQUEST) if isinstance(event, Phase)]
     assert said.count("quantising the transformer to int8") == 1
     assert said[0] == "quantising the transformer to int8"
+
+
+@only_flux
+def test_quantising_can_be_stopped_between_two_layers_and_begins_anew(base: Base, tiny_base: Path) -> None:
+    stopped = models.load(tiny_base, "cpu", forms=("int8",))
+    layers = sum(
+        isinstance(event, Underway) for event in generate(models.load(tiny_base, "cpu", forms=("int8",)), REQUEST)
+    )
+    drawing = generate(stopped, REQUEST)
+    said = [next(event for event in drawing if isinstance(event, kind)) for kind in (Phase, Underway, Underway)]
+    drawing.close()
+    assert said == [Phase("quantising the transformer to int8", stepwise=True), *[Underway(said[0].name)] * 2]
+    assert stopped.must_quantise("transformer", "int8")
+    assert not any(isinstance(layer, QuantisedLinear) for layer in stopped.denoiser.modules())
+    events = list(generate(stopped, REQUEST))
+    assert sum(isinstance(event, Underway) for event in events) == layers > 2
+    assert len(pictures(events)) == 1
 
 
 # -- LoRAs

@@ -46,8 +46,8 @@ class Base:
     ) -> None:
         """`forms` are those that plans choose from: for each part the first that fits, else the last.
 
-        Where the device shares the host's memory, it is always the first. Raises PackageMissing if the denoiser can have
-        none of them.
+        Where the device shares the host's memory, it is always the first. Raises PackageMissing if none of them is
+        possible for the denoiser.
         """
         self.folder = folder
         self.family = family
@@ -140,7 +140,7 @@ class Base:
         return self._fitting_forms(self.family.encoders, working_bytes)
 
     def _fitting_forms(self, stage: Sequence[str], working_bytes: Mapping[str, int]) -> dict[str, str]:
-        """Return the form of the part of this stage that has several: the first in which the stage fits, or the last."""
+        """Return the form of this stage's part that has several: the first in which the stage fits, else the last."""
         free = self.free_bytes
         usable = math.inf if free is None else free * memory.USABLE_SHARE
         (name,) = self._forms.keys() & stage

@@ -111,7 +111,7 @@ def plan_training(needs: Mapping[str, StepMemory], free: int | None, *, eight_bi
 
 
 def memory_needed(base: Base, samples: Sequence[Sample], batch_size: int, rank: int) -> dict[str, StepMemory]:
-    """Return what training a LoRA of this rank on these samples takes, by the forms of the denoiser that can be trained on."""
+    """Return what training a LoRA of this rank on these samples takes, by the forms that can be trained on."""
     largest = max((sample.grid for sample in samples), key=math.prod)
     checkpointing = base.denoiser.is_gradient_checkpointing  # which removing a LoRA ends
     with base.family.new_lora(base.parts, rank, torch.Generator()) as lora:
