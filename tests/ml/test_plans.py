@@ -57,7 +57,7 @@ def plans(
     What is offered must fit, and without 8-bit AdamW.
     """
     base = published(slug)
-    family, parts = base.family, base.parts
+    family = base.family
     weights = lora_weights(base, family.training_defaults.rank)
     largest = grid_of(base, family.training_defaults.resolutions[-1])
     needs = {form: step_memory(base, form, largest, 1, weights) for form in trainable_forms(base)}
