@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +13,11 @@ from worker import errors
 from worker.gpu.child import Reporter, drain
 from worker.gpu.failures import failure
 from worker.gpu.messages import FromChild, Phase, Progress, Stopped, Work
+from worker.gpu.models import Models
+from worker.gpu.performers.generation import generate
+from worker.gpu.tasks.generation import GenerateTask
 from worker.ml import errors as ml_errors
+from worker.ml.models import Base, load
 
 
 def test_no_step_starts_after_an_interrupt() -> None:
@@ -76,3 +82,30 @@ def test_every_error_class_of_ml_has_a_code_of_its_own() -> None:
     for cls in vars(ml_errors).values():
         if isinstance(cls, type) and issubclass(cls, Exception):
             assert failure(cls("x"), "training").code != "internal", cls
+
+
+class QuantisingModels(Models):
+    """Models whose base is used in int8, as on a GPU with little memory."""
+
+    def base(self, folder: Path) -> Base:
+        return load(folder, "cpu", forms=("int8",))
+
+    def upscaler(self, path: Path, backend: str) -> Any:
+        return None
+
+
+def test_a_drawing_can_be_stopped_while_a_part_is_quantised(tiny_models: Path, tmp_path: Path) -> None:
+    """It once listened only when all layers were done, and was killed with all of its models."""
+    stop, sent = threading.Event(), list[FromChild]()
+    task = GenerateTask(
+        base=tiny_models / "tiny-flux", prompt="a portrait", seed=7, upscaler=tmp_path / "none", workdir=tmp_path
+    )
+
+    def send(event: FromChild) -> None:
+        sent.append(event)
+        if isinstance(event, Progress):
+            stop.set()
+
+    assert drain(generate(task, QuantisingModels()), stop, Reporter(send)) == Stopped()
+    quantising = "quantising the transformer to int8"
+    assert sent[-2:] == [Phase(name=quantising, stepwise=True), Progress(fraction=0, phase=quantising)]

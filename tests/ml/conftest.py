@@ -61,10 +61,15 @@ OF_EVERY_FAMILY = frozenset(
         # test_quantised
         "test_the_prediction_of_a_quantised_denoiser_is_close_to_that_of_the_plain_one",
         "test_a_lora_trained_on_a_quantised_base_has_the_same_names_and_fits_the_plain_one",
+        # test_quantised_encoders
+        "test_a_prompt_of_a_quantised_encoder_is_close_to_that_of_the_plain_one",
         # test_samplers
         "test_every_sampler_of_a_family_draws_another_picture_and_a_seed_means_one",
         # test_stopping
         "test_a_drawing_stops_within_one_step",
+        # test_streamed
+        "test_a_streamed_denoiser_draws_the_same_picture",
+        "test_the_size_on_the_device_is_known_before_a_form_is_used",
         # test_training
         "test_a_checkpoint_of_a_training_at_several_resolutions_is_resumed_bit_for_bit",
         "test_the_family_is_told_how_each_photo_of_a_batch_was_framed",

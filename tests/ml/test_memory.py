@@ -336,5 +336,5 @@ def test_a_checkpointed_training_step_on_a_quantised_denoiser_keeps_no_wide_weig
 def published_in_int8(slug: str) -> Base:
     """A published base on the meta device. bitsandbytes, for nf4, has tables that need a device with values."""
     base = Base(Path(slug), *on_meta(slug), torch.device("meta"), torch.bfloat16, ("int8",))
-    base.use("int8")
+    base.use(base.family.denoiser, "int8")
     return base

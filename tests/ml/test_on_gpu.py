@@ -47,10 +47,21 @@ def test_an_offloaded_base_draws_the_same_picture_with_one_part_at_a_time(
 ) -> None:
     (full,) = pictures(generate(on_gpu, REQUEST))
     monkeypatch.setattr(memory, "free_device_bytes", lambda _: 0)
-    monkeypatch.setattr(on_gpu, "forms", [memory.PLAIN])
+    monkeypatch.setattr(on_gpu, "offered", {part: [memory.PLAIN] for part in on_gpu.offered})
     (same,) = pictures(generate(on_gpu, REQUEST))
     np.testing.assert_array_equal(same, full)
     assert [name for name, device in devices(on_gpu).items() if device == "cuda"] == ["vae"]
+
+
+def test_a_streamed_denoiser_draws_the_same_picture(
+    on_gpu: Base, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With each block copied on a stream of its own while the one before computes."""
+    (whole,) = pictures(generate(on_gpu, REQUEST))
+    streamed = models.load(tiny_base, forms=("streamed plain",))
+    monkeypatch.setattr(memory, "free_device_bytes", lambda _: 0)
+    (same,) = pictures(generate(streamed, REQUEST))
+    np.testing.assert_array_equal(same, whole)
 
 
 def test_a_training_frees_the_encoders_and_its_lora_draws(on_gpu: Base, photos: list[Photo], tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from worker.ml.draw.generate import LoraUse, PictureRequest, generate
 from worker.ml.errors import PackageMissing
 from worker.ml.memory import GIB, Plan
 from worker.ml.models import Base, Store
-from worker.ml.phases import Phase
+from worker.ml.phases import Phase, Underway
 from worker.ml.quantise import forms
 from worker.ml.quantise.int8 import Int8Linear
 from worker.ml.quantise.linear import QuantisedLinear
@@ -119,7 +119,7 @@ def quantised(tiny_base: Path) -> Callable[[str], Base]:
 
     def load(form: str) -> Base:
         base = models.load(tiny_base, "cpu", forms=(form,))
-        base.use(form)
+        base.use(base.family.denoiser, form)
         return base
 
     return load
@@ -181,7 +181,7 @@ def test_leaving_the_device_copies_nothing_and_other_weights_are_really_used(
     """Codes and scales are masters too: what is on the device is a copy, and what is changed in the host is read."""
     device_of_its_own(0)
     base = models.load(tiny_base, "cpu", forms=(form,))
-    base.use(form)
+    base.use(base.family.denoiser, form)
     layers = [layer for layer in base.denoiser.modules() if isinstance(layer, QuantisedLinear)]
 
     def places() -> list[int]:
@@ -209,8 +209,8 @@ def test_a_form_is_made_once_and_the_plain_one_comes_back_bit_for_bit(
     changing = models.load(tiny_base, "cpu")
     drawn = {}
     for form in ("int8", "plain", "nf4", "int8", "plain"):
-        assert changing.must_quantise(form) == (form not in drawn and form != "plain")
-        changing.use(form)
+        assert changing.must_quantise(changing.family.denoiser, form) == (form not in drawn and form != "plain")
+        changing.use(changing.family.denoiser, form)
         changing.place(changing.family.denoiser)
         (pixels,) = pictures(_drawn_in(changing, form))
         np.testing.assert_array_equal(drawn.setdefault(form, pixels), pixels)
@@ -220,11 +220,11 @@ def test_a_form_is_made_once_and_the_plain_one_comes_back_bit_for_bit(
 
 def _drawn_in(base: Base, form: str) -> Iterator[object]:
     """Draw in this form, whatever the plan would choose."""
-    offered, base.forms = base.forms, [form]
+    offered, base.offered = base.offered, {**base.offered, base.family.denoiser: [form]}
     try:
         yield from generate(base, REQUEST)
     finally:
-        base.forms = offered
+        base.offered = offered
 
 
 @only_flux
@@ -233,7 +233,7 @@ def test_quantising_holds_one_layer_at_a_time(quantised: Callable[[str], Base]) 
     base = quantised("plain")
     largest = max(layer.weight.nbytes for layer in base.denoiser.modules() if isinstance(layer, torch.nn.Linear))
     with LiveBytes(base.denoiser) as live:
-        base.use("int8")
+        base.use(base.family.denoiser, "int8")
     assert live.peak < base.denoiser_bytes("int8")[0] + 5 * largest
 
 
@@ -253,7 +253,7 @@ def test_quantised_copies_count_against_the_limit_of_the_host_and_others_make_ro
     base = models.load(tiny_base, "cpu")
     before, sizes = base.anonymous_bytes, {}
     for form in ("int8", "nf4"):
-        base.use(form)
+        base.use(base.family.denoiser, form)
         sizes[form] = base.anonymous_bytes - before - sum(sizes.values())
         weights = sum(layer.numel() for layer in _weights_of_layers(tiny_base))
         assert sizes[form] == pytest.approx(weights * {"int8": 1, "nf4": 0.5}[form], rel=0.15)
@@ -262,17 +262,17 @@ def test_quantised_copies_count_against_the_limit_of_the_host_and_others_make_ro
     (tmp_path / "slab").touch()
     store.get(tmp_path / "slab", lambda _: Slab())
     kept = store.base(tiny_base)
-    kept.use("int8")
+    kept.use(kept.family.denoiser, "int8")
     assert len(said) == 1
     assert said[0].startswith("unloaded ")
-    kept.use("nf4")
-    assert kept.must_quantise("int8"), "there is room for one of them"
+    kept.use(kept.family.denoiser, "nf4")
+    assert kept.must_quantise(kept.family.denoiser, "int8"), "there is room for one of them"
     assert store.base(tiny_base) is kept
 
 
 def _weights_of_layers(folder: Path) -> list[torch.Tensor]:
     denoiser = models.load(folder, "cpu", forms=("int8",))
-    denoiser.use("int8")
+    denoiser.use(denoiser.family.denoiser, "int8")
     return [layer.weight for layer in denoiser.denoiser.modules() if isinstance(layer, QuantisedLinear)]
 
 
@@ -288,18 +288,23 @@ def test_a_plan_quantises_only_as_far_as_it_must_and_says_why(
     work = {base.family.denoiser: GIB}
     besides = GIB + memory.WORKSPACE_BYTES
     plain, int8, nf4 = (
-        math.ceil((sum(base.denoiser_bytes(form)) + besides) / memory.USABLE_SHARE) for form in base.forms
+        math.ceil((sum(base.denoiser_bytes(form)) + besides) / memory.USABLE_SHARE) for form in ("plain", "int8", "nf4")
     )
     chosen = {}
     for free in (plain, plain - 1, int8, int8 - 1, nf4, 0):
         device_of_its_own(free)
         chosen[free] = base.plan(work)
-    assert [plan.form for plan in chosen.values()] == ["plain", "int8", "int8", "nf4", "nf4", "nf4"]
+    found = [plan.forms["transformer"] for plan in chosen.values()]
+    assert found == ["plain", "int8", "int8", "nf4", "nf4", "streamed nf4"]
     assert [plan.needed_bytes <= free for free, plan in chosen.items()] == [True] * 5 + [False]
     assert chosen[int8].describe("here") == (
-        "int8, offloaded, here: needs 1.3 of 1.3 GiB free; unquantised, it would need 1.3"
+        "int8 transformer, offloaded, here: needs 1.3 of 1.3 GiB free; unquantised, it would need 1.3"
     )
-    assert chosen[0].describe("here").startswith("nf4, offloaded, here: may not fit: needs ")
+    assert (
+        chosen[0]
+        .describe("here")
+        .startswith("streamed nf4 transformer, nf4 text encoder, offloaded, here: may not fit: needs ")
+    )
 
 
 @only_flux
@@ -308,7 +313,7 @@ def test_without_bitsandbytes_plans_stop_at_int8(
 ) -> None:
     monkeypatch.setattr(forms, "has_bitsandbytes", lambda: False)
     device_of_its_own(0)
-    assert models.load(tiny_base, "cpu").plan({}).form == "int8"
+    assert set(models.load(tiny_base, "cpu").plan({}).forms.values()) == {"int8", "streamed int8"}
     with pytest.raises(PackageMissing, match="bitsandbytes"):
         models.load(tiny_base, "cpu", forms=("nf4",))
 
@@ -316,7 +321,7 @@ def test_without_bitsandbytes_plans_stop_at_int8(
 def test_on_a_cpu_nothing_is_quantised_unless_it_is_asked_for(base: Base, quantised: Callable[[str], Base]) -> None:
     for one, form in ((base, "plain"), (quantised("nf4"), "nf4")):
         (plan,) = [event for event in generate(one, REQUEST) if isinstance(event, Plan)]
-        assert plan.form == form
+        assert set(plan.forms.values()) == {form}
 
 
 @only_flux
@@ -325,6 +330,23 @@ def test_a_job_that_quantises_says_so_once(tiny_base: Path) -> None:
     said = [event.name for _ in range(2) for event in generate(base, REQUEST) if isinstance(event, Phase)]
     assert said.count("quantising the transformer to int8") == 1
     assert said[0] == "quantising the transformer to int8"
+
+
+@only_flux
+def test_quantising_can_be_stopped_between_two_layers_and_begins_anew(base: Base, tiny_base: Path) -> None:
+    stopped = models.load(tiny_base, "cpu", forms=("int8",))
+    layers = sum(
+        isinstance(event, Underway) for event in generate(models.load(tiny_base, "cpu", forms=("int8",)), REQUEST)
+    )
+    drawing = generate(stopped, REQUEST)
+    said = [next(event for event in drawing if isinstance(event, kind)) for kind in (Phase, Underway, Underway)]
+    drawing.close()
+    assert said == [Phase("quantising the transformer to int8", stepwise=True), *[Underway(said[0].name)] * 2]
+    assert stopped.must_quantise("transformer", "int8")
+    assert not any(isinstance(layer, QuantisedLinear) for layer in stopped.denoiser.modules())
+    events = list(generate(stopped, REQUEST))
+    assert sum(isinstance(event, Underway) for event in events) == layers > 2
+    assert len(pictures(events)) == 1
 
 
 # -- LoRAs
@@ -366,7 +388,8 @@ def test_a_lora_trained_on_a_quantised_base_has_the_same_names_and_fits_the_plai
     assert names[0] == names[1]
     (pixels,) = pictures(generate(base, replace(REQUEST, loras=(LoraUse(lora.path),))))
     assert pixels.shape == (64, 64, 3)
-    assert lora.memory_plan == f"{form}, one part at a time, cpu, float32"
+    denoiser = base.family.denoiser
+    assert lora.memory_plan == f"{form} {denoiser}, {form} text encoder, one part at a time, cpu, float32"
 
 
 @each_form
@@ -377,7 +400,7 @@ def test_loss_and_gradients_of_a_step_are_close_to_the_plain_ones(
     (loss, gradients), (close_loss, close_gradients) = found
     alike = torch.nn.functional.cosine_similarity(gradients, close_gradients, dim=0)
     assert close_loss == pytest.approx(loss, rel={"int8": 0.001, "nf4": 0.01}[form])
-    assert alike > {"int8": 0.999, "nf4": 0.98}[form]
+    assert alike > {"int8": 0.999, "nf4": 0.96}[form]
 
 
 def _first_step(base: Base, photos: list[Photo], workdir: Path) -> tuple[float, torch.Tensor]:

@@ -19,14 +19,14 @@ from worker.models import UPSCALERS, BaseModels
 from worker.pod.routes import Routes
 
 NEEDS = {
-    "flux-dev": "flux-dev needs 10.75 GiB of free GPU memory to train, 10.5 to generate",
-    "flux-schnell": "flux-schnell needs 10.5 GiB of free GPU memory to generate",
-    "klein": "klein needs 9 GiB of free GPU memory to generate",
-    "klein-base": "klein-base needs 9 GiB of free GPU memory to train and to generate",
+    "flux-dev": "flux-dev needs 10.75 GiB of free GPU memory to train, 4.5 to generate",
+    "flux-schnell": "flux-schnell needs 4.5 GiB of free GPU memory to generate",
+    "klein": "klein needs 4 GiB of free GPU memory to generate",
+    "klein-base": "klein-base needs 6.25 GiB of free GPU memory to train, 4 to generate",
     "sd15": "sd15 needs 6 GiB of free GPU memory to train, 4 to generate",
     "sdxl": "sdxl needs 6 GiB of free GPU memory to train, 4 to generate",
-    "z-image": "z-image needs 9 GiB of free GPU memory to train and to generate",
-    "z-image-turbo": "z-image-turbo needs 9 GiB of free GPU memory to generate",
+    "z-image": "z-image needs 9 GiB of free GPU memory to train, 4 to generate",
+    "z-image-turbo": "z-image-turbo needs 4 GiB of free GPU memory to generate",
 }
 ALL = frozenset(NEEDS)
 
@@ -37,23 +37,24 @@ class Plan:
 
     free_gib: float | None
     has: str
-    """The figure as it is shown: rounded down, so that nobody reads "needs 10.5, has 10.5"."""
+    """The figure as it is shown: rounded down, so that nobody reads "needs 4.5, has 4.5"."""
     generates: frozenset[str] = frozenset()
     trains: frozenset[str] = frozenset()
 
 
 SMALL = frozenset({"sd15", "sdxl"})
 MIDDLE = SMALL | {"klein", "klein-base", "z-image", "z-image-turbo"}
-MIDDLE_TRAINED = SMALL | {"klein-base", "z-image"}
-TRAINED = MIDDLE_TRAINED | {"flux-dev"}
+MIDDLE_TRAINED = SMALL | {"klein-base"}
+TRAINED = MIDDLE_TRAINED | {"z-image", "flux-dev"}
 TABLE = (
     Plan(None, ""),
     Plan(3.97, "3.9"),
-    Plan(4.0, "4", SMALL),
-    Plan(6.0, "6", SMALL, SMALL),
-    Plan(9.0, "9", MIDDLE, MIDDLE_TRAINED),
-    Plan(10.47, "10.4", MIDDLE, MIDDLE_TRAINED),
-    Plan(10.5, "10.5", ALL, MIDDLE_TRAINED),
+    Plan(4.0, "4", MIDDLE),
+    Plan(4.47, "4.4", MIDDLE),
+    Plan(4.5, "4.5", ALL),
+    Plan(6.0, "6", ALL, SMALL),
+    Plan(6.25, "6.2", ALL, MIDDLE_TRAINED),
+    Plan(9.0, "9", ALL, MIDDLE_TRAINED | {"z-image"}),
     Plan(11.0, "11", ALL, TRAINED),
     Plan(15.2, "15.2", ALL, TRAINED),
     Plan(22.6, "22.6", ALL, TRAINED),

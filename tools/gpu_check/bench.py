@@ -19,15 +19,27 @@ from tools.gpu_check.random_base import BuiltPart
 from worker.demo.drawing import portrait
 from worker.ml import memory
 from worker.ml.adapters import files as lora_files
+from worker.ml.families.latent_diffusion import LatentDiffusion, with_noise_schedule
 from worker.ml.families.registry import FAMILIES
-from worker.ml.families.single_files import flux1, sd15
+from worker.ml.families.single_files import flux1, klein, sd15, sdxl, z_image
 from worker.ml.families.tiny import flux1 as tiny_flux1
+from worker.ml.families.tiny import klein as tiny_klein
 from worker.ml.families.tiny import sd15 as tiny_sd15
+from worker.ml.families.tiny import sdxl as tiny_sdxl
+from worker.ml.families.tiny import z_image as tiny_z_image
 from worker.ml.models import Base
 from worker.ml.single_files.parts import read_configs
 from worker.ml.train.batches import Photo
 
-TINY = {"flux": tiny_flux1.build_tiny, "sd15": tiny_sd15.build_tiny}
+TINY = {
+    "flux": tiny_flux1.build_tiny,
+    "klein": tiny_klein.build_tiny,
+    "sd15": tiny_sd15.build_tiny,
+    "sdxl": tiny_sdxl.build_tiny,
+    "z-image": tiny_z_image.build_tiny,
+}
+CONFIGS = {"flux": flux1.DEV, "klein": klein.BASE, "sdxl": sdxl.PUBLISHED, "z-image": z_image.BASE}
+"""The files with a family's published geometry."""
 T5_TOKENS = 512
 """To which FLUX.1-dev's prompts are padded (model card)."""
 PROMPT = "a photo of a woman in a blue coat, in the park, soft light"
@@ -44,6 +56,7 @@ class Bench:
         """`tiny`: every check at the size of the tiny bases, so that it takes a second or two on a CPU."""
         self.folder = folder
         self.tiny = tiny
+        self._other: RandomBase | None = None
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         for library in (diffusers.utils.logging, transformers.utils.logging):
             library.set_verbosity_error()
@@ -75,13 +88,26 @@ class Bench:
 
         With `tiny`, the same from the tiny base's configurations.
         """
-        family, tiny = FAMILIES["flux"], self.tiny_base("flux")
-        configs = read_configs(flux1.DEV, tiny if self.tiny else None)
+        built = self._built("flux")
+        if not self.tiny:
+            built.base.parts.tokenizer_2.model_max_length = T5_TOKENS
+        return built
+
+    def other(self, family: str) -> RandomBase:
+        """Return a base of this family as `flux` is one; the one of another family is forgotten."""
+        if self._other is None or self._other.base.family.name != family:
+            self._other = None
+            self._other = self._built(family)
+        return self._other
+
+    def _built(self, name: str) -> RandomBase:
+        family, tiny = FAMILIES[name], self.tiny_base(name)
+        configs = read_configs(CONFIGS[name], tiny if self.tiny else None)
         dtype = memory.compute_dtype(self.device)
         parts, report = random_base.build(configs, tiny, self.device, family.dtypes(dtype))
-        if not self.tiny:
-            parts.tokenizer_2.model_max_length = T5_TOKENS
-        return RandomBase(Base(self.folder / "flux-dev", family, parts, self.device, dtype), report)
+        if isinstance(family, LatentDiffusion):
+            parts = with_noise_schedule(tiny, parts)
+        return RandomBase(Base(self.folder / name, family, parts, self.device, dtype), report)
 
     @cached_property
     def sd15(self) -> Path:

@@ -12,7 +12,7 @@ GROUPS = {
     "drawing": "FLUX.1-dev draws at 1024 x 1024: encoders, steps without and with a LoRA, autoencoder",
     "training": "FLUX.1-dev trains 12 steps each at 512 and 1024, checkpointed, in batches, with preservation",
     "quantised": "FLUX.1-dev in int8 and nf4: made, drawn with a LoRA, trained at 1024 with checkpointing",
-    "limits": "FLUX.1-dev on a device of 12, 16, 24 and 32 GiB: which plan, does it fit, what is said",
+    "limits": "FLUX.1-dev, klein, SDXL and Z-Image on 12, 16 and 24 GiB: which plan, does it fit, what is said",
     "moving": "parts to the device and back: GB/s, and the host's memory",
     "sd15": "Stable Diffusion 1.5: precisions, a LoRA, training in batches",
     "upscaling": "Real-ESRGAN x2 and x4 at 1024 x 1024, in tiles and whole",
@@ -55,6 +55,11 @@ CHECKS: tuple[Check, ...] = (
     *(
         _check("limits", f"{limit_gib} GiB", "flux_memory:limited", 120, limit_gib=limit_gib)
         for limit_gib in (32, 24, 16, 12)
+    ),
+    *(
+        _check("limits", f"{family}: {gib} GiB", "flux_memory:limited", 120, limit_gib=gib, family=family)
+        for family in ("klein", "sdxl", "z-image")
+        for gib in (24, 16, 12)
     ),
     *(
         _check("moving", part, "flux_memory:move", 60, part=part)

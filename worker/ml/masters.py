@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 
 
@@ -13,7 +15,7 @@ class Masters:
 
     def __init__(self, module: torch.nn.Module) -> None:
         self._module = module
-        self._masters = {id(tensor): (tensor, tensor.data) for tensor in _tensors(module)}
+        self._masters = {id(tensor): (tensor, tensor.data) for tensor in tensors_of(module)}
         self.on_device = False
 
     @property
@@ -23,7 +25,7 @@ class Masters:
 
     @property
     def nbytes(self) -> int:
-        """Size of the weights, the same on host and device."""
+        """What they take on the device."""
         return sum(master.nbytes for master in self.tensors)
 
     def to_device(self, device: torch.device) -> None:
@@ -46,11 +48,31 @@ class Masters:
         self.on_device = False
 
     def _move_added(self, device: torch.device) -> None:
-        for tensor in _tensors(self._module):
+        for tensor in tensors_of(self._module):
             if id(tensor) not in self._masters:
                 tensor.data = tensor.data.to(device)
 
+    def within(self, module: torch.nn.Module) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Return the tensors of a module inside of the part, each with its master."""
+        return [self._masters[id(tensor)] for tensor in tensors_of(module) if id(tensor) in self._masters]
 
-def _tensors(module: torch.nn.Module) -> list[torch.Tensor]:
+    def pin(self, module: torch.nn.Module) -> None:
+        """Keep the weights of a module inside of the part, which is not on the device, in memory that is not paged.
+
+        From there a copy to the device runs beside its computations. Where the system does not give enough of such
+        memory, the rest stays where it is.
+        """
+        for tensor, master in self.within(module):
+            if master.is_pinned():
+                continue
+            try:
+                pinned = master.pin_memory()
+            except RuntimeError:
+                return
+            self._masters[id(tensor)] = tensor, pinned
+            tensor.data = pinned
+
+
+def tensors_of(module: torch.nn.Module) -> Iterable[torch.Tensor]:
     """Return parameters and buffers, each once: tied weights stay tied."""
     return [*module.parameters(), *module.buffers()]

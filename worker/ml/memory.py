@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -18,7 +18,7 @@ HOST_SHARE = 0.75
 """Share of the host's memory that loaded models may hold; the rest is for the worker, libraries and pictures."""
 
 PLAIN = "plain"
-"""The form of a denoiser that is not quantised."""
+"""The form of a part that is not quantised."""
 
 
 @dataclass(frozen=True)
@@ -29,32 +29,29 @@ class Plan:
     full: bool  # all stay
     needed_bytes: int  # on the device, at the peak
     free_bytes: int | None  # on the device; None where it shares the host's memory
-    quantised: Quantised | None = None
-
-    @property
-    def form(self) -> str:
-        """The denoiser's, see `quantise/`."""
-        return PLAIN if self.quantised is None else self.quantised.form
+    forms: Mapping[str, str] = field(default_factory=dict)
+    """Of the parts that have several, see `quantise/`."""
+    plain_bytes: int | None = None
+    """What it would need at least if all were plain; None if that was no choice."""
 
     def describe(self, device: str) -> str:
         """Return the plan in words, with its estimate where memory is limited."""
         words = f"{'full' if self.full else 'offloaded'}, {device}"
         if self.free_bytes is not None:
             words += f": {describe_need(self.needed_bytes, self.free_bytes)}"
-        return words if self.quantised is None else self.quantised.describe(words)
+        return describe_forms(self.forms, words, self.plain_bytes)
 
 
-@dataclass(frozen=True)
-class Quantised:
-    """How a plan quantises the denoiser, and why."""
+def describe_forms(forms: Mapping[str, str], plan: str, plain_bytes: int | None) -> str:
+    """Return a plan in words with the parts that are not plain in it, and why."""
+    told = [f"{form} {part_in_words(part)}" for part, form in forms.items() if form != PLAIN]
+    why = f"; unquantised, it would need {plain_bytes / GIB:.1f}" if told and plain_bytes is not None else ""
+    return ", ".join([*told, plan]) + why
 
-    form: str
-    plain_bytes: int | None  # what the plan would need at least if it did not; None if that was no choice
 
-    def describe(self, plan: str) -> str:
-        """Return a plan in words with this in it."""
-        why = "" if self.plain_bytes is None else f"; unquantised, it would need {self.plain_bytes / GIB:.1f}"
-        return f"{self.form}, {plan}{why}"
+def part_in_words(part: str) -> str:
+    """Return a part's name for a person. Of several text encoders, one has forms."""
+    return "text encoder" if part.startswith("text_encoder") else part
 
 
 def describe_need(needed_bytes: int, free_bytes: int) -> str:

@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,13 +26,13 @@ from worker.ml.families.registry import family_of
 from worker.ml.masters import Masters
 from worker.ml.memory import GIB, PLAIN, Plan
 from worker.ml.protocol import Family, Parts
-from worker.ml.quantise.forms import FORMS, Forms
+from worker.ml.quantise.forms import ENCODER_BLOCKS, FORMS, Forms, is_streamed
 
 
 class Base:
     """A loaded base model. Its parts move between device and host memory; their weights never change.
 
-    The denoiser has several forms (`quantise/`), of which each job uses one.
+    The denoiser and the largest text encoder have several forms (`quantise/`), of which each job uses one.
     """
 
     def __init__(
@@ -44,9 +44,10 @@ class Base:
         dtype: torch.dtype,
         forms: Sequence[str] = FORMS,
     ) -> None:
-        """`forms` are those of the denoiser that plans choose from: the first that fits, else the last.
+        """`forms` are those that plans choose from: for each part the first that fits, else the last.
 
-        Where the device shares the host's memory, it is always the first. Raises PackageMissing if none is possible.
+        Where the device shares the host's memory, it is always the first. Raises PackageMissing if none of them is
+        possible for the denoiser.
         """
         self.folder = folder
         self.family = family
@@ -54,13 +55,21 @@ class Base:
         self.device = device
         self.dtype = dtype
         """The precision that the denoiser computes in."""
-        self._parts = {name: Masters(module) for name, module in family.modules(parts).items()}
-        self._forms = Forms(self.denoiser, family.quantised)
-        self._parts[family.denoiser] = self._forms.masters
-        self.forms = self._forms.offered(forms[:1] if memory.shares_host(device) else forms)
-        """Those of the denoiser that it can have here, from the most exact to the smallest."""
-        if not self.forms:
+        modules = family.modules(parts)
+        self._parts = {name: Masters(module) for name, module in modules.items()}
+        encoder = max(family.encoders, key=self.part_bytes)
+        self._forms = {
+            family.denoiser: Forms(modules[family.denoiser], family.quantised),
+            encoder: Forms(modules[encoder], ENCODER_BLOCKS),
+        }
+        self._parts |= {name: part.masters for name, part in self._forms.items()}
+        chosen = forms[:1] if memory.shares_host(device) else forms
+        self.offered = {name: part.offered(chosen) for name, part in self._forms.items()}
+        """The forms that each part can have here, from the most wanted to the smallest."""
+        if not self.offered[family.denoiser]:
             raise PackageMissing(f"{folder.name} cannot be quantised: bitsandbytes is not installed (the extra gpu)")
+        whole = [form for form in self.offered[encoder] if not is_streamed(form)]
+        self.offered[encoder] = whole or [PLAIN]
         self.make_room: Callable[[int], bool] = lambda _: True
         """Asked before a form is made that takes so much host memory; returns whether there is enough."""
         self._plan: Plan | None = None
@@ -79,15 +88,24 @@ class Base:
     def anonymous_bytes(self) -> int:
         """Host memory that it holds, without weights that are mapped from files."""
         tensors = [tensor for part in self._parts.values() for tensor in part.tensors]
-        return memory.anonymous_bytes([*tensors, *self._forms.tensors])
+        return memory.anonymous_bytes([*tensors, *(tensor for part in self._forms.values() for tensor in part.tensors)])
 
     def part_bytes(self, name: str) -> int:
         """Return the size of a part's weights."""
         return self._parts[name].nbytes
 
+    @property
+    def forms(self) -> list[str]:
+        """Those of the denoiser that it can have here."""
+        return self.offered[self.family.denoiser]
+
     def denoiser_bytes(self, form: str) -> tuple[int, int]:
         """Return the size of the denoiser's weights in a form, and what it needs to compute more than the plain one."""
-        return self._forms.nbytes(form), self._forms.work_bytes(form)
+        return self.bytes_in_form(self.family.denoiser, form)
+
+    def bytes_in_form(self, part: str, form: str) -> tuple[int, int]:
+        """Return the size of a part's weights in a form, and what it needs to compute more than the plain one."""
+        return self._forms[part].nbytes(form), self._forms[part].work_bytes(form)
 
     @property
     def free_bytes(self) -> int | None:
@@ -103,42 +121,71 @@ class Base:
         return f"its {last_used} overflows"
 
     def plan(self, working_bytes: Mapping[str, int]) -> Plan:
-        """Decide for one job in which form the denoiser is, and which parts stay on the device between its stages:
+        """Decide for one job in which form each part is, and which parts stay on the device between its stages:
         encode, denoise, decode.
 
-        `working_bytes` is what each part needs while it runs, besides its weights. The denoiser gets its form by `use`.
+        `working_bytes` is what each part needs while it runs, besides its weights. Parts get their forms by `use`.
         """
-        free, denoiser = self.free_bytes, self.family.denoiser
-        besides = working_bytes.get(denoiser, 0) + memory.WORKSPACE_BYTES
-        usable = math.inf if free is None else free * memory.USABLE_SHARE
-        fitting = (form for form in self.forms if sum(self.denoiser_bytes(form)) + besides <= usable)
-        form = next(fitting, self.forms[-1])
-        plan = self._plan_in(form, working_bytes, free)
-        if form != PLAIN:
-            plain = self._plan_in(PLAIN, working_bytes, 0).needed_bytes if PLAIN in self.forms else None
-            plan = replace(plan, quantised=memory.Quantised(form, plain))
+        forms = {**self.encoder_forms(working_bytes), **self._fitting_forms((self.family.denoiser,), working_bytes)}
+        forms = {name: forms[name] for name in self._forms}
+        plan = self._plan_in(forms, working_bytes, self.free_bytes)
+        if all(PLAIN in offered for offered in self.offered.values()):
+            plain = self._plan_in(dict.fromkeys(forms, PLAIN), working_bytes, 0)
+            plan = replace(plan, plain_bytes=plain.needed_bytes)
         self._plan = plan
         return plan
 
-    def _plan_in(self, form: str, working_bytes: Mapping[str, int], free: int | None) -> Plan:
-        """Plan a job whose denoiser is in this form."""
+    def encoder_forms(self, working_bytes: Mapping[str, int]) -> dict[str, str]:
+        """Return the form of the text encoder that has several: the first in which all encoders fit alone."""
+        return self._fitting_forms(self.family.encoders, working_bytes)
+
+    def _fitting_forms(self, stage: Sequence[str], working_bytes: Mapping[str, int]) -> dict[str, str]:
+        """Return the form of this stage's part that has several: the first in which the stage fits, else the last."""
+        free = self.free_bytes
+        usable = math.inf if free is None else free * memory.USABLE_SHARE
+        (name,) = self._forms.keys() & stage
+
+        def fits(form: str) -> bool:
+            return self._plan_in({name: form}, working_bytes, 0, [stage]).needed_bytes <= usable
+
+        return {name: next(filter(fits, self.offered[name]), self.offered[name][-1])}
+
+    def _plan_in(
+        self,
+        forms: Mapping[str, str],
+        working_bytes: Mapping[str, int],
+        free: int | None,
+        stages: Sequence[Sequence[str]] | None = None,
+    ) -> Plan:
+        """Plan a job whose parts are in these forms; by default, of all stages."""
         family = self.family
-        weights, work = self.denoiser_bytes(form)
-        return memory.plan_parts(
-            {**{name: part.nbytes for name, part in self._parts.items()}, family.denoiser: weights},
-            [family.encoders, (family.denoiser,), (family.autoencoder,)],
-            {**working_bytes, family.denoiser: working_bytes.get(family.denoiser, 0) + work},
-            free,
-        )
+        stages = stages or [family.encoders, (family.denoiser,), (family.autoencoder,)]
+        sizes = {name: part.nbytes for name, part in self._parts.items()}
+        working = dict(working_bytes)
+        for name, form in forms.items():
+            sizes[name], more = self.bytes_in_form(name, form)
+            working[name] = working.get(name, 0) + more
+        return replace(memory.plan_parts(sizes, stages, working, free), forms=forms)
 
-    def must_quantise(self, form: str) -> bool:
-        """Return True if `use` takes its time, because the denoiser has not been in this form yet."""
-        return not self._forms.is_made(form)
+    def must_quantise(self, part: str, form: str) -> bool:
+        """Return True if `quantise` takes its time, because the part has not been in this form yet."""
+        return not self._forms[part].is_made(form)
 
-    def use(self, form: str) -> None:
-        """Give the denoiser this form. It must have no LoRA attached."""
-        self._forms.use(form, self.device, self.make_room)
-        self._parts[self.family.denoiser] = self._forms.masters
+    def quantise(self, part: str, form: str) -> Iterator[None]:
+        """Make this form of a part, and yield after each layer. The part must have no LoRA attached.
+
+        What is not made to the end is forgotten: the part is then plain.
+        """
+        if self.must_quantise(part, form):
+            self.use(part, PLAIN)
+            yield from self._forms[part].quantise(form, self.device, self.make_room)
+
+    def use(self, part: str, form: str) -> None:
+        """Give a part this form, and make it first where it was not. The part must have no LoRA attached."""
+        for _ in self.quantise(part, form):
+            pass
+        self._forms[part].use(form)
+        self._parts[part] = self._forms[part].masters
 
     def place(self, *names: str, alone: bool = False) -> None:
         """Move these parts to the device. `alone`, or by the plan, others make room first."""

@@ -32,7 +32,7 @@ def in_form(bench: Bench, form: str) -> Iterator[Base]:
     try:
         yield base
     finally:
-        base.use(PLAIN)
+        base.use(base.family.denoiser, PLAIN)
         base.to_host()
 
 
@@ -41,7 +41,7 @@ def make(bench: Bench, form: str) -> Figures:
     with in_form(bench, form) as base:
         computed, wide = base.denoiser_bytes(form)
         watermark = Watermark.start(bench.device)
-        _, make_s = timed(bench.device, lambda: base.use(form))
+        _, make_s = timed(bench.device, lambda: base.use(base.family.denoiser, form))
         making = watermark.figures(WIDE_COPIES * wide)
         before = _allocated(bench)
         _, place_s = timed(bench.device, lambda: base.place(base.family.denoiser, alone=True))
@@ -68,7 +68,7 @@ def draw(bench: Bench, form: str) -> Figures:
     side_px = bench.size(SIDE_PX, TINY_SIDE_PX)
     theirs, _, _ = _drawn(bench.flux.base, bench, side_px)
     with in_form(bench, form) as base:
-        base.use(form)
+        base.use(base.family.denoiser, form)
         ours, seconds, watermark = _drawn(base, bench, side_px)
         side = side_px // base.family.token_px(base.parts)
         work = base.family.working_bytes(base.parts, (side, side), 1)[base.family.denoiser]

@@ -14,6 +14,7 @@ from tools.gpu_check.runner import Figures, expect
 from worker.demo.held_out_loss import held_out_loss
 from worker.ml import models
 from worker.ml.draw.generate import LoraUse, PictureRequest, generate
+from worker.ml.memory import PLAIN
 from worker.ml.networks import real_esrgan
 from worker.ml.networks.tiny import build_tiny
 from worker.ml.train.train_lora import Checkpoint, Run, train
@@ -28,7 +29,7 @@ NEAR = 0.02
 
 def same_seed(bench: Bench, family: str) -> Figures:
     """The same seed draws the same bits, and so does a base whose parts take turns on the device."""
-    base = models.load(bench.tiny_base(family))
+    base = models.load(bench.tiny_base(family), forms=(PLAIN,))
     first, second = (pixels_of(generate(base, REQUEST)) for _ in range(2))
     base.to_host()
     with reported_free(lambda: 0):

@@ -91,7 +91,7 @@ def _run(base: Base, photos: Sequence[Photo], config: LoraConfig, workdir: Path)
     recording, watermark, last = Recording(base.device), Watermark.start(base.device), time.perf_counter()
     with closing(train(base, photos, config, Run(workdir))) as training, ExitStack() as recorded:
         for event in training:
-            if event == Phase("training"):
+            if isinstance(event, Phase) and event.name == "training":
                 watermark, last = Watermark.start(base.device), time.perf_counter()
             elif isinstance(event, Step):
                 seconds[event.index] = time.perf_counter() - last

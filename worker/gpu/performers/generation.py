@@ -21,6 +21,7 @@ from worker.ml.memory import Plan
 from worker.ml.models import Base
 from worker.ml.networks.upscaler import Upscaler, Upscaling
 from worker.ml.phases import Phase as MlPhase
+from worker.ml.phases import Underway
 from worker.ml.photos.fitting import read_whole
 from worker.ml.protocol import GuideUse
 
@@ -85,8 +86,10 @@ def _draw(base: Base, task: GenerateTask, guides: Sequence[GuideUse]) -> Generat
                     drawn.resolved = asdict(event)
                 case Plan():
                     drawn.memory_plan = event.describe(base.computes_in)
-                case MlPhase(name=name):
-                    yield Phase(name=name, stepwise=name == "drawing")
+                case MlPhase(name, stepwise):
+                    yield Phase(name=name, stepwise=stepwise)
+                case Underway(phase):
+                    yield Progress(fraction=0, phase=phase)
                 case Step(index, total):
                     drawn.steps = total
                     metrics: dict[str, float | None] = {"step": index, "steps": total}

@@ -17,6 +17,7 @@ from worker.gpu.tasks.training import (
     TrainTask,
 )
 from worker.ml.phases import Phase as MlPhase
+from worker.ml.phases import Underway
 from worker.ml.protocol import TrainingDefaults
 from worker.ml.train import captions, train_lora
 from worker.ml.train.batches import Photo
@@ -26,6 +27,7 @@ MlEvent = (
     | train_lora.PhotosSkipped
     | train_lora.PhotosEnlarged
     | MlPhase
+    | Underway
     | train_lora.Step
     | train_lora.Checkpoint
 )
@@ -87,8 +89,10 @@ def _reported(
 
 def _message(event: MlEvent) -> Event:
     match event:
-        case MlPhase(name=name):
-            return Phase(name=name, stepwise=name == "training")
+        case MlPhase(name, stepwise):
+            return Phase(name=name, stepwise=stepwise)
+        case Underway(phase):
+            return Progress(fraction=0, phase=phase)
         case captions.CaptionsCut(photos, summary):
             return CaptionsCut(photos=list(photos), summary=summary)
         case train_lora.PhotosSkipped(skipped, summary):

@@ -21,9 +21,9 @@ from worker.ml.families.lora import load_fitting
 from worker.ml.guides.maps import has_shape
 from worker.ml.memory import Plan
 from worker.ml.models import Base
-from worker.ml.phases import Phase
+from worker.ml.phases import Phase, Underway
 from worker.ml.protocol import Condition, GuideUse, Pixels, ReadsEarlierLayers, Sampling, Side
-from worker.ml.quantise.forms import take_form
+from worker.ml.quantise.forms import take_forms
 from worker.ml.unread_words import with_words_read
 
 
@@ -78,7 +78,7 @@ class Picture:
 
 
 @torch.no_grad()
-def generate(base: Base, request: PictureRequest) -> Iterator[Resolved | Plan | Phase | Step | Picture]:
+def generate(base: Base, request: PictureRequest) -> Iterator[Resolved | Plan | Phase | Underway | Step | Picture]:
     """Draw `num_images` pictures, image i with seed + i modulo 2³². To stop, stop iterating: the base stays unchanged.
 
     Parts that take turns on the device are placed once: all prompts are encoded first, then all pictures are denoised,
@@ -101,7 +101,7 @@ def generate(base: Base, request: PictureRequest) -> Iterator[Resolved | Plan | 
     working = family.working_bytes(parts, grid, rows=2 if against else 1)
     plan = base.plan({**working, family.denoiser: working[family.denoiser] + besides})
     yield plan
-    yield from take_form(base, plan.form)
+    yield from take_forms(base, plan.forms)
     yield Phase("reading the prompt")
     base.place(*family.encoders)
     prompts: dict[Side, str] = {"wanted": with_words_read(base, request.prompt, request.trigger_words)}
@@ -113,7 +113,7 @@ def generate(base: Base, request: PictureRequest) -> Iterator[Resolved | Plan | 
     seeds = [(request.seed + index) % 2**32 for index in range(request.num_images)]
     states = [prepare(base, guides, grid, seed) for seed in seeds]  # first, as it may need other parts
 
-    yield Phase("drawing")
+    yield Phase("drawing", stepwise=True)
     base.place(family.denoiser)
     named = [(use.path.name, use.scale) for use in request.loras]
     scene = Scene(base, text, sampling, resolved.guidance, guides, states, named)

@@ -28,8 +28,8 @@ class QuantisedLinear(torch.nn.Linear):
         """Return the weights (out, in) in this precision, on the layer's device."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map (…, in) to (…, out) in the precision of the input, or of autocast."""
-        return cast(torch.Tensor, _Multiplied.apply(x.to(_precision(x)), self))
+        """Map (…, in) to (…, out) in the precision of the input, the plain layer's if that is wider, or of autocast."""
+        return cast(torch.Tensor, _Multiplied.apply(x.to(_precision(x, self.compute_dtype)), self))
 
 
 class _Multiplied(torch.autograd.Function):
@@ -47,8 +47,11 @@ class _Multiplied(torch.autograd.Function):
         return gradient @ ctx.layer.wide(gradient.dtype), None
 
 
-def _precision(x: torch.Tensor) -> torch.dtype:
-    """Return the precision in which torch's own layer would compute."""
+def _precision(x: torch.Tensor, layers_own: torch.dtype) -> torch.dtype:
+    """Return the precision in which torch's own layer would compute.
+
+    Some layers of encoders are in float32 beside float16, to which their callers cast what a plain layer reads.
+    """
     kind = x.device.type
     autocast = is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-    return torch.get_autocast_dtype(kind) if autocast else x.dtype
+    return torch.get_autocast_dtype(kind) if autocast else torch.promote_types(x.dtype, layers_own)

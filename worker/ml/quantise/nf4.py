@@ -30,7 +30,8 @@ class Nf4Linear(QuantisedLinear):
         codes, state = _functional().quantize_4bit(
             plain.weight.detach().to(device).contiguous(), blocksize=_BLOCK, compress_statistics=True, quant_type="nf4"
         )
-        self.register_buffer("weight", codes.to(plain.weight.device))
+        # int8 for uint8: what is neither int8 nor its own precision, T5 converts its activations to.
+        self.register_buffer("weight", codes.view(torch.int8).to(plain.weight.device))
         kept = (state.absmax, state.code, state.offset, state.state2.absmax, state.state2.code)
         for name, tensor in zip(_TENSORS, kept, strict=True):
             self.register_buffer(name, tensor.to(plain.weight.device))
@@ -59,7 +60,7 @@ class Nf4Linear(QuantisedLinear):
             offset=offset,
             state2=scales,
         )
-        return cast(torch.Tensor, functional.dequantize_4bit(self.weight, state))
+        return cast(torch.Tensor, functional.dequantize_4bit(self.weight.view(torch.uint8), state))
 
 
 def _functional() -> Any:

@@ -11,6 +11,7 @@ import torch
 from worker.ml import memory
 from worker.ml.models import Base
 from worker.ml.protocol import Grid
+from worker.ml.quantise.forms import is_streamed
 from worker.ml.train.batches import Sample
 
 _USABLE = 0.8  # of the memory free for a step: estimates are rough, and the allocator leaves gaps
@@ -79,20 +80,18 @@ class TrainingPlan:
     savings: Savings
     free: int | None
     """What is free for it; None where the device shares the host's memory."""
-    quantised: memory.Quantised | None = None
+    form: str = memory.PLAIN
+    """The denoiser's, see `quantise/`."""
+    plain_bytes: int | None = None
+    """What it would need at least with a plain denoiser; None if that was no choice."""
 
-    @property
-    def form(self) -> str:
-        """The denoiser's, see `quantise/`."""
-        return memory.PLAIN if self.quantised is None else self.quantised.form
-
-    def describe(self, device: str) -> str:
-        """Return the plan in words, as `Plan.describe` does for drawing."""
+    def describe(self, device: str, forms: Mapping[str, str]) -> str:
+        """Return the plan in words, as `Plan.describe` does for drawing. `forms` are those of all parts."""
         words = f"one part at a time, {device}"
         if self.free is not None:
             words += f": {memory.describe_need(self.needs.needed(self.savings), self.free)}"
         words += str(self.savings)
-        return words if self.quantised is None else self.quantised.describe(words)
+        return memory.describe_forms(forms, words, None if self.form == memory.PLAIN else self.plain_bytes)
 
 
 def plan_training(needs: Mapping[str, StepMemory], free: int | None, *, eight_bit: bool) -> TrainingPlan:
@@ -104,26 +103,27 @@ def plan_training(needs: Mapping[str, StepMemory], free: int | None, *, eight_bi
     plans = {}
     for form, step in needs.items():
         savings = step.savings(free, eight_bit=eight_bit)
-        plans[form] = TrainingPlan(step, savings, free)
+        plans[form] = TrainingPlan(step, savings, free, form)
         if free is None or step.needed(savings) <= free:
             break
-    form, plan = [*plans.items()][-1]
-    if form == memory.PLAIN:
-        return plan
-    plain = plans.get(memory.PLAIN)
-    needed = None if plain is None else plain.needs.needed(plain.savings)
-    return replace(plan, quantised=memory.Quantised(form, needed))
+    plan, plain = [*plans.values()][-1], plans.get(memory.PLAIN)
+    return plan if plain is None else replace(plan, plain_bytes=plain.needs.needed(plain.savings))
 
 
 def memory_needed(base: Base, samples: Sequence[Sample], batch_size: int, rank: int) -> dict[str, StepMemory]:
-    """Return what training a LoRA of this rank on these samples takes, by the forms that the denoiser can have."""
+    """Return what training a LoRA of this rank on these samples takes, by the forms that can be trained on."""
     largest = max((sample.grid for sample in samples), key=math.prod)
     checkpointing = base.denoiser.is_gradient_checkpointing  # which removing a LoRA ends
     with base.family.new_lora(base.parts, rank, torch.Generator()) as lora:
         weights = sum(factor.numel() for factor in lora.values())
     if checkpointing:
         base.denoiser.enable_gradient_checkpointing()
-    return {form: step_memory(base, form, largest, batch_size, weights) for form in base.forms}
+    return {form: step_memory(base, form, largest, batch_size, weights) for form in trainable_forms(base)}
+
+
+def trainable_forms(base: Base) -> list[str]:
+    """Return the forms of the denoiser that can be trained on."""
+    return [form for form in base.forms if not is_streamed(form)]
 
 
 def step_memory(base: Base, form: str, grid: Grid, batch_size: int, weights: int) -> StepMemory:

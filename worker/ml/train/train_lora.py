@@ -25,10 +25,10 @@ import torch
 from worker.ml.adapters import files as lora_files
 from worker.ml.errors import BadInput, ModelUnreadable, NotFinite, PrecisionUnsupported, is_out_of_memory
 from worker.ml.models import Base
-from worker.ml.phases import Phase
+from worker.ml.phases import Phase, Underway
 from worker.ml.photos.fitting import truncate_list
 from worker.ml.photos.opening import UnusablePhoto
-from worker.ml.quantise.forms import take_form
+from worker.ml.quantise.forms import take_forms
 from worker.ml.quantise.nf4 import has_bitsandbytes
 from worker.ml.train.batches import Batch, Photo, TrainingData, draw_batch, encode_captions, encode_photos
 from worker.ml.train.captions import CaptionsCut, readable
@@ -120,7 +120,7 @@ class TrainedLora:
 
 def train(
     base: Base, photos: Sequence[Photo], config: LoraConfig, run: Run
-) -> Generator[CaptionsCut | PhotosSkipped | PhotosEnlarged | Phase | Step | Checkpoint, None, TrainedLora]:
+) -> Generator[CaptionsCut | PhotosSkipped | PhotosEnlarged | Phase | Underway | Step | Checkpoint, None, TrainedLora]:
     """Train a LoRA and write it to `lora.safetensors` in the run's `workdir`.
 
     To stop, stop iterating: the base is left unchanged. Photos that cannot be used are skipped. A checkpoint that is
@@ -144,12 +144,13 @@ def train(
     photos, cut = readable(base, photos, run.trigger_word, run.class_name)
     if cut is not None:
         yield cut
-    data = yield from _encode(base, photos, config, run.min_photos)
+    encoded = yield from _encode(base, photos, config, run.min_photos)
+    data = encoded.data
     photo_count = len(data.photos)
     config = replace(config, steps=config.steps or base.family.training_defaults.steps(photo_count))
 
-    encoded = time.monotonic()
-    learnt = yield from _learn(base, data, config, run)
+    encoded_at = time.monotonic()
+    learnt = yield from _learn(base, encoded, config, run)
     path, loss_file = run.workdir / "lora.safetensors", run.workdir / "losses.json"
     loss_file.write_text(json.dumps(list(enumerate(learnt.losses, start=1))), "utf-8")
     return TrainedLora(
@@ -162,13 +163,19 @@ def train(
         sha256=lora_files.write(path, learnt.weights, file_metadata(base, config, photo_count, run.metadata)),
         peak_gib=torch.cuda.max_memory_allocated(base.device) / 2**30 if base.device.type == "cuda" else None,
         memory_plan=learnt.memory_plan,
-        seconds={"encode": encoded - started, "train": time.monotonic() - encoded},
+        seconds={"encode": encoded_at - started, "train": time.monotonic() - encoded_at},
     )
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    data: TrainingData
+    encoder_forms: Mapping[str, str]
 
 
 def _encode(
     base: Base, photos: Sequence[Photo], config: LoraConfig, min_photos: int
-) -> Generator[PhotosSkipped | PhotosEnlarged | Phase, None, TrainingData]:
+) -> Generator[PhotosSkipped | PhotosEnlarged | Phase | Underway, None, _Encoded]:
     """Encode photos and captions. Raises BadInput: too few photos."""
     yield Phase("encoding photos")
     samples, unusable = encode_photos(base, photos, *config.resolutions)
@@ -184,9 +191,11 @@ def _encode(
         summary = f"{len(enlarged)} of {usable} photos were too small for {lowest} x {lowest} and enlarged: {names}"
         yield PhotosEnlarged(enlarged, summary)
 
+    forms = base.encoder_forms(base.family.working_bytes(base.parts, samples[0].grid, 1))
+    yield from take_forms(base, forms)
     yield Phase("encoding captions")
     texts = encode_captions(base, [caption for sample in samples for caption in sample.photo.captions])
-    return TrainingData(samples, texts)
+    return _Encoded(TrainingData(samples, texts), forms)
 
 
 @dataclass(frozen=True)
@@ -197,13 +206,14 @@ class _Learnt:
 
 
 def _learn(
-    base: Base, data: TrainingData, config: LoraConfig, run: Run
-) -> Generator[Phase | Step | Checkpoint, None, _Learnt]:
+    base: Base, encoded: _Encoded, config: LoraConfig, run: Run
+) -> Generator[Phase | Underway | Step | Checkpoint, None, _Learnt]:
     """Train a fresh LoRA, or the checkpoint's, with the denoiser alone on the device."""
+    data, denoiser = encoded.data, base.family.denoiser
     needs = memory_needed(base, data.samples, config.batch_size, config.rank)
     plan = plan_training(needs, base.free_bytes, eight_bit=has_bitsandbytes())
-    yield from take_form(base, plan.form)
-    base.place(base.family.denoiser, alone=True)
+    yield from take_forms(base, {denoiser: plan.form})
+    base.place(denoiser, alone=True)
     with base.family.new_lora(base.parts, config.rank, seeded("init", config.seed)) as lora:
         if plan.savings.checkpointing:
             base.denoiser.enable_gradient_checkpointing()
@@ -217,7 +227,7 @@ def _learn(
         if run.resume_from is not None:
             yield from _resume(run.resume_from, identity, state)
         watch = Watch(base, data, config)
-        yield Phase("training")
+        yield Phase("training", stepwise=True)
         saved = time.monotonic()
         for event in _steps(base, data, config, state):
             yield event
@@ -233,7 +243,7 @@ def _learn(
         return _Learnt(
             losses=state.losses,
             weights={name: parameter.detach().to(base.dtype) for name, parameter in lora.items()},
-            memory_plan=plan.describe(base.computes_in),
+            memory_plan=plan.describe(base.computes_in, {denoiser: plan.form, **encoded.encoder_forms}),
         )
 
 
@@ -288,7 +298,7 @@ def _gradients(base: Base, batch: Batch, state: LoopState) -> Generator[Phase, N
         torch.cuda.empty_cache()
     base.denoiser.enable_gradient_checkpointing()
     yield Phase("out of memory: training continues with gradient checkpointing, at about two thirds of the speed")
-    yield Phase("training")
+    yield Phase("training", stepwise=True)
     return _backward(base, batch, state)
 
 
@@ -328,7 +338,7 @@ def _mean_of_last_tenth(losses: Sequence[float]) -> float:
 def _identity(base: str, photos: Sequence[Photo], config: LoraConfig) -> dict[str, str]:
     """Return what must be equal for a checkpoint to be resumed from.
 
-    Not the optimizer's kind, the precision or the denoiser's form: a pod with more or less memory resumes too.
+    Not the optimizer's kind, the precision or the forms of parts: a pod with more or less memory resumes too.
     """
     digest = hashlib.sha256()
     for photo in photos:
