@@ -23,6 +23,7 @@ NEEDS = {
     "flux-schnell": "flux-schnell needs 10.5 GiB of free GPU memory to generate",
     "klein": "klein needs 9 GiB of free GPU memory to generate",
     "klein-base": "klein-base needs 9 GiB of free GPU memory to train and to generate",
+    "qwen-image": "qwen-image needs 17 GiB of free GPU memory to train, 14.75 to generate",
     "sd15": "sd15 needs 6 GiB of free GPU memory to train, 4 to generate",
     "sdxl": "sdxl needs 6 GiB of free GPU memory to train, 4 to generate",
     "z-image": "z-image needs 9 GiB of free GPU memory to train and to generate",
@@ -46,6 +47,7 @@ SMALL = frozenset({"sd15", "sdxl"})
 MIDDLE = SMALL | {"klein", "klein-base", "z-image", "z-image-turbo"}
 MIDDLE_TRAINED = SMALL | {"klein-base", "z-image"}
 TRAINED = MIDDLE_TRAINED | {"flux-dev"}
+SMALLER = ALL - {"qwen-image"}
 TABLE = (
     Plan(None, ""),
     Plan(3.97, "3.9"),
@@ -53,11 +55,11 @@ TABLE = (
     Plan(6.0, "6", SMALL, SMALL),
     Plan(9.0, "9", MIDDLE, MIDDLE_TRAINED),
     Plan(10.47, "10.4", MIDDLE, MIDDLE_TRAINED),
-    Plan(10.5, "10.5", ALL, MIDDLE_TRAINED),
-    Plan(11.0, "11", ALL, TRAINED),
+    Plan(10.5, "10.5", SMALLER, MIDDLE_TRAINED),
+    Plan(11.0, "11", SMALLER, TRAINED),
     Plan(15.2, "15.2", ALL, TRAINED),
-    Plan(22.6, "22.6", ALL, TRAINED),
-    Plan(80.0, "80", ALL, TRAINED),
+    Plan(22.6, "22.6", ALL, TRAINED | {"qwen-image"}),
+    Plan(80.0, "80", ALL, TRAINED | {"qwen-image"}),
 )
 """A card of 12 GB has about 11.0 GiB free, one of 16 GB 15.2, one of 24 GB 22.6."""
 

@@ -1,8 +1,8 @@
 """Qwen-Image, and later versions of it that have the same pipeline, such as Qwen-Image-2512.
 
-Flow matching as FLUX.1's: x_t = (1 - t)·x0 + t·n with t in 0..1, and the transformer predicts n - x0. The autoencoder is
-one of videos, of which a picture is a single frame (B, C, 1, h, w); its latents are normalised channel by channel and
-packed 2x2 into tokens (B, h/2·w/2, 4·channels).
+Flow matching as FLUX.1's: x_t = (1 - t)·x0 + t·n with t in 0..1, and the transformer predicts n - x0. The autoencoder
+is one of videos, of which a picture is a single frame (B, C, 1, h, w); its latents are normalised channel by channel
+and packed 2x2 into tokens (B, h/2·w/2, 4·channels).
 
 Facts follow diffusers: pipelines/qwenimage/pipeline_qwenimage.py for drawing,
 examples/dreambooth/train_dreambooth_lora_qwen_image.py for training.
@@ -27,7 +27,7 @@ from worker.ml.errors import ModelUnreadable
 from worker.ml.families import lora
 from worker.ml.families.conditions import RaggedTokens, Unframed
 from worker.ml.families.flow_matching import FlowMatching
-from worker.ml.families.lora.qwen_image import BLOCKS, IN_BLOCKS
+from worker.ml.families.lora.qwen_image import BLOCKS, IN_BLOCKS, UNUSED_IN_LAST_BLOCK
 from worker.ml.families.pipeline_parts import PipelineParts
 from worker.ml.families.precision import FullAutoencoder
 from worker.ml.protocol import Grid, Inputs, Parts, PictureDefaults, Sampler, Sampling, Side, TrainingDefaults
@@ -218,22 +218,30 @@ class QwenImage(PipelineParts, FlowMatching, Unframed, FullAutoencoder):
     def activation_bytes(self, parts: Parts, grid: Grid, batch_size: int) -> int:
         """Estimate what one training step keeps for its backward pass without gradient checkpointing.
 
-        Measured with saved-tensor hooks, in bfloat16 under autocast: a block keeps 35 times its hidden states (text and
+        Measured with saved-tensor hooks, in bfloat16 under autocast: a block keeps 31 times its hidden states (text and
         picture).
         """
         transformer: Any = parts.transformer
         tokens = batch_size * (math.prod(grid) + _text_length(parts))
         hidden_states = tokens * transformer.inner_dim * transformer.dtype.itemsize
-        return int(35 * transformer.config.num_layers * hidden_states)
+        return int(31 * transformer.config.num_layers * hidden_states)
 
     # --- LoRA
 
     def new_lora(
         self, parts: Parts, rank: int, generator: torch.Generator
     ) -> AbstractContextManager[dict[str, torch.nn.Parameter]]:
-        """Add a fresh LoRA inside the block: its float32 parameters by their names in a file."""
-        blocks = range(len(parts.transformer.transformer_blocks))
-        targets = [f"transformer_blocks.{i}.{layer}" for i in blocks for layer in IN_BLOCKS]
+        """Add a fresh LoRA inside the block: its float32 parameters by their names in a file.
+
+        AI Toolkit has pairs for the unused layers of the last block too, which remain without effect.
+        """
+        last = len(parts.transformer.transformer_blocks) - 1
+        layers = [(block, layer) for block in range(last + 1) for layer in IN_BLOCKS]
+        targets = [
+            f"transformer_blocks.{block}.{layer}"
+            for block, layer in layers
+            if block < last or layer not in UNUSED_IN_LAST_BLOCK
+        ]
         return attach.new_lora(parts.transformer, targets, rank, generator, lora.NAMES[self.name].key)
 
     def lora_metadata(self, parts: Parts) -> dict[str, str]:

@@ -15,8 +15,7 @@ from worker.ml.families.z_image import ZImage
 from worker.ml.protocol import Family
 
 FAMILIES: dict[str, Family] = {
-    family.name: family
-    for family in (Flux(), Klein(), QwenImage(), StableDiffusion15(), StableDiffusionXL(), ZImage())
+    family.name: family for family in (Flux(), Klein(), QwenImage(), StableDiffusion15(), StableDiffusionXL(), ZImage())
 }
 
 

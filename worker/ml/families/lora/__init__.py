@@ -20,8 +20,7 @@ from worker.ml.errors import ModelUnreadable
 from worker.ml.families.lora import flux1, klein, others, qwen_image, sd15, sdxl, z_image
 
 NAMES: dict[str, LoraNames] = {
-    names.family: names
-    for names in (flux1.NAMES, klein.NAMES, qwen_image.NAMES, sd15.NAMES, sdxl.NAMES, z_image.NAMES)
+    names.family: names for names in (flux1.NAMES, klein.NAMES, qwen_image.NAMES, sd15.NAMES, sdxl.NAMES, z_image.NAMES)
 }
 
 

@@ -1,7 +1,7 @@
 """Qwen-Image's LoRA files: in diffusers' names below `diffusion_model.`, as AI Toolkit writes them.
 
-ComfyUI's names of the layers are diffusers' own, and both read them below this prefix, below `transformer.`, without one
-and in kohya's spelling, which is musubi-tuner's. There are no alpha tensors: every reader takes the scale as 1.
+ComfyUI's names of the layers are diffusers' own, and both read them below this prefix, below `transformer.`, without
+one and in kohya's spelling, which is musubi-tuner's. There are no alpha tensors: every reader takes the scale as 1.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ IN_BLOCKS = (
     *("img_mlp.net.0.proj", "img_mlp.net.2", "txt_mlp.net.0.proj", "txt_mlp.net.2", "img_mod.1", "txt_mod.1"),
 )
 """Every linear layer of a block, which is what AI Toolkit trains."""
+UNUSED_IN_LAST_BLOCK = ("attn.add_q_proj", "attn.to_add_out", "txt_mlp.net.0.proj", "txt_mlp.net.2")
+"""What only changes the text behind the block, of which nothing is read after the last."""
 SHAPES = {"net.0.proj": (1, 4), "net.2": (4, 1), "mod.1": (1, 6)}
 """Inputs and outputs in widths, where they are not one each."""
 ENDS = ("img_in", "txt_in", "proj_out")

@@ -77,6 +77,6 @@ def text_encoder_shapes(plan: parts.Configs) -> dict[str, torch.Size]:
 
 
 def _name_in_files(name: str) -> str:
-    """Return the name that transformers' files have for a tensor of the text encoder, by that in memory or by itself."""
+    """Return the name of a tensor of the text encoder in transformers' files, by that in memory or by itself."""
     start = next((start for start in _IN_FILES if name.startswith(start)), "")
     return f"{_IN_FILES.get(start, '')}{name.removeprefix(start)}"

@@ -31,7 +31,7 @@ def build_tiny(folder: Path, seed: int = 0) -> None:
             out_channels=16,
             num_layers=2,
             attention_head_dim=32,
-            num_attention_heads=3,
+            num_attention_heads=2,
             joint_attention_dim=32,
             axes_dims_rope=(8, 12, 12),
         )
@@ -49,7 +49,7 @@ def build_tiny(folder: Path, seed: int = 0) -> None:
 
 
 def _config(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLConfig:
-    """Return the configuration of a Qwen2.5-VL whose language model is 32 wide, and whose eyes are as small as can be."""
+    """Return the configuration of a Qwen2.5-VL whose language model is 32 wide, with eyes as small as can be."""
     language = {
         "vocab_size": len(tokenizer),
         "hidden_size": 32,
