@@ -147,7 +147,7 @@ class QwenImage(PipelineParts, FlowMatching, Unframed, FullAutoencoder):
             return wanted
         combined = against + guidance * (wanted - against)
         length = torch.norm(wanted, dim=-1, keepdim=True)
-        return combined * (length / torch.norm(combined, dim=-1, keepdim=True))
+        return cast(torch.Tensor, combined * (length / torch.norm(combined, dim=-1, keepdim=True)))
 
     samplers: Collection[str] = ("euler",)  # others ignore where the published schedule ends
 

@@ -31,7 +31,7 @@ def build_tiny(folder: Path, seed: int = 0) -> None:
             out_channels=16,
             num_layers=2,
             attention_head_dim=32,
-            num_attention_heads=2,
+            num_attention_heads=3,
             joint_attention_dim=32,
             axes_dims_rope=(8, 12, 12),
         )
