@@ -33,11 +33,11 @@ comment on function worker.garbage_gone is 'The old name of mark_objects_deleted
 
 -- Its pods know one figure for all jobs, min_vram_gib, and give the total memory of their GPU; what drivers and error correction
 -- use of it, up to a tenth, is allowed for as before. They do not quantise: for them a base model whose figure
--- 0019_quantised lowered from 24.5 to 10.5, and 0024_quantised_encoders to 4.5, needs what it needed; those with other figures they do
+-- 0019_quantised lowered from 24.5 to 10.5, and 0024_quantised_encoders to 7.5, needs what it needed; those with other figures they do
 -- not know.
 create or replace function worker.fits_memory(p_needed_gib double precision, p_vram_gib double precision) returns boolean
 language sql immutable set search_path = pg_catalog, pg_temp
-as $$ select case when p_needed_gib in (4.5, 10.5) then 24.5 else p_needed_gib end <= coalesce(p_vram_gib, 0) * 1.1 $$;
+as $$ select case when p_needed_gib in (7.5, 10.5) then 24.5 else p_needed_gib end <= coalesce(p_vram_gib, 0) * 1.1 $$;
 comment on function worker.fits_memory is 'Return true if a pod of 0.1.0 with so much GPU memory may run a base model that needs so much; NULL is a CPU.';
 
 create or replace function worker.give_back(p_pod_id uuid, p_unnamed_for interval, p_named text[], p_reason text) returns integer

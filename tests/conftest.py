@@ -104,6 +104,7 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if not (folder / ".done").exists():
             from tests.tiny_models import build_tiny_models
             from worker.ml.families.tiny import klein as klein_tiny
+            from worker.ml.families.tiny import qwen_image as qwen_image_tiny
             from worker.ml.families.tiny import sd15 as sd15_tiny
             from worker.ml.families.tiny import sdxl as sdxl_tiny
             from worker.ml.families.tiny import z_image as z_image_tiny
@@ -111,6 +112,7 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
             build_tiny_models(folder)
             klein_tiny.build_tiny(folder / "tiny-klein")
             klein_tiny.build_tiny(folder / "tiny-klein-distilled", distilled=True)
+            qwen_image_tiny.build_tiny(folder / "tiny-qwen-image")
             sd15_tiny.build_tiny(folder / "tiny-sd15")
             sdxl_tiny.build_tiny(folder / "tiny-sdxl")
             z_image_tiny.build_tiny(folder / "tiny-z-image")

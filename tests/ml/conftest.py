@@ -28,8 +28,13 @@ from worker.ml.train.train_lora import LoraConfig, Run, TrainedLora, train
 TRIGGER = "ohwx"
 QUICK_CONFIG = lora_config(steps=120, rank=16, learning_rate=5e-3, resolution=96, batch_size=6)
 """A few seconds on the tiny base, after which the person is recognisable."""
-LEARNING_RATES = {"flux": 5e-3, "klein": 1e-2, "sd15": 1e-2, "sdxl": 8e-3, "z-image": 7e-3}
-ROUNDS = {"klein": {"steps": 80}, "sdxl": {"steps": 40, "batch_size": 4}, "z-image": {"steps": 180}}
+LEARNING_RATES = {"flux": 5e-3, "klein": 1e-2, "qwen-image": 7e-3, "sd15": 1e-2, "sdxl": 8e-3, "z-image": 7e-3}
+ROUNDS = {
+    "klein": {"steps": 80},
+    "qwen-image": {"steps": 130},
+    "sdxl": {"steps": 40, "batch_size": 4},
+    "z-image": {"steps": 180},
+}
 """Where the person is recognisable after others than those of QUICK_CONFIG."""
 OF_EVERY_FAMILY = frozenset(
     (
@@ -110,7 +115,7 @@ def _only_again_for_a_later_family(item: pytest.Item) -> bool:
     return not named and getattr(item, "originalname", "") not in OF_EVERY_FAMILY
 
 
-@pytest.fixture(scope="session", params=["flux", "klein", "sd15", "sdxl", "z-image"])
+@pytest.fixture(scope="session", params=["flux", "klein", "qwen-image", "sd15", "sdxl", "z-image"])
 def family(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name

@@ -12,6 +12,7 @@ import torch
 import transformers
 
 from worker.ml.families import single_files
+from worker.ml.families.qwen_image import language_model
 from worker.ml.families.registry import FAMILIES
 from worker.ml.protocol import Family
 
@@ -30,6 +31,8 @@ def on_meta(slug: str) -> tuple[Family, Any]:
         for name in family.encoders:
             model = getattr(transformers, configs["model_index.json"][name][1])
             modules[name] = model(model.config_class.from_dict(configs[f"{name}/config.json"]))
+    if slug == "qwen-image":
+        modules["text_encoder"] = language_model(modules["text_encoder"])
     for module in modules.values():
         module.to(torch.bfloat16).eval().requires_grad_(False)
     pipeline = getattr(diffusers, family.pipeline)

@@ -75,6 +75,27 @@ def z_image_transformer(weights: Weights) -> Weights:
     return {name: torch.cat(parts) for name, parts in fused.items()}
 
 
+def wan_autoencoder(weights: Weights) -> Weights:
+    """diffusers' names of Qwen-Image's autoencoder to its original ones, where all blocks of a half are in one list."""
+    inside = {
+        **{"norm1": "residual.0", "conv1": "residual.2", "norm2": "residual.3", "conv2": "residual.6"},
+        "conv_shortcut": "shortcut",
+    }
+    renamed = {}
+    for name, tensor in weights.items():
+        name = re.sub(r"^(post_)?quant_conv", lambda found: "conv2" if found[1] else "conv1", name)
+        name = re.sub(r"\.(norm1|norm2|conv1|conv2|conv_shortcut)\.", lambda found: f".{inside[found[1]]}.", name)
+        name = name.replace(".conv_in.", ".conv1.").replace(".norm_out.", ".head.0.").replace(".conv_out.", ".head.2.")
+        name = re.sub(r"mid_block\.resnets\.(\d)", lambda found: f"middle.{2 * int(found[1])}", name)
+        name = name.replace("mid_block.attentions.0", "middle.1").replace("down_blocks", "downsamples")
+        name = re.sub(
+            r"up_blocks\.(\d)\.resnets\.(\d)", lambda found: f"upsamples.{4 * int(found[1]) + int(found[2])}", name
+        )
+        name = re.sub(r"up_blocks\.(\d)\.upsamplers\.0", lambda found: f"upsamples.{4 * int(found[1]) + 3}", name)
+        renamed[name] = tensor
+    return renamed
+
+
 def sd15_unet_modules() -> dict[str, str]:
     """Modules of the real U-Net: diffusers' names to the original's."""
     lines = (DATA / "sd15_unet_name_map.tsv").read_text().splitlines()

@@ -105,6 +105,8 @@ def test_a_scheduler_that_needs_more_evaluations_counts_them_from_the_first_step
         ("sd15", "a " * 75, ()),
         ("sd15", "a " * 76, ("clip",)),
         ("sdxl", "a " * 76, ("clip", "clip_2")),
+        ("qwen-image", "a " * 50, ()),
+        ("qwen-image", "a " * 60, ("qwen2.5-vl",)),
         ("z-image", "a man", ()),
         ("z-image", "a " * 60, ("qwen3",)),
     ],

@@ -47,11 +47,12 @@ from worker.ml.train.train_lora import TrainedLora
 LAYERS = {
     "flux": "transformer.single_transformer_blocks.0.attn.to_q.lora_{}.weight",
     "klein": "diffusion_model.single_blocks.0.linear2.lora_{}.weight",
+    "qwen-image": "diffusion_model.transformer_blocks.0.txt_mlp.net.2.lora_{}.weight",
     "sd15": "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q.lora_{}.weight",
     "sdxl": "lora_unet_middle_block_1_transformer_blocks_0_attn1_to_q.lora_{}.weight",
     "z-image": "diffusion_model.layers.0.attention.to_q.lora_{}.weight",
 }
-INPUTS = {"klein": 4}
+INPUTS = {"klein": 4, "qwen-image": 4}
 """Of these layers, for each output, where it is not 1."""
 A, B = (LAYERS["flux"].format(side) for side in "AB")
 DOWN, UP = (LAYERS["sd15"].format(side) for side in ("down", "up"))
@@ -61,14 +62,15 @@ KOHYA = {DOWN: torch.ones(2, 64), UP: torch.ones(64, 2)}
 KLEIN = {LAYERS["klein"].format("A"): torch.ones(2, 32), LAYERS["klein"].format("B"): torch.ones(8, 2)}
 SDXL = {LAYERS["sdxl"].format("down"): torch.ones(2, 64), LAYERS["sdxl"].format("up"): torch.ones(64, 2)}
 Z_IMAGE = {LAYERS["z-image"].format("A"): torch.ones(2, 8), LAYERS["z-image"].format("B"): torch.ones(8, 2)}
-PAIRS = {"flux": PAIR, "klein": KLEIN, "sd15": KOHYA, "sdxl": SDXL, "z-image": Z_IMAGE}
+QWEN_IMAGE = {LAYERS["qwen-image"].format("A"): torch.ones(2, 32), LAYERS["qwen-image"].format("B"): torch.ones(8, 2)}
+PAIRS = {"flux": PAIR, "klein": KLEIN, "qwen-image": QWEN_IMAGE, "sd15": KOHYA, "sdxl": SDXL, "z-image": Z_IMAGE}
 
 
 def family_of(path: Path) -> str:
     return lora_families.family_of(path.name, lora_files.read_header(path).layers).family
 
 
-REQUEST = PictureRequest("a photo", negative_prompt=None, width=32, height=32, steps=1, guidance=1.0, seed=0)
+REQUEST = PictureRequest("a photo", negative_prompt=None, width=32, height=32, steps=2, guidance=1.0, seed=0)
 
 
 # -- what is written
@@ -236,6 +238,7 @@ def test_the_header_describes_the_file(base: Base, family: str, trained: Trained
             "ss_base_model_version": "sdxl_base_v1-0",
             "ss_network_module": "networks.lora",
         },
+        "qwen-image": {"modelspec.architecture": "Qwen-Image/lora", "ss_base_model_version": "qwen_image"},
         "z-image": {"modelspec.architecture": "Z-Image/lora", "ss_base_model_version": "zimage"},
     }[family]
     metadata = header.metadata
@@ -476,6 +479,8 @@ def test_the_published_names_and_shapes_tell_their_family(tmp_path: Path) -> Non
         ("unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k", (1024, 320)),
         ("unet.up_blocks.2.attentions.0.transformer_blocks.3.attn2.to_k", (1280, 768)),  # the refiner of SDXL
         ("lora_unet_layers_0_attention_qkv", (96, 160)),  # Lumina 2, in which queries share a key
+        ("transformer.transformer_blocks.60.img_mlp.net.2", (384, 96)),  # more blocks than Qwen-Image has
+        ("transformer.transformer_blocks.0.img_mlp.gate_layer", (96, 288)),  # Qwen-Image-2.1
         ("transformer.layers.30.attention.to_q", (96, 96)),  # more blocks than Z-Image has
     ],
 )
@@ -533,6 +538,7 @@ def test_a_lora_for_layers_the_base_lacks_is_refused(family: str, refusal: Calla
         "klein": ("blocks.0", "blocks.19"),
         "sd15": ("down_blocks_0", "up_blocks_3"),
         "sdxl": ("middle_block_1_transformer_blocks_0", "middle_block_1_transformer_blocks_9"),
+        "qwen-image": ("transformer_blocks.0", "transformer_blocks.59"),
         "z-image": ("layers.0", "layers.29"),
     }[family]
     assert "does not fit" in refusal(renamed(PAIRS[family], old, new))
@@ -568,6 +574,7 @@ def test_a_lora_in_the_other_naming_is_refused_with_the_command_that_converts_it
             "transformer.single_transformer_blocks.0.attn.to_out.lora_A.weight": torch.ones(2, 8),
             "transformer.single_transformer_blocks.0.attn.to_out.lora_B.weight": torch.ones(2, 2),
         },
+        "qwen-image": in_diffusers_names("transformer.transformer_blocks.59.attn.to_q"),
         "sd15": in_diffusers_names("unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"),
         "sdxl": in_diffusers_names("unet.mid_block.attentions.0.transformer_blocks.1.attn1.to_q"),
         "z-image": in_diffusers_names("transformer.layers.0.attention.to_q"),

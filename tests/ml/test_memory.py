@@ -190,7 +190,7 @@ class Published:
     latents: Callable[[Grid], tuple[int, ...]]
 
 
-@pytest.fixture(scope="module", params=["flux-dev", "klein", "sd15", "sdxl", "z-image"])
+@pytest.fixture(scope="module", params=["flux-dev", "klein", "qwen-image", "sd15", "sdxl", "z-image"])
 def published(request: pytest.FixtureRequest) -> Published:
     return published_base(*on_meta(request.param))
 
@@ -201,6 +201,8 @@ def published_base(family: Family, parts: Any) -> Published:
         return Published(family, parts, prompt, lambda grid: (math.prod(grid), 64))
     if family.name == "klein":
         return Published(family, parts, Tokens(zeros(1, 512, 7680)), lambda grid: (math.prod(grid), 128))
+    if family.name == "qwen-image":
+        return Published(family, parts, RaggedTokens((zeros(512, 3584),)), lambda grid: (math.prod(grid), 64))
     if family.name == "z-image":
         prompts = RaggedTokens((zeros(512, 2560),))
         return Published(family, parts, prompts, lambda grid: (16, 2 * grid[0], 2 * grid[1]))

@@ -15,6 +15,7 @@ from worker.ml import models
 from worker.ml.errors import ModelUnreadable
 from worker.ml.families.tiny import flux1 as flux_tiny
 from worker.ml.families.tiny import klein as klein_tiny
+from worker.ml.families.tiny import qwen_image as qwen_image_tiny
 from worker.ml.families.tiny import sd15 as sd15_tiny
 from worker.ml.families.tiny import sdxl as sdxl_tiny
 from worker.ml.families.tiny import z_image as z_image_tiny
@@ -166,7 +167,14 @@ def test_the_memory_of_a_training_step_is_estimated(base: Base, grid: tuple[int,
 
 
 def test_the_same_seed_builds_the_same_tiny_base(tiny_base: Path, family: str, tmp_path: Path) -> None:
-    builders = {"flux": flux_tiny, "klein": klein_tiny, "sd15": sd15_tiny, "sdxl": sdxl_tiny, "z-image": z_image_tiny}
+    builders = {
+        "flux": flux_tiny,
+        "klein": klein_tiny,
+        "qwen-image": qwen_image_tiny,
+        "sd15": sd15_tiny,
+        "sdxl": sdxl_tiny,
+        "z-image": z_image_tiny,
+    }
     builders[family].build_tiny(tmp_path)
     for path in tiny_base.rglob("*.safetensors"):
         assert path.read_bytes() == (tmp_path / path.relative_to(tiny_base)).read_bytes()

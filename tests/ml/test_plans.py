@@ -26,9 +26,10 @@ from worker.ml.train.memory import Savings, plan_training, step_memory, trainabl
 
 pytestmark = pytest.mark.skipif(not has_bitsandbytes(), reason="nf4 needs bitsandbytes (the gpu and dev extras)")
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
-FREE_GIB = (4, 5.2, 7.2, 11, 15.2, 22.6, 27, 32, 48, 80)
-KLEIN_FREE_GIB = (4, 5.2, 7.2, 9, 11, 15.2, 18, 22.6, 32)
-Z_IMAGE_FREE_GIB = (4, 5.2, 7.2, 9, 11, 15.2, 18, 22.6, 32, 80)
+FREE_GIB = (4, 7.5, 11, 15.2, 22.6, 27, 32, 48, 80)
+KLEIN_FREE_GIB = (4.5, 5.2, 7.5, 9, 11, 15.2, 18, 22.6, 32)
+QWEN_IMAGE_FREE_GIB = (12.75, 15.2, 18, 22.6, 27, 48, 64, 141)
+Z_IMAGE_FREE_GIB = (5.25, 7.5, 9, 11, 15.2, 18, 22.6, 32, 80)
 PICTURES = {"flux-dev": (1024, 1), "sd15": (512, 2), "sdxl": (1024, 2)}
 """Side of the picture and rows of an evaluation, by base, in the order of the table's columns."""
 
@@ -142,6 +143,12 @@ def test_the_documented_plans_of_a_base_and_the_one_distilled_from_it_are_those_
         [f"{free:g}", one[0], *other] for free, one, other in zip(every_free_gib, drawing, training, strict=True)
     ]
     assert table_after(f"{name} at 1024 x 1024, rank 32:") == expected
+
+
+def test_the_documented_plans_of_qwen_image_are_those_of_the_worker(figures: dict[str, tuple[float, float]]) -> None:
+    found = plans("qwen-image", 1328, 2, figures["qwen-image"], QWEN_IMAGE_FREE_GIB)
+    expected = [[f"{free:g}", *cells] for free, cells in zip(QWEN_IMAGE_FREE_GIB, found, strict=True)]
+    assert table_after("Qwen-Image, generating 1328 x 1328 and training at 1024 x 1024, rank 16:") == expected
 
 
 @pytest.mark.parametrize(

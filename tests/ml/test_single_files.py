@@ -25,7 +25,7 @@ from worker.ml import models
 from worker.ml.draw.generate import Picture, PictureRequest, generate
 from worker.ml.errors import ModelUnreadable
 from worker.ml.families.registry import FAMILIES
-from worker.ml.families.single_files import IMPORTERS, flux1, flux1_names, klein, ldm, sd15, sdxl, z_image
+from worker.ml.families.single_files import IMPORTERS, flux1, flux1_names, klein, ldm, qwen_image, sd15, sdxl, z_image
 from worker.ml.networks import tiny as upscaler_tiny
 from worker.ml.single_files import parts, shared_parts
 from worker.ml.single_files.upscalers import import_upscaler
@@ -38,6 +38,7 @@ PUBLISHED = {
     "flux-schnell": flux1.SCHNELL,
     "klein": klein.DISTILLED,
     "klein-base": klein.BASE,
+    "qwen-image": qwen_image.PUBLISHED,
     "sd15": sd15.PUBLISHED,
     "sdxl": sdxl.PUBLISHED,
     "z-image": z_image.BASE,
@@ -57,6 +58,11 @@ PUBLISHED_SIZES = {
         "text_encoder": (shared_parts.qwen3_shapes, 4_022_468_096),
     },
     "klein-base": {"transformer": (klein.transformer_shapes, 3_875_544_576)},
+    "qwen-image": {
+        "transformer": (qwen_image.transformer_shapes, 20_430_401_088),
+        "vae": (qwen_image.autoencoder_shapes, 126_892_531),
+        "text_encoder": (qwen_image.text_encoder_shapes, 8_292_166_656),
+    },
     "sd15": {
         "unet": (ldm.unet_shapes, 859_520_964),
         "vae": (shared_parts.autoencoder_shapes, 83_653_863),
@@ -362,6 +368,7 @@ def test_a_refused_import_leaves_nothing_behind(tiny_models: Path, flux_files: d
     made_of = (
         "FLUX.1 is made of --transformer, --vae, --clip and --t5; "
         "FLUX.2 klein 4B is made of --transformer, --vae and --qwen3; "
+        "Qwen-Image is made of --transformer, --vae and --qwen25vl; "
         "Stable Diffusion 1.5 is made of --checkpoint and, optionally, --vae; "
         "SDXL is made of --checkpoint and, optionally, --vae; "
         "Z-Image is made of --transformer, --vae and --qwen3"

@@ -295,6 +295,7 @@ def class_drift(base: Base, photos: list[Photo], lora: Path) -> float:
     [
         ("flux", (0, 0.2), (0.8, 1), (0.5, 0.7)),  # shifted towards noise, as it draws at this size
         ("klein", (0, 0.2), (0.8, 1), (0.5, 0.7)),  # shifted in the same way
+        ("qwen-image", (0, 0.2), (0.8, 1), (0.5, 0.7)),  # in the same way
         ("sd15", (-1, 10), (989, 1000), (450, 550)),  # uniform
         ("z-image", (0, 0.2), (0.8, 1), (0.25, 0.4)),  # uniform, shifted towards noise, which is 0
     ],

@@ -17,6 +17,7 @@ from diffusers import (
     Flux2KleinPipeline,
     FluxControlNetPipeline,
     FluxPipeline,
+    QwenImagePipeline,
     ZImagePipeline,
 )
 from diffusers.training_utils import compute_snr
@@ -66,6 +67,10 @@ def draw(
         length = settings["max_sequence_length"] = pipeline.tokenizer.model_max_length
         if against := settings.pop("negative_prompt", None):
             settings["negative_prompt_embeds"], _ = pipeline.encode_prompt(against, max_sequence_length=length)
+    if isinstance(pipeline, QwenImagePipeline):
+        settings["max_sequence_length"] = pipeline.tokenizer.model_max_length
+        settings["true_cfg_scale"] = settings.pop("guidance_scale")
+        settings.setdefault("negative_prompt", " ")  # as its card recommends
     if isinstance(pipeline, ZImagePipeline):
         settings["max_sequence_length"] = pipeline.tokenizer.model_max_length
     for part in pipeline.components.values():
@@ -144,6 +149,35 @@ def klein_loss(pipeline: Flux2KleinPipeline, batch: Batch, prompts: list[str]) -
     prediction = Flux2KleinPipeline._unpack_latents_with_ids(prediction, ids)
     target = noise - latents
     return torch.mean((prediction - target).pow(2).reshape(len(target), -1), 1).mean()
+
+
+def qwen_image_loss(pipeline: QwenImagePipeline, batch: Batch, prompts: list[str]) -> torch.Tensor:
+    """The loss of examples/dreambooth/train_dreambooth_lora_qwen_image.py, but for its noise and times.
+
+    Its latents (B, C, 1, h, w) are normalised already.
+    """
+    prompt_embeds, prompt_embeds_mask = pipeline.encode_prompt(
+        prompts, max_sequence_length=pipeline.tokenizer.model_max_length
+    )
+    factor = pipeline.vae_scale_factor
+    height, width = (2 * factor * side for side in batch.grid)
+    model_input, noise = (pipeline._unpack_latents(x, height, width, factor) for x in (batch.latents, batch.noise))
+    sigmas = batch.time.view(-1, 1, 1, 1, 1)
+    noisy_model_input = (1.0 - sigmas) * model_input + sigmas * noise
+    packed = QwenImagePipeline._pack_latents(
+        noisy_model_input.permute(0, 2, 1, 3, 4), len(noise), noise.shape[1], *noise.shape[3:]
+    )
+    model_pred = pipeline.transformer(
+        hidden_states=packed,
+        encoder_hidden_states=prompt_embeds,
+        encoder_hidden_states_mask=prompt_embeds_mask,
+        timestep=batch.time,
+        img_shapes=[(1, *batch.grid)] * len(noise),
+        return_dict=False,
+    )[0]
+    model_pred = QwenImagePipeline._unpack_latents(model_pred, height, width, factor)
+    target = noise - model_input
+    return torch.mean(((model_pred - target) ** 2).reshape(len(target), -1), 1).mean()
 
 
 def z_image_loss(pipeline: ZImagePipeline, batch: Batch, prompts: list[str]) -> torch.Tensor:
@@ -244,6 +278,7 @@ def sdxl_loss_of_batch(pipeline: Any, batch: Batch, prompts: list[str]) -> torch
 LOSSES: dict[str, Callable[[Any, Batch, list[str]], torch.Tensor]] = {
     "flux": flux_loss_of_batch,
     "klein": klein_loss,
+    "qwen-image": qwen_image_loss,
     "sd15": stable_diffusion_loss_of_batch,
     "sdxl": sdxl_loss_of_batch,
     "z-image": z_image_loss,

@@ -293,7 +293,7 @@ def test_a_concurrent_second_tick_does_nothing(db: AppTables, pod: Pod) -> None:
     assert pod.call("tick") == 0
 
 
-FLUX_DEV_NEEDS = "flux-dev needs 10.75 GiB of free GPU memory to train, 4.5 to generate"
+FLUX_DEV_NEEDS = "flux-dev needs 10.75 GiB of free GPU memory to train, 7.5 to generate"
 
 
 def stranded(db: AppTables, job: UUID) -> str | None:

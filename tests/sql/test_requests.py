@@ -195,7 +195,10 @@ def test_a_lora_of_another_family_is_refused_by_name(db: AppTables) -> None:
 
 
 def test_an_unknown_base_is_named_with_the_known_ones(db: AppTables) -> None:
-    known = "able-flux, flux-dev, flux-schnell, klein, klein-base, sd15, sdxl, tiny-flux, z-image, z-image-turbo"
+    known = (
+        "able-flux, flux-dev, flux-schnell, klein, klein-base, qwen-image, sd15, sdxl, tiny-flux, z-image, "
+        "z-image-turbo"
+    )
     for kind in ("training", "generation"):
         answer = refusal(db, kind, subject_id=db.add_subject(), base="fluxx")
         assert answer == ("22023", f"base: 'fluxx' not found; base models: {known}")

@@ -60,7 +60,7 @@ def test_the_list_shows_disk_bucket_and_database(app: App, disk: Path) -> None:
     assert row(table, "real-esrgan-x4").endswith("added by hand - generation/*, which needs both upscalers")
     assert row(table, "flux-dev") == (
         "flux-dev flux FLUX.1 [dev] Non-Commercial no - - "
-        "training/flux-dev from 10.75 GiB free, generation/flux-dev from 4.5 GiB free"
+        "training/flux-dev from 10.75 GiB free, generation/flux-dev from 7.5 GiB free"
     )
 
 

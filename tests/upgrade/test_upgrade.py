@@ -106,7 +106,7 @@ def test_no_row_is_lost_or_changed(release: Path, any_supabase: Supabase, as_sup
 
 EVENTS = {"stop requested": "cancel_requested"}
 """Old and new names of job events."""
-MIN_VRAM_GIB = {"flux-dev": 4.5, "flux-schnell": 4.5, "sd15": 4}
+MIN_VRAM_GIB = {"flux-dev": 7.5, "flux-schnell": 7.5, "sd15": 4}
 """What the published base models need to generate, corrected."""
 GAINED = ["reference", "control:canny", "control:pose", "control:depth"]
 """What they can do with guides."""
@@ -142,13 +142,14 @@ def test_an_operators_own_figure_of_memory_stays_and_holds_for_everything(instal
     migrate.migrate(installation.url)
     assert installation.run("select slug, min_vram_gib, min_training_vram_gib from worker.base_models order by 1") == [
         {"slug": "flux-dev", "min_vram_gib": 30.0, "min_training_vram_gib": None},
-        {"slug": "flux-schnell", "min_vram_gib": 4.5, "min_training_vram_gib": None},
-        {"slug": "klein", "min_vram_gib": 4.0, "min_training_vram_gib": None},
-        {"slug": "klein-base", "min_vram_gib": 4.0, "min_training_vram_gib": 6.25},
+        {"slug": "flux-schnell", "min_vram_gib": 7.5, "min_training_vram_gib": None},
+        {"slug": "klein", "min_vram_gib": 4.5, "min_training_vram_gib": None},
+        {"slug": "klein-base", "min_vram_gib": 4.5, "min_training_vram_gib": 6.25},
+        {"slug": "qwen-image", "min_vram_gib": 12.75, "min_training_vram_gib": 17.0},
         {"slug": "sd15", "min_vram_gib": 4.0, "min_training_vram_gib": 6.0},
         {"slug": "sdxl", "min_vram_gib": 4.0, "min_training_vram_gib": 6.0},
-        {"slug": "z-image", "min_vram_gib": 4.0, "min_training_vram_gib": 9.0},
-        {"slug": "z-image-turbo", "min_vram_gib": 4.0, "min_training_vram_gib": None},
+        {"slug": "z-image", "min_vram_gib": 5.25, "min_training_vram_gib": 9.0},
+        {"slug": "z-image-turbo", "min_vram_gib": 5.25, "min_training_vram_gib": None},
     ]
     for kind in ("training", "generation"):
         usable = "select worker.usable_bases(%s, '{flux-dev}', %s)"

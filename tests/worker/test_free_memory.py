@@ -19,14 +19,15 @@ from worker.models import UPSCALERS, BaseModels
 from worker.pod.routes import Routes
 
 NEEDS = {
-    "flux-dev": "flux-dev needs 10.75 GiB of free GPU memory to train, 4.5 to generate",
-    "flux-schnell": "flux-schnell needs 4.5 GiB of free GPU memory to generate",
-    "klein": "klein needs 4 GiB of free GPU memory to generate",
-    "klein-base": "klein-base needs 6.25 GiB of free GPU memory to train, 4 to generate",
+    "flux-dev": "flux-dev needs 10.75 GiB of free GPU memory to train, 7.5 to generate",
+    "flux-schnell": "flux-schnell needs 7.5 GiB of free GPU memory to generate",
+    "klein": "klein needs 4.5 GiB of free GPU memory to generate",
+    "klein-base": "klein-base needs 6.25 GiB of free GPU memory to train, 4.5 to generate",
+    "qwen-image": "qwen-image needs 17 GiB of free GPU memory to train, 12.75 to generate",
     "sd15": "sd15 needs 6 GiB of free GPU memory to train, 4 to generate",
     "sdxl": "sdxl needs 6 GiB of free GPU memory to train, 4 to generate",
-    "z-image": "z-image needs 9 GiB of free GPU memory to train, 4 to generate",
-    "z-image-turbo": "z-image-turbo needs 4 GiB of free GPU memory to generate",
+    "z-image": "z-image needs 9 GiB of free GPU memory to train, 5.25 to generate",
+    "z-image-turbo": "z-image-turbo needs 5.25 GiB of free GPU memory to generate",
 }
 ALL = frozenset(NEEDS)
 
@@ -43,22 +44,24 @@ class Plan:
 
 
 SMALL = frozenset({"sd15", "sdxl"})
-MIDDLE = SMALL | {"klein", "klein-base", "z-image", "z-image-turbo"}
+KLEIN = SMALL | {"klein", "klein-base"}
+MIDDLE = KLEIN | {"z-image", "z-image-turbo"}
+LARGE = MIDDLE | {"flux-dev", "flux-schnell"}
 MIDDLE_TRAINED = SMALL | {"klein-base"}
 TRAINED = MIDDLE_TRAINED | {"z-image", "flux-dev"}
 TABLE = (
     Plan(None, ""),
     Plan(3.97, "3.9"),
-    Plan(4.0, "4", MIDDLE),
-    Plan(4.47, "4.4", MIDDLE),
-    Plan(4.5, "4.5", ALL),
-    Plan(6.0, "6", ALL, SMALL),
-    Plan(6.25, "6.2", ALL, MIDDLE_TRAINED),
-    Plan(9.0, "9", ALL, MIDDLE_TRAINED | {"z-image"}),
-    Plan(11.0, "11", ALL, TRAINED),
+    Plan(4.0, "4", SMALL),
+    Plan(4.47, "4.4", SMALL),
+    Plan(4.5, "4.5", KLEIN),
+    Plan(5.25, "5.2", MIDDLE),
+    Plan(6.25, "6.2", MIDDLE, MIDDLE_TRAINED),
+    Plan(9.0, "9", LARGE, MIDDLE_TRAINED | {"z-image"}),
+    Plan(11.0, "11", LARGE, TRAINED),
     Plan(15.2, "15.2", ALL, TRAINED),
-    Plan(22.6, "22.6", ALL, TRAINED),
-    Plan(80.0, "80", ALL, TRAINED),
+    Plan(22.6, "22.6", ALL, TRAINED | {"qwen-image"}),
+    Plan(80.0, "80", ALL, TRAINED | {"qwen-image"}),
 )
 """A card of 12 GB has about 11.0 GiB free, one of 16 GB 15.2, one of 24 GB 22.6."""
 

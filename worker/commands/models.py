@@ -102,6 +102,7 @@ def import_(
     clip: Annotated[Path | None, _file("The weights of the text encoder CLIP-L.")] = None,
     t5: Annotated[Path | None, _file("The weights of the text encoder T5-XXL.")] = None,
     qwen3: Annotated[Path | None, _file("The weights of the text encoder Qwen3-4B.")] = None,
+    qwen25vl: Annotated[Path | None, _file("The weights of the text encoder Qwen2.5-VL-7B.")] = None,
     checkpoint: Annotated[Path | None, _file("A whole base model in one file.")] = None,
     upscaler: Annotated[Path | None, _file("Real-ESRGAN: .pth or .safetensors.")] = None,
     tokenizers: Annotated[
@@ -122,6 +123,7 @@ def import_(
         "clip": clip,
         "t5": t5,
         "qwen3": qwen3,
+        "qwen25vl": qwen25vl,
         "checkpoint": checkpoint,
         "upscaler": upscaler,
     }

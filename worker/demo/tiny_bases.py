@@ -10,7 +10,14 @@ from pathlib import Path
 
 from worker.demo.config import SMALL_BASE, DemoConfig
 
-_BUILDERS = {"flux": "flux1", "klein": "klein", "sd15": "sd15", "sdxl": "sdxl", "z-image": "z_image"}
+_BUILDERS = {
+    "flux": "flux1",
+    "klein": "klein",
+    "qwen-image": "qwen_image",
+    "sd15": "sd15",
+    "sdxl": "sdxl",
+    "z-image": "z_image",
+}
 """The module of each family in `worker/ml/families/tiny/`."""
 SIDE_PX = 64
 

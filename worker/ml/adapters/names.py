@@ -115,6 +115,8 @@ class LoraNames:
     modules: tuple[Module, ...]
     read_only: tuple[Module, ...] = ()
     """Kinds of layers that another program's files have, and that are never written."""
+    telling: str = ""
+    """A pattern that one of a file's layers must have, where all of them may be another family's too."""
     stated: str = r"(?!)"
     """A pattern for what other programs call the family in a file's metadata; nothing, if its layers always tell."""
 
@@ -151,8 +153,10 @@ class LoraNames:
         return found is not None and found.has_shape(shape)
 
     def claims(self, layers: Mapping[str, Shape]) -> bool:
-        """Return True if a file with these layers is a LoRA of this family: it has all of them."""
-        return all(self.has(layer, shape) for layer, shape in layers.items())
+        """Return True if a file with these layers is a LoRA of this family: it has all of them, and one that tells."""
+        return any(re.search(self.telling, layer) for layer in layers) and all(
+            self.has(layer, shape) for layer, shape in layers.items()
+        )
 
     def key(self, parameter: str) -> str:
         """Return the key in a file of a LoRA's parameter on the denoiser, such as `block.to_q.lora_A.weight`.

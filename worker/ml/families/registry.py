@@ -8,13 +8,14 @@ from pathlib import Path
 from worker.ml.errors import ModelUnreadable
 from worker.ml.families.flux1 import Flux
 from worker.ml.families.klein import Klein
+from worker.ml.families.qwen_image import QwenImage
 from worker.ml.families.sd15 import StableDiffusion15
 from worker.ml.families.sdxl import StableDiffusionXL
 from worker.ml.families.z_image import ZImage
 from worker.ml.protocol import Family
 
 FAMILIES: dict[str, Family] = {
-    family.name: family for family in (Flux(), Klein(), StableDiffusion15(), StableDiffusionXL(), ZImage())
+    family.name: family for family in (Flux(), Klein(), QwenImage(), StableDiffusion15(), StableDiffusionXL(), ZImage())
 }
 
 

@@ -17,10 +17,10 @@ from worker.ml.adapters.files import LoraHeader
 from worker.ml.adapters.names import LoraNames, Naming, Pair, Shape
 from worker.ml.adapters.spellings import is_of_text_encoder
 from worker.ml.errors import ModelUnreadable
-from worker.ml.families.lora import flux1, klein, others, sd15, sdxl, z_image
+from worker.ml.families.lora import flux1, klein, others, qwen_image, sd15, sdxl, z_image
 
 NAMES: dict[str, LoraNames] = {
-    names.family: names for names in (flux1.NAMES, klein.NAMES, sd15.NAMES, sdxl.NAMES, z_image.NAMES)
+    names.family: names for names in (flux1.NAMES, klein.NAMES, qwen_image.NAMES, sd15.NAMES, sdxl.NAMES, z_image.NAMES)
 }
 
 

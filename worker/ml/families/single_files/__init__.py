@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from worker.ml.families.single_files import flux1, kinds, klein, sd15, sdxl, z_image
+from worker.ml.families.single_files import flux1, kinds, klein, qwen_image, sd15, sdxl, z_image
 from worker.ml.single_files.parts import read_names
 
 Importer = Callable[[Path, Mapping[str, Path], Path | None, Callable[[str], None]], None]
@@ -22,6 +22,7 @@ It says in lines for a person what it does. Raises ModelUnreadable, naming the f
 IMPORTERS: dict[str, Importer] = {
     "flux": flux1.import_files,
     "klein": klein.import_files,
+    "qwen-image": qwen_image.import_files,
     "sd15": sd15.import_files,
     "sdxl": sdxl.import_files,
     "z-image": z_image.import_files,
@@ -29,6 +30,7 @@ IMPORTERS: dict[str, Importer] = {
 KINDS = {
     "flux": kinds.FLUX,
     "klein": kinds.FLUX2,
+    "qwen-image": kinds.QWEN_IMAGE,
     "sd15": kinds.LDM,
     "sdxl": kinds.SDXL,
     "z-image": kinds.Z_IMAGE,

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from worker.ml.errors import ModelUnreadable
 
-FLUX, FLUX2, LDM, SDXL, Z_IMAGE = "FLUX.1", "FLUX.2", "Stable Diffusion 1.x", "SDXL", "Z-Image"
+FLUX, FLUX2, LDM, SDXL = "FLUX.1", "FLUX.2", "Stable Diffusion 1.x", "SDXL"
+QWEN_IMAGE, Z_IMAGE = "Qwen-Image", "Z-Image"
 _KINDS = (  # the first whose pattern one of the names has
     (
         "a LoRA (see `worker lora import`)",
@@ -22,13 +23,14 @@ _KINDS = (  # the first whose pattern one of the names has
     ("Chroma", r"(^|\.)distilled_guidance_layer\."),
     (FLUX2, r"(^|\.)double_stream_modulation"),
     (Z_IMAGE, r"(^|\.)(noise_refiner|cap_embedder)\."),
-    ("Qwen-Image", r"transformer_blocks\.0\.(img|txt)_mod\."),
+    (QWEN_IMAGE, r"transformer_blocks\.0\.(img|txt)_mod\."),
     (FLUX, r"(^|\.)(double_blocks|single_transformer_blocks)\.0\."),
     (LDM, r"(^|\.)input_blocks\.0\.0\."),
     ("a U-Net in diffusers' names: use the folder of the whole model", r"(^|\.)down_blocks\.0\.attentions\."),
-    ("an autoencoder", r"^encoder\.(down|down_blocks)\."),
+    ("an autoencoder", r"^encoder\.(down|down_blocks|downsamples)\."),
     ("CLIP", r"(^|\.)text_model\.|^encoder\.layers\.0\.self_attn\."),
     ("T5", r"(^|\.)encoder\.block\.0\."),
+    ("Qwen2.5-VL", r"(^|\.)visual\.blocks\.0\.attn\."),
     ("Qwen3", r"(^|\.)model\.layers\.0\.self_attn\.q_norm\."),
 )
 

@@ -86,7 +86,7 @@ def autoencoder() -> AutoencoderKL:
     set_weight(down[0], kernels.each(3, kernels.MEAN_OF_CELL))
     set_weight(down[1], kernels.each(3, kernels.MEAN_OF_CELL))
     set_balanced(down[2], kernels.fold(), encoder.conv_norm_out)
-    spectrum = _spectrum()
+    spectrum = spectrum_of_cells()
     read = torch.einsum("oc,cihw->oihw", spectrum, unbalanced(12, kernels.SAME))
     set_weight(encoder.conv_out, read * SPREAD / scaling)
     encoder.conv_out.bias[:16] = shift
@@ -103,7 +103,7 @@ def autoencoder() -> AutoencoderKL:
     return vae
 
 
-def _spectrum() -> torch.Tensor:
+def spectrum_of_cells() -> torch.Tensor:
     """Return (12, 12): 2x2 pixels of each colour to their mean and three differences, each with about unit variance."""
     haar = torch.tensor([[1.0, 1, 1, 1], [1, 1, -1, -1], [1, -1, 1, -1], [1, -1, -1, 1]]) / 4
     unit = torch.tensor(UNIT)[:, None]

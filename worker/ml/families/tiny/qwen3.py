@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import Qwen2Tokenizer, Qwen3Config
 
@@ -30,8 +32,8 @@ def qwen3_config(tokenizer: Qwen2Tokenizer, layers: int) -> Qwen3Config:
     )
 
 
-def qwen3_tokenizer() -> Qwen2Tokenizer:
-    """Return a byte-level BPE tokenizer that knows WORDS and the template's whole, and spells out the rest."""
+def qwen3_tokenizer(whole: Sequence[str] = ()) -> Qwen2Tokenizer:
+    """Return a byte-level BPE tokenizer that knows WORDS, the template's and these whole, and spells out the rest."""
     pieces = sorted(ByteLevel.alphabet())
     merges: list[tuple[str, str]] = []
     words = sorted([*WORDS.split(), "user", "assistant"], key=len, reverse=True)  # earlier merges come first
@@ -44,11 +46,11 @@ def qwen3_tokenizer() -> Qwen2Tokenizer:
             pieces.append(left)
     merges += [("Ġ", word) for word in words]
     pieces += [f"Ġ{word}" for word in words]
-    vocabulary = dict.fromkeys([*pieces, *SPECIAL])
+    vocabulary = dict.fromkeys([*pieces, *SPECIAL, *whole])
     return Qwen2Tokenizer(
         vocab={piece: i for i, piece in enumerate(vocabulary)},
         merges=merges,
         model_max_length=TEXT_LENGTH,
         chat_template=TEMPLATE,
-        additional_special_tokens=[*SPECIAL[1:]],
+        additional_special_tokens=[*SPECIAL[1:], *whole],
     )
