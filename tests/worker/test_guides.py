@@ -26,6 +26,7 @@ GUIDES_OF = {
     "tiny-sdxl": ("ip-adapter-sdxl", "controlnet-union-sdxl"),
     "tiny-flux": ("ip-adapter-flux", "controlnet-union-flux"),
 }
+Z_IMAGE, UNION = "tiny-z-image", "controlnet-union-z-image"
 
 
 @pytest.fixture(scope="module")
@@ -35,12 +36,14 @@ def disk(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from worker.ml.guides.tiny import controlnet, ip_adapter
 
     folder = tmp_path_factory.mktemp("guides")
-    for slug in (*UPSCALERS.values(), "tiny-klein", KLEIN, *GUIDES_OF):
+    for slug in (*UPSCALERS.values(), "tiny-klein", KLEIN, Z_IMAGE, *GUIDES_OF):
         (folder / slug).symlink_to(tiny_models / slug)
     for slug, (reference, control) in GUIDES_OF.items():
         base = models.load(tiny_models / slug)
         ip_adapter.build_tiny(folder / reference, base)
         controlnet.build_tiny(folder / control, base, union="union" in control)
+    controlnet.build_tiny(folder / UNION, models.load(tiny_models / Z_IMAGE))
+    (folder / UNION / "config.json").unlink()  # as it is published
     return folder
 
 
@@ -54,6 +57,7 @@ def fleet(make_fleet: MakeFleet, disk: Path, tmp_path_factory: pytest.TempPathFa
     can_more = "update worker.base_models set capabilities = capabilities || %s where family = %s"
     for family in ("sd15", "sdxl", "flux"):
         fleet.app.run(can_more, ["reference", "control:pose", "control:depth"], family)
+    fleet.app.run(can_more, ["control:pose"], "z-image")
     fleet.app.run(can_more, ["reference"], "klein")
     bare = tmp_path_factory.mktemp("bare")
     for slug in (*UPSCALERS.values(), SD15):
@@ -158,6 +162,13 @@ def test_a_lora_a_reference_and_a_pose_in_one_job_of_other_families(fleet: Fleet
     assert [(guide["guide"], guide["used"]) for guide in whole["guides"]] == [(slug, True) for slug in GUIDES_OF[base]]
     for without in ({"lora_scales": [0]}, {"reference_paths": None}, {"control_path": None, "control_kind": None}):
         assert (raw(fleet, drawn(fleet, **{**asked, **without})) != raw(fleet, whole)).any(), without
+
+
+def test_z_image_is_controlled_by_the_file_as_it_is_published(fleet: Fleet) -> None:
+    pose = {"control_path": put(fleet, "pose.png", png(picture(2, (96, 64)))), "control_kind": "pose"}
+    posed = drawn(fleet, base=Z_IMAGE, steps=2, **pose)
+    assert [(guide["guide"], guide["used"]) for guide in posed["guides"]] == [(UNION, True)]
+    assert (raw(fleet, posed) != raw(fleet, drawn(fleet, base=Z_IMAGE, steps=2))).any()
 
 
 def test_scale_0_is_as_without_guides_and_needs_neither_guide_nor_pictures(fleet: Fleet) -> None:
