@@ -185,8 +185,8 @@ _TRAINING = (
 )
 _GENERATION = (
     "id owner_id subject_id base preset_id prompt negative_prompt model_ids lora_scales reference_paths "
-    "reference_scale control_path control_kind control_scale control_start control_end sampler clip_skip "
-    "width height steps guidance seed num_images upscale quality output_format"
+    "reference_scale control_path control_kind control_from control_scale control_start control_end sampler "
+    "clip_skip width height steps guidance seed num_images upscale quality output_format"
 )
 
 COLUMNS: dict[str, dict[tuple[str, str], str]] = {
