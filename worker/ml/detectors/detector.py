@@ -16,8 +16,8 @@ from worker.ml.models import Base
 from worker.ml.protocol import Pixels
 
 WORK_BYTES = memory.GIB // 2
-"""What a detector needs besides its weights at most. Measured at the published geometry: 0.31 GiB for the narrowest depths
-and 0.22 for 16 poses, and the workspaces of libraries."""
+"""What a detector needs besides its weights at most. Measured at the published geometry: 0.31 GiB for the narrowest
+depths and 0.22 for 16 poses; libraries need some for themselves."""
 
 
 class Detector(ABC):
