@@ -93,7 +93,8 @@ OWNER_ONLY = """
     count_ledger_refusals current_home declare_grant declare_policy default_base defaults_for_nulls deletable_buckets
     delete_queue_rows dequeue_row discard_staged_objects end_attempt end_failed_attempt enqueue enqueue_rows
     ensure_kind_policies ensure_policy expire_consent explain_waiting fail_stranded_jobs fill_defaults find_violation
-    finish_job finish_stopped_job first_marker fn_pgqueuer_changed fold_prompt foreign_change generation_guides
+    finish_job finish_stopped_job first_marker fn_pgqueuer_changed fold_prompt foreign_change
+    generation_detects generation_guides is_detected
     generation_loras give_back grant_declared_rights grant_job_table guide_for guided_by guides_in_route has_hook
     held_state hook hook_error hook_failure hook_signatures inputs_error is_allowed is_cold is_dead is_fault_of_pod
     is_rejected is_retried is_settled is_ticker is_transient items job_consent_error key_error key_subject keys_error
