@@ -19,6 +19,7 @@ export type Database = {
           cancel_requested_at: string | null
           clip_skip: number | null
           control_end: number | null
+          control_from: string | null
           control_kind: string | null
           control_path: string | null
           control_scale: number | null
@@ -70,6 +71,7 @@ export type Database = {
           cancel_requested_at?: string | null
           clip_skip?: number | null
           control_end?: number | null
+          control_from?: string | null
           control_kind?: string | null
           control_path?: string | null
           control_scale?: number | null
@@ -121,6 +123,7 @@ export type Database = {
           cancel_requested_at?: string | null
           clip_skip?: number | null
           control_end?: number | null
+          control_from?: string | null
           control_kind?: string | null
           control_path?: string | null
           control_scale?: number | null

@@ -71,7 +71,7 @@ comment on column worker.package_objects.object is 'The name of an object that i
 comment on column worker.base_models.slug is 'The name of its folder under MODELS_DIR, and under models/base/ in the model bucket.';
 comment on column worker.base_models.family is 'LoRAs fit every base model of their family.';
 comment on column worker.base_models.train_base is 'The base model of the family to train on, where this one only generates.';
-comment on column worker.base_models.capabilities is 'train, lora, reference, control:KIND. A request for any other is refused at INSERT. What no guide of the family gives is built in.';
+comment on column worker.base_models.capabilities is 'train, lora, reference, control:KIND. A request for any other is refused at INSERT, but detect:KIND. What no guide of the family gives is built in.';
 comment on column worker.base_models.sizes is 'Sizes in pixels at which the base model generates best, as WIDTHxHEIGHT.';
 comment on column worker.base_models.defaults is 'Settings for what a request leaves open: steps, guidance, width, height, sampler, clip_skip; under training: steps, rank, learning_rate, resolution, batch_size, preservation.';
 comment on column worker.base_models.min_vram_gib is 'GiB of GPU memory that must be free for a pod to offer the base model; 0: a CPU is enough.';
@@ -81,7 +81,7 @@ comment on column worker.base_models.commercial_use is 'True if that licence all
 
 comment on column worker.guides.slug is 'The name of its folder under MODELS_DIR, and under models/base/ in the model bucket.';
 comment on column worker.guides.family is 'The family of the base models that it steers.';
-comment on column worker.guides.capabilities is 'What it gives: reference, control:KIND. A network for several kinds lists them all.';
+comment on column worker.guides.capabilities is 'What it gives: reference, control:KIND, or detect:KIND, which makes the map for control:KIND of a photo. A network for several kinds lists them all.';
 comment on column worker.guides.vram_gib is 'GiB of GPU memory that it needs besides its base model.';
 comment on column worker.guides.licence is 'The licence of the weights, as their publisher names it.';
 comment on column worker.guides.commercial_use is 'True if that licence allows commercial use without another agreement.';
@@ -238,6 +238,7 @@ comment on column public.generation_jobs.reference_paths is 'Keys of one to four
 comment on column public.generation_jobs.reference_scale is 'The strength of the references, from 0 (as without them) to 2. Left open: 1.';
 comment on column public.generation_jobs.control_path is 'The key of a picture that sets pose, outline or depth.';
 comment on column public.generation_jobs.control_kind is 'What control_path is for: canny, pose or depth, as the base model can.';
+comment on column public.generation_jobs.control_from is 'What control_path shows: a finished map, or a photo, of which pose and depth are found. Left open: map. For canny, the edges of a photo are found either way.';
 comment on column public.generation_jobs.control_scale is 'The strength of the control, from 0 (as without it) to 2. Left open: 1.';
 comment on column public.generation_jobs.control_start is 'The share of the steps after which the control begins. Left open: 0.';
 comment on column public.generation_jobs.control_end is 'The share of the steps after which the control ends. Left open: 1.';

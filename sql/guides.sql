@@ -1,11 +1,19 @@
 -- Guides: models that steer a base model by pictures (worker.guides). A capability's part before the colon is its sort: a job needs at
 -- most one guide of each sort, and the kind's hook guided_by names the sorts. A capability of a base model that no guide of its
--- family gives is built into the base.
+-- family gives is built into the base. A guide without a family, a detector, serves every base model: it makes what another guide reads.
 
 create or replace function worker.sorts(p_capabilities text[]) returns text[]
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select array(select distinct split_part(capability, ':', 1) from unnest(p_capabilities) capability) $$;
 comment on function worker.sorts is 'Return the sorts of these capabilities: what is before the colon.';
+
+create or replace function worker.is_detected(p_capability text) returns boolean
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return exists (select from worker.guides where family is null and p_capability = any (capabilities));
+end $$;
+comment on function worker.is_detected is 'Return true for a capability that a guide gives to every base model.';
 
 -- Called at INSERT for most jobs, of which most need none.
 create or replace function worker.wanted_guides(p_kind text, p_job jsonb, p_capabilities text[]) returns text[]
@@ -21,7 +29,7 @@ begin
     join worker.base_models base on base.slug = p_job ->> 'base'
     cross join lateral (
       select guide.slug from worker.guides guide
-      where guide.family = base.family and guide.capabilities @> asked.together and asked.sort = any (worker.guided_by(p_kind))
+      where (guide.family = base.family or guide.family is null) and guide.capabilities @> asked.together and asked.sort = any (worker.guided_by(p_kind))
       order by cardinality(guide.capabilities), guide.slug collate "C" limit 1) found);
 end $$;
 comment on function worker.wanted_guides is
@@ -53,9 +61,17 @@ as $$
       and guide.capabilities && offers.capabilities and worker.sorts(guide.capabilities) <@ offers.sorts
       and guide.slug collate "C" > coalesce(offers.guides[cardinality(offers.guides)], '')
       and offers.vram_gib + guide.vram_gib <= coalesce(p_vram_gib, 0)
+  ), with_detectors as (
+    select offers.base, array(select slug from unnest(offers.guides || detector.slug) slug order by slug collate "C") as guides
+    from offers join worker.guides detector on detector.family is null and detector.slug = any (p_slugs)
+      and worker.sorts(detector.capabilities) <@ offers.sorts and offers.vram_gib + detector.vram_gib <= coalesce(p_vram_gib, 0)
+    where exists (
+      select from worker.guides reader cross join unnest(reader.capabilities) gives cross join unnest(detector.capabilities) makes
+      where reader.slug = any (offers.guides) and split_part(gives, ':', 2) = split_part(makes, ':', 2))
   )
   select coalesce(array_agg(route order by route), '{}') from (
-    select p_kind || '/' || base || worker.guides_in_route(guides) as route from offers) routes
+    select p_kind || '/' || base || worker.guides_in_route(guides) as route
+    from (select base, guides from offers union all select base, guides from with_detectors) choices) routes
 $$;
 comment on function worker.usable_routes is
-  'Return the routes of a kind that a pod can offer with these models and this much free GPU memory: each usable base model alone, and with every choice of guides that fit beside it. NULL is a CPU.';
+  'Return the routes of a kind that a pod can offer with these models and this much free GPU memory: each usable base model alone, and with every choice of guides that fit beside it, detectors beside a guide that reads what they make. NULL is a CPU.';

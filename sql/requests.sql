@@ -87,7 +87,7 @@ begin
                   (select string_agg(slug, ', ' order by slug) from worker.base_models));
   end if;
   foreach v_wanted in array coalesce(p_capabilities, worker.capabilities(p_kind, p_job)) loop
-    if v_wanted <> all (v_base.capabilities) then
+    if v_wanted <> all (v_base.capabilities) and not worker.is_detected(v_wanted) then
       return format('base: %s cannot do %s; it can do %s%s', v_base.slug, v_wanted, array_to_string(v_base.capabilities, ', '),
                     case when v_wanted = 'train' and v_base.train_base is not null then format('; train on %s', v_base.train_base) else '' end);
     end if;

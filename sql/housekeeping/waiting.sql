@@ -34,7 +34,7 @@ begin
   if v_needed > coalesce(v_largest, 0) then
     -- Rounded down: "needs 24.5, the largest pod has 24.5" would explain nothing.
     return worker.memory_requirement(v_base)
-      || coalesce((select string_agg(format(', and %s %s more', slug, vram_gib), '' order by slug) from worker.guides where slug = any (v_guides)), '') || '; '
+      || coalesce((select string_agg(format(', and %s %s more', slug, vram_gib), '' order by slug) from worker.guides where slug = any (v_guides) and vram_gib > 0), '') || '; '
       || coalesce('the largest pod has ' || trim_scale(trunc(v_largest::numeric, 1)), 'no live pod has a GPU that is ready');
   elsif not exists (select from worker.pods where worker.is_alive(pods)
                     and v_needed <= coalesce(vram_gib, 0) and v_base.slug = any (models_present)) then

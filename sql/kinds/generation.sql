@@ -23,6 +23,12 @@ comment on function worker.generation_loras is
 
 -- ------------------------------------------------------------------------------------------------------------- request
 
+-- Edges are found without a detector.
+create or replace function worker.generation_detects(p_job jsonb) returns text
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$ select p_job ->> 'control_kind' where p_job ->> 'control_from' = 'photo' and p_job ->> 'control_kind' <> 'canny' $$;
+comment on function worker.generation_detects is 'Return what is to be detected in the control image: pose or depth; NULL for a finished map.';
+
 create or replace function worker.generation__named_keys(p_job jsonb) returns table (column_name text, key text, rule text)
 language plpgsql immutable set search_path = pg_catalog, pg_temp
 as $$
@@ -32,11 +38,12 @@ begin
   end if;
   return query
     select 'reference_paths', path, 'person' from worker.items(p_job, 'reference_paths') path
-    union all select 'control_path', p_job ->> 'control_path', 'input' where p_job ->> 'control_path' is not null
+    union all select 'control_path', p_job ->> 'control_path', case when worker.generation_detects(p_job) = 'pose' then 'person' else 'input' end
+      where p_job ->> 'control_path' is not null
     union all select 'model_ids', id, 'lora' from worker.items(p_job, 'model_ids') id;
 end $$;
 comment on function worker.generation__named_keys is
-  'Return the references, which show people, the control image, which may show no person, and the LoRAs.';
+  'Return the references, which show people, the control image, which may show no person unless its pose is to be found, and the LoRAs.';
 
 -- Early feedback on the words of the request and its preset. Unlike merged_prompt in worker/jobs/wording.py, this adds no trigger
 -- word that the prompt lacks; the worker screens the prompt that the model reads. The scales of LoRAs are left out, because a
@@ -62,7 +69,7 @@ comment on function worker.generation__texts is
 
 create or replace function worker.generation__plain_columns() returns text[]
 language sql immutable set search_path = pg_catalog, pg_temp
-as $$ select '{lora_scales,control_kind,sampler,output_format}'::text[] $$;
+as $$ select '{lora_scales,control_kind,control_from,sampler,output_format}'::text[] $$;
 comment on function worker.generation__plain_columns is 'Return the columns that hold numbers, or words from a fixed list.';
 
 create or replace function worker.generation__default_base(p_job jsonb) returns text
@@ -93,15 +100,16 @@ begin
   return array(
     select 'lora' where p_job ->> 'subject_id' is not null or (jsonb_typeof(p_job -> 'model_ids') = 'array' and jsonb_array_length(p_job -> 'model_ids') > 0)
     union all select 'reference' where jsonb_typeof(p_job -> 'reference_paths') = 'array'
-    union all select 'control:' || (p_job ->> 'control_kind') where p_job ->> 'control_kind' is not null);
+    union all select 'control:' || (p_job ->> 'control_kind') where p_job ->> 'control_kind' is not null
+    union all select 'detect:' || detected from worker.generation_detects(p_job) detected where detected is not null);
 end $$;
 comment on function worker.generation__capabilities is
-  'Return what the base model must support: LoRAs, references and control images, if the request has them.';
+  'Return what the base model must support: LoRAs, references and control images, if the request has them; and what a detector must find.';
 
 create or replace function worker.generation__guided_by() returns text[]
 language sql immutable set search_path = pg_catalog, pg_temp
-as $$ select '{reference,control}'::text[] $$;
-comment on function worker.generation__guided_by is 'Return the sorts of guides that a picture may need: one for references, one for the control image.';
+as $$ select '{reference,control,detect}'::text[] $$;
+comment on function worker.generation__guided_by is 'Return the sorts of guides that a picture may need: one for references, one for the control image, one that makes its map of a photo.';
 
 create or replace function worker.generation__request_error(p_job jsonb) returns text
 language sql immutable set search_path = pg_catalog, pg_temp
@@ -134,14 +142,15 @@ begin
   end if;
   if v_control is not null then
     v_guides := v_guides || jsonb_build_object(
-      'capability', v_control, 'guide', worker.guide_for(p_job, v_control), 'paths', jsonb_build_array(p_job ->> 'control_path'),
+      'capability', v_control, 'guide', worker.guide_for(p_job, v_control),
+      'detector', worker.guide_for(p_job, 'detect:' || worker.generation_detects(p_job)), 'paths', jsonb_build_array(p_job ->> 'control_path'),
       'scale', coalesce((p_job ->> 'control_scale')::real, 1),
       'start', coalesce((p_job ->> 'control_start')::real, 0), 'end', coalesce((p_job ->> 'control_end')::real, 1));
   end if;
   return v_guides;
 end $$;
 comment on function worker.generation_guides is
-  'Return what steers a picture: for references and for the control image the capability, the guide that gives it, the keys, scale and window of steps.';
+  'Return what steers a picture: for references and for the control image the capability, the guide that gives it, the keys, scale and window of steps; and what makes the map of a photo.';
 
 create or replace function worker.generation__payload(p_job jsonb) returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp

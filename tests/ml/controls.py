@@ -62,6 +62,19 @@ VARIANTS = {
         "control_image",
         build={"conditioning_embedding_channels": 16, "patch_size": 2},  # XLabs'
     ),
+    "z-image": Variant("ZImageControlNetModel", "ZImageControlNetPipeline", "control_image"),
+    "z-image 2.0": Variant(
+        "ZImageControlNetModel",
+        "ZImageControlNetPipeline",
+        "control_image",
+        build={"control_in_dim": 33, "add_control_noise_refiner": "control_layers"},
+    ),
+    "z-image 2.1": Variant(
+        "ZImageControlNetModel",
+        "ZImageControlNetPipeline",
+        "control_image",
+        build={"control_in_dim": 33, "add_control_noise_refiner": "control_noise_refiner"},
+    ),
 }
 
 
@@ -88,9 +101,9 @@ class Network:
         given: dict[str, Any] = {variant.picture: picture, **SETTINGS, **settings}
         if variant.modes is not None:
             given["control_mode"] = variant.modes[kind]
-        if base.family.name == "flux":
+        if base.family.name in ("flux", "z-image"):
             given["latents"] = noise(base, seed)
-        else:
+        if base.family.name != "flux":
             given["negative_prompt"] = REQUEST.negative_prompt
         return vanilla.draw(base.folder, PROMPT, seed=seed, dtype=base.dtype, control=control, **given)
 

@@ -39,7 +39,9 @@ every_variant = pytest.mark.parametrize(
     ("family", "variant"), [(name.split()[0], name) for name in VARIANTS], indirect=True
 )
 each_denoiser = pytest.mark.parametrize(
-    ("family", "variant"), [("sd15", "sd15"), ("sdxl", "sdxl union"), ("flux", "flux union")], indirect=True
+    ("family", "variant"),
+    [("sd15", "sd15"), ("sdxl", "sdxl union"), ("flux", "flux union"), ("z-image", "z-image 2.1")],
+    indirect=True,
 )
 
 

@@ -245,11 +245,20 @@ FOR_SEVERAL_KINDS = {
     "num_trans_channel": 320,
     "num_proj_channel": 320,
 }
+Z_IMAGE_2 = {
+    "control_in_dim": 33,
+    "add_control_noise_refiner": "control_noise_refiner",
+    "control_refiner_layers_places": [0, 1],
+}
+Z_IMAGE_2_0 = {**Z_IMAGE_2, "add_control_noise_refiner": "control_layers", "control_layers_places": [*range(0, 30, 2)]}
 PUBLISHED_CONTROLNETS: list[tuple[str, str, dict[str, Any]]] = [
     ("sd15", "ControlNetModel", {}),
     ("sdxl", "ControlNetUnionModel", FOR_SEVERAL_KINDS),
     ("flux-dev", "FluxControlNetModel", {"num_layers": 6, "num_single_layers": 0}),
     ("flux-dev", "FluxControlNetModel", {"num_layers": 5, "num_single_layers": 10, "num_mode": 10}),
+    ("z-image", "ZImageControlNetModel", {"control_layers_places": [0, 5, 10, 15, 20, 25], "control_in_dim": 16}),
+    ("z-image", "ZImageControlNetModel", {**Z_IMAGE_2, "control_layers_places": [*range(0, 30, 2)]}),
+    ("z-image", "ZImageControlNetModel", Z_IMAGE_2_0),
 ]
 
 
@@ -258,7 +267,10 @@ PUBLISHED_CONTROLNETS: list[tuple[str, str, dict[str, Any]]] = [
     ("published", "name", "config"),
     PUBLISHED_CONTROLNETS,
     indirect=["published"],
-    ids=["sd15", "sdxl union", "flux union of 6 blocks", "flux union of 15 blocks"],
+    ids=[
+        *("sd15", "sdxl union", "flux union of 6 blocks", "flux union of 15 blocks"),
+        *("z-image", "z-image 2.1", "z-image 2.0"),
+    ],
 )
 @pytest.mark.parametrize("side", [512, 1024])
 @torch.no_grad()
@@ -272,13 +284,19 @@ def test_what_a_control_network_needs_is_estimated_at_the_published_geometry(
         network = NETWORKS[name].diffusers_class.from_config({**denoiser.config, **config}).to(torch.bfloat16).eval()
     guide = NETWORKS[name](Path("controlnet"), network)
     grid, rows = (side // token_px,) * 2, 1 if family.name == "flux" else 2
-    base: Any = SimpleNamespace(family=family, parts=parts, denoiser=denoiser, dtype=torch.bfloat16)
-    picture = zeros(1, *published.latents(grid)) if family.name == "flux" else zeros(1, 3, side, side)
+    base: Any = SimpleNamespace(
+        family=family, parts=parts, denoiser=denoiser, dtype=torch.bfloat16, device=torch.device("cpu")
+    )
+    picture = zeros(1, 3, side, side)
+    if family.name == "flux":
+        picture = zeros(1, *published.latents(grid))
+    elif family.name == "z-image":
+        picture = zeros(1, config["control_in_dim"], 1, *published.latents(grid)[1:])
     inputs = inputs_of(published, grid, rows)
-    with LiveBytes(torch.nn.ModuleList([network, denoiser])) as step:
+    weights = sum(part.nbytes for part in network.parameters())
+    with LiveBytes(torch.nn.ModuleList([network, denoiser])) as step, guide.attach(base):
         residuals = guide.residuals(Control(base, picture, 1.0, None if guide.mode_count is None else 0), inputs)
         family.predict(parts, replace(inputs, extra=residuals))
-    weights = sum(part.nbytes for part in network.parameters())
     besides = guide.working_bytes(base, GuideUse(guide), grid) - weights
     estimate = family.working_bytes(parts, grid, rows)[family.denoiser] + besides
     assert 0.9 < step.peak / estimate < 1.05

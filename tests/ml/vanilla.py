@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from diffusers import (
     FluxControlNetPipeline,
     FluxPipeline,
     QwenImagePipeline,
+    ZImageControlNetPipeline,
     ZImagePipeline,
 )
 from diffusers.training_utils import compute_snr
@@ -25,6 +27,7 @@ from diffusers.training_utils import compute_snr
 from worker.ml.train.batches import Batch
 
 FLUX_PIPELINES = (FluxPipeline, FluxControlNetPipeline)
+Z_IMAGE_PIPELINES = (ZImagePipeline, ZImageControlNetPipeline)
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,15 @@ def draw(
         pipeline.set_adapters([f"lora{i}" for i in range(len(loras))], [scale for _, scale in loras])
     if adapter:
         load_ip_adapter(pipeline, *adapter)
+    for part in pipeline.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.requires_grad_(False)  # torch multiplies weights that could be trained otherwise: in another last bit
+    generator = torch.Generator("cpu").manual_seed(seed)
+    return np.asarray(pipeline(prompt=prompt, generator=generator, **told(pipeline, settings)).images[0])
+
+
+def told(pipeline: Any, settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings as a pipeline wants them."""
     if isinstance(pipeline, FLUX_PIPELINES):
         settings["max_sequence_length"] = pipeline.tokenizer_2.model_max_length
         if not pipeline.transformer.config.guidance_embeds:
@@ -71,13 +83,23 @@ def draw(
         settings["max_sequence_length"] = pipeline.tokenizer.model_max_length
         settings["true_cfg_scale"] = settings.pop("guidance_scale")
         settings.setdefault("negative_prompt", " ")  # as its card recommends
-    if isinstance(pipeline, ZImagePipeline):
+    if isinstance(pipeline, Z_IMAGE_PIPELINES):
         settings["max_sequence_length"] = pipeline.tokenizer.model_max_length
-    for part in pipeline.components.values():
-        if isinstance(part, torch.nn.Module):
-            part.requires_grad_(False)  # for weights that could be trained, torch has other kernels, of another last bit
-    generator = torch.Generator("cpu").manual_seed(seed)
-    return np.asarray(pipeline(prompt=prompt, generator=generator, **settings).images[0])
+    if isinstance(pipeline, ZImageControlNetPipeline):
+        start, end = settings.pop("control_guidance_start", 0.0), settings.pop("control_guidance_end", 1.0)
+        keep_to_window(pipeline.controlnet, start, end, settings["num_inference_steps"])
+    return settings
+
+
+def keep_to_window(network: Any, start: float, end: float, steps: int) -> None:
+    """Ask a network only in the steps that are inside a window, as other families' pipelines do and this one cannot."""
+    forward, step = network.forward, itertools.count()
+
+    def within(*args: Any, **kwargs: Any) -> Any:
+        index = next(step)
+        return None if index / steps < start or (index + 1) / steps > end else forward(*args, **kwargs)
+
+    network.forward = within
 
 
 def load_ip_adapter(pipeline: Any, folder: Path, scale: float) -> None:

@@ -87,28 +87,29 @@ OWNER_ONLY = """
     account_is_deleted actor add_queue_rows add_to_turn adopt_installation after_job_insert after_order_update
     after_subject_update alter_job_tables app_functions apply_package_file backoff backoff_after_lost_pod base_error
     before_job_insert before_job_update begin_lora_import call_hook capabilities catalog_damage catalog_faults
-    catalog_objects changing_columns charge_failure check_account check_columns check_grant check_hooks check_job_owner
-    check_kinds check_life_cycle check_quota check_registration check_request check_slot clamp_deferred_jobs
-    clamp_future_times clamp_pod_times column_defaults consent_refusal count_again count_jobs count_ledger_refusals
-    current_home declare_grant declare_policy default_base defaults_for_nulls deletable_buckets delete_queue_rows
-    dequeue_row discard_staged_objects end_attempt end_failed_attempt enqueue enqueue_rows ensure_kind_policies
-    ensure_policy expire_consent explain_waiting fail_stranded_jobs fill_defaults find_violation finish_job
-    finish_stopped_job first_marker fn_pgqueuer_changed fold_prompt foreign_change generation_guides generation_loras
-    give_back grant_declared_rights grant_job_table guide_for guided_by guides_in_route has_hook held_state hook
-    hook_error hook_failure hook_signatures inputs_error is_allowed is_cold is_dead is_fault_of_pod is_rejected
-    is_retried is_settled is_ticker is_transient items job_consent_error key_error key_subject keys_error late_sequences
-    lease_state left_open listed_by_hook live_kinds lock_account lock_is_free lock_job lock_lease log_event log_refusal
-    lora_of make_first_nonce make_job_table make_job_views marker_problem marker_state matching_term_rule may_renew
-    models_error models_of move_installation named_keys new_era newest_checkpoint note_catalog note_cold_start
-    note_missing_tables note_subjects on_photo_write on_subject_insert on_subject_update own_functions own_grants
-    own_objects own_relations own_table_parts owner_of_request payload personal_buckets photos_of plain_columns
+    catalog_objects changing_columns charge_failure check_account check_columns check_grant check_hooks
+    check_job_owner check_kinds check_life_cycle check_quota check_registration check_request check_slot
+    clamp_deferred_jobs clamp_future_times clamp_pod_times column_defaults consent_refusal count_again count_jobs
+    count_ledger_refusals current_home declare_grant declare_policy default_base defaults_for_nulls
+    deletable_buckets delete_queue_rows dequeue_row discard_staged_objects end_attempt end_failed_attempt enqueue
+    enqueue_rows ensure_kind_policies ensure_policy expire_consent explain_waiting fail_stranded_jobs fill_defaults
+    find_violation finish_job finish_stopped_job first_marker fn_pgqueuer_changed fold_prompt foreign_change
+    generation_detects generation_guides generation_loras give_back grant_declared_rights grant_job_table guide_for
+    guided_by guides_in_route has_hook held_state hook hook_error hook_failure hook_signatures inputs_error
+    is_allowed is_cold is_dead is_detected is_fault_of_pod is_rejected is_retried is_settled is_ticker is_transient
+    items job_consent_error key_error key_subject keys_error late_sequences lease_state left_open listed_by_hook
+    live_kinds lock_account lock_is_free lock_job lock_lease log_event log_refusal lora_of make_first_nonce
+    make_job_table make_job_views marker_problem marker_state matching_term_rule may_renew models_error models_of
+    move_installation named_keys new_era newest_checkpoint note_catalog note_cold_start note_missing_tables
+    note_subjects on_photo_write on_subject_insert on_subject_update own_functions own_grants own_objects
+    own_relations own_table_parts owner_of_request payload personal_buckets photos_of plain_columns
     policy_in_catalog prefetch prefix preset_columns preset_error prompt_error prune publish publish_changes
-    publish_lora_import publish_training queue_row queue_time realtime_tables reconcile record_catalog record_progress
-    refusal refuse_change register_job_table release_unheld_jobs repair_catalog request_columns request_error
-    request_stop requeue result_error result_keys revoke_for_deleted_accounts route routes_digest run_package_file
-    sequences_of_words set_consent settle settle_stopped sorts staging_prefix start_delay start_payload stop_jobs_of
-    subjects_of table_of take_turn texts training_min_photos training_photos try_lock_job undeclared_columns
-    unsettled_for usable_bases wanted_guides
+    publish_lora_import publish_training queue_row queue_time realtime_tables reconcile record_catalog
+    record_progress refusal refuse_change register_job_table release_unheld_jobs repair_catalog request_columns
+    request_error request_stop requeue result_error result_keys revoke_for_deleted_accounts route routes_digest
+    run_package_file sequences_of_words set_consent settle settle_stopped sorts staging_prefix start_delay
+    start_payload stop_jobs_of subjects_of table_of take_turn texts training_min_photos training_photos try_lock_job
+    undeclared_columns unsettled_for usable_bases wanted_guides
 
     generation__capabilities generation__default_base generation__guided_by generation__inputs_error
     generation__named_keys generation__payload generation__plain_columns generation__prefetch
@@ -185,8 +186,8 @@ _TRAINING = (
 )
 _GENERATION = (
     "id owner_id subject_id base preset_id prompt negative_prompt model_ids lora_scales reference_paths "
-    "reference_scale control_path control_kind control_scale control_start control_end sampler clip_skip "
-    "width height steps guidance seed num_images upscale quality output_format"
+    "reference_scale control_path control_kind control_from control_scale control_start control_end sampler "
+    "clip_skip width height steps guidance seed num_images upscale quality output_format"
 )
 
 COLUMNS: dict[str, dict[tuple[str, str], str]] = {

@@ -140,6 +140,7 @@ def test_a_started_job_says_what_steers_it(db: AppTables, start_pod: Any) -> Non
     assert control == {
         "capability": "control:pose",
         "guide": "controlnet-pose-sd15",
+        "detector": None,
         "scale": 1,
         "start": 0.1,
         "end": 0.75,

@@ -24,6 +24,7 @@ RANGES: dict[tuple[str, str], tuple[list[object], str]] = {
     ("generation", "negative_prompt"): (["x" * 2001], "negative_prompt_up_to_2000_characters"),
     ("generation", "reference_scale"): ([-0.1, 2.1], "reference_scale_between_0_and_2"),
     ("generation", "control_scale"): ([-0.1, 2.1], "control_scale_between_0_and_2"),
+    ("generation", "control_from"): (["video", "Photo"], "control_from_is_map_or_photo"),
     ("generation", "control_kind"): (["pose"], "control_path_and_kind_together"),
     ("generation", "lora_scales"): ([[1.0]], "lora_scales_match_model_ids"),
     ("training", "steps"): ([0, 10001], "steps_between_1_and_10000"),

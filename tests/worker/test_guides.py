@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -26,21 +27,28 @@ GUIDES_OF = {
     "tiny-sdxl": ("ip-adapter-sdxl", "controlnet-union-sdxl"),
     "tiny-flux": ("ip-adapter-flux", "controlnet-union-flux"),
 }
+POSE_OF_PHOTO, DEPTH_OF_PHOTO = "vitpose-base-simple", "depth-anything-v2-small"
+Z_IMAGE, UNION = "tiny-z-image", "controlnet-union-z-image"
 
 
 @pytest.fixture(scope="module")
 def disk(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A MODELS_DIR with the tiny bases and their guides."""
     from worker.ml import models
+    from worker.ml.detectors import tiny as tiny_detectors
     from worker.ml.guides.tiny import controlnet, ip_adapter
 
     folder = tmp_path_factory.mktemp("guides")
-    for slug in (*UPSCALERS.values(), "tiny-klein", KLEIN, *GUIDES_OF):
+    for slug in (*UPSCALERS.values(), "tiny-klein", KLEIN, Z_IMAGE, *GUIDES_OF):
         (folder / slug).symlink_to(tiny_models / slug)
     for slug, (reference, control) in GUIDES_OF.items():
         base = models.load(tiny_models / slug)
         ip_adapter.build_tiny(folder / reference, base)
         controlnet.build_tiny(folder / control, base, union="union" in control)
+    tiny_detectors.build_pose(folder / POSE_OF_PHOTO)
+    tiny_detectors.build_depth(folder / DEPTH_OF_PHOTO)
+    controlnet.build_tiny(folder / UNION, models.load(tiny_models / Z_IMAGE))
+    (folder / UNION / "config.json").unlink()  # as it is published
     return folder
 
 
@@ -54,6 +62,7 @@ def fleet(make_fleet: MakeFleet, disk: Path, tmp_path_factory: pytest.TempPathFa
     can_more = "update worker.base_models set capabilities = capabilities || %s where family = %s"
     for family in ("sd15", "sdxl", "flux"):
         fleet.app.run(can_more, ["reference", "control:pose", "control:depth"], family)
+    fleet.app.run(can_more, ["control:pose"], "z-image")
     fleet.app.run(can_more, ["reference"], "klein")
     bare = tmp_path_factory.mktemp("bare")
     for slug in (*UPSCALERS.values(), SD15):
@@ -115,11 +124,11 @@ def test_a_lora_a_reference_and_a_pose_in_one_job_as_in_plain_diffusers(
     result = drawn(fleet, **asked)
     assert result["guides"] == [
         {
-            **{"capability": "reference", "guide": REFERENCE, "paths": [keys[0]]},
+            **{"capability": "reference", "guide": REFERENCE, "detector": None, "paths": [keys[0]]},
             **{"scale": 0.6, "start": 0, "end": 1, "used": True, "padded": False},
         },
         {
-            **{"capability": "control:pose", "guide": POSE, "paths": [keys[1]]},
+            **{"capability": "control:pose", "guide": POSE, "detector": None, "paths": [keys[1]]},
             **{"scale": 0.9, "start": 0.25, "end": 1, "used": True, "padded": False},
         },
     ]
@@ -163,6 +172,13 @@ def test_a_lora_a_reference_and_a_pose_in_one_job_of_other_families(fleet: Fleet
         assert (raw(fleet, drawn(fleet, **{**asked, **without})) != raw(fleet, whole)).any(), without
 
 
+def test_z_image_is_controlled_by_the_file_as_it_is_published(fleet: Fleet) -> None:
+    pose = {"control_path": put(fleet, "pose.png", png(picture(2, (96, 64)))), "control_kind": "pose"}
+    posed = drawn(fleet, base=Z_IMAGE, steps=2, **pose)
+    assert [(guide["guide"], guide["used"]) for guide in posed["guides"]] == [(UNION, True)]
+    assert (raw(fleet, posed) != raw(fleet, drawn(fleet, base=Z_IMAGE, steps=2))).any()
+
+
 def test_scale_0_is_as_without_guides_and_needs_neither_guide_nor_pictures(fleet: Fleet) -> None:
     person = fleet.app.add_subject()
     nowhere = f"{fleet.app.owner}/{person}/photos/never-uploaded.png"
@@ -201,6 +217,30 @@ def test_a_pose_of_another_shape_gets_a_black_border_and_the_result_says_so(flee
     tall = put(fleet, "tall.png", png(picture(2, (64, 160))))
     (said,) = drawn(fleet, control_path=tall, control_kind="pose")["guides"]
     assert said["padded"]
+
+
+def test_the_pose_and_the_depth_of_a_photo_are_found_and_used_as_their_maps_would_be(fleet: Fleet, disk: Path) -> None:
+    photo = picture(1, (96, 64))
+    key = put(fleet, "photo.png", png(photo), fleet.app.add_subject())
+    for base, kind, detector in ((SD15, "pose", POSE_OF_PHOTO), ("tiny-sdxl", "depth", DEPTH_OF_PHOTO)):
+        asked = {"base": base, "steps": 8, "control_kind": kind, "control_scale": 2}
+        found = drawn(fleet, **asked, control_path=key, control_from="photo")
+        assert [(guide["detector"], guide["used"]) for guide in found["guides"]] == [(detector, True)]
+        made = detected(disk / detector, kind, photo)
+        given = drawn(fleet, **asked, control_path=put(fleet, f"{kind}.png", png(made)), control_from="map")
+        assert given["guides"][0]["detector"] is None
+        np.testing.assert_array_equal(raw(fleet, found), raw(fleet, given))
+        assert (raw(fleet, found) != raw(fleet, drawn(fleet, **asked, control_path=key))).any(), "read as a map"
+
+
+def detected(folder: Path, kind: str, photo: Image.Image) -> Image.Image:
+    """The map of a photo, made here."""
+    import torch
+
+    from worker.ml.detectors.registry import open_detector
+
+    base: Any = SimpleNamespace(device=torch.device("cpu"))
+    return Image.fromarray(open_detector(folder, kind).map_of(np.asarray(photo), base))
 
 
 NO_PICTURE = [

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from worker import errors
 
 if TYPE_CHECKING:
+    from worker.ml.detectors.detector import Detector
     from worker.ml.guides.registry import LoadedGuide
     from worker.ml.models import Base, Store
     from worker.ml.networks.upscaler import Upscaler
@@ -48,6 +49,16 @@ class Models:
         except ModelUnreadable as error:
             reason = str(error).replace(str(folder.resolve()), folder.name).replace(str(folder), folder.name)
             raise errors.ModelMissing(f"this pod cannot use the guide {folder.name}: {reason}") from error
+
+    def detector(self, folder: Path, kind: str) -> Detector:
+        """Return what makes the map of a photo for controls of this kind. Raises ModelMissing if it cannot be used."""
+        from worker.ml.detectors.registry import open_detector
+        from worker.ml.errors import ModelUnreadable
+
+        try:
+            return self._store().get(folder, lambda path: open_detector(path, kind), variant=f"detect {kind}")
+        except ModelUnreadable as error:
+            raise errors.ModelMissing(f"this pod cannot use the detector {folder.name}: {error}") from error
 
     def upscaler(self, path: Path, backend: str) -> Upscaler:
         """Return an upscaler, loaded for a back end. Raises ModelMissing if the file or the back end cannot be used."""

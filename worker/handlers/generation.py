@@ -41,6 +41,8 @@ class WantedGuide(Row):
     capability: str
     guide: str | None
     """The model that gives it; None where it is built into the base model."""
+    detector: str | None = None
+    """The model that makes a map of the picture, which is a photo; None where it is read as it is."""
     paths: list[str]
     scale: FiniteFloat
     start: FiniteFloat
@@ -189,6 +191,7 @@ async def _fetch_guide(guide: WantedGuide, lease: Lease, context: JobContext) ->
     return GuideFile(
         capability=guide.capability,
         model=model,
+        detector=None if guide.detector is None else await context.models.ensure(guide.detector),
         pictures=files,
         scale=guide.scale,
         start=guide.start,

@@ -148,7 +148,7 @@ def _row(
         in_bucket += ", differs from this disk"
     return (
         slug,
-        base["family"] if base else "",
+        (base["family"] or "any") if base else "",
         base["licence"] if base else (origin.licences if origin else ""),
         ("yes" if base["commercial_use"] else "no") if base else "",
         f"{size_bytes / 1e9:.2f}" if size_bytes else "",
@@ -167,7 +167,7 @@ def _routes(slug: str, base: Mapping[str, Any] | None, *, known: bool) -> str:
         return "none: not in worker.base_models or worker.guides" if known else ""
     if "vram_gib" in base:
         more = f", {base['vram_gib']:g} GiB more" if base["vram_gib"] else ""
-        return f"{', '.join(base['capabilities'])} for {base['family']}{more}"
+        return f"{', '.join(base['capabilities'])} for {base['family'] or 'all'}{more}"
     needed_gib = {"training": base["training_gib"], "generation": base["generation_gib"]}
     return ", ".join(
         f"{kind}/{slug}" + (f" from {gib:g} GiB free" if gib else "")

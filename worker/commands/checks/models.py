@@ -53,8 +53,8 @@ async def check_models(
     await report.check("base models", _list_bases(database, bases, guides))
     for base in bases:
         await report.check(f"base {base['slug']}", _base(base, places, gpu))
-    # Guides of other families are of no use here.
-    families = {base["family"] for base in bases if places.of(base["slug"]) is not None}
+    # Guides of other families are of no use here; those without one serve all.
+    families = {base["family"] for base in bases if places.of(base["slug"]) is not None} | {None}
     for guide in [guide for guide in guides if guide["family"] in families]:
         await report.check(f"guide {guide['slug']}", _guide(guide, places))
     await report.check("routes", _routes(settings, database, models, gpu))
@@ -174,7 +174,7 @@ async def _guide(guide: dict[str, Any], places: Places) -> str:
         )
     use = _describe_use(commercial=guide["commercial_use"])
     return (
-        f"{place}; {', '.join(guide['capabilities'])} for {guide['family']}, {guide['vram_gib']:g} GiB more; "
+        f"{place}; {', '.join(guide['capabilities'])} for {guide['family'] or 'all'}, {guide['vram_gib']:g} GiB more; "
         f"{guide['licence']}, {use}"
     )
 

@@ -45,7 +45,7 @@ def generate(task: GenerateTask, models: Models) -> Work:
     on_gpu = base.device.type == "cuda"
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(base.device)
-    guides = [_guide_use(guide, base, models) for guide in task.guides]
+    guides = yield from _guide_uses(task.guides, base, models)
     drawn = yield from _draw(base, task, guides)
     upscaled = yield from _upscale(drawn, upscaler, task.workdir)
     return {
@@ -56,18 +56,21 @@ def generate(task: GenerateTask, models: Models) -> Work:
     }
 
 
-def _guide_use(guide: GuideFile, base: Base, models: Models) -> GuideUse:
-    """Load a guide and read its pictures. Raises UnusablePhoto, ModelMissing and ModelUnreadable."""
-    # Maps of edges, poses and depths are on black: white would be a line, or very near.
-    background = "white" if guide.capability == "reference" else "black"
-    return GuideUse(
-        models.guide(guide.model, base, guide.capability),
-        tuple(read_whole(path, background) for path in guide.pictures),
-        guide.scale,
-        guide.capability.partition(":")[2] or None,
-        guide.start,
-        guide.end,
-    )
+def _guide_uses(files: Sequence[GuideFile], base: Base, models: Models) -> Generator[Event, None, list[GuideUse]]:
+    """Load guides and read their pictures. Raises UnusablePhoto, BadInput, ModelMissing and ModelUnreadable."""
+    uses = []
+    for file in files:
+        # Maps of edges, poses and depths are on black: white would be a line, or very near.
+        is_photo = file.capability == "reference" or file.detector is not None
+        pixels = [read_whole(path, "white" if is_photo else "black") for path in file.pictures]
+        kind = file.capability.partition(":")[2] or None
+        if file.detector is not None and kind is not None:
+            yield Phase(name=f"finding the {kind} of the control picture")
+            detector = models.detector(file.detector, kind)
+            pixels = [detector.map_of(photo, base) for photo in pixels]
+        guide = models.guide(file.model, base, file.capability)
+        uses.append(GuideUse(guide, tuple(pixels), file.scale, kind, file.start, file.end))
+    return uses
 
 
 def _draw(base: Base, task: GenerateTask, guides: Sequence[GuideUse]) -> Generator[Event, None, Drawn]:

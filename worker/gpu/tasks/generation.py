@@ -27,6 +27,8 @@ class GuideFile(Message):
     """Of the base model: "reference", or "control:KIND"."""
     model: Path | None
     """The guide's folder; None for one that is built into the base model."""
+    detector: Path | None = None
+    """The folder of what makes the map of a control picture that is a photo."""
     pictures: list[Path]
     """Encoded files of any kind that `ml.photos` reads."""
     scale: float = 1.0

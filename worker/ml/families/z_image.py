@@ -35,6 +35,8 @@ from worker.ml.families.working_memory import ENCODER_BYTES, autoencoder_bytes
 from worker.ml.protocol import Grid, Inputs, Parts, PictureDefaults, Sampler, Sampling, Side, TrainingDefaults
 
 MAX_TEXT_LENGTH = 512  # tokens of a prompt, the template's among them
+HIDDEN_STATES = 15.9
+"""How many of its hidden states (text and picture) the transformer needs at once: measured at the real geometry."""
 
 
 class ZImage(PipelineParts, FlowMatching, Unframed, FullAutoencoder):
@@ -177,11 +179,11 @@ class ZImage(PipelineParts, FlowMatching, Unframed, FullAutoencoder):
         return -torch.stack(pictures).squeeze(2)
 
     def working_bytes(self, parts: Parts, grid: Grid, rows: int) -> Mapping[str, int]:
-        """Return the peaks measured at the real geometry: 15.8 hidden states (text and picture)."""
+        """Return the peaks measured at the real geometry."""
         token_px = self.token_px(parts)
         return {
             "text_encoder": ENCODER_BYTES,
-            "transformer": int(15.9 * _hidden_states(parts, grid, rows)),
+            "transformer": int(HIDDEN_STATES * _hidden_states(parts, grid, rows)),
             "vae": autoencoder_bytes(parts.vae, grid[0] * token_px, grid[1] * token_px),
         }
 

@@ -18,7 +18,7 @@ def edges(pixels: Pixels) -> Pixels:
 
     Those of an edge map would be double lines: ask `is_edge_map` first.
     """
-    # Imported here: the GPU process needs OpenCV for nothing else.
+    # Imported here: the GPU process needs OpenCV for little else.
     import cv2
 
     found = cv2.Canny(np.ascontiguousarray(pixels), LOW, HIGH)  # (H, W), 0 or 255

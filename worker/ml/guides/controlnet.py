@@ -46,11 +46,18 @@ class ControlNet(ABC):
     """The entries of its configuration that are as the denoiser's."""
     modes: ClassVar[Mapping[str, int]] = {}
     """The numbers of kinds in a network for several."""
+    known_by: ClassVar[str | None] = None
+    """The name of a tensor, where such networks are published as one file of weights without a configuration."""
 
     def __init__(self, folder: Path, network: Any) -> None:
         self.folder = folder
         self.network = network
         self._masters = Masters(network)
+
+    @classmethod
+    def read_published(cls, weights: Mapping[str, torch.Tensor], base: Base) -> tuple[dict[str, Any], Any]:
+        """Return the configuration, and the weights by diffusers' names, of a file with the tensor `known_by`."""
+        raise NotImplementedError
 
     @property
     def mode_count(self) -> int | None:
@@ -107,6 +114,15 @@ class ControlNet(ABC):
 
     # --- what it refuses
 
+    def misfit(self, base: Base) -> str | None:
+        """Return what differs if the network was made from another denoiser than the base's, else None."""
+        theirs, ours = self.network.config, base.denoiser.config
+        for name in self.same:
+            own, needed = _plain(theirs.get(name)), _plain(ours.get(name))
+            if own != needed:
+                return f"its {name} is {own}, that of the base is {needed}"
+        return None
+
     def mode(self, kind: str | None) -> int | None:
         """Return the number of a kind, or None if the network is for one. Raises BadInput for a kind that it lacks."""
         if self.mode_count is None:
@@ -138,6 +154,10 @@ def _only(pictures: Sequence[Pixels]) -> Pixels:
     if min(height, width) < MIN_SIDE_PX:
         raise BadInput(f"the control picture is {width} x {height} pixels: each side must be at least {MIN_SIDE_PX}")
     return pictures[0]
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, (list, tuple)) else value
 
 
 def _finite(residuals: Mapping[str, Any]) -> bool:

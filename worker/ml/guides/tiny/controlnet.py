@@ -15,6 +15,9 @@ SMALL = {
     "conditioning_embedding_out_channels": (8, 8, 16, 16),
     "num_layers": 1,
     "num_single_layers": 1,
+    "control_layers_places": [0, 1],
+    "control_refiner_layers_places": [0],
+    "control_in_dim": 16,
 }
 
 
