@@ -38,6 +38,8 @@ from worker.ml.protocol import GuideUse, Pixels
 every_variant = pytest.mark.parametrize(
     ("family", "variant"), [(name.split()[0], name) for name in VARIANTS], indirect=True
 )
+each_shape = pytest.mark.parametrize(("family", "variant"), [("sd15", "sd15"), ("flux", "flux union")], indirect=True)
+"""A network of a U-Net and one of a transformer, for what is not the networks' own."""
 each_denoiser = pytest.mark.parametrize(
     ("family", "variant"),
     [("sd15", "sd15"), ("sdxl", "sdxl union"), ("flux", "flux union"), ("z-image", "z-image 2.1")],
@@ -98,7 +100,7 @@ def test_in_bfloat16_controlled_pictures_are_still_equal(network: Network, pose:
     assert furthest(ours, network.plain(Image.fromarray(pose), base=half, controlnet_conditioning_scale=0.7)) == 0
 
 
-@each_denoiser
+@each_shape
 def test_the_next_image_is_the_next_seed_with_its_own_control(network: Network, pose: Pixels) -> None:
     ours = pictures(generate(network.base, replace(network.guided(pose), num_images=2)))
     theirs = [network.plain(Image.fromarray(pose), seed=seed, controlnet_conditioning_scale=1.0) for seed in (11, 12)]
@@ -163,7 +165,7 @@ def test_at_scale_0_nothing_is_different_and_after_a_control_the_base_draws_as_b
     np.testing.assert_array_equal(drawn(network.base, REQUEST), before)
 
 
-@each_denoiser
+@each_shape
 def test_a_seed_keeps_its_noise_with_a_control(network: Network, pose: Pixels) -> None:
     """A control that hardly counts leaves the picture nearly as it is, at the same seed alone."""
     without = drawn(network.base, REQUEST)
@@ -237,7 +239,7 @@ def test_a_photo_becomes_edges_and_an_edge_map_stays_as_it_is() -> None:
     assert canny.is_edge_map(np.asarray(Image.open(jpeg).convert("RGB")))
 
 
-@each_denoiser
+@each_shape
 def test_canny_reads_the_edges_of_a_photo_or_an_edge_map(network: Network) -> None:
     photo = np.asarray(portrait.draw(portrait.Person.example(), portrait.scenes(1, 0)[0], (64, 96)))
     edges = canny.edges(photo)
@@ -248,7 +250,7 @@ def test_canny_reads_the_edges_of_a_photo_or_an_edge_map(network: Network) -> No
     assert furthest(of_photo, theirs) == 0
 
 
-@each_denoiser
+@each_shape
 def test_a_map_of_the_same_shape_is_resized_as_plain_diffusers_does(network: Network) -> None:
     large = a_map(192, 128)
     ours = drawn(network.base, network.guided(large))
@@ -420,7 +422,7 @@ def test_the_published_union_calls_itself_by_the_class_of_the_others(network: Ne
 # -- numbers that are not finite
 
 
-@each_denoiser
+@each_shape
 def test_a_network_whose_numbers_overflow_is_named(network: Network, pose: Pixels, tmp_path: Path) -> None:
     folder = tmp_path / "huge"
     shutil.copytree(network.folder, folder)
