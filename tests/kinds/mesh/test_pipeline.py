@@ -6,6 +6,7 @@ import io
 from collections.abc import Iterator
 from uuid import UUID
 
+import numpy as np
 import pytest
 import trimesh
 from PIL import Image
@@ -73,7 +74,7 @@ def opened(fleet: Fleet, key: str) -> Image.Image:
 def test_a_mesh_of_the_first_usable_picture_with_preview_turntable_and_metadata(fleet: Fleet, shop: Server) -> None:
     metadata = {"shop": "mugs.example", "title": {"de": "Tasse ☕"}, "price": 12.50, "ids": [1, None]}
     urls = [shop.url(path) for path in ("/gone.png", "/page?token=secret", "/empty.png", "/mug.png?signature=abc")]
-    job = ask(fleet, image_urls=urls, metadata=Jsonb(metadata))
+    job = ask(fleet, image_urls=urls, metadata=Jsonb(metadata), max_faces=2000)
     result = fleet.completed("mesh", job)["result"]
     assert result["metadata"] == metadata
     assert (result["bucket"], result["picture"], result["background"]) == (fleet.app.meshes, 4, "flat")
@@ -84,7 +85,7 @@ def test_a_mesh_of_the_first_usable_picture_with_preview_turntable_and_metadata(
     assert fleet.stored(job) == fleet.published(job) == set(result["files"].values())
     mesh = trimesh.load(io.BytesIO(fleet.app.read(fleet.app.meshes, result["files"]["mesh"])), "glb", force="mesh")
     assert (len(mesh.faces), len(mesh.vertices)) == (result["faces"], result["vertices"])
-    assert mesh.bounds == pytest.approx(result["bounds"], abs=1e-5)
+    assert np.abs(mesh.bounds - result["bounds"]).max() < 1e-5
     assert opened(fleet, result["files"]["preview"]).format == "PNG"
     assert opened(fleet, result["files"]["turntable"]).n_frames > 1  # type: ignore[attr-defined]
     assert all(stage["seconds"] >= 0 for stage in result["stages"].values())
@@ -97,10 +98,10 @@ def test_a_mesh_of_the_first_usable_picture_with_preview_turntable_and_metadata(
 
 def test_a_mesh_of_a_stored_picture_as_obj_with_its_texture_beside_it(fleet: Fleet) -> None:
     key = put(fleet, encoded(mug(None)))
-    job = ask(fleet, image_paths=[key], format="obj", texture="baked", max_faces=500)
+    job = ask(fleet, image_paths=[key], format="obj", texture="baked", max_faces=5000)
     result = fleet.completed("mesh", job)["result"]
     assert result["background"] == "alpha"
-    assert result["faces"] <= 500
+    assert result["faces"] <= 5000
     files = {name: key.rpartition("/")[2] for name, key in result["files"].items()}
     assert files.keys() == {"mesh", "preview", "turntable", "material", "texture"}
     text = {name: fleet.app.read(fleet.app.meshes, result["files"][name]).decode() for name in ("mesh", "material")}
