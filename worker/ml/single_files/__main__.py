@@ -14,6 +14,7 @@ import transformers
 
 from worker.ml.errors import ModelUnreadable
 from worker.ml.families.single_files import IMPORTERS, family_of
+from worker.ml.single_files.mesh import import_mesh_model
 from worker.ml.single_files.parts import copy_tokenizers
 from worker.ml.single_files.upscalers import import_upscaler
 
@@ -27,6 +28,9 @@ def main() -> None:
     target = Path(asked["target"])
     files = {name: Path(path) for name, path in asked["files"].items()}
     try:
+        if "mesh" in files:
+            import_mesh_model(files["mesh"], files["config"], target)
+            return
         if not asked["families"]:
             import_upscaler(files["upscaler"], target / asked["upscaler_file"], asked["scale"])
             return
