@@ -39,33 +39,33 @@ Floats = npt.NDArray[np.float32]  # half the memory that float64 moves, and colo
 
 
 @dataclass(frozen=True)
-class Stage:
+class Scene:
     """A mesh that rays can hit, and what it takes to light it."""
 
     mesh: Mesh
-    scene: Any  # embreex's EmbreeScene
+    embree: Any  # embreex's EmbreeScene
     keeps_alive: Any
-    """Embree's own copy of the triangles, which the scene refers to."""
+    """Embree's own copy of the triangles, which it refers to."""
     light: Floats
     """Colours as linear light: (V, 3) of vertices, or (H, W, 3) of the texture."""
     centre: npt.NDArray[np.float64]
     radius: float
 
     @classmethod
-    def of(cls, mesh: Mesh) -> Stage:
-        scene = imported("embreex.rtcore_scene").EmbreeScene()
+    def of(cls, mesh: Mesh) -> Scene:
+        embree = imported("embreex.rtcore_scene").EmbreeScene()
         low, high = mesh.vertices.min(axis=0).astype(np.float64), mesh.vertices.max(axis=0).astype(np.float64)
-        triangles = imported("embreex.mesh_construction").TriangleMesh(scene, mesh.vertices, mesh.faces)
+        triangles = imported("embreex.mesh_construction").TriangleMesh(embree, mesh.vertices, mesh.faces)
         colours = mesh.texture.pixels / 255 if mesh.texture is not None else np.asarray(mesh.colours, np.float64)
         light = light_from_srgb(colours).astype(np.float32)
-        return cls(mesh, scene, triangles, light, (low + high) / 2, float(np.linalg.norm(high - low)) / 2)
+        return cls(mesh, embree, triangles, light, (low + high) / 2, float(np.linalg.norm(high - low)) / 2)
 
     def picture(self, azimuth_deg: float, side_px: int) -> Pixels:
         """Return the mesh (S, S, 3) as a camera sees it that was turned around the vertical axis, to its right."""
         samples = side_px * _SAMPLES
         origin, directions, light_from = self._camera(azimuth_deg, samples)
         origins = np.tile(origin, (len(directions), 1))
-        hits = self.scene.run(origins, directions, output=True)
+        hits = self.embree.run(origins, directions, output=True)
         hit = hits["primID"] >= 0
         picture = np.full((samples * samples, 3), _BACKGROUND_LIGHT, np.float32)
         picture[hit] = self._lit(hits["primID"][hit], hits["u"][hit], hits["v"][hit], light_from)
@@ -103,20 +103,20 @@ class Stage:
         return np.asarray(self.light[rows, columns] * shade)
 
 
-def write_views(stage: Stage, path: Path) -> Generator[Chunk, None, None]:
+def write_views(scene: Scene, path: Path) -> Generator[Chunk, None, None]:
     """Write the four views as one PNG: front and right above, back and left below."""
     views = []
     for number, azimuth in enumerate(VIEWS_DEG, 1):
-        views.append(stage.picture(azimuth, VIEW_PX))
+        views.append(scene.picture(azimuth, VIEW_PX))
         yield Chunk(number, len(VIEWS_DEG))
     Image.fromarray(np.vstack([np.hstack(views[:2]), np.hstack(views[2:])])).save(path, optimize=True)
 
 
-def write_turntable(stage: Stage, path: Path) -> Generator[Chunk, None, None]:
+def write_turntable(scene: Scene, path: Path) -> Generator[Chunk, None, None]:
     """Write one turn around the mesh as an animated WebP that begins with its front."""
     frames = []
     for number in range(FRAMES):
-        frames.append(Image.fromarray(stage.picture(360 * number / FRAMES, FRAME_PX)))
+        frames.append(Image.fromarray(scene.picture(360 * number / FRAMES, FRAME_PX)))
         yield Chunk(number + 1, FRAMES)
     frames[0].save(
         path, format="WEBP", save_all=True, append_images=frames[1:], duration=FRAME_MS, loop=0, quality=80, method=4
