@@ -22,13 +22,14 @@ from tests.ml.products import DARK, RED, YELLOW, mug
 from tests.ml.runs import finish
 from worker.ml.cutout.choosing import cut_out
 from worker.ml.cutout.foreground import centred
-from worker.ml.errors import NotFinite, PackageMissing
+from worker.ml.errors import BadInput, NotFinite, PackageMissing
 from worker.ml.mesh import atlas, cleaning, making, previews, shape
 from worker.ml.mesh.chunks import Chunk
 from worker.ml.mesh.colours import colours_at
 from worker.ml.mesh.density import densities
 from worker.ml.mesh.files import write
-from worker.ml.mesh.making import SHARES, Done, Made, MeshRequest, baked_mesh, coloured_mesh, make_mesh
+from worker.ml.mesh.making import SHARES, Made, MeshRequest, baked_mesh, coloured_mesh, make_mesh
+from worker.ml.mesh.progress import Done
 from worker.ml.mesh.shape import Mesh
 from worker.ml.mesh.surface import (
     THRESHOLD,
@@ -296,6 +297,14 @@ def test_a_surface_is_decimated_to_the_wanted_number_of_triangles(surface: Surfa
     assert cleaning.decimated(surface, 10**6) is surface
 
 
+@pytest.mark.parametrize("max_faces", [0, -1, 99])
+def test_too_few_triangles_are_refused_before_anything_is_done(
+    network: TripoSR, picture: Pixels, tmp_path: Path, max_faces: int
+) -> None:
+    with pytest.raises(BadInput, match=f"max_faces must be at least 100, not {max_faces}"):
+        next(make_mesh(network, picture, MeshRequest(24, max_faces=max_faces), tmp_path))
+
+
 def test_only_the_largest_component_stays() -> None:
     both = isosurface(np.maximum(sphere(40, 0.4, (0.3, 0, 0)), sphere(40, 0.15, (-0.6, 0, 0))), THRESHOLD, RADIUS)
     largest = cleaning.largest_component(both)
@@ -382,8 +391,8 @@ def test_little_memory_makes_more_chunks_and_the_same_model(
 
 @pytest.mark.parametrize("kind", ["coloured", "baked"])
 def test_the_front_view_shows_the_picture(request: pytest.FixtureRequest, kind: str, picture: Pixels) -> None:
-    stage = previews.Stage.of(request.getfixturevalue(kind))
-    front = stage.picture(0, 96)
+    scene = previews.Scene.of(request.getfixturevalue(kind))
+    front = scene.picture(0, 96)
     object_pixels = (np.abs(front.astype(int) - front[0, 0]) > 8).any(axis=-1)
     wanted = np.asarray(Image.fromarray((picture != 127).any(axis=-1)).resize((96, 96)))
 
@@ -396,20 +405,20 @@ def test_the_front_view_shows_the_picture(request: pytest.FixtureRequest, kind: 
     red, green, blue = front[40, 40].astype(int)
     assert red > 1.8 * max(green, blue)
     # From behind it is mirrored, and from the side only as deep as the relief.
-    back, side = stage.picture(180, 96), stage.picture(90, 96)
+    back, side = scene.picture(180, 96), scene.picture(90, 96)
     assert (cropped((np.abs(back.astype(int) - back[0, 0]) > 8).any(axis=-1))[:, ::-1] == cropped(wanted)).mean() > 0.9
     widths = [np.count_nonzero((view != view[0, 0]).any(axis=(0, 2))) for view in (front, side)]
     assert widths[1] < 0.7 * widths[0]
 
 
 def test_views_and_turntable_are_pictures(coloured: Mesh, tmp_path: Path, quick: None) -> None:
-    stage = previews.Stage.of(coloured)
-    finish(previews.write_views(stage, tmp_path / "views.png"))
-    finish(previews.write_turntable(stage, tmp_path / "turntable.webp"))
+    scene = previews.Scene.of(coloured)
+    finish(previews.write_views(scene, tmp_path / "views.png"))
+    finish(previews.write_turntable(scene, tmp_path / "turntable.webp"))
     views = np.asarray(Image.open(tmp_path / "views.png"))
     quarters = [views[:32, :32], views[:32, 32:], views[32:, :32], views[32:, 32:]]
     for azimuth, quarter in zip((0, 90, 180, 270), quarters, strict=True):
-        np.testing.assert_array_equal(quarter, stage.picture(azimuth, 32))
+        np.testing.assert_array_equal(quarter, scene.picture(azimuth, 32))
     turntable = Image.open(tmp_path / "turntable.webp")
     assert (turntable.n_frames, turntable.info["loop"]) == (3, 0)
     first = np.asarray(turntable.convert("RGB")).astype(int)

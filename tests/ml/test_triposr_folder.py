@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
@@ -20,6 +21,7 @@ from tests.ml.products import mug
 from worker.ml.errors import ModelUnreadable
 from worker.ml.networks.triposr import config, loading
 from worker.ml.networks.triposr.tiny import build_tiny
+from worker.ml.single_files import __main__ as importing
 from worker.ml.single_files.mesh import import_mesh_model
 
 OFFICIAL = Path(__file__).parent.parent / "data" / "triposr" / "official"
@@ -69,6 +71,23 @@ def test_the_official_checkpoint_is_imported(tiny: Path, weights: Tensors, tmp_p
     picture = np.asarray(mug((127, 127, 127), 128))
     ours, theirs = (loading.load(folder, device="cpu").field(picture) for folder in (tmp_path / "imported", tiny))
     assert torch.equal(ours.planes, theirs.planes)
+
+
+def test_the_process_of_an_import_writes_the_folder_or_names_what_is_wrong(
+    tiny: Path, weights: Tensors, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As `worker models import` starts it, here in this process, which has imported its packages already."""
+    asked = {"network": "triposr", "files": {"triposr": str(checkpoint(tmp_path, weights))}, "configs": str(tiny)}
+    monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps({**asked, "target": str(tmp_path / "imported")})))
+    importing.main()
+    assert loading.load(tmp_path / "imported", device="cpu").config == config.read(tiny)[0]
+
+    (tmp_path / "model.ckpt").write_bytes(b"PK")
+    monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps({**asked, "target": str(tmp_path / "other")})))
+    with pytest.raises(SystemExit) as ended:
+        importing.main()
+    assert ended.value.code == importing.REFUSED
+    assert capsys.readouterr().err.startswith("model.ckpt is not a file of weights alone")
 
 
 def test_safetensors_are_imported_as_well(tiny: Path, weights: Tensors, tmp_path: Path) -> None:

@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from dataclasses import dataclass, field, replace
+from collections.abc import Generator
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
-import torch
-
+from worker.ml.errors import BadInput
 from worker.ml.mesh import atlas, baking, cleaning, previews, shape, surface
 from worker.ml.mesh.chunks import Chunk
 from worker.ml.mesh.colours import colours_at
 from worker.ml.mesh.density import Volume, densities
 from worker.ml.mesh.files import Format, write
+from worker.ml.mesh.progress import Done, Stages
 from worker.ml.mesh.shape import Mesh, Texture
 from worker.ml.mesh.surface import THRESHOLD, Surface
 from worker.ml.networks.triposr.field import Field
 from worker.ml.networks.triposr.network import TripoSR
 from worker.ml.phases import Phase
 from worker.ml.protocol import Pixels
-from worker.ml.stages import StageFigures, measured
+from worker.ml.stages import StageFigures
 
-Result = TypeVar("Result")
 Colouring = Literal["vertex", "baked"]
 RESOLUTIONS = {"fast": 128, "balanced": 256, "quality": 384}
 """Points a side of the grid that the surface is found on, by quality."""
+MIN_FACES = 100
+"""Fewer triangles show no object."""
 SHARES = {
     "reading the picture": 0.15,
     "computing densities": 0.45,
@@ -51,14 +52,6 @@ class MeshRequest:
 
 
 @dataclass(frozen=True)
-class Done:
-    """So much of the work is done."""
-
-    fraction: float
-    """In 0…1, never less than before."""
-
-
-@dataclass(frozen=True)
 class Made:
     """A finished model. Lengths are in the file's units, in which the network's whole space is a cube of ±radius."""
 
@@ -78,52 +71,15 @@ class Made:
 Making = Generator[Phase | Done, None, Made]
 
 
-@dataclass
-class _Stages:
-    """Runs one stage after another, reports and measures them."""
-
-    device: torch.device
-    figures: list[StageFigures] = field(default_factory=list)
-    done: float = 0.0
-
-    def run(self, name: str, work: Callable[[], Result]) -> Generator[Phase | Done, None, Result]:
-        """Run a stage that cannot be stopped on its way."""
-
-        def at_once() -> Generator[Chunk, None, Result]:
-            return work()
-            yield  # makes it a generator
-
-        return (yield from self.run_chunks(name, at_once()))
-
-    def run_chunks(self, name: str, work: Generator[Chunk, None, Result]) -> Generator[Phase | Done, None, Result]:
-        """Run a stage that can be stopped after each chunk."""
-        yield Phase(name)
-        with measured(name, self.device) as figures:
-            result = yield from self._reported(name, work)
-        self.figures.append(figures)
-        self.done += SHARES[name]
-        yield Done(min(self.done, 1.0))
-        return result
-
-    def _reported(self, name: str, work: Generator[Chunk, None, Result]) -> Generator[Done, None, Result]:
-        farthest = 0.0
-        while True:
-            try:
-                chunk = next(work)
-            except StopIteration as end:
-                result: Result = end.value
-                return result
-            farthest = max(farthest, chunk.done / chunk.total)
-            yield Done(self.done + SHARES[name] * farthest)
-
-
 def make_mesh(network: TripoSR, picture: Pixels, request: MeshRequest, folder: Path) -> Making:
     """Make a model of the object in a picture (H, W, 3) on grey, and write it and its previews into a folder.
 
     To stop, stop iterating: nothing but the folder was changed. Raises EmptySurface, SurfaceTouchesBox, NotFinite, and
-    PackageMissing without the extra `mesh`.
+    PackageMissing without the extra `mesh`, and BadInput.
     """
-    stages = _Stages(network.device)
+    if request.max_faces is not None and request.max_faces < MIN_FACES:
+        raise BadInput(f"max_faces must be at least {MIN_FACES}, not {request.max_faces}")
+    stages = Stages(network.device, SHARES)
     seen = yield from stages.run("reading the picture", lambda: network.field(picture))
     volume = yield from stages.run_chunks("computing densities", densities(seen, request.resolution))
     found = yield from stages.run("finding the surface", partial(_found, volume, seen.radius))
@@ -189,9 +145,9 @@ def _mesh(whole: Surface, *, colours: shape.Colours | None) -> Mesh:
 
 
 def _previews(mesh: Mesh, preview: Path, turntable: Path) -> Generator[Chunk, None, None]:
-    stage = previews.Stage.of(mesh)
+    scene = previews.Scene.of(mesh)
     total = len(previews.VIEWS_DEG) + previews.FRAMES
-    for chunk in previews.write_views(stage, preview):
+    for chunk in previews.write_views(scene, preview):
         yield Chunk(chunk.done, total)
-    for chunk in previews.write_turntable(stage, turntable):
+    for chunk in previews.write_turntable(scene, turntable):
         yield Chunk(len(previews.VIEWS_DEG) + chunk.done, total)

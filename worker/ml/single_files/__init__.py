@@ -1,4 +1,4 @@
-"""Base models and upscalers imported from single files, without a hub.
+"""Base models, upscalers and the mesh model imported from single files, without a hub.
 
     parts.py          reads, checks and writes a part of a base
     shared_parts.py   parts that several families share
