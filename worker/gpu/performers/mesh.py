@@ -19,6 +19,7 @@ from worker.ml.cutout.choosing import Chosen, first_usable
 from worker.ml.errors import PackageMissing
 from worker.ml.memory import GIB
 from worker.ml.mesh import making
+from worker.ml.mesh.progress import Done
 from worker.ml.networks.triposr import loading
 from worker.ml.networks.triposr.network import TripoSR
 from worker.ml.phases import Phase as MlPhase
@@ -78,7 +79,7 @@ def _made(network: TripoSR, chosen: Chosen, task: MeshTask) -> Generator[Event, 
             match event:
                 case MlPhase(name=phase):
                     yield Phase(name=phase, stepwise=phase in STEPWISE)
-                case making.Done(fraction):
+                case Done(fraction):
                     yield Progress(fraction=fraction, phase=phase)
 
 
