@@ -14,4 +14,6 @@
     previews.py     pictures of the mesh: four views and a turntable, by ray casting on the CPU
 
 A generator's events are chunks, after which it can be stopped.
+
+More than a dozen files, each one stage or what several stages share.
 """
