@@ -147,6 +147,7 @@ def test_an_operators_own_figure_of_memory_stays_and_holds_for_everything(instal
         {"slug": "klein-base", "min_vram_gib": 9.0, "min_training_vram_gib": 9.0},
         {"slug": "sd15", "min_vram_gib": 4.0, "min_training_vram_gib": 6.0},
         {"slug": "sdxl", "min_vram_gib": 4.0, "min_training_vram_gib": 6.0},
+        {"slug": "triposr", "min_vram_gib": 4.0, "min_training_vram_gib": None},
         {"slug": "z-image", "min_vram_gib": 9.0, "min_training_vram_gib": 9.0},
         {"slug": "z-image-turbo", "min_vram_gib": 9.0, "min_training_vram_gib": None},
     ]
