@@ -23,6 +23,7 @@ from worker.ml.errors import BadInput
 from worker.ml.models import Base
 from worker.ml.photos import fitting as photos
 from worker.ml.photos.opening import UnusablePhoto
+from worker.ml.photos.whole import read_whole
 from worker.ml.protocol import Framing
 from worker.ml.train.batches import Photo
 from worker.ml.train.train_lora import PhotosEnlarged, PhotosSkipped, Run, train
@@ -231,7 +232,7 @@ def test_transparent_parts_are_white_in_every_mode_and_black_where_asked(tmp_pat
         pixels = read(path)
         assert (pixels[40, 30].tolist(), pixels[40, 90].tolist()) == (list(inked), [255] * 3), mode
         for background, value in (("white", 255), ("black", 0)):
-            whole = photos.read_whole(path, background)
+            whole = read_whole(path, background)
             assert (whole[40, 30].tolist(), whole[40, 90].tolist()) == (list(inked), [value] * 3), mode
 
 

@@ -148,6 +148,7 @@ def test_an_operators_own_figure_of_memory_stays_and_holds_for_everything(instal
         {"slug": "qwen-image", "min_vram_gib": 12.75, "min_training_vram_gib": 17.0},
         {"slug": "sd15", "min_vram_gib": 4.0, "min_training_vram_gib": 6.0},
         {"slug": "sdxl", "min_vram_gib": 4.0, "min_training_vram_gib": 6.0},
+        {"slug": "triposr", "min_vram_gib": 4.0, "min_training_vram_gib": None},
         {"slug": "z-image", "min_vram_gib": 5.25, "min_training_vram_gib": 9.0},
         {"slug": "z-image-turbo", "min_vram_gib": 5.25, "min_training_vram_gib": None},
     ]

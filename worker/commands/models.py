@@ -105,6 +105,10 @@ def import_(
     qwen25vl: Annotated[Path | None, _file("The weights of the text encoder Qwen2.5-VL-7B.")] = None,
     checkpoint: Annotated[Path | None, _file("A whole base model in one file.")] = None,
     upscaler: Annotated[Path | None, _file("Real-ESRGAN: .pth or .safetensors.")] = None,
+    triposr: Annotated[
+        Path | None, _file("TripoSR: model.ckpt or .safetensors, with config.yaml beside it or in --configs.")
+    ] = None,
+    remover: Annotated[Path | None, _file("A network that removes backgrounds: .onnx.")] = None,
     tokenizers: Annotated[
         Path | None, _folder("A folder with tokenizer/, and tokenizer_2/ if the model has two.")
     ] = None,
@@ -126,6 +130,8 @@ def import_(
         "qwen25vl": qwen25vl,
         "checkpoint": checkpoint,
         "upscaler": upscaler,
+        "triposr": triposr,
+        "remover": remover,
     }
     files = {part: file for part, file in parts.items() if file is not None}
     models_actions.import_(Settings.load(storage=False, database=False), slug, files, tokenizers, configs)

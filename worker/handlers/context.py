@@ -17,6 +17,7 @@ from worker.errors import StorageError
 from worker.gpu.messages import Done, Event, Phase, Progress, Task
 from worker.gpu.process import GpuChild
 from worker.gpu.tasks.generation import UpscalerBackend
+from worker.guard.fetch import Fetcher
 from worker.jobs.lease import Lease
 from worker.jobs.started_job import StartedJob
 from worker.models import JobModels
@@ -44,6 +45,9 @@ class JobContext:
     loras: LoraCache
     bucket_uploads: str
     bucket_models: str
+    bucket_meshes: str
+    fetcher: Fetcher
+    """For URLs in requests; nothing else asks a server that a user names."""
     upscaler_backend: UpscalerBackend
     checkpoint_every_s: float
     upload_deadline_s: float
@@ -92,7 +96,8 @@ class JobContext:
     async def download(self, bucket: str, key: str, path: Path) -> Path:
         """Download one object. Raises InputMissing if it does not exist."""
         await self.store.download(bucket, key, path)
-        self.traffic.bytes_in += (await asyncio.to_thread(path.stat)).st_size
+        size = (await asyncio.to_thread(path.stat)).st_size  # before the sum is read: several may be downloaded at once
+        self.traffic.bytes_in += size
         return path
 
     async def download_of(
@@ -120,7 +125,8 @@ class JobContext:
         ):
             with attempt:
                 await self.store.upload(bucket, key, path, content_type, max(1.0, deadline - time.monotonic()))
-        self.traffic.bytes_out += (await asyncio.to_thread(path.stat)).st_size
+        size = (await asyncio.to_thread(path.stat)).st_size
+        self.traffic.bytes_out += size
 
 
 Handler = Callable[[Lease, JobContext], Coroutine[Any, Any, dict[str, Any]]]
