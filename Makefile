@@ -45,7 +45,7 @@ docs: $(INSTALLED)
 
 # For Docker and pods. Universal: one file for every Python that pyproject.toml allows.
 lock: $(INSTALLED)
-	$(BIN)/uv pip compile pyproject.toml --extra gpu --extra build --universal --python-version 3.11 --generate-hashes \
+	$(BIN)/uv pip compile pyproject.toml --extra gpu --extra mesh --extra build --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-annotate --custom-compile-command 'make lock' --quiet --output-file requirements.lock
 
 types: $(INSTALLED)

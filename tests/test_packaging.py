@@ -61,7 +61,9 @@ def wanted(pod: dict[str, str]) -> Iterator[Requirement]:
     versions = locked(pod)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    waiting = [Requirement(text) for text in (*project["dependencies"], *extras["gpu"], *extras["build"])]
+    waiting = [
+        Requirement(text) for text in (*project["dependencies"], *extras["gpu"], *extras["mesh"], *extras["build"])
+    ]
     seen = set()
     while waiting:
         requirement = waiting.pop()
