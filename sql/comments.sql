@@ -17,6 +17,7 @@ comment on column worker.config.default_base is 'The base model of a job that na
 comment on column worker.config.open_jobs_per_owner is 'The limit of queued and running jobs of one user; more are refused with PT429 (HTTP 429).';
 comment on column worker.config.bucket_uploads is 'The bucket of photos and pictures; BUCKET_UPLOADS of every pod must be the same.';
 comment on column worker.config.bucket_models is 'The bucket of LoRAs, and of base models unless MODELS_S3_* name another; BUCKET_MODELS of every pod must be the same.';
+comment on column worker.config.bucket_meshes is 'The bucket of 3D models; BUCKET_MESHES of every pod must be the same.';
 comment on column worker.config.keep_logs_for is 'How long rows of job_events and of the queue''s log are kept.';
 
 comment on column worker.job_kinds.kind is 'The name that cancel_job, retry_job and WORKER_KINDS use.';
@@ -71,7 +72,8 @@ comment on column worker.package_objects.object is 'The name of an object that i
 comment on column worker.base_models.slug is 'The name of its folder under MODELS_DIR, and under models/base/ in the model bucket.';
 comment on column worker.base_models.family is 'LoRAs fit every base model of their family.';
 comment on column worker.base_models.train_base is 'The base model of the family to train on, where this one only generates.';
-comment on column worker.base_models.capabilities is 'train, lora, reference, control:KIND. A request for any other is refused at INSERT. What no guide of the family gives is built in.';
+comment on column worker.base_models.capabilities is 'train, lora, reference, control:KIND, mesh. A request for any other is refused at INSERT. What no guide of the family gives is built in.';
+comment on column worker.base_models.only_for is 'The capability without which no job can use it, because it can do nothing else; NULL: any job can whose capabilities it has.';
 comment on column worker.base_models.sizes is 'Sizes in pixels at which the base model generates best, as WIDTHxHEIGHT.';
 comment on column worker.base_models.defaults is 'Settings for what a request leaves open: steps, guidance, width, height, sampler, clip_skip; under training: steps, rank, learning_rate, resolution, batch_size, preservation.';
 comment on column worker.base_models.min_vram_gib is 'GiB of GPU memory that must be free for a pod to offer the base model; 0: a CPU is enough.';

@@ -303,9 +303,9 @@ begin
   end if;
   -- What is staged and not published is deleted: in another bucket that would be somebody else's object.
   select object ->> 'bucket' into v_wrong from jsonb_array_elements(p_objects) object
-  where object ->> 'bucket' not in (select unnest(array[bucket_uploads, bucket_models]) from worker.config) limit 1;
+  where object ->> 'bucket' <> all (worker.personal_buckets()) limit 1;
   if v_wrong is not null then
-    raise exception 'bucket % is not in worker.config: BUCKET_UPLOADS and BUCKET_MODELS must be the same there and on every pod', quote_literal(v_wrong)
+    raise exception 'bucket % is not in worker.config: the settings BUCKET_… must be the same there and on every pod', quote_literal(v_wrong)
       using errcode = '22023';
   end if;
   insert into worker.staged_objects (bucket, key, kind, job_id, attempt, owner_id)

@@ -107,7 +107,7 @@ language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 begin
   return coalesce(worker.call_hook(p_kind, 'default_base', p_job) #>> '{}', (
-    select case when base.capabilities @> worker.capabilities(p_kind, '{}') then config.default_base else coalesce(base.train_base, config.default_base) end
+    select case when worker.base_can(base, worker.capabilities(p_kind, '{}')) then config.default_base else coalesce(base.train_base, config.default_base) end
     from worker.config left join worker.base_models base on base.slug = config.default_base));
 end $$;
 comment on function worker.default_base is

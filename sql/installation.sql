@@ -20,8 +20,13 @@ comment on function worker.current_home is 'Return what identifies this database
 
 create or replace function worker.personal_buckets() returns text[]
 language sql stable set search_path = pg_catalog, pg_temp
-as $$ select array(select distinct bucket from worker.config cross join unnest(array[bucket_uploads, bucket_models]) bucket order by bucket) $$;
-comment on function worker.personal_buckets is 'Return the buckets with pictures and LoRAs of people, each of which needs a marker.';
+as $$
+  select array(
+    select distinct bucket from worker.config cross join jsonb_each_text(to_jsonb(config)) columns (name, bucket)
+    where starts_with(name, 'bucket_') order by bucket)
+$$;
+comment on function worker.personal_buckets is
+  'Return the buckets that jobs write to, every column bucket_… of worker.config: each has files of people and needs a marker.';
 
 -- ---------------------------------------------------------------------------------------------------------- the questions
 

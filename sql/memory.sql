@@ -39,12 +39,18 @@ end $$;
 comment on function worker.required_capabilities is
   'Return the capabilities that every job of a kind needs of its base model; NULL, with a warning, if the kind''s hook fails.';
 
+-- A base model that is only for one capability is none for a job that asks for nothing.
+create or replace function worker.base_can(p_base worker.base_models, p_capabilities text[]) returns boolean
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$ select p_base.capabilities @> p_capabilities and coalesce(p_base.only_for = any (p_capabilities), true) $$;
+comment on function worker.base_can is 'Return true if jobs that need these capabilities can run on a base model.';
+
 create or replace function worker.usable_bases(p_kind text, p_slugs text[], p_vram_gib double precision) returns text[]
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(array_agg(base.slug order by base.slug), '{}')
   from worker.required_capabilities(p_kind) required
-  join worker.base_models base on base.capabilities @> required
+  join worker.base_models base on worker.base_can(base, required)
     and worker.required_vram_gib(base, required) <= coalesce(p_vram_gib, 0)
   where base.slug = any (p_slugs)
 $$;

@@ -79,6 +79,7 @@ language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_base worker.base_models;
+  v_capabilities text[] := coalesce(p_capabilities, worker.capabilities(p_kind, p_job));
   v_wanted text;
 begin
   select * into v_base from worker.base_models where slug = p_job ->> 'base';
@@ -86,12 +87,15 @@ begin
     return format('base: %s not found; base models: %s', coalesce(quote_literal(p_job ->> 'base'), 'null'),
                   (select string_agg(slug, ', ' order by slug) from worker.base_models));
   end if;
-  foreach v_wanted in array coalesce(p_capabilities, worker.capabilities(p_kind, p_job)) loop
+  foreach v_wanted in array v_capabilities loop
     if v_wanted <> all (v_base.capabilities) then
       return format('base: %s cannot do %s; it can do %s%s', v_base.slug, v_wanted, array_to_string(v_base.capabilities, ', '),
                     case when v_wanted = 'train' and v_base.train_base is not null then format('; train on %s', v_base.train_base) else '' end);
     end if;
   end loop;
+  if v_base.only_for <> all (v_capabilities) then
+    return format('base: %s can do nothing but %s', v_base.slug, v_base.only_for);
+  end if;
   return null;
 end $$;
 comment on function worker.base_error is 'Return why the base model of a job cannot be used, or NULL.';

@@ -30,6 +30,7 @@ TABLES = {
     "training": "public.training_jobs",
     "generation": "public.generation_jobs",
     "publish_lora": "worker.internal_jobs",
+    "mesh": "public.mesh_jobs",
 }
 ENDED = ("completed", "failed", "cancelled")
 
@@ -44,6 +45,7 @@ class App:
     s3: BaseClient
     uploads: str
     models: str
+    meshes: str
     owner: UUID = field(default_factory=uuid4)
     tables: dict[str, str] = field(default_factory=lambda: dict(TABLES))
     """The table of each kind; kinds of packages are added."""
@@ -65,21 +67,26 @@ class App:
             s3=s3,
             uploads=f"uploads-{suffix}",
             models=f"models-{suffix}",
+            meshes=f"meshes-{suffix}",
         )
-        for bucket in (app.uploads, app.models):
+        for bucket in app.buckets:
             s3.create_bucket(Bucket=bucket)
         app.run(
             """update worker.config
-               set default_base = %s, bucket_uploads = %s, bucket_models = %s, open_jobs_per_owner = 1000""",
+               set default_base = %s, bucket_uploads = %s, bucket_models = %s, bucket_meshes = %s,
+                   open_jobs_per_owner = 1000""",
             TINY_BASE,
-            app.uploads,
-            app.models,
+            *app.buckets,
         )
         app.run(REGISTER_TINY_BASE)
         app.add_user(app.owner)
         app.set_timings(cold_start="1 hour")  # a busy machine may take longer than a minute to start a worker
         app.mark_buckets()
         return app
+
+    @property
+    def buckets(self) -> tuple[str, str, str]:
+        return self.uploads, self.models, self.meshes
 
     def __enter__(self) -> Self:
         return self
@@ -141,9 +148,9 @@ class App:
     def mark_buckets(self) -> None:
         """Mark the buckets, as `worker storage init` does."""
         marker = self.one("select worker.first_marker()")
-        for bucket in (self.uploads, self.models):
+        for bucket in self.buckets:
             self.put_marker(bucket, marker)
-        self.run("select worker.note_markers(%s)", Jsonb(dict.fromkeys((self.uploads, self.models), marker)))
+        self.run("select worker.note_markers(%s)", Jsonb(dict.fromkeys(self.buckets, marker)))
 
     def put_marker(self, bucket: str, marker: dict[str, str]) -> None:
         self.s3.put_object(Bucket=bucket, Key=MARKER_KEY, Body=json.dumps(marker).encode())

@@ -27,6 +27,7 @@ def worker_environment(app: App, models_dir: Path) -> dict[str, str]:
         "S3_SECRET_ACCESS_KEY": app.s3_server.secret_access_key,
         "BUCKET_UPLOADS": app.uploads,
         "BUCKET_MODELS": app.models,
+        "BUCKET_MESHES": app.meshes,
         "MODELS_DIR": str(models_dir),
         "WORK_DIR": str(models_dir.parent / "work"),
         "LOG_FORMAT": "json",

@@ -46,9 +46,10 @@ import structlog
 
 from worker.gpu.messages import Task
 from worker.gpu.tasks.generation import GenerateTask
+from worker.gpu.tasks.mesh import MeshTask
 from worker.gpu.tasks.training import TrainTask
 from worker.guard.prompts import Text
-from worker.handlers import generation, publish_lora, training
+from worker.handlers import generation, mesh, publish_lora, training
 from worker.handlers.context import Handler
 from worker.jobs.started_job import StartedJob
 from worker.models import UPSCALERS
@@ -98,6 +99,9 @@ class Kind:
     """The tasks that `run` sends to the GPU process, which imports their performers before it is ready."""
     required_models: Collection[str] = ()
     """Models that its jobs need besides the base model: without all of them, a pod offers no GPU route of the kind."""
+    required_packages: Collection[str] = ()
+    """Packages of an extra, by the names under which they are imported: without all of them, a pod offers no GPU route
+    of the kind. For a kind of the worker's own, the extra has the kind's name."""
     prefetch: Callable[[dict[str, Any]], Iterable[StoredLora]] = no_loras
     """The LoRAs of a waiting job, from the `inputs` that its SQL hook `prefetch` returns. While its GPU is busy, a pod
     fetches them, the base and the job's guides, a person's LoRA only if that person still consents."""
@@ -115,10 +119,18 @@ CORE = (
         generation.texts,
         (GenerateTask,),
         UPSCALERS.values(),
-        generation.loras,
-        generation.pictures,
+        prefetch=generation.loras,
+        prefetch_keys=generation.pictures,
     ),
     Kind("publish_lora", publish_lora.publish_lora, no_texts),
+    Kind(
+        "mesh",
+        mesh.make_mesh,
+        no_texts,
+        (MeshTask,),
+        required_packages=("embreex", "onnxruntime", "skimage", "trimesh"),
+        prefetch_keys=mesh.pictures,
+    ),
 )
 
 

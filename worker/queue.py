@@ -18,6 +18,7 @@ from worker.database.claim_queue import ClaimQueue
 from worker.database.pool import Database
 from worker.database.transient import suppress_transient_errors
 from worker.gpu.process import GpuChild
+from worker.guard.fetch import Fetcher
 from worker.kinds import kinds_of_pod
 from worker.models import BaseModels
 from worker.pod.background_tasks import (
@@ -35,7 +36,7 @@ from worker.pod.housekeeping.tick import Tick
 from worker.pod.job_runner import JobRunner, PodServices
 from worker.pod.looks import Looks, Outcome
 from worker.pod.prefetch import Prefetch
-from worker.pod.preflight import check_installation
+from worker.pod.preflight import BUCKETS, check_installation
 from worker.pod.registration import Registration
 from worker.pod.routes import Routes, base_of
 from worker.pod.session import Session
@@ -78,7 +79,7 @@ class Worker:
         self._due: asyncio.TimerHandle | None = None
         self._stopping = asyncio.Event()
         self._abort = asyncio.Event()
-        buckets = {settings.bucket_uploads, settings.bucket_models}
+        buckets = {getattr(settings, name) for name in BUCKETS}
         self._markers = MarkerRenewal(self._database, self._store, buckets)
         self._sweep = Sweep(self._database, self._store, buckets)
         self._tick = Tick(self._database, on_deletable_objects=self._sweep.request)
@@ -104,6 +105,7 @@ class Worker:
             LoraCache(self._store, settings.bucket_models, self._workspace),
             self._workspace,
             PrefetchedFiles(self._store, self._workspace),
+            Fetcher(settings.fetch_private_hosts),
         )
         self._prefetch = Prefetch(self._services, self._gpu_routes_if_busy)
         self._runner = JobRunner(self._services, self._registration)

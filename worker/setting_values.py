@@ -9,7 +9,9 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from pydantic import BeforeValidator
 from pydantic_settings import EnvSettingsSource
 
 QUOTES = {'"': '"', "'": "'", "`": "`", "“": "”", "‘": "’"}  # noqa: RUF001  as copied from a page
@@ -62,6 +64,20 @@ def checked_region(value: str) -> str:
     if not _REGION.fullmatch(value):
         raise ValueError("must be a region: up to 63 letters, digits and hyphens between them")
     return value
+
+
+def listed(what: str, pattern: str) -> BeforeValidator:
+    """Return a validator of a list of such values, separated by commas."""
+
+    def validate(value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        values = frozenset(clean(each) for each in value.split(",") if clean(each))
+        if not values or not all(re.fullmatch(pattern, each) for each in values):
+            raise ValueError(f"must be a list of {what} separated by commas")
+        return values
+
+    return BeforeValidator(validate)
 
 
 def expanded(folder: Path) -> Path:

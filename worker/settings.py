@@ -7,7 +7,6 @@ Names have no prefix (`DATABASE_URL`, not `LIKENESS_DATABASE_URL`), because Supa
 from __future__ import annotations
 
 import os
-import re
 import socket
 import sys
 import tempfile
@@ -26,7 +25,7 @@ from worker.errors import SettingsError
 from worker.gpu.tasks.generation import UpscalerBackend
 from worker.renamed_settings import check_old_names, either_name
 from worker.setting_groups import HEADINGS, NEEDED
-from worker.setting_values import check_text, checked_region, clean, clean_source, expanded
+from worker.setting_values import check_text, checked_region, clean_source, expanded, listed
 from worker.storage import credentials
 from worker.storage.credentials import StoreSettings
 from worker.storage.models_store import ModelsStore
@@ -36,7 +35,9 @@ LogFormat = Literal["auto", "console", "json"]
 Bucket = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{1,62}$")]
 Region = Annotated[str, AfterValidator(checked_region)]
 Folder = Annotated[Path, AfterValidator(expanded)]
-WITH_SPACES = {"models_dir", "work_dir", "worker_name", "worker_kinds"}
+Kinds = Annotated[frozenset[str], NoDecode, listed("job kinds", r"[a-z][a-z0-9_]*")]
+Hosts = Annotated[frozenset[str], NoDecode, listed("hosts", r"[A-Za-z0-9._-]+(:\d{1,5})?")]
+WITH_SPACES = {"models_dir", "work_dir", "worker_name", "worker_kinds", "fetch_private_hosts"}
 """Fields whose value may contain spaces."""
 
 
@@ -102,6 +103,7 @@ class Settings(BaseSettings):
     bucket_models: Bucket = Field(
         default="model_artifacts", description="The bucket for LoRAs and base models.", examples=["model_artifacts"]
     )
+    bucket_meshes: Bucket = Field(default="3d-models", description="The bucket for 3D models.", examples=["3d-models"])
 
     # Base models in a bucket or store of their own
     models_s3_bucket: Bucket | None = Field(
@@ -138,10 +140,15 @@ class Settings(BaseSettings):
         description="Where personal files are stored while they are used: a local disk that is not shared.",
         examples=["/local/likeness"],
     )
-    worker_kinds: Annotated[frozenset[str], NoDecode] = Field(
+    worker_kinds: Kinds = Field(
         default=frozenset(),
         description="Kinds of jobs that this pod accepts, separated by commas. The default is all that it can run.",
         examples=["training,generation"],
+    )
+    fetch_private_hosts: Hosts = Field(
+        default=frozenset(),
+        description="Hosts, or HOST:PORT, of URLs in jobs that may be private and use http, separated by commas.",
+        examples=["shop.internal,localhost:54321"],
     )
     upscaler: UpscalerBackend = Field(
         default="spandrel",
@@ -313,16 +320,6 @@ class Settings(BaseSettings):
             return None
         check_http_url(value)
         return value.rstrip("/")
-
-    @field_validator("worker_kinds", mode="before")
-    @classmethod
-    def _kinds(cls, value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        kinds = frozenset(clean(kind) for kind in value.split(",") if clean(kind))
-        if not kinds or not all(re.fullmatch(r"[a-z][a-z0-9_]*", kind) for kind in kinds):
-            raise ValueError("must be a list of job kinds separated by commas")
-        return kinds
 
 
 def env_example() -> str:

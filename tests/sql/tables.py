@@ -31,6 +31,7 @@ class AppTables(App):
             s3=None,  # type: ignore[arg-type]
             uploads="uploads",
             models="model_artifacts",
+            meshes="3d-models",
         )
         tables.run("update worker.config set default_base = %s, open_jobs_per_owner = 1000", TINY_BASE)
         tables.run(REGISTER_TINY_BASE)
@@ -54,7 +55,7 @@ class AppTables(App):
     @property
     def seen(self) -> dict[str, dict[str, str]]:
         """What a pod sees in the buckets while nobody else uses them."""
-        return dict.fromkeys((self.uploads, self.models), self.marker)
+        return dict.fromkeys(self.buckets, self.marker)
 
     # -- people
 

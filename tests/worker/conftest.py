@@ -118,7 +118,7 @@ class Fleet:
 
     def stored(self, job_id: UUID) -> set[str]:
         """Return the keys in storage that name a job."""
-        keys = self.app.keys(self.app.uploads) + self.app.keys(self.app.models)
+        keys = [key for bucket in self.app.buckets for key in self.app.keys(bucket)]
         return {key for key in keys if str(job_id) in key}
 
     def published(self, job_id: UUID) -> set[str]:

@@ -63,7 +63,7 @@ async def adopt(settings: Settings) -> str:
         if marked:
             raise CommandRefused(
                 f"{' and '.join(marked)} already belong to an installation: give this one buckets of its own, in "
-                "worker.config and in BUCKET_UPLOADS and BUCKET_MODELS or at another S3_ENDPOINT_URL"
+                f"worker.config and in {', '.join(BUCKETS.values())}, or at another S3_ENDPOINT_URL"
             )
         marker = await database.call("adopt_installation")
         await _write(database, store, list(seen), marker, first=True)

@@ -23,7 +23,7 @@ from worker.demo.tied import spawn_tied, stop_tied
 from worker.demo.torch_environment import torch_environment
 from worker.settings import env_example
 
-BUCKET_UPLOADS, BUCKET_MODELS = "uploads", "model_artifacts"
+BUCKET_UPLOADS, BUCKET_MODELS, BUCKET_MESHES = "uploads", "model_artifacts", "3d-models"
 
 
 class WorkerEnded(RuntimeError):
@@ -72,7 +72,7 @@ class Installation:
             # As on Supabase: PostgREST's login may only switch to a user's role, and a pod's login has a pod's rights.
             connection.execute("create role authenticator login noinherit in role authenticated, service_role")
             connection.execute("create role pod login in role likeness_worker")
-            for bucket in (BUCKET_UPLOADS, BUCKET_MODELS):
+            for bucket in (BUCKET_UPLOADS, BUCKET_MODELS, BUCKET_MESHES):
                 connection.execute("insert into storage.buckets (id, name) values (%s, %s)", [bucket, bucket])
         self._init_storage()
         return applied
@@ -164,6 +164,7 @@ class Installation:
             "S3_SECRET_ACCESS_KEY": self._s3.secret_access_key,
             "BUCKET_UPLOADS": BUCKET_UPLOADS,
             "BUCKET_MODELS": BUCKET_MODELS,
+            "BUCKET_MESHES": BUCKET_MESHES,
             "WORK_DIR": str(self._folder / "work"),
             "WORKER_NAME": "demo",
             "LOG_FORMAT": "json",

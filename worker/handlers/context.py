@@ -17,6 +17,7 @@ from worker.errors import StorageError
 from worker.gpu.messages import Done, Event, Phase, Progress, Task
 from worker.gpu.process import GpuChild
 from worker.gpu.tasks.generation import UpscalerBackend
+from worker.guard.fetch import Fetcher
 from worker.jobs.lease import Lease
 from worker.jobs.started_job import StartedJob
 from worker.models import JobModels
@@ -44,6 +45,9 @@ class JobContext:
     loras: LoraCache
     bucket_uploads: str
     bucket_models: str
+    bucket_meshes: str
+    fetcher: Fetcher
+    """For URLs in requests; nothing else asks a server that a user names."""
     upscaler_backend: UpscalerBackend
     checkpoint_every_s: float
     upload_deadline_s: float

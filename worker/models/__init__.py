@@ -17,6 +17,6 @@ bucket the prefix `models/base/{slug}/`. That bucket is BUCKET_MODELS, or one th
 """
 
 from worker.models.bases import BaseModels, JobModels
-from worker.models.names import UPSCALER_FILE, UPSCALERS, install_command
+from worker.models.names import REMOVER_FILE, REMOVERS, UPSCALER_FILE, UPSCALERS, install_command
 
-__all__ = ["UPSCALERS", "UPSCALER_FILE", "BaseModels", "JobModels", "install_command"]
+__all__ = ["REMOVERS", "REMOVER_FILE", "UPSCALERS", "UPSCALER_FILE", "BaseModels", "JobModels", "install_command"]

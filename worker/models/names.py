@@ -13,6 +13,9 @@ BUCKET_PREFIX = "models/base/"
 UPSCALERS = {2: "real-esrgan-x2", 4: "real-esrgan-x4"}
 """Slug by scale."""
 UPSCALER_FILE = "model.safetensors"
+REMOVERS = ("rembg-isnet-general-use", "rembg-u2net")
+"""Networks that find the foreground of a picture, the best first."""
+REMOVER_FILE = "model.onnx"
 PARTIAL_PREFIX = ".arriving-"
 """Of folders that are not complete. Names on the disk must not change: pods of two releases may share a volume."""
 REPOSITORIES: dict[str, str] = tomllib.loads((Path(__file__).parent / "published.toml").read_text("utf-8"))

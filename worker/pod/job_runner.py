@@ -20,6 +20,7 @@ from worker.database.transient import Fault, fault_of, is_transient
 from worker.errors import Interruption, JobInterrupted
 from worker.gpu.process import GpuChild, Interrupted
 from worker.guard import consent, prompts
+from worker.guard.fetch import Fetcher
 from worker.handlers.context import JobContext, Traffic
 from worker.jobs.lease import Lease
 from worker.jobs.started_job import StartedJob
@@ -56,6 +57,7 @@ class PodServices:
     loras: LoraCache
     workspace: Workspace
     prefetched: PrefetchedFiles
+    fetcher: Fetcher
 
 
 class JobRunner:
@@ -175,6 +177,8 @@ class JobRunner:
             loras=self._services.loras.for_purpose(purpose),
             bucket_uploads=self._services.settings.bucket_uploads,
             bucket_models=self._services.settings.bucket_models,
+            bucket_meshes=self._services.settings.bucket_meshes,
+            fetcher=self._services.fetcher,
             upscaler_backend=self._services.settings.upscaler,
             checkpoint_every_s=self._services.settings.checkpoint_every_s,
             upload_deadline_s=UPLOAD_DEADLINE_S,

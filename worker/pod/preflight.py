@@ -18,7 +18,7 @@ from worker.database.schema.migrate import SCHEMA_MAJOR
 from worker.errors import SettingsError, StorageError, truncate_list
 from worker.kinds import load_kinds
 from worker.models.names import BUCKET_PREFIX
-from worker.settings import Settings
+from worker.settings import Settings, variable
 from worker.storage.marker import read_markers
 from worker.storage.object_store import ObjectStore
 from worker.storage.writable_dirs import check_writable
@@ -29,7 +29,8 @@ _HIDDEN_TABLES = """
     select coalesce(array_agg(oid::regclass::text order by 1), '{}') as tables from pg_class
     where relnamespace = to_regnamespace('worker') and relkind = 'r' and row_security_active(oid)"""
 
-BUCKETS = {"bucket_uploads": "BUCKET_UPLOADS", "bucket_models": "BUCKET_MODELS"}
+BUCKETS = {name: variable(name) for name in Settings.model_fields if name.startswith("bucket_")}
+"""The variables of the buckets that jobs write to, by their fields; worker.config has a column for each."""
 
 
 async def check_installation(
@@ -91,7 +92,8 @@ async def check_writable_database(database: Database) -> None:
 _SCHEMA = """
     select to_regprocedure('worker.schema_major()') is not null as installed,
            to_regprocedure('worker.pod_heartbeat(uuid, jsonb, jsonb)') is not null
-           and to_regprocedure('worker.usable_routes(text, text[], double precision)') is not null as current"""
+           and to_regprocedure('worker.usable_routes(text, text[], double precision)') is not null
+           and to_regprocedure('worker.base_can(worker.base_models, text[])') is not null as current"""
 """The schema is current with the newest functions without which a pod cannot work."""
 
 
@@ -139,7 +141,7 @@ def check_kinds(settings: Settings) -> None:
 
 async def check_bucket_name(settings: Settings, database: Database, name: str) -> None:
     """Check that a bucket has the same name here and in the database, which refuses keys of any other bucket."""
-    rows = await database.fetch("select bucket_uploads, bucket_models from worker.config")
+    rows = await database.fetch("select * from worker.config")
     if not rows:
         raise SettingsError(
             "worker.config has no row, which a restore of the schema alone leaves out",
@@ -161,7 +163,7 @@ async def check_bucket(settings: Settings, store: ObjectStore, name: str) -> Non
         raise SettingsError(
             error.message,
             f"check {BUCKETS[name]}, S3_ACCESS_KEY_ID, S3_SECRET_ACCESS_KEY and S3_ENDPOINT_URL, "
-            "for example https://PROJECT_REF.storage.supabase.co/storage/v1/s3",
+            "for example https://PROJECT_REF.storage.supabase.co/storage/v1/s3; worker storage init creates a bucket",
         ) from error
 
 

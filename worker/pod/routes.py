@@ -28,7 +28,7 @@ _SUITABLE = """
            worker.required_vram_gib(base, required) <= coalesce(%s, 0) as fits
     from worker.job_kinds kinds
     cross join lateral worker.required_capabilities(kinds.kind) required
-    join worker.base_models base on base.capabilities @> required
+    join worker.base_models base on worker.base_can(base, required)
     where kinds.uses_base and kinds.kind = any(%s) and base.slug = any(%s)
     order by base.slug"""
 """The bases that can do what a kind needs, and whether there is enough free memory to."""

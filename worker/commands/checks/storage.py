@@ -36,8 +36,13 @@ class Contents:
     alternative: str = ""
 
 
-PICTURES = Contents(100_000_000, "large pictures")
-"""A 16-megapixel PNG enlarged four times by an upscaler, with a margin."""
+CONTENTS = {
+    # A 16-megapixel PNG enlarged four times by an upscaler, with a margin.
+    "bucket_uploads": Contents(100_000_000, "large pictures"),
+    # An OBJ of the best quality that is not simplified, which is text.
+    "bucket_meshes": Contents(100_000_000, "large 3D models"),
+}
+"""By bucket; what is in that of models depends on the settings."""
 BASE_MODELS = Contents(10_000_000_000, "the largest files of base models", ", or keep base models on the pods' disks")
 """The largest file of a published base model."""
 LORAS = Contents(5_000_000_000, "checkpoints of the largest LoRAs")
@@ -109,9 +114,9 @@ async def _check_bucket(
 
 
 def _contents(settings: Settings, name: str) -> Contents:
-    if name == "bucket_uploads":
-        return PICTURES
-    return LORAS if ModelsStore(settings).is_own else BASE_MODELS
+    if name == "bucket_models":
+        return LORAS if ModelsStore(settings).is_own else BASE_MODELS
+    return CONTENTS[name]
 
 
 async def _find(settings: Settings, store: ObjectStore, database: Database | None, name: str) -> str:

@@ -1,0 +1,34 @@
+"""Make a mesh of what a picture shows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from worker.gpu.messages import Task
+
+Quality = Literal["fast", "balanced", "quality"]
+Format = Literal["glb", "obj", "stl"]
+Texture = Literal["vertex", "baked"]
+
+
+class MeshTask(Task):
+    """Make a mesh of the first picture with a usable foreground.
+
+    `Done.result`: `files`, a path each for mesh, preview, turntable, and what an OBJ refers to; `picture`, the index of
+    the one that was used, and `skipped`, by index why another was not; `background`, `faces`, `vertices`, `bounds`,
+    `watertight`; `stages`, by name {seconds, peak_gib}; `peak_gib`.
+    """
+
+    performer: ClassVar[str] = "worker.gpu.performers.mesh:make"
+
+    base: Path
+    pictures: list[Path]
+    """Encoded files of any kind that `ml.photos` reads, in the order in which to try them."""
+    quality: Quality
+    format: Format
+    texture: Texture
+    max_faces: int | None
+    remover: Path | None
+    """A network that finds the foreground; None where there is none."""
+    workdir: Path

@@ -1,0 +1,156 @@
+"""Make a 3D model of a thing: fetch its pictures, make the mesh, upload it with a preview and a turntable."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from worker.errors import InputMissing, InvalidInput, ModelMissing, StorageError, WorkerError
+from worker.gpu.tasks.mesh import Format, MeshTask, Quality, Texture
+from worker.guard.fetch import Limits
+from worker.guard.picture_types import why_not_a_picture
+from worker.handlers.context import JobContext
+from worker.jobs.lease import Lease
+from worker.jobs.started_job import Row, StartedJob
+from worker.models import REMOVER_FILE, REMOVERS
+
+LIMITS = Limits(max_bytes=50_000_000)
+"""For one picture: more than shops accept."""
+CONTENT_TYPES = {
+    ".glb": "model/gltf-binary",
+    ".obj": "model/obj",
+    ".stl": "model/stl",
+    ".mtl": "model/mtl",
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+    ".webp": "image/webp",
+}
+
+
+class MeshRequest(Row):
+    """The request columns of `mesh_jobs`."""
+
+    image_urls: list[str] = Field(default_factory=list)
+    image_paths: list[str] = Field(default_factory=list)
+    quality: Quality = "balanced"
+    format: Format = "glb"
+    texture: Texture = "vertex"
+    max_faces: int | None = None
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+
+class PrefetchInputs(Row):
+    """The answer of the SQL hook `prefetch`."""
+
+    pictures: list[str]
+
+
+def pictures(inputs: dict[str, Any]) -> list[str]:
+    """Return the keys of a waiting job's pictures that show one person each."""
+    return PrefetchInputs.model_validate(inputs).pictures
+
+
+async def make_mesh(lease: Lease, context: JobContext) -> dict[str, Any]:
+    """Make the mesh of a job and upload it under this attempt's prefix."""
+    request = lease.job.request(MeshRequest)
+    base = lease.job.required_base
+    await lease.begin_phase("fetching the pictures")
+    found, unusable = await _fetch_pictures(request, lease.job, context)
+    await lease.begin_phase("fetching the model")
+    task = MeshTask(
+        base=await context.models.ensure(base.slug),
+        remover=await _remover(context),
+        pictures=list(found.values()),
+        quality=request.quality,
+        format=request.format,
+        texture=request.texture,
+        max_faces=request.max_faces,
+        workdir=context.workdir,
+    )
+    made = await context.compute_result(task, lease)
+    context.mark_computed(lease)
+    numbers = list(found)
+    skipped = unusable | {numbers[int(index)]: reason for index, reason in made["skipped"].items()}
+    return {
+        "bucket": context.bucket_meshes,
+        "files": await _upload({name: Path(path) for name, path in made["files"].items()}, lease, context),
+        "base": base.slug,
+        "picture": numbers[made["picture"]],
+        "skipped": {str(number): reason for number, reason in sorted(skipped.items())},
+        "metadata": request.metadata,
+        **{name: made[name] for name in ("background", "faces", "vertices", "bounds", "watertight")},
+        **{name: made[name] for name in ("stages", "seconds", "peak_gib")},
+    }
+
+
+async def _fetch_pictures(
+    request: MeshRequest, job: StartedJob, context: JobContext
+) -> tuple[dict[int, Path], dict[int, str]]:
+    """Return the pictures by their number in the request, from 1, and why others cannot be fetched.
+
+    Raises InputMissing, InvalidInput or StorageError where there is none.
+    """
+    fetching = [_fetch_url(url, number, context) for number, url in enumerate(request.image_urls, 1)]
+    fetching += [_fetch_key(key, number, job, context) for number, key in enumerate(request.image_paths, 1)]
+    results = dict(enumerate(await asyncio.gather(*map(_or_error, fetching)), 1))
+    found = {number: result for number, result in results.items() if isinstance(result, Path)}
+    failed = {number: result for number, result in results.items() if isinstance(result, WorkerError)}
+    if not found:
+        raise _together(failed)
+    return found, {number: error.message for number, error in failed.items()}
+
+
+async def _or_error(fetching: Coroutine[Any, Any, Path]) -> Path | WorkerError:
+    """Return an error of one picture: another may do."""
+    try:
+        return await fetching
+    except WorkerError as error:
+        return error
+
+
+def _together(failed: Mapping[int, WorkerError]) -> WorkerError:
+    """Return one error for all pictures, which is retried if one of them may be there later."""
+    message = "; ".join(f"picture {number}: {error.message}" for number, error in failed.items())
+    for kind in (StorageError, InvalidInput):
+        if any(isinstance(error, kind) for error in failed.values()):
+            return kind(message)
+    return InputMissing(message)
+
+
+async def _fetch_url(url: str, number: int, context: JobContext) -> Path:
+    path = context.workdir / f"picture {number}"  # errors about the file name it
+    await context.fetcher.fetch(url, path, LIMITS, why_not_a_picture)
+    context.traffic.bytes_in += (await asyncio.to_thread(path.stat)).st_size
+    return path
+
+
+async def _fetch_key(key: str, number: int, job: StartedJob, context: JobContext) -> Path:
+    found = await context.store.head(context.bucket_uploads, key)
+    if found is None:
+        raise InputMissing("it is not in storage: upload it, then insert another job")
+    if found.size > LIMITS.max_bytes:
+        raise InvalidInput(f"it is too large ({found.size / 1e6:.0f} MB, at most {LIMITS.max_bytes / 1e6:.0f})")
+    return await context.download_of(job, context.bucket_uploads, key, context.workdir / f"picture {number}", found)
+
+
+async def _remover(context: JobContext) -> Path | None:
+    """Return the first background remover that this pod can have: pictures without a background need none."""
+    for slug in REMOVERS:
+        with suppress(ModelMissing):
+            return await context.models.ensure(slug) / REMOVER_FILE
+    return None
+
+
+async def _upload(files: Mapping[str, Path], lease: Lease, context: JobContext) -> dict[str, str]:
+    """Upload the files under their own names, by which an OBJ refers to others; returns their keys."""
+    keys = {name: f"{lease.job.prefix}{path.name}" for name, path in files.items()}
+    await lease.stage([(context.bucket_meshes, key) for key in keys.values()])
+    await lease.begin_phase("uploading")
+    for name, path in files.items():
+        await context.upload(context.bucket_meshes, keys[name], path, CONTENT_TYPES[path.suffix])
+    return keys
