@@ -140,6 +140,9 @@ async def _stored_in_bucket(slug: str, sizes: Mapping[str, int], store: ObjectSt
 def _row(
     slug: str, base: Mapping[str, Any] | None, disk: StoredModel | None, bucket: StoredModel | None, *, known: bool
 ) -> tuple[str, ...]:
+    if base and base.get("weights_of"):
+        stored = f"the weights of {base['weights_of']}"
+        return slug, base["family"], *_licence(base), "", stored, stored, "", _routes(slug, base, known=known)
     manifests = [model.manifest for model in (disk, bucket) if model is not None and model.manifest is not None]
     origin = next((manifest.origin for manifest in manifests if manifest.origin is not None), None)
     size_bytes = max(model.size_bytes for model in (disk, bucket) if model) if disk or bucket else 0
@@ -149,14 +152,18 @@ def _row(
     return (
         slug,
         base["family"] if base else "",
-        base["licence"] if base else (origin.licences if origin else ""),
-        ("yes" if base["commercial_use"] else "no") if base else "",
+        *(_licence(base) if base else (origin.licences if origin else "", "")),
         f"{size_bytes / 1e9:.2f}" if size_bytes else "",
         disk.state if disk else "-",
         in_bucket,
         origin.revision[:12] if origin and origin.revision else "",
         _routes(slug, base, known=known),
     )
+
+
+def _licence(base: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the licence of a registered model, and whether it allows commercial use."""
+    return base["licence"], "yes" if base["commercial_use"] else "no"
 
 
 def _routes(slug: str, base: Mapping[str, Any] | None, *, known: bool) -> str:
