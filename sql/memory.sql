@@ -42,7 +42,7 @@ comment on function worker.required_capabilities is
 -- A base model that is only for one capability is none for a job that asks for nothing.
 create or replace function worker.base_can(p_base worker.base_models, p_capabilities text[]) returns boolean
 language sql immutable set search_path = pg_catalog, pg_temp
-as $$ select p_base.capabilities @> p_capabilities and coalesce(p_base.only_for = any (p_capabilities), true) $$;
+as $$ select p_base.capabilities @> p_capabilities and (p_base.only_for is null or p_base.only_for = any (p_capabilities)) $$;
 comment on function worker.base_can is 'Return true if jobs that need these capabilities can run on a base model.';
 
 create or replace function worker.weights_slug(p_base worker.base_models) returns text

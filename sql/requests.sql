@@ -102,7 +102,8 @@ begin
   select * into v_base from worker.base_models where slug = p_job ->> 'base';
   if v_base.slug is null then
     return format('base: %s not found; base models: %s', coalesce(quote_literal(p_job ->> 'base'), 'null'),
-                  (select string_agg(slug, ', ' order by slug) from worker.base_models));
+                  (select string_agg(slug, ', ' order by slug) from worker.base_models
+                   where only_for is null or only_for = any (v_capabilities)));
   end if;
   foreach v_wanted in array v_capabilities loop
     if v_wanted <> all (v_base.capabilities) then
@@ -110,7 +111,7 @@ begin
                     case when v_wanted = 'train' and v_base.train_base is not null then format('; train on %s', v_base.train_base) else '' end);
     end if;
   end loop;
-  if v_base.only_for <> all (v_capabilities) then
+  if v_base.only_for is not null and v_base.only_for <> all (v_capabilities) then
     return format('base: %s can do nothing but %s', v_base.slug, v_base.only_for);
   end if;
   return null;

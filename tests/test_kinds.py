@@ -118,8 +118,8 @@ def test_worker_kinds_rejects_an_unknown_kind_and_lists_the_known_ones(install: 
     install("likeness-bad", "import likeness_nowhere", bad="likeness_bad:KIND")
 
     check_kinds(settings(worker_kinds={"bad"}))
-    with pytest.raises(SettingsError, match=r"unknown kind mesh; .*=echo,generation,publish_lora,training"):
-        check_kinds(settings(worker_kinds={"echo", "mesh"}))
+    with pytest.raises(SettingsError, match=r"unknown kind poem; .*=echo,generation,mesh,publish_lora,training"):
+        check_kinds(settings(worker_kinds={"echo", "poem"}))
 
 
 async def test_a_pod_offers_the_kinds_of_packages_and_logs_an_unusable_one_once(

@@ -128,7 +128,7 @@ CORE = (
         mesh.make_mesh,
         no_texts,
         (MeshTask,),
-        required_packages=("embreex", "onnxruntime", "skimage", "trimesh"),
+        required_packages=("embreex", "fast_simplification", "onnxruntime", "skimage", "trimesh", "xatlas", "yaml"),
         prefetch_keys=mesh.pictures,
     ),
 )

@@ -73,6 +73,11 @@ as $$
 $$;
 comment on function worker.mesh__result_error is 'Return an error for a result without a mesh, preview or turntable.';
 
+create or replace function worker.mesh__publish(p_job jsonb, p_result jsonb) returns jsonb
+language sql volatile set search_path = pg_catalog, pg_temp
+as $$ select jsonb_build_object('metadata', p_job -> 'metadata') $$;
+comment on function worker.mesh__publish is 'Return the app''s metadata, for the result: the row''s own, which no worker has read and written again.';
+
 do $$
 begin
   perform worker.register_job_table('mesh', 'public.mesh_jobs', 'generation', false, 'gpu', interval '15 minutes');

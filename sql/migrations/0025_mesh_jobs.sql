@@ -28,7 +28,9 @@ create table public.mesh_jobs (
   max_faces integer constraint mesh_jobs_max_faces_between_100_and_1000000 check (max_faces between 100 and 1000000),
   metadata jsonb not null default '{}'
     constraint mesh_jobs_metadata_is_an_object_of_up_to_16000_bytes
-    check (jsonb_typeof(metadata) = 'object' and octet_length(metadata::text) <= 16000),
+    check (jsonb_typeof(metadata) = 'object' and octet_length(metadata::text) <= 16000)
+    constraint mesh_jobs_metadata_nested_up_to_20_levels check (not jsonb_path_exists(metadata, 'strict $.**{20}'))
+    constraint mesh_jobs_metadata_has_no_number_of_255_digits check (metadata::text !~ '[0-9]{255}'),
   constraint mesh_jobs_either_image_urls_or_image_paths check ((image_urls is null) <> (image_paths is null)),
   constraint mesh_jobs_stl_has_no_texture_to_bake check (format <> 'stl' or texture = 'vertex')
 );

@@ -49,6 +49,7 @@ TABLES = (
     "public.presets",
     "public.training_jobs",
     "public.generation_jobs",
+    "public.mesh_jobs",
     "worker.internal_jobs",
     "worker.config",
     "worker.base_models",

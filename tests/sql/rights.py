@@ -70,6 +70,7 @@ EXECUTE = {
     "worker.take_over": "likeness_worker",
     "worker.timing": "likeness_worker",
     "worker.usable_routes": "likeness_worker",
+    "worker.base_can": "likeness_worker",
     "worker.base_of_route": "likeness_worker",
     "worker.guides_of_route": "likeness_worker",
     "worker.guides_vram_gib": "likeness_worker",
@@ -113,6 +114,8 @@ OWNER_ONLY = """
     generation__capabilities generation__default_base generation__guided_by generation__inputs_error
     generation__named_keys generation__payload generation__plain_columns generation__prefetch
     generation__request_error generation__result_error generation__result_keys generation__texts
+    mesh__capabilities mesh__default_base mesh__named_keys mesh__plain_columns mesh__prefetch mesh__publish
+    mesh__request_error mesh__result_error mesh__result_keys
     publish_lora__plain_columns training__capabilities training__inputs_error training__insert_error
     training__named_keys training__payload training__prefetch training__prefix training__publish
     training__result_error training__result_keys training__texts
@@ -121,6 +124,7 @@ OWNER_ONLY = """
 
 TABLES = {
     "public.generation_jobs": {"SELECT": "authenticated service_role"},
+    "public.mesh_jobs": {"SELECT": "authenticated service_role"},
     "public.presets": {
         "SELECT": "authenticated service_role",
         "INSERT": "service_role",
@@ -188,6 +192,7 @@ _GENERATION = (
     "reference_scale control_path control_kind control_scale control_start control_end sampler clip_skip "
     "width height steps guidance seed num_images upscale quality output_format"
 )
+_MESH = "id owner_id subject_id base image_urls image_paths quality format texture max_faces metadata"
 
 COLUMNS: dict[str, dict[tuple[str, str], str]] = {
     "public.subjects": {
@@ -215,6 +220,11 @@ COLUMNS: dict[str, dict[tuple[str, str], str]] = {
         ("service_role", "INSERT"): f"{_GENERATION} {_ADMINISTRATORS}",
         ("service_role", "UPDATE"): _ADMINISTRATORS,
     },
+    "public.mesh_jobs": {
+        ("authenticated", "INSERT"): _MESH,
+        ("service_role", "INSERT"): f"{_MESH} {_ADMINISTRATORS}",
+        ("service_role", "UPDATE"): _ADMINISTRATORS,
+    },
 }
 """Columns that a role can write without the right to write the whole table."""
 
@@ -228,9 +238,11 @@ READABLE = {
     "public.presets": "id owner_id name kind prompt negative_prompt settings created_at",
     "public.training_jobs": f"{_TRAINING} {_ADMINISTRATORS} {_LIFE_CYCLE}",
     "public.generation_jobs": f"{_GENERATION} {_ADMINISTRATORS} {_LIFE_CYCLE}",
+    "public.mesh_jobs": f"{_MESH} {_ADMINISTRATORS} {_LIFE_CYCLE}",
     "worker.base_models": "slug family train_base capabilities sizes defaults min_vram_gib licence commercial_use "
-    "min_training_vram_gib",
+    "min_training_vram_gib only_for",
     "worker.config": "singleton consent_mode default_base open_jobs_per_owner bucket_uploads bucket_models "
+    "bucket_meshes "
     "keep_logs_for",
     "worker.consent_events": "id subject_id event purposes expires_at reason evidence_digest job_kind job_id actor at",
     "worker.guides": "slug family capabilities vram_gib licence commercial_use",

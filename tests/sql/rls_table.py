@@ -146,6 +146,27 @@ TABLES = {
         "update request": ("update public.generation_jobs set prompt = 'other' where id = %(generation)s", _REFUSED),
         "delete": ("delete from public.generation_jobs where id = %(generation)s", _REFUSED),
     },
+    "public.mesh_jobs": {
+        "select": ("select from public.mesh_jobs where id = %(mesh)s", _READ),
+        "insert": (
+            "insert into public.mesh_jobs (image_urls) values ('{https://shop.example/mug.png}')",
+            "row row refused 23502 refused",
+        ),
+        "insert for another": (
+            "insert into public.mesh_jobs (owner_id, subject_id, image_urls) "
+            "values (%(owner)s, %(other_subject)s, '{https://shop.example/mug.png}')",
+            "refused row refused row refused",
+        ),
+        "insert another's picture": (
+            "insert into public.mesh_jobs (subject_id, image_paths) "
+            "values (%(other_subject)s, array[%(folder)s || '0.jpg'])",
+            "refused 22023 refused 22023 refused",
+        ),
+        "update priority": ("update public.mesh_jobs set priority = 9 where id = %(mesh)s", _SERVICE_ONLY),
+        "update result": ("update public.mesh_jobs set result = '{}' where id = %(mesh)s", _REFUSED),
+        "update request": ("update public.mesh_jobs set max_faces = 500 where id = %(mesh)s", _REFUSED),
+        "delete": ("delete from public.mesh_jobs where id = %(mesh)s", _REFUSED),
+    },
 }
 
 FUNCTIONS = {

@@ -22,7 +22,7 @@ FLOATS = ("real", "double precision")
 TIMES_AND_FLOATS = ("timestamp with time zone", "interval", *FLOATS)
 NAMED_OR_UNKNOWN = (psycopg.errors.CheckViolation, psycopg.errors.InvalidDatetimeFormat)
 """Before PostgreSQL 17 an interval cannot be infinite."""
-JOBS = ("public.training_jobs", "public.generation_jobs", "worker.internal_jobs")
+JOBS = ("public.training_jobs", "public.generation_jobs", "public.mesh_jobs", "worker.internal_jobs")
 
 
 def test_every_type_of_the_tables_has_its_extremes(db: AppTables) -> None:
@@ -43,6 +43,7 @@ def rows_of_a_client(db: AppTables) -> dict[str, dict[str, Any]]:
         "public.presets": {"owner_id": db.owner, "name": "a look", "kind": "generation"},
         "public.training_jobs": {"subject_id": subject},
         "public.generation_jobs": {"subject_id": subject, "prompt": "x"},
+        "public.mesh_jobs": {"subject_id": subject, "image_urls": ["https://shop.example/mug.png"]},
     }
 
 

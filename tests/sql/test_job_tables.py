@@ -15,27 +15,27 @@ from tests.sql.tables import AppTables
 from worker.database.schema import migrate
 from worker.database.schema.sql_files import sql_folder
 
-PUBLISHED = {"subjects", "subjects_models", "training_jobs", "generation_jobs"}
+PUBLISHED = {"subjects", "subjects_models", "training_jobs", "generation_jobs", "mesh_jobs"}
 
 NEW_TABLE = """
-create table public.mesh_jobs (
+create table public.sketch_jobs (
   like worker.life_cycle including all,
   input_path text not null
 );
-comment on table public.mesh_jobs is 'Requests for meshes.';
+comment on table public.sketch_jobs is 'Requests for sketches.';
 """
 
 NEW_KIND_FILE = """
-create or replace function worker.mesh__named_keys(p_job jsonb) returns table (column_name text, key text, rule text)
+create or replace function worker.sketch__named_keys(p_job jsonb) returns table (column_name text, key text, rule text)
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select 'input_path', p_job ->> 'input_path', 'input' where p_job ->> 'input_path' is not null $$;
-comment on function worker.mesh__named_keys is 'The picture may show no person.';
+comment on function worker.sketch__named_keys is 'The picture may show no person.';
 
 do $$
 begin
-  perform worker.register_job_table('mesh', 'public.mesh_jobs', null, false, 'light', interval '10 minutes');
-  perform worker.declare_policy('mesh', 'users can view their meshes', 'select', 'owner_id = (select auth.uid())');
-  perform worker.declare_policy('mesh', 'users can request meshes', 'insert', 'owner_id = (select auth.uid())');
+  perform worker.register_job_table('sketch', 'public.sketch_jobs', null, false, 'light', interval '10 minutes');
+  perform worker.declare_policy('sketch', 'users can view their sketches', 'select', 'owner_id = (select auth.uid())');
+  perform worker.declare_policy('sketch', 'users can request sketches', 'insert', 'owner_id = (select auth.uid())');
 end $$;
 """
 
@@ -113,7 +113,8 @@ def test_a_new_life_cycle_column_is_in_every_job_table_and_no_client_can_write_i
                    where attname = 'node' and relkind = 'r'"""
             )
         }
-        assert tables == {"worker.life_cycle", "training_jobs", "generation_jobs", "worker.internal_jobs"}
+        jobs = {"training_jobs", "generation_jobs", "mesh_jobs", "worker.internal_jobs"}
+        assert tables == {"worker.life_cycle", *jobs}
         # The owner's functions can change it; clients cannot write it, neither at the insert nor later.
         job = app.ask_training()
         app.run("update public.training_jobs set node = 'there' where id = %s", job)
@@ -129,33 +130,33 @@ def test_a_new_life_cycle_column_is_in_every_job_table_and_no_client_can_write_i
 
 
 def test_a_new_kind_needs_only_a_table_and_a_file(any_supabase: Supabase, tmp_path: Path) -> None:
-    release = next_release(tmp_path, _9001_mesh=NEW_TABLE)
-    (release / "kinds" / "mesh.sql").write_text(NEW_KIND_FILE)
+    release = next_release(tmp_path, _9001_sketch=NEW_TABLE)
+    (release / "kinds" / "sketch.sql").write_text(NEW_KIND_FILE)
     url = any_supabase.create(grants_by_default=True)
     with psycopg.connect(url, autocommit=True) as owner:
         owner.execute("create publication supabase_realtime")
     migrate.migrate(url)
     migrate.migrate(url, release)
-    assert "public.mesh_jobs" in published(url)
+    assert "public.sketch_jobs" in published(url)
 
     with AppTables.open(url) as app, Claims(url) as claims:
-        insert = """insert into public.mesh_jobs (input_path) values (auth.uid() || '/_/inputs/1.png')
+        insert = """insert into public.sketch_jobs (input_path) values (auth.uid() || '/_/inputs/1.png')
                     returning id, owner_id, max_runtime"""
         with app.acting_as("authenticated", app.owner) as client:
             job = client.execute(insert).fetchone()
             assert job is not None
             assert job["owner_id"] == app.owner
-            assert client.execute("select from public.mesh_jobs").rowcount == 1
-            for forbidden in ("delete from public.mesh_jobs", "update public.mesh_jobs set status = 'completed'"):
+            assert client.execute("select from public.sketch_jobs").rowcount == 1
+            for forbidden in ("delete from public.sketch_jobs", "update public.sketch_jobs set status = 'completed'"):
                 with pytest.raises(psycopg.errors.InsufficientPrivilege):
                     client.execute(forbidden)
         with app.acting_as("anon") as stranger, pytest.raises(psycopg.errors.InsufficientPrivilege):
-            stranger.execute("select from public.mesh_jobs")
-        assert app.one("select kind || ' ' || status from worker.jobs where id = %s", job["id"]) == "mesh queued"
+            stranger.execute("select from public.sketch_jobs")
+        assert app.one("select kind || ' ' || status from worker.jobs where id = %s", job["id"]) == "sketch queued"
 
-        pod = Pod(url, claims, routes=("mesh",))
-        attempt = pod.run("mesh", job["id"])
+        pod = Pod(url, claims, routes=("sketch",))
+        attempt = pod.run("sketch", job["id"])
         assert attempt.complete({"objects": []}) == "ok"
         pod.close()
         with app.acting_as("authenticated", app.owner) as client:
-            assert client.execute("select status from public.mesh_jobs").fetchall() == [{"status": "completed"}]
+            assert client.execute("select status from public.sketch_jobs").fetchall() == [{"status": "completed"}]

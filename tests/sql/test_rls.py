@@ -105,6 +105,7 @@ def rows_of_two_users(app: AppTables, stack: ExitStack) -> dict[str, UUID | str]
         ),
         "training": app.request("training", subject_id=subject),
         "generation": app.request("generation", subject_id=subject, prompt="in a garden"),
+        "mesh": app.request("mesh", owner_id=app.owner, image_urls=["https://shop.example/mug.png"]),
         "cancelled": cancelled,
     }
 

@@ -104,6 +104,10 @@ def import_(
     qwen3: Annotated[Path | None, _file("The weights of the text encoder Qwen3-4B.")] = None,
     checkpoint: Annotated[Path | None, _file("A whole base model in one file.")] = None,
     upscaler: Annotated[Path | None, _file("Real-ESRGAN: .pth or .safetensors.")] = None,
+    triposr: Annotated[
+        Path | None, _file("TripoSR: model.ckpt or .safetensors, with config.yaml beside it or in --configs.")
+    ] = None,
+    remover: Annotated[Path | None, _file("A network that removes backgrounds: .onnx.")] = None,
     tokenizers: Annotated[
         Path | None, _folder("A folder with tokenizer/, and tokenizer_2/ if the model has two.")
     ] = None,
@@ -124,6 +128,8 @@ def import_(
         "qwen3": qwen3,
         "checkpoint": checkpoint,
         "upscaler": upscaler,
+        "triposr": triposr,
+        "remover": remover,
     }
     files = {part: file for part, file in parts.items() if file is not None}
     models_actions.import_(Settings.load(storage=False, database=False), slug, files, tokenizers, configs)

@@ -13,11 +13,13 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from worker.console import console, table
 from worker.errors import CommandRefused, StorageError, WorkerError
+from worker.guard.fetch import Fetcher
 from worker.models.hub.includes import Include, parse_includes
 from worker.models.hub.pull import Pull
+from worker.models.hub.released import RELEASED, pull_released
 from worker.models.importing import import_files
 from worker.models.inventory import COLUMNS, collect_inventory
-from worker.models.names import GUIDES, REPOSITORIES
+from worker.models.names import NAMED_FILES, REPOSITORIES
 from worker.models.push import Push, PushResult
 from worker.settings import Settings
 from worker.storage.errors import response_status
@@ -31,6 +33,9 @@ WRITE_ACCESS = (
 
 def pull(settings: Settings, repo: str | None, slug: str, revision: str | None, includes: Sequence[str]) -> None:
     """Download a model from a hub into MODELS_DIR. Raises CommandRefused."""
+    if repo is None and not includes and slug in RELEASED:
+        _pull_released(settings, slug)
+        return
     token = settings.hf_token.get_secret_value() if settings.hf_token else None
     with _refusals(settings.models_dir):
         pulling = Pull(settings.models_dir, slug, token)
@@ -46,17 +51,26 @@ def pull(settings: Settings, repo: str | None, slug: str, revision: str | None, 
     typer.echo(f"{slug} is in {settings.models_dir}. To share it with all pods: worker models push {slug}")
 
 
+def _pull_released(settings: Settings, slug: str) -> None:
+    released = RELEASED[slug]
+    typer.echo(f"{released.url}: {released.size_bytes / 1e9:.2f} GB")
+    typer.echo(f"Licence: {released.licence}")
+    with _refusals(settings.models_dir):
+        pull_released(settings.models_dir, slug, Fetcher(settings.fetch_private_hosts), released)
+    typer.echo(f"{slug} is in {settings.models_dir}. To share it with all pods: worker models push {slug}")
+
+
 def _wanted(repo: str | None, slug: str, includes: Sequence[str]) -> tuple[str, list[Include]]:
-    """Return the repository of a base model, or the files of a guide. Raises CommandRefused."""
-    if repo is None and not includes and slug in GUIDES:
-        files = parse_includes(GUIDES[slug], None)
+    """Return the repository of a model, and its files if they are named one by one. Raises CommandRefused."""
+    if repo is None and not includes and slug in NAMED_FILES:
+        files = parse_includes(NAMED_FILES[slug], None)
         return files[0].repo, files
     if repo is None and not includes and slug in REPOSITORIES:
         return REPOSITORIES[slug], []
     if repo is None:
         raise CommandRefused(
             f"{slug} needs a repository: worker models pull OWNER/NAME --as {slug}; without one, only these can be "
-            f"pulled: {', '.join(sorted({**GUIDES, **REPOSITORIES}))}"
+            f"pulled: {', '.join(sorted({**NAMED_FILES, **REPOSITORIES, **RELEASED}))}"
         )
     return repo, parse_includes(includes, repo)
 

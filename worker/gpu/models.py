@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from worker import errors
 
 if TYPE_CHECKING:
     from worker.ml.guides.registry import LoadedGuide
-    from worker.ml.models import Base, Store
+    from worker.ml.models import Base, Loaded, Store
     from worker.ml.networks.upscaler import Upscaler
+
+
+Network = TypeVar("Network", bound="Loaded")
 
 
 class Models:
@@ -48,6 +52,22 @@ class Models:
         except ModelUnreadable as error:
             reason = str(error).replace(str(folder.resolve()), folder.name).replace(str(folder), folder.name)
             raise errors.ModelMissing(f"this pod cannot use the guide {folder.name}: {reason}") from error
+
+    def network(self, folder: Path, load: Callable[[Path], Network]) -> Network:
+        """Return a network that draws nothing, which `load` makes of a folder, and move base models off the device.
+
+        Raises ModelMissing if the folder cannot be used.
+        """
+        from worker.ml.errors import ModelUnreadable
+
+        store = self._store()
+        try:
+            network = store.get(folder, load)
+        except ModelUnreadable as error:
+            reason = str(error).replace(str(folder.resolve()), folder.name).replace(str(folder), folder.name)
+            raise errors.ModelMissing(f"this pod cannot use {folder.name}: {reason}") from error
+        store.clear_device()
+        return network
 
     def upscaler(self, path: Path, backend: str) -> Upscaler:
         """Return an upscaler, loaded for a back end. Raises ModelMissing if the file or the back end cannot be used."""

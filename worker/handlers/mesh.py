@@ -17,7 +17,7 @@ from worker.guard.picture_types import why_not_a_picture
 from worker.handlers.context import JobContext
 from worker.jobs.lease import Lease
 from worker.jobs.started_job import Row, StartedJob
-from worker.models import REMOVER_FILE, REMOVERS
+from worker.models import REMOVERS
 
 LIMITS = Limits(max_bytes=50_000_000)
 """For one picture: more than shops accept."""
@@ -41,7 +41,6 @@ class MeshRequest(Row):
     format: Format = "glb"
     texture: Texture = "vertex"
     max_faces: int | None = None
-    metadata: dict[str, Any] = Field(default_factory=dict)
 
 
 class PrefetchInputs(Row):
@@ -82,7 +81,6 @@ async def make_mesh(lease: Lease, context: JobContext) -> dict[str, Any]:
         "base": base.slug,
         "picture": numbers[made["picture"]],
         "skipped": {str(number): reason for number, reason in sorted(skipped.items())},
-        "metadata": request.metadata,
         **{name: made[name] for name in ("background", "faces", "vertices", "bounds", "watertight")},
         **{name: made[name] for name in ("stages", "seconds", "peak_gib")},
     }
@@ -140,9 +138,9 @@ async def _fetch_key(key: str, number: int, job: StartedJob, context: JobContext
 
 async def _remover(context: JobContext) -> Path | None:
     """Return the first background remover that this pod can have: pictures without a background need none."""
-    for slug in REMOVERS:
+    for slug, file in REMOVERS.items():
         with suppress(ModelMissing):
-            return await context.models.ensure(slug) / REMOVER_FILE
+            return await context.models.ensure(slug) / file
     return None
 
 

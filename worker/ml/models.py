@@ -236,10 +236,14 @@ class Store:
         """Return the base of this folder, and move all others off the device. Raises ModelUnreadable."""
         base = self.get(folder, load)
         base.make_room = partial(self._make_room_to_grow, folder)
-        for other in self._loaded.values():
-            if isinstance(other, Base) and other is not base:
-                other.to_host()
+        self.clear_device(base)
         return base
+
+    def clear_device(self, but: Base | None = None) -> None:
+        """Move all bases but one to host memory, for something else to use the device."""
+        for other in self._loaded.values():
+            if isinstance(other, Base) and other is not but:
+                other.to_host()
 
     def get(self, path: Path, load: Callable[[Path], Model], variant: str = "") -> Model:
         """Return the model of this folder or file, loading it if needed. Raises what `load` raises.

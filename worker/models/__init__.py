@@ -9,7 +9,7 @@ bucket the prefix `models/base/{slug}/`. That bucket is BUCKET_MODELS, or one th
     eviction.py        space for a new model
     hub/               from a hub to the disk
     push.py            from the disk to the bucket
-    importing.py       from single files to the disk
+    importing.py       from single files to the disk    converting.py  the process that reads foreign weights
     single_files.py    which files make which model
     inventory.py       every model and where it is stored
 
@@ -17,6 +17,6 @@ bucket the prefix `models/base/{slug}/`. That bucket is BUCKET_MODELS, or one th
 """
 
 from worker.models.bases import BaseModels, JobModels
-from worker.models.names import REMOVER_FILE, REMOVERS, UPSCALER_FILE, UPSCALERS, install_command
+from worker.models.names import REMOVERS, UPSCALER_FILE, UPSCALERS, install_command
 
-__all__ = ["REMOVERS", "REMOVER_FILE", "UPSCALERS", "UPSCALER_FILE", "BaseModels", "JobModels", "install_command"]
+__all__ = ["REMOVERS", "UPSCALERS", "UPSCALER_FILE", "BaseModels", "JobModels", "install_command"]

@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from worker.errors import CommandRefused
+from worker.models.converting import convert
 from worker.models.locks import fetch_lock_path, try_file_lock
 from worker.models.manifest import Manifest, Origin, build_manifest
-from worker.models.names import UPSCALER_FILE, UPSCALERS, partial_path, slug_path
+from worker.models.names import REMOVERS, UPSCALER_FILE, UPSCALERS, partial_path, slug_path
 from worker.models.partial_folder import install
 from worker.models.single_files import SINGLE_FILES
 
 SCALES = {slug: scale for scale, slug in UPSCALERS.items()}
-EXIT_REFUSED = 3
-"""The process's exit code for a file that cannot be imported."""
-OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+
+
+@dataclass(frozen=True)
+class Network:
+    """A model that is one network in one file."""
+
+    called: str
+    names: Mapping[str, str] | None
+    """By the slugs that it may have, how its file is named; None: any slug, and the network decides."""
+
+
+NETWORKS = {
+    "upscaler": Network("an upscaler", dict.fromkeys(SCALES, UPSCALER_FILE)),
+    "remover": Network("a background remover", REMOVERS),
+    "triposr": Network("a mesh model", None),
+}
+"""By option."""
 
 
 def import_files(
@@ -28,7 +40,8 @@ def import_files(
 ) -> Manifest:
     """Create the model `slug` from these files. Raises CommandRefused, and then MODELS_DIR is unchanged."""
     path = slug_path(models_dir, slug)
-    families = _check_options(slug, files, tokenizers)
+    network = _network_of(slug, files)
+    families = [] if network else _families_of(files, tokenizers)
     if path.exists():
         raise CommandRefused(f"{path} exists: delete it, or choose another name")
     with try_file_lock(fetch_lock_path(models_dir, slug)) as acquired:
@@ -38,15 +51,16 @@ def import_files(
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         try:
-            _convert(
+            convert(
                 {
                     "target": str(partial),
+                    "network": network,
                     "families": {family: SINGLE_FILES[family].tokenizers for family in families},
                     "files": {name: str(file) for name, file in files.items()},
                     "tokenizers": str(tokenizers),
                     "configs": str(configs) if configs else None,
                     "scale": SCALES.get(slug),
-                    "upscaler_file": UPSCALER_FILE,
+                    "name": (NETWORKS[network].names or {}).get(slug) if network else None,
                 }
             )
             manifest = build_manifest(partial, Origin(source=", ".join(file.name for file in files.values())))
@@ -56,14 +70,21 @@ def import_files(
     return manifest
 
 
-def _check_options(slug: str, files: Mapping[str, Path], tokenizers: Path | None) -> list[str]:
-    """Return the families that are made of such files, none for an upscaler. Raises CommandRefused for no model's."""
-    given = files.keys()
-    if slug in SCALES or "upscaler" in given:
-        if slug not in SCALES or given != {"upscaler"}:
-            raise CommandRefused(f"an upscaler is one file, named {' or '.join(SCALES)}: use only --upscaler FILE")
-        return []
-    families = [family for family, made_of in SINGLE_FILES.items() if made_of.fit(given)]
+def _network_of(slug: str, files: Mapping[str, Path]) -> str | None:
+    """Return the option of a model that is one network, None for a base model. Raises CommandRefused."""
+    for option, network in NETWORKS.items():
+        is_named = network.names is not None and slug in network.names
+        if is_named or option in files:
+            if files.keys() != {option} or not (is_named or network.names is None):
+                named = f", named {' or '.join(network.names)}" if network.names else ""
+                raise CommandRefused(f"{network.called} is one file{named}: use only --{option} FILE")
+            return option
+    return None
+
+
+def _families_of(files: Mapping[str, Path], tokenizers: Path | None) -> list[str]:
+    """Return the families that are made of such files. Raises CommandRefused for no model's."""
+    families = [family for family, made_of in SINGLE_FILES.items() if made_of.fit(files.keys())]
     if not families:
         raise CommandRefused(f"the files do not make a base model: {'; '.join(map(str, SINGLE_FILES.values()))}")
     if tokenizers is None:
@@ -74,20 +95,3 @@ def _check_options(slug: str, files: Mapping[str, Path], tokenizers: Path | None
             f"{folders}, as in the model's repository in diffusers layout"
         )
     return families
-
-
-def _convert(request: dict[str, object]) -> None:
-    process = subprocess.run(
-        [sys.executable, "-P", "-m", "worker.ml.single_files"],
-        input=json.dumps(request),
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **OFFLINE},
-    )
-    if process.returncode == EXIT_REFUSED:
-        raise CommandRefused(process.stderr.strip().splitlines()[-1])
-    if process.returncode < 0:
-        raise CommandRefused(f"the import was ended by signal {-process.returncode}; 9 often means too little memory")
-    if process.returncode != 0:
-        said = (process.stderr.strip().splitlines() or ["nothing was said"])[-1]
-        raise CommandRefused(f"the import failed, which is a bug of the worker or of a library: {said[:500]}")

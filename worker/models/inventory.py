@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import psycopg
 from worker.database.connections import OwnConnection
 from worker.errors import ModelMissing, SettingsError, StorageError
 from worker.models.bases import read_bucket_manifest
+from worker.models.hub.released import RELEASED
 from worker.models.integrity import is_complete, is_undamaged
 from worker.models.manifest import MANIFEST, Manifest, damaged_files, has_size, read_manifest
 from worker.models.names import BUCKET_PREFIX, UPSCALERS
@@ -23,9 +24,12 @@ from worker.storage.object_store import ObjectStore
 COLUMNS = ("model", "family", "licence", "commercial use", "GB", "on this disk", "in the bucket", "revision", "routes")
 
 _BASES = """
-    select base.*, worker.required_vram_gib(base, '{}') as generation_gib,
-           case when 'train' = any(capabilities) then worker.required_vram_gib(base, '{train}') end as training_gib
+    select base.*, (
+        select coalesce(jsonb_object_agg(kinds.kind, worker.required_vram_gib(base, required)), '{}')
+        from worker.job_kinds kinds cross join lateral worker.required_capabilities(kinds.kind) required
+        where kinds.uses_base and worker.base_can(base, required)) as needed_gib
     from worker.base_models base"""
+"""With the GPU memory that each kind needs which can use it."""
 _GUIDES = "select * from worker.guides"
 
 
@@ -140,6 +144,8 @@ async def _stored_in_bucket(slug: str, sizes: Mapping[str, int], store: ObjectSt
 def _row(
     slug: str, base: Mapping[str, Any] | None, disk: StoredModel | None, bucket: StoredModel | None, *, known: bool
 ) -> tuple[str, ...]:
+    released = RELEASED.get(slug)
+    terms: Mapping[str, Any] | None = base or (asdict(released) if released else None)
     if base and base.get("weights_of"):
         stored = f"the weights of {base['weights_of']}"
         return slug, base["family"], *_licence(base), "", stored, stored, "", _routes(slug, base, known=known)
@@ -152,7 +158,7 @@ def _row(
     return (
         slug,
         base["family"] if base else "",
-        *(_licence(base) if base else (origin.licences if origin else "", "")),
+        *(_licence(terms) if terms else (origin.licences if origin else "", "")),
         f"{size_bytes / 1e9:.2f}" if size_bytes else "",
         disk.state if disk else "-",
         in_bucket,
@@ -170,14 +176,14 @@ def _routes(slug: str, base: Mapping[str, Any] | None, *, known: bool) -> str:
     """Return the routes that the model enables, and the GPU memory that must be free for each."""
     if slug in UPSCALERS.values():
         return "generation/*, which needs both upscalers"
+    if slug in RELEASED:
+        return "mesh/*, for pictures with a background"
     if base is None:
         return "none: not in worker.base_models or worker.guides" if known else ""
     if "vram_gib" in base:
         more = f", {base['vram_gib']:g} GiB more" if base["vram_gib"] else ""
         return f"{', '.join(base['capabilities'])} for {base['family']}{more}"
-    needed_gib = {"training": base["training_gib"], "generation": base["generation_gib"]}
     return ", ".join(
         f"{kind}/{slug}" + (f" from {gib:g} GiB free" if gib else "")
-        for kind, gib in needed_gib.items()
-        if gib is not None
+        for kind, gib in sorted(base["needed_gib"].items(), reverse=True)
     )

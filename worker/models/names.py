@@ -13,15 +13,16 @@ BUCKET_PREFIX = "models/base/"
 UPSCALERS = {2: "real-esrgan-x2", 4: "real-esrgan-x4"}
 """Slug by scale."""
 UPSCALER_FILE = "model.safetensors"
-REMOVERS = ("rembg-isnet-general-use", "rembg-u2net")
-"""Networks that find the foreground of a picture, the best first."""
-REMOVER_FILE = "model.onnx"
+REMOVERS = {"rembg-isnet-general-use": "isnet-general-use.onnx", "rembg-u2net": "u2net.onnx"}
+"""Networks that remove the background of a picture, the best first, with their files as they were published."""
 PARTIAL_PREFIX = ".arriving-"
 """Of folders that are not complete. Names on the disk must not change: pods of two releases may share a volume."""
-REPOSITORIES: dict[str, str] = tomllib.loads((Path(__file__).parent / "published.toml").read_text("utf-8"))
-"""The hub's repository of each base model that the migrations register."""
+_PUBLISHED: dict[str, str | list[str]] = tomllib.loads((Path(__file__).parent / "published.toml").read_text("utf-8"))
+REPOSITORIES = {slug: repo for slug, repo in _PUBLISHED.items() if isinstance(repo, str)}
+"""The hub's repository of each base model that the migrations register, in diffusers layout."""
 GUIDES: dict[str, list[str]] = tomllib.loads((Path(__file__).parent / "guides.toml").read_text("utf-8"))
-"""The files of each guide that the migrations register, as `hub/includes.py` reads them."""
+NAMED_FILES = GUIDES | {slug: files for slug, files in _PUBLISHED.items() if isinstance(files, list)}
+"""The files of each guide, and of each base model in another layout, as `hub/includes.py` reads them."""
 
 
 def install_command(slug: str) -> str:
@@ -30,7 +31,7 @@ def install_command(slug: str) -> str:
         return f"worker models import {slug} --upscaler FILE"
     if slug in REPOSITORIES:
         return f"worker models pull {REPOSITORIES[slug]} --as {slug}"
-    if slug in GUIDES:
+    if slug in NAMED_FILES or slug in REMOVERS:
         return f"worker models pull --as {slug}"
     return f"worker models pull OWNER/NAME --as {slug} (from a hub) or worker models import {slug} (from files)"
 

@@ -9,6 +9,7 @@ not offered for a while.
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import math
 import time
 from collections.abc import Iterable, Mapping
@@ -102,13 +103,18 @@ class Routes:
     ) -> list[str]:
         """Return the routes of each base in reach that fits this device and supports the kind, or the kind's own.
 
-        Empty without the models that the kind requires.
+        Empty without the models and packages that the kind requires.
         """
         if not in_reach.issuperset(self._kinds[kind].required_models):
             return []
-        if not uses_base:
-            return [kind]
-        routes: list[str] = await self._database.call_once("usable_routes", kind, sorted(in_reach), free_vram_gib)
+        routes: list[str] = [kind]
+        if uses_base:
+            routes = await self._database.call_once("usable_routes", kind, sorted(in_reach), free_vram_gib)
+        missing = missing_packages(self._kinds[kind])
+        if routes and missing:
+            message = f"this pod accepts no {kind} job"
+            log.warning("routes.package_missing", kind=kind, message=message, missing=missing, hint=extra_of(kind))
+            return []
         return routes
 
     def _warn_of_missing_models(self, gpu_kinds: Iterable[str], in_reach: set[str]) -> None:
@@ -140,6 +146,16 @@ class Routes:
 
     def _is_refused(self, route: str) -> bool:
         return self._refused_until.get(route, 0) > time.monotonic()
+
+
+def missing_packages(kind: Kind) -> list[str]:
+    """Return the packages that a kind requires and that are not installed."""
+    return [package for package in kind.required_packages if importlib.util.find_spec(package) is None]
+
+
+def extra_of(kind: str) -> str:
+    """Return the command that installs the packages of a kind of the worker's own."""
+    return f"pip install 'likeness-worker[{kind}]'"
 
 
 def base_of(route: str) -> str:

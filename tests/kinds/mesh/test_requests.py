@@ -37,7 +37,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"image_urls": [URL], "image_paths": ["x"]}, "22023", "image_paths: 'x' is not a plain key"),
     ({"image_urls": []}, "23514", "image_urls_1_to_4"),
     ({"image_urls": [URL] * 5}, "23514", "image_urls_1_to_4"),
-    ({"image_urls": [[URL], [URL]]}, "23514", "image_urls_is_a_list"),
+    ({"image_urls": [[URL], [URL]]}, "22023", "image_urls: number 1 is not an https URL"),
     ({"image_urls": [URL, None]}, "22023", "image_urls: number 2 is not an https URL"),
     ({"image_urls": [URL, "ftp://shop.example/x"]}, "22023", "image_urls: number 2 is not an https URL"),
     ({"image_urls": ["file:///etc/passwd"]}, "22023", "image_urls: number 1 is not an https URL"),

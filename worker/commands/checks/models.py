@@ -13,9 +13,10 @@ from worker.commands.checks.report import CheckSkipped, CheckWarning, Report
 from worker.database.pool import Database
 from worker.errors import SettingsError
 from worker.kinds import kinds_of_pod, load_kinds
-from worker.models import UPSCALERS, BaseModels, install_command
+from worker.models import REMOVERS, UPSCALERS, BaseModels, install_command
+from worker.models.hub.released import RELEASED
 from worker.pod.preflight import check_kinds, check_models_dir, check_upscaler
-from worker.pod.routes import Routes, describe_free_memory
+from worker.pod.routes import Routes, describe_free_memory, extra_of, missing_packages
 from worker.settings import Settings
 from worker.storage.object_store import ObjectStore
 from worker.storage.writable_dirs import check_writable
@@ -46,6 +47,7 @@ async def check_models(
     await report.check("models", places.collect(models))
     await report.check("upscalers", _upscalers(places))
     await report.check("UPSCALER", _upscaler_backend(settings), IMPORTS_DEADLINE_S)
+    await report.check("background removers", _removers(places))
     if database is None:
         report.skip("no usable database to list them", "base models", "routes")
         return
@@ -95,6 +97,10 @@ async def _kinds(settings: Settings) -> str:
     if unusable:
         found = "; ".join(f"{kind.message}: {kind.reason}" for kind in unusable)
         raise CheckWarning(f"{accepted}; {found}", "; ".join(kind.hint for kind in unusable))
+    lacking = {name: missing for name in settings.worker_kinds if (missing := missing_packages(kinds[name]))}
+    if lacking:
+        without = ", ".join(f"{kind} needs {', '.join(missing)}" for kind, missing in lacking.items())
+        raise CheckWarning(f"{accepted}, but {without}", "; ".join(map(extra_of, lacking)))
     return accepted
 
 
@@ -134,6 +140,20 @@ async def _upscalers(places: Places) -> str:
             "; ".join(map(install_command, missing)),
         )
     return ", ".join(f"{slug} {place}" for slug, place in found.items())
+
+
+async def _removers(places: Places) -> str:
+    found = [
+        f"{slug} {place}; {RELEASED[slug].licence}, {_describe_use(commercial=RELEASED[slug].commercial_use)}"
+        for slug in REMOVERS
+        if (place := places.of(slug)) is not None
+    ]
+    if not found:
+        raise CheckSkipped(
+            f"{places.nowhere}: meshes are made of pictures with a transparent or plain background alone",
+            " or ".join(map(install_command, REMOVERS)),
+        )
+    return f"{'; '.join(found)}" + (f"; {next(iter(REMOVERS))} is used" if len(found) > 1 else "")
 
 
 async def _upscaler_backend(settings: Settings) -> str:

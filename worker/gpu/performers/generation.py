@@ -21,7 +21,7 @@ from worker.ml.memory import Plan
 from worker.ml.models import Base
 from worker.ml.networks.upscaler import Upscaler, Upscaling
 from worker.ml.phases import Phase as MlPhase
-from worker.ml.photos.fitting import read_whole
+from worker.ml.photos.whole import read_whole
 from worker.ml.protocol import GuideUse
 
 

@@ -12,21 +12,16 @@ import numpy as np
 import numpy.typing as npt
 from diffusers.training_utils import generate_aspect_ratio_buckets
 from PIL import Image, ImageOps
-from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
 from worker.ml.photos.colours import colours_of, to_srgb
-from worker.ml.photos.containers import png_bits
 from worker.ml.photos.files import turn_upright
 from worker.ml.photos.opening import UnusablePhoto, load, open_photo
-from worker.ml.protocol import Framing, Pixels
+from worker.ml.photos.whole import check_pixels, convertible, on_white
+from worker.ml.protocol import Framing
 
 _MIN_SIDE_PX = 64  # a person cannot be recognised on less
 _MAX_ENLARGEMENT = 2  # beyond that, three of four pixels are interpolated
 _MAX_RATIO = 4  # of the long side to the short: of a longer photo, over half is cut away
-_MAX_PIXELS = 2**27  # half a GiB unpacked, and the same again while colours are converted
-_MAX_JPEG_PIXELS = (
-    2**28
-)  # decoded at a fraction of its size, but a progressive JPEG keeps all of its coefficients in memory
 
 
 def truncate_list(photos: Sequence[object]) -> str:
@@ -66,27 +61,14 @@ def read_fitted(path: Path, ladder: Sequence[Sequence[Size]]) -> FittedPhoto:
         opened = load(path, file, (enough, enough))  # no side becomes smaller than that: it still reaches every rung
         colours = colours_of(path, opened)
         turn_upright(opened)
-        photo = _convertible(path, opened)
+        photo = convertible(path, opened)
         reached = _reached(path, photo, ladder)
         fitted = [ImageOps.fit(photo, (width, height), Image.Resampling.LANCZOS) for height, width in reached]
-        pixels = tuple(np.asarray(to_srgb(_on_white(one), colours), dtype=np.uint8) for one in fitted)
+        pixels = tuple(np.asarray(to_srgb(on_white(one), colours), dtype=np.uint8) for one in fitted)
         turned = (full[0] < full[1]) != (photo.width < photo.height)
         original = (full[0], full[1]) if turned else (full[1], full[0])
         framings = tuple(_framing(original, size) for size in reached)
         return FittedPhoto(pixels, framings, enlarged=not _reaches(photo, reached[0]))
-
-
-def read_whole(path: Path) -> Pixels:
-    """Read a picture at its full size, as (H, W, 3) uint8: upright, in sRGB, transparent parts white.
-
-    Of an animation the first frame is read. Raises UnusablePhoto.
-    """
-    with open_photo(path) as file:
-        _check_pixels(path, file)
-        opened = load(path, file, file.size)
-        colours = colours_of(path, opened)
-        turn_upright(opened)
-        return np.asarray(to_srgb(_on_white(_convertible(path, opened)), colours), dtype=np.uint8)
 
 
 def _framing(original: Size, size: Size) -> Framing:
@@ -115,17 +97,9 @@ def buckets(resolution: int, step: int) -> list[Size]:
     return [(int(h), int(w)) for h, w in generate_aspect_ratio_buckets(resolution, divisibility=step)]
 
 
-def _check_pixels(path: Path, file: Image.Image) -> None:
-    """Check how many pixels the header announces, before they are decoded. Raises UnusablePhoto."""
-    jpeg = file.format in ("JPEG", "MPO")  # MPO: a JPEG with a second picture, as many phones write
-    pixels, most = file.width * file.height, _MAX_JPEG_PIXELS if jpeg else _MAX_PIXELS
-    if pixels > most:
-        raise UnusablePhoto(path, f"too large ({pixels / 1e6:.0f} megapixels, at most {most / 1e6:.0f})")
-
-
 def _check_size(path: Path, file: Image.Image) -> None:
     """Check the size in the header, before anything is decoded. Raises UnusablePhoto."""
-    _check_pixels(path, file)
+    check_pixels(path, file)
     if min(file.size) < _MIN_SIDE_PX:
         raise UnusablePhoto(path, f"too small ({file.width} x {file.height}, at least {_MIN_SIDE_PX} pixels a side)")
     if max(file.size) > _MAX_RATIO * min(file.size):
@@ -134,47 +108,3 @@ def _check_size(path: Path, file: Image.Image) -> None:
             f"too long ({file.width} x {file.height}): one side is at most {_MAX_RATIO} times the other; "
             "crop it to the person",
         )
-
-
-def _convertible(path: Path, photo: Image.Image) -> Image.Image:
-    """Return the photo in a mode that can be resized and converted: L, RGB, CMYK, or RGBA if parts are transparent."""
-    if photo.mode.startswith("I;16"):
-        return _eight_bits(photo)
-    if photo.mode in ("I", "F"):
-        raise UnusablePhoto(path, "not a photo: 32 bits a channel do not define white")
-    if photo.has_transparency_data:
-        return _with_alpha(path, photo)
-    return photo if photo.mode in ("L", "RGB", "CMYK") else photo.convert("RGB")
-
-
-def _eight_bits(photo: Image.Image) -> Image.Image:
-    """Convert 16-bit grey to L. Pillow's own conversion would turn all but the darkest 1/256 white.
-
-    Pillow also ignores two properties of a TIFF: 12 bits a pixel, and that zero is white.
-    """
-    tags = photo.tag_v2 if isinstance(photo, TiffImageFile) else {}
-    (bits,) = tags.get(BITSPERSAMPLE, (16,))
-    numbers = np.asarray(photo)
-    grey = (numbers >> (bits - 8)).astype(np.uint8)
-    opaque = numbers != photo.info.get("transparency", -1)
-    if not opaque.all():
-        return Image.merge("LA", [Image.fromarray(grey), Image.fromarray((opaque * 255).astype(np.uint8))]).convert(
-            "RGBA"
-        )
-    return Image.fromarray(255 - grey if tags.get(PHOTOMETRIC_INTERPRETATION) == 0 else grey)
-
-
-def _with_alpha(path: Path, photo: Image.Image) -> Image.Image:
-    """Convert to RGBA. Pillow makes 8 bits of every channel of a PNG, but not of its transparent colour."""
-    colour = photo.info.get("transparency")
-    if photo.mode == "RGB" and isinstance(colour, tuple) and max(colour) > 255:
-        photo.info["transparency"] = tuple(value >> 8 for value in colour)
-    elif photo.mode == "L" and photo.format == "PNG" and isinstance(colour, int):
-        photo.info["transparency"] = colour * 255 // (2 ** png_bits(path) - 1)
-    return photo.convert("RGBA")
-
-
-def _on_white(photo: Image.Image) -> Image.Image:
-    if photo.mode != "RGBA":
-        return photo
-    return Image.alpha_composite(Image.new("RGBA", photo.size, "white"), photo).convert("RGB")

@@ -6,18 +6,52 @@ Exit code 3: a file is of the wrong kind, or the disk failed; the last line on s
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import transformers
+from safetensors.torch import save_file
 
+from worker.ml.cutout import network
 from worker.ml.errors import ModelUnreadable
 from worker.ml.families.single_files import IMPORTERS, family_of
+from worker.ml.single_files.mesh import import_mesh_model
 from worker.ml.single_files.parts import copy_tokenizers
+from worker.ml.single_files.pickles import read_pickle
 from worker.ml.single_files.upscalers import import_upscaler
 
 REFUSED = 3
+
+
+def _upscaler(asked: dict[str, Any], files: Mapping[str, Path], target: Path) -> None:
+    import_upscaler(files["upscaler"], target / asked["name"], asked["scale"])
+
+
+def _remover(asked: dict[str, Any], files: Mapping[str, Path], target: Path) -> None:
+    shutil.copyfile(files["remover"], target / asked["name"])
+    network.load(target / asked["name"])
+
+
+def _triposr(asked: dict[str, Any], files: Mapping[str, Path], target: Path) -> None:
+    configs = Path(asked["configs"]) if asked["configs"] else files["triposr"].parent
+    import_mesh_model(files["triposr"], configs / "config.yaml", target)
+
+
+def _pickle(asked: dict[str, Any], files: Mapping[str, Path], target: Path) -> None:
+    save_file(read_pickle(files["pickle"]), target)
+
+
+NETWORKS: dict[str, Callable[[dict[str, Any], Mapping[str, Path], Path], None]] = {
+    "upscaler": _upscaler,
+    "remover": _remover,
+    "triposr": _triposr,
+    "pickle": _pickle,
+}
+"""Models that are one network, and a part of one: what makes them, by what `worker.models` asks for."""
 
 
 def main() -> None:
@@ -27,8 +61,8 @@ def main() -> None:
     target = Path(asked["target"])
     files = {name: Path(path) for name, path in asked["files"].items()}
     try:
-        if not asked["families"]:
-            import_upscaler(files["upscaler"], target / asked["upscaler_file"], asked["scale"])
+        if asked["network"]:
+            NETWORKS[asked["network"]](asked, files, target)
             return
         family = family_of(files, [*asked["families"]])
         copy_tokenizers(target, Path(asked["tokenizers"]), asked["families"][family])

@@ -16,7 +16,8 @@ from worker.errors import CommandRefused, InvalidInput, truncate_list
 from worker.storage.object_store import check_key
 
 _INCLUDE = re.compile(r"(?:(?P<repo>[^/:=]+/[^/:=]+):)?(?P<file>[^:=]+)(?:=(?P<name>[^:=]+))?")
-_KNOWN = (".safetensors", ".json", ".txt", ".md")
+_KNOWN = (".safetensors", ".json", ".yaml", ".txt", ".md")
+_PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,11 @@ class Include:
     repo: str
     file: str
     name: str
+
+    @property
+    def is_converted(self) -> bool:
+        """Return True for a pickle that becomes safetensors: of it, tensors alone are read."""
+        return PurePosixPath(self.file).suffix in _PICKLES and PurePosixPath(self.name).suffix == ".safetensors"
 
 
 def parse_includes(texts: Iterable[str], repo: str | None) -> list[Include]:
@@ -46,11 +52,12 @@ def parse_includes(texts: Iterable[str], repo: str | None) -> list[Include]:
 
 def _check(include: Include) -> None:
     """Raise CommandRefused for a file that is never loaded, or a name that leaves the folder."""
-    for name in (include.file, include.name):
+    for name in (include.name,) if include.is_converted else (include.file, include.name):
         if PurePosixPath(name).suffix not in _KNOWN:
             raise CommandRefused(
                 f"{name} of {include.repo} is unsupported: weights are read from .safetensors files only, because a "
-                "pickle (.bin, .ckpt, .pt, .pth) can run any program; choose a file that ends in .safetensors"
+                "pickle (.bin, .ckpt, .pt, .pth) can run any program; choose a file that ends in .safetensors, or "
+                "convert it, FILE=NAME.safetensors"
             )
     try:
         check_key(include.name)

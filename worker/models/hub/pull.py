@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from worker.console import sanitize_line
 from worker.errors import CommandRefused
+from worker.models.converting import convert
 from worker.models.hub.errors import translate_hub_errors
 from worker.models.hub.files import INDEX, select_files
 from worker.models.hub.includes import Include, check_present
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 PART_SUFFIX = ".part"
 """Of a file that is not complete yet."""
+PICKLE_SUFFIX = ".pickle"
+"""Of a file that is still to be converted."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ class Pull:
             with translate_hub_errors(repo, named, self._models_dir):
                 found = self._ask(repo, named)
             check_present(wanted, found.files)
-            files = {include.name: found.files[include.file] for include in wanted}
+            files = {_arriving_name(include): found.files[include.file] for include in wanted}
             repositories.append(replace(found, files=files))
         return repositories
 
@@ -133,11 +136,20 @@ class Pull:
             with translate_hub_errors(repository.name, repository.commit, self._models_dir):
                 for name in repository.files:
                     self._fetch_verified(name, repository, on_bytes)
+        names = [self._converted(name) for repository in repositories for name in repository.files]
         on_disk = build_manifest(self._partial, _origin(repositories))
-        names = [name for repository in repositories for name in repository.files]
         manifest = on_disk.model_copy(update={"files": {name: on_disk.files[name] for name in names}})
         install(self._partial, self._path, manifest)
         return manifest
+
+    def _converted(self, name: str) -> str:
+        """Return the name of a file in the model, which a pickle gets when it is converted. Raises CommandRefused."""
+        if not name.endswith(PICKLE_SUFFIX):
+            return name
+        pickle, converted = self._partial / name, name.removesuffix(PICKLE_SUFFIX)
+        convert({"network": "pickle", "files": {"pickle": str(pickle)}, "target": str(self._partial / converted)})
+        pickle.unlink()
+        return converted
 
     def _fetch_verified(self, name: str, repository: Repository, on_bytes: Callable[[int], None]) -> Path:
         file = repository.files[name]
@@ -179,6 +191,10 @@ class Pull:
 
         logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # its warnings contain signed URLs
         return HfApi(token=self._token)
+
+
+def _arriving_name(include: Include) -> str:
+    return f"{include.name}{PICKLE_SUFFIX}" if include.is_converted else include.name
 
 
 def _origin(repositories: Sequence[Repository]) -> Origin:
