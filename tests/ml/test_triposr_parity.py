@@ -145,7 +145,9 @@ def test_colours_of_the_isosurface(field: Field, expected: Tensors) -> None:
 def test_the_foreground_is_cropped_as_the_official_program_does() -> None:
     cutout = np.asarray(Image.open(REFERENCE / "foreground_rgba.png"))
     theirs = np.asarray(Image.open(REFERENCE / "foreground_expected.png").convert("RGB"))
-    np.testing.assert_array_equal(centred(cutout, CASE["foreground"]["ratio"], CASE["foreground"]["background"]), theirs)
+    np.testing.assert_array_equal(
+        centred(cutout, CASE["foreground"]["ratio"], CASE["foreground"]["background"]), theirs
+    )
 
 
 def test_the_official_checkpoint_has_exactly_the_full_sized_networks_keys(tmp_path: Path) -> None:

@@ -32,6 +32,10 @@ def demo(
             "`--base list` names them."
         ),
     ] = None,
+    uno: Annotated[
+        bool,
+        typer.Option("--uno", help="Also draw from a reference picture, with an untrained LoRA in the place of UNO's."),
+    ] = False,
     keep: Annotated[
         bool, typer.Option("--keep", help="Keep Postgres and the S3 server running for a look around, until Ctrl-C.")
     ] = False,
@@ -45,6 +49,7 @@ def demo(
         from worker.demo.config import SMALL
         from worker.demo.run import main as run_demo
         from worker.demo.tiny_bases import TINY
+        from worker.demo.uno import with_uno
     except ModuleNotFoundError as error:
         typer.echo(f"demo: {error.name} is not installed; pip install 'likeness-worker[demo]'", err=True)
         raise typer.Exit(WRONG_SETTINGS) from error
@@ -53,4 +58,7 @@ def demo(
     if config is None:
         typer.echo(f"demo: base {base} not found; there are {', '.join(TINY)}", err=True)
         raise typer.Exit(WRONG_SETTINGS)
-    raise typer.Exit(run_demo(output, photos, keep=keep, config=config))
+    if uno and base not in (None, "tiny-flux"):
+        typer.echo(f"demo: UNO is a LoRA of FLUX.1: --uno cannot be used with {base}", err=True)
+        raise typer.Exit(WRONG_SETTINGS)
+    raise typer.Exit(run_demo(output, photos, keep=keep, config=with_uno(config) if uno else config))

@@ -24,6 +24,7 @@ class DemoConfig:
         prompts: `{who}` is replaced by the trigger word or the class.
         pictures: how many for each prompt.
         long_request: columns of a request that takes long enough to be stopped by a revocation.
+        refers: whether to draw from a reference too, with the base model uno (`uno.py`).
     """
 
     base: str
@@ -35,6 +36,7 @@ class DemoConfig:
     prompts: tuple[str, ...]
     pictures: int
     long_request: Mapping[str, int]
+    refers: bool = False
 
 
 def _copy_small_base(folder: Path) -> None:

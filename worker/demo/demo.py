@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 from uuid import UUID
 
-from worker.demo.album import Album, draw_album
+from worker.demo.album import Album, Photo, draw_album
 from worker.demo.app_client import Admin, App, Subject, connected_as, keys_in
 from worker.demo.config import DemoConfig
 from worker.demo.drawing.person import Person
@@ -22,6 +22,7 @@ from worker.demo.output.progress import POLL_S, at_step, rows_of
 from worker.demo.output.report import contact_sheet, loss_curve
 from worker.demo.output.steps import Step, Steps
 from worker.demo.output.summary import EndedJob, Revocation, SavedFile, SubjectSummary, Summary, TrainedLora
+from worker.demo.uno import draw_mug
 from worker.handlers.training import CLASS_NAME
 from worker.jobs.wording import caption
 
@@ -99,6 +100,8 @@ class Demo:
             without_lora=self._draw("without", word, person, []),
             with_lora=self._draw("with", word, person, [lora.id]),
         )
+        if self._config.refers:
+            self._draw_from_reference(person)
         other, other_file = self._train_other(others)
         self._measure(person, lora_file, other_file)
         self._revoke_while_drawing(person, lora)
@@ -250,6 +253,35 @@ class Demo:
                 f"{len(drawn)} prompts for “{who}”, {self._config.pictures} pictures each, {size}, seeds from {SEED}"
             )
         return drawn
+
+    def _draw_from_reference(self, person: Uploaded) -> None:
+        """Draw from a picture of a mug, twice: the second, identical request is answered from storage."""
+        with self._steps.step("Draw from a reference") as step:
+            mug = self._output / "reference.png"
+            draw_mug(mug)
+            key = self._app.add_photo(person.subject, len(person.album.photos) + 1, Photo(mug, "a red mug"))
+            rows = [
+                self._complete(f"draw from a reference, {time}", "generation", self._request_mug(person, key), step)
+                for time in ("first", "second")
+            ]
+            self._save_pictures(rows[0]["result"], "reference")
+            seconds = [(row["finished_at"] - row["started_at"]).total_seconds() for row in rows]
+            if rows[1]["result"].get("cached_from") != str(rows[0]["id"]):
+                raise DemoFailed(f"generation job {rows[1]['id']} was not answered from storage")
+            step.result = f"by {rows[0]['result']['base']}, whose LoRA is untrained here, in {seconds[0]:.1f} s"
+            step.show(again=f"the same request took {seconds[1]:.2f} s: copied from storage")
+
+    def _request_mug(self, person: Uploaded, key: str) -> UUID:
+        return self._app.request_pictures(
+            person.subject,
+            "a red mug on a table",
+            base="uno",
+            preset_id=self._preset,
+            model_ids=[],
+            reference_paths=[key],
+            seed=SEED,
+            num_images=self._config.pictures,
+        )
 
     def _save_pictures(self, result: dict[str, Any], name: str) -> list[Path]:
         paths = []

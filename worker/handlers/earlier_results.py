@@ -34,7 +34,6 @@ async def reuse(digest: str, lease: Lease, context: JobContext) -> dict[str, Any
     earlier = await lease.find_result(digest)
     if earlier is None:
         return None
-    context.mark_computed(lease)
     await lease.begin_phase("copying an earlier result")
     copies = {
         found["key"]: (found["bucket"], f"{lease.job.prefix}{PurePosixPath(found['key']).name}")
@@ -47,6 +46,7 @@ async def reuse(digest: str, lease: Lease, context: JobContext) -> dict[str, Any
     except InputMissing:
         log.info("earlier_result.missing", earlier_job=earlier["job_id"])  # an app may delete objects: compute again
         return None
+    context.mark_computed(lease)
     replaced: dict[str, Any] = _replaced(earlier["result"], {key: copy for key, (_, copy) in copies.items()})
     return {**replaced, "cached_from": earlier["job_id"]}
 

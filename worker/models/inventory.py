@@ -27,7 +27,7 @@ _BASES = """
     select base.*, (
         select coalesce(jsonb_object_agg(kinds.kind, worker.required_vram_gib(base, required)), '{}')
         from worker.job_kinds kinds cross join lateral worker.required_capabilities(kinds.kind) required
-        where kinds.uses_base and worker.base_can(base, required)) as needed_gib
+        where kinds.uses_base and worker.base_serves(base, kinds.kind)) as needed_gib
     from worker.base_models base"""
 """With the GPU memory that each kind needs which can use it."""
 _GUIDES = "select * from worker.guides"

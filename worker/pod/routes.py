@@ -29,7 +29,7 @@ _SUITABLE = """
            worker.required_vram_gib(base, required) <= coalesce(%s, 0) as fits
     from worker.job_kinds kinds
     cross join lateral worker.required_capabilities(kinds.kind) required
-    join worker.base_models base on worker.base_can(base, required)
+    join worker.base_models base on worker.base_serves(base, kinds.kind)
     where kinds.uses_base and kinds.kind = any(%s) and worker.weights_slug(base) = any(%s)
     order by base.slug"""
 """The bases that can do what a kind needs, and whether there is enough free memory to."""

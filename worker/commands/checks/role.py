@@ -17,7 +17,7 @@ FUNCTIONS = """
     mark_objects_deleted memory_requirement next_due_s note_markers peek pod_heartbeat pod_lock_key queued_routes
     reap register_pod release_job report_job required_capabilities required_vram_gib run_housekeeping
     save_checkpoint schema_major set_aside_job stage_objects start_job starved_routes storage_hold take_over timing
-    base_can base_of_route guides_of_route guides_vram_gib usable_routes weights_slug why_stranded
+    base_can base_of_route base_serves guides_of_route guides_vram_gib usable_routes weights_slug why_stranded
     fits_memory garbage_gone leave_pod subject_lock_key take_garbage tick
 """
 """Functions that a pod calls in schema worker, last those of release 0.1.0. It calls none in public."""

@@ -14,4 +14,6 @@ def imported(module: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         package = module.partition(".")[0]
-        raise PackageMissing(f"making a mesh needs the package {package}, which is not installed (the extra mesh)") from error
+        raise PackageMissing(
+            f"making a mesh needs the package {package}, which is not installed (the extra mesh)"
+        ) from error

@@ -13,7 +13,7 @@ from worker.ml.models import Base
 FILE = "dit_lora.safetensors"
 
 
-def build_tiny(folder: Path, base: Base, *, rank: int = 4, seed: int = 0) -> None:
+def build_tiny(folder: Path, base: Base, *, rank: int = 4, strength: float = 0.25, seed: int = 0) -> None:
     """Write a LoRA for this base to the folder, in the published file's names."""
     config, width = base.denoiser.config, base.denoiser.inner_dim
     generator = torch.Generator("cpu").manual_seed(seed)
@@ -29,6 +29,6 @@ def build_tiny(folder: Path, base: Base, *, rank: int = 4, seed: int = 0) -> Non
             for block in range(count):
                 name = f"{blocks}.{block}.processor.{kind}_lora{layer.removeprefix(kind)}"
                 weights[f"{name}.down.weight"] = torch.randn(rank, inputs, generator=generator) / inputs**0.5
-                weights[f"{name}.up.weight"] = torch.randn(outputs, rank, generator=generator) / 4
+                weights[f"{name}.up.weight"] = torch.randn(outputs, rank, generator=generator) * strength
     folder.mkdir(parents=True, exist_ok=True)
     save_file(weights, folder / FILE)
