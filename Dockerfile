@@ -30,7 +30,7 @@ COPY worker worker
 COPY sql sql
 RUN pip wheel --no-deps --no-build-isolation --no-index --wheel-dir /wheels .
 
-# --- models to bake in: --build-arg BAKE_MODELS="flux-schnell=black-forest-labs/FLUX.1-schnell@COMMIT …"
+# --- models to bake in: --build-arg BAKE_MODELS="flux-schnell=black-forest-labs/FLUX.1-schnell@COMMIT rembg-u2net …"
 # For gated ones: --secret id=hf_token,env=HF_TOKEN. Each file is verified; nothing of the token stays in a layer.
 # The code is a layer before this, so the models come from a cache of the builder: a change of it only copies them.
 FROM dependencies AS models
@@ -41,11 +41,13 @@ ARG BAKE_MODELS=""
 RUN --mount=type=secret,id=hf_token,env=HF_TOKEN,uid=10001 \
     --mount=type=cache,target=/pulled,uid=10001,sharing=locked \
     for model in $BAKE_MODELS; do \
-      case "$model" in *=*@*) ;; *) echo "BAKE_MODELS: $model is not SLUG=REPOSITORY@REVISION" >&2; exit 2 ;; esac; \
       slug="${model%%=*}"; source="${model#*=}"; \
-      [ -d "/pulled/$source/$slug" ] \
-        || MODELS_DIR="/pulled/$source" worker models pull "${source%@*}" --as "$slug" --revision "${source##*@}" \
-        || exit 1; \
+      case "$model" in \
+        *=*@*) set -- "${source%@*}" --as "$slug" --revision "${source##*@}" ;; \
+        rembg-*) set -- --as "$slug" ;; \
+        *) echo "BAKE_MODELS: $model is neither SLUG=REPOSITORY@REVISION nor a background remover" >&2; exit 2 ;; \
+      esac; \
+      [ -d "/pulled/$source/$slug" ] || MODELS_DIR="/pulled/$source" worker models pull "$@" || exit 1; \
       cp --archive "/pulled/$source/$slug" /models/bases/ || exit 1; \
     done
 

@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: help demo test lint mutants bench-queue docs lock types check-examples
+.PHONY: help demo test lint mutants bench-queue docs lock types check-examples check-gltf
 
 help:
 	@echo "make demo     the whole pipeline on this machine: Postgres, S3, a training, a picture, a revocation"
@@ -17,6 +17,7 @@ help:
 	@echo "make lock     requirements.lock from pyproject.toml; delete it first to take newer versions"
 	@echo "make types    examples/types.ts from the catalog"
 	@echo "make check-examples  the examples' JavaScript against their types; needs npm"
+	@echo "make check-gltf  a model's files against glTF's validator; needs npm"
 	@echo "Another Python (3.11 or newer): make demo PYTHON=python3.12"
 
 demo: $(INSTALLED)
@@ -52,6 +53,9 @@ types: $(INSTALLED)
 
 check-examples: $(INSTALLED)
 	$(BIN)/python -m tools.check_examples
+
+check-gltf: $(INSTALLED)
+	$(BIN)/python -m tools.check_gltf
 
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

@@ -175,6 +175,122 @@ export type Database = {
           },
         ]
       }
+      mesh_jobs: {
+        Row: {
+          attempt: number
+          base: string | null
+          cancel_code: string | null
+          cancel_requested_at: string | null
+          created_at: string
+          error: string | null
+          error_code: string | null
+          failures: number
+          finished_at: string | null
+          format: string
+          gpu_seconds: number
+          guides: string[] | null
+          id: string
+          image_paths: string[] | null
+          image_urls: string[] | null
+          max_faces: number | null
+          max_failures: number
+          max_runtime: string | null
+          metadata: Json
+          metrics: Json | null
+          owner_id: string | null
+          phase: string | null
+          pod_id: string | null
+          preset: Json | null
+          priority: number
+          progress: number
+          quality: string
+          result: Json | null
+          run_after: string | null
+          started_at: string | null
+          status: string
+          subject_id: string | null
+          texture: string
+        }
+        Insert: {
+          attempt?: number
+          base?: string | null
+          cancel_code?: string | null
+          cancel_requested_at?: string | null
+          created_at?: string
+          error?: string | null
+          error_code?: string | null
+          failures?: number
+          finished_at?: string | null
+          format?: string
+          gpu_seconds?: number
+          guides?: string[] | null
+          id?: string
+          image_paths?: string[] | null
+          image_urls?: string[] | null
+          max_faces?: number | null
+          max_failures?: number
+          max_runtime?: string | null
+          metadata?: Json
+          metrics?: Json | null
+          owner_id?: string | null
+          phase?: string | null
+          pod_id?: string | null
+          preset?: Json | null
+          priority?: number
+          progress?: number
+          quality?: string
+          result?: Json | null
+          run_after?: string | null
+          started_at?: string | null
+          status?: string
+          subject_id?: string | null
+          texture?: string
+        }
+        Update: {
+          attempt?: number
+          base?: string | null
+          cancel_code?: string | null
+          cancel_requested_at?: string | null
+          created_at?: string
+          error?: string | null
+          error_code?: string | null
+          failures?: number
+          finished_at?: string | null
+          format?: string
+          gpu_seconds?: number
+          guides?: string[] | null
+          id?: string
+          image_paths?: string[] | null
+          image_urls?: string[] | null
+          max_faces?: number | null
+          max_failures?: number
+          max_runtime?: string | null
+          metadata?: Json
+          metrics?: Json | null
+          owner_id?: string | null
+          phase?: string | null
+          pod_id?: string | null
+          preset?: Json | null
+          priority?: number
+          progress?: number
+          quality?: string
+          result?: Json | null
+          run_after?: string | null
+          started_at?: string | null
+          status?: string
+          subject_id?: string | null
+          texture?: string
+        }
+        Relationships: [
+          {
+            foreignKeyName: "mesh_jobs_subject_id_fkey"
+            columns: ["subject_id"]
+            isOneToOne: false
+            referencedRelation: "subjects"
+            referencedColumns: ["id"]
+          },
+        ]
+      }
       presets: {
         Row: {
           created_at: string

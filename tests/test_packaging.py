@@ -153,7 +153,9 @@ def bake(tmp_path: Path, models: str) -> list[str]:
     shutil.rmtree(bases, ignore_errors=True)
     for folder in (bases, worker.parent):
         folder.mkdir(exist_ok=True)
-    worker.write_text(f'#!/bin/sh\necho "$@" >> {asked}\nmkdir -p "$MODELS_DIR/$5"\n')
+    worker.write_text(
+        f'#!/bin/sh\necho "$@" >> {asked}\nmkdir -p "$MODELS_DIR/$(basename "$MODELS_DIR" | grep rembg || echo $5)"\n'
+    )
     worker.chmod(0o755)
     asked.write_text("")
     step = step.replace("/models/bases", str(bases)).replace("/pulled", str(tmp_path / "pulled"))
@@ -171,6 +173,7 @@ def test_a_baked_model_is_pulled_once_per_revision_even_when_the_code_changes(tm
     assert bake(tmp_path, models) == []
     assert sorted(path.name for path in (tmp_path / "bases").iterdir()) == ["a", "b"]
     assert bake(tmp_path, "a=lab/one@v2 b=lab/two@v1") == ["models pull lab/one --as a --revision v2"]
+    assert bake(tmp_path, "rembg-u2net a=lab/one@v2") == ["models pull --as rembg-u2net"]
 
 
 # -- compose and the workflow

@@ -37,7 +37,7 @@ create or replace function worker.mesh__request_error(p_job jsonb) returns text
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select case
-    when url !~ '^https?://[^/@[:space:]]+([/?][^[:space:]]*)?$' or length(url) > 2000 then
+    when url is null or url !~ '^https?://[^/@[:space:]]+([/?][^[:space:]]*)?$' or length(url) > 2000 then
       format('image_urls: number %s is not an https URL of up to 2000 characters', position)
     when exists (
       select from regexp_matches(lower(url), '[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}', 'g') ids (id)

@@ -101,7 +101,7 @@ def limited(to_bytes: int | None) -> Callable[[Installation], None]:
     def break_it(installation: Installation) -> None:
         as_owner(installation)
         installation.app.run("alter table storage.buckets add column file_size_limit bigint")
-        for bucket in (installation.app.uploads, installation.app.models):
+        for bucket in installation.app.buckets:
             row = (bucket, bucket, to_bytes)
             installation.app.run("insert into storage.buckets (id, name, file_size_limit) values (%s, %s, %s)", *row)
 
@@ -443,7 +443,7 @@ async def test_the_owner_sees_that_the_upload_limit_is_high_enough(
 ) -> None:
     limited(limit)(installation)
     findings = await installation.findings_of("storage")
-    for bucket in (installation.app.uploads, installation.app.models):
+    for bucket in installation.app.buckets:
         line = findings[f"bucket {bucket}, limit"]
         assert (line.state, message in line.message) == (State.PASSED, True), line
 

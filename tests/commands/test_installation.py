@@ -23,7 +23,7 @@ def marker_in(app: App, bucket: str) -> dict[str, str]:
 
 def unmark(app: App) -> None:
     """Make it an installation that was migrated from the release before."""
-    for bucket in (app.uploads, app.models):
+    for bucket in app.buckets:
         app.s3.delete_object(Bucket=bucket, Key=MARKER_KEY)  # type: ignore[attr-defined]
     app.run("update worker.installation set nonce = null, renewed_at = null")
     app.run("delete from worker.bucket_markers")
@@ -92,7 +92,7 @@ def test_a_moved_database_takes_the_buckets_along_and_the_old_one_is_refused(cop
     ran = copied.worker("installation", "moved")
     assert ran.code == 0, ran.stderr
     assert f"home of installation {old['id']}, in era " in ran.stdout
-    for bucket in (app.uploads, app.models):
+    for bucket in app.buckets:
         now = marker_in(app, bucket)
         assert now["id"] == old["id"]
         assert now["nonce"] != old["nonce"]
@@ -108,15 +108,16 @@ def test_a_copy_is_adopted_only_with_buckets_of_its_own(copied: Operator) -> Non
     app = copied.app
     refused = copied.worker("installation", "adopt")
     assert refused.code == 1
-    assert f"{app.models} and {app.uploads} already belong to an installation" in refused.stderr
-    own = {"BUCKET_UPLOADS": f"own-{uuid4().hex}", "BUCKET_MODELS": f"own-{uuid4().hex}"}
+    assert f"{' and '.join(sorted(app.buckets))} already belong to an installation" in refused.stderr
+    own = {f"BUCKET_{name}": f"own-{uuid4().hex}" for name in ("UPLOADS", "MODELS", "MESHES")}
     for bucket in own.values():
         app.s3.create_bucket(Bucket=bucket)  # type: ignore[attr-defined]
     wrong = copied.worker("installation", "adopt", **own)
     assert (wrong.code, "worker.config" in wrong.stderr) == (2, True)
     original = marker_in(app, app.uploads)
     with psycopg.connect(copied.environment["DATABASE_URL"], autocommit=True) as copy:
-        copy.execute("update worker.config set bucket_uploads = %s, bucket_models = %s", list(own.values()))
+        renamed = "update worker.config set bucket_uploads = %s, bucket_models = %s, bucket_meshes = %s"
+        copy.execute(renamed, list(own.values()))
     ran = copied.worker("installation", "adopt", **own)
     assert ran.code == 0, ran.stderr
     assert marker_in(app, own["BUCKET_UPLOADS"])["id"] != original["id"]

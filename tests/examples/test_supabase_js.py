@@ -54,7 +54,7 @@ class Reader:
 @pytest.fixture
 def app(database_url: str) -> Iterator[AppTables]:
     with AppTables.open(database_url) as tables:
-        for bucket in (tables.uploads, tables.models):
+        for bucket in tables.buckets:
             tables.run("insert into storage.buckets (id, name) values (%s, %s)", bucket, bucket)
         yield tables
 

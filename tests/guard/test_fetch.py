@@ -7,11 +7,8 @@ import datetime
 import http.server
 import socket
 import ssl
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from structlog.testing import capture_logs
 
+from tests.web_server import Answer, Server, body, redirect, serving
 from worker.errors import InputMissing, InvalidInput, StorageError, WorkerError
 from worker.guard.fetch import Fetcher, Limits, is_public
 from worker.guard.picture_types import why_not_a_picture
@@ -27,56 +25,6 @@ from worker.guard.picture_types import why_not_a_picture
 PNG = b"\x89PNG\r\n\x1a\n" + b"picture" * 1000
 LIMITS = Limits(max_bytes=100_000, seconds=5)
 SECRET = "token=abcdef"
-
-Answer = Callable[[http.server.BaseHTTPRequestHandler], None]
-
-
-@dataclass
-class Server:
-    """A server on 127.0.0.1, which answers every path as `answers` says."""
-
-    port: int
-    answers: dict[str, Answer] = field(default_factory=dict)
-    asked: list[str] = field(default_factory=list)
-
-    @property
-    def host(self) -> str:
-        return f"127.0.0.1:{self.port}"
-
-    def url(self, path: str, scheme: str = "http") -> str:
-        return f"{scheme}://{self.host}{path}"
-
-
-@contextmanager
-def serving(tls: ssl.SSLContext | None = None) -> Iterator[Server]:
-    class Handler(http.server.BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
-            server.asked.append(self.path)
-            server.answers[self.path.partition("?")[0]](self)
-            self.close_connection = True
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    class Quiet(http.server.ThreadingHTTPServer):
-        daemon_threads = True
-
-        def handle_error(self, *_: object) -> None:
-            pass
-
-    listening = Quiet(("127.0.0.1", 0), Handler)
-    if tls is not None:
-        listening.socket = tls.wrap_socket(listening.socket, server_side=True, do_handshake_on_connect=False)
-    server = Server(listening.server_port)
-    thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    try:
-        yield server
-    finally:
-        listening.shutdown()
-        listening.server_close()
 
 
 @pytest.fixture(scope="module")
@@ -90,21 +38,6 @@ def server(running: Server) -> Server:
     running.answers.clear()
     running.asked.clear()
     return running
-
-
-def body(content: bytes, status: int = 200, **headers: str) -> Answer:
-    def answer(handler: http.server.BaseHTTPRequestHandler) -> None:
-        handler.send_response(status)
-        for name, value in {"Content_Length": str(len(content)), **headers}.items():
-            handler.send_header(name.replace("_", "-"), value)
-        handler.end_headers()
-        handler.wfile.write(content)
-
-    return answer
-
-
-def redirect(location: str, status: int = 302) -> Answer:
-    return body(b"", status, Location=location)
 
 
 def endless(handler: http.server.BaseHTTPRequestHandler) -> None:

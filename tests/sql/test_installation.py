@@ -244,7 +244,7 @@ def test_the_original_renews_and_its_copy_gives_way(
 ) -> None:
     with physical_copy(databases, quiet) as (copy, pod_of_copy):
         pod, bucket = start_pod(), quiet.marker
-        seen = dict.fromkeys((quiet.uploads, quiet.models), bucket)
+        seen = dict.fromkeys(quiet.buckets, bucket)
         pod_of_copy.call("note_markers", seen)
         assert pod_of_copy.call("installation_error") is None, "nothing tells them apart yet"
         assert pod_of_copy.call("claim_deletable_objects", 10, seen) == []
@@ -272,7 +272,7 @@ def test_two_cold_copies_that_renew_at_the_same_moment_do_not_both_delete(
         for tables in (quiet, copy):
             let_pass(tables, "8 minutes")
         renew(pod)
-        seen = dict.fromkeys((quiet.uploads, quiet.models), renew(pod_of_copy))  # it had read the marker before
+        seen = dict.fromkeys(quiet.buckets, renew(pod_of_copy))  # it had read the marker before
         for tables in (quiet, copy):
             let_pass(tables, "2 minutes")
         claims = [each.call("claim_deletable_objects", 10, seen) for each in (pod, pod_of_copy)]

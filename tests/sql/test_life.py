@@ -269,16 +269,21 @@ def test_an_attempt_stages_under_its_own_prefix_only(db: AppTables, pod: Pod) ->
     assert list(db.staged(attempt.id).values()) == ["staged", "staged"]
 
 
-def test_an_attempt_stages_into_the_two_buckets_of_the_installation_only(db: AppTables, pod: Pod) -> None:
+def test_an_attempt_stages_into_the_buckets_of_the_installation_only(db: AppTables, pod: Pod) -> None:
     """What is staged and not published is deleted, in whatever bucket."""
     db.run("update worker.config set bucket_models = 'lo-ras'")
     attempt = pod.run("generation", db.ask())
     key = attempt.key("0.png")
     for bucket in ("somebody-elses", "model_artifacts", "Uploads", ""):
-        with pytest.raises(psycopg.errors.InvalidParameterValue, match=r"is not in worker\.config: BUCKET_UPLOADS"):
+        with pytest.raises(
+            psycopg.errors.InvalidParameterValue, match=r"is not in worker\.config: the settings BUCKET_"
+        ):
             attempt.call("stage_objects", [{"bucket": "uploads", "key": key}, {"bucket": bucket, "key": key}])
     assert db.staged(attempt.id) == {}
-    assert attempt.call("stage_objects", [{"bucket": name, "key": key} for name in ("uploads", "lo-ras")]) == "ok"
+    assert (
+        attempt.call("stage_objects", [{"bucket": name, "key": key} for name in ("uploads", "lo-ras", "3d-models")])
+        == "ok"
+    )
 
 
 # -- completion

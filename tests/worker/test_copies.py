@@ -61,7 +61,7 @@ class Scene:
         assert keys
         app = self.fleet.app
         found = {}
-        for bucket in (app.uploads, app.models):
+        for bucket in app.buckets:
             pages = app.s3.get_paginator("list_objects_v2").paginate(Bucket=bucket)  # type: ignore[attr-defined]
             found |= {item["Key"]: item["ETag"] for page in pages for item in page.get("Contents", [])}
         return {key: found[key] for key in keys}
@@ -212,7 +212,7 @@ def test_a_restored_dump_starts_nothing_until_moved_and_then_deletes_nothing_tha
         for worker in scene.fleet.living():  # the original is lost
             worker.terminate()
         marker = copy.app.one("select worker.move_installation()")
-        for bucket in (copy.app.uploads, copy.app.models):
+        for bucket in copy.app.buckets:
             copy.app.put_marker(bucket, marker)
         copy.app.run("update worker.staged_objects set state = 'published' where state = 'deleting'")
         restored = copy.start()

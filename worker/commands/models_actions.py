@@ -62,9 +62,10 @@ def _pull_released(settings: Settings, slug: str) -> None:
 
 def _wanted(repo: str | None, slug: str, includes: Sequence[str]) -> tuple[str, list[Include]]:
     """Return the repository of a model, and its files if they are named one by one. Raises CommandRefused."""
-    if repo is None and not includes and slug in NAMED_FILES:
+    if slug in NAMED_FILES and not includes:
         files = parse_includes(NAMED_FILES[slug], None)
-        return files[0].repo, files
+        if repo in (None, files[0].repo):
+            return files[0].repo, files
     if repo is None and not includes and slug in REPOSITORIES:
         return REPOSITORIES[slug], []
     if repo is None:

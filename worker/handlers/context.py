@@ -96,7 +96,8 @@ class JobContext:
     async def download(self, bucket: str, key: str, path: Path) -> Path:
         """Download one object. Raises InputMissing if it does not exist."""
         await self.store.download(bucket, key, path)
-        self.traffic.bytes_in += (await asyncio.to_thread(path.stat)).st_size
+        size = (await asyncio.to_thread(path.stat)).st_size  # before the sum is read: several may be downloaded at once
+        self.traffic.bytes_in += size
         return path
 
     async def download_of(
@@ -124,7 +125,8 @@ class JobContext:
         ):
             with attempt:
                 await self.store.upload(bucket, key, path, content_type, max(1.0, deadline - time.monotonic()))
-        self.traffic.bytes_out += (await asyncio.to_thread(path.stat)).st_size
+        size = (await asyncio.to_thread(path.stat)).st_size
+        self.traffic.bytes_out += size
 
 
 Handler = Callable[[Lease, JobContext], Coroutine[Any, Any, dict[str, Any]]]

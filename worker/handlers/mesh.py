@@ -123,7 +123,8 @@ def _together(failed: Mapping[int, WorkerError]) -> WorkerError:
 async def _fetch_url(url: str, number: int, context: JobContext) -> Path:
     path = context.workdir / f"picture {number}"  # errors about the file name it
     await context.fetcher.fetch(url, path, LIMITS, why_not_a_picture)
-    context.traffic.bytes_in += (await asyncio.to_thread(path.stat)).st_size
+    size = (await asyncio.to_thread(path.stat)).st_size  # before the sum is read: others are fetched meanwhile
+    context.traffic.bytes_in += size
     return path
 
 

@@ -17,7 +17,7 @@ class MeshTask(Task):
 
     `Done.result`: `files`, a path each for mesh, preview, turntable, and what an OBJ refers to; `picture`, the index of
     the one that was used, and `skipped`, by index why another was not; `background`, `faces`, `vertices`, `bounds`,
-    `watertight`; `stages`, by name {seconds, peak_gib}; `peak_gib`.
+    `watertight`; `stages`, by name {seconds, peak_gib}, and `peak_gib` of all: of the GPU or, on a CPU, of the process.
     """
 
     performer: ClassVar[str] = "worker.gpu.performers.mesh:make"

@@ -17,24 +17,33 @@ _FLAT_SHARE = 0.97
 """Of the margin's pixels that must have its colour; an object that is cut off takes more than the rest."""
 _TOLERANCE = 12
 """Of 255, in any channel: noise of a JPEG, and lighting that is not quite even."""
+_VERY_SHARE = 0.75
+"""Of an enclosed part's pixels that must be as near to the background's colour as nine in ten of its own, or by one of
+255 further; the rest is blurred with the object around it."""
 _SPECK = 0.01
-"""Of the largest part's area: smaller parts are dust and noise, which would widen the crop."""
+"""Of the object's area: smaller parts, and holes, are dust and noise. They would widen the crop."""
 
 
 def object_on_flat_background(pixels: Pixels) -> Mask | None:
     """Return where the object of a picture (H, W, 3) is, or None if its background is not flat.
 
-    Only what the border reaches is background: a white label on white stays, and so does what is seen through a handle.
-    A shadow that is darker than the tolerance counts as part of the object.
+    What the border reaches is background. So is what the object encloses if it has the background's very colour, as
+    seen through a handle; a white label before white, photographed, has not. A shadow that is darker than the tolerance
+    counts as part of the object.
     """
     margin = _margin(pixels.shape[:2])
     colour = np.median(pixels[margin], axis=0)
-    same = (np.abs(pixels - colour.astype(np.int16)) <= _TOLERANCE).all(axis=-1)
+    difference = np.abs(pixels - colour.astype(np.int16)).max(axis=-1)
+    same = difference <= _TOLERANCE
     if same[margin].mean() < _FLAT_SHARE:
         return None
-    _, parts = cv2.connectedComponents(same.astype(np.uint8), connectivity=4)
-    reached = np.unique(parts[margin & same])
-    mask = np.where(same & np.isin(parts, reached), 0, 255).astype(np.uint8)
+    count, parts = cv2.connectedComponents(same.astype(np.uint8), connectivity=4)
+    areas = np.bincount(parts.ravel(), minlength=count)
+    reached = np.isin(np.arange(count), parts[margin & same])
+    very_same = difference <= np.percentile(difference[reached[parts]], 90) + 1
+    very_shares = np.bincount(parts.ravel(), very_same.ravel(), minlength=count) / areas.clip(min=1)
+    background = reached | ((very_shares >= _VERY_SHARE) & (areas >= _SPECK * (~same).sum()))
+    mask = np.where(same & background[parts], 0, 255).astype(np.uint8)
     # The outermost pixels are mixed with the background: they would leave a halo.
     return _without_specks(cv2.erode(mask, np.ones((3, 3), np.uint8), borderValue=255).astype(np.uint8))
 

@@ -1,6 +1,7 @@
 """From a picture of an object to a 3D model: a mesh with colours, in a file that others open, and pictures of it.
 
     making.py       the stages in their order
+    progress.py     runs, reports and measures a stage
     chunks.py       how many points of a field are asked for at a time
     density.py      densities on a grid
     surface.py      the isosurface, and what is wrong with bad ones
@@ -13,5 +14,5 @@
     previews.py     pictures of the mesh: four views and a turntable, by ray casting on the CPU
     packages.py     the packages of the extra `mesh`, imported at first use
 
-A generator's events are chunks, after which it can be stopped. Only `making.py` knows which network made the field.
+A generator's events are chunks, after which it can be stopped.
 """

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from worker.ml.memory import free_device_bytes
+from worker.ml import memory
 
 _HOST_BYTES = 2**27
 """On the host, more makes nothing faster, and a stop waits for a chunk."""
@@ -26,6 +26,6 @@ class Chunk:
 
 def points_at_once(device: torch.device, bytes_per_point: int) -> int:
     """Return how many points a chunk may have on this device, at least 1."""
-    free = free_device_bytes(device)
+    free = memory.free_device_bytes(device)
     allowed = _HOST_BYTES if free is None else min(_DEVICE_BYTES, int(free * _FREE_SHARE))
     return max(1, allowed // bytes_per_point)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from worker.ml.mesh.packages import imported
 from worker.ml.mesh.surface import Faces, Surface
@@ -14,8 +12,8 @@ def largest_component(surface: Surface) -> Surface:
     """Return the component with the most triangles: of a grid's surface, that is about the largest area."""
     count = len(surface.vertices)
     begins, ends = surface.faces.ravel(), np.roll(surface.faces, -1, axis=1).ravel()
-    edges = coo_array((np.ones(len(begins), bool), (begins, ends)), shape=(count, count))
-    components, label = connected_components(edges, directed=False)
+    edges = imported("scipy.sparse").coo_array((np.ones(len(begins), bool), (begins, ends)), shape=(count, count))
+    components, label = imported("scipy.sparse.csgraph").connected_components(edges, directed=False)
     if components == 1:
         return surface
     of_faces = label[surface.faces[:, 0]]

@@ -26,6 +26,6 @@ def colours_at(field: Field, points: Vertices) -> Generator[Chunk, None, Colours
 
 
 def _bytes_per_point(field: Field) -> int:
-    """Return the memory that a point takes: features of all planes twice, and a layer before and after its activation."""
+    """Return the memory that a point takes: features of all planes twice, and a layer before and after activation."""
     features = field.planes.shape[0] * field.planes.shape[1]
     return (2 * features + 2 * field.decoder.neurons) * field.planes.element_size()

@@ -55,7 +55,8 @@ def vertex_normals(surface: Surface) -> Vertices:
         np.add.at(sums, corner, of_faces)
     lengths = np.linalg.norm(sums, axis=1, keepdims=True)
     outward = np.where(lengths > 0, sums, surface.vertices.astype(np.float64))  # where triangles cancel out
-    return (outward / np.maximum(np.linalg.norm(outward, axis=1, keepdims=True), 1e-12)).astype(np.float32)
+    normals: Vertices = (outward / np.linalg.norm(outward, axis=1, keepdims=True).clip(1e-12)).astype(np.float32)
+    return normals
 
 
 def is_watertight(surface: Surface) -> bool:

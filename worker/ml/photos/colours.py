@@ -82,7 +82,7 @@ def to_srgb(photo: Image.Image, colours: Colours) -> Image.Image:
     # One value for each of the 256 numbers: the photo's own are looked up.
     light = colours.to_light(np.arange(256) / 255)[np.asarray(photo.convert("RGB"))]
     light = light @ (np.linalg.inv(_to_xyz(_SRGB)) @ _to_xyz(colours.chromaticities)).T
-    return Image.fromarray((_srgb_from_light(light.clip(0, 1)) * 255 + 0.5).astype(np.uint8))
+    return Image.fromarray((srgb_from_light(light.clip(0, 1)) * 255 + 0.5).astype(np.uint8))
 
 
 def _by_code_points(path: Path, photo: Image.Image) -> ColourSpace | None:
@@ -91,7 +91,7 @@ def _by_code_points(path: Path, photo: Image.Image) -> ColourSpace | None:
     primaries, transfer = code_points(path, photo.format) or (primaries, transfer)
     if (primaries, transfer) == (2, 2):  # unspecified
         return None
-    return ColourSpace(_PRIMARIES.get(primaries, _SRGB), _TO_LIGHT.get(transfer, _light_from_srgb))
+    return ColourSpace(_PRIMARIES.get(primaries, _SRGB), _TO_LIGHT.get(transfer, light_from_srgb))
 
 
 def _by_exif(photo: Image.Image) -> ColourSpace | None:
@@ -111,7 +111,7 @@ def _by_gamma(photo: Image.Image) -> ColourSpace | None:
         return None
     # 1/2.2 is what programs write that mean sRGB; so is none.
     exponent = 1 / gamma if gamma and abs(gamma - 1 / 2.2) > 0.01 else None
-    to_light = _light_from_srgb if exponent is None else lambda numbers: numbers**exponent
+    to_light = light_from_srgb if exponent is None else lambda numbers: numbers**exponent
     return ColourSpace(_valid(chromaticities), to_light)
 
 
@@ -143,11 +143,11 @@ def _white(chromaticities: Chromaticities) -> Floats:
     return np.array([x / y, 1.0, (1 - x - y) / y])
 
 
-def _srgb_from_light(light: Floats) -> Floats:
+def srgb_from_light(light: Floats) -> Floats:
     return np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
 
 
-def _light_from_srgb(numbers: Floats) -> Floats:
+def light_from_srgb(numbers: Floats) -> Floats:
     return np.where(numbers <= 0.04045, numbers / 12.92, ((numbers + 0.055) / 1.055) ** 2.4)
 
 

@@ -1,4 +1,4 @@
-"""TripoSR's configuration, in the schema of the official config.yaml. Its numbers are read, and unknown keys refused."""
+"""TripoSR's configuration, in the schema of the official config.yaml: numbers are read, unknown keys refused."""
 
 from __future__ import annotations
 
@@ -111,8 +111,7 @@ def read(folder: Path) -> tuple[Config, ViTConfig]:
     path = next((folder / name for name in NAMES if (folder / name).is_file()), None)
     if path is None:
         raise ModelUnreadable(f"{folder.name} has no {' or '.join(NAMES)}")
-    content = _parsed(path)
-    config = _validated(Config, {key: _resolved(value, content) for key, value in content.items()}, path)
+    config = read_file(path)
     _check_widths(config, path)
     vit_path = _vit_path(folder, config.image_tokenizer.pretrained_model_name_or_path)
     vit = _validated(ViTConfig, _parsed(vit_path), vit_path)
@@ -122,6 +121,12 @@ def read(folder: Path) -> tuple[Config, ViTConfig]:
             f"transformer's tokens have {vit.hidden_size} channels"
         )
     return config, vit
+
+
+def read_file(path: Path) -> Config:
+    """Return the configuration in a file. Raises ModelUnreadable: damaged, or another model's."""
+    content = _parsed(path)
+    return _validated(Config, {key: _resolved(value, content) for key, value in content.items()}, path)
 
 
 def _parsed(path: Path) -> dict[str, Any]:
@@ -135,7 +140,7 @@ def _parsed(path: Path) -> dict[str, Any]:
 
 
 def _resolved(value: Any, content: Mapping[str, Any]) -> Any:
-    """Return a value with references such as ${tokenizer.num_channels} replaced. A dangling one stays, and is refused."""
+    """Return a value with references such as ${tokenizer.num_channels} replaced; one to nothing stays."""
     match value:
         case dict():
             return {key: _resolved(inner, content) for key, inner in value.items()}
@@ -177,7 +182,7 @@ def _vit_path(folder: Path, name: str) -> Path:
     path = (folder / name / "config.json").resolve()
     if not path.is_relative_to(folder.resolve()) or not path.is_file():
         raise ModelUnreadable(
-            f"the vision transformer {name} is not known: put its config.json into {folder.name}/{Path(name).name}/ and "
+            f"the vision transformer {name} is not known: put its config.json into a folder of {folder.name}, and "
             "name that folder in image_tokenizer.pretrained_model_name_or_path"
         )
     return path

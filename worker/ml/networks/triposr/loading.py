@@ -25,7 +25,7 @@ def load(folder: Path, *, device: str | None = None) -> TripoSR:
         weights = load_file(path)
     except FileNotFoundError as error:
         raise ModelUnreadable(
-            f"{folder.name} has no {WEIGHTS}: the official model.ckpt is a pickle, which is converted when it is imported"
+            f"{folder.name} has no {WEIGHTS}: the official model.ckpt is a pickle, and is converted when it is imported"
         ) from error
     except (OSError, SafetensorError) as error:
         raise ModelUnreadable(f"{path.name} cannot be read: {kind_of(path) or error}") from error
@@ -46,7 +46,7 @@ def build(folder: Path) -> TripoSR:
 
 
 def check(network: TripoSR, weights: Mapping[str, torch.Tensor], name: str) -> None:
-    """Raise ModelUnreadable, naming the file, unless the weights are exactly the network's, of numbers with fractions."""
+    """Raise ModelUnreadable, naming the file, unless the weights are exactly the network's, of floating point."""
     wanted = network.state_dict()
     missing = [key for key in wanted if key not in weights]
     unknown = [key for key in weights if key not in wanted]

@@ -21,8 +21,8 @@ def render(field: Field, origins: torch.Tensor, directions: torch.Tensor) -> tor
     """Return the colours (…, 3) that rays from `origins` (…, 3) see on white, sRGB in 0…1."""
     directions = directions.to(field.planes)
     origins = origins.to(field.planes).expand_as(directions)
-    chunks = zip(origins.reshape(-1, 3).split(_CHUNK), directions.reshape(-1, 3).split(_CHUNK), strict=True)
-    return torch.cat([_colours(field, *chunk) for chunk in chunks]).reshape(directions.shape)
+    rays = [torch.split(each.reshape(-1, 3), _CHUNK) for each in (origins, directions)]
+    return torch.cat([_colours(field, *chunk) for chunk in zip(*rays, strict=True)]).reshape(directions.shape)
 
 
 def _colours(field: Field, origins: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:

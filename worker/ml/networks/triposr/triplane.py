@@ -25,7 +25,7 @@ class TriplaneTokenizer(nn.Module):
 
     def planes(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return tokens (B, C, planes·side·side) as planes (B, planes, C, side, side)."""
-        return tokens.unflatten(-1, (len(PLANES), self.side, self.side)).transpose(1, 2)
+        return tokens.reshape(*tokens.shape[:2], len(PLANES), self.side, self.side).transpose(1, 2)
 
 
 class TriplaneUpsampler(nn.Module):
