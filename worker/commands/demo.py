@@ -46,10 +46,9 @@ def demo(
     consented. Reads no settings.
     """
     try:
-        from worker.demo.config import SMALL
+        from worker.demo.config import SMALL, fits_uno, with_uno
         from worker.demo.run import main as run_demo
         from worker.demo.tiny_bases import TINY
-        from worker.demo.uno import with_uno
     except ModuleNotFoundError as error:
         typer.echo(f"demo: {error.name} is not installed; pip install 'likeness-worker[demo]'", err=True)
         raise typer.Exit(WRONG_SETTINGS) from error
@@ -58,7 +57,7 @@ def demo(
     if config is None:
         typer.echo(f"demo: base {base} not found; there are {', '.join(TINY)}", err=True)
         raise typer.Exit(WRONG_SETTINGS)
-    if uno and base not in (None, "tiny-flux"):
-        typer.echo(f"demo: UNO is a LoRA of FLUX.1: --uno cannot be used with {base}", err=True)
+    if uno and not fits_uno(config):
+        typer.echo(f"demo: --uno cannot be used with {base}, whose family UNO's LoRA does not fit", err=True)
         raise typer.Exit(WRONG_SETTINGS)
     raise typer.Exit(run_demo(output, photos, keep=keep, config=with_uno(config) if uno else config))

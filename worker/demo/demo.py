@@ -15,6 +15,7 @@ from uuid import UUID
 from worker.demo.album import Album, Photo, draw_album
 from worker.demo.app_client import Admin, App, Subject, connected_as, keys_in
 from worker.demo.config import DemoConfig
+from worker.demo.drawing.mug import draw_mug
 from worker.demo.drawing.person import Person
 from worker.demo.held_out import held_out_losses
 from worker.demo.installation import Installation
@@ -22,7 +23,6 @@ from worker.demo.output.progress import POLL_S, at_step, rows_of
 from worker.demo.output.report import contact_sheet, loss_curve
 from worker.demo.output.steps import Step, Steps
 from worker.demo.output.summary import EndedJob, Revocation, SavedFile, SubjectSummary, Summary, TrainedLora
-from worker.demo.uno import draw_mug
 from worker.handlers.training import CLASS_NAME
 from worker.jobs.wording import caption
 
@@ -257,31 +257,19 @@ class Demo:
     def _draw_from_reference(self, person: Uploaded) -> None:
         """Draw from a picture of a mug, twice: the second, identical request is answered from storage."""
         with self._steps.step("Draw from a reference") as step:
-            mug = self._output / "reference.png"
-            draw_mug(mug)
-            key = self._app.add_photo(person.subject, len(person.album.photos) + 1, Photo(mug, "a red mug"))
-            rows = [
-                self._complete(f"draw from a reference, {time}", "generation", self._request_mug(person, key), step)
-                for time in ("first", "second")
-            ]
-            self._save_pictures(rows[0]["result"], "reference")
-            seconds = [(row["finished_at"] - row["started_at"]).total_seconds() for row in rows]
+            mug = Photo(self._output / "reference.png", "a red mug")
+            draw_mug(mug.path)
+            key = self._app.add_photo(person.subject, len(person.album.photos) + 1, mug)
+            asked = {"base": "uno", "preset_id": self._preset, "model_ids": [], "reference_paths": [key], "seed": SEED}
+            rows = []
+            for time_ in ("first", "second"):
+                job_id = self._app.request_pictures(person.subject, "a red mug on a table", **asked)
+                rows.append(self._complete(f"draw from a reference, {time_} time", "generation", job_id, step))
+            first, second = ((row["finished_at"] - row["started_at"]).total_seconds() for row in rows)
             if rows[1]["result"].get("cached_from") != str(rows[0]["id"]):
                 raise DemoFailed(f"generation job {rows[1]['id']} was not answered from storage")
-            step.result = f"by {rows[0]['result']['base']}, whose LoRA is untrained here, in {seconds[0]:.1f} s"
-            step.show(again=f"the same request took {seconds[1]:.2f} s: copied from storage")
-
-    def _request_mug(self, person: Uploaded, key: str) -> UUID:
-        return self._app.request_pictures(
-            person.subject,
-            "a red mug on a table",
-            base="uno",
-            preset_id=self._preset,
-            model_ids=[],
-            reference_paths=[key],
-            seed=SEED,
-            num_images=self._config.pictures,
-        )
+            self._save_pictures(rows[0]["result"], "from-reference")
+            step.result = f"in {first:.1f} s, with an untrained LoRA; the same again from storage, in {second:.2f} s"
 
     def _save_pictures(self, result: dict[str, Any], name: str) -> list[Path]:
         paths = []

@@ -1,8 +1,8 @@
-"""UNO: reference pictures in the context of FLUX.1, which a LoRA taught to read them (arXiv 2504.02160).
+"""UNO: reference pictures in the context of a base, which a LoRA taught to read them (arXiv 2504.02160).
 
 The latents of each reference follow the tokens of the picture, at positions of their own beyond it. They stay as they
 are in every step, and nothing is predicted for them. Facts follow bytedance/UNO at d305981: `preprocess_ref` and the
-pipeline in uno/flux/pipeline.py, `prepare_multi_ip` and `get_schedule` in uno/flux/sampling.py.
+pipeline in its pipeline.py, `prepare_multi_ip` and `get_schedule` in its sampling.py.
 
 One difference: the original samples its autoencoder with the random generator of the whole process, here references
 are encoded to the mode. So a seed means one picture, on every machine and whatever was drawn before.
@@ -20,7 +20,6 @@ from typing import Literal
 import numpy as np
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
-from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from PIL import Image
 
 from worker.ml import memory
@@ -129,11 +128,12 @@ def schedule(grid: Grid, steps: int) -> list[float]:
 
 
 def _shifted(grid: Grid, level: float) -> float:
-    """Return a level of evenly spaced ones, shifted by the picture's size as FLUX.1's.
+    """Return a level of evenly spaced ones, shifted by the picture's size: a line through 0.5 at 256 and 1.15 at 4096.
 
     UNO's pipeline counts a 64th of the picture's tokens: (w // 8) * (h // 8) // 256 of its size in pixels.
     """
-    shift = math.exp(calculate_shift(4 * math.prod(grid) // 256))
+    counted = 4 * math.prod(grid) // 256
+    shift = math.exp(0.5 + (counted - 256) * (1.15 - 0.5) / (4096 - 256))
     return shift * level / (1 + (shift - 1) * level)
 
 

@@ -1,8 +1,8 @@
 """UNO's LoRA: its file, checked against a base, and how its layers are added to those of the denoiser.
 
-The file has the layers of an attention processor in every block of FLUX.1: of a double block `qkv` and `proj` of both
-streams, of a single block `qkv`, which is a part of its `linear1`, and `proj`, which is its `linear2`. All have scale
-1. diffusers has query, key and value apart, so one layer of the file can be several of the denoiser.
+The file has the layers of an attention processor in every block of the denoiser: of a double block `qkv` and `proj` of
+both streams, of a single block `qkv`, which is a part of its `linear1`, and `proj`, which is its `linear2`. All have
+scale 1. diffusers has query, key and value apart, so one layer of the file can be several of the denoiser.
 """
 
 from __future__ import annotations
