@@ -5,6 +5,8 @@ alter table worker.base_models
   add column weights_of text references worker.base_models (slug)
     constraint base_models_weights_of_names_another check (weights_of <> slug);
 
+create index base_models_weights_of on worker.base_models (weights_of);
+
 alter table worker.guides
   add column bases text[] constraint guides_bases_names_some check (cardinality(bases) > 0);
 
