@@ -23,6 +23,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from tests.ml.geometry import on_meta
+from tests.ml.test_memory import LiveBytes, Published, fused_attention, inputs_of, published, zeros  # noqa: F401
 from worker.ml.adapters.spellings import parse
 from worker.ml.draw.denoise import Scene, denoise
 from worker.ml.families import lora
@@ -308,17 +309,28 @@ def test_every_key_of_the_published_base_has_its_place() -> None:
     assert len(theirs) == 780
 
 
-def test_every_key_of_the_published_lora_has_its_place() -> None:
-    """And what it needs on the device: its numbers, none twice."""
-    theirs = listed("official_lora_keys.txt")
-    _, parts = on_meta("flux-dev")
+def published_pairs() -> dict[str, dict[str, torch.Tensor]]:
+    """The two factors of each layer of the published LoRA, by its name in the file."""
     pairs: dict[str, dict[str, torch.Tensor]] = {}
-    for name, weights in theirs.items():
+    for name, weights in listed("official_lora_keys.txt").items():
         key = parse(name)
         assert key is not None
         pairs.setdefault(key.layer, {})[key.side] = weights
-    uno_lora.check_complete("dit_lora.safetensors", pairs, parts.transformer)
-    layers = [uno_lora.layer_of(name, (pair["down"], pair["up"]), lora.NAMES["flux"]) for name, pair in pairs.items()]
+    return pairs
+
+
+def published_layers() -> list[uno_lora.LoraLayer]:
+    return [
+        uno_lora.layer_of(name, (pair["down"], pair["up"]), lora.NAMES["flux"])
+        for name, pair in published_pairs().items()
+    ]
+
+
+def test_every_key_of_the_published_lora_has_its_place() -> None:
+    """And what it needs on the device: its numbers, none twice."""
+    _, parts = on_meta("flux-dev")
+    uno_lora.check_complete("dit_lora.safetensors", published_pairs(), parts.transformer)
+    layers = published_layers()
     for layer in layers:
         rows = 0
         for name, part in layer.rows.items():
@@ -326,7 +338,31 @@ def test_every_key_of_the_published_lora_has_its_place() -> None:
             assert (linear.in_features, linear.out_features) == (layer.down.shape[1], len(layer.up[part]))
             rows += linear.out_features
         assert rows == len(layer.up)
-    assert len(theirs) == 2 * len(layers) == 304
+    assert len(listed("official_lora_keys.txt")) == 2 * len(layers) == 304
     assert sum(weights.nbytes for layer in layers for weights in layer.parameters()) / GIB == pytest.approx(
         1.78, abs=0.01
     )
+
+
+@pytest.mark.usefixtures("fused_attention")
+@pytest.mark.parametrize("published", ["flux-dev"], indirect=True)
+@torch.no_grad()
+def test_what_references_and_the_lora_need_is_estimated_at_the_published_geometry(published: Published) -> None:  # noqa: F811
+    family, parts = published.family, published.parts
+    base: Any = SimpleNamespace(
+        family=family,
+        parts=parts,
+        denoiser=parts.transformer,
+        device=torch.device("cpu"),  # so that nothing is moved
+        part_bytes=lambda _: 0,
+    )
+    guide = uno.Uno(base, published_layers())
+    pictures = (np.zeros((512, 512, 3), np.uint8),) * 4
+    grid, references = (512 // TOKEN_PX,) * 2, [(320 // TOKEN_PX,) * 2] * 4
+    tokens = sum(height * width for height, width in references)
+    state = Appended(zeros(1, tokens, 64), uno.positions(grid, references, "d").to("meta"))
+    with guide.attach(base), LiveBytes(torch.nn.ModuleList([base.denoiser, *guide._layers])) as denoising:
+        family.predict(parts, guide.change(state, inputs_of(published, grid, 1), 0.0))
+    lora_bytes = sum(weights.nbytes for layer in guide._layers for weights in layer.parameters())
+    needed = guide.working_bytes(base, GuideUse(guide, pictures), grid) - lora_bytes
+    assert 0.9 < denoising.peak / (family.working_bytes(parts, grid, 1)["transformer"] + needed) < 1.05
