@@ -68,6 +68,9 @@ def draw(
             settings["negative_prompt_embeds"], _ = pipeline.encode_prompt(against, max_sequence_length=length)
     if isinstance(pipeline, ZImagePipeline):
         settings["max_sequence_length"] = pipeline.tokenizer.model_max_length
+    for part in pipeline.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.requires_grad_(False)  # for weights that could be trained, torch has other kernels, of another last bit
     generator = torch.Generator("cpu").manual_seed(seed)
     return np.asarray(pipeline(prompt=prompt, generator=generator, **settings).images[0])
 
