@@ -33,6 +33,7 @@ OTHERS = {
     "S3_REGION": "eu-central-1",
     "BUCKET_UPLOADS": "up",
     "BUCKET_MODELS": "mod_els",
+    "BUCKET_MESHES": "mesh-es",
     "MODELS_S3_BUCKET": "bases",
     "MODELS_S3_ENDPOINT_URL": "http://127.0.0.1:9001",
     "MODELS_S3_REGION": "eu-west-1",
@@ -42,6 +43,7 @@ OTHERS = {
     "MODELS_MAX_GB": "1.5",
     "WORK_DIR": "/work",
     "WORKER_KINDS": "training, generation",
+    "FETCH_PRIVATE_HOSTS": "shop.internal, localhost:54321",
     "UPSCALER": "spandrel",
     "WORKER_NAME": "pod 1",
     "LOG_FORMAT": "json",
@@ -100,9 +102,11 @@ class TestReading:
                 "DATABASE_LISTEN_URL": "postgresql://u@h/db",
                 "BUCKET_UPLOADS": "up",
                 "BUCKET_MODELS": "mod_els",
+                "BUCKET_MESHES": "mesh-es",
                 "MODELS_DIR": "~/models",
                 "MODELS_MAX_GB": "1.5",
                 "WORKER_KINDS": "training, generation",
+                "FETCH_PRIVATE_HOSTS": "shop.internal, localhost:54321",
                 "WORKER_NAME": "pod-1",
                 "LOG_FORMAT": "json",
                 "MAX_AFFINITY_WAIT_SECONDS": "5",
@@ -292,6 +296,7 @@ class TestRefusals:
             ("MODELS_MAX_GB", "0", "is invalid"),
             ("WORKER_KINDS", "training;generation", "must be a list of job kinds separated by commas"),
             ("WORKER_KINDS", " , ,", "must be a list of job kinds separated by commas"),
+            ("FETCH_PRIVATE_HOSTS", "https://shop.internal", "must be a list of hosts separated by commas"),
             ("WORKER_NAME", "x" * 101, "is invalid"),
             ("LOG_FORMAT", "xml", "is invalid: Input should be 'auto', 'console' or 'json'"),
             ("MAX_AFFINITY_WAIT_SECONDS", "-1", "is invalid"),
@@ -443,7 +448,10 @@ class TestTextAroundValues:
     def test_what_cannot_be_meant_is_refused_by_name(self, monkeypatch, name, spoilt, complaint):
         value = (DATABASE | KEYS | LEGACY | OTHERS)[name]
         lines = refused(monkeypatch, DATABASE | KEYS | {name: spoilt.format(value, value)})
-        assert any(line.startswith(f"{name} ") and (complaint in line or name == "WORKER_KINDS") for line in lines)
+        assert any(
+            line.startswith(f"{name} ") and (complaint in line or name in ("WORKER_KINDS", "FETCH_PRIVATE_HOSTS"))
+            for line in lines
+        )
 
     @pytest.mark.parametrize(
         "name",

@@ -11,12 +11,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BeforeValidator
 from pydantic_settings import EnvSettingsSource
 
 QUOTES = {'"': '"', "'": "'", "`": "`", "“": "”", "‘": "’"}  # noqa: RUF001  as copied from a page
 INVISIBLE = "\ufeff\u200b\u200c\u200d\u2060"
 """A byte order mark and characters without a width, which editors and pages add around a copied value."""
+
+LISTS = {
+    "worker_kinds": ("job kinds", r"[a-z][a-z0-9_]*"),
+    "fetch_private_hosts": ("hosts", r"[A-Za-z0-9._-]+(:\d{1,5})?"),
+}
+"""Fields with several values, separated by commas: what they are, and how each is written."""
 
 _REGION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 """As botocore requires of it, which puts it into host names."""
@@ -66,18 +71,15 @@ def checked_region(value: str) -> str:
     return value
 
 
-def listed(what: str, pattern: str) -> BeforeValidator:
-    """Return a validator of a list of such values, separated by commas."""
-
-    def validate(value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        values = frozenset(clean(each) for each in value.split(",") if clean(each))
-        if not values or not all(re.fullmatch(pattern, each) for each in values):
-            raise ValueError(f"must be a list of {what} separated by commas")
-        return values
-
-    return BeforeValidator(validate)
+def listed(value: Any, field: str) -> Any:
+    """Return the values of one of LISTS. Raises ValueError as `check_text` does."""
+    what, pattern = LISTS[field]
+    if not isinstance(value, str):
+        return value
+    values = frozenset(clean(each) for each in value.split(",") if clean(each))
+    if not values or not all(re.fullmatch(pattern, each) for each in values):
+        raise ValueError(f"must be a list of {what} separated by commas")
+    return values
 
 
 def expanded(folder: Path) -> Path:

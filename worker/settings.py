@@ -25,7 +25,7 @@ from worker.errors import SettingsError
 from worker.gpu.tasks.generation import UpscalerBackend
 from worker.renamed_settings import check_old_names, either_name
 from worker.setting_groups import HEADINGS, NEEDED
-from worker.setting_values import check_text, checked_region, clean_source, expanded, listed
+from worker.setting_values import LISTS, check_text, checked_region, clean_source, expanded, listed
 from worker.storage import credentials
 from worker.storage.credentials import StoreSettings
 from worker.storage.models_store import ModelsStore
@@ -35,8 +35,7 @@ LogFormat = Literal["auto", "console", "json"]
 Bucket = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{1,62}$")]
 Region = Annotated[str, AfterValidator(checked_region)]
 Folder = Annotated[Path, AfterValidator(expanded)]
-Kinds = Annotated[frozenset[str], NoDecode, listed("job kinds", r"[a-z][a-z0-9_]*")]
-Hosts = Annotated[frozenset[str], NoDecode, listed("hosts", r"[A-Za-z0-9._-]+(:\d{1,5})?")]
+Names = Annotated[frozenset[str], NoDecode]
 WITH_SPACES = {"models_dir", "work_dir", "worker_name", "worker_kinds", "fetch_private_hosts"}
 """Fields whose value may contain spaces."""
 
@@ -140,12 +139,12 @@ class Settings(BaseSettings):
         description="Where personal files are stored while they are used: a local disk that is not shared.",
         examples=["/local/likeness"],
     )
-    worker_kinds: Kinds = Field(
+    worker_kinds: Names = Field(
         default=frozenset(),
         description="Kinds of jobs that this pod accepts, separated by commas. The default is all that it can run.",
         examples=["training,generation"],
     )
-    fetch_private_hosts: Hosts = Field(
+    fetch_private_hosts: Names = Field(
         default=frozenset(),
         description="Hosts, or HOST:PORT, of URLs in jobs that may be private and use http, separated by commas.",
         examples=["shop.internal,localhost:54321"],
@@ -305,6 +304,11 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             check_text(value, spaces=info.field_name in WITH_SPACES)
         return value
+
+    @field_validator(*LISTS, mode="before")
+    @classmethod
+    def _list(cls, value: Any, info: ValidationInfo) -> Any:
+        return listed(value, info.field_name or "")
 
     @field_validator("database_url", "database_listen_url")
     @classmethod

@@ -36,7 +36,9 @@ create table public.mesh_jobs (
 );
 create index mesh_jobs_base on public.mesh_jobs (base);
 
--- In float32: 419 million weights, 1.56 GiB.
+-- In float32: 419 million weights, 1.56 GiB. Reading the picture adds at most 0.7 (3072 tokens attend to each other in 16 heads), densities
+-- 1.0 for a chunk of points, which shrinks to half of what is free, and 0.2 for the largest grid; libraries and the allocator take 0.5. A
+-- computed figure. 0 would let pods without a GPU offer it.
 insert into worker.base_models (slug, family, capabilities, only_for, sizes, defaults, min_vram_gib, licence, commercial_use) values
   ('triposr', 'triposr', '{mesh}', 'mesh', '{}', '{}', 4, 'MIT', true)
 on conflict (slug) do nothing;  -- an operator may have added it by hand

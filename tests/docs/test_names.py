@@ -24,10 +24,10 @@ FROM_ELSEWHERE = "docs/coming-from/"
 NOT_SETTINGS = frozenset(
     {
         *("PROJECT_REF", "PUBLISHABLE_KEY", "HF_ENDPOINT", "OMP_NUM_THREADS", "OMP_WAIT_POLICY"),
-        *("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"),
+        *("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF", "LIKENESS_TRIPOSR_REFERENCE"),
     }
 )
-"""Names in capitals that are placeholders, or variables of libraries."""
+"""Names in capitals that are placeholders, or variables of libraries and tests."""
 
 CONSTANTS_PAGE = "docs/timeouts.md"
 """A page that also lists constants of the code, whose names end in `_S`: `test_timeouts.py` compares them."""

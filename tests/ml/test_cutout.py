@@ -55,9 +55,8 @@ def test_a_flat_background_is_removed_without_a_network(background: tuple[int, i
     means, cutout = cut_out(pixels_of(mug(background)), None)
     assert means == "flat"
     assert opaque_share(cutout[..., 3]) == pytest.approx(DRAWN, rel=0.06)
-    # Nothing of the background's colour is left around the object.
-    edge = np.abs(cutout[cutout[..., 3] > 0][:, :3].astype(int) - background).max(axis=1)
-    assert edge.min() > 12
+    # No halo: the mug's own colours have little blue, the backgrounds much.
+    assert np.quantile(cutout[cutout[..., 3] > 0][:, 2], 0.99) < 110
 
 
 def test_noise_of_a_jpeg_and_dust_are_background(tmp_path: Path) -> None:
@@ -193,11 +192,11 @@ def test_if_no_picture_can_be_used_each_reason_is_said(tmp_path: Path) -> None:
         first_usable([web_page], None)
 
 
-def test_a_large_picture_is_made_smaller(tmp_path: Path) -> None:
-    large = Image.new("RGBA", (4096, 700), CLEAR)
-    large.paste(RED, (48, 50, 4048, 650))
-    chosen = first_usable([saved(tmp_path, large)], None)
-    assert 1990 / 0.85 < len(chosen.picture) < 2048 / 0.85
+def test_a_large_picture_is_made_smaller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.ml.cutout.choosing._LONGEST_PX", 100)
+    whole, smaller = mug(CLEAR), first_usable([saved(tmp_path, mug(CLEAR))], None)
+    width = whole.getbbox()[2] - whole.getbbox()[0]  # type: ignore[index]
+    assert len(smaller.picture) == pytest.approx(width / whole.width * 100 / 0.85, abs=5)
 
 
 def test_other_files_are_not_networks(tmp_path: Path) -> None:
@@ -213,5 +212,5 @@ def test_other_files_are_not_networks(tmp_path: Path) -> None:
 
 def test_without_the_extra_a_network_is_not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(PackageMissing, match=r"onnxruntime \(the extra mesh\)"):
+    with pytest.raises(PackageMissing, match="the package onnxruntime is not installed: it comes with the extra mesh"):
         networks.load(DATA / "u2net.onnx")

@@ -200,6 +200,12 @@ def test_normals_of_a_ball_point_away_from_its_middle() -> None:
     assert (shape.vertex_normals(surface) * outward).sum(axis=1).min() > 0.98
 
 
+def test_every_vertex_has_a_normal() -> None:
+    """Also one whose triangles cancel out: glTF wants a direction."""
+    both_sides = Surface(np.eye(3, dtype=np.float32), np.int32([[0, 1, 2], [0, 2, 1]]))
+    np.testing.assert_array_equal(shape.vertex_normals(both_sides), [(0, 0, 1)] * 3)
+
+
 def test_colours_in_a_glb_are_linear_light_in_16_bits(coloured: Mesh, tmp_path: Path) -> None:
     tree, numbers = read_glb(*write(coloured, "glb", tmp_path))
     attributes = primitive_of(tree)["attributes"]
@@ -431,7 +437,7 @@ def test_without_the_extra_the_missing_package_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     name = package.partition(".")[0]
-    with pytest.raises(PackageMissing, match=rf"needs the package {name}, which is not installed \(the extra mesh\)"):
+    with pytest.raises(PackageMissing, match=f"the package {name} is not installed: it comes with the extra mesh"):
         finish(make_mesh(network, picture, MeshRequest(24), tmp_path))
 
 

@@ -59,36 +59,37 @@ async def make_mesh(lease: Lease, context: JobContext) -> dict[str, Any]:
     request = lease.job.request(MeshRequest)
     base = lease.job.required_base
     await lease.begin_phase("fetching the pictures")
-    found, unusable = await _fetch_pictures(request, lease.job, context)
+    found, failed = await _fetch_pictures(request, lease.job, context)
     await lease.begin_phase("fetching the model")
     task = MeshTask(
         base=await context.models.ensure(base.slug),
         remover=await _remover(context),
-        pictures=list(found.values()),
+        pictures=found,
+        unusable={number: error.message for number, error in failed.items()},
         quality=request.quality,
         format=request.format,
         texture=request.texture,
         max_faces=request.max_faces,
         workdir=context.workdir,
     )
-    made = await context.compute_result(task, lease)
+    try:
+        made = await context.compute_result(task, lease)
+    except InvalidInput as error:
+        if any(isinstance(other, StorageError) for other in failed.values()):
+            raise StorageError(error.message) from error  # a picture that is there later may do
+        raise
     context.mark_computed(lease)
-    numbers = list(found)
-    skipped = unusable | {numbers[int(index)]: reason for index, reason in made["skipped"].items()}
     return {
         "bucket": context.bucket_meshes,
         "files": await _upload({name: Path(path) for name, path in made["files"].items()}, lease, context),
         "base": base.slug,
-        "picture": numbers[made["picture"]],
-        "skipped": {str(number): reason for number, reason in sorted(skipped.items())},
-        **{name: made[name] for name in ("background", "faces", "vertices", "bounds", "watertight")},
-        **{name: made[name] for name in ("stages", "seconds", "peak_gib")},
+        **{name: value for name, value in made.items() if name != "files"},
     }
 
 
 async def _fetch_pictures(
     request: MeshRequest, job: StartedJob, context: JobContext
-) -> tuple[dict[int, Path], dict[int, str]]:
+) -> tuple[dict[int, Path], dict[int, WorkerError]]:
     """Return the pictures by their number in the request, from 1, and why others cannot be fetched.
 
     Raises InputMissing, InvalidInput or StorageError where there is none.
@@ -100,7 +101,7 @@ async def _fetch_pictures(
     failed = {number: result for number, result in results.items() if isinstance(result, WorkerError)}
     if not found:
         raise _together(failed)
-    return found, {number: error.message for number, error in failed.items()}
+    return found, failed
 
 
 async def _or_error(fetching: Coroutine[Any, Any, Path]) -> Path | WorkerError:

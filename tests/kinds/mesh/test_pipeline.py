@@ -115,13 +115,17 @@ FAILED = [
     (["/inside"], "invalid_input", "picture 1: localhost must be asked with https, not http"),
     (["/film"], "invalid_input", "picture 1: it is too large (200 MB, at most 50)"),
     (["/drawing.svg"], "invalid_input", "an SVG drawing: export it as JPEG"),
-    (["/bomb.png"], "invalid_input", "picture 1 is "),
-    (["/cut.png"], "invalid_input", "picture 1 is damaged"),
+    (["/bomb.png"], "invalid_input", "picture 1: it is "),
+    (["/cut.png"], "invalid_input", "picture 1: it is damaged"),
     (["/transparent.png"], "invalid_input", "transparent"),
     (["/empty.png"], "invalid_input", "stands out"),
     (["/noise.png"], "invalid_input", "no model that removes it"),
-    (["/pole.png"], "invalid_input", ""),
-    (["/gone.png", "/page", "/cut.png", "/empty.png"], "invalid_input", "picture 3"),
+    (["/pole.png"], "invalid_input", "picture 1: "),
+    (
+        ["/gone.png", "/page", "/cut.png", "/empty.png"],
+        "invalid_input",
+        "(404); picture 2: what 127.0.0.1 sends is a web page",
+    ),
     (["/gone.png", "/page", "/drawing.svg", "/film"], "invalid_input", "picture 4: it is too large"),
 ]
 

@@ -16,13 +16,15 @@ from worker.gpu.models import Models
 from worker.gpu.tasks.mesh import MeshTask
 from worker.ml.cutout import network as removers
 from worker.ml.cutout.choosing import Chosen, first_usable
-from worker.ml.errors import PackageMissing
+from worker.ml.cutout.errors import UnusablePicture
+from worker.ml.errors import BadInput, PackageMissing
 from worker.ml.memory import GIB
 from worker.ml.mesh import making
 from worker.ml.mesh.progress import Done
 from worker.ml.networks.triposr import loading
 from worker.ml.networks.triposr.network import TripoSR
 from worker.ml.phases import Phase as MlPhase
+from worker.ml.photos.opening import UnusablePhoto
 from worker.ml.stages import StageFigures
 
 CUTTING = "cutting out the object"
@@ -36,7 +38,7 @@ def make(task: MeshTask, models: Models) -> Work:
     network = models.network(task.base, partial(loading.load, device="cpu"))
     remover = models.network(task.remover, removers.load) if task.remover else None
     yield Phase(name=CUTTING)
-    chosen = first_usable(task.pictures, remover)
+    number, chosen, skipped = _choose(task, remover)
     try:
         network.to("cuda" if torch.cuda.is_available() else "cpu")
         made = yield from _made(network, chosen, task)
@@ -47,8 +49,8 @@ def make(task: MeshTask, models: Models) -> Work:
     stages = {figures.name: _described(figures) for figures in made.stages}
     return {
         "files": _files(made),
-        "picture": chosen.index,
-        "skipped": dict(enumerate(chosen.refused)),
+        "picture": number,
+        "skipped": skipped,
         "background": chosen.means,
         "faces": made.faces,
         "vertices": made.vertices,
@@ -59,6 +61,19 @@ def make(task: MeshTask, models: Models) -> Work:
             (stage["peak_gib"] for stage in stages.values() if stage["peak_gib"] is not None), default=None
         ),
     }
+
+
+def _choose(task: MeshTask, remover: removers.BackgroundNetwork | None) -> tuple[int, Chosen, dict[int, str]]:
+    """Return the first usable picture's number and object, and why the others were not used. Raises BadInput."""
+    skipped = dict(task.unusable)
+    for number, path in task.pictures.items():
+        try:
+            return number, first_usable([path], remover), skipped
+        except UnusablePhoto as error:
+            skipped[number] = f"it is {error.reason}"
+        except UnusablePicture as error:
+            skipped[number] = str(error)
+    raise BadInput("; ".join(f"picture {number}: {reason}" for number, reason in sorted(skipped.items())))
 
 
 def _made(network: TripoSR, chosen: Chosen, task: MeshTask) -> Generator[Event, None, making.Made]:

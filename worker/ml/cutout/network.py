@@ -8,18 +8,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from worker.ml.cutout.flat import Mask
-from worker.ml.errors import ModelUnreadable, PackageMissing
+from worker.ml.errors import ModelUnreadable
+from worker.ml.extra_packages import imported
 from worker.ml.not_weights import kind_of
 from worker.ml.protocol import Pixels
-
-if TYPE_CHECKING:
-    import onnxruntime
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ _NOISE = 13
 class BackgroundNetwork:
     """A loaded network."""
 
-    session: onnxruntime.InferenceSession
+    session: Any  # onnxruntime's InferenceSession
     recipe: Recipe
     file_bytes: int
 
@@ -79,10 +77,7 @@ def load(path: Path) -> BackgroundNetwork:
         raise ModelUnreadable(f"{path.name} is not a network that removes backgrounds: use one of {known}")
     if not path.is_file():
         raise ModelUnreadable(f"{path.name} not found in {path.parent.name}")
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise PackageMissing("removing a background needs the package onnxruntime (the extra mesh)") from error
+    onnxruntime = imported("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors: warnings about unused initialisers say nothing to anyone
     try:

@@ -12,7 +12,8 @@
     shape.py        what all of it makes: the mesh as glTF wants it
     files.py        GLB, OBJ and STL
     previews.py     pictures of the mesh: four views and a turntable, by ray casting on the CPU
-    packages.py     the packages of the extra `mesh`, imported at first use
 
 A generator's events are chunks, after which it can be stopped.
+
+More than a dozen files, each one stage or what several stages share.
 """

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from worker.ml.mesh.packages import imported
+from worker.ml.extra_packages import imported
 from worker.ml.mesh.surface import Faces, Surface
 
 MAX_FACES = 20_000

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from worker.ml.extra_packages import imported
 from worker.ml.mesh.atlas import Atlas
 from worker.ml.mesh.chunks import Chunk
 from worker.ml.mesh.colours import colours_at
-from worker.ml.mesh.packages import imported
 from worker.ml.mesh.surface import Vertices
 from worker.ml.networks.triposr.field import Field
 from worker.ml.protocol import Pixels

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from worker.ml.mesh.packages import imported
+from worker.ml.extra_packages import imported
 from worker.ml.mesh.surface import Faces, Surface
 
 

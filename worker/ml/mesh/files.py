@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from PIL import Image
 
-from worker.ml.mesh.packages import imported
+from worker.ml.extra_packages import imported
 from worker.ml.mesh.shape import Colours, Mesh
 from worker.ml.photos.colours import light_from_srgb
 

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from worker.ml.extra_packages import imported
 from worker.ml.mesh.chunks import Chunk
-from worker.ml.mesh.packages import imported
 from worker.ml.mesh.shape import Mesh
 from worker.ml.photos.colours import light_from_srgb, srgb_from_light
 from worker.ml.protocol import Pixels

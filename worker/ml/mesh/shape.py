@@ -53,9 +53,8 @@ def vertex_normals(surface: Surface) -> Vertices:
     sums = np.zeros((len(surface.vertices), 3))
     for corner in surface.faces.T:
         np.add.at(sums, corner, of_faces)
-    lengths = np.linalg.norm(sums, axis=1, keepdims=True)
-    outward = np.where(lengths > 0, sums, surface.vertices.astype(np.float64))  # where triangles cancel out
-    normals: Vertices = (outward / np.linalg.norm(outward, axis=1, keepdims=True).clip(1e-12)).astype(np.float32)
+    sums[~sums.any(axis=1)] = (0, 0, 1)  # triangles without an area, or that cancel out: glTF wants a direction
+    normals: Vertices = (sums / np.linalg.norm(sums, axis=1, keepdims=True)).astype(np.float32)
     return normals
 
 

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from worker.ml.errors import BadInput
+from worker.ml.extra_packages import imported
 from worker.ml.mesh.density import Volume
-from worker.ml.mesh.packages import imported
 
 THRESHOLD = 25.0
 """The density at which the official program sees a surface."""

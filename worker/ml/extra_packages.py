@@ -9,11 +9,9 @@ from worker.ml.errors import PackageMissing
 
 
 def imported(module: str) -> Any:
-    """Return a module. Raises PackageMissing with the extra that brings it."""
+    """Return a module. Raises PackageMissing if its package is not installed."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
         package = module.partition(".")[0]
-        raise PackageMissing(
-            f"making a mesh needs the package {package}, which is not installed (the extra mesh)"
-        ) from error
+        raise PackageMissing(f"the package {package} is not installed: it comes with the extra mesh") from error
