@@ -15,6 +15,7 @@ export type Database = {
         Row: {
           attempt: number
           base: string | null
+          cache: boolean
           cancel_code: string | null
           cancel_requested_at: string | null
           clip_skip: number | null
@@ -28,6 +29,7 @@ export type Database = {
           error: string | null
           error_code: string | null
           failures: number
+          fingerprint: string | null
           finished_at: string | null
           gpu_seconds: number
           guidance: number | null
@@ -53,6 +55,7 @@ export type Database = {
           quality: number
           reference_paths: string[] | null
           reference_scale: number | null
+          reference_urls: string[] | null
           result: Json | null
           run_after: string | null
           sampler: string | null
@@ -67,6 +70,7 @@ export type Database = {
         Insert: {
           attempt?: number
           base?: string | null
+          cache?: boolean
           cancel_code?: string | null
           cancel_requested_at?: string | null
           clip_skip?: number | null
@@ -80,6 +84,7 @@ export type Database = {
           error?: string | null
           error_code?: string | null
           failures?: number
+          fingerprint?: string | null
           finished_at?: string | null
           gpu_seconds?: number
           guidance?: number | null
@@ -105,6 +110,7 @@ export type Database = {
           quality?: number
           reference_paths?: string[] | null
           reference_scale?: number | null
+          reference_urls?: string[] | null
           result?: Json | null
           run_after?: string | null
           sampler?: string | null
@@ -119,6 +125,7 @@ export type Database = {
         Update: {
           attempt?: number
           base?: string | null
+          cache?: boolean
           cancel_code?: string | null
           cancel_requested_at?: string | null
           clip_skip?: number | null
@@ -132,6 +139,7 @@ export type Database = {
           error?: string | null
           error_code?: string | null
           failures?: number
+          fingerprint?: string | null
           finished_at?: string | null
           gpu_seconds?: number
           guidance?: number | null
@@ -157,6 +165,7 @@ export type Database = {
           quality?: number
           reference_paths?: string[] | null
           reference_scale?: number | null
+          reference_urls?: string[] | null
           result?: Json | null
           run_after?: string | null
           sampler?: string | null
@@ -188,6 +197,7 @@ export type Database = {
           error: string | null
           error_code: string | null
           failures: number
+          fingerprint: string | null
           finished_at: string | null
           format: string
           gpu_seconds: number
@@ -223,6 +233,7 @@ export type Database = {
           error?: string | null
           error_code?: string | null
           failures?: number
+          fingerprint?: string | null
           finished_at?: string | null
           format?: string
           gpu_seconds?: number
@@ -258,6 +269,7 @@ export type Database = {
           error?: string | null
           error_code?: string | null
           failures?: number
+          fingerprint?: string | null
           finished_at?: string | null
           format?: string
           gpu_seconds?: number
@@ -489,6 +501,7 @@ export type Database = {
           error: string | null
           error_code: string | null
           failures: number
+          fingerprint: string | null
           finished_at: string | null
           gpu_seconds: number
           guides: string[] | null
@@ -526,6 +539,7 @@ export type Database = {
           error?: string | null
           error_code?: string | null
           failures?: number
+          fingerprint?: string | null
           finished_at?: string | null
           gpu_seconds?: number
           guides?: string[] | null
@@ -563,6 +577,7 @@ export type Database = {
           error?: string | null
           error_code?: string | null
           failures?: number
+          fingerprint?: string | null
           finished_at?: string | null
           gpu_seconds?: number
           guides?: string[] | null

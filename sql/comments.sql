@@ -74,6 +74,7 @@ comment on column worker.base_models.family is 'LoRAs fit every base model of th
 comment on column worker.base_models.train_base is 'The base model of the family to train on, where this one only generates.';
 comment on column worker.base_models.capabilities is 'train, lora, reference, control:KIND, mesh. A request for any other is refused at INSERT, but detect:KIND. What no guide of the family gives is built in.';
 comment on column worker.base_models.only_for is 'The capability without which no job can use it, because it can do nothing else; NULL: any job can whose capabilities it has.';
+comment on column worker.base_models.weights_of is 'The base model whose weights it has, in whose folder they are; NULL: in its own. The guide that makes it another one names it in bases.';
 comment on column worker.base_models.sizes is 'Sizes in pixels at which the base model generates best, as WIDTHxHEIGHT.';
 comment on column worker.base_models.defaults is 'Settings for what a request leaves open: steps, guidance, width, height, sampler, clip_skip; under training: steps, rank, learning_rate, resolution, batch_size, preservation.';
 comment on column worker.base_models.min_vram_gib is 'GiB of GPU memory that must be free for a pod to offer the base model; 0: a CPU is enough.';
@@ -85,6 +86,7 @@ comment on column worker.guides.slug is 'The name of its folder under MODELS_DIR
 comment on column worker.guides.family is 'The family of the base models that it steers.';
 comment on column worker.guides.capabilities is 'What it gives: reference, control:KIND, or detect:KIND, which makes the map for control:KIND of a photo. A network for several kinds lists them all.';
 comment on column worker.guides.vram_gib is 'GiB of GPU memory that it needs besides its base model.';
+comment on column worker.guides.bases is 'The base models that it is for, which then use no other guide for the same; NULL: all of its family.';
 comment on column worker.guides.licence is 'The licence of the weights, as their publisher names it.';
 comment on column worker.guides.commercial_use is 'True if that licence allows commercial use without another agreement.';
 
@@ -195,6 +197,7 @@ comment on column worker.life_cycle.error_code is 'Why the job failed; see the e
 comment on column worker.life_cycle.error is 'The same in words for the app''s user.';
 comment on column worker.life_cycle.result is 'The outcome: keys, sizes, seed, settings used.';
 comment on column worker.life_cycle.metrics is 'From the last report: step, loss, learning rate, seconds.';
+comment on column worker.life_cycle.fingerprint is 'A digest of everything that the result depends on, if the kind answers identical requests from storage.';
 comment on column worker.life_cycle.guides is 'The guides that the job needs, chosen from worker.guides when it was inserted; NULL: none.';
 comment on column worker.life_cycle.pod_id is 'The pod that runs it, or ran it last.';
 comment on column worker.life_cycle.created_at is 'When the request was inserted.';
@@ -237,6 +240,8 @@ comment on column public.generation_jobs.negative_prompt is 'What to avoid, wher
 comment on column public.generation_jobs.model_ids is 'The LoRAs to use; NULL: the subject''s newest of the base model, else of its family.';
 comment on column public.generation_jobs.lora_scales is 'The strength of each of model_ids. Left open: 1.';
 comment on column public.generation_jobs.reference_paths is 'Keys of one to four pictures of people for the base model to refer to; each person must consent.';
+comment on column public.generation_jobs.cache is 'False: draw it anew, although an identical request was completed for the same owner, and do not use it for later ones.';
+comment on column public.generation_jobs.reference_urls is 'One to four https URLs of pictures for the base model to refer to. Either these or reference_paths; subject_id must name whom or what they show.';
 comment on column public.generation_jobs.reference_scale is 'The strength of the references, from 0 (as without them) to 2. Left open: 1.';
 comment on column public.generation_jobs.control_path is 'The key of a picture that sets pose, outline or depth.';
 comment on column public.generation_jobs.control_kind is 'What control_path is for: canny, pose or depth, as the base model can.';

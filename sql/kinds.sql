@@ -228,6 +228,7 @@ begin
     case when exists (select from worker.request_columns(p_table) where column_name = 'base') then 'base, guides,' end);
   execute format('drop index if exists %I.%I', split_part(p_table, '.', 1), v_name || '_waiting');  -- the same, without the guides
   execute format('create index if not exists %I on %s (error_code) where status = ''queued'' and error_code is not null', v_name || '_requeued', p_table);
+  execute format('create index if not exists %I on %s (owner_id, fingerprint) where status = ''completed'' and fingerprint is not null', v_name || '_fingerprint', p_table);
   execute format('create index if not exists %I on %s (owner_id) where status in (''queued'', ''running'')', v_name || '_owner_open', p_table);
   execute format('create index if not exists %I on %s (owner_id, created_at) where status = ''failed'' and error_code = ''prompt_blocked''', v_name || '_owner_blocked', p_table);
   execute format('create or replace trigger _100_before_insert before insert on %s for each row execute function worker.before_job_insert(%L, %L)',

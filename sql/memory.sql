@@ -45,14 +45,28 @@ language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select p_base.capabilities @> p_capabilities and (p_base.only_for is null or p_base.only_for = any (p_capabilities)) $$;
 comment on function worker.base_can is 'Return true if jobs that need these capabilities can run on a base model.';
 
+create or replace function worker.weights_slug(p_base worker.base_models) returns text
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$ select coalesce(p_base.weights_of, p_base.slug) $$;
+comment on function worker.weights_slug is 'Return the base model whose folder has the weights of a base model: its own, unless it has those of another.';
+
+-- What a guide gives is asked for by each job itself: which routes that makes is usable_routes' to say.
+create or replace function worker.base_serves(p_base worker.base_models, p_kind text) returns boolean
+language sql stable security definer set search_path = pg_catalog, pg_temp
+as $$
+  select required is not null and worker.base_can(p_base, required || array(
+    select p_base.only_for where split_part(p_base.only_for, ':', 1) = any (worker.guided_by(p_kind))))
+  from worker.required_capabilities(p_kind) required
+$$;
+comment on function worker.base_serves is 'Return true if jobs of a kind can run on a base model, if need be with a guide.';
+
 create or replace function worker.usable_bases(p_kind text, p_slugs text[], p_vram_gib double precision) returns text[]
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(array_agg(base.slug order by base.slug), '{}')
   from worker.required_capabilities(p_kind) required
-  join worker.base_models base on worker.base_can(base, required)
-    and worker.required_vram_gib(base, required) <= coalesce(p_vram_gib, 0)
-  where base.slug = any (p_slugs)
+  join worker.base_models base on worker.base_serves(base, p_kind) and worker.required_vram_gib(base, required) <= coalesce(p_vram_gib, 0)
+  where worker.weights_slug(base) = any (p_slugs)
 $$;
 comment on function worker.usable_bases is
-  'Return those of these base models that have the capabilities that every job of a kind needs, and fit into this much free GPU memory; NULL is a CPU.';
+  'Return the base models with the weights of these that have the capabilities that every job of a kind needs, and fit into this much free GPU memory; NULL is a CPU.';

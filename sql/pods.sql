@@ -131,7 +131,7 @@ begin
     exception when others or assert_failure or query_canceled then
       continue;  -- the job itself fails with it; what waits behind it is prefetched all the same
     end;
-    v_jobs := v_jobs || jsonb_build_object('kind', v_row.kind, 'id', v_row.job_id, 'base', v_job ->> 'base', 'guides', coalesce(nullif(v_job -> 'guides', 'null'), '[]'),
+    v_jobs := v_jobs || jsonb_build_object('kind', v_row.kind, 'id', v_row.job_id, 'base', (select worker.weights_slug(base) from worker.base_models base where slug = v_job ->> 'base'), 'guides', coalesce(nullif(v_job -> 'guides', 'null'), '[]'),
       'purpose', (select purpose from worker.job_kinds where kind = v_row.kind),
       'subject_id', v_job ->> 'subject_id', 'inputs', v_inputs, 'checkpoint', worker.newest_checkpoint(v_row.kind, v_row.job_id),
       'models', coalesce(v_inputs -> 'loras', '[]'));  -- for pods of 0.1.0

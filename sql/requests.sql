@@ -42,6 +42,23 @@ language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select substring(p_key from '^[^/]+/([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})/')::uuid $$;
 comment on function worker.key_subject is 'Return the subject under whose prefix a key is, or NULL.';
 
+-- A URL in this project's own storage would name a person's picture around the check of consent. Of any other URL nobody can know
+-- what it shows. The pod that fetches it checks much more.
+create or replace function worker.url_error(p_url text) returns text
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if p_url is null or length(p_url) > 2000 or p_url !~ '^https?://[^/@[:space:]]+([/?][^[:space:]]*)?$' then
+    return 'is not an https URL of up to 2000 characters';
+  elsif exists (
+    select from regexp_matches(lower(p_url), '[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}', 'g') ids (id)
+    join public.subjects on subjects.id = ids.id[1]::uuid) then
+    return 'is a picture of a subject: name its key instead, so that consent is checked';
+  end if;
+  return null;
+end $$;
+comment on function worker.url_error is 'Return why a request may not name this URL, or NULL.';
+
 create or replace function worker.subjects_of(p_kind text, p_job jsonb) returns setof uuid
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$

@@ -38,7 +38,7 @@ from worker.pod.looks import Looks, Outcome
 from worker.pod.prefetch import Prefetch
 from worker.pod.preflight import BUCKETS, check_installation
 from worker.pod.registration import Registration
-from worker.pod.routes import Routes, base_of
+from worker.pod.routes import Routes
 from worker.pod.session import Session
 from worker.settings import Settings
 from worker.storage.lora_cache import LoraCache
@@ -254,8 +254,8 @@ class Worker:
 
     async def _preferences(self, routes: list[str]) -> list[list[str]]:
         """Return the routes to ask for before all others, the most urgent first."""
-        # A route without a base counts as one of the loaded base: its job makes the GPU load no other.
-        loaded = [route for route in routes if base_of(route) in ("", self._runner.loaded_base)]
+        # A route without a base counts as one of the loaded base: its job makes the GPU load no other weights.
+        loaded = [route for route in routes if self._routes.weights_of(route) in ("", self._runner.loaded_base)]
         if self._runner.loaded_base is None or len(loaded) == len(routes):
             return []  # no base is loaded, or all routes use it: no affinity, so no route can starve
         wait = timedelta(seconds=self._settings.max_affinity_wait_s)

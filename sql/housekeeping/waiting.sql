@@ -9,6 +9,7 @@ declare
   v_needed real;
   v_guides text[] := coalesce(worker.guides_of_route(p_route), '{}');
   v_missing text;
+  v_weights text;
   v_largest real := (select max(vram_gib) from worker.pods where worker.is_alive(pods));
 begin
   if exists (select from worker.pods where p_route = any (routes) and worker.is_alive(pods)) then
@@ -26,6 +27,7 @@ begin
   if v_base.slug is null then
     return 'no live pod offers ' || p_route || ': check its WORKER_KINDS';
   end if;
+  v_weights := worker.weights_slug(v_base);
   select guide into v_missing from unnest(v_guides) guide where guide not in (select slug from worker.guides) limit 1;
   if v_missing is not null then
     return format('guide %s is not in worker.guides any more: insert it again, or cancel the job', v_missing);
@@ -37,16 +39,16 @@ begin
       || coalesce((select string_agg(format(', and %s %s more', slug, vram_gib), '' order by slug) from worker.guides where slug = any (v_guides) and vram_gib > 0), '') || '; '
       || coalesce('the largest pod has ' || trim_scale(trunc(v_largest::numeric, 1)), 'no live pod has a GPU that is ready');
   elsif not exists (select from worker.pods where worker.is_alive(pods)
-                    and v_needed <= coalesce(vram_gib, 0) and v_base.slug = any (models_present)) then
-    return v_base.slug || ' not found on a live pod or in the bucket: worker models push ' || v_base.slug;
+                    and v_needed <= coalesce(vram_gib, 0) and v_weights = any (models_present)) then
+    return v_weights || ' not found on a live pod or in the bucket: worker models push ' || v_weights;
   end if;
   select guide into v_missing from unnest(v_guides) guide
   where not exists (select from worker.pods where worker.is_alive(pods) and guide = any (models_present)) limit 1;
   if v_missing is not null then
     return format('no pod has %1$s: worker models pull --as %1$s, then worker models push %1$s', v_missing);
   elsif v_guides <> '{}' and not exists (select from worker.pods where worker.is_alive(pods)
-        and v_needed <= coalesce(vram_gib, 0) and models_present @> (v_base.slug || v_guides)) then
-    return format('no pod has %s together, and the memory for them: worker models push makes them available to all', array_to_string(v_base.slug || v_guides, ' and '));
+        and v_needed <= coalesce(vram_gib, 0) and models_present @> (v_weights || v_guides)) then
+    return format('no pod has %s together, and the memory for them: worker models push makes them available to all', array_to_string(v_weights || v_guides, ' and '));
   end if;
   return 'the pods that have ' || v_base.slug || ' do not offer ' || p_route || ': their logs say why';
 end $$;

@@ -15,7 +15,7 @@ as $$
      join worker.base_models base on base.slug = p_job ->> 'base' and base.family = current_one.family
      where coalesce(jsonb_typeof(p_job -> 'model_ids'), 'null') = 'null'
        and current_one.subject_id = (p_job ->> 'subject_id')::uuid and current_one.retired_at is null
-     order by current_one.base = p_job ->> 'base' desc, current_one.version desc limit 1)
+     order by coalesce(current_one.base in (base.slug, base.weights_of), false) desc, current_one.version desc limit 1)
   ) wanted join public.subjects_models models using (id)
 $$;
 comment on function worker.generation_loras is
@@ -69,8 +69,8 @@ comment on function worker.generation__texts is
 
 create or replace function worker.generation__plain_columns() returns text[]
 language sql immutable set search_path = pg_catalog, pg_temp
-as $$ select '{lora_scales,control_kind,control_from,sampler,output_format}'::text[] $$;
-comment on function worker.generation__plain_columns is 'Return the columns that hold numbers, or words from a fixed list.';
+as $$ select '{reference_urls,lora_scales,control_kind,control_from,sampler,output_format}'::text[] $$;
+comment on function worker.generation__plain_columns is 'Return the columns that hold numbers, words from a fixed list, or URLs, which request_error checks.';
 
 create or replace function worker.generation__default_base(p_job jsonb) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
@@ -99,7 +99,7 @@ as $$
 begin
   return array(
     select 'lora' where p_job ->> 'subject_id' is not null or (jsonb_typeof(p_job -> 'model_ids') = 'array' and jsonb_array_length(p_job -> 'model_ids') > 0)
-    union all select 'reference' where jsonb_typeof(p_job -> 'reference_paths') = 'array'
+    union all select 'reference' where 'array' in (jsonb_typeof(p_job -> 'reference_paths'), jsonb_typeof(p_job -> 'reference_urls'))
     union all select 'control:' || (p_job ->> 'control_kind') where p_job ->> 'control_kind' is not null
     union all select 'detect:' || detected from worker.generation_detects(p_job) detected where detected is not null);
 end $$;
@@ -111,10 +111,39 @@ language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select '{reference,control,detect}'::text[] $$;
 comment on function worker.generation__guided_by is 'Return the sorts of guides that a picture may need: one for references, one for the control image, one that makes its map of a photo.';
 
+-- Nobody can know whom a URL shows, and a key of a subject names one who may not be what the picture is about: so references by URL,
+-- and those of base models that draw nothing without references, need the subject, who is asked for consent.
+create or replace function worker.generation_references_error(p_job jsonb) returns text
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_error text;
+begin
+  select format('reference_urls: number %s %s', position, worker.url_error(url)) into v_error
+  from worker.items(p_job, 'reference_urls') with ordinality urls (url, position)
+  where worker.url_error(url) is not null order by position limit 1;
+  if v_error is not null or p_job ->> 'subject_id' is not null then
+    return v_error;
+  elsif jsonb_typeof(p_job -> 'reference_urls') = 'array' then
+    return 'reference_urls: name in subject_id whom or what the references show';
+  elsif exists (select from worker.base_models where slug = p_job ->> 'base' and only_for = 'reference') then
+    return format('subject_id: name whom or what the references of a %s job show', p_job ->> 'base');
+  end if;
+  return null;
+end $$;
+comment on function worker.generation_references_error is 'Return why the references of a request may not be used, besides what is checked of every key, or NULL.';
+
 create or replace function worker.generation__request_error(p_job jsonb) returns text
-language sql immutable set search_path = pg_catalog, pg_temp
-as $$ select 'prompt: give a prompt, a preset or both' where p_job ->> 'preset_id' is null and btrim(p_job ->> 'prompt') = '' $$;
-comment on function worker.generation__request_error is 'Return an error for a request without any prompt.';
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if p_job ->> 'preset_id' is null and btrim(p_job ->> 'prompt') = '' then
+    return 'prompt: give a prompt, a preset or both';
+  end if;
+  return worker.generation_references_error(p_job);
+end $$;
+comment on function worker.generation__request_error is
+  'Return an error for a request without any prompt, and for references that do not say whom they show.';
 
 -- ------------------------------------------------------------------------------------------------------------- payload
 
@@ -123,9 +152,9 @@ language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select array['input_missing', format('the subject has no trained LoRA for %s yet: insert into training_jobs first', p_job ->> 'base')]
   where p_job ->> 'subject_id' is not null and coalesce(jsonb_typeof(p_job -> 'model_ids'), 'null') = 'null'
-    and worker.generation_loras(p_job) = '[]'
+    and 'reference' <> all (worker.generation__capabilities(p_job)) and worker.generation_loras(p_job) = '[]'
 $$;
-comment on function worker.generation__inputs_error is 'Return an error for a subject without a LoRA.';
+comment on function worker.generation__inputs_error is 'Return an error for a subject without a LoRA and without references.';
 
 -- A guide that is NULL is built into the base model.
 create or replace function worker.generation_guides(p_job jsonb) returns jsonb
@@ -135,9 +164,10 @@ declare
   v_guides jsonb := '[]';
   v_control text := 'control:' || (p_job ->> 'control_kind');
 begin
-  if jsonb_typeof(p_job -> 'reference_paths') = 'array' then
+  if 'reference' = any (worker.generation__capabilities(p_job)) then
     v_guides := v_guides || jsonb_build_object(
-      'capability', 'reference', 'guide', worker.guide_for(p_job, 'reference'), 'paths', p_job -> 'reference_paths',
+      'capability', 'reference', 'guide', worker.guide_for(p_job, 'reference'),
+      'paths', array(select worker.items(p_job, 'reference_paths')), 'urls', array(select worker.items(p_job, 'reference_urls')),
       'scale', coalesce((p_job ->> 'reference_scale')::real, 1), 'start', 0, 'end', 1);
   end if;
   if v_control is not null then
@@ -150,7 +180,7 @@ begin
   return v_guides;
 end $$;
 comment on function worker.generation_guides is
-  'Return what steers a picture: for references and for the control image the capability, the guide that gives it, the keys, scale and window of steps; and what makes the map of a photo.';
+  'Return what steers a picture: for references and for the control image the capability, the guide that gives it, the keys or URLs, scale and window of steps; and what makes the map of a photo.';
 
 create or replace function worker.generation__payload(p_job jsonb) returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp

@@ -10,7 +10,7 @@ end $$;
 
 -- Without it, a kind that needs no capability, such as one that draws, could name a base model that cannot draw.
 alter table worker.base_models
-  add column only_for text constraint base_models_only_for_is_one_of_its_capabilities check (only_for = any (capabilities));
+  add column only_for text constraint base_models_only_for_is_one_of_its_capabilities check (only_for is null or only_for = any (capabilities));
 
 alter table worker.config add column bucket_meshes text not null default '3d-models';
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from worker.demo.config import with_uno
 from worker.demo.tiny_bases import TINY
 from worker.ml.families.registry import FAMILIES, family_of
 
@@ -26,6 +27,24 @@ def test_a_base_is_of_the_family_that_it_is_registered_with(slug: str, database_
         owner.execute(config.register.encode())
         (registered,) = owner.execute("select family from worker.base_models where slug = %s", [slug]).fetchall()
     assert registered == (family_of(tmp_path / slug).name,)
+
+
+def test_with_uno_the_demo_has_its_lora_and_shares_the_weights_of_the_base(database_url: str, tmp_path: Path) -> None:
+    config = with_uno(TINY["tiny-flux"])
+    config.provide_models(tmp_path)
+    with psycopg.connect(database_url, autocommit=True) as owner:
+        owner.execute(config.register.encode())
+        slugs = [path.name for path in tmp_path.iterdir()]
+        (routes,) = owner.execute("select worker.usable_routes('generation', %s, null)", [slugs]).fetchone() or ()
+    assert routes == ["generation/tiny-flux", "generation/uno+uno-lora"]
+
+
+@pytest.mark.parametrize("base", ["tiny-klein", "tiny-sd15"])
+def test_uno_is_refused_with_a_base_that_its_lora_does_not_fit(base: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "worker", "demo", "--uno", "--base", base, "--output", str(tmp_path / "output")]
+    refused = subprocess.run(command, capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert f"--uno cannot be used with {base}" in refused.stderr
 
 
 def test_an_unknown_base_is_refused_with_those_there_are(tmp_path: Path) -> None:

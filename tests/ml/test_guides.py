@@ -19,7 +19,7 @@ from worker.ml.draw.generate import LoraUse, PictureRequest, generate
 from worker.ml.errors import BadInput
 from worker.ml.memory import Plan
 from worker.ml.models import Base
-from worker.ml.protocol import Appended, Grid, GuideUse, Inputs, Sampler, Side
+from worker.ml.protocol import Appended, Grid, GuideUse, Inputs, Sampler, Sampling, Side
 from worker.ml.train.train_lora import TrainedLora
 
 REQUEST = PictureRequest(
@@ -46,7 +46,7 @@ class AddsConstant:
     def working_bytes(self, base: Base, use: GuideUse, grid: Grid) -> int:
         return self.needs
 
-    def sampler(self, sampler: Sampler) -> Sampler:
+    def sampler(self, sampler: Sampler, sampling: Sampling) -> Sampler:
         if self.first_steps is not None:
             sampler.scheduler.timesteps = sampler.scheduler.timesteps[: self.first_steps]
         return sampler

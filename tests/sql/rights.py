@@ -71,6 +71,9 @@ EXECUTE = {
     "worker.timing": "likeness_worker",
     "worker.usable_routes": "likeness_worker",
     "worker.base_can": "likeness_worker",
+    "worker.base_serves": "likeness_worker",
+    "worker.weights_slug": "likeness_worker",
+    "worker.find_result": "likeness_worker",
     "worker.base_of_route": "likeness_worker",
     "worker.guides_of_route": "likeness_worker",
     "worker.guides_vram_gib": "likeness_worker",
@@ -92,25 +95,26 @@ OWNER_ONLY = """
     check_job_owner check_kinds check_life_cycle check_quota check_registration check_request check_slot
     clamp_deferred_jobs clamp_future_times clamp_pod_times column_defaults consent_refusal count_again count_jobs
     count_ledger_refusals current_home declare_grant declare_policy default_base defaults_for_nulls
-    deletable_buckets delete_queue_rows dequeue_row discard_staged_objects end_attempt end_failed_attempt enqueue
-    enqueue_rows ensure_kind_policies ensure_policy expire_consent explain_waiting fail_stranded_jobs fill_defaults
-    find_violation finish_job finish_stopped_job first_marker fn_pgqueuer_changed fold_prompt foreign_change
-    generation_detects generation_guides generation_loras give_back grant_declared_rights grant_job_table guide_for
-    guided_by guides_in_route has_hook held_state hook hook_error hook_failure hook_signatures inputs_error
-    is_allowed is_cold is_dead is_detected is_fault_of_pod is_rejected is_retried is_settled is_ticker is_transient
-    items job_consent_error key_error key_subject keys_error late_sequences lease_state left_open listed_by_hook
-    live_kinds lock_account lock_is_free lock_job lock_lease log_event log_refusal lora_of make_first_nonce
-    make_job_table make_job_views marker_problem marker_state matching_term_rule may_renew models_error models_of
-    move_installation named_keys new_era newest_checkpoint note_catalog note_cold_start note_missing_tables
-    note_subjects on_photo_write on_subject_insert on_subject_update own_functions own_grants own_objects
-    own_relations own_table_parts owner_of_request payload personal_buckets photos_of plain_columns
-    policy_in_catalog prefetch prefix preset_columns preset_error prompt_error prune publish publish_changes
-    publish_lora_import publish_training queue_row queue_time realtime_tables reconcile record_catalog
+    deletable_buckets delete_queue_rows dequeue_row discard_staged_objects earlier_objects end_attempt
+    end_failed_attempt enqueue enqueue_rows ensure_kind_policies ensure_policy expire_consent explain_waiting
+    fail_stranded_jobs fill_defaults find_violation finish_job finish_stopped_job first_marker fn_pgqueuer_changed
+    fold_prompt foreign_change generation_detects generation_guides generation_loras generation_references_error
+    give_back grant_declared_rights grant_job_table guide_for guide_serves guided_by guides_in_route has_hook
+    held_state hook hook_error hook_failure hook_signatures inputs_error is_allowed is_cold is_dead is_detected
+    is_fault_of_pod is_rejected is_retried is_settled is_ticker is_transient items job_consent_error key_error
+    key_subject keys_error late_sequences lease_state left_open listed_by_hook live_kinds lock_account lock_is_free
+    lock_job lock_lease log_event log_refusal lora_of make_first_nonce make_job_table make_job_views marker_problem
+    marker_state matching_term_rule may_be_served may_renew models_error models_of move_installation named_keys
+    new_era newest_checkpoint note_catalog note_cold_start note_missing_tables note_subjects on_photo_write
+    on_subject_insert on_subject_update own_functions own_grants own_objects own_relations own_table_parts
+    owner_of_request payload personal_buckets photos_of plain_columns policy_in_catalog prefetch prefix
+    preset_columns preset_error prompt_error prune publish publish_changes publish_lora_import publish_training
+    queue_row queue_time realtime_tables reconcile record_catalog
     record_progress refusal refuse_change register_job_table release_unheld_jobs repair_catalog request_columns
     request_error request_stop requeue result_error result_keys revoke_for_deleted_accounts route routes_digest
     run_package_file sequences_of_words set_consent settle settle_stopped sorts staging_prefix start_delay
     start_payload stop_jobs_of subjects_of table_of take_turn texts training_min_photos training_photos try_lock_job
-    undeclared_columns unsettled_for usable_bases wanted_guides
+    undeclared_columns unsettled_for url_error usable_bases wanted_guides
 
     generation__capabilities generation__default_base generation__guided_by generation__inputs_error
     generation__named_keys generation__payload generation__plain_columns generation__prefetch
@@ -181,7 +185,7 @@ TABLES = {
 
 _LIFE_CYCLE = (
     "status attempt failures progress phase cancel_requested_at cancel_code error_code error result metrics "
-    "gpu_seconds pod_id preset guides created_at started_at finished_at"
+    "gpu_seconds pod_id preset guides fingerprint created_at started_at finished_at"
 )
 _ADMINISTRATORS = "priority run_after max_failures max_runtime"
 _TRAINING = (
@@ -191,7 +195,7 @@ _TRAINING = (
 _GENERATION = (
     "id owner_id subject_id base preset_id prompt negative_prompt model_ids lora_scales reference_paths "
     "reference_scale control_path control_kind control_from control_scale control_start control_end sampler "
-    "clip_skip width height steps guidance seed num_images upscale quality output_format"
+    "clip_skip width height steps guidance seed num_images upscale quality output_format reference_urls cache"
 )
 _MESH = "id owner_id subject_id base image_urls image_paths quality format texture max_faces metadata"
 
@@ -241,12 +245,12 @@ READABLE = {
     "public.generation_jobs": f"{_GENERATION} {_ADMINISTRATORS} {_LIFE_CYCLE}",
     "public.mesh_jobs": f"{_MESH} {_ADMINISTRATORS} {_LIFE_CYCLE}",
     "worker.base_models": "slug family train_base capabilities sizes defaults min_vram_gib licence commercial_use "
-    "min_training_vram_gib only_for",
+    "min_training_vram_gib only_for weights_of",
     "worker.config": "singleton consent_mode default_base open_jobs_per_owner bucket_uploads bucket_models "
     "bucket_meshes "
     "keep_logs_for",
     "worker.consent_events": "id subject_id event purposes expires_at reason evidence_digest job_kind job_id actor at",
-    "worker.guides": "slug family capabilities vram_gib licence commercial_use",
+    "worker.guides": "slug family capabilities vram_gib licence commercial_use bases",
     "worker.job_events": "id kind job_id attempt at event detail",
     "worker.job_kinds": "kind table_name purpose subject_required slot max_runtime paused package hooks "
     "uses_base table_missing_since needs_marked_buckets",

@@ -136,6 +136,7 @@ def test_a_started_job_says_what_steers_it(db: AppTables, start_pod: Any) -> Non
         "start": 0,
         "end": 1,
         "paths": db.job("generation", job)["reference_paths"],
+        "urls": [],
     }
     assert control == {
         "capability": "control:pose",

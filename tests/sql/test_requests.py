@@ -357,7 +357,14 @@ def test_no_role_can_change_request_columns(db: AppTables, pod: Pod) -> None:
         "training": db.request("training", subject_id=subject),
         "generation": db.request("generation", owner_id=db.owner, prompt="x"),
     }
-    another: dict[str, object] = {"uuid": uuid4(), "text": "another", "integer": 7, "bigint": 7, "real": 0.5}
+    another: dict[str, object] = {
+        "uuid": uuid4(),
+        "text": "another",
+        "integer": 7,
+        "bigint": 7,
+        "real": 0.5,
+        "boolean": False,
+    }
     another |= {
         "text[]": ["a", "b", "c"],
         "uuid[]": [uuid4()],

@@ -149,12 +149,13 @@ def test_an_operators_own_figure_of_memory_stays_and_holds_for_everything(instal
         {"slug": "sd15", "min_vram_gib": 4.0, "min_training_vram_gib": 6.0},
         {"slug": "sdxl", "min_vram_gib": 4.0, "min_training_vram_gib": 6.0},
         {"slug": "triposr", "min_vram_gib": 4.0, "min_training_vram_gib": None},
+        {"slug": "uno", "min_vram_gib": 30.0, "min_training_vram_gib": None},
         {"slug": "z-image", "min_vram_gib": 5.25, "min_training_vram_gib": 9.0},
         {"slug": "z-image-turbo", "min_vram_gib": 5.25, "min_training_vram_gib": None},
     ]
-    for kind in ("training", "generation"):
+    for kind, bases in (("training", ["flux-dev"]), ("generation", ["flux-dev", "uno"])):
         usable = "select worker.usable_bases(%s, '{flux-dev}', %s)"
-        assert (installation.one(usable, kind, 29.9), installation.one(usable, kind, 30.0)) == ([], ["flux-dev"])
+        assert (installation.one(usable, kind, 29.9), installation.one(usable, kind, 30.0)) == ([], bases)
 
 
 def test_the_default_base_model_stays_in_an_installation_that_was_used(installation: Installation) -> None:

@@ -32,6 +32,10 @@ def demo(
             "`--base list` names them."
         ),
     ] = None,
+    uno: Annotated[
+        bool,
+        typer.Option("--uno", help="Also draw from a reference picture, with an untrained LoRA in the place of UNO's."),
+    ] = False,
     keep: Annotated[
         bool, typer.Option("--keep", help="Keep Postgres and the S3 server running for a look around, until Ctrl-C.")
     ] = False,
@@ -42,7 +46,7 @@ def demo(
     consented. Reads no settings.
     """
     try:
-        from worker.demo.config import SMALL
+        from worker.demo.config import SMALL, fits_uno, with_uno
         from worker.demo.run import main as run_demo
         from worker.demo.tiny_bases import TINY
     except ModuleNotFoundError as error:
@@ -53,4 +57,7 @@ def demo(
     if config is None:
         typer.echo(f"demo: base {base} not found; there are {', '.join(TINY)}", err=True)
         raise typer.Exit(WRONG_SETTINGS)
-    raise typer.Exit(run_demo(output, photos, keep=keep, config=config))
+    if uno and not fits_uno(config):
+        typer.echo(f"demo: --uno cannot be used with {base}, whose family UNO's LoRA does not fit", err=True)
+        raise typer.Exit(WRONG_SETTINGS)
+    raise typer.Exit(run_demo(output, photos, keep=keep, config=with_uno(config) if uno else config))

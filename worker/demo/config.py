@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 SMALL_BASE = Path(__file__).parent / "small_base"
+UNO_STRENGTH = 0.02
+"""Of the demo's LoRA for UNO, which is noise: enough to be seen, and little enough that the base still draws."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class DemoConfig:
         prompts: `{who}` is replaced by the trigger word or the class.
         pictures: how many for each prompt.
         long_request: columns of a request that takes long enough to be stopped by a revocation.
+        refers: whether to draw from a reference too, with the base model uno (`with_uno`).
     """
 
     base: str
@@ -35,6 +38,7 @@ class DemoConfig:
     prompts: tuple[str, ...]
     pictures: int
     long_request: Mapping[str, int]
+    refers: bool = False
 
 
 def _copy_small_base(folder: Path) -> None:
@@ -64,3 +68,26 @@ on conflict do nothing
     pictures=3,
     long_request={"num_images": 16, "steps": 100, "width": 112, "height": 144},
 )
+
+
+def fits_uno(config: DemoConfig) -> bool:
+    """Return True for a demo whose base can have UNO's LoRA: one of FLUX.1's layout."""
+    return config.base.endswith("-flux")
+
+
+def with_uno(config: DemoConfig) -> DemoConfig:
+    """Return a demo that also draws from a reference, with this one's base for UNO's weights."""
+    register = f"""{config.register};
+update worker.base_models set weights_of = '{config.base}', min_vram_gib = 0, defaults = base.defaults
+from (select defaults from worker.base_models where slug = '{config.base}') base where slug = 'uno';
+update worker.guides set vram_gib = 0 where slug = 'uno-lora';
+"""  # noqa: S608 - the name is the demo's own
+
+    def provide_models(folder: Path) -> None:
+        from worker.ml import models
+        from worker.ml.guides.tiny.uno import build_tiny
+
+        config.provide_models(folder)
+        build_tiny(folder / "uno-lora", models.load(folder / config.base, "cpu"), strength=UNO_STRENGTH)
+
+    return replace(config, register=register, provide_models=provide_models, refers=True)

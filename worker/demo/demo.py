@@ -12,9 +12,10 @@ from types import TracebackType
 from typing import Any, Self
 from uuid import UUID
 
-from worker.demo.album import Album, draw_album
+from worker.demo.album import Album, Photo, draw_album
 from worker.demo.app_client import Admin, App, Subject, connected_as, keys_in
 from worker.demo.config import DemoConfig
+from worker.demo.drawing.mug import draw_mug
 from worker.demo.drawing.person import Person
 from worker.demo.held_out import held_out_losses
 from worker.demo.installation import Installation
@@ -99,6 +100,8 @@ class Demo:
             without_lora=self._draw("without", word, person, []),
             with_lora=self._draw("with", word, person, [lora.id]),
         )
+        if self._config.refers:
+            self._draw_from_reference(person)
         other, other_file = self._train_other(others)
         self._measure(person, lora_file, other_file)
         self._revoke_while_drawing(person, lora)
@@ -250,6 +253,23 @@ class Demo:
                 f"{len(drawn)} prompts for “{who}”, {self._config.pictures} pictures each, {size}, seeds from {SEED}"
             )
         return drawn
+
+    def _draw_from_reference(self, person: Uploaded) -> None:
+        """Draw from a picture of a mug, twice: the second, identical request is answered from storage."""
+        with self._steps.step("Draw from a reference") as step:
+            mug = Photo(self._output / "reference.png", "a red mug")
+            draw_mug(mug.path)
+            key = self._app.add_photo(person.subject, len(person.album.photos) + 1, mug)
+            asked = {"base": "uno", "preset_id": self._preset, "model_ids": [], "reference_paths": [key], "seed": SEED}
+            rows = []
+            for time_ in ("first", "second"):
+                job_id = self._app.request_pictures(person.subject, "a red mug on a table", **asked)
+                rows.append(self._complete(f"draw from a reference, {time_} time", "generation", job_id, step))
+            first, second = ((row["finished_at"] - row["started_at"]).total_seconds() for row in rows)
+            if rows[1]["result"].get("cached_from") != str(rows[0]["id"]):
+                raise DemoFailed(f"generation job {rows[1]['id']} was not answered from storage")
+            self._save_pictures(rows[0]["result"], "from-reference")
+            step.result = f"in {first:.1f} s, with an untrained LoRA; the same again from storage, in {second:.2f} s"
 
     def _save_pictures(self, result: dict[str, Any], name: str) -> list[Path]:
         paths = []

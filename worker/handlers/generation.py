@@ -12,18 +12,25 @@ from typing import Any, Literal
 
 from pydantic import Field, FiniteFloat
 
-from worker.errors import InputMissing, InvalidInput
+from worker.errors import InputMissing, InvalidInput, WorkerError
 from worker.gpu.tasks.generation import GenerateTask, GuideFile, LoraFile
+from worker.guard.fetch import Limits
+from worker.guard.picture_types import why_not_a_picture
 from worker.guard.prompts import Text
 from worker.handlers.context import JobContext
+from worker.handlers.earlier_results import fingerprint, reuse
 from worker.jobs.lease import Lease
 from worker.jobs.started_job import Row, StartedJob
 from worker.jobs.wording import MIN_BYTES_CUT, merged_negative_prompt, merged_prompt
+from worker.models import UPSCALERS
+from worker.storage.checksums import sha256_of
 from worker.storage.image_encoding import CONTENT_TYPE, SUFFIX, EncodedPicture, encode
 from worker.storage.lora_cache import StoredLora
 
 MAX_MB_A_PICTURE = 200
 """Of references and control pictures: larger than any camera's file; a video would fill the pod's disk."""
+MAX_MB_A_URL = 50
+"""Of references that are fetched from elsewhere: more than shops accept."""
 
 
 class ScaledLora(StoredLora):
@@ -44,6 +51,8 @@ class WantedGuide(Row):
     detector: str | None = None
     """The model that makes a map of the picture, which is a photo; None where it is read as it is."""
     paths: list[str]
+    urls: list[str] = Field(default_factory=list)
+    """Of references that are not in storage."""
     scale: FiniteFloat
     start: FiniteFloat
     end: FiniteFloat
@@ -91,6 +100,7 @@ class GenerationRequest(Row):
     upscale: Literal[2, 4] = 4
     quality: int = 92
     output_format: Literal["png", "jpeg", "webp"] = "png"
+    cache: bool = True
     inputs: GenerationInputs
 
     @classmethod
@@ -133,15 +143,24 @@ def pictures(inputs: dict[str, Any]) -> list[str]:
 
 
 async def generate(lease: Lease, context: JobContext) -> dict[str, Any]:
-    """Generate and upscale the pictures of a job, and upload them under this attempt's prefix."""
+    """Generate and upscale the pictures of a job, and upload them under this attempt's prefix.
+
+    An identical request of the same owner is answered with copies of its pictures.
+    """
     request, base = GenerationRequest.of(lease.job), lease.job.required_base
+    pictures = [await _fetch_pictures(guide, lease, context) for guide in request.inputs.used_guides]
+    if request.cache:
+        digest = await _fingerprint(request, pictures, lease.job, context)
+        earlier = await reuse(digest, lease, context)
+        if earlier is not None:
+            return earlier
     await lease.begin_phase("fetching the base model")
     task = GenerateTask(
-        base=await context.models.ensure(base.slug),
+        base=await context.models.ensure(base.weights_slug),
         upscaler=await context.models.ensure_upscaler(request.upscale),
         upscaler_backend=context.upscaler_backend,
         loras=[await _fetch_lora(lora, context) for lora in request.inputs.loras],
-        guides=[await _fetch_guide(guide, lease, context) for guide in request.inputs.used_guides],
+        guides=[await _guide_file(*used, context) for used in zip(request.inputs.used_guides, pictures, strict=True)],
         trigger_words=request.trigger_words,
         prompt=request.merged_prompt(lease.job),
         negative_prompt=request.merged_negative_prompt(lease.job),
@@ -157,11 +176,11 @@ async def generate(lease: Lease, context: JobContext) -> dict[str, Any]:
     )
     drawn = await context.compute_result(task, lease)
     context.mark_computed(lease)
-    files, pictures = await _encode_pictures(drawn, request, lease, context)
+    files, described = await _encode_pictures(drawn, request, lease, context)
     await _upload_results(files, request, lease, context)
     return {
         "bucket": context.bucket_uploads,
-        "pictures": pictures,
+        "pictures": described,
         "base": base.slug,
         "models": [{"id": str(lora.id), "version": lora.version, "scale": lora.scale} for lora in request.inputs.loras],
         "guides": _described_guides(drawn, request),
@@ -170,6 +189,30 @@ async def generate(lease: Lease, context: JobContext) -> dict[str, Any]:
         "peak_gib": drawn["peak_gib"],
         "memory_plan": drawn["memory_plan"],
     }
+
+
+async def _fingerprint(
+    request: GenerationRequest, pictures: list[list[Path]], job: StartedJob, context: JobContext
+) -> str:
+    """Return a digest of what the pictures depend on: models by their files, inputs by their contents, settings."""
+    models = [job.required_base.weights_slug, UPSCALERS[request.upscale]]
+    models += [
+        slug for guide in request.inputs.used_guides for slug in (guide.guide, guide.detector) if slug is not None
+    ]
+    contents = [[await asyncio.to_thread(sha256_of, path) for path in paths] for paths in pictures]
+    return fingerprint(
+        {
+            "subjects": sorted(map(str, job.subjects)),
+            "base": job.required_base.slug,
+            "models": [[slug, await context.models.digest(slug)] for slug in models],
+            "upscaler": context.upscaler_backend,
+            "prompts": [request.merged_prompt(job), request.merged_negative_prompt(job)],
+            "settings": request.model_dump(mode="json", exclude={"inputs", "cache", "prompt", "negative_prompt"}),
+            "loras": [lora.model_dump(mode="json", exclude={"path"}) for lora in request.inputs.loras],
+            "guides": [guide.model_dump(exclude={"paths", "urls"}) for guide in request.inputs.guides],
+            "pictures": contents,
+        }
+    )
 
 
 async def _fetch_lora(lora: ScaledLora, context: JobContext) -> LoraFile:
@@ -181,18 +224,24 @@ async def _fetch_lora(lora: ScaledLora, context: JobContext) -> LoraFile:
     return LoraFile(path=path, scale=lora.scale)
 
 
-async def _fetch_guide(guide: WantedGuide, lease: Lease, context: JobContext) -> GuideFile:
+async def _fetch_pictures(guide: WantedGuide, lease: Lease, context: JobContext) -> list[Path]:
+    """Download the references, or the control picture."""
     await lease.begin_phase("fetching references" if guide.what == "reference" else "fetching the control picture")
-    model = None if guide.guide is None else await context.models.ensure(guide.guide)
+    folder = context.workdir / guide.what
     files = [
-        await _fetch_picture(guide.what, key, context.workdir / guide.what / str(number), lease, context)
+        await _fetch_picture(guide.what, key, folder / str(number), lease, context)
         for number, key in enumerate(guide.paths)
     ]
+    files += [await _fetch_url(guide.what, number, url, folder, context) for number, url in enumerate(guide.urls, 1)]
+    return files
+
+
+async def _guide_file(guide: WantedGuide, pictures: list[Path], context: JobContext) -> GuideFile:
     return GuideFile(
         capability=guide.capability,
-        model=model,
+        model=None if guide.guide is None else await context.models.ensure(guide.guide),
         detector=None if guide.detector is None else await context.models.ensure(guide.detector),
-        pictures=files,
+        pictures=pictures,
         scale=guide.scale,
         start=guide.start,
         end=guide.end,
@@ -210,11 +259,24 @@ async def _fetch_picture(what: str, key: str, folder: Path, lease: Lease, contex
     return await context.download_of(lease.job, context.bucket_uploads, key, folder / name, found)
 
 
+async def _fetch_url(what: str, number: int, url: str, folder: Path, context: JobContext) -> Path:
+    """Download a picture by its URL, which no error repeats. Raises InputMissing, InvalidInput and StorageError."""
+    path = folder / f"{what} {number}"  # errors about the file name it
+    await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
+    try:
+        await context.fetcher.fetch(url, path, Limits(max_bytes=MAX_MB_A_URL * 1_000_000), why_not_a_picture)
+    except WorkerError as error:
+        raise type(error)(f"{what} {number}: {error.message}") from error
+    context.traffic.bytes_in += (await asyncio.to_thread(path.stat)).st_size
+    return path
+
+
 def _described_guides(drawn: dict[str, Any], request: GenerationRequest) -> list[dict[str, Any]]:
     """Return what steered the pictures, for the result: as asked, and what became of it."""
     padded = drawn["resolved"]["padded_controls"]
     return [
-        guide.model_dump() | {"used": guide.scale != 0, "padded": guide.capability.partition(":")[2] in padded}
+        guide.model_dump(exclude={"urls"})
+        | {"used": guide.scale != 0, "padded": guide.capability.partition(":")[2] in padded}
         for guide in request.inputs.guides
     ]
 

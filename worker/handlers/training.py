@@ -109,7 +109,7 @@ async def train(lease: Lease, context: JobContext) -> dict[str, Any]:
     """Train one LoRA on the subject's photos, and upload it under this attempt's prefix."""
     request, base = TrainingRequest.of(lease.job), lease.job.required_base
     await lease.begin_phase("fetching the base model")
-    base_folder = await context.models.ensure(base.slug)
+    base_folder = await context.models.ensure(base.weights_slug)
     await lease.begin_phase(f"fetching {len(request.inputs.photos)} photos")
     photos, refused = await _fetch_photos(request.inputs, lease.job, context)
     task = TrainTask(

@@ -111,6 +111,13 @@ class Lease:
             await self._database.call("save_checkpoint", self.kind, self.id, self.attempt, step, bucket, key)
         )
 
+    async def find_result(self, fingerprint: str) -> dict[str, Any] | None:
+        """Record the request's fingerprint; return `job_id`, `result` and `objects` of an identical one, if any."""
+        found: dict[str, Any] | None = await self._database.call(
+            "find_result", self.kind, self.id, self.attempt, fingerprint
+        )
+        return found
+
     async def complete(self, result: dict[str, Any]) -> str:
         """Publish the result. Return ok, lost, cancelled, consent_denied or invalid."""
         return str(

@@ -28,6 +28,12 @@ class Base(Row):
     family: str
     licence: str
     defaults: dict[str, Any] = {}
+    weights_of: str | None = None
+
+    @property
+    def weights_slug(self) -> str:
+        """Return the base model in whose folder the weights are: itself, unless it has those of another."""
+        return self.weights_of or self.slug
 
 
 class Preset(Row):

@@ -288,8 +288,11 @@ class Guide(Protocol):
     def attach(self, base: Base) -> AbstractContextManager[None]:
         """Change the base's denoiser inside the block, for example its attention processors, and place own weights."""
 
-    def sampler(self, sampler: Sampler) -> Sampler:
-        """Return the sampler of a picture, changed where the guide was trained with other levels of noise."""
+    def sampler(self, sampler: Sampler, sampling: Sampling) -> Sampler:
+        """Return the sampler of a picture, changed where the guide was trained with other levels of noise.
+
+        Raises BadInput for a sampling that it cannot be used with.
+        """
 
     def prepare(self, base: Base, use: GuideUse, grid: Grid, generator: torch.Generator) -> Any:
         """Return the state for one picture on this grid. Raises BadInput for pictures that cannot be used.

@@ -14,7 +14,7 @@ from worker.errors import InputMissing, InvalidInput, SettingsError, StorageErro
 from worker.models.eviction import DiskSpace, InsufficientDiskSpace
 from worker.models.integrity import is_complete, is_undamaged
 from worker.models.locks import ModelLeases, fetch_lock
-from worker.models.manifest import MANIFEST, Manifest, ModelFile, matches
+from worker.models.manifest import MANIFEST, Manifest, ModelFile, digest_of, matches, model_files, read_manifest
 from worker.models.names import BUCKET_PREFIX, UPSCALER_FILE, UPSCALERS, model_missing, partial_path, slug_path
 from worker.models.partial_folder import install, prepare_partial
 from worker.storage.object_store import ObjectStore
@@ -79,6 +79,22 @@ class BaseModels:
         await self.begin_use(slug, may_evict=may_evict)
         self.end_use(slug)
         return slug_path(self._folder, slug)
+
+    async def digest(self, slug: str) -> str:
+        """Return what tells this version of a model from others, of its files on the disk or in the bucket.
+
+        By their checksums, of a folder that was added by hand by their sizes and times of change: nothing is read for
+        it. Raises ModelMissing and StorageError as `ensure` does.
+        """
+        path = slug_path(self._folder, slug)
+        manifest = await asyncio.to_thread(read_manifest, path)
+        if manifest is None and await asyncio.to_thread(path.is_dir):
+            return await asyncio.to_thread(_signature, path)
+        if manifest is None and self._store is not None:
+            manifest = await read_bucket_manifest(slug, self._store, self._bucket)
+        if manifest is None:
+            raise model_missing(slug, "is missing on this pod's disk and in the model bucket")
+        return digest_of(sorted((name, file.sha256) for name, file in manifest.files.items()))
 
     async def begin_use(self, slug: str, *, may_evict: bool = True) -> Path:
         """Like `ensure`, and protect the model from eviction by any process until `end_use`."""
@@ -177,6 +193,10 @@ class JobModels:
         self._used.append(slug)
         return path
 
+    async def digest(self, slug: str) -> str:
+        """Return what tells this version of a model from others, as `BaseModels.digest` does."""
+        return await self._models.digest(slug)
+
     async def ensure_upscaler(self, scale: int) -> Path:
         """Return the weights of the upscaler for `scale` 2 or 4. Raises ModelMissing as `ensure` does."""
         if scale not in UPSCALERS:
@@ -201,6 +221,11 @@ async def read_bucket_manifest(slug: str, store: ObjectStore, bucket: str) -> Ma
         return None
     except ValidationError as error:
         raise model_missing(slug, f"has a damaged {MANIFEST} in the model bucket") from error
+
+
+def _signature(folder: Path) -> str:
+    files = [(path.relative_to(folder).as_posix(), path.stat()) for path in model_files(folder)]
+    return digest_of([(name, stat.st_size, stat.st_mtime_ns) for name, stat in files])
 
 
 def _is_present(folder: Path) -> bool:

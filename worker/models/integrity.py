@@ -9,8 +9,11 @@ from pathlib import Path
 from worker.models.manifest import MANIFEST, damaged_files, has_size, read_manifest
 from worker.models.names import UPSCALER_FILE
 
-_SIGNS = ("model_index.json", UPSCALER_FILE, "image_encoder/config.json", "diffusion_pytorch_model.safetensors")
-"""Files by which a folder is known as a model: a base model, an upscaler, an IP-Adapter, a ControlNet."""
+_SIGNS = (
+    *("model_index.json", UPSCALER_FILE),
+    *("image_encoder/config.json", "diffusion_pytorch_model.safetensors", "dit_lora.safetensors"),
+)
+"""Files by which a folder is known as a model: a base model, an upscaler; an IP-Adapter, a ControlNet, UNO's LoRA."""
 
 
 def is_complete(folder: Path) -> bool:

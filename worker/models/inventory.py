@@ -27,7 +27,7 @@ _BASES = """
     select base.*, (
         select coalesce(jsonb_object_agg(kinds.kind, worker.required_vram_gib(base, required)), '{}')
         from worker.job_kinds kinds cross join lateral worker.required_capabilities(kinds.kind) required
-        where kinds.uses_base and worker.base_can(base, required)) as needed_gib
+        where kinds.uses_base and worker.base_serves(base, kinds.kind)) as needed_gib
     from worker.base_models base"""
 """With the GPU memory that each kind needs which can use it."""
 _GUIDES = "select * from worker.guides"
@@ -146,6 +146,9 @@ def _row(
 ) -> tuple[str, ...]:
     released = RELEASED.get(slug)
     terms: Mapping[str, Any] | None = base or (asdict(released) if released else None)
+    if base and base.get("weights_of"):
+        stored = f"the weights of {base['weights_of']}"
+        return slug, base["family"], *_licence(base), "", stored, stored, "", _routes(slug, base, known=known)
     manifests = [model.manifest for model in (disk, bucket) if model is not None and model.manifest is not None]
     origin = next((manifest.origin for manifest in manifests if manifest.origin is not None), None)
     size_bytes = max(model.size_bytes for model in (disk, bucket) if model) if disk or bucket else 0
@@ -155,14 +158,18 @@ def _row(
     return (
         slug,
         (base["family"] or "any") if base else "",
-        terms["licence"] if terms else (origin.licences if origin else ""),
-        ("yes" if terms["commercial_use"] else "no") if terms else "",
+        *(_licence(terms) if terms else (origin.licences if origin else "", "")),
         f"{size_bytes / 1e9:.2f}" if size_bytes else "",
         disk.state if disk else "-",
         in_bucket,
         origin.revision[:12] if origin and origin.revision else "",
         _routes(slug, base, known=known),
     )
+
+
+def _licence(base: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the licence of a registered model, and whether it allows commercial use."""
+    return base["licence"], "yes" if base["commercial_use"] else "no"
 
 
 def _routes(slug: str, base: Mapping[str, Any] | None, *, known: bool) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -103,7 +104,11 @@ def build_manifest(folder: Path, origin: Origin | None = None) -> Manifest:
 def digest_of_base(folder: Path) -> str:
     """Return a digest of the names and contents of a base's files. Reads them all where there is no manifest."""
     manifest = read_manifest(folder) or build_manifest(folder)
-    listed = sorted((name, file.sha256) for name, file in manifest.files.items())
+    return digest_of(sorted((name, file.sha256) for name, file in manifest.files.items()))
+
+
+def digest_of(listed: Sequence[tuple[str | int, ...]]) -> str:
+    """Return a digest of a list of files, each with what tells its contents."""
     return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
 
 

@@ -72,7 +72,7 @@ class JobRunner:
         self.leases: dict[str, Lease] = {}
         """By kind:id."""
         self.loaded_base: str | None = None
-        """The slug of the base model that the GPU process holds, as far as the parent knows."""
+        """The slug of the base model whose weights the GPU process holds, as far as the parent knows."""
 
     def begin(self, kind: str, job_id: UUID, free_slot: Callable[[], None]) -> None:
         """Run a claimed job in a task of its own."""
@@ -163,7 +163,7 @@ class JobRunner:
 
         def freed() -> None:
             if lease.job.base is not None:
-                self.loaded_base = lease.job.base.slug
+                self.loaded_base = lease.job.base.weights_slug
             free_slot()
 
         return freed

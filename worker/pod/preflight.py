@@ -93,7 +93,8 @@ _SCHEMA = """
     select to_regprocedure('worker.schema_major()') is not null as installed,
            to_regprocedure('worker.pod_heartbeat(uuid, jsonb, jsonb)') is not null
            and to_regprocedure('worker.usable_routes(text, text[], double precision)') is not null
-           and to_regprocedure('worker.base_can(worker.base_models, text[])') is not null as current"""
+           and to_regprocedure('worker.base_can(worker.base_models, text[])') is not null
+           and to_regprocedure('worker.find_result(text, uuid, integer, text)') is not null as current"""
 """The schema is current with the newest functions without which a pod cannot work."""
 
 

@@ -29,10 +29,12 @@ _SUITABLE = """
            worker.required_vram_gib(base, required) <= coalesce(%s, 0) as fits
     from worker.job_kinds kinds
     cross join lateral worker.required_capabilities(kinds.kind) required
-    join worker.base_models base on worker.base_can(base, required)
-    where kinds.uses_base and kinds.kind = any(%s) and base.slug = any(%s)
+    join worker.base_models base on worker.base_serves(base, kinds.kind)
+    where kinds.uses_base and kinds.kind = any(%s) and worker.weights_slug(base) = any(%s)
     order by base.slug"""
 """The bases that can do what a kind needs, and whether there is enough free memory to."""
+
+_KNOWN = "select slug from worker.base_models base where worker.weights_slug(base) = any(%s)"
 
 
 class Routes:
@@ -45,6 +47,7 @@ class Routes:
         self._refused_until: dict[str, float] = {}
         self._asked_for: tuple[bool, float | None, str | None, frozenset[str]] | None = None
         self._possible: dict[str, str] = {}
+        self._weights_of: dict[str, str] = {}
         self.slot_of: dict[str, str] = {}
         """The routes that this pod offers now, each with its slot; empty until the first `refresh`."""
         self.models_in_reach: list[str] = []
@@ -66,6 +69,10 @@ class Routes:
         known = (gpu, free_vram_gib, digest, frozenset(in_reach))
         if known != self._asked_for:
             self._possible = await self._ask(gpu, free_vram_gib, in_reach)
+            shared = await self._database.fetch(
+                "select slug, weights_of from worker.base_models where weights_of is not null"
+            )
+            self._weights_of = {row["slug"]: row["weights_of"] for row in shared}
             self._asked_for = known
         offered = {route: slot for route, slot in self._possible.items() if not self._is_refused(route)}
         changed = (offered, sorted(in_reach)) != (self.slot_of, self.models_in_reach)
@@ -120,13 +127,17 @@ class Routes:
 
     async def _why_no_gpu_job(self, kinds: Iterable[str], in_reach: set[str], free_vram_gib: float | None) -> str:
         bases = sorted(in_reach)
-        if not await self._database.fetch("select slug from worker.base_models where slug = any(%s)", [bases]):
+        if not await self._database.fetch(_KNOWN, [bases]):
             return "no base of worker.base_models is on this disk, or in the bucket and can be fetched"
         suitable = await self._database.fetch(_SUITABLE, [free_vram_gib, list(kinds), bases])
         if suitable and not any(row["fits"] for row in suitable):
             requirements = dict.fromkeys(row["requirement"] for row in suitable)
             return f"{'; '.join(requirements)}; {describe_free_memory(free_vram_gib)}"
         return "no base at hand can do its kinds, or a model that they require is missing"
+
+    def weights_of(self, route: str) -> str:
+        """Return the base model whose weights a route needs; empty for that of a kind alone."""
+        return self._weights_of.get(base := base_of(route), base)
 
     def refuse(self, route: str) -> None:
         """Stop offering a route for REFUSE_FOR_S."""

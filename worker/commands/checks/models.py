@@ -25,7 +25,8 @@ WORK_SPACE_GB = 5.0
 """Photos, LoRAs and finished pictures of the running jobs."""
 
 _BASES = """
-    select slug, family, licence, commercial_use, worker.memory_requirement(base) as requirement,
+    select slug, worker.weights_slug(base) as weights, family, licence, commercial_use,
+           worker.memory_requirement(base) as requirement,
            slug = (select default_base from worker.config) as is_default
     from worker.base_models base order by slug"""
 _GUIDES = "select slug, family, capabilities, vram_gib, licence, commercial_use from worker.guides order by slug"
@@ -56,7 +57,7 @@ async def check_models(
     for base in bases:
         await report.check(f"base {base['slug']}", _base(base, places, gpu))
     # Guides of other families are of no use here; those without one serve all.
-    families = {base["family"] for base in bases if places.of(base["slug"]) is not None} | {None}
+    families = {base["family"] for base in bases if places.of(base["weights"]) is not None} | {None}
     for guide in [guide for guide in guides if guide["family"] in families]:
         await report.check(f"guide {guide['slug']}", _guide(guide, places))
     await report.check("routes", _routes(settings, database, models, gpu))
@@ -204,11 +205,13 @@ def _describe_use(*, commercial: bool) -> str:
 
 
 async def _base(base: dict[str, Any], places: Places, gpu: GpuCheck) -> str:
-    slug, place = base["slug"], places.of(base["slug"])
+    slug, place = base["weights"], places.of(base["weights"])
     use = _describe_use(commercial=base["commercial_use"])
     about = f"{base['licence']}, {use}; {base['requirement']}"
     if gpu.usable:
         about += f"; {describe_free_memory(gpu.free_vram_gib)}"
+    if slug != base["slug"]:
+        about = f"the weights of {slug}; {about}"
     if place is not None:
         return f"{place}; {about}"
     hint = f"{install_command(slug)}; then, for all pods: worker models push {slug}"

@@ -38,6 +38,7 @@ REPEATABLE = (
     *(
         "queue",
         "functions",
+        "earlier_results",
         "failures_and_cancel",
         "memory",
         "guides",

@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import accumulate
 from typing import Literal
 
 import torch
@@ -87,6 +88,11 @@ class Layer:
     def diffusers(self) -> list[str]:
         names = [name.format(*self.numbers) for name in self.module.diffusers]
         return names if self.part is None else [names[self.part]]
+
+    def rows(self, inputs: int) -> dict[str, slice]:
+        """Return the rows of each of diffusers' layers, by its name, of one with this many inputs."""
+        ends = [0, *accumulate(self.module.rows(inputs))]
+        return {name: slice(*ends[place : place + 2]) for place, name in enumerate(self.diffusers)}
 
     def has_shape(self, shape: Shape) -> bool:
         """Return True if the family's layer can have this shape, at any width of the hidden states."""
@@ -213,9 +219,9 @@ def _split(layer: Layer, pair: Pair) -> Iterator[tuple[str, Pair]]:
     if len(layer.diffusers) == 1:
         yield layer.diffusers[0], (a, b)
         return
-    for part, part_b in zip(layer.diffusers, torch.split(b, layer.module.rows(a.shape[1])), strict=True):
-        if part_b.any():
-            yield part, (a.clone(), part_b.clone())
+    for part, rows in layer.rows(a.shape[1]).items():
+        if b[rows].any():
+            yield part, (a.clone(), b[rows].clone())
 
 
 def _swap_halves(b: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from worker.ml.draw.finite import culprit
-from worker.ml.draw.steps import takes_part
+from worker.ml.draw.steps import new_sampler, takes_part
 from worker.ml.models import Base
 from worker.ml.protocol import Condition, Grid, Guide, GuideUse, Inputs, Sampler, Sampling, Side
 
@@ -52,9 +52,7 @@ def denoise(scene: Scene, index: int, seed: int) -> Generator[Step, None, torch.
     """
     base, family, parts = scene.base, scene.base.family, scene.base.parts
     noise = torch.Generator("cpu").manual_seed(seed)
-    sampler = family.sampler(parts, scene.sampling, base.device, noise)
-    for use in scene.guides:
-        sampler = use.guide.sampler(sampler)
+    sampler = new_sampler(base, scene.sampling, scene.guides, base.device, noise)
     # float16 keeps three digits: over many steps their loss shows, unless the latents are kept in float32.
     precision = torch.float32 if base.dtype == torch.float16 else base.dtype
     latents = family.first_noise(parts, sampler, scene.sampling.grid, noise, precision).to(base.device)

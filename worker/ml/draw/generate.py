@@ -169,7 +169,8 @@ def resolve(base: Base, request: PictureRequest) -> Resolved:
         raise BadInput("guidance and the scales of LoRAs and guides must be finite numbers")
     width, height = width // token_px * token_px, height // token_px * token_px
     sampler = sampler_named(base, request.sampler)
-    planned = planned_steps(base, Sampling((height // token_px, width // token_px), steps, sampler))
+    sampling = Sampling((height // token_px, width // token_px), steps, sampler)
+    planned = planned_steps(base, sampling, [use for use in request.guides if use.scale != 0])
     for use in request.guides:
         check_window(use, planned)
     return Resolved(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 
 from worker.ml.errors import BadInput
 from worker.ml.models import Base
-from worker.ml.protocol import GuideUse, Sampling
+from worker.ml.protocol import GuideUse, Sampler, Sampling
 
 MOST_TRIED = 50
 """No scheduler of diffusers needs more than 4."""
@@ -27,19 +28,29 @@ def sampler_named(base: Base, name: str | None) -> str | None:
     return own
 
 
-def planned_steps(base: Base, sampling: Sampling) -> int:
+def new_sampler(
+    base: Base, sampling: Sampling, guides: Sequence[GuideUse], device: torch.device, generator: torch.Generator
+) -> Sampler:
+    """Return the sampler of one picture, as these guides change it. Raises BadInput, and what schedulers raise."""
+    sampler = base.family.sampler(base.parts, sampling, device, generator)
+    for use in guides:
+        sampler = use.guide.sampler(sampler, sampling)
+    return sampler
+
+
+def planned_steps(base: Base, sampling: Sampling, guides: Sequence[GuideUse]) -> int:
     """Return how many steps the sampler takes for so many: some take more.
 
     Raises BadInput, with the fewest that are possible, if it cannot draw in so many.
     """
-    if planned := _planned(base, sampling):
+    if planned := _planned(base, sampling, guides):
         return planned
     steps = sampling.steps
     scheduler = f"the sampler {sampling.sampler}"
     if sampling.sampler is None:
         scheduler = f"{type(base.parts.scheduler).__name__}, the scheduler of this base,"
     more = (replace(sampling, steps=count) for count in range(steps + 1, steps + MOST_TRIED))
-    fewest = next((possible.steps for possible in more if _planned(base, possible)), None)
+    fewest = next((possible.steps for possible in more if _planned(base, possible, guides)), None)
     if fewest is None:
         raise BadInput(f"steps: {scheduler} cannot draw in {steps} steps: use fewer")
     raise BadInput(f"steps: {scheduler} needs at least {fewest}, not {steps}")
@@ -62,10 +73,12 @@ def check_window(use: GuideUse, total: int) -> None:
         raise BadInput(f"{window}, and none of the {total} steps is inside: use a wider one, or more steps")
 
 
-def _planned(base: Base, sampling: Sampling) -> int:
+def _planned(base: Base, sampling: Sampling, guides: Sequence[GuideUse]) -> int:
     """Return how many steps the scheduler plans, or 0 if it cannot: schedulers then raise anything, or plan NaN."""
     try:
-        sampler = base.family.sampler(base.parts, sampling, torch.device("cpu"), torch.Generator("cpu"))
+        sampler = new_sampler(base, sampling, guides, torch.device("cpu"), torch.Generator("cpu"))
+    except BadInput:
+        raise
     except (ValueError, IndexError, ZeroDivisionError, RuntimeError):
         return 0
     return len(sampler.timesteps) if sampler.timesteps.isfinite().all() else 0

@@ -23,7 +23,7 @@ from worker.ml.guides.maps import fit
 from worker.ml.guides.pictures import MIN_SIDE_PX
 from worker.ml.masters import Masters
 from worker.ml.models import Base
-from worker.ml.protocol import Grid, GuideUse, Inputs, Pixels, Sampler
+from worker.ml.protocol import Grid, GuideUse, Inputs, Pixels, Sampler, Sampling
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class ControlNet(ABC):
         finally:
             self._masters.to_host()
 
-    def sampler(self, sampler: Sampler) -> Sampler:
+    def sampler(self, sampler: Sampler, sampling: Sampling) -> Sampler:
         return sampler
 
     @torch.no_grad()

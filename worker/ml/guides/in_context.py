@@ -12,11 +12,10 @@ from typing import Protocol, cast, runtime_checkable
 
 import torch
 
-from worker.ml.errors import BadInput
 from worker.ml.guides.once import OncePerUse
-from worker.ml.guides.pictures import check_references
+from worker.ml.guides.pictures import check_references, check_unscaled
 from worker.ml.models import Base
-from worker.ml.protocol import Appended, Grid, GuideUse, Inputs, Parts, Pixels, Sampler
+from worker.ml.protocol import Appended, Grid, GuideUse, Inputs, Parts, Pixels, Sampler, Sampling
 
 
 @runtime_checkable
@@ -54,16 +53,12 @@ class InContext:
         finally:
             self._encoded.forget()
 
-    def sampler(self, sampler: Sampler) -> Sampler:
+    def sampler(self, sampler: Sampler, sampling: Sampling) -> Sampler:
         return sampler
 
     def prepare(self, base: Base, use: GuideUse, grid: Grid, generator: torch.Generator) -> Appended:
         check_references(use.pictures)
-        if use.scale != 1:
-            raise BadInput(
-                f"the scale of reference pictures is {use.scale:g}, and {base.family.name} bases read them or do not: "
-                "use 1, or 0 for no references"
-            )
+        check_unscaled(use.scale, f"{base.family.name} bases")
         return self._encoded.get(use, lambda: self._encode(base, use))
 
     def change(self, state: Appended, inputs: Inputs, done: float) -> Inputs:

@@ -26,7 +26,7 @@ from worker.ml.guides.once import OncePerUse
 from worker.ml.guides.pictures import check_references
 from worker.ml.masters import Masters
 from worker.ml.models import Base
-from worker.ml.protocol import Grid, GuideUse, Inputs, Pixels, Sampler, Side
+from worker.ml.protocol import Grid, GuideUse, Inputs, Pixels, Sampler, Sampling, Side
 
 LAYER_STATES = 15
 """Hidden states that a layer of the encoder works with, measured at the real geometry, beside those of all layers,
@@ -88,7 +88,7 @@ class IPAdapter:
             self._weights.to_host()
             self._embedded.forget()
 
-    def sampler(self, sampler: Sampler) -> Sampler:
+    def sampler(self, sampler: Sampler, sampling: Sampling) -> Sampler:
         return sampler
 
     def prepare(self, base: Base, use: GuideUse, grid: Grid, generator: torch.Generator) -> Embedded:

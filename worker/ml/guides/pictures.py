@@ -13,6 +13,15 @@ MAX_RATIO = 8
 looks at the middle square of 224 pixels, sees nothing of use beyond them either."""
 
 
+def check_unscaled(scale: float, readers: str) -> None:
+    """Raise BadInput unless the scale of references is 1, for readers of tokens, of which nothing can be read less."""
+    if scale != 1:
+        raise BadInput(
+            f"the scale of reference pictures is {scale:g}, and {readers} read them or do not: use 1, or 0 for no "
+            "references"
+        )
+
+
 def check_references(pictures: Sequence[Pixels]) -> None:
     """Raise BadInput, saying which, for a reference picture (H, W, 3) that is too small or too narrow, or for none."""
     if not pictures:

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Protocol
 
 from worker.ml.errors import ModelUnreadable
-from worker.ml.guides import ip_adapter
+from worker.ml.guides import ip_adapter, uno
 from worker.ml.guides.controlnet_files import open_controlnet
 from worker.ml.guides.in_context import InContext, ReadsReferences
+from worker.ml.guides.ip_adapter_files import adapter_file
+from worker.ml.guides.uno_lora import is_lora
 from worker.ml.models import Base, Loaded
 from worker.ml.protocol import Guide
 
@@ -31,4 +33,5 @@ def open_guide(folder: Path | None, base: Base, capability: str) -> LoadedGuide:
         raise ModelUnreadable(f"{folder} is not a guide: there is no such folder")
     if capability.startswith("control:"):
         return open_controlnet(folder, base, capability.removeprefix("control:"))
-    return ip_adapter.load(folder, base)
+    file = adapter_file(folder)
+    return uno.load(file, base) if is_lora(file) else ip_adapter.load(folder, base)
