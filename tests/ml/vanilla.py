@@ -56,15 +56,15 @@ def draw(
     pipeline = (control.pipeline if control else DiffusionPipeline).from_pretrained(
         base, dtype=dtype, local_files_only=True, add_watermarker=False, **parts
     )
+    for part in pipeline.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.requires_grad_(False)  # torch multiplies weights that could be trained otherwise: in another last bit
     for number, (path, _) in enumerate(loras or []):
         pipeline.load_lora_weights(path, adapter_name=f"lora{number}")
     if any(scale != 1 for _, scale in loras or []):
         pipeline.set_adapters([f"lora{i}" for i in range(len(loras))], [scale for _, scale in loras])
     if adapter:
         load_ip_adapter(pipeline, *adapter)
-    for part in pipeline.components.values():
-        if isinstance(part, torch.nn.Module):
-            part.requires_grad_(False)  # torch multiplies weights that could be trained otherwise: in another last bit
     generator = torch.Generator("cpu").manual_seed(seed)
     return np.asarray(pipeline(prompt=prompt, generator=generator, **told(pipeline, settings)).images[0])
 
