@@ -47,7 +47,7 @@ def adapter_of(published: Published, config: CLIPVisionConfig, patch: pytest.Mon
         encoder = CLIPVisionModelWithProjection(config).to(torch.bfloat16)
     weights = {name: torch.zeros(shape, dtype=torch.bfloat16) for name, shape in shapes.items()}
     patch.setattr(ip_adapter_files, "read_weights", lambda _: weights)
-    patch.setattr(ip_adapter_files, "_check_finite", lambda *_: None)
+    patch.setattr(ip_adapter_files, "check_finite", lambda *_: None)
     adapter = ip_adapter_files.load_adapter(Path("adapter.safetensors"), base)
     torch.nn.ModuleList(adapter.modules).to("meta")
     return IPAdapter(base, adapter, encoder), base

@@ -167,7 +167,11 @@ def test_some_of_the_blocks_tell_the_family(tmp_path: Path, kept: str) -> None:
 
 
 def test_more_blocks_than_the_family_has_are_another_family(tmp_path: Path) -> None:
-    for block, family in (("transformer_blocks.18", "flux"), ("transformer_blocks.19", None)):
+    for block, family in (
+        ("transformer_blocks.18", "flux"),
+        ("transformer_blocks.19", "qwen-image"),
+        ("transformer_blocks.60", None),
+    ):
         layer = f"transformer.{block}.attn.to_q"
         path = saved(tmp_path, tensors({f"{layer}.lora_A.weight": [4, 48], f"{layer}.lora_B.weight": [48, 4]}))
         if family:

@@ -81,7 +81,7 @@ def test_a_pod_offers_each_choice_of_guides_that_it_has_and_that_fit_together(db
     controls = {"sd15+controlnet-canny-sd15", "sd15+controlnet-pose-sd15"}
     both = {f"{control}+ip-adapter-sd15" for control in controls}
     assert offered(MODELS, 100) == {plain, reference, "klein", *controls, *both}
-    assert offered(MODELS, 4.5) == {plain}
+    assert offered(MODELS, 4.4) == {plain}
     assert offered(MODELS, 5.2) == {plain, *controls}
     assert offered(MODELS, 6.3) == {plain, reference, *controls}  # not both: 4 + 1 + 1.4
     assert offered(["sd15"], 100) == {plain}

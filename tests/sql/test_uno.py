@@ -43,7 +43,7 @@ def test_a_pod_with_the_weights_of_flux_dev_and_the_lora_offers_it(db: AppTables
     assert offered("flux-dev", "uno-lora") == {"flux-dev", "uno+uno-lora"}
     assert offered("flux-dev", "ip-adapter-flux") == {"flux-dev", "flux-dev+ip-adapter-flux"}
     assert offered("uno-lora", "uno") == set()
-    assert offered("flux-dev", "uno-lora", vram_gib=12) == {"flux-dev"}  # 10.5 + 2 are needed
+    assert offered("flux-dev", "uno-lora", vram_gib=9) == {"flux-dev"}  # 7.5 + 2 are needed
     assert offered("flux-dev", "uno-lora", kind="training") == {"flux-dev"}
 
 
