@@ -32,6 +32,7 @@ LEARNING_RATES = {"flux": 5e-3, "klein": 1e-2, "qwen-image": 7e-3, "sd15": 1e-2,
 ROUNDS = {
     "klein": {"steps": 80},
     "qwen-image": {"steps": 130},
+    "sd15": {"steps": 160},
     "sdxl": {"steps": 40, "batch_size": 4},
     "z-image": {"steps": 180},
 }

@@ -386,7 +386,10 @@ def change_config(**entries: Any) -> Callable[[Path], None]:
         (leave_a_pickle, "has only a pickle, which is never loaded"),
         (leave_a_pickle_beside_other_weights, "is an incomplete or damaged ControlNet"),
         (lambda folder: (folder / WEIGHTS).unlink(), "is an incomplete or damaged ControlNet"),
-        (change_weights(lambda weights: weights["conv_in.weight"].fill_(torch.nan)), "holds weights that are not finite"),
+        (
+            change_weights(lambda weights: weights["conv_in.weight"].fill_(torch.nan)),
+            "holds weights that are not finite",
+        ),
         (change_weights(lambda weights: weights.pop("conv_in.bias")), "1 missing weights, such as conv_in.bias"),
         (change_weights(lambda weights: weights.update(more=torch.ones(1))), "1 unexpected weights, such as more"),
         (

@@ -44,7 +44,7 @@ async def reuse(digest: str, lease: Lease, context: JobContext) -> dict[str, Any
         for key, (bucket, copy) in copies.items():
             await context.store.copy(bucket, key, copy)
     except InputMissing:
-        log.info("earlier_result.missing", earlier_job=earlier["job_id"])  # an app may delete objects: compute again
+        log.info("cache.objects_missing", earlier_job=earlier["job_id"])  # an app may delete objects: compute again
         return None
     context.mark_computed(lease)
     replaced: dict[str, Any] = _replaced(earlier["result"], {key: copy for key, (_, copy) in copies.items()})
