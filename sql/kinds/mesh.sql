@@ -31,22 +31,12 @@ language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select '{mesh}'::text[] $$;
 comment on function worker.mesh__capabilities is 'Return mesh, which models that draw do not have.';
 
--- A URL could name a person's picture around the check of consent: one in this project's own storage has the subject's id in it.
--- Of any other URL nobody can know what it shows.
 create or replace function worker.mesh__request_error(p_job jsonb) returns text
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
-  select case
-    when url is null or url !~ '^https?://[^/@[:space:]]+([/?][^[:space:]]*)?$' or length(url) > 2000 then
-      format('image_urls: number %s is not an https URL of up to 2000 characters', position)
-    when exists (
-      select from regexp_matches(lower(url), '[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}', 'g') ids (id)
-      join public.subjects on subjects.id = ids.id[1]::uuid) then
-      format('image_urls: number %s is a picture of a subject: name its key in image_paths, so that consent is checked', position)
-    end
-  from jsonb_array_elements_text(case when jsonb_typeof(p_job -> 'image_urls') = 'array' then p_job -> 'image_urls' else '[]' end)
-    with ordinality urls (url, position)
-  order by 1 nulls last limit 1
+  select format('image_urls: number %s %s', position, worker.url_error(url))
+  from worker.items(p_job, 'image_urls') with ordinality urls (url, position)
+  where worker.url_error(url) is not null order by position limit 1
 $$;
 comment on function worker.mesh__request_error is 'Return an error for a URL that is none, or that names a picture of a subject.';
 

@@ -110,9 +110,7 @@ class Fetcher:
             raise InvalidInput(f"the URL has more than {MAX_URL_LENGTH} characters, or one that a URL cannot have")
         try:
             parts = urlsplit(url)
-            host = (
-                (parts.hostname or "").encode("idna").decode() if ":" not in (parts.hostname or "") else parts.hostname
-            )
+            host = _in_ascii(parts.hostname or "")
             port = parts.port or _DEFAULT_PORT.get(parts.scheme, 0)
         except ValueError:  # of urlsplit, of a port, of a host's name
             raise InvalidInput("the URL cannot be read") from None

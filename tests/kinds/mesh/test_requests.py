@@ -132,6 +132,6 @@ def test_a_url_of_a_persons_picture_is_no_way_around_consent(db: AppTables) -> N
         signed = f"https://x.supabase.co/storage/v1/object/sign/uploads/{owner}/{person}/photos/1.jpg?token=t"
         assert refusal(db, "mesh", image_urls=[URL, signed]) == (
             "22023",
-            "image_urls: number 2 is a picture of a subject: name its key in image_paths, so that consent is checked",
+            "image_urls: number 2 is a picture of a subject: name its key instead, so that consent is checked",
         )
     assert insert(db, "mesh", image_urls=[f"https://cdn.example/{uuid4()}/{uuid4()}/mug.png"])["status"] == "queued"
