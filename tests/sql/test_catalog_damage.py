@@ -294,7 +294,7 @@ def test_what_belongs_to_another_role_is_skipped_with_what_then_does_not_work(
     assert "not of a pod" not in text
     assert damage(strangers) == STORAGE_POLICIES | {
         f"publication supabase_realtime of public.{table}: missing"
-        for table in ("subjects", "subjects_models", "training_jobs", "generation_jobs")
+        for table in ("subjects", "subjects_models", "training_jobs", "generation_jobs", "mesh_jobs")
     }
     # What the warnings advise is enough.
     superuser = supabase.superuser_url(strangers)
