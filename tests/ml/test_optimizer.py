@@ -88,7 +88,7 @@ def test_without_bitsandbytes_the_optimizer_stays_the_same() -> None:
 )
 def test_the_plan_of_a_training_is_told_in_words(free_gib: float | None, savings: Savings, words: str) -> None:
     free = None if free_gib is None else int(free_gib * GIB)
-    assert TrainingPlan(LARGE, savings, free).describe("here") == words
+    assert TrainingPlan(LARGE, savings, free).describe("here", {}) == words
 
 
 # -- a checkpoint of the other kind

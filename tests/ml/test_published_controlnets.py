@@ -142,7 +142,7 @@ def change(alter: Callable[[Weights], object]) -> Callable[[Path], None]:
             "1 missing weights, such as control",
         ),
         (change(lambda weights: weights.update(more=torch.ones(1))), "1 unexpected weights, such as more"),
-        (change(lambda weights: weights[EMBEDDER].fill_(torch.inf)), "some of its weights are not finite"),
+        (change(lambda weights: weights[EMBEDDER].fill_(torch.inf)), "holds weights that are not finite"),
         (
             lambda folder: shutil.copy(folder / FILE, folder / "another.safetensors"),
             "config.json is missing. As published, keep one of Z-Image-.*, another.safetensors",
