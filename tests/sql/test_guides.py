@@ -82,8 +82,8 @@ def test_a_pod_offers_each_choice_of_guides_that_it_has_and_that_fit_together(db
     both = {f"{control}+ip-adapter-sd15" for control in controls}
     assert offered(MODELS, 100) == {plain, reference, "klein", *controls, *both}
     assert offered(MODELS, 4.4) == {plain}
-    assert offered(MODELS, 5.2) == {plain, *controls}
-    assert offered(MODELS, 6.3) == {plain, reference, *controls}  # not both: 4 + 1 + 1.4
+    assert offered(MODELS, 5.2) == {plain, "klein", *controls}
+    assert offered(MODELS, 6.3) == {plain, reference, "klein", *controls}  # not both: 4 + 1 + 1.4
     assert offered(["sd15"], 100) == {plain}
     assert offered(["ip-adapter-sd15", "sdxl"], 100) == {"sdxl"}
     assert offered(MODELS, 100, "training") == {plain}
