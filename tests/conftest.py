@@ -20,6 +20,7 @@ import sitecustomize  # noqa: E402, F401  the network guard, in this process too
 os.environ["OMP_NUM_THREADS"] = "1"
 # On some CPUs MKL's sums depend on where a matrix is in memory, so that weights that were moved give another last bit.
 os.environ["MKL_CBWR"] = "AUTO"
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 os.environ["PYTHONPATH"] = str(GUARD)
 for name in ("DATABASE_URL", "S3_ENDPOINT_URL", "SUPABASE_URL", "NEXT_PUBLIC_SUPABASE_URL"):
     os.environ.pop(name, None)

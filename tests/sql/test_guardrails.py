@@ -25,7 +25,8 @@ from worker.guard.screening_folding import fold, folding
 
 NOT_SHOWN_TO_A_MODEL = """
     base status phase error_code error cancel_code control_path control_kind control_from sampler
-    output_format sample_paths reference_paths guides
+    output_format sample_paths reference_paths reference_urls guides fingerprint image_urls image_paths quality
+    format texture
 """
 """Text columns of job tables that need no screening. A new column fails the test until it is screened or added."""
 

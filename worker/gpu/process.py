@@ -40,6 +40,7 @@ LINE_OPEN_GRACE_S = 1.0
 CHILD = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
+    "ORT_DISABLE_TELEMETRY": "1",  # onnxruntime, which diffusers imports where it is installed, would report its use
     "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while they wait made a CPU shared with others six times slower
 }
 """The GPU process's environment, besides what it inherits."""

@@ -11,7 +11,7 @@ from worker.errors import CommandRefused
 
 EXIT_REFUSED = 3
 """The process's exit code for a file that cannot be read."""
-OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "ORT_DISABLE_TELEMETRY": "1"}
 
 
 def convert(request: dict[str, object]) -> None:
