@@ -32,7 +32,8 @@ def in_form(bench: Bench, form: str) -> Iterator[Base]:
     try:
         yield base
     finally:
-        base.use(base.family.denoiser, PLAIN)
+        for part in base.offered:
+            base.use(part, PLAIN)
         base.to_host()
 
 
