@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
-import torch
+from pathlib import Path
+from typing import Any
 
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+
+from worker.ml.errors import ModelUnreadable
 from worker.ml.protocol import Parts
+
+
+def check_scheduler(folder: Path, scheduler: Any) -> None:
+    """Raise ModelUnreadable, naming the folder, for a scheduler that a family does not know how to shift."""
+    if not isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
+        kind = type(scheduler).__name__
+        raise ModelUnreadable(
+            f"{folder} has the scheduler {kind}, which is unsupported; supported: FlowMatchEulerDiscreteScheduler"
+        )
 
 
 class FlowMatching:

@@ -30,7 +30,7 @@ from worker.ml.adapters.fused import fuse
 from worker.ml.errors import ModelUnreadable
 from worker.ml.families import lora
 from worker.ml.families.conditions import Tokens, Unframed
-from worker.ml.families.flow_matching import FlowMatching
+from worker.ml.families.flow_matching import FlowMatching, check_scheduler
 from worker.ml.families.guidance import ClassifierFree
 from worker.ml.families.lora.klein import DOUBLE_BLOCKS, SINGLE_BLOCKS
 from worker.ml.families.pipeline_parts import PipelineParts
@@ -93,11 +93,7 @@ class Klein(PipelineParts, FlowMatching, ClassifierFree, Unframed, FullAutoencod
         parts = Flux2KleinPipeline.from_pretrained(
             folder, dtype=dict(dtypes), local_files_only=True, use_safetensors=True
         )
-        if not isinstance(parts.scheduler, FlowMatchEulerDiscreteScheduler):
-            kind = type(parts.scheduler).__name__
-            raise ModelUnreadable(
-                f"{folder} has the scheduler {kind}, which is unsupported; supported: FlowMatchEulerDiscreteScheduler"
-            )
+        check_scheduler(folder, parts.scheduler)
         config = parts.transformer.config
         if config.num_layers > DOUBLE_BLOCKS or config.num_single_layers > SINGLE_BLOCKS:
             raise ModelUnreadable(

@@ -27,7 +27,7 @@ from worker.ml.adapters import attach
 from worker.ml.errors import ModelUnreadable
 from worker.ml.families import lora
 from worker.ml.families.conditions import RaggedTokens, Unframed
-from worker.ml.families.flow_matching import FlowMatching
+from worker.ml.families.flow_matching import FlowMatching, check_scheduler
 from worker.ml.families.lora.z_image import IN_BLOCKS, LAYERS, REFINERS
 from worker.ml.families.pipeline_parts import PipelineParts
 from worker.ml.families.precision import FullAutoencoder
@@ -69,11 +69,7 @@ class ZImage(PipelineParts, FlowMatching, Unframed, FullAutoencoder):
     def load(self, folder: Path, dtypes: Mapping[str, torch.dtype]) -> Parts:
         """Load the whole base on the CPU, from files on disk and never from a pickle."""
         parts = ZImagePipeline.from_pretrained(folder, dtype=dict(dtypes), local_files_only=True, use_safetensors=True)
-        if not isinstance(parts.scheduler, FlowMatchEulerDiscreteScheduler):
-            kind = type(parts.scheduler).__name__
-            raise ModelUnreadable(
-                f"{folder} has the scheduler {kind}, which is unsupported; supported: FlowMatchEulerDiscreteScheduler"
-            )
+        check_scheduler(folder, parts.scheduler)
         config = parts.transformer.config
         if config.n_layers > LAYERS or config.n_refiner_layers > REFINERS:
             raise ModelUnreadable(
