@@ -17,7 +17,8 @@ from worker.errors import StorageError
 from worker.gpu.messages import Done, Event, Phase, Progress, Task
 from worker.gpu.process import GpuChild
 from worker.gpu.tasks.generation import UpscalerBackend
-from worker.guard.fetch import Fetcher
+from worker.guard.fetch import Fetcher, Limits
+from worker.guard.picture_types import why_not_a_picture
 from worker.jobs.lease import Lease
 from worker.jobs.started_job import StartedJob
 from worker.models import JobModels
@@ -96,9 +97,18 @@ class JobContext:
     async def download(self, bucket: str, key: str, path: Path) -> Path:
         """Download one object. Raises InputMissing if it does not exist."""
         await self.store.download(bucket, key, path)
+        await self._count(path)
+        return path
+
+    async def download_picture(self, url: str, path: Path, limits: Limits) -> Path:
+        """Download the picture that a URL of a user names; see `Fetcher.fetch` for what is raised."""
+        await self.fetcher.fetch(url, path, limits, why_not_a_picture)
+        await self._count(path)
+        return path
+
+    async def _count(self, path: Path) -> None:
         size = (await asyncio.to_thread(path.stat)).st_size  # before the sum is read: several may be downloaded at once
         self.traffic.bytes_in += size
-        return path
 
     async def download_of(
         self, job: StartedJob, bucket: str, key: str, path: Path, found: ObjectInfo | None = None

@@ -15,7 +15,6 @@ from pydantic import Field, FiniteFloat
 from worker.errors import InputMissing, InvalidInput, WorkerError
 from worker.gpu.tasks.generation import GenerateTask, GuideFile, LoraFile
 from worker.guard.fetch import Limits
-from worker.guard.picture_types import why_not_a_picture
 from worker.guard.prompts import Text
 from worker.handlers.context import JobContext
 from worker.handlers.earlier_results import fingerprint, reuse
@@ -264,11 +263,9 @@ async def _fetch_url(what: str, number: int, url: str, folder: Path, context: Jo
     path = folder / f"{what} {number}"  # errors about the file name it
     await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
     try:
-        await context.fetcher.fetch(url, path, Limits(max_bytes=MAX_MB_A_URL * 1_000_000), why_not_a_picture)
+        return await context.download_picture(url, path, Limits(max_bytes=MAX_MB_A_URL * 1_000_000))
     except WorkerError as error:
         raise type(error)(f"{what} {number}: {error.message}") from error
-    context.traffic.bytes_in += (await asyncio.to_thread(path.stat)).st_size
-    return path
 
 
 def _described_guides(drawn: dict[str, Any], request: GenerationRequest) -> list[dict[str, Any]]:

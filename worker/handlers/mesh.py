@@ -13,7 +13,6 @@ from pydantic import Field
 from worker.errors import InputMissing, InvalidInput, ModelMissing, StorageError, WorkerError
 from worker.gpu.tasks.mesh import Format, MeshTask, Quality, Texture
 from worker.guard.fetch import Limits
-from worker.guard.picture_types import why_not_a_picture
 from worker.handlers.context import JobContext
 from worker.jobs.lease import Lease
 from worker.jobs.started_job import Row, StartedJob
@@ -122,11 +121,7 @@ def _together(failed: Mapping[int, WorkerError]) -> WorkerError:
 
 
 async def _fetch_url(url: str, number: int, context: JobContext) -> Path:
-    path = context.workdir / f"picture {number}"  # errors about the file name it
-    await context.fetcher.fetch(url, path, LIMITS, why_not_a_picture)
-    size = (await asyncio.to_thread(path.stat)).st_size  # before the sum is read: others are fetched meanwhile
-    context.traffic.bytes_in += size
-    return path
+    return await context.download_picture(url, context.workdir / f"picture {number}", LIMITS)  # errors about it name it
 
 
 async def _fetch_key(key: str, number: int, job: StartedJob, context: JobContext) -> Path:
