@@ -68,7 +68,8 @@ class Case:
             vae_scale_factor=TOKEN_PX // 2,
             _prepare_latent_image_ids=FluxPipeline._prepare_latent_image_ids,
         )
-        parts.components = {"transformer": parts.transformer}
+        unused = {name: torch.nn.Linear(1, 1) for name in Flux.encoders}
+        parts.components = {"transformer": parts.transformer, **unused}
         self.base = Base(DATA, GivenNoise(self.inputs["noise"]), parts, torch.device("cpu"), dtype, ("plain",))
 
     def guide(self, scheme: uno.Scheme = "d") -> uno.Uno:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from worker.errors import CommandRefused
 from worker.models.converting import convert
-from worker.models.locks import fetch_lock_path, try_file_lock
 from worker.models.manifest import Manifest, Origin, build_manifest
-from worker.models.names import REMOVERS, UPSCALER_FILE, UPSCALERS, partial_path, slug_path
-from worker.models.partial_folder import install
+from worker.models.names import REMOVERS, UPSCALER_FILE, UPSCALERS, slug_path
+from worker.models.partial_folder import install, locked_empty_partial
 from worker.models.single_files import SINGLE_FILES
 
 SCALES = {slug: scale for scale, slug in UPSCALERS.items()}
@@ -42,31 +40,21 @@ def import_files(
     path = slug_path(models_dir, slug)
     network = _network_of(slug, files)
     families = [] if network else _families_of(files, tokenizers)
-    if path.exists():
-        raise CommandRefused(f"{path} exists: delete it, or choose another name")
-    with try_file_lock(fetch_lock_path(models_dir, slug)) as acquired:
-        if not acquired:
-            raise CommandRefused(f"another process is installing {slug}: wait until it has finished")
-        partial = partial_path(models_dir, slug)
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        try:
-            convert(
-                {
-                    "target": str(partial),
-                    "network": network,
-                    "families": {family: SINGLE_FILES[family].tokenizers for family in families},
-                    "files": {name: str(file) for name, file in files.items()},
-                    "tokenizers": str(tokenizers),
-                    "configs": str(configs) if configs else None,
-                    "scale": SCALES.get(slug),
-                    "name": (NETWORKS[network].names or {}).get(slug) if network else None,
-                }
-            )
-            manifest = build_manifest(partial, Origin(source=", ".join(file.name for file in files.values())))
-            install(partial, path, manifest)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+    with locked_empty_partial(models_dir, slug, "delete it, or choose another name") as partial:
+        convert(
+            {
+                "target": str(partial),
+                "network": network,
+                "families": {family: SINGLE_FILES[family].tokenizers for family in families},
+                "files": {name: str(file) for name, file in files.items()},
+                "tokenizers": str(tokenizers),
+                "configs": str(configs) if configs else None,
+                "scale": SCALES.get(slug),
+                "name": (NETWORKS[network].names or {}).get(slug) if network else None,
+            }
+        )
+        manifest = build_manifest(partial, Origin(source=", ".join(file.name for file in files.values())))
+        install(partial, path, manifest)
     return manifest
 
 

@@ -1,18 +1,47 @@
-"""The hidden folder in which a model is downloaded, and the step that installs it under its own name.
+"""The hidden folder in which a model is made, and the step that installs it under its own name.
 
-The caller holds the model's fetch lock.
+What has no lock in its name is for a caller that holds the model's fetch lock.
 """
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from worker.errors import CommandRefused
+from worker.models.locks import fetch_lock_path, try_file_lock
 from worker.models.manifest import MANIFEST, Manifest, write_manifest
-from worker.models.names import model_missing
+from worker.models.names import model_missing, partial_path, slug_path
 
 EXPECTED_SIZE_FILE = ".coming"
 """In a partial folder: the size in bytes that it will have, so that other processes leave space for it."""
+
+
+@contextmanager
+def lock_new_model(models_dir: Path, slug: str, advice: str) -> Iterator[None]:
+    """Exclude other processes that install a model. Raises CommandRefused, with this advice if it exists already."""
+    path = slug_path(models_dir, slug)
+    if path.exists():
+        raise CommandRefused(f"{path} exists: {advice}")
+    with try_file_lock(fetch_lock_path(models_dir, slug)) as acquired:
+        if not acquired:
+            raise CommandRefused(f"another process is installing {slug}: wait until it has finished")
+        yield
+
+
+@contextmanager
+def locked_empty_partial(models_dir: Path, slug: str, advice: str) -> Iterator[Path]:
+    """Lock a new model as `lock_new_model` does, and yield an empty partial folder; what is left of it is deleted."""
+    with lock_new_model(models_dir, slug, advice):
+        partial = partial_path(models_dir, slug)
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        try:
+            yield partial
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def prepare_partial(slug: str, path: Path, partial: Path, manifest: Manifest) -> None:

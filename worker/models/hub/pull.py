@@ -22,10 +22,9 @@ from worker.models.converting import convert
 from worker.models.hub.errors import translate_hub_errors
 from worker.models.hub.files import INDEX, select_files
 from worker.models.hub.includes import Include, check_present
-from worker.models.locks import fetch_lock_path, try_file_lock
 from worker.models.manifest import Manifest, Origin, build_manifest
 from worker.models.names import UPSCALERS, partial_path, slug_path
-from worker.models.partial_folder import install
+from worker.models.partial_folder import install, lock_new_model
 from worker.storage.checksums import sha256_of
 from worker.storage.folder_size import folder_size
 from worker.storage.object_store import check_key
@@ -73,11 +72,7 @@ class Pull:
                 f"{self._slug} is an upscaler, and hubs do not have upscalers in this layout: download its official "
                 f"weights and run `worker models import {self._slug} --upscaler FILE`"
             )
-        if self._path.exists():
-            raise CommandRefused(f"{self._path} exists: delete it, or choose another name with --as")
-        with try_file_lock(fetch_lock_path(self._models_dir, self._slug)) as acquired:
-            if not acquired:
-                raise CommandRefused(f"another process is installing {self._slug}: wait until it has finished")
+        with lock_new_model(self._models_dir, self._slug, "delete it, or choose another name with --as"):
             yield
 
     def look_up_base(self, repo: str, revision: str | None) -> Repository:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +10,9 @@ from urllib.parse import urlsplit
 
 from worker.errors import CommandRefused, WorkerError
 from worker.guard.fetch import Fetcher, Limits
-from worker.models.locks import fetch_lock_path, try_file_lock
 from worker.models.manifest import Manifest, Origin, build_manifest
-from worker.models.names import REMOVERS, partial_path, slug_path
-from worker.models.partial_folder import install
+from worker.models.names import REMOVERS, slug_path
+from worker.models.partial_folder import install, locked_empty_partial
 from worker.storage.checksums import sha256_of
 
 SECONDS = 1800.0
@@ -41,21 +39,11 @@ RELEASED = {
 
 def pull_released(models_dir: Path, slug: str, fetcher: Fetcher, released: Released) -> Manifest:
     """Download, verify and install a network. Raises CommandRefused."""
-    path, partial = slug_path(models_dir, slug), partial_path(models_dir, slug)
-    if path.exists():
-        raise CommandRefused(f"{path} exists: delete it first")
-    with try_file_lock(fetch_lock_path(models_dir, slug)) as acquired:
-        if not acquired:
-            raise CommandRefused(f"another process is installing {slug}: wait until it has finished")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        try:
-            file = partial / REMOVERS[slug]
-            _download(released, file, fetcher)
-            manifest = build_manifest(partial, Origin(source=_source(released), licence=released.licence))
-            install(partial, path, manifest)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+    with locked_empty_partial(models_dir, slug, "delete it first") as partial:
+        file = partial / REMOVERS[slug]
+        _download(released, file, fetcher)
+        manifest = build_manifest(partial, Origin(source=_source(released), licence=released.licence))
+        install(partial, slug_path(models_dir, slug), manifest)
     return manifest
 
 
