@@ -25,8 +25,12 @@ from worker.demo.servers import EmbeddedS3
 from worker.ml import models
 from worker.ml.train.batches import Photo
 
-TABLES = {"training": "public.training_jobs", "generation": "public.generation_jobs"}
-UPLOADS, MODELS = "uploads", "model_artifacts"
+TABLES = {
+    "training": "public.training_jobs",
+    "generation": "public.generation_jobs",
+    "mesh": "public.mesh_jobs",
+}
+UPLOADS, MODELS, MESHES = "uploads", "model_artifacts", "3d-models"
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ class Kept:
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
-    demo = start_demo(tmp_path_factory.mktemp("demo"), "--keep")
+    demo = start_demo(tmp_path_factory.mktemp("demo"), "--keep", "--all")
     try:
         wait_until(lambda: demo.says("Ctrl-C stops everything"), "the demo to finish its steps", 540)
         summary = json.loads((demo.output / "summary.json").read_text())
@@ -97,7 +101,7 @@ def test_every_job_of_the_summary_is_its_row_and_no_job_is_missing(kept: Kept) -
     found = {}
     for kind, table in TABLES.items():
         for row in kept.rows(f"select {', '.join(names)} from {table} where owner_id = %s", kept.summary["user_id"]):
-            row |= {"id": str(row["id"]), "subject_id": str(row["subject_id"])}
+            row |= {name: row[name] and str(row[name]) for name in ("id", "subject_id")}
             found[row["id"]] = (kind, row)
     assert listed == found
 
@@ -111,6 +115,9 @@ def test_jobs_ended_as_the_demo_describes(kept: Kept) -> None:
             for what in ("class", "without", "with")
             for place in (1, 2)
         },
+        "draw from a reference, first time": ("completed", None),
+        "draw from a reference, second time": ("completed", None),
+        "make a 3D model": ("completed", None),
         "train another person": ("completed", None),
         "revoke while drawing": ("failed", "consent_denied"),
         "train after revocation": ("failed", "consent_denied"),
@@ -125,7 +132,8 @@ def test_the_summary_lists_exactly_the_objects_of_each_job(kept: Kept) -> None:
         if job["kind"] == "training":
             bucket, prefix = MODELS, f"{job['subject_id']}/{job['id']}/"
         else:
-            bucket, prefix = UPLOADS, f"{kept.summary['user_id']}/{job['subject_id']}/generated/{job['id']}/"
+            bucket = MESHES if job["kind"] == "mesh" else UPLOADS
+            prefix = f"{kept.summary['user_id']}/{job['subject_id'] or '_'}/generated/{job['id']}/"
         listed = sorted(job["objects"], key=lambda found: found["key"])
         assert listed == [kept.described(bucket, key) for key in kept.keys(bucket, prefix)], job["name"]
         assert bool(listed) == (job["status"] == "completed")
@@ -133,7 +141,7 @@ def test_the_summary_lists_exactly_the_objects_of_each_job(kept: Kept) -> None:
 
 def test_published_objects_are_those_of_completed_jobs_and_none_is_left_staged(kept: Kept) -> None:
     listed = {(found["bucket"], found["key"]) for job in kept.summary["jobs"] for found in job["objects"]}
-    rows = kept.rows("select bucket, key, state from worker.staged_objects where kind in ('training', 'generation')")
+    rows = kept.rows("select bucket, key, state from worker.staged_objects where kind = any (%s)", list(TABLES))
     assert {(row["bucket"], row["key"]) for row in rows} == listed
     assert {row["state"] for row in rows} == {"published"}
 
@@ -180,7 +188,8 @@ def test_files_of_the_output_folder_are_the_objects(kept: Kept) -> None:
     pictures = [
         f"{what}-{place}-{number}.png" for what in ("class", "without", "with") for place in (1, 2) for number in (1, 2)
     ]
-    assert sorted(file["file"] for file in kept.summary["files"]) == sorted(["lora.safetensors", *pictures])
+    others = ["from-reference-1.png", "lora.safetensors", "mesh.glb", "mesh-turntable.webp", "mesh-views.png"]
+    assert sorted(file["file"] for file in kept.summary["files"]) == sorted([*others, *pictures])
     with Image.open(kept.demo.output / "with-1-1.png") as picture:
         assert picture.size == (4 * 96, 4 * 128)
     for made in ("contact-sheet.png", "loss-curve.png"):
@@ -252,9 +261,8 @@ def test_the_revocation_stopped_the_drawing_and_nothing_was_published(kept: Kept
     events = [event["event"] for event in kept.rows("select event from worker.job_events where job_id = %s", row["id"])]
     assert "completed" not in events
     # No later request could have written objects, so the buckets are as they were then.
-    assert (
-        revocation["objects_before"] == revocation["objects_after"] == len(kept.keys(UPLOADS)) + len(kept.keys(MODELS))
-    )
+    now = sum(len(kept.keys(bucket)) for bucket in (UPLOADS, MODELS, MESHES))
+    assert revocation["objects_before"] == revocation["objects_after"] == now
 
 
 def test_the_worker_is_a_pod_with_a_pods_login(kept: Kept) -> None:

@@ -47,6 +47,14 @@ def test_uno_is_refused_with_a_base_that_its_lora_does_not_fit(base: str, tmp_pa
     assert f"--uno cannot be used with {base}" in refused.stderr
 
 
+def test_meshes_are_refused_without_their_packages(tmp_path: Path) -> None:
+    without = "import runpy, sys; sys.modules['xatlas'] = None; runpy.run_module('worker', run_name='__main__')"
+    command = [sys.executable, "-c", without, "demo", "--mesh", "--output", str(tmp_path / "output")]
+    refused = subprocess.run(command, capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert refused.stderr == "demo: --mesh needs xatlas: pip install 'likeness-worker[mesh]'\n"
+
+
 def test_an_unknown_base_is_refused_with_those_there_are(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "worker", "demo", "--base", "tiny-none", "--output", str(tmp_path / "output")]
     refused = subprocess.run(command, capture_output=True, text=True)

@@ -8,13 +8,15 @@ import sys
 from pathlib import Path
 
 from tests.tiny_models import REGISTER_TINY_BASE, TINY_BASE, cached_tiny_models
-from worker.demo.config import DemoConfig
+from worker.demo.config import DemoConfig, with_mesh, with_uno
 from worker.demo.run import main
 
 
 def _link_tiny_models(folder: Path) -> None:
     models, _ = cached_tiny_models()
-    folder.symlink_to(models)
+    folder.mkdir()
+    for model in models.iterdir():
+        (folder / model.name).symlink_to(model)
 
 
 TINY = DemoConfig(
@@ -36,5 +38,7 @@ if __name__ == "__main__":
     parser.add_argument("--photos", type=Path)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--keep", action="store_true")
+    parser.add_argument("--all", action="store_true")
     arguments = parser.parse_args()
-    sys.exit(main(arguments.output, arguments.photos, keep=arguments.keep, config=TINY))
+    config = with_mesh(with_uno(TINY)) if arguments.all else TINY
+    sys.exit(main(arguments.output, arguments.photos, keep=arguments.keep, config=config))

@@ -36,6 +36,10 @@ def demo(
         bool,
         typer.Option("--uno", help="Also draw from a reference picture, with an untrained LoRA in the place of UNO's."),
     ] = False,
+    mesh: Annotated[
+        bool,
+        typer.Option("--mesh", help="Also make a 3D model of a drawn mug, by a tiny network that has learned nothing."),
+    ] = False,
     keep: Annotated[
         bool, typer.Option("--keep", help="Keep Postgres and the S3 server running for a look around, until Ctrl-C.")
     ] = False,
@@ -46,9 +50,11 @@ def demo(
     consented. Reads no settings.
     """
     try:
-        from worker.demo.config import SMALL, fits_uno, with_uno
+        from worker.demo.config import SMALL, fits_uno, with_mesh, with_uno
         from worker.demo.run import main as run_demo
         from worker.demo.tiny_bases import TINY
+        from worker.kinds import load_kinds
+        from worker.pod.routes import extra_of, missing_packages
     except ModuleNotFoundError as error:
         typer.echo(f"demo: {error.name} is not installed; pip install 'likeness-worker[demo]'", err=True)
         raise typer.Exit(WRONG_SETTINGS) from error
@@ -60,4 +66,11 @@ def demo(
     if uno and not fits_uno(config):
         typer.echo(f"demo: --uno cannot be used with {base}, whose family UNO's LoRA does not fit", err=True)
         raise typer.Exit(WRONG_SETTINGS)
-    raise typer.Exit(run_demo(output, photos, keep=keep, config=with_uno(config) if uno else config))
+    if mesh and (missing := missing_packages(load_kinds()[0]["mesh"])):
+        typer.echo(f"demo: --mesh needs {', '.join(missing)}: {extra_of('mesh')}", err=True)
+        raise typer.Exit(WRONG_SETTINGS)
+    if uno:
+        config = with_uno(config)
+    if mesh:
+        config = with_mesh(config)
+    raise typer.Exit(run_demo(output, photos, keep=keep, config=config))

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Connection = psycopg.Connection[dict[str, Any]]
 
-TABLES = {"training": "training_jobs", "generation": "generation_jobs"}
+TABLES = {"training": "training_jobs", "generation": "generation_jobs", "mesh": "mesh_jobs"}
 CONTENT_TYPES = {".png": "image/png", ".heic": "image/heic", ".heif": "image/heif", ".webp": "image/webp"}
 
 
@@ -50,19 +50,21 @@ class Subject:
 
 
 def keys_in(result: dict[str, Any] | None) -> list[str]:
-    """Return the keys in a job's result, the requested pictures first; none for a job without a result."""
+    """Return the keys in a job's result, what was requested first; none for a job without a result."""
     if result is None:
         return []
     if "pictures" in result:
         return [picture[part] for part in ("upscaled", "raw") for picture in result["pictures"]]
+    if "files" in result:
+        return list(result["files"].values())
     return [result["lora"], result["losses"]]
 
 
 class Buckets:
     """The object store, with the access keys of the app's own server."""
 
-    def __init__(self, server: EmbeddedS3, uploads: str, models: str) -> None:
-        self.uploads, self.models = uploads, models
+    def __init__(self, server: EmbeddedS3, uploads: str, models: str, meshes: str) -> None:
+        self.uploads, self.models, self.meshes = uploads, models, meshes
         self._s3: S3Client = boto3.client(
             "s3",
             endpoint_url=server.url(),
@@ -123,15 +125,17 @@ class App:
     def add_photo(self, subject: Subject, number: int, photo: Photo) -> str:
         """Upload a photograph, insert its row and return its key. The file's own name is not uploaded."""
         key = f"{self.user}/{subject.id}/photos/{number:02}{photo.path.suffix.lower()}"
-        # Supabase Storage inserts this row as the uploading user, so that its policies apply; plain S3 does not.
-        self._connection.execute(
-            "insert into storage.objects (bucket_id, name) values (%s, %s)", [self.buckets.uploads, key]
-        )
-        self.buckets.upload(self.buckets.uploads, key, photo.path)
+        self._upload(key, photo.path)
         self._connection.execute(
             "insert into subject_photos (subject_id, path, caption) values (%s, %s, %s)",
             [subject.id, key, photo.caption],
         )
+        return key
+
+    def add_input(self, path: Path, subject: Subject | None) -> str:
+        """Upload a picture for one request, of a subject or of a thing, and return its key."""
+        key = f"{self.user}/{subject.id}/photos/{path.name}" if subject else f"{self.user}/_/inputs/{path.name}"
+        self._upload(key, path)
         return key
 
     def request_training(self, subject: Subject, photos: Sequence[str], settings: Mapping[str, float]) -> UUID:
@@ -141,6 +145,10 @@ class App:
     def request_pictures(self, subject: Subject, prompt: str, **columns: object) -> UUID:
         """Insert a generation job and return its id. `columns`: further request columns."""
         return self._request("generation", {"subject_id": subject.id, "prompt": prompt, **columns})
+
+    def request_mesh(self, picture: str, **columns: object) -> UUID:
+        """Insert a mesh job and return its id. `columns`: further request columns."""
+        return self._request("mesh", {"image_paths": [picture], **columns})
 
     def create_preset(self, name: str, prompt: str, settings: Mapping[str, float]) -> UUID:
         """Create a reusable look for pictures."""
@@ -165,13 +173,20 @@ class App:
 
     def bucket_of(self, kind: str) -> str:
         """Return the bucket with the results of a kind of job."""
-        return self.buckets.models if kind == "training" else self.buckets.uploads
+        return {"training": self.buckets.models, "mesh": self.buckets.meshes}.get(kind, self.buckets.uploads)
 
     def keys_of(self, kind: str, job: dict[str, Any]) -> list[str]:
         """Return all keys in the bucket under a job's own prefix, from any attempt, in order."""
-        subject, job_id = job["subject_id"], job["id"]
+        subject, job_id = job["subject_id"] or "_", job["id"]
         prefix = f"{subject}/{job_id}/" if kind == "training" else f"{self.user}/{subject}/generated/{job_id}/"
         return self.buckets.keys(self.bucket_of(kind), prefix)
+
+    def _upload(self, key: str, path: Path) -> None:
+        # Supabase Storage inserts this row as the uploading user, so that its policies apply; plain S3 does not.
+        self._connection.execute(
+            "insert into storage.objects (bucket_id, name) values (%s, %s)", [self.buckets.uploads, key]
+        )
+        self.buckets.upload(self.buckets.uploads, key, path)
 
     def _request(self, kind: str, columns: dict[str, object]) -> UUID:
         statement = sql.SQL("insert into {} ({}) values ({}) returning id").format(

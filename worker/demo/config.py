@@ -27,6 +27,7 @@ class DemoConfig:
         pictures: how many for each prompt.
         long_request: columns of a request that takes long enough to be stopped by a revocation.
         refers: whether to draw from a reference too, with the base model uno (`with_uno`).
+        meshes: whether to make a 3D model too, with the model triposr (`with_mesh`).
     """
 
     base: str
@@ -39,6 +40,7 @@ class DemoConfig:
     pictures: int
     long_request: Mapping[str, int]
     refers: bool = False
+    meshes: bool = False
 
 
 def _copy_small_base(folder: Path) -> None:
@@ -91,3 +93,16 @@ update worker.guides set vram_gib = 0 where slug = 'uno-lora';
         build_tiny(folder / "uno-lora", models.load(folder / config.base, "cpu"), strength=UNO_STRENGTH)
 
     return replace(config, register=register, provide_models=provide_models, refers=True)
+
+
+def with_mesh(config: DemoConfig) -> DemoConfig:
+    """Return a demo that also makes a 3D model, with a tiny TripoSR."""
+    register = f"{config.register};\nupdate worker.base_models set min_vram_gib = 0 where slug = 'triposr';\n"
+
+    def provide_models(folder: Path) -> None:
+        from worker.ml.networks.triposr.tiny import build_tiny
+
+        config.provide_models(folder)
+        build_tiny(folder / "triposr")
+
+    return replace(config, register=register, provide_models=provide_models, meshes=True)

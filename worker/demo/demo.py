@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 from uuid import UUID
 
-from worker.demo.album import Album, Photo, draw_album
+from worker.demo.album import Album, draw_album
 from worker.demo.app_client import Admin, App, Subject, connected_as, keys_in
 from worker.demo.config import DemoConfig
 from worker.demo.drawing.mug import draw_mug
@@ -29,6 +29,7 @@ from worker.jobs.wording import caption
 SEED = 7
 PRESET = "{prompt}, soft light"
 DRAWING_STEPS = {"class": "Draw the class", "without": "Draw without the LoRA", "with": "Draw with the LoRA"}
+MESH_FACES = 5000
 TIMEOUT_S = 120.0
 
 
@@ -74,6 +75,8 @@ class Demo:
         self._admin: Admin
         self._preset: UUID
         self._summary: Summary
+        self._more_rows: list[tuple[str, list[Path]]] = []
+        """Of the contact sheet, below the person's: labels and pictures."""
 
     def __enter__(self) -> Self:
         return self
@@ -102,6 +105,8 @@ class Demo:
         )
         if self._config.refers:
             self._draw_from_reference(person)
+        if self._config.meshes:
+            self._make_mesh()
         other, other_file = self._train_other(others)
         self._measure(person, lora_file, other_file)
         self._revoke_while_drawing(person, lora)
@@ -257,9 +262,9 @@ class Demo:
     def _draw_from_reference(self, person: Uploaded) -> None:
         """Draw from a picture of a mug, twice: the second, identical request is answered from storage."""
         with self._steps.step("Draw from a reference") as step:
-            mug = Photo(self._output / "reference.png", "a red mug")
-            draw_mug(mug.path)
-            key = self._app.add_photo(person.subject, len(person.album.photos) + 1, mug)
+            mug = self._output / "reference.png"
+            draw_mug(mug)
+            key = self._app.add_input(mug, person.subject)
             asked = {"base": "uno", "preset_id": self._preset, "model_ids": [], "reference_paths": [key], "seed": SEED}
             rows = []
             for time_ in ("first", "second"):
@@ -268,8 +273,26 @@ class Demo:
             first, second = ((row["finished_at"] - row["started_at"]).total_seconds() for row in rows)
             if rows[1]["result"].get("cached_from") != str(rows[0]["id"]):
                 raise DemoFailed(f"generation job {rows[1]['id']} was not answered from storage")
-            self._save_pictures(rows[0]["result"], "from-reference")
+            pictures = self._save_pictures(rows[0]["result"], "from-reference")
+            self._more_rows.append(("A reference, and what was drawn from it", [mug, *pictures]))
             step.result = f"in {first:.1f} s, with an untrained LoRA; the same again from storage, in {second:.2f} s"
+
+    def _make_mesh(self) -> None:
+        """Make a 3D model of a mug, from a picture that shows nobody."""
+        with self._steps.step("Make a 3D model") as step:
+            product = self._output / "product.png"
+            draw_mug(product)
+            key = self._app.add_input(product, None)
+            job_id = self._app.request_mesh(key, quality="fast", max_faces=MESH_FACES)
+            result = self._complete("make a 3D model", "mesh", job_id, step)["result"]
+            saved = {"mesh": "mesh.glb", "preview": "mesh-views.png", "turntable": "mesh-turntable.webp"}
+            for name, file in saved.items():
+                self._download(result["bucket"], result["files"][name], self._output / file)
+            views = self._output / saved["preview"]
+            self._more_rows.append(("A picture of a product, and its 3D model from four sides", [product, views]))
+            step.result = (
+                f"{result['faces']} faces; a relief of the picture, by a tiny network that has learned nothing"
+            )
 
     def _save_pictures(self, result: dict[str, Any], name: str) -> list[Path]:
         paths = []
@@ -306,6 +329,9 @@ class Demo:
         found = self._app.buckets.describe(bucket, key)
         if found.sha256 != sha256:
             raise DemoFailed(f"{bucket}/{key} has SHA-256 {found.sha256}, but its row says {sha256}")
+        self._download(bucket, key, path)
+
+    def _download(self, bucket: str, key: str, path: Path) -> None:
         path.write_bytes(self._app.buckets.read(bucket, key))
         if path.is_relative_to(self._output):
             self._summary.files.append(SavedFile(path.name, bucket, key))
@@ -353,11 +379,12 @@ class Demo:
                 f"stopped {1000 * seconds:.0f} ms after the revocation, at {at_step(row)}; nothing was published"
             )
             step.show(status=f"{row['status']}, {row['error_code']}: {row['error']}")
-            step.show(objects=f"{len(before)} in both buckets before, {len(after)} after")
+            step.show(objects=f"{len(before)} in the buckets before, {len(after)} after")
 
     def _all_objects(self) -> set[tuple[str, str]]:
         buckets = self._app.buckets
-        return {(bucket, key) for bucket in (buckets.uploads, buckets.models) for key in buckets.keys(bucket)}
+        names = (buckets.uploads, buckets.models, buckets.meshes)
+        return {(bucket, key) for bucket in names for key in buckets.keys(bucket)}
 
     def _report(self, person: Uploaded, drawn: Drawn) -> None:
         with self._steps.step("Contact sheet, loss curve") as step:
@@ -374,7 +401,7 @@ class Demo:
                     f"“{merged}”: “{CLASS_NAME}” without the LoRA, the trigger word without it and with it; same seeds"
                 )
                 rows.append((label, [path for group in groups for path in group]))
-            contact_sheet(rows, self._output / "contact-sheet.png")
+            contact_sheet([*rows, *self._more_rows], self._output / "contact-sheet.png")
             losses = {labels[name]: loss for name, loss in self._summary.held_out_losses.items()}
             loss_curve(self._losses("train"), self._output / "loss-curve.png", losses)
             step.result = "contact-sheet.png and loss-curve.png"

@@ -105,7 +105,7 @@ class Installation:
 
     def buckets(self) -> Buckets:
         """Return the object store as the app reaches it."""
-        return Buckets(self._s3, BUCKET_UPLOADS, BUCKET_MODELS)
+        return Buckets(self._s3, BUCKET_UPLOADS, BUCKET_MODELS, BUCKET_MESHES)
 
     @property
     def owner_url(self) -> str:

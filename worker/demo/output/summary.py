@@ -21,7 +21,7 @@ class EndedJob:
     name: str
     kind: str
     id: UUID
-    subject_id: UUID
+    subject_id: UUID | None
     status: str
     attempt: int
     error_code: str | None
