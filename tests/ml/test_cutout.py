@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from tests.ml.products import RED, SIDE, mug, pixels_of, uneven
 from worker.ml.cutout import network as networks
-from worker.ml.cutout.choosing import Chosen, cut_out, first_usable
+from worker.ml.cutout.cutting import Cutout, cut_out, object_of
 from worker.ml.cutout.errors import AllTransparent, BackgroundNotRemoved, NoForeground, TooNarrow, UnusablePicture
 from worker.ml.cutout.network import BackgroundNetwork
 from worker.ml.errors import ModelUnreadable, PackageMissing
@@ -63,10 +63,10 @@ def test_noise_of_a_jpeg_and_dust_are_background(tmp_path: Path) -> None:
     picture = mug()
     ImageDraw.Draw(picture).ellipse((12, 12, 16, 16), fill="black")
     picture.save(tmp_path / "picture.jpg", quality=60)
-    chosen = first_usable([tmp_path / "picture.jpg"], None)
-    assert chosen.means == "flat"
-    clean = first_usable([saved(tmp_path, mug())], None)
-    assert abs(len(chosen.picture) - len(clean.picture)) <= 4
+    cutout = object_of(tmp_path / "picture.jpg", None)
+    assert cutout.means == "flat"
+    clean = object_of(saved(tmp_path, mug()), None)
+    assert abs(len(cutout.picture) - len(clean.picture)) <= 4
 
 
 def test_what_is_seen_through_a_handle_is_background_and_a_shaded_label_is_not() -> None:
@@ -126,16 +126,16 @@ def test_what_a_network_leaves_of_the_background_does_not_widen_the_crop(network
 
 
 def test_the_object_is_in_the_middle_of_a_grey_square(tmp_path: Path) -> None:
-    chosen = first_usable([saved(tmp_path, mug(CLEAR))], None)
-    assert chosen == Chosen(0, "alpha", chosen.picture, ())
-    side = len(chosen.picture)
-    coloured = (chosen.picture != 127).any(axis=-1)
+    cutout = object_of(saved(tmp_path, mug(CLEAR)), None)
+    assert cutout == Cutout("alpha", cutout.picture)
+    side = len(cutout.picture)
+    coloured = (cutout.picture != 127).any(axis=-1)
     rows, columns = np.flatnonzero(coloured.any(axis=1)), np.flatnonzero(coloured.any(axis=0))
     longer = max(np.ptp(rows), np.ptp(columns)) + 1
     assert longer / side == pytest.approx(0.85, abs=0.01)
     for places in (rows, columns):
         assert abs(places[0] + places[-1] - (side - 1)) <= 2
-    assert tuple(chosen.picture[side // 3, side // 3]) == RED
+    assert tuple(cutout.picture[side // 3, side // 3]) == RED
 
 
 def narrow(width: int, height: int) -> Image.Image:
@@ -161,40 +161,21 @@ def test_a_picture_without_an_object_is_refused_by_name(
     tmp_path: Path, picture: Image.Image, error: type[UnusablePicture], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        first_usable([saved(tmp_path, picture)], None)
+        object_of(saved(tmp_path, picture), None)
 
 
-def test_the_first_of_several_pictures_that_can_be_used_is_taken(tmp_path: Path) -> None:
-    broken = tmp_path / "broken.jpg"
-    broken.write_bytes(b"\xff\xd8\xff")
-    clear = saved(tmp_path, Image.new("RGBA", (90, 90), CLEAR), "clear.png")
-    good, other = saved(tmp_path, mug(), "good.png"), saved(tmp_path, mug(CLEAR), "other.png")
-    chosen = first_usable([broken, clear, good, other], None)
-    assert (chosen.index, chosen.means) == (2, "flat")
-    broken_reason, clear_reason = chosen.refused
-    assert broken_reason.startswith("broken.jpg is ")
-    assert clear_reason == "all of it is transparent"
-
-
-def test_if_no_picture_can_be_used_each_reason_is_said(tmp_path: Path) -> None:
-    web_page = tmp_path / "page.png"
-    web_page.write_text("<html>not found</html>")
-    empty = tmp_path / "empty.png"
-    empty.write_bytes(b"")
-    blank = saved(tmp_path, Image.new("RGB", (90, 90), "white"), "blank.png")
-    with pytest.raises(UnusablePicture) as raised:
-        first_usable([web_page, empty, blank], None)
-    message = str(raised.value)
-    assert message.startswith("none of the 3 pictures can be used: picture 1: page.png is not a photo")
-    assert "picture 2: empty.png is empty" in message
-    assert "picture 3: nothing stands out" in message
-    with pytest.raises(UnusablePhoto, match=r"page\.png is not a photo"):
-        first_usable([web_page], None)
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"<html>not found</html>", "is not a photo"), (b"", "is empty"), (b"\xff\xd8\xff", "is ")]
+)
+def test_a_file_that_is_no_picture_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "page.png").write_bytes(content)
+    with pytest.raises(UnusablePhoto, match=rf"page\.png {message}"):
+        object_of(tmp_path / "page.png", None)
 
 
 def test_a_large_picture_is_made_smaller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.ml.cutout.choosing._LONGEST_PX", 100)
-    whole, smaller = mug(CLEAR), first_usable([saved(tmp_path, mug(CLEAR))], None)
+    monkeypatch.setattr("worker.ml.cutout.cutting._LONGEST_PX", 100)
+    whole, smaller = mug(CLEAR), object_of(saved(tmp_path, mug(CLEAR)), None)
     width = whole.getbbox()[2] - whole.getbbox()[0]  # type: ignore[index]
     assert len(smaller.picture) == pytest.approx(width / whole.width * 100 / 0.85, abs=5)
 

@@ -20,7 +20,7 @@ from scipy.spatial import KDTree
 
 from tests.ml.products import DARK, RED, YELLOW, mug
 from tests.ml.runs import finish
-from worker.ml.cutout.choosing import cut_out
+from worker.ml.cutout.cutting import cut_out
 from worker.ml.cutout.foreground import centred
 from worker.ml.errors import BadInput, NotFinite, PackageMissing
 from worker.ml.mesh import atlas, cleaning, making, previews, shape
@@ -443,7 +443,7 @@ def test_without_the_extra_the_missing_package_is_named(
 
 def test_the_extra_and_diffusers_are_imported_by_nobody_before_they_are_used() -> None:
     packages = ("skimage", "scipy", "trimesh", "fast_simplification", "xatlas", "embreex", "onnxruntime", "diffusers")
-    modules = "worker.ml.mesh.making, worker.ml.cutout.choosing, worker.ml.single_files.mesh"
+    modules = "worker.ml.mesh.making, worker.ml.cutout.cutting, worker.ml.single_files.mesh"
     code = f"import sys\nsys.modules.update(dict.fromkeys({packages!r}))\nimport {modules}"
     subprocess.run([sys.executable, "-c", code], check=True)
 

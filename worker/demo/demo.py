@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 from uuid import UUID
 
 from worker.demo.album import Album, draw_album
-from worker.demo.app_client import Admin, App, Subject, connected_as, keys_in
+from worker.demo.app_client import Admin, App, Subject, connected_as
 from worker.demo.config import DemoConfig
 from worker.demo.drawing.mug import draw_mug
 from worker.demo.drawing.person import Person
 from worker.demo.held_out import held_out_losses
 from worker.demo.installation import Installation
-from worker.demo.output.progress import POLL_S, at_step, rows_of
+from worker.demo.output.jobs import DemoFailed, Jobs
+from worker.demo.output.progress import at_step, rows_of
 from worker.demo.output.report import contact_sheet, loss_curve
 from worker.demo.output.steps import Step, Steps
-from worker.demo.output.summary import EndedJob, Revocation, SavedFile, SubjectSummary, Summary, TrainedLora
+from worker.demo.output.summary import Revocation, SubjectSummary, Summary, TrainedLora
 from worker.handlers.training import CLASS_NAME
 from worker.jobs.wording import caption
 
@@ -30,11 +29,6 @@ SEED = 7
 PRESET = "{prompt}, soft light"
 DRAWING_STEPS = {"class": "Draw the class", "without": "Draw without the LoRA", "with": "Draw with the LoRA"}
 MESH_FACES = 5000
-TIMEOUT_S = 120.0
-
-
-class DemoFailed(RuntimeError):
-    """A step did not have the expected result."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +69,7 @@ class Demo:
         self._admin: Admin
         self._preset: UUID
         self._summary: Summary
+        self._jobs: Jobs
         self._more_rows: list[tuple[str, list[Path]]] = []
         """Of the contact sheet, below the person's: labels and pictures."""
 
@@ -138,6 +133,7 @@ class Demo:
         self._admin = Admin(as_service)
         self._preset = self._app.create_preset("demo", PRESET, self._config.picture_settings)
         self._summary = Summary(user, self._config.base, self._config.training)
+        self._jobs = Jobs(self._app, self._installation.check_worker, self._summary, self._output)
 
     @property
     def _models(self) -> Path:
@@ -180,20 +176,11 @@ class Demo:
         with self._steps.step("Start `worker run`") as step:
             step.update(0, "its GPU process is loading torch")
             self._installation.start_worker(self._models)
-            self._wait_until(
+            self._jobs.wait_until(
                 lambda: f"training/{self._config.base}" in self._admin.routes(), "the worker offers training"
             )
             step.result = "a separate process; it offers " + ", ".join(self._admin.routes())
             step.show(log=self._installation.worker_log)
-
-    def _wait_until(self, holds: Callable[[], bool], condition: str) -> None:
-        """Wait for a condition. Raises DemoFailed after TIMEOUT_S, and WorkerEnded if the worker ends before."""
-        deadline = time.monotonic() + TIMEOUT_S
-        while not holds():
-            if time.monotonic() > deadline:
-                raise DemoFailed(f"timed out after {TIMEOUT_S:.0f} s, waiting until {condition}")
-            self._installation.check_worker()
-            time.sleep(POLL_S)
 
     # -- requests
 
@@ -206,7 +193,7 @@ class Demo:
             row = self._app.job("training", job_id)
             if (row["status"], row["error_code"]) != ("failed", "consent_denied"):
                 raise DemoFailed(f"training job {job_id} was not refused: it is {row['status']}")
-            self._record(name.lower(), "training", row, step)
+            self._jobs.record(name.lower(), "training", row, step)
             step.result = f"refused: {row['error']}"
             step.show(status=f"{row['status']}, {row['error_code']}")
 
@@ -222,13 +209,13 @@ class Demo:
         return other, path
 
     def _run_training(self, name: str, person: Uploaded, path: Path, step: Step) -> tuple[TrainedLora, Path]:
-        row = self._complete(name, "training", self._request_training(person), step)
+        row = self._jobs.complete(name, "training", self._request_training(person), step)
         model = self._app.lora_of(row["id"])
         lora = TrainedLora(model["id"], person.subject.id, model["version"], model["path"], model["sha256"])
-        self._save(self._app.buckets.models, lora.key, path, lora.sha256)
+        self._jobs.save(self._app.buckets.models, lora.key, path, lora.sha256)
         copy = f"{person.subject.id}/lora.safetensors"
         models = self._app.buckets.models
-        self._wait_until(
+        self._jobs.wait_until(
             lambda: copy in self._app.buckets.keys(models, copy), f"{models}/{copy} is a copy of the newest version"
         )
         self._summary.loras.append(lora)
@@ -250,8 +237,8 @@ class Demo:
                     seed=SEED,
                     num_images=self._config.pictures,
                 )
-                row = self._complete(f"draw {variant}, prompt {place}", "generation", job_id, step)
-                drawn.append(self._save_pictures(row["result"], f"{variant}-{place}"))
+                row = self._jobs.complete(f"draw {variant}, prompt {place}", "generation", job_id, step)
+                drawn.append(self._jobs.save_pictures(row["result"], f"{variant}-{place}"))
                 first = row["result"]["pictures"][0]
                 size = f"{first['raw_width']}x{first['raw_height']} upscaled to {first['width']}x{first['height']}"
             step.result = (
@@ -269,11 +256,11 @@ class Demo:
             rows = []
             for time_ in ("first", "second"):
                 job_id = self._app.request_pictures(person.subject, "a red mug on a table", **asked)
-                rows.append(self._complete(f"draw from a reference, {time_} time", "generation", job_id, step))
+                rows.append(self._jobs.complete(f"draw from a reference, {time_} time", "generation", job_id, step))
             first, second = ((row["finished_at"] - row["started_at"]).total_seconds() for row in rows)
             if rows[1]["result"].get("cached_from") != str(rows[0]["id"]):
                 raise DemoFailed(f"generation job {rows[1]['id']} was not answered from storage")
-            pictures = self._save_pictures(rows[0]["result"], "from-reference")
+            pictures = self._jobs.save_pictures(rows[0]["result"], "from-reference")
             self._more_rows.append(("A reference, and what was drawn from it", [mug, *pictures]))
             step.result = f"in {first:.1f} s, with an untrained LoRA; the same again from storage, in {second:.2f} s"
 
@@ -284,57 +271,15 @@ class Demo:
             draw_mug(product)
             key = self._app.add_input(product, None)
             job_id = self._app.request_mesh(key, quality="fast", max_faces=MESH_FACES)
-            result = self._complete("make a 3D model", "mesh", job_id, step)["result"]
+            result = self._jobs.complete("make a 3D model", "mesh", job_id, step)["result"]
             saved = {"mesh": "mesh.glb", "preview": "mesh-views.png", "turntable": "mesh-turntable.webp"}
             for name, file in saved.items():
-                self._download(result["bucket"], result["files"][name], self._output / file)
+                self._jobs.download(result["bucket"], result["files"][name], self._output / file)
             views = self._output / saved["preview"]
             self._more_rows.append(("A picture of a product, and its 3D model from four sides", [product, views]))
             step.result = (
                 f"{result['faces']} faces; a relief of the picture, by a tiny network that has learned nothing"
             )
-
-    def _save_pictures(self, result: dict[str, Any], name: str) -> list[Path]:
-        paths = []
-        for number, picture in enumerate(result["pictures"], start=1):
-            path = self._output / f"{name}-{number}.png"
-            self._save(result["bucket"], picture["upscaled"], path, picture["sha256"])
-            paths.append(path)
-        return paths
-
-    def _complete(self, name: str, kind: str, job_id: UUID, step: Step) -> dict[str, Any]:
-        """Follow a job until it is completed, and return its row. Raises DemoFailed if it ends otherwise."""
-        *_, row = rows_of(self._app, kind, job_id, step, self._installation.check_worker)
-        if row["status"] != "completed":
-            raise DemoFailed(f"{kind} job {job_id} ended as {row['status']}: {row['error']}")
-        self._record(name, kind, row, step)
-        return row
-
-    def _record(self, name: str, kind: str, row: dict[str, Any], step: Step) -> None:
-        """Record an ended job with the objects that its row names, once its other objects are deleted."""
-        bucket, named = self._app.bucket_of(kind), keys_in(row["result"])
-        # Checkpoints and staged objects of an attempt are deleted shortly after its end.
-        self._wait_until(
-            lambda: self._app.keys_of(kind, row) == sorted(named),
-            f"{bucket} holds exactly the objects that the row of {kind} job {row['id']} names",
-        )
-        objects = [self._app.buckets.describe(bucket, key) for key in named]
-        self._summary.jobs.append(EndedJob.of(name, kind, row, objects))
-        step.show(job=row["id"])
-        for found in objects[:1]:
-            step.show(object=f"{found.bucket}/{found.key}", sha256=found.sha256)
-
-    def _save(self, bucket: str, key: str, path: Path, sha256: str) -> None:
-        """Download an object that a row names, and compare its SHA-256 with the row's."""
-        found = self._app.buckets.describe(bucket, key)
-        if found.sha256 != sha256:
-            raise DemoFailed(f"{bucket}/{key} has SHA-256 {found.sha256}, but its row says {sha256}")
-        self._download(bucket, key, path)
-
-    def _download(self, bucket: str, key: str, path: Path) -> None:
-        path.write_bytes(self._app.buckets.read(bucket, key))
-        if path.is_relative_to(self._output):
-            self._summary.files.append(SavedFile(path.name, bucket, key))
 
     # -- results
 
@@ -369,7 +314,7 @@ class Demo:
                     revoked = True
             if (row["status"], row["error_code"]) != ("failed", "consent_denied") or row["result"] is not None:
                 raise DemoFailed(f"generation job {job_id} was not stopped by the revocation: it is {row['status']}")
-            self._record("revoke while drawing", "generation", row, step)
+            self._jobs.record("revoke while drawing", "generation", row, step)
             after = self._all_objects()
             if after != before:
                 raise DemoFailed(f"objects were published after the revocation: {sorted(after - before)}")

@@ -20,9 +20,10 @@ from rich.panel import Panel
 from worker.database.schema.migrate import MigrationError
 from worker.demo.album import Album, PhotosUnusable, read_album
 from worker.demo.config import SMALL, DemoConfig
-from worker.demo.demo import Demo, DemoFailed
+from worker.demo.demo import Demo
 from worker.demo.held_out import NotMeasured
 from worker.demo.installation import Installation, WorkerEnded
+from worker.demo.output.jobs import DemoFailed
 from worker.demo.output.steps import Steps
 from worker.demo.output.summary import Summary
 from worker.demo.servers import ServerFailed

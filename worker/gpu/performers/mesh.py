@@ -15,7 +15,7 @@ from worker.gpu.messages import Event, Phase, Progress, Work
 from worker.gpu.models import Models
 from worker.gpu.tasks.mesh import MeshTask
 from worker.ml.cutout import network as removers
-from worker.ml.cutout.choosing import Chosen, first_usable
+from worker.ml.cutout.cutting import Cutout, object_of
 from worker.ml.cutout.errors import UnusablePicture
 from worker.ml.errors import BadInput, PackageMissing
 from worker.ml.memory import GIB
@@ -38,10 +38,10 @@ def make(task: MeshTask, models: Models) -> Work:
     network = models.network(task.base, partial(loading.load, device="cpu"))
     remover = models.network(task.remover, removers.load) if task.remover else None
     yield Phase(name=CUTTING)
-    number, chosen, skipped = _choose(task, remover)
+    number, cutout, skipped = _choose(task, remover)
     try:
         network.to("cuda" if torch.cuda.is_available() else "cpu")
-        made = yield from _made(network, chosen, task)
+        made = yield from _made(network, cutout, task)
     except PackageMissing as error:
         raise errors.ModelMissing(f"this pod cannot make meshes: {error}") from error
     finally:
@@ -51,7 +51,7 @@ def make(task: MeshTask, models: Models) -> Work:
         "files": _files(made),
         "picture": number,
         "skipped": skipped,
-        "background": chosen.means,
+        "background": cutout.means,
         "faces": made.faces,
         "vertices": made.vertices,
         "bounds": made.bounds,
@@ -63,12 +63,12 @@ def make(task: MeshTask, models: Models) -> Work:
     }
 
 
-def _choose(task: MeshTask, remover: removers.BackgroundNetwork | None) -> tuple[int, Chosen, dict[int, str]]:
+def _choose(task: MeshTask, remover: removers.BackgroundNetwork | None) -> tuple[int, Cutout, dict[int, str]]:
     """Return the first usable picture's number and object, and why the others were not used. Raises BadInput."""
     skipped = dict(task.unusable)
     for number, path in task.pictures.items():
         try:
-            return number, first_usable([path], remover), skipped
+            return number, object_of(path, remover), skipped
         except UnusablePhoto as error:
             skipped[number] = f"it is {error.reason}"
         except UnusablePicture as error:
@@ -76,7 +76,7 @@ def _choose(task: MeshTask, remover: removers.BackgroundNetwork | None) -> tuple
     raise BadInput("; ".join(f"picture {number}: {reason}" for number, reason in sorted(skipped.items())))
 
 
-def _made(network: TripoSR, chosen: Chosen, task: MeshTask) -> Generator[Event, None, making.Made]:
+def _made(network: TripoSR, cutout: Cutout, task: MeshTask) -> Generator[Event, None, making.Made]:
     request = making.MeshRequest(
         resolution=making.RESOLUTIONS[task.quality],
         colouring=task.texture,
@@ -84,7 +84,7 @@ def _made(network: TripoSR, chosen: Chosen, task: MeshTask) -> Generator[Event, 
         max_faces=task.max_faces,
     )
     phase = ""
-    work = making.make_mesh(network, chosen.picture, request, task.workdir)
+    work = making.make_mesh(network, cutout.picture, request, task.workdir)
     with closing(cast(Generator[Any, None, making.Made], work)):
         while True:
             try:

@@ -1,19 +1,17 @@
-"""Cuts the object out of the first of several pictures that can be used."""
+"""Cuts the object out of a picture."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from worker.ml.cutout.errors import BackgroundNotRemoved, NoForeground, UnusablePicture
+from worker.ml.cutout.errors import BackgroundNotRemoved, NoForeground
 from worker.ml.cutout.flat import object_on_flat_background
 from worker.ml.cutout.foreground import centred, check
 from worker.ml.cutout.network import BackgroundNetwork
-from worker.ml.photos.opening import UnusablePhoto
 from worker.ml.photos.whole import read_with_alpha
 from worker.ml.protocol import Pixels
 
@@ -26,34 +24,18 @@ Means = Literal["alpha", "flat", "network"]
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """The object of the first usable picture."""
+class Cutout:
+    """The object of a picture, for a network."""
 
-    index: int
-    """Of the picture, from 0."""
     means: Means
     picture: Pixels
     """(S, S, 3): the object in the middle of a grey square."""
-    refused: tuple[str, ...]
-    """Why the pictures before it cannot be used, in order."""
 
 
-def first_usable(paths: Sequence[Path], network: BackgroundNetwork | None) -> Chosen:
-    """Return the object of the first usable picture.
-
-    Raises the reason's own error if there is one picture, and UnusablePicture with all reasons for several.
-    """
-    refused: list[str] = []
-    for index, path in enumerate(paths):
-        try:
-            means, cutout = cut_out(read_with_alpha(path, _LONGEST_PX), network)
-            return Chosen(index, means, centred(cutout), tuple(refused))
-        except (UnusablePhoto, UnusablePicture) as error:
-            if len(paths) == 1:
-                raise
-            refused.append(str(error))
-    reasons = "; ".join(f"picture {number}: {reason}" for number, reason in enumerate(refused, 1))
-    raise UnusablePicture(f"none of the {len(paths)} pictures can be used: {reasons}")
+def object_of(path: Path, network: BackgroundNetwork | None) -> Cutout:
+    """Return the object of a picture file. Raises UnusablePhoto for the file and UnusablePicture for what it shows."""
+    means, picture = cut_out(read_with_alpha(path, _LONGEST_PX), network)
+    return Cutout(means, centred(picture))
 
 
 def cut_out(picture: Pixels, network: BackgroundNetwork | None) -> tuple[Means, Pixels]:
