@@ -9,19 +9,21 @@ from uuid import UUID
 import numpy as np
 import pytest
 import trimesh
+import yaml
 from PIL import Image
 from psycopg.types.json import Jsonb
 
-from tests.kinds.mesh.things import bomb, encoded, mug, noise
+from tests.kinds.mesh.things import bomb, encoded, mug, noise, unseen
 from tests.waiting import wait_until
 from tests.web_server import Server, body, redirect, serving
 from tests.worker.conftest import Fleet, MakeFleet
 from worker.ml.networks.triposr.tiny import build_tiny
 
-BASE = "tiny-triposr"
-REGISTER = f"""
+BASE, DENSE = "tiny-triposr", "tiny-triposr-dense"
+"""The second sees an object everywhere."""
+REGISTER = """
 insert into worker.base_models (slug, family, capabilities, only_for, min_vram_gib, licence, commercial_use)
-values ('{BASE}', 'triposr', '{{mesh}}', 'mesh', 0, 'none', true)"""
+values (%s, 'triposr', '{mesh}', 'mesh', 0, 'none', true)"""
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +41,7 @@ def shop() -> Iterator[Server]:
             "/transparent.png": body(encoded(Image.new("RGBA", (64, 64)))),
             "/empty.png": body(encoded(Image.new("RGB", (64, 64), "white"))),
             "/noise.png": body(encoded(noise())),
+            "/unseen.png": body(encoded(unseen())),
             "/cut.png": body(encoded(mug())[:300]),
             "/pole.png": body(encoded(mug(size=(4, 2000)))),
         }
@@ -50,8 +53,13 @@ def fleet(make_fleet: MakeFleet, shop: Server, tmp_path_factory: pytest.TempPath
     """One pod with nothing but the tiny model of meshes."""
     disk = tmp_path_factory.mktemp("meshes")
     build_tiny(disk / BASE)
+    build_tiny(disk / DENSE)
+    config = yaml.safe_load((disk / DENSE / "config.yaml").read_text())
+    config["renderer"]["density_bias"] = 5.0
+    (disk / DENSE / "config.yaml").write_text(yaml.safe_dump(config))
     fleet = make_fleet(models_dir=disk, WORKER_KINDS="mesh", FETCH_PRIVATE_HOSTS=shop.host)
-    fleet.app.run(REGISTER)
+    for base in (BASE, DENSE):
+        fleet.app.run(REGISTER, base)
     fleet.ready(1)
     return fleet
 
@@ -121,6 +129,7 @@ FAILED = [
     (["/empty.png"], "invalid_input", "stands out"),
     (["/noise.png"], "invalid_input", "no model that removes it"),
     (["/pole.png"], "invalid_input", "picture 1: "),
+    (["/unseen.png"], "invalid_input", "no object was found in the picture"),
     (
         ["/gone.png", "/page", "/cut.png", "/empty.png"],
         "invalid_input",
@@ -137,6 +146,12 @@ def test_pictures_that_cannot_be_used_fail_the_job_at_once_and_are_named(fleet: 
         assert (job["status"], job["attempt"], job["error_code"]) == ("failed", 1, code), (paths, job["error"])
         assert expected in job["error"], paths
         assert fleet.stored(job_id) == set()
+
+
+def test_an_object_that_does_not_end_within_the_space_fails_the_job_and_is_named(fleet: Fleet, shop: Server) -> None:
+    job = fleet.app.wait_for("mesh", ask(fleet, base=DENSE, image_urls=[shop.url("/mug.png")]))
+    assert (job["status"], job["error_code"]) == ("failed", "invalid_input")
+    assert "would be cut off there: use a picture that shows it whole, with a margin" in job["error"]
 
 
 def test_a_picture_that_is_not_in_storage_is_named(fleet: Fleet) -> None:
@@ -173,5 +188,5 @@ def test_a_mesh_of_a_persons_picture_ends_with_her_consent(fleet: Fleet) -> None
 
 
 def test_a_pod_for_meshes_alone_needs_no_other_model(fleet: Fleet) -> None:
-    assert fleet.app.one("select routes from worker.pods") == [f"mesh/{BASE}"]
+    assert fleet.app.one("select routes from worker.pods") == [f"mesh/{BASE}", f"mesh/{DENSE}"]
     assert [worker.events("routes.model_missing") for worker in fleet.workers] == [[]]

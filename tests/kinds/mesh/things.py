@@ -28,6 +28,13 @@ def mug(background: str | None = "white", size: tuple[int, int] = (160, 160)) ->
     return picture if background is None else picture.convert("RGB")
 
 
+def unseen() -> Image.Image:
+    """A thing of the grey that pictures are padded with, which the tiny network takes for background."""
+    picture = Image.new("RGB", (160, 160), "white")
+    ImageDraw.Draw(picture).rectangle((40, 40, 120, 120), fill=(127, 127, 127))
+    return picture
+
+
 def noise() -> Image.Image:
     """A picture with a background that only a network could remove."""
     pixels = np.random.default_rng(0).integers(0, 255, (160, 160, 3), dtype=np.uint8)
