@@ -161,17 +161,17 @@ def write_overflowing(weights: Path, path: Path) -> None:
 def test_float16_that_gives_numbers_that_are_not_finite_is_computed_again_in_float32(
     weights: Path, backend: str, portrait: Pixels, tmp_path: Path
 ) -> None:
-    path = tmp_path / "model.safetensors"
+    path, corner = tmp_path / "model.safetensors", portrait[40:56, 40:64]  # float16 is slow on most CPUs
     write_overflowing(weights, path)
-    signal = torch.from_numpy(portrait.copy()).permute(2, 0, 1)[None].half() / 255
+    signal = torch.from_numpy(corner.copy()).permute(2, 0, 1)[None].half() / 255
     with torch.no_grad():
         assert not ModelLoader().load_from_file(path).half().model(signal).isfinite().all()
 
     upscaler = real_esrgan.load(path, backend, device="cpu", dtype=torch.float16)
     size = upscaler.anonymous_bytes
-    ours = finish(upscaler.upscale(portrait, tile=64)).astype(int)
+    ours = finish(upscaler.upscale(corner, tile=16)).astype(int)
 
-    exact = finish(real_esrgan.load(weights, backend, device="cpu").upscale(portrait, tile=64))
+    exact = finish(real_esrgan.load(weights, backend, device="cpu").upscale(corner, tile=16))
     assert np.abs(ours - exact).max() <= 1
     assert upscaler.anonymous_bytes == size, "the weights are in float16 again"
 
