@@ -9,6 +9,7 @@ as $$
   from worker.result_keys(p_kind, p_result) named (object_key)
   left join worker.staged_objects published
     on published.key = named.object_key and published.kind = p_kind and published.job_id = p_id and published.state = 'published'
+    and published.bucket = any (worker.personal_buckets())  -- not one of before a move
   where named.object_key is not null
 $$;
 comment on function worker.earlier_objects is 'Return the objects of a completed job''s result; NULL where one of them is not in storage any more, or there is none.';

@@ -42,8 +42,25 @@ language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select substring(p_key from '^[^/]+/([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})/')::uuid $$;
 comment on function worker.key_subject is 'Return the subject under whose prefix a key is, or NULL.';
 
--- A URL in this project's own storage would name a person's picture around the check of consent. Of any other URL nobody can know
--- what it shows. The pod that fetches it checks much more.
+-- By the letters that a server reads: %2D is a hyphen, and %252D where it is decoded twice.
+create or replace function worker.decoded_url(p_url text) returns text
+language plpgsql immutable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_url text := lower(p_url);
+begin
+  while v_url ~ '%[0-9a-f]{2}' loop
+    v_url := (
+      select string_agg(case when part.text[1] ~ '^%[0-9a-f]{2}$' and part.text[1] <> '%00' then chr(('x' || right(part.text[1], 2))::bit(8)::integer)
+                             when part.text[1] = '%00' then ' ' else part.text[1] end, '' order by part.position)
+      from regexp_matches(v_url, '%[0-9a-f]{2}|[^%]+|%', 'g') with ordinality part (text, position));
+  end loop;
+  return v_url;
+end $$;
+comment on function worker.decoded_url is 'Return a URL in lower case, without percent-encoding.';
+
+-- A URL in this project's own storage would name a person's picture around the check of consent: their own, or one that a job drew,
+-- whose key may have no subject in it. Of any other URL nobody can know what it shows. The pod that fetches it checks much more.
 create or replace function worker.url_error(p_url text) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -51,13 +68,19 @@ begin
   if p_url is null or length(p_url) > 2000 or p_url !~ '^https?://[^/@[:space:]]+([/?][^[:space:]]*)?$' then
     return 'is not an https URL of up to 2000 characters';
   elsif exists (
-    select from regexp_matches(lower(p_url), '[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}', 'g') ids (id)
-    join public.subjects on subjects.id = ids.id[1]::uuid) then
+    select from regexp_matches(worker.decoded_url(p_url), '[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}', 'g') ids (id)
+    where exists (select from public.subjects where subjects.id = ids.id[1]::uuid)
+      or exists (select from worker.job_kinds kinds join worker.job_subjects touched on touched.kind = kinds.kind and touched.job_id = ids.id[1]::uuid)) then
     return 'is a picture of a subject: name its key instead, so that consent is checked';
   end if;
   return null;
 end $$;
 comment on function worker.url_error is 'Return why a request may not name this URL, or NULL.';
+
+create or replace function worker.redirect_error(p_url text) returns text
+language sql stable security definer set search_path = pg_catalog, pg_temp
+as $$ select worker.url_error(p_url) $$;
+comment on function worker.redirect_error is 'Return why a pod may not follow a redirect to this URL, or NULL.';
 
 create or replace function worker.subjects_of(p_kind text, p_job jsonb) returns setof uuid
 language plpgsql stable set search_path = pg_catalog, pg_temp

@@ -38,7 +38,7 @@ grant execute on function worker.cancel_job_as_service, worker.retry_job_as_serv
 
 -- Functions that pods call. Pods own nothing, and may neither cancel jobs nor change consent.
 grant execute on function worker.consent_error, worker.pod_lock_key, worker.subject_lock_key, worker.register_pod, worker.deregister_pod, worker.peek,
-  worker.start_job, worker.report_job, worker.stage_objects, worker.save_checkpoint, worker.find_result, worker.complete_job, worker.fail_job,
+  worker.start_job, worker.report_job, worker.stage_objects, worker.save_checkpoint, worker.find_result, worker.redirect_error, worker.complete_job, worker.fail_job,
   worker.release_job, worker.set_aside_job, worker.heartbeat, worker.pod_heartbeat, worker.take_over, worker.run_housekeeping, worker.tick, worker.reap, worker.claim_deletable_objects, worker.mark_objects_deleted, worker.lock_lora_copy, worker.lora_to_copy,
   worker.queued_routes, worker.starved_routes, worker.next_due_s, worker.schema_major, worker.is_alive, worker.why_stranded, worker.usable_routes, worker.base_of_route, worker.guides_of_route,
   worker.guides_vram_gib, worker.timing,

@@ -15,12 +15,14 @@ alter table worker.guides
 insert into worker.base_models (slug, family, train_base, weights_of, only_for, capabilities, sizes, defaults, min_vram_gib, licence, commercial_use)
 select 'uno', family, slug, slug, 'reference', '{lora,reference}', '{512x512,704x704,1024x1024}',
        '{"steps": 25, "guidance": 4, "width": 512, "height": 512}', min_vram_gib, licence, false
-from worker.base_models where slug = 'flux-dev';
+from worker.base_models where slug = 'flux-dev'
+on conflict (slug) do nothing;  -- an operator may have added it by hand
 
 -- On the GPU while attached, in 16 bits: the LoRA of rank 512, 956 million weights, 1.78 GiB; and at most 1,600 tokens of references
 -- (four of 320 x 320 pixels), 17.4 hidden states of 3,072 numbers each, 0.16 GiB.
 insert into worker.guides (slug, family, capabilities, vram_gib, licence, commercial_use, bases)
-values ('uno-lora', 'flux', '{reference}', 2, 'CC BY-NC 4.0', false, '{uno}');
+values ('uno-lora', 'flux', '{reference}', 2, 'CC BY-NC 4.0', false, '{uno}')
+on conflict (slug) do nothing;
 
 alter table public.generation_jobs
   add column reference_urls text[] constraint generation_jobs_reference_urls_1_to_4 check (cardinality(reference_urls) between 1 and 4)

@@ -6,8 +6,10 @@ declare
 begin
   -- Every table that was made like worker.life_cycle, also one whose kind is registered only after this migration.
   for v_table in
-    select own.oid::regclass::text from pg_catalog.pg_class own join pg_catalog.pg_attribute made on made.attrelid = own.oid
-    where own.relkind = 'r' and made.attname = 'cancel_requested_at' and not made.attisdropped order by 1
+    select own.oid::regclass::text from pg_catalog.pg_class own
+    where own.relkind = 'r' and not exists (
+      select attname from pg_catalog.pg_attribute where attrelid = 'worker.life_cycle'::regclass and attnum > 0 and not attisdropped
+      except select attname from pg_catalog.pg_attribute where attrelid = own.oid and attnum > 0 and not attisdropped) order by 1
   loop
     execute format('alter table %s add column fingerprint text', v_table);
   end loop;

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import http.server
+import re
 import socket
 import ssl
 import time
@@ -179,6 +180,16 @@ async def test_a_redirect_to_http_is_refused_unasked(server: Server, tmp_path: P
         assert inside.asked == []
 
 
+async def test_a_redirect_that_the_caller_refuses_is_not_followed(server: Server, tmp_path: Path) -> None:
+    async def refuse(url: str) -> None:
+        raise InvalidInput(f"not {url}")
+
+    server.answers |= {"/mug.png": redirect("/other.png"), "/other.png": body(PNG)}
+    with pytest.raises(InvalidInput, match="not " + re.escape(server.url("/other.png"))):
+        await Fetcher([server.host]).fetch(server.url("/mug.png"), tmp_path / "got", LIMITS, why_not_a_picture, refuse)
+    assert len(server.asked) == 1
+
+
 async def test_a_name_is_resolved_once_and_the_checked_address_is_used(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -256,6 +267,20 @@ def no_http(handler: http.server.BaseHTTPRequestHandler) -> None:
     handler.wfile.write(b"SSH-2.0-x\r\n")
 
 
+def chunk_of(length: bytes) -> Answer:
+    """Answer with one chunk of this length, and with more than may be read."""
+
+    def answer(handler: http.server.BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.send_header("Transfer-Encoding", "chunked")
+        handler.end_headers()
+        handler.wfile.write(length + b"\r\n")
+        for _ in range(100):
+            handler.wfile.write(PNG.ljust(LIMITS.max_bytes, b"0"))
+
+    return answer
+
+
 ANSWERS: list[tuple[str, Answer, type[WorkerError], str]] = [
     ("404", body(b"", 404), InputMissing, "127.0.0.1 does not have it (404)"),
     ("403", body(b"", 403), InputMissing, "a signed URL may have expired"),
@@ -272,6 +297,9 @@ ANSWERS: list[tuple[str, Answer, type[WorkerError], str]] = [
     ("a film", body(b"\0\0\0\x18ftypmp42" + b"0" * 100), InvalidInput, "is not a picture (JPEG, PNG"),
     ("too large, announced", body(b"", Content_Length="200000000"), InvalidInput, "too large (200 MB, at most 0)"),
     ("too large, endless", endless, InvalidInput, "it is too large (more than 0 MB)"),
+    ("a chunk without end", chunk_of(b"-1"), StorageError, "does not speak HTTP"),
+    ("a chunk of a negative length", chunk_of(b"-5"), StorageError, "does not speak HTTP"),
+    ("a chunk without a length", chunk_of(b"x"), StorageError, "does not speak HTTP"),
     ("cut off", body(PNG, Content_Length=str(len(PNG) + 1)), StorageError, "ended the connection"),
     ("compressed", body(PNG, Content_Encoding="gzip"), InvalidInput, "sends it compressed, which was not asked for"),
     ("a loop", redirect("/x"), InvalidInput, "127.0.0.1 redirects more than 5 times"),

@@ -142,6 +142,12 @@ class TestTiff:
         path = written(tmp_path / "p.tif", tiff(BLUE, last_link=link))
         np.testing.assert_allclose(left(path), [0, 0, 200], atol=2)
 
+    def test_the_pages_after_the_hundredth_are_not_looked_at(self, tmp_path: Path) -> None:
+        """A file of 2 MB may have 20,000, for which Pillow takes 20 seconds."""
+        thumbnail, larger = colour_page((120, 80), (200, 0, 0)), colour_page((240, 160), (0, 200, 0))
+        path = written(tmp_path / "p.tif", tiff(BLUE, *[thumbnail] * 99, larger))
+        np.testing.assert_allclose(left(path), [0, 0, 200], atol=2)
+
     def test_a_thumbnail_does_not_stand_in_for_a_picture_that_cannot_be_read(self, tmp_path: Path) -> None:
         thumbnail, picture = colour_page((120, 80), (200, 0, 0)), other_page((240, 160), 8, 1, t259=34933)
         with pytest.raises(UnusablePhoto):

@@ -74,6 +74,7 @@ EXECUTE = {
     "worker.base_serves": "likeness_worker",
     "worker.weights_slug": "likeness_worker",
     "worker.find_result": "likeness_worker",
+    "worker.redirect_error": "likeness_worker",
     "worker.base_of_route": "likeness_worker",
     "worker.guides_of_route": "likeness_worker",
     "worker.guides_vram_gib": "likeness_worker",
@@ -94,7 +95,7 @@ OWNER_ONLY = """
     catalog_objects changing_columns charge_failure check_account check_columns check_grant check_hooks
     check_job_owner check_kinds check_life_cycle check_quota check_registration check_request check_slot
     clamp_deferred_jobs clamp_future_times clamp_pod_times column_defaults consent_refusal count_again count_jobs
-    count_ledger_refusals current_home declare_grant declare_policy default_base defaults_for_nulls
+    count_ledger_refusals current_home declare_grant decoded_url declare_policy default_base defaults_for_nulls
     deletable_buckets delete_queue_rows dequeue_row discard_staged_objects earlier_objects end_attempt
     end_failed_attempt enqueue enqueue_rows ensure_kind_policies ensure_policy expire_consent explain_waiting
     fail_stranded_jobs fill_defaults find_violation finish_job finish_stopped_job first_marker fn_pgqueuer_changed

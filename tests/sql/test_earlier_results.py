@@ -62,6 +62,12 @@ def test_an_identical_request_finds_the_earlier_result_and_its_objects(scene: Sc
     assert scene.found(later, "b" * 64) is None
 
 
+def test_a_result_in_a_bucket_of_before_a_move_is_not_found(scene: Scene) -> None:
+    scene.published()
+    scene.db.run("update worker.config set bucket_uploads = 'staging-uploads'")
+    assert scene.found(scene.running()) is None
+
+
 def test_a_job_that_runs_or_failed_answers_none(scene: Scene) -> None:
     failed, running = scene.running(), scene.running()
     for attempt in (failed, running):

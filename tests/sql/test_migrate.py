@@ -225,6 +225,18 @@ def test_functions_and_a_schema_of_the_app_are_refused_by_name(supabase: Supabas
     assert differences(before, snapshot(url)) == {}
 
 
+def test_tables_of_the_app_with_columns_like_ours_are_left_alone(supabase: Supabase) -> None:
+    url = supabase.create()
+    execute(
+        url,
+        "create table public.subscriptions (id uuid, cancel_requested_at timestamptz, fingerprint text, status text)",
+    )
+    before = snapshot(url)
+    migrate.migrate(url)
+    theirs = {name: value for name, value in snapshot(url).items() if "subscriptions" in name}
+    assert theirs == {name: value for name, value in before.items() if "subscriptions" in name} != {}
+
+
 def test_every_table_and_function_of_public_is_guarded_against_overwriting(supabase: Supabase) -> None:
     url = supabase.create()
     migrate.migrate(url)

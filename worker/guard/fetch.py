@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import io
 import ipaddress
 import socket
 import ssl
@@ -19,6 +20,7 @@ from collections.abc import Awaitable, Callable, Collection
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
 
 from worker.errors import InputMissing, InvalidInput, StorageError
@@ -47,6 +49,8 @@ Resolver = Callable[[str, int], Awaitable[list[Address]]]
 """From host and port to the addresses, in the order in which to try them. Raises OSError."""
 Check = Callable[[bytes], str | None]
 """From the first bytes of a file to why it is not wanted, to follow "is"; None if it is."""
+CheckUrl = Callable[[str], Awaitable[None]]
+"""Raises InvalidInput for a URL that a server redirects to, and that may not be used."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,9 @@ class Fetcher:
         self._resolve = resolve or _resolve
         self._tls = tls or ssl.create_default_context()
 
-    async def fetch(self, url: str, path: Path, limits: Limits, check: Check) -> None:
+    async def fetch(
+        self, url: str, path: Path, limits: Limits, check: Check, check_redirect: CheckUrl | None = None
+    ) -> None:
         """Write what the URL names to a new file. Errors name the host, and never the rest of the URL.
 
         Raises InvalidInput for a URL or a content that is refused, InputMissing where there is nothing, StorageError
@@ -100,6 +106,8 @@ class Fetcher:
                     if redirect is None:
                         return
                     url = _join(url, redirect, target.host)
+                    if check_redirect is not None:
+                        await check_redirect(url)
         except TimeoutError:
             raise StorageError(f"{target.host} did not send it within {limits.seconds:g} s") from None
         raise InvalidInput(f"{target.host} redirects more than {limits.redirects} times")
@@ -194,7 +202,27 @@ class _Request:
             )
             self._socket.do_handshake()
         client.sock = self._socket
+        client.response_class = _Response
         return client
+
+
+class _Reader(io.BufferedReader):
+    """Reads no more than it is asked for."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if (
+            size is None or size < 0
+        ):  # http.client passes on the length of a chunk as the server wrote it, with its sign
+            raise http.client.HTTPException("a length is negative")
+        return super().read(size)
+
+
+class _Response(http.client.HTTPResponse):
+    """A response whose body is never read to its end at once."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.fp = _Reader(self.fp.detach())
 
 
 def is_public(address: Address) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 import stamina
 
 from worker.database.pool import Database
-from worker.errors import StorageError
+from worker.errors import InvalidInput, StorageError
 from worker.gpu.messages import Done, Event, Phase, Progress, Task
 from worker.gpu.process import GpuChild
 from worker.gpu.tasks.generation import UpscalerBackend
@@ -102,9 +102,15 @@ class JobContext:
 
     async def download_picture(self, url: str, path: Path, limits: Limits) -> Path:
         """Download the picture that a URL of a user names; see `Fetcher.fetch` for what is raised."""
-        await self.fetcher.fetch(url, path, limits, why_not_a_picture)
+        await self.fetcher.fetch(url, path, limits, why_not_a_picture, self._check_redirect)
         await self._count(path)
         return path
+
+    async def _check_redirect(self, url: str) -> None:
+        """Raise InvalidInput for a URL of a person's picture, as the INSERT does for the first URL."""
+        error = await self.database.call("redirect_error", url)
+        if error is not None:
+            raise InvalidInput(f"it is redirected to a URL that {error}")
 
     async def _count(self, path: Path) -> None:
         size = (await asyncio.to_thread(path.stat)).st_size  # before the sum is read: several may be downloaded at once

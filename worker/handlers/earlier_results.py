@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 
 from worker import __version__
-from worker.errors import InputMissing
+from worker.errors import InputMissing, StorageError
 from worker.handlers.context import JobContext
 from worker.jobs.lease import Lease
 
@@ -43,8 +43,8 @@ async def reuse(digest: str, lease: Lease, context: JobContext) -> dict[str, Any
     try:
         for key, (bucket, copy) in copies.items():
             await context.store.copy(bucket, key, copy)
-    except InputMissing:
-        log.info("cache.objects_missing", earlier_job=earlier["job_id"])  # an app may delete objects: compute again
+    except (InputMissing, StorageError) as error:  # an app may delete objects, and not every store copies
+        log.info("cache.not_copied", earlier_job=earlier["job_id"], reason=error.message)
         return None
     context.mark_computed(lease)
     replaced: dict[str, Any] = _replaced(earlier["result"], {key: copy for key, (_, copy) in copies.items()})

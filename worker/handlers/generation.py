@@ -173,6 +173,8 @@ async def generate(lease: Lease, context: JobContext) -> dict[str, Any]:
         sampler=request.sampler,
         clip_skip=request.clip_skip,
     )
+    if request.cache and (fetched := await _fingerprint(request, pictures, lease.job, context)) != digest:
+        await lease.find_result(fetched)  # a model was replaced while this pod fetched it: recorded as what it is now
     drawn = await context.compute_result(task, lease)
     context.mark_computed(lease)
     files, described = await _encode_pictures(drawn, request, lease, context)

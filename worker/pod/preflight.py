@@ -94,7 +94,7 @@ _SCHEMA = """
            to_regprocedure('worker.pod_heartbeat(uuid, jsonb, jsonb)') is not null
            and to_regprocedure('worker.usable_routes(text, text[], double precision)') is not null
            and to_regprocedure('worker.base_can(worker.base_models, text[])') is not null
-           and to_regprocedure('worker.find_result(text, uuid, integer, text)') is not null as current"""
+           and to_regprocedure('worker.redirect_error(text)') is not null as current"""
 """The schema is current with the newest functions without which a pod cannot work."""
 
 

@@ -1,5 +1,5 @@
-"""Fixtures of the mesh kind: an app's tables."""
+"""Fixtures of the mesh kind: an app's tables and pods."""
 
-from tests.sql.conftest import db
+from tests.sql.conftest import db, pod, start_pod
 
-__all__ = ["db"]
+__all__ = ["db", "pod", "start_pod"]

@@ -148,6 +148,16 @@ def test_pictures_that_cannot_be_used_fail_the_job_at_once_and_are_named(fleet: 
         assert fleet.stored(job_id) == set()
 
 
+def test_a_redirect_to_a_persons_picture_is_not_followed(fleet: Fleet, shop: Server) -> None:
+    person = fleet.app.add_subject()
+    signed = f"https://x.supabase.co/storage/v1/object/sign/uploads/{fleet.app.owner}/{person}/photos/1.jpg?token=t"
+    shop.answers["/moved.png"] = redirect(signed)
+    job = fleet.app.wait_for("mesh", ask(fleet, image_urls=[shop.url("/moved.png")]))
+    assert (job["status"], job["error_code"]) == ("failed", "invalid_input")
+    assert job["error"].startswith("picture 1: it is redirected to a URL that is a picture of a subject")
+    assert "token" not in job["error"]
+
+
 def test_an_object_that_does_not_end_within_the_space_fails_the_job_and_is_named(fleet: Fleet, shop: Server) -> None:
     job = fleet.app.wait_for("mesh", ask(fleet, base=DENSE, image_urls=[shop.url("/mug.png")]))
     assert (job["status"], job["error_code"]) == ("failed", "invalid_input")

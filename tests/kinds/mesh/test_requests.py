@@ -9,6 +9,7 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
+from tests.sql.pod import Pod
 from tests.sql.tables import ABLE_BASE, AppTables
 from tests.sql.test_requests import insert, refusal
 from tests.tiny_models import TINY_BASE
@@ -135,3 +136,26 @@ def test_a_url_of_a_persons_picture_is_no_way_around_consent(db: AppTables) -> N
             "image_urls: number 2 is a picture of a subject: name its key instead, so that consent is checked",
         )
     assert insert(db, "mesh", image_urls=[f"https://cdn.example/{uuid4()}/{uuid4()}/mug.png"])["status"] == "queued"
+
+
+@pytest.mark.parametrize("hyphen", ["%2D", "%2d", "%252D"])
+def test_nor_is_a_url_that_spells_it_otherwise(db: AppTables, hyphen: str) -> None:
+    """A server reads %2D as a hyphen; some read it twice."""
+    person = str(db.add_subject(consent=False)).replace("-", hyphen)
+    signed = f"https://x.supabase.co/storage/v1/object/sign/uploads/{db.owner}/{person}/photos/1.jpg?token=100%"
+    assert refusal(db, "mesh", image_urls=[signed])[1].startswith("image_urls: number 1 is a picture of a subject")
+    assert insert(db, "mesh", image_urls=["https://shop.example/100%25%00%zz%/%C3%A4.png"])["status"] == "queued"
+
+
+def test_nor_is_a_url_of_a_picture_that_a_job_drew_of_her(db: AppTables, pod: Pod) -> None:
+    """Without a subject its key names nobody: the LoRA shows whom it is of."""
+    person = db.add_subject()
+    job = db.request("generation", owner_id=db.owner, model_ids=[db.add_lora(person)], prompt="at the sea")
+    assert pod.claim() == ("generation", job)
+    attempt = pod.start("generation", job)
+    assert attempt is not None
+    assert attempt.publish() == "ok"
+    drawn = db.job("generation", job)["result"]["pictures"][0]["upscaled"]
+    assert str(person) not in drawn
+    signed = f"https://x.supabase.co/storage/v1/object/sign/uploads/{drawn}?token=t"
+    assert refusal(db, "mesh", image_urls=[signed])[1].startswith("image_urls: number 1 is a picture of a subject")

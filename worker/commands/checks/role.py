@@ -15,7 +15,7 @@ FUNCTIONS = """
     begin_renewal claim_deletable_objects claim_look complete_job consent_error deregister_pod fail_job
     find_result finish_renewal heartbeat installation_error is_alive judge_markers lock_lora_copy lora_to_copy
     mark_objects_deleted memory_requirement next_due_s note_markers peek pod_heartbeat pod_lock_key queued_routes
-    reap register_pod release_job report_job required_capabilities required_vram_gib run_housekeeping
+    reap redirect_error register_pod release_job report_job required_capabilities required_vram_gib run_housekeeping
     save_checkpoint schema_major set_aside_job stage_objects start_job starved_routes storage_hold take_over timing
     base_can base_of_route base_serves guides_of_route guides_vram_gib usable_routes weights_slug why_stranded
     fits_memory garbage_gone leave_pod subject_lock_key take_garbage tick

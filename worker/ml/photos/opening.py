@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import itertools
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,8 @@ from worker.ml.errors import BadInput
 from worker.ml.photos.files import DAMAGED
 
 Image.MAX_IMAGE_PIXELS = None  # the caller has its own limits, which allow a phone's 200 megapixels
+_MAX_PAGES = 100
+"""Of a TIFF, which are looked at: Pillow takes longer for each one than for the last, and a file may have 100,000."""
 _MAX_PNG_TEXT_BYTES = 64 * 2**20
 # For text and colour profiles in a PNG, unpacked; Pillow's own limit is 1 MiB.
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = _MAX_PNG_TEXT_BYTES
@@ -129,7 +130,7 @@ def _largest_page(path: Path) -> int:
     sizes = []
     with Image.open(path, formats=["TIFF"]) as file:  # one of its own, because pages leave traces in `info`
         assert isinstance(file, TiffImagePlugin.TiffImageFile)
-        for page in itertools.count():
+        for page in range(_MAX_PAGES):
             try:
                 file.seek(page)
             except DAMAGED:
