@@ -197,6 +197,7 @@ async def test_doctor_goes_on_when_the_connection_is_cut_in_between(
     installation: Installation, after: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each line is a check of its own: what needs the database fails, the others are still made."""
+    monkeypatch.setattr("worker.commands.checks.report.DEADLINE_S", 3.0)
     monkeypatch.setattr("worker.database.pool.POOL_WAIT_S", 0.5)
     installation.set(PATH=installation.operator.path_without_gpu())
     elsewhere, _, name = installation.app.url.rpartition("/")
