@@ -107,7 +107,7 @@ class App:
     def run(self, statement: str, *arguments: object) -> list[dict[str, Any]]:
         """Run one statement as the owner of the database; returns the rows."""
         cursor = self.database.execute(statement, arguments)  # type: ignore[arg-type]
-        return cursor.fetchall() if cursor.description else []
+        return cursor.fetchall() if cursor.description is not None else []
 
     def one(self, statement: str, *arguments: object) -> Any:
         """Run one statement; returns the first column of the first row, or None."""

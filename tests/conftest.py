@@ -29,6 +29,7 @@ import psycopg  # noqa: E402
 from psycopg import sql  # noqa: E402
 
 from tests.app import App  # noqa: E402
+from tests.forked import Commands  # noqa: E402
 from tests.processes import WorkerProcesses  # noqa: E402
 from worker.database.schema import migrate  # noqa: E402
 from worker.demo.servers import EmbeddedPostgres, EmbeddedS3  # noqa: E402
@@ -119,6 +120,12 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
             z_image_tiny.build_tiny(folder / "tiny-z-image")
             (folder / ".done").touch()
     return folder
+
+
+@pytest.fixture(scope="session")
+def commands() -> Iterator[Commands]:
+    with Commands() as made:
+        yield made
 
 
 @pytest.fixture

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -16,6 +14,7 @@ from diffusers import FluxPipeline, StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
 from tests.app import App
+from tests.forked import Commands
 from tests.ml.keys import listed_keys
 from tests.processes import worker_environment
 from worker.commands.lora_export import export
@@ -237,17 +236,6 @@ def test_an_unsupported_file_is_refused_by_name(flux_file: Path, tmp_path: Path)
 # -- by the id of a row
 
 
-def command(app: App, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run `worker lora export` as an operator does."""
-    return subprocess.run(
-        [sys.executable, "-m", "worker", "lora", "export", *arguments],
-        env=worker_environment(app, folder),
-        cwd=folder,
-        capture_output=True,
-        text=True,
-    )
-
-
 def publish(app: App, subject: UUID, file: Path) -> UUID:
     """Add a row and its object, as a training publishes them."""
     model = app.add_lora(subject)
@@ -258,18 +246,21 @@ def publish(app: App, subject: UUID, file: Path) -> UUID:
     return model
 
 
-def test_a_published_lora_is_exported_by_its_id_only_with_consent(app: App, flux_file: Path, tmp_path: Path) -> None:
+def test_a_published_lora_is_exported_by_its_id_only_with_consent(
+    app: App, commands: Commands, flux_file: Path, tmp_path: Path
+) -> None:
     subject = app.add_subject()
-    model = publish(app, subject, flux_file)
-    done = command(app, tmp_path, str(model), "--format", "kohya", "--output", "out.safetensors")
-    assert done.returncode == 0, done.stderr
+    model, environment = publish(app, subject, flux_file), worker_environment(app, tmp_path)
+    words = ["lora", "export", str(model), "--format", "kohya", "--output"]
+    done = commands.run([*words, "out.safetensors"], environment, tmp_path)
+    assert done.code == 0, done.stderr
     assert "flux" in done.stdout
     export(str(flux_file), "kohya", tmp_path / "expected.safetensors")
     assert (tmp_path / "out.safetensors").read_bytes() == (tmp_path / "expected.safetensors").read_bytes()
 
     app.run("select public.revoke_consent(%s)", subject)
-    refused = command(app, tmp_path, str(model), "--format", "kohya", "--output", "again.safetensors")
-    assert refused.returncode == 1
+    refused = commands.run([*words, "again.safetensors"], environment, tmp_path)
+    assert refused.code == 1
     assert str(model) in refused.stderr
     assert "Traceback" not in refused.stderr
     assert not (tmp_path / "again.safetensors").exists()

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from tests.app import App
+from tests.forked import Commands, Ran
 from tests.processes import worker_environment
 from worker.commands import lora_import as lora_import_command
 from worker.commands.lora_import import import_
@@ -50,20 +49,20 @@ def lokr(folder: Path) -> Path:
     return path
 
 
-def lora_import(app: App, models_dir: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+Importing = Callable[..., Ran]
+
+
+@pytest.fixture
+def lora_import(app: App, commands: Commands, tiny_models: Path) -> Importing:
     """Run the command as an operator does."""
-    return subprocess.run(
-        [sys.executable, "-m", "worker", "lora", "import", *map(str, arguments), "--base", "tiny-flux"],
-        env=worker_environment(app, models_dir),
-        cwd=models_dir.parent,
-        capture_output=True,
-        text=True,
+    environment = worker_environment(app, tiny_models)
+    return lambda *words: commands.run(
+        ["lora", "import", *map(str, words), "--base", "tiny-flux"], environment, tiny_models.parent
     )
 
 
-def imported(app: App, models_dir: Path, *arguments: object) -> UUID:
-    done = lora_import(app, models_dir, *arguments)
-    assert done.returncode == 0, done.stderr
+def imported(done: Ran) -> UUID:
+    assert done.code == 0, done.stderr
     found = re.match(r"[0-9a-f-]{36}", done.stdout)
     assert found, done.stdout
     return UUID(found[0])
@@ -82,10 +81,12 @@ def nothing_imported(app: App) -> bool:
     return not app.keys(app.models) and not app.run("select from public.subjects_models")
 
 
-def test_a_consenting_persons_lora_becomes_their_newest_version(app: App, tiny_models: Path, tmp_path: Path) -> None:
+def test_a_consenting_persons_lora_becomes_their_newest_version(
+    app: App, lora_import: Importing, tmp_path: Path
+) -> None:
     subject, file = app.add_subject(), comfyui_lora(tmp_path)
     app.add_lora(subject)
-    model = imported(app, tiny_models, file, "--subject", subject, "--trigger-word", "ohwx")
+    model = imported(lora_import(file, "--subject", subject, "--trigger-word", "ohwx"))
     made = row(app, model)
     assert (made["subject_id"], made["version"], made["base"], made["family"]) == (subject, 2, "tiny-flux", "flux")
     assert (made["rank"], made["trigger_word"], made["job_id"], made["metrics"]) == (
@@ -105,14 +106,14 @@ def test_a_consenting_persons_lora_becomes_their_newest_version(app: App, tiny_m
     assert staged(app) == [(made["path"], "published")]
     assert app.one("select payload from worker.internal_jobs") == {"model_id": str(model)}, "the convenience copy"
     # Again, nothing happens.
-    assert imported(app, tiny_models, file, "--subject", subject, "--trigger-word", "ohwx") == model
+    assert imported(lora_import(file, "--subject", subject, "--trigger-word", "ohwx")) == model
     assert app.one("select count(*) from public.subjects_models") == 2
     assert app.keys(app.models) == [made["path"]]
 
 
-def test_a_lora_of_nobody_is_for_every_owner(app: App, tiny_models: Path, tmp_path: Path) -> None:
+def test_a_lora_of_nobody_is_for_every_owner(app: App, lora_import: Importing, tmp_path: Path) -> None:
     """Its file may be a LoKr."""
-    models = [imported(app, tiny_models, file, "--nobody") for file in (comfyui_lora(tmp_path), lokr(tmp_path))]
+    models = [imported(lora_import(file, "--nobody")) for file in (comfyui_lora(tmp_path), lokr(tmp_path))]
     rows = [row(app, model) for model in models]
     assert [(made["subject_id"], made["version"], made["trigger_word"], made["rank"]) for made in rows] == [
         (None, 1, None, 4),
@@ -125,9 +126,9 @@ def test_a_lora_of_nobody_is_for_every_owner(app: App, tiny_models: Path, tmp_pa
 
 
 def test_pictures_are_drawn_with_an_imported_lora(
-    app: App, start_worker: Callable[..., Any], tiny_models: Path, tmp_path: Path
+    app: App, start_worker: Callable[..., Any], lora_import: Importing, tmp_path: Path
 ) -> None:
-    model = imported(app, tiny_models, comfyui_lora(tmp_path, strength=1.0), "--nobody")
+    model = imported(lora_import(comfyui_lora(tmp_path, strength=1.0), "--nobody"))
     start_worker()
     wanted = {"prompt": "a garden", "seed": 7, "steps": 2, "width": 64, "height": 64}
     jobs = [
@@ -140,7 +141,7 @@ def test_pictures_are_drawn_with_an_imported_lora(
     assert pictures[0] != pictures[1]
 
 
-def test_nothing_is_imported_without_consent(app: App, tiny_models: Path, tmp_path: Path) -> None:
+def test_nothing_is_imported_without_consent(app: App, lora_import: Importing, tmp_path: Path) -> None:
     file = comfyui_lora(tmp_path)
     pending, revoked, training_only = app.add_subject(consent=False), app.add_subject(), app.add_subject(consent=False)
     app.run("select public.revoke_consent(%s)", revoked)
@@ -151,8 +152,8 @@ def test_nothing_is_imported_without_consent(app: App, tiny_models: Path, tmp_pa
         (training_only, "not consented to generation"),
         (uuid4(), "was not found"),
     ):
-        done = lora_import(app, tiny_models, file, "--subject", subject)
-        assert (done.returncode, why in done.stderr, "Traceback" in done.stderr) == (1, True, False), done.stderr
+        done = lora_import(file, "--subject", subject)
+        assert (done.code, why in done.stderr, "Traceback" in done.stderr) == (1, True, False), done.stderr
     assert nothing_imported(app)
     assert staged(app) == []
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 
 from tests.app import App
 from tests.conftest import TEMPLATE, Databases
+from tests.forked import Commands, Ran
 from tests.processes import worker_environment
 from tests.sql.pod import Claims, Pod
 from worker.commands.checks.database import check_database
@@ -48,64 +48,33 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Databases]:
         yield Databases(server)
 
 
-@dataclass(frozen=True)
-class Ran:
-    """The result of a command."""
-
-    code: int
-    stdout: str
-    stderr: str
-
-
-EACH = """
-import os, sys
-import worker.commands.doctor, worker.queue  # once for all
-from worker.cli import main
-for command in sys.argv[1:]:
-    child = os.fork()
-    if child == 0:
-        sys.argv = ["worker", *command.split()]
-        sys.exit(main())
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    for output in (1, 2):
-        os.write(output, f"\\n-- ended with {code}\\n".encode())
-"""
-ENDED = re.compile(r"\n-- ended with (\d+)\n")
-
-
 @dataclass
 class Operator:
     """An operator at a shell, with the settings of a correct installation."""
 
     app: App
     folder: Path
+    commands: Commands
     environment: dict[str, str] = field(default_factory=dict)
 
     def worker(self, *words: str, **changes: str | None) -> Ran:
         """Run `worker …`. None removes a variable."""
-        return self._python("-m", "worker", *words, **changes)
-
-    def each(self, commands: Sequence[str], **changes: str | None) -> dict[str, Ran]:
-        """Run commands that change nothing one after the other, forked from one process, which imports once."""
-        ran = self._python("-c", EACH, *commands, **changes)
-        stdout, stderr = (ENDED.split(output)[:-1] for output in (ran.stdout, ran.stderr))
-        return {
-            command: Ran(int(code), out, err)
-            for command, out, code, err in zip(commands, stdout[::2], stdout[1::2], stderr[::2], strict=True)
-        }
-
-    def _python(self, *words: str, **changes: str | None) -> Ran:
         environment = {**self.environment, **changes}
-        ended = subprocess.run(
-            [sys.executable, *words],
-            env={name: value for name, value in environment.items() if value is not None},
-            cwd=self.folder,  # no .env here
-            capture_output=True,
-            text=True,
-            timeout=240,
-        )
-        assert "Traceback" not in ended.stderr
-        return Ran(ended.returncode, ended.stdout, ended.stderr)
+        given = {name: value for name, value in environment.items() if value is not None}
+        ran = self.commands.run(words, given, self.folder)  # no .env here
+        assert "Traceback" not in ran.stderr
+        return ran
+
+    def run(self, command: str, **changes: str | None) -> Ran:
+        """Run a command; doctor where the driver fails, so that no process imports torch to look for a GPU."""
+        words = command.split()
+        return self.worker(*words, **({"PATH": self.path_without_gpu()} if words == ["doctor"] else {}), **changes)
+
+    def path_without_gpu(self) -> str:
+        """Return a PATH on which nvidia-smi fails."""
+        if not (self.folder / "bin").exists():
+            put_nvidia_smi(self.folder, "exit 9")
+        return f"{self.folder / 'bin'}:{os.environ['PATH']}"
 
     def make_login(self, name: str, *options: str) -> str:
         """`worker role NAME --apply`, as the owner; returns the address for the pod."""
@@ -119,6 +88,15 @@ def address_in(output: str) -> str:
     return str(address)
 
 
+def put_nvidia_smi(folder: Path, script: str) -> Path:
+    """Write a fake nvidia-smi; returns its folder."""
+    program = folder / "bin" / "nvidia-smi"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    return program.parent
+
+
 @pytest.fixture
 def guarded_app(guarded: Databases, s3_server: EmbeddedS3) -> Iterator[App]:
     """An app on a fresh database of the guarded server, and fresh buckets."""
@@ -129,9 +107,9 @@ def guarded_app(guarded: Databases, s3_server: EmbeddedS3) -> Iterator[App]:
 
 
 @pytest.fixture
-def operator(guarded_app: App, tiny_models: Path, tmp_path: Path) -> Iterator[Operator]:
+def operator(guarded_app: App, commands: Commands, tiny_models: Path, tmp_path: Path) -> Iterator[Operator]:
     """An operator with the owner's URL. Roles that a test creates are dropped in the end: they belong to the server."""
-    made = Operator(guarded_app, tmp_path, worker_environment(guarded_app, tiny_models))
+    made = Operator(guarded_app, tmp_path, commands, worker_environment(guarded_app, tiny_models))
     before = roles(guarded_app)
     yield made
     for role in roles(guarded_app) - before:

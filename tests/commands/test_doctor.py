@@ -20,7 +20,7 @@ from uuid import uuid4
 
 import pytest
 
-from tests.commands.conftest import Installation, Operator
+from tests.commands.conftest import Installation, Operator, put_nvidia_smi
 from tests.conftest import Databases
 from tests.proxy import PostgresProxy
 from tests.sql import rights
@@ -550,15 +550,6 @@ def test_clock_skew_is_reported() -> None:
     assert format_clock_skew(now, now - timedelta(seconds=2)) == "this machine's is 2.0 s ahead of the database's"
     with pytest.raises(SettingsError, match=r"behind the database's.*timedatectl"):
         format_clock_skew(now, now + timedelta(minutes=1))
-
-
-def put_nvidia_smi(folder: Path, script: str) -> Path:
-    """Write a fake nvidia-smi; returns its folder."""
-    program = folder / "bin" / "nvidia-smi"
-    program.parent.mkdir()
-    program.write_text(f"#!/bin/sh\n{script}\n")
-    program.chmod(0o755)
-    return program.parent
 
 
 @pytest.mark.parametrize(

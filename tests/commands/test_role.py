@@ -37,48 +37,40 @@ def password_in(address: str) -> str:
 def test_a_login_can_be_rotated_while_its_pod_runs(
     operator: Operator, guarded: Databases, tiny_models: Path, tmp_path: Path
 ) -> None:
-    """The running pod keeps its connections, the old password is refused, and a pod with the new one works."""
+    """The running pod keeps its connections, the old password is refused, and a pod with the new one works.
+
+    A pod that loses a connection logs once that it needs the new password.
+    """
     app = operator.app
     before = operator.make_login("pod_a")
-
-    def draw() -> None:
-        job = app.request("generation", owner_id=app.owner, model_ids=[], prompt="a garden", steps=1)
-        ended = app.wait_for("generation", job)
-        assert ended["status"] == "completed", ended["error"]
-
     with WorkerProcesses(app, tiny_models, tmp_path) as processes:
         first = processes.start(DATABASE_URL=before)
         after = operator.make_login("pod_a", "--rotate")
-        draw()
+        job = app.request("generation", owner_id=app.owner, model_ids=[], prompt="a garden", steps=1)
+        ended = app.wait_for("generation", job)
+        assert ended["status"] == "completed", ended["error"]
         with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
             psycopg.connect(before)
+        app.run("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'likeness session'")
+        wait_until(lambda: len(first.events("session.lost")) > 4, "the pod to try again and again")
+        (error,) = first.events("session.password_refused")
+        assert "new DATABASE_URL" in error["hint"]
+        assert first.events("pod.privileged_role") == []
         assert first.terminate() == 0
-        processes.start(DATABASE_URL=after)
-        draw()
+        processes.start(ready=False, DATABASE_URL=after)
+        wait_until(lambda: app.run("select from worker.pods where has_lock"), "a pod with the new password")
     server_log = (guarded.server.folder / "postgres.log").read_text()
     assert "SCRAM-SHA-256$" in server_log  # every statement is logged here
     assert not any(password_in(address) in server_log for address in (before, after))
-
-
-def test_a_pod_with_an_old_password_logs_once_that_it_needs_the_new_one(
-    operator: Operator, tiny_models: Path, tmp_path: Path
-) -> None:
-    app = operator.app
-    with WorkerProcesses(app, tiny_models, tmp_path) as processes:
-        pod = processes.start(DATABASE_URL=operator.make_login("pod_b"))
-        operator.make_login("pod_b", "--rotate")
-        app.run("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'likeness session'")
-        wait_until(lambda: len(pod.events("session.lost")) > 4, "the pod to try again and again")
-        (error,) = pod.events("session.password_refused")
-        assert "new DATABASE_URL" in error["hint"]
-        assert pod.events("pod.privileged_role") == []
 
 
 def test_a_pod_with_the_owners_url_logs_that_its_role_is_privileged(
     operator: Operator, tiny_models: Path, tmp_path: Path
 ) -> None:
     with WorkerProcesses(operator.app, tiny_models, tmp_path) as processes:
-        (warning,) = processes.start().events("pod.privileged_role")
+        pod = processes.start(ready=False)
+        wait_until(lambda: pod.events("pod.privileged_role"), "the warning")
+        (warning,) = pod.events("pod.privileged_role")
     assert "worker role" in warning["hint"]
 
 

@@ -11,9 +11,11 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from tests.app import App
 from tests.commands.conftest import Installation, Operator
 from tests.commands.test_cli import CONNECTING, EVERY
 from tests.conftest import Databases
+from tests.processes import worker_environment
 from tests.waiting import wait_until
 from worker import cli
 from worker.commands.checks.database import check_database
@@ -68,15 +70,26 @@ def _begins(command: str, words: tuple[str, ...]) -> bool:
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-@pytest.mark.parametrize("commands", [READING, *([command] for command in WRITING)], ids=["reading", *WRITING])
-def test_no_command_ends_in_a_traceback(operator: Operator, commands: list[str], damage: str) -> None:
+def test_no_command_ends_in_a_traceback(operator: Operator, guarded: Databases, damage: str) -> None:
     operator.app.run(DAMAGE[damage])
+    for command in READING:
+        check(operator, command, damage)
+    for command in WRITING:
+        name = guarded.create()
+        with App.create(guarded.server.url(name), operator.app.s3_server) as app:
+            app.run(DAMAGE[damage])
+            settings = worker_environment(app, Path(operator.environment["MODELS_DIR"]))
+            check(Operator(app, operator.folder, operator.commands, settings), command, damage)
+        guarded.drop(name)
+
+
+def check(operator: Operator, command: str, damage: str) -> None:
     # A worker that finds its database usable ends at the next check.
-    ended = operator.each(commands, CUDA_VISIBLE_DEVICES="", WORKER_KINDS="no_such_kind")
-    for command, ran in ended.items():
-        assert "Traceback" not in ran.stdout + ran.stderr, command
-        assert "report it as a bug" not in ran.stdout, command
-        assert ADVICE.get((command, damage), "") in ran.stdout + ran.stderr, command
+    settings = {"CUDA_VISIBLE_DEVICES": "", "WORKER_KINDS": "no_such_kind"}
+    ran = operator.run(command, **settings)
+    assert "Traceback" not in ran.stdout + ran.stderr, command
+    assert "report it as a bug" not in ran.stdout, command
+    assert ADVICE.get((command, damage), "") in ran.stdout + ran.stderr, command
 
 
 @pytest.mark.parametrize(
@@ -137,7 +150,7 @@ def _new_session_says(url: str) -> str:
     "command", ["doctor", "run", "status", "migrate", "migrate --repair", "role likeness_pod --apply"]
 )
 def test_a_read_only_database_is_named(read_only: Operator, command: str) -> None:
-    ran = read_only.worker(*command.split(), CUDA_VISIBLE_DEVICES="")
+    ran = read_only.run(command, CUDA_VISIBLE_DEVICES="")
     assert "is read-only" in ran.stdout + ran.stderr
     assert "Traceback" not in ran.stdout + ran.stderr
 
@@ -165,7 +178,7 @@ def replica(guarded: Databases, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 @pytest.mark.parametrize("command", ["doctor", "run", "status", "migrate", "migrate --repair"])
 def test_a_replica_is_named(operator: Operator, replica: EmbeddedPostgres, command: str) -> None:
-    ran = operator.worker(*command.split(), DATABASE_URL=replica.url("likeness_template"), CUDA_VISIBLE_DEVICES="")
+    ran = operator.run(command, DATABASE_URL=replica.url("likeness_template"), CUDA_VISIBLE_DEVICES="")
     assert "this server is a replica" in ran.stdout + ran.stderr
     assert "Traceback" not in ran.stdout + ran.stderr
 
@@ -179,13 +192,14 @@ def test_nothing_is_changed_on_a_replica_and_it_says_so(
     assert ran.stderr.startswith("Refused: ")
 
 
-@pytest.mark.parametrize("after", ["connection", "clock", "release", "pods", "base models"])
+@pytest.mark.parametrize("after", ["connection", "release", "base models"])
 async def test_doctor_goes_on_when_the_connection_is_cut_in_between(
     installation: Installation, after: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each line is a check of its own: what needs the database fails, the others are still made."""
     monkeypatch.setattr("worker.commands.checks.report.DEADLINE_S", 3.0)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr("worker.database.pool.POOL_WAIT_S", 0.5)
+    installation.set(PATH=installation.operator.path_without_gpu())
     elsewhere, _, name = installation.app.url.rpartition("/")
     findings: dict[str, Finding] = {}
 
@@ -199,6 +213,7 @@ async def test_doctor_goes_on_when_the_connection_is_cut_in_between(
                 )
 
     assert not await examine(show)
+    assert [name for name, finding in findings.items() if finding.state == State.FAILED] != ["GPU"]
     assert {"WORK_DIR", "GPU", "pods", "waiting jobs"} <= findings.keys()
     assert findings["waiting jobs"].state in (State.FAILED, State.SKIPPED)
     assert not any("report it as a bug" in finding.hint for finding in findings.values())

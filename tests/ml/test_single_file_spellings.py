@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.ml import published_names
-from tests.ml.test_single_files import flux_files, import_model, parts_of, weights_of  # noqa: F401 - a fixture
+from tests.ml.test_single_files import flux_files, import_here, parts_of, weights_of  # noqa: F401 - fixtures
 from tests.tiny_models import TINY_BASE
+from worker.errors import CommandRefused
 from worker.ml.errors import ModelUnreadable
 from worker.ml.families.single_files import IMPORTERS
 from worker.ml.networks import tiny as upscaler_tiny
@@ -244,15 +245,19 @@ def test_a_checkpoint_that_lacks_a_part_or_is_another_model_is_refused_by_name(
             import_checkpoint(tiny_models, tmp_path, state)
 
 
-def test_a_damaged_configuration_is_named(tiny_models: Path, tmp_path: Path, checkpoint: State) -> None:
+def test_a_damaged_configuration_is_named(
+    tiny_models: Path,
+    tmp_path: Path,
+    checkpoint: State,
+    import_here: Importing,  # noqa: F811
+) -> None:
     configs = tmp_path / "configs"
     (configs / "unet").mkdir(parents=True)
     for content in ("{", "[]", ""):
         (configs / "unet/config.json").write_text(content)
         options = {"checkpoint": saved(tmp_path / "v1.safetensors", checkpoint), "configs": configs}
-        done = import_model(tmp_path / "models", "mine", **options, tokenizers=tiny_models / "tiny-sd15")
-        assert (done.returncode, "Traceback" in done.stderr) == (1, False)
-        assert "unet/config.json is not" in done.stderr
+        with pytest.raises(CommandRefused, match=r"unet/config\.json is not"):
+            import_here("mine", **options, tokenizers=tiny_models / "tiny-sd15")
 
 
 # -- upscalers

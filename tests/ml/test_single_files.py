@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import io
 import json
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import redirect_stderr
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -20,18 +24,23 @@ from safetensors.torch import load_file, save_file
 
 from tests.ml import published_names
 from tests.tiny_models import TINY_BASE
+from worker.commands import models_actions
 from worker.commands.models import import_
+from worker.errors import CommandRefused
 from worker.ml import models
 from worker.ml.draw.generate import Picture, PictureRequest, generate
 from worker.ml.errors import ModelUnreadable
 from worker.ml.families.registry import FAMILIES
 from worker.ml.families.single_files import IMPORTERS, flux1, flux1_names, klein, ldm, qwen_image, sd15, sdxl, z_image
 from worker.ml.networks import tiny as upscaler_tiny
+from worker.ml.single_files import __main__ as single_files_main
 from worker.ml.single_files import parts, shared_parts
 from worker.ml.single_files.upscalers import import_upscaler
-from worker.models import BaseModels
+from worker.models import BaseModels, importing
+from worker.models.converting import EXIT_REFUSED
 from worker.models.manifest import read_manifest
 from worker.models.single_files import SINGLE_FILES
+from worker.settings import Settings
 
 PUBLISHED = {
     "flux-dev": flux1.DEV,
@@ -88,6 +97,37 @@ def import_model(models_dir: Path, slug: str, **options: Path) -> subprocess.Com
     command = [sys.executable, "-m", "worker", "models", "import", slug, *given]
     env = {**os.environ, "MODELS_DIR": str(models_dir)}
     return subprocess.run(command, env=env, cwd=models_dir.parent, capture_output=True, text=True)
+
+
+Importing = Callable[..., None]
+
+
+@pytest.fixture
+def import_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Importing:
+    """Import a model to tmp_path/models in this process, which has long imported what the command would wait for.
+
+    Raises CommandRefused.
+    """
+
+    def convert(request: dict[str, object]) -> None:
+        said = io.StringIO()
+        monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(request)))
+        try:
+            with redirect_stderr(said):
+                single_files_main.main()
+        except SystemExit as ended:
+            if ended.code != EXIT_REFUSED:
+                raise
+            raise CommandRefused(said.getvalue().strip().splitlines()[-1]) from None
+
+    def imported(slug: str, tokenizers: Path | None = None, configs: Path | None = None, **files: Path) -> None:
+        settings = Settings.load(storage=False, database=False)
+        models_actions.import_(settings, slug, files, tokenizers, configs)
+
+    monkeypatch.setattr(importing, "convert", convert)
+    monkeypatch.setenv("MODELS_DIR", str(tmp_path / "models"))
+    monkeypatch.chdir(tmp_path)
+    return imported
 
 
 def weights_of(folder: Path) -> dict[str, torch.Tensor]:
@@ -152,7 +192,9 @@ def test_flux_imported_from_four_files_equals_the_base_bit_for_bit(
     assert (again.returncode, "exists: delete it" in again.stderr) == (1, True)
 
 
-def test_sd15_imported_from_one_checkpoint_equals_the_base_bit_for_bit(tiny_models: Path, tmp_path: Path) -> None:
+def test_sd15_imported_from_one_checkpoint_equals_the_base_bit_for_bit(
+    tiny_models: Path, import_here: Importing, tmp_path: Path
+) -> None:
     original = tiny_models / "tiny-sd15"
     part = parts_of(original)
     checkpoint = published_names.u_net(part["unet"], layers=1, blocks=2)
@@ -160,11 +202,8 @@ def test_sd15_imported_from_one_checkpoint_equals_the_base_bit_for_bit(tiny_mode
     for name, tensor in part["text_encoder"].items():
         checkpoint[f"cond_stage_model.transformer.text_model.{name.removeprefix('text_model.')}"] = tensor
     save_file({name: tensor.contiguous() for name, tensor in checkpoint.items()}, tmp_path / "v1-5.safetensors")
-    models = tmp_path / "models"
-    given = {"checkpoint": tmp_path / "v1-5.safetensors", "tokenizers": original, "configs": original}
-    done = import_model(models, "mine", **given)
-    assert done.returncode == 0, done.stderr
-    assert_is_the_same(models / "mine", original)
+    import_here("mine", checkpoint=tmp_path / "v1-5.safetensors", tokenizers=original, configs=original)
+    assert_is_the_same(tmp_path / "models/mine", original)
 
 
 @pytest.fixture(scope="module")
@@ -260,14 +299,13 @@ def import_sdxl(folder: Path, original: Path, checkpoint: dict[str, torch.Tensor
 
 
 def test_sdxl_imported_from_one_checkpoint_equals_the_base_bit_for_bit(
-    tiny_models: Path, sdxl_checkpoint: dict[str, torch.Tensor], tmp_path: Path
+    tiny_models: Path, sdxl_checkpoint: dict[str, torch.Tensor], import_here: Importing, tmp_path: Path
 ) -> None:
     """Which family it is of, its tensors tell: Stable Diffusion 1.5 is one checkpoint too."""
-    original, file, models_dir = tiny_models / "tiny-sdxl", tmp_path / "sd_xl.safetensors", tmp_path / "models"
+    original, file = tiny_models / "tiny-sdxl", tmp_path / "sd_xl.safetensors"
     save_file(sdxl_checkpoint, file)
-    done = import_model(models_dir, "mine", checkpoint=file, tokenizers=original, configs=original)
-    assert done.returncode == 0, done.stderr
-    assert_is_the_same(models_dir / "mine", original)
+    import_here("mine", checkpoint=file, tokenizers=original, configs=original)
+    assert_is_the_same(tmp_path / "models/mine", original)
 
 
 def test_a_checkpoint_of_sdxl_that_says_so_predicts_velocity(
@@ -358,7 +396,9 @@ def test_each_listed_family_can_be_imported_and_the_command_has_an_option_for_ea
     assert {*chain(*((*made_of.files, *made_of.optional) for made_of in SINGLE_FILES.values()))} <= options.keys()
 
 
-def test_a_refused_import_leaves_nothing_behind(tiny_models: Path, flux_files: dict[str, Path], tmp_path: Path) -> None:
+def test_a_refused_import_leaves_nothing_behind(
+    tiny_models: Path, flux_files: dict[str, Path], import_here: Importing, tmp_path: Path
+) -> None:
     base, models = tiny_models / TINY_BASE, tmp_path / "models"
     wrong = {**flux_files, "t5": flux_files["clip"]}
     unreadable = tmp_path / "unreadable"
@@ -373,28 +413,31 @@ def test_a_refused_import_leaves_nothing_behind(tiny_models: Path, flux_files: d
         "SDXL is made of --checkpoint and, optionally, --vae; "
         "Z-Image is made of --transformer, --vae and --qwen3"
     )
+    right, not_t5 = {"tokenizers": base, "configs": base}, "clip.safetensors is not a text_encoder_2 of this family"
     without_t5 = {name: file for name, file in flux_files.items() if name != "t5"}
     for files, options, expected in (
-        (wrong, {"tokenizers": base, "configs": base}, "clip.safetensors is not a text_encoder_2 of this family"),
+        (wrong, right, not_t5),
         (without_t5, {"tokenizers": base}, made_of),
         ({}, {}, made_of),
         (flux_files, {}, "DIR is a folder with tokenizer/ and tokenizer_2/"),
         (flux_files, {"tokenizers": tmp_path / "nothing"}, "tokenizer not found in "),
         (flux_files, {"tokenizers": unreadable, "configs": base}, "Input/output error"),
     ):
-        done = import_model(models, "mine", **files, **options)
-        assert (done.returncode, expected in done.stderr, "Traceback" in done.stderr) == (1, True, False)
+        with pytest.raises(CommandRefused, match=re.escape(expected)):
+            import_here("mine", **files, **options)
         assert [path.name for path in models.glob("*") if path.name != ".locks"] == []
+    done = import_model(models, "mine", **wrong, **right)
+    assert (done.returncode, not_t5 in done.stderr, "Traceback" in done.stderr) == (1, True, False)
+    assert [path.name for path in models.glob("*") if path.name != ".locks"] == []
 
 
 class TestUpscalers:
-    def test_the_official_pickle_becomes_safetensors(self, tmp_path: Path) -> None:
+    def test_the_official_pickle_becomes_safetensors(self, import_here: Importing, tmp_path: Path) -> None:
         upscaler_tiny.build_tiny(tmp_path / "x4.safetensors", 4)
         weights = load_file(tmp_path / "x4.safetensors")
         torch.save({"params_ema": weights, "params": {}}, tmp_path / "RealESRGAN_x4plus.pth")
         models = tmp_path / "models"
-        done = import_model(models, "real-esrgan-x4", upscaler=tmp_path / "RealESRGAN_x4plus.pth")
-        assert done.returncode == 0, done.stderr
+        import_here("real-esrgan-x4", upscaler=tmp_path / "RealESRGAN_x4plus.pth")
         written = load_file(models / "real-esrgan-x4/model.safetensors")
         assert set(written) == set(weights)
         assert all(torch.equal(written[name], weights[name]) for name in weights)
@@ -410,12 +453,15 @@ class TestUpscalers:
             import_upscaler(tmp_path / "cut.pth", tmp_path / "x4" / "model.safetensors", 4)
 
     @pytest.mark.parametrize("suffix", ["pth", "safetensors"])
-    def test_a_file_that_cannot_be_read_is_named_with_the_reason(self, tmp_path: Path, suffix: str) -> None:
+    def test_a_file_that_cannot_be_read_is_named_with_the_reason(
+        self, import_here: Importing, tmp_path: Path, suffix: str
+    ) -> None:
         given = tmp_path / f"RealESRGAN.{suffix}"
         given.symlink_to("/proc/self/mem")  # its beginning cannot be read, not even by root
-        done = import_model(tmp_path / "models", "real-esrgan-x4", upscaler=given)
-        assert (done.returncode, "Traceback" in done.stderr, "MODELS_DIR" in done.stderr) == (1, False, False)
-        assert f"{given.name} cannot be copied (Input/output error)" in done.stderr
+        with pytest.raises(CommandRefused) as refused:
+            import_here("real-esrgan-x4", upscaler=given)
+        assert f"{given.name} cannot be copied (Input/output error)" in str(refused.value)
+        assert "MODELS_DIR" not in str(refused.value)
 
     def test_a_pickle_that_would_run_something_is_refused_and_runs_nothing(self, tmp_path: Path) -> None:
         class Evil:

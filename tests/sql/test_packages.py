@@ -299,19 +299,22 @@ UNDONE_LATER = {
 }
 
 
-@pytest.mark.parametrize("name", UNDONE_LATER)
-def test_a_file_after_the_registration_cannot_undo_it(supabase: Supabase, tmp_path: Path, name: str) -> None:
-    text, refusal = UNDONE_LATER[name]
-    good, undone = supabase.create(), supabase.create()
-    migrate(good, packages=[write_package(tmp_path / "good")])
-    package = write_package(tmp_path / "undone", undone=text)
-    if refusal:
-        with pytest.raises(MigrationError, match=rf"rights\.sql: kind echo: .*{refusal}"):
-            migrate(undone, packages=[package])
-        assert differences(snapshot(supabase.create()), snapshot(undone)) == {}
-    else:
-        migrate(undone, packages=[package])
-        assert differences(snapshot(good), snapshot(undone)) == {}
+@pytest.mark.parametrize("is_refused", [True, False], ids=["refused", "repaired"])
+def test_a_file_after_the_registration_cannot_undo_it(supabase: Supabase, tmp_path: Path, is_refused: bool) -> None:
+    good = supabase.create()
+    if not is_refused:
+        migrate(good, packages=[write_package(tmp_path / "good")])
+    before = snapshot(good)
+    for name, (text, refusal) in UNDONE_LATER.items():
+        if is_refused == (refusal is not None):
+            undone = supabase.create()
+            package = write_package(tmp_path / name, undone=text)
+            if refusal:
+                with pytest.raises(MigrationError, match=rf"rights\.sql: kind echo: .*{refusal}"):
+                    migrate(undone, packages=[package])
+            else:
+                migrate(undone, packages=[package])
+            assert differences(before, snapshot(undone)) == {}, name
 
 
 def test_a_refused_file_changes_nothing_by_either_route(supabase: Supabase, tmp_path: Path) -> None:
@@ -352,9 +355,8 @@ ODD_TEXTS = {
 }
 
 
-@pytest.mark.parametrize("name", ODD_TEXTS)
-def test_a_text_is_applied_and_printed_as_it_is(supabase: Supabase, tmp_path: Path, name: str) -> None:
-    package = write_package(tmp_path, **{"it's odd": ODD_TEXTS[name]})
+def test_a_text_is_applied_and_printed_as_it_is(supabase: Supabase, tmp_path: Path) -> None:
+    package = write_package(tmp_path, **{f"it's odd: {name}": text for name, text in ODD_TEXTS.items()})
     applied, by_psql, by_psycopg = (supabase.create() for _ in range(3))
     migrate(applied, packages=[package])
     text = render(packages=[package])
