@@ -91,14 +91,15 @@ def import_(source: Path, base: str, subject: UUID | None, nobody: bool, trigger
 
 def _prepare(source: Path, base: str, models_dir: Path, trigger_word: str | None, target: Path) -> Ready:
     """Write the file as the family's are written: its layers, and metadata that cannot name a person."""
-    from worker.ml.adapters import files as lora_files  # torch: other commands should not wait seconds for it
-    from worker.ml.errors import ModelUnreadable
-    from worker.ml.families import lora
-
     if not source.is_file():
         raise CommandRefused(f"file not found: {source}")
     if source.stat().st_size > MAX_BYTES:
         raise CommandRefused(f"{source.name} has {source.stat().st_size / 1024**3:.1f} GiB: no LoRA is so large")
+
+    from worker.ml.adapters import files as lora_files  # torch: other commands and refusals should not wait for it
+    from worker.ml.errors import ModelUnreadable
+    from worker.ml.families import lora
+
     try:
         converted = lora.convert_to_own(source)
         _check(source, converted)

@@ -93,7 +93,7 @@ async def mark_bucket(database: Database, store: ObjectStore, bucket: str) -> st
     Raises SettingsError if the bucket belongs to another installation, or the marker cannot be read or written.
     """
     try:
-        marker = await database.call("first_marker")
+        marker = await database.call_once("first_marker")  # its refusal would count as one that passes
     except psycopg.errors.ObjectNotInPrerequisiteState as error:
         raise SettingsError(error.diag.message_primary or "this database may not mark buckets") from error
     before = await _judge(database, bucket, await read_marker(store, bucket))
