@@ -14,6 +14,7 @@ import pytest
 
 from tests.app import App
 from tests.conftest import Databases
+from tests.kinds.packages import copy_echo, migrate, python_path
 from tests.processes import WorkerProcess, WorkerProcesses
 from tests.tiny_models import TINY_BASE
 from tests.waiting import wait_until
@@ -63,6 +64,10 @@ class Fleet:
         """Request a small picture without a subject."""
         defaults: dict[str, object] = {"owner_id": self.app.owner, "model_ids": [], "prompt": "a garden", "steps": 1}
         return self.app.request("generation", **{**defaults, **columns})
+
+    def echo(self, **columns: object) -> UUID:
+        """Request an echo, without a subject unless `subject_id` names one; only for fleets of `make_echo_fleet`."""
+        return self.app.request("echo", **{"owner_id": self.app.owner, "words": "good morning", **columns})
 
     def completed(self, kind: str, job_id: UUID, timeout_s: float = 90) -> dict[str, Any]:
         job = self.app.wait_for(kind, job_id, timeout_s=timeout_s)
@@ -174,6 +179,31 @@ def make_fleet(
             return Fleet(app, processes, environment)
 
         yield make
+
+
+ONLY_ECHO = {"WORKER_KINDS": "echo"}
+
+
+@pytest.fixture(scope="module")
+def make_echo_fleet(make_fleet: MakeFleet, tmp_path_factory: pytest.TempPathFactory) -> MakeFleet:
+    """Create fleets whose pods know the kind of `tests/kinds/echo`, and by default only that one.
+
+    Their GPU processes do not import diffusers, which takes ten times as long as everything else at their start.
+    """
+    package = copy_echo(tmp_path_factory.mktemp("package"))
+
+    def make(database_url: str | None = None, **environment: str) -> Fleet:
+        fleet = make_fleet(database_url, **{"PYTHONPATH": python_path(package), **ONLY_ECHO, **environment})
+        fleet.app.tables["echo"] = "public.echo_jobs"
+        ran = migrate(fleet.app.url, packages=(package,))
+        assert ran.returncode == 0, ran.stderr
+        return fleet
+
+    return make
+
+
+LONG_ECHO = {"times": 1000, "pause_ms": 20}
+"""Long enough to be stopped in the middle; a `pause_ms` takes no time of the CPU."""
 
 
 def copy_with_a_damaged_base(tiny_models: Path, folder: Path) -> Path:
