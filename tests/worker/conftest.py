@@ -11,6 +11,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from psycopg.types.json import Jsonb
 
 from tests.app import App
 from tests.conftest import Databases
@@ -68,6 +69,16 @@ class Fleet:
     def echo(self, **columns: object) -> UUID:
         """Request an echo, without a subject unless `subject_id` names one; only for fleets of `make_echo_fleet`."""
         return self.app.request("echo", **{"owner_id": self.app.owner, "words": "good morning", **columns})
+
+    def copy_lora(self, subject: UUID) -> UUID:
+        """Give a person a LoRA as a training does when it is published; returns the job that copies it."""
+        model = self.app.add_lora(subject)
+        key = f"{subject}/{model}/lora.safetensors"
+        self.app.s3.put_object(Bucket=self.app.models, Key=key, Body=b"weights")
+        self.app.run("update public.subjects_models set path = %s where id = %s", key, model)
+        return self.app.request(
+            "publish_lora", owner_id=self.app.owner, subject_id=subject, payload=Jsonb({"model_id": str(model)})
+        )
 
     def completed(self, kind: str, job_id: UUID, timeout_s: float = 90) -> dict[str, Any]:
         job = self.app.wait_for(kind, job_id, timeout_s=timeout_s)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from uuid import UUID
 
@@ -13,7 +12,6 @@ import pytest
 import structlog.testing
 
 from tests.app import App
-from tests.processes import WorkerProcess
 from tests.tiny_models import TINY_BASE
 from tests.waiting import wait_until
 from tests.worker.conftest import Fleet, MakeFleet
@@ -97,21 +95,8 @@ def test_a_model_pushed_while_pods_run_is_detected(fleet: Fleet, tiny_models: Pa
     assert fleet.app.one("select count(*) from worker.stranded_jobs where id = %s", job) == 0
 
 
-def test_a_pod_without_gpu_routes_logs_why(
-    app: App, tmp_path: Path, start_worker: Callable[..., WorkerProcess]
-) -> None:
-    app.run("update worker.base_models set min_vram_gib = 9000")
-    bare, small = start_worker(MODELS_DIR=str(tmp_path / "nothing")), start_worker()
-    too_little = f"{TINY_BASE} needs 9000 GiB of free GPU memory to train and to generate; this pod has no GPU"
-    for worker, why in ((bare, "is on this disk"), (small, too_little)):
-        (warning,) = worker.events("routes.gpu_unavailable")
-        assert why in warning["reason"]
-
-
-async def test_a_failing_models_volume_does_not_change_the_routes(
-    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A shared volume that was unavailable for a moment once ended the process with all its jobs."""
+def worker_here(database_url: str, models_dir: Path) -> Worker:
+    """A worker in this process, which has not started anything."""
     settings = Settings(
         _env_file=None,
         database_url=database_url,
@@ -119,9 +104,35 @@ async def test_a_failing_models_volume_does_not_change_the_routes(
         s3_region="nowhere",
         s3_access_key_id="none",
         s3_secret_access_key="none",
-        models_dir=tmp_path,
+        models_dir=models_dir,
     )
-    worker = Worker(settings)
+    return Worker(settings)
+
+
+async def test_a_pod_without_gpu_routes_logs_why(
+    app: App, tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app.run("update worker.base_models set min_vram_gib = 9000")
+
+    async def without_a_bucket(_: BaseModels) -> bool:
+        return False
+
+    monkeypatch.setattr(BaseModels, "can_fetch", without_a_bucket)
+    too_little = f"{TINY_BASE} needs 9000 GiB of free GPU memory to train and to generate; this pod has no GPU"
+    for models_dir, why in ((tmp_path, "is on this disk"), (tiny_models, too_little)):
+        worker = worker_here(app.url, models_dir)
+        async with worker._database:
+            with structlog.testing.capture_logs() as logged:
+                await worker._registration.gpu_is_ready(None)
+        (warning,) = [line for line in logged if line["event"] == "routes.gpu_unavailable"]
+        assert why in warning["reason"]
+
+
+async def test_a_failing_models_volume_does_not_change_the_routes(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shared volume that was unavailable for a moment once ended the process with all its jobs."""
+    worker = worker_here(database_url, tmp_path)
 
     def fail(_: BaseModels) -> list[str]:
         raise OSError(errno.ESTALE, "Stale file handle", str(tmp_path))
