@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tests.tiny_models import REGISTER_TINY_BASE, TINY_BASE, cached_tiny_models
 from worker.demo.config import DemoConfig, with_mesh, with_uno
+from worker.demo.drawing import portrait
 from worker.demo.run import main
 
 
@@ -34,6 +35,7 @@ TINY = DemoConfig(
 
 if __name__ == "__main__":
     os.environ["OMP_NUM_THREADS"] = "1"  # tiny models gain nothing from threads, which would wait for each other
+    portrait.PHOTO_SIZE = (756, 1008)  # a sixteenth of a phone's pixels, which test_portrait.py looks at
     parser = argparse.ArgumentParser()
     parser.add_argument("--photos", type=Path)
     parser.add_argument("--output", type=Path, required=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -17,7 +16,6 @@ from tests.app import App
 from tests.conftest import Databases
 from tests.kinds.packages import copy_echo, migrate, python_path
 from tests.processes import WorkerProcess, WorkerProcesses
-from tests.tiny_models import TINY_BASE
 from tests.waiting import wait_until
 from worker.demo.servers import EmbeddedS3
 
@@ -217,12 +215,10 @@ LONG_ECHO = {"times": 1000, "pause_ms": 20}
 """Long enough to be stopped in the middle; a `pause_ms` takes no time of the CPU."""
 
 
-def copy_with_a_damaged_base(tiny_models: Path, folder: Path) -> Path:
-    """Copy the tiny models to `folder`; the FLUX base looks complete but cannot be loaded."""
-    shutil.copytree(tiny_models, folder)
-    (weights,) = (folder / TINY_BASE / "transformer").glob("*.safetensors")
+def damage(base: Path) -> None:
+    """Damage a FLUX base: it looks complete but cannot be loaded."""
+    (weights,) = (base / "transformer").glob("*.safetensors")
     weights.write_bytes(weights.read_bytes()[:1000])
-    return folder
 
 
 @pytest.hookimpl(wrapper=True)
