@@ -194,7 +194,7 @@ def test_a_restored_dump_starts_nothing_until_moved_and_then_deletes_nothing_tha
     scene.fleet.ready(1)
     published = [scene.fleet.echo()]
     scene.fleet.completed("echo", published[0])
-    running = scene.fleet.echo(**LONG_ECHO)
+    running = scene.fleet.echo(times=400, pause_ms=20)
     scene.fleet.wait_for_phase("echo", running, "echoing")
     url = dump_and_restore(scene)
     with scene.copy_at(url) as copy:
