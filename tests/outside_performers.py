@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import sys
@@ -9,7 +10,7 @@ import time
 import traceback
 from typing import cast
 
-from tests.outside_tasks import CountTask, EndTask, FailTask, Remark, ShoutTask, WhisperTask
+from tests.outside_tasks import CountTask, EndTask, FailTask, ReadTask, Remark, ShoutTask, WaitTask, WhisperTask
 from worker.errors import InvalidInput, WorkerError
 from worker.gpu.messages import Done, Event, Phase, Progress, Work
 from worker.gpu.models import Models
@@ -57,6 +58,19 @@ def whisper(task: WhisperTask, models: Models) -> Work:
 def shout(task: ShoutTask, models: Models) -> Work:
     yield cast(Event, Done(result={}))
     return {}
+
+
+def wait(task: WaitTask, models: Models) -> Work:
+    yield Phase(name="waiting", stepwise=True)
+    for step in itertools.count(1):
+        time.sleep(0.01)
+        yield Progress(fraction=0, phase="waiting", metrics={"step": step})
+    return {}
+
+
+def read(task: ReadTask, models: Models) -> Work:
+    yield Phase(name="reading")
+    return {"length": len(task.path.read_bytes())}
 
 
 def end(task: EndTask, models: Models) -> Work:

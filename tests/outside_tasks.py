@@ -54,6 +54,20 @@ class EndTask(Task):
     how: str
 
 
+class WaitTask(Task):
+    """Never end; report a step every hundredth of a second."""
+
+    performer: ClassVar[str] = f"{PERFORMERS}:wait"
+
+
+class ReadTask(Task):
+    """Read a file in a phase without steps."""
+
+    performer: ClassVar[str] = f"{PERFORMERS}:read"
+
+    path: Path
+
+
 class ExitTask(Task):
     """A task whose performer's module ends the process that imports it."""
 

@@ -19,6 +19,8 @@ import pytest
 import pytest_asyncio
 from PIL import Image
 
+from tests.conftest import GUARD
+from tests.outside_tasks import CountTask, ReadTask, WaitTask
 from worker import errors
 from worker.gpu.messages import (
     CheckpointSaved,
@@ -38,6 +40,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 Effect = Coroutine[None, None, None]
 THREADS = {"OMP_NUM_THREADS": "2"}
+OUTSIDE = {"PYTHONPATH": f"{Path(__file__).parent.parent}:{GUARD}"}
+"""By which a GPU process finds `outside_tasks`."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,14 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def gpu() -> AsyncIterator[GpuChild]:
     child = GpuChild(THREADS, [TrainTask, GenerateTask])
+    yield child
+    await child.stop()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def light() -> AsyncIterator[GpuChild]:
+    """A GPU process that loads no models and so is ready in a third of the time, for what ends it."""
+    child = GpuChild(THREADS | OUTSIDE, [WaitTask])
     yield child
     pid = (await child.start()).pid
     await child.stop()
@@ -361,37 +373,32 @@ async def test_an_idle_or_late_interrupt_does_not_affect_the_next_task(
     assert isinstance((await events_of(gpu, drawing(files, tmp_path)))[-1], Done)
 
 
-async def test_a_process_that_does_not_respond_to_an_interrupt_is_killed(
-    gpu: GpuChild, files: Files, tmp_path: Path
-) -> None:
-    pid = (await gpu.start()).pid
+async def test_a_process_that_does_not_respond_to_an_interrupt_is_killed(light: GpuChild) -> None:
+    pid = (await light.start()).pid
 
     async def freeze_and_interrupt() -> None:
         os.kill(pid, signal.SIGSTOP)
-        await gpu.interrupt(grace_s=0.1)
+        await light.interrupt(grace_s=0.1)
         assert gone(pid)
 
     with pytest.raises(Interrupted):
-        await until(gpu, training(files, tmp_path), Progress, freeze_and_interrupt)
+        await until(light, WaitTask(), Progress, freeze_and_interrupt)
 
 
-async def test_a_phase_without_steps_is_killed_long_before_the_grace_ends(
-    gpu: GpuChild, files: Files, tmp_path: Path
-) -> None:
-    """Reading a pipe in place of a photo blocks until data is written to it."""
-    pid = (await gpu.start()).pid
+async def test_a_phase_without_steps_is_killed_long_before_the_grace_ends(light: GpuChild, tmp_path: Path) -> None:
+    """Reading a pipe blocks until data is written to it."""
+    pid = (await light.start()).pid
     assert not gone(pid), "the process that an earlier test killed was replaced"
     pipe = tmp_path / "endless.jpg"
     os.mkfifo(pipe)
-    task = training(files, tmp_path, photos=[PhotoFile(path=pipe, caption="")])
 
     async def interrupt_the_reading() -> None:
         writer = await open_for_writing(pipe)
-        await gpu.interrupt(grace_s=3600)
+        await light.interrupt(grace_s=3600)
         os.close(writer)
 
     with pytest.raises(Interrupted):
-        await until(gpu, task, Phase, interrupt_the_reading)
+        await until(light, ReadTask(path=pipe), Phase, interrupt_the_reading)
 
     assert gone(pid)
 
@@ -421,29 +428,29 @@ async def test_out_of_memory_ends_the_process_with_that_error(gpu: GpuChild, fil
     assert gone(pid)
 
 
-async def test_leaving_a_task_early_frees_the_gpu(gpu: GpuChild, files: Files, tmp_path: Path) -> None:
-    pid = (await gpu.start()).pid
+async def test_leaving_a_task_early_frees_the_gpu(light: GpuChild) -> None:
+    pid = (await light.start()).pid
 
-    async with aclosing(gpu.run(training(files, tmp_path))) as events:
+    async with aclosing(light.run(WaitTask())) as events:
         async for event in events:
             if isinstance(event, Progress):
                 break
 
     assert gone(pid)
-    assert not gpu.busy
+    assert not light.busy
 
 
-async def test_a_killed_process_fails_only_its_task(gpu: GpuChild, files: Files, tmp_path: Path) -> None:
-    pid = (await gpu.start()).pid
+async def test_a_killed_process_fails_only_its_task(light: GpuChild) -> None:
+    pid = (await light.start()).pid
 
     async def kill() -> None:
         os.kill(pid, signal.SIGKILL)
 
-    with pytest.raises(errors.WorkerLost, match=r"signal 9 \(SIGKILL\) while training"):
-        await until(gpu, training(files, tmp_path), Progress, kill)
+    with pytest.raises(errors.WorkerLost, match=r"signal 9 \(SIGKILL\) while waiting"):
+        await until(light, WaitTask(), Progress, kill)
 
-    assert isinstance((await events_of(gpu, drawing(files, tmp_path)))[-1], Done)
-    assert gpu.pid != pid
+    assert isinstance((await events_of(light, CountTask(to=1)))[-1], Done)
+    assert light.pid != pid
 
 
 async def test_stop_ends_a_process_that_is_still_starting() -> None:
@@ -462,17 +469,17 @@ async def test_stop_ends_a_process_that_is_still_starting() -> None:
 
 
 WORKER = """
-    import asyncio, signal, sys
+    import asyncio, signal
     from contextlib import aclosing
     from worker.gpu.messages import Progress
     from worker.gpu.process import GpuChild
-    from worker.gpu.tasks.training import TrainTask
+    from tests.outside_tasks import WaitTask
 
     async def main():
         gpu = GpuChild()
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, lambda: None)
         print((await gpu.start()).pid, flush=True)
-        async with aclosing(gpu.run(TrainTask.model_validate_json(sys.argv[1]))) as events:
+        async with aclosing(gpu.run(WaitTask())) as events:
             async for event in events:
                 if isinstance(event, Progress):
                     print(event.metrics["step"], flush=True)
@@ -482,14 +489,14 @@ WORKER = """
 
 
 @pytest.fixture
-def worker(files: Files, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A worker that trains without end, in its own session; prints the GPU process's pid and each step."""
+def worker() -> Iterator[subprocess.Popen[str]]:
+    """A worker with a task without end, in its own session; prints the GPU process's pid and each step."""
     process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(WORKER), training(files, tmp_path).model_dump_json()],
+        [sys.executable, "-c", textwrap.dedent(WORKER)],
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        env=os.environ | THREADS,
+        env=os.environ | THREADS | OUTSIDE,
     )
     yield process
     with suppress(ProcessLookupError):

@@ -82,25 +82,3 @@ def test_inserts_produce_a_lora_and_the_picture_that_plain_diffusers_and_spandre
     size = (upscaled.shape[1], upscaled.shape[0])
     bicubic = Image.fromarray(raw.astype(np.uint8)).resize(size, Image.Resampling.BICUBIC)
     assert np.abs(upscaled - np.asarray(bicubic, dtype=np.int16)).max() > 10
-
-
-def test_with_the_second_back_end_a_job_gives_the_same_upscaled_pixels(
-    app: App, start_worker: Callable[..., Any], tiny_models: Path
-) -> None:
-    subject = app.add_subject()
-    app.add_photos(subject)
-    worker = start_worker(UPSCALER="realesrgan")
-    training = app.wait_for(
-        "training", app.request("training", subject_id=subject, steps=1, rank=1, resolution=64, seed=1)
-    )
-    assert training["status"] == "completed", training["error"]
-
-    job = app.request("generation", subject_id=subject, prompt="in a garden", seed=7, steps=1, width=96, height=64)
-    done = app.wait_for("generation", job)
-    assert done["status"] == "completed", done["error"]
-
-    (published,) = done["result"]["pictures"]
-    raw, upscaled = picture(app, published["raw"]), picture(app, published["upscaled"])
-    assert np.array_equal(upscaled, plain_spandrel(tiny_models / "real-esrgan-x4" / "model.safetensors", raw))
-    (gpu_pid,) = worker.gpu_pids()
-    assert "/cv2/" in Path(f"/proc/{gpu_pid}/maps").read_text(), "OpenCV, which only realesrgan needs, was loaded"

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.kinds.packages import install_echo
-from tests.worker.conftest import make_fleet, pytest_runtest_makereport
+from tests.worker.conftest import make_echo_fleet, make_fleet, pytest_runtest_makereport
 
-__all__ = ["make_fleet", "pytest_runtest_makereport"]
+__all__ = ["make_echo_fleet", "make_fleet", "pytest_runtest_makereport"]
 
 
 @pytest.fixture(scope="session")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 from tests.conftest import GUARD
@@ -19,6 +21,14 @@ def install_echo(folder: Path) -> Path:
     return folder
 
 
+def copy_echo(folder: Path) -> Path:
+    """Put `tests/kinds/echo` into `folder` with the metadata that pip would write, in no time; returns the folder."""
+    project = tomllib.loads((ECHO / "pyproject.toml").read_text())["project"]
+    shutil.copytree(ECHO / "likeness_echo", folder / "likeness_echo")
+    _write_metadata(folder, project["name"], project["entry-points"]["likeness.kinds"])
+    return folder
+
+
 def write_package(
     folder: Path, name: str, sql: str, entry_points: dict[str, str] | None = None, code: str = ""
 ) -> Path:
@@ -28,13 +38,16 @@ def write_package(
     (folder / module / "__init__.py").touch()
     (folder / module / "kind.py").write_text(code)
     (folder / module / "sql" / "kind.sql").write_text(sql)
-    metadata = folder / f"{module}-1.0.0.dist-info"
+    _write_metadata(folder, name, entry_points or {module: f"{module}.kind:KIND"})
+    return folder
+
+
+def _write_metadata(folder: Path, name: str, entry_points: dict[str, str]) -> None:
+    metadata = folder / f"{name.replace('-', '_')}-1.0.0.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0.0\n")
-    points = entry_points or {module: f"{module}.kind:KIND"}
-    lines = [f"{point} = {value}" for point, value in points.items()]
+    lines = [f"{point} = {value}" for point, value in entry_points.items()]
     (metadata / "entry_points.txt").write_text("\n".join(["[likeness.kinds]", *lines]) + "\n")
-    return folder
 
 
 def python_path(*folders: Path) -> str:

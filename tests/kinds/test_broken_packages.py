@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -77,32 +78,35 @@ def test_an_entry_point_that_names_no_module_stops_no_migration(database_url: st
     assert (applied.returncode, applied.stdout) == (0, "Up to date: nothing to apply.\n"), applied.stderr
 
 
-@pytest.mark.parametrize("spelling", ["likeness-bad", "Likeness_Bad", "likeness.bad"])
-def test_a_package_has_one_name_however_it_is_written(database_url: str, tmp_path: Path, spelling: str) -> None:
+def test_a_package_has_one_name_however_it_is_written(database_url: str, tmp_path: Path) -> None:
     package = write_package(tmp_path, "likeness-bad", GOOD)
     assert migrate(database_url, packages=(package,)).returncode == 0
-    assert migrate(database_url, "--without", spelling).returncode == 0
+    assert migrate(database_url).returncode == 1, "only --without does without it"
+    for spelling in ("Likeness_Bad", "likeness.bad"):
+        assert migrate(database_url, "--without", spelling).returncode == 0
 
 
-@pytest.mark.parametrize(
-    ("code", "reason"),
-    [
-        ("import a_module_that_is_not_there", "a_module_that_is_not_there"),
-        ("import sys; sys.exit('nothing to do')", "SystemExit: nothing to do"),
-    ],
-)
-def test_a_pod_with_a_package_that_cannot_be_imported_goes_on_with_its_own_kinds(
-    make_fleet: MakeFleet, tmp_path: Path, code: str, reason: str
+def test_a_pod_with_packages_that_cannot_be_imported_goes_on_with_the_other_kinds(
+    make_echo_fleet: MakeFleet, tmp_path: Path
 ) -> None:
-    package = write_package(tmp_path, "likeness-bad", GOOD, code=code)
-    fleet = make_fleet(PYTHONPATH=python_path(package))
-    assert migrate(fleet.app.url, packages=(package,)).returncode == 0
+    bad = write_package(tmp_path / "bad", "likeness-bad", GOOD, code="import a_module_that_is_not_there")
+    worse = GOOD.replace("bad", "worse")
+    worse_package = write_package(tmp_path / "worse", "likeness-worse", worse, code="import sys; sys.exit('no')")
+    fleet = make_echo_fleet(WORKER_KINDS="publish_lora,echo,likeness_bad,likeness_worse")
+    fleet.environment["PYTHONPATH"] += os.pathsep + os.pathsep.join(map(str, (bad, worse_package)))
+    assert migrate(fleet.app.url, "--without", "likeness-echo", packages=(bad, worse_package)).returncode == 0
     (worker,) = fleet.ready(1)
-    (told,) = worker.events("kind.unusable")
-    assert "package likeness-bad" in told["message"]
-    assert reason in told["reason"]
-    assert not any(route.startswith("bad") for route in worker.events("worker.ready")[0]["routes"])
-    fleet.completed("generation", fleet.draw())
+    told = {line["kind"]: line for line in worker.events("kind.unusable")}
+    reasons = {"bad": "a_module_that_is_not_there", "worse": "SystemExit: no"}
+    assert told.keys() == {f"likeness_{name}" for name in reasons}
+    for name, reason in reasons.items():
+        assert f"package likeness-{name}" in told[f"likeness_{name}"]["message"]
+        assert reason in told[f"likeness_{name}"]["reason"]
+    routes = worker.events("worker.ready")[0]["routes"]
+    assert {"echo", "publish_lora"} <= set(routes)
+    assert not any(route.startswith(("bad", "worse")) for route in routes)
+    fleet.completed("publish_lora", fleet.copy_lora(fleet.app.add_subject()))
+    fleet.completed("echo", fleet.echo())
 
 
 HANDLER = """
@@ -126,7 +130,7 @@ KIND = Kind("bad", run, no_texts)
 def test_a_handler_that_ends_itself_fails_its_job_and_nothing_else(make_fleet: MakeFleet, tmp_path: Path) -> None:
     words_alone = TABLE.replace(", portrait text", "") + TEXTS + REGISTER.format(purpose="'generation'")
     package = write_package(tmp_path, "likeness-bad", words_alone, {"bad": "likeness_bad.kind:KIND"}, HANDLER)
-    fleet = make_fleet(PYTHONPATH=python_path(package))
+    fleet = make_fleet(PYTHONPATH=python_path(package), WORKER_KINDS="bad")
     fleet.app.tables["bad"] = "public.bad_jobs"
     assert migrate(fleet.app.url, packages=(package,)).returncode == 0
     (worker,) = fleet.ready(1)

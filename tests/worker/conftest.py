@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -11,11 +10,12 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from psycopg.types.json import Jsonb
 
 from tests.app import App
 from tests.conftest import Databases
+from tests.kinds.packages import copy_echo, migrate, python_path
 from tests.processes import WorkerProcess, WorkerProcesses
-from tests.tiny_models import TINY_BASE
 from tests.waiting import wait_until
 from worker.demo.servers import EmbeddedS3
 
@@ -63,6 +63,20 @@ class Fleet:
         """Request a small picture without a subject."""
         defaults: dict[str, object] = {"owner_id": self.app.owner, "model_ids": [], "prompt": "a garden", "steps": 1}
         return self.app.request("generation", **{**defaults, **columns})
+
+    def echo(self, **columns: object) -> UUID:
+        """Request an echo, without a subject unless `subject_id` names one; only for fleets of `make_echo_fleet`."""
+        return self.app.request("echo", **{"owner_id": self.app.owner, "words": "good morning", **columns})
+
+    def copy_lora(self, subject: UUID) -> UUID:
+        """Give a person a LoRA as a training does when it is published; returns the job that copies it."""
+        model = self.app.add_lora(subject)
+        key = f"{subject}/{model}/lora.safetensors"
+        self.app.s3.put_object(Bucket=self.app.models, Key=key, Body=b"weights")
+        self.app.run("update public.subjects_models set path = %s where id = %s", key, model)
+        return self.app.request(
+            "publish_lora", owner_id=self.app.owner, subject_id=subject, payload=Jsonb({"model_id": str(model)})
+        )
 
     def completed(self, kind: str, job_id: UUID, timeout_s: float = 90) -> dict[str, Any]:
         job = self.app.wait_for(kind, job_id, timeout_s=timeout_s)
@@ -176,12 +190,35 @@ def make_fleet(
         yield make
 
 
-def copy_with_a_damaged_base(tiny_models: Path, folder: Path) -> Path:
-    """Copy the tiny models to `folder`; the FLUX base looks complete but cannot be loaded."""
-    shutil.copytree(tiny_models, folder)
-    (weights,) = (folder / TINY_BASE / "transformer").glob("*.safetensors")
+ONLY_ECHO = {"WORKER_KINDS": "echo"}
+
+
+@pytest.fixture(scope="module")
+def make_echo_fleet(make_fleet: MakeFleet, tmp_path_factory: pytest.TempPathFactory) -> MakeFleet:
+    """Create fleets whose pods know the kind of `tests/kinds/echo`, and by default only that one.
+
+    Their GPU processes do not import diffusers, which takes ten times as long as everything else at their start.
+    """
+    package = copy_echo(tmp_path_factory.mktemp("package"))
+
+    def make(database_url: str | None = None, **environment: str) -> Fleet:
+        fleet = make_fleet(database_url, **{"PYTHONPATH": python_path(package), **ONLY_ECHO, **environment})
+        fleet.app.tables["echo"] = "public.echo_jobs"
+        ran = migrate(fleet.app.url, packages=(package,))
+        assert ran.returncode == 0, ran.stderr
+        return fleet
+
+    return make
+
+
+LONG_ECHO = {"times": 1000, "pause_ms": 20}
+"""Long enough to be stopped in the middle; a `pause_ms` takes no time of the CPU."""
+
+
+def damage(base: Path) -> None:
+    """Damage a FLUX base: it looks complete but cannot be loaded."""
+    (weights,) = (base / "transformer").glob("*.safetensors")
     weights.write_bytes(weights.read_bytes()[:1000])
-    return folder
 
 
 @pytest.hookimpl(wrapper=True)

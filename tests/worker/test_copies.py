@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 import psycopg
@@ -22,7 +21,7 @@ from tests.app import App
 from tests.processes import WorkerProcess, WorkerProcesses
 from tests.s3_relay import S3Relay
 from tests.waiting import wait_until
-from tests.worker.conftest import Fleet, MakeFleet, as_pod
+from tests.worker.conftest import LONG_ECHO, Fleet, MakeFleet, as_pod
 from worker.database.schema import migrate
 from worker.demo import servers
 from worker.demo.servers import EmbeddedPostgres, EmbeddedS3
@@ -52,7 +51,7 @@ class Scene:
             S3Relay(app.s3_server.url()) as relay,
             WorkerProcesses(app, self.tiny_models, self.folder) as processes,
         ):
-            yield Copy(app, processes, relay)
+            yield Copy(app, processes, relay, self.fleet.environment)
             app.database.close()
 
     def objects(self, job_id: UUID) -> dict[str, str]:
@@ -72,11 +71,12 @@ class Copy:
     app: App
     processes: WorkerProcesses
     relay: S3Relay
+    environment: dict[str, str]
+    """Of the original's workers."""
 
     def start(self) -> WorkerProcess:
-        return self.processes.start(
-            ready=False, DATABASE_URL=as_pod(self.app.url), S3_ENDPOINT_URL=self.relay.url, WORKER_NAME="copy"
-        )
+        changed = {"DATABASE_URL": as_pod(self.app.url), "S3_ENDPOINT_URL": self.relay.url, "WORKER_NAME": "copy"}
+        return self.processes.start(ready=False, **{**self.environment, **changed})
 
     def changes(self) -> list[tuple[str, str]]:
         """Return the requests with which the copy would have deleted or overwritten something of the original."""
@@ -90,13 +90,13 @@ class Copy:
 
 
 @pytest.fixture
-def scene(make_fleet: MakeFleet, s3_server: EmbeddedS3, tiny_models: Path, tmp_path: Path) -> Iterator[Scene]:
+def scene(make_echo_fleet: MakeFleet, s3_server: EmbeddedS3, tiny_models: Path, tmp_path: Path) -> Iterator[Scene]:
     with ExitStack() as stack:
         server = stack.enter_context(EmbeddedPostgres(tmp_path / "postgres", fast=True))
         migrate.install_supabase_stubs(server.url())
         migrate.migrate(server.url())
         relay = stack.enter_context(S3Relay(s3_server.url()))
-        fleet = make_fleet(server.url(), S3_ENDPOINT_URL=relay.url)
+        fleet = make_echo_fleet(server.url(), S3_ENDPOINT_URL=relay.url, WORKER_KINDS="echo,publish_lora")
         fleet.app.set_timings(marker_period=f"{PERIOD_S} seconds", cold_start="1 minute")
         yield Scene(server, fleet, relay, tmp_path, tiny_models)
         for worker in fleet.living():
@@ -130,27 +130,27 @@ def dump_and_restore(scene: Scene) -> str:
 
 
 def revoke_during_a_job(fleet: Fleet) -> UUID:
-    """Revoke consent while a picture of that person is drawn; returns the job, whose objects are deleted."""
-    person = fleet.person()
-    job_id = fleet.draw(subject_id=person, steps=100, num_images=4)
-    fleet.wait_for_phase("generation", job_id, "drawing")
+    """Revoke consent while a job of that person runs; returns the job, whose objects are deleted."""
+    person = fleet.app.add_subject()
+    job_id = fleet.echo(subject_id=person, **LONG_ECHO)
+    fleet.wait_for_phase("echo", job_id, "echoing")
     fleet.app.run("select public.revoke_consent(%s)", person)
-    fleet.app.wait_for("generation", job_id)
+    fleet.app.wait_for("echo", job_id)
     return job_id
 
 
 def work_side_by_side(scene: Scene, copy: Copy, published: list[UUID]) -> None:
-    """Draw, revoke and sweep in both for a while."""
+    """Publish, revoke and sweep in both for a while."""
     until = time.monotonic() + SECONDS
     while time.monotonic() < until:
-        published.append(scene.fleet.draw())
-        scene.fleet.completed("generation", published[-1])
+        published.append(scene.fleet.echo())
+        scene.fleet.completed("echo", published[-1])
         scene.fleet.wait_swept(revoke_during_a_job(scene.fleet))
-        copy.app.request("generation", owner_id=copy.app.owner, model_ids=[], prompt="a garden", steps=1)
+        copy.app.request("echo", owner_id=copy.app.owner, words="good morning")
 
 
 def leave_something_to_delete(copy: Copy, published: list[UUID]) -> None:
-    """In the copy, pictures that the original has published belong to attempts that failed."""
+    """In the copy, objects that the original has published belong to attempts that failed."""
     copy.app.run(
         "update worker.staged_objects set state = 'deleting', offer_after = now() where job_id = any(%s)", published
     )
@@ -160,13 +160,11 @@ def leave_something_to_delete(copy: Copy, published: list[UUID]) -> None:
 def test_a_copy_of_the_servers_files_gives_way(scene: Scene) -> None:
     """It is taken while the original renews its markers, so that it knows the nonce that is written afterwards."""
     scene.fleet.ready(1)
-    person = scene.fleet.person()
-    trained = scene.fleet.train(subject_id=person)
-    scene.fleet.completed("training", trained)
-    (copying,) = scene.fleet.app.run("select id from worker.internal_jobs")
-    scene.fleet.completed("publish_lora", copying["id"])
-    published = [trained, scene.fleet.draw(subject_id=person)]
-    scene.fleet.completed("generation", published[1])
+    person = scene.fleet.app.add_subject()
+    scene.fleet.completed("publish_lora", scene.fleet.copy_lora(person))
+    published = [scene.fleet.echo(subject_id=person), scene.fleet.echo()]
+    for job_id in published:
+        scene.fleet.completed("echo", job_id)
     before = {job_id: scene.objects(job_id) for job_id in published}
     renewal = scene.relay.hold("PUT", MARKER_KEY, "before")
     assert renewal.reached.wait(60)
@@ -179,8 +177,8 @@ def test_a_copy_of_the_servers_files_gives_way(scene: Scene) -> None:
         wait_until(lambda: copy.app.one("select worker.installation_error()"), "the copy to give way", 60)
         work_side_by_side(scene, copy, published)
         assert pod.process.poll() is None
-        last = copy.app.one("select id from public.generation_jobs order by created_at desc limit 1")
-        assert copy.app.job("generation", last)["status"] == "queued"
+        last = copy.app.one("select id from public.echo_jobs order by created_at desc limit 1")
+        assert copy.app.job("echo", last)["status"] == "queued"
         assert copy.start().process.wait(60) == 2
         assert copy.changes() == []
         assert scene.fleet.app.one("select worker.installation_error()") is None
@@ -194,17 +192,17 @@ def test_a_restored_dump_starts_nothing_until_moved_and_then_deletes_nothing_tha
 ) -> None:
     """The dump is taken in the middle of jobs, whose original attempts then publish."""
     scene.fleet.ready(1)
-    published = [scene.fleet.draw()]
-    scene.fleet.completed("generation", published[0])
-    running = scene.fleet.draw(steps=100, num_images=4)
-    scene.fleet.wait_for_phase("generation", running, "drawing")
+    published = [scene.fleet.echo()]
+    scene.fleet.completed("echo", published[0])
+    running = scene.fleet.echo(times=400, pause_ms=20)
+    scene.fleet.wait_for_phase("echo", running, "echoing")
     url = dump_and_restore(scene)
     with scene.copy_at(url) as copy:
         leave_something_to_delete(copy, published)
         refused = copy.start()
         assert refused.process.wait(60) == 2
         assert "worker installation moved" in refused.log_path.read_text()
-        scene.fleet.completed("generation", running)
+        scene.fleet.completed("echo", running)
         published += [running]
         work_side_by_side(scene, copy, published)
         assert copy.changes() == []
@@ -217,14 +215,10 @@ def test_a_restored_dump_starts_nothing_until_moved_and_then_deletes_nothing_tha
         copy.app.run("update worker.staged_objects set state = 'published' where state = 'deleting'")
         restored = copy.start()
         restored.wait_ready()
-        job = copy.app.wait_for("generation", running)
+        job = copy.app.wait_for("echo", running)
         assert (job["status"], job["attempt"]) == ("completed", 2)
-        assert all(f"/2-{marker['era']}/" in key for key in _keys(job["result"]))
+        assert all(f"/2-{marker['era']}/" in key for key in job["result"]["objects"])
         wait_until(lambda: copy.app.one("select worker.is_settled()"), "the moved installation to be settled", 60)
         wait_until(lambda: not copy.app.one("select worker.tick()"), "the sweep", 60)
         still = {job_id: scene.objects(job_id) for job_id in lost if job_id != running}
         assert still == {job_id: objects for job_id, objects in lost.items() if job_id != running}
-
-
-def _keys(result: dict[str, Any]) -> list[str]:
-    return [picture["upscaled"] for picture in result["pictures"]]

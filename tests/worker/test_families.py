@@ -18,6 +18,7 @@ from PIL import Image
 from safetensors.torch import load, save
 
 from tests.ml import vanilla
+from tests.test_pipeline import plain_spandrel
 from tests.tiny_models import TINY_BASE
 from tests.worker.conftest import Fleet, MakeFleet
 from worker.ml.adapters import files as lora_files
@@ -56,7 +57,7 @@ values ('tiny-klein', 'klein', null, '{train,lora}', '{64x64}',
 
 @pytest.fixture(scope="module")
 def fleet(make_fleet: MakeFleet) -> Fleet:
-    fleet = make_fleet()
+    fleet = make_fleet(UPSCALER="realesrgan")
     fleet.app.run(REGISTER)
     fleet.app.run(REGISTER_KLEIN)
     fleet.ready()
@@ -115,6 +116,13 @@ def test_a_base_trains_and_draws_with_its_own_defaults_as_plain_diffusers_does(
         guidance_scale=4,
     )
     assert np.abs(raw.astype(int) - theirs).max() <= 1
+
+    # Its pod has the second back end, which upscales to the same pixels as spandrel does.
+    content = fleet.app.read(fleet.app.uploads, drawn["pictures"][0]["upscaled"])
+    upscaled = np.asarray(Image.open(io.BytesIO(content)), dtype=np.int16)
+    assert np.array_equal(upscaled, plain_spandrel(tiny_models / "real-esrgan-x4" / "model.safetensors", raw))
+    (gpu_pid,) = fleet.living()[0].gpu_pids()
+    assert "/cv2/" in Path(f"/proc/{gpu_pid}/maps").read_text(), "OpenCV, which only realesrgan needs, was loaded"
 
 
 def test_klein_is_trained_on_its_base_and_drawn_on_the_distilled_one_as_in_plain_diffusers(

@@ -70,10 +70,12 @@ def started(kind: str, row: dict[str, object], inputs: dict[str, object] | None 
     )
 
 
+KINDS, _ = load_kinds()
+
+
 def require(job: StartedJob) -> None:
     """Screen a job as the worker does before running it."""
-    kinds, _ = load_kinds()
-    prompts.require(kinds[job.kind].texts(job))
+    prompts.require(KINDS[job.kind].texts(job))
 
 
 def test_words_are_screened_as_the_model_reads_them() -> None:

@@ -12,7 +12,6 @@ import pytest
 
 from tests.conftest import Databases
 from tests.proxy import PostgresProxy
-from tests.tiny_models import TINY_BASE
 from tests.waiting import wait_until
 from tests.worker.conftest import Fleet, MakeFleet, as_pod
 from worker.database.schema import migrate
@@ -30,10 +29,10 @@ def proxy(databases: Databases) -> Iterator[PostgresProxy]:
 
 
 @pytest.fixture(scope="module")
-def fleet(make_fleet: MakeFleet, databases: Databases, proxy: PostgresProxy) -> Fleet:
-    """The tests connect to the server directly, the workers through the proxy."""
+def fleet(make_echo_fleet: MakeFleet, databases: Databases, proxy: PostgresProxy) -> Fleet:
+    """The tests connect to the server directly, the worker through the proxy. A second one of another kind trains."""
     direct = databases.server.url(proxy.url.rsplit("/", 1)[1])
-    return make_fleet(direct, DATABASE_URL=as_pod(proxy.url), CHECKPOINT_EVERY_SECONDS="0.4")
+    return make_echo_fleet(direct, DATABASE_URL=as_pod(proxy.url), CHECKPOINT_EVERY_SECONDS="0.4")
 
 
 @pytest.fixture
@@ -41,7 +40,7 @@ def worker_ready(fleet: Fleet) -> None:
     fleet.ready(1)
 
 
-def assert_done_once(fleet: Fleet, job_id: UUID, kind: str = "generation", failures: int = 0) -> None:
+def assert_done_once(fleet: Fleet, job_id: UUID, kind: str = "echo", failures: int = 0) -> None:
     job = fleet.completed(kind, job_id)
     assert (job["attempt"], job["failures"]) == (1 + failures, failures)
     events = fleet.app.events(job_id)
@@ -58,29 +57,19 @@ def test_a_call_with_a_lost_reply_is_repeated_and_the_job_is_done_once(
     fleet: Fleet, proxy: PostgresProxy, call: str
 ) -> None:
     loss = proxy.lose_reply_to(f'"{call}"')
-    job_id = fleet.draw()
+    job_id = fleet.echo()
     assert_done_once(fleet, job_id)
     assert loss.lost.is_set()
 
 
 @pytest.mark.usefixtures("worker_ready")
-@pytest.mark.parametrize("call", ["save_checkpoint", "complete_job"])
-def test_a_training_survives_a_lost_reply(fleet: Fleet, proxy: PostgresProxy, call: str) -> None:
-    loss = proxy.lose_reply_to(f'"{call}"')
-    job_id = fleet.train(steps=60)
-    assert_done_once(fleet, job_id, "training")
-    assert loss.lost.is_set()
-    assert fleet.app.one("select count(*) from public.subjects_models where job_id = %s", job_id) == 1
-
-
-@pytest.mark.usefixtures("worker_ready")
 def test_a_claim_with_a_lost_reply_is_requeued_without_counting_a_failure(fleet: Fleet, proxy: PostgresProxy) -> None:
     """No heartbeat names the claim, because the pod does not know of it: after 30 s the next heartbeat requeues it."""
-    blocker = fleet.draw(steps=60, num_images=2)  # the pod claims the next GPU job when this one has drawn
-    fleet.wait_for_phase("generation", blocker, "drawing")
-    loss = proxy.lose_reply_to("next_queued", f"generation/{TINY_BASE}")
-    job_id = fleet.draw()
-    key = f"generation:{job_id}"
+    blocker = fleet.echo(times=100, pause_ms=20)  # the pod claims the next GPU job when this one is computed
+    fleet.wait_for_phase("echo", blocker, "echoing")
+    loss = proxy.lose_reply_to("next_queued", "echo")
+    job_id = fleet.echo()
+    key = f"echo:{job_id}"
     status = "select status::text from worker.pgqueuer where dedupe_key = %s"
     wait_until(lambda: fleet.app.one(status, key) == "picked", "the claim")
     assert loss.lost.wait(10)
@@ -94,8 +83,8 @@ def test_a_claim_with_a_lost_reply_is_requeued_without_counting_a_failure(fleet:
 def test_a_failure_with_a_lost_reply_counts_once(fleet: Fleet, proxy: PostgresProxy) -> None:
     loss = proxy.lose_reply_to('"fail_job"')
     (worker,) = fleet.ready(1)
-    job_id = fleet.draw(steps=60, num_images=4)
-    fleet.wait_for_phase("generation", job_id, "drawing")
+    job_id = fleet.echo(times=100, pause_ms=20)
+    fleet.wait_for_phase("echo", job_id, "echoing")
     (gpu_pid,) = worker.gpu_pids()
     os.kill(gpu_pid, signal.SIGKILL)
     assert_done_once(fleet, job_id, failures=1)
@@ -110,9 +99,9 @@ def is_pod_with_lock(fleet: Fleet) -> bool:
 def test_a_pod_without_its_session_is_not_considered_dead_and_its_job_continues(
     fleet: Fleet, proxy: PostgresProxy
 ) -> None:
-    job_id = fleet.train(steps=10_000)
-    fleet.wait_for_phase("training", job_id, "training")
-    pod_id = fleet.app.job("training", job_id)["pod_id"]
+    job_id = fleet.echo(times=1000, pause_ms=50)
+    fleet.wait_for_phase("echo", job_id, "echoing")
+    pod_id = fleet.app.job("echo", job_id)["pod_id"]
     proxy.refuse(SESSION)
     assert proxy.cut(SESSION) == 1
     wait_until(lambda: not is_pod_with_lock(fleet), "the lock to be released")
@@ -131,48 +120,59 @@ def test_a_pod_without_its_session_is_not_considered_dead_and_its_job_continues(
     proxy.allow(SESSION)
     wait_until(lambda: is_pod_with_lock(fleet), "the session to come back")
     # It listens again: a cancellation reaches the job.
-    assert fleet.app.one("select public.cancel_job('training', %s)", job_id) == "stopping"
-    job = fleet.app.wait_for("training", job_id)
+    assert fleet.app.one("select public.cancel_job('echo', %s)", job_id) == "stopping"
+    job = fleet.app.wait_for("echo", job_id)
     assert (job["status"], job["attempt"], job["failures"]) == ("cancelled", 1, 0)
     assert fleet.app.events(job_id).count("requeued") == 0
 
 
 @pytest.mark.usefixtures("worker_ready")
-def test_a_training_survives_the_loss_of_every_connection(fleet: Fleet, proxy: PostgresProxy) -> None:
-    job_id = fleet.train(steps=60)
-    fleet.wait_for_phase("training", job_id, "training")
+def test_a_job_survives_the_loss_of_every_connection(fleet: Fleet, proxy: PostgresProxy) -> None:
+    job_id = fleet.echo(times=100, pause_ms=20)
+    fleet.wait_for_phase("echo", job_id, "echoing")
     assert proxy.cut() >= 2
+    assert_done_once(fleet, job_id)
+
+
+@pytest.fixture(scope="module")
+def training_worker(fleet: Fleet) -> None:
+    fleet.start(WORKER_KINDS="training")
+
+
+@pytest.mark.usefixtures("training_worker")
+@pytest.mark.parametrize("call", ["save_checkpoint", "complete_job"])
+def test_a_training_survives_a_lost_reply(fleet: Fleet, proxy: PostgresProxy, call: str) -> None:
+    loss = proxy.lose_reply_to(f'"{call}"')
+    job_id = fleet.train(steps=60)
     assert_done_once(fleet, job_id, "training")
+    assert loss.lost.is_set()
+    assert fleet.app.one("select count(*) from public.subjects_models where job_id = %s", job_id) == 1
 
 
-def test_a_training_worker_without_its_database_stops_on_sigterm(make_fleet: MakeFleet, tmp_path: Path) -> None:
-    """It cannot requeue the job, and does not wait forever for the database."""
-    with EmbeddedPostgres(tmp_path / "postgres", fast=True) as server:
-        migrate.install_supabase_stubs(server.url())
-        migrate.migrate(server.url())
-        fleet = make_fleet(server.url())
-        (worker,) = fleet.ready(1)
-        fleet.wait_for_phase("training", fleet.train(steps=10_000), "training")
-        fleet.app.database.close()
-    assert worker.terminate(timeout_s=60) == 0
-    assert worker.events("worker.stopping_without_database")
-    assert worker.gpu_pids() == []
-
-
-def test_a_training_survives_a_restart_of_postgres(make_fleet: MakeFleet, tmp_path: Path) -> None:
+def test_a_worker_survives_a_restart_of_postgres_and_stops_on_sigterm_without_it(
+    make_echo_fleet: MakeFleet, tmp_path: Path
+) -> None:
     with EmbeddedPostgres(tmp_path / "postgres", fast=True) as server:
         migrate.install_supabase_stubs(server.url())
         migrate.migrate(server.url())
         with PostgresProxy(server.url()) as proxy:
-            fleet = make_fleet(server.url(), DATABASE_URL=as_pod(proxy.url))
+            fleet = make_echo_fleet(server.url(), DATABASE_URL=as_pod(proxy.url))
             (worker,) = fleet.ready(1)
-            job_id = fleet.train(steps=150)
-            fleet.wait_for_phase("training", job_id, "training")
+            job_id = fleet.echo(times=150, pause_ms=20)
+            fleet.wait_for_phase("echo", job_id, "echoing")
             fleet.app.database.close()
             server.stop()
             wait_until(lambda: worker.events("heartbeat.failed"), "the worker to detect it")
             server.start()
             proxy.target_port = server.port
             fleet.app.reconnect(server.url())
-            assert_done_once(fleet, job_id, "training")
-            assert worker.terminate() == 0
+            assert_done_once(fleet, job_id)
+
+            # It cannot requeue the job, and does not wait forever for the database.
+            fleet.wait_for_phase("echo", fleet.echo(times=1000, pause_ms=1000), "echoing")
+            fleet.app.database.close()
+            server.stop()
+            assert worker.terminate(timeout_s=60) == 0
+            assert worker.events("worker.stopping_without_database")
+            assert worker.gpu_pids() == []
+            server.start()

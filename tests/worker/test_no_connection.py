@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from uuid import UUID
 
 import pytest
 
@@ -24,8 +23,8 @@ def relay(s3_server: EmbeddedS3) -> Iterator[S3Relay]:
 
 
 @pytest.fixture(scope="module")
-def fleet(make_fleet: MakeFleet, relay: S3Relay) -> Fleet:
-    fleet = make_fleet(S3_ENDPOINT_URL=relay.url)
+def fleet(make_echo_fleet: MakeFleet, relay: S3Relay) -> Fleet:
+    fleet = make_echo_fleet(S3_ENDPOINT_URL=relay.url, WORKER_KINDS="echo,publish_lora")
     fleet.app.run(f"create role {LOGIN} login in role likeness_worker connection limit {OF_A_POD}")
     fleet.environment["DATABASE_URL"] = fleet.app.url.replace("postgres@", f"{LOGIN}@")
     return fleet
@@ -36,22 +35,14 @@ def connections(fleet: Fleet) -> int:
     return count
 
 
-def copy_of(fleet: Fleet, person: UUID) -> UUID:
-    copy: UUID = fleet.app.one("select id from worker.internal_jobs where subject_id = %s", person)
-    return copy
-
-
 def test_a_copy_that_gets_no_connection_waits_and_keeps_none_from_the_gpu(fleet: Fleet) -> None:
     (worker,) = fleet.ready(1)
     wait_until(lambda: connections(fleet) == OF_A_POD, "the pod to have all its connections")
-    people = [fleet.person(), fleet.person()]
-    for person in people:
-        fleet.completed("training", fleet.train(subject_id=person))
-    copies = [copy_of(fleet, person) for person in people]  # one for each of the light slots
+    copies = [fleet.copy_lora(fleet.app.add_subject()) for _ in range(2)]  # one for each of the light slots
     for copy in copies:
         wait_until(lambda copy=copy: fleet.app.job("publish_lora", copy)["status"] == "running", "the copy to start")
     for _ in range(3):
-        fleet.completed("generation", fleet.draw())
+        fleet.completed("echo", fleet.echo())
     jobs = [fleet.app.job("publish_lora", copy) for copy in copies]
     assert [(job["status"], job["failures"], job["error_code"]) for job in jobs] == [("running", 0, None)] * 2
     fleet.app.run(f"alter role {LOGIN} connection limit {OF_A_POD + 2}")
@@ -64,9 +55,9 @@ def test_a_copy_that_gets_no_connection_waits_and_keeps_none_from_the_gpu(fleet:
 def test_a_copy_whose_connection_is_lost_is_released_without_a_failure(fleet: Fleet, relay: S3Relay) -> None:
     fleet.app.run(f"alter role {LOGIN} connection limit {OF_A_POD + 2}")
     (worker,) = fleet.ready(1)
-    person = fleet.person()
+    person = fleet.app.add_subject()
     copying = relay.hold("PUT", f"/{person}/lora.safetensors", "before")
-    fleet.completed("training", fleet.train(subject_id=person))
+    copy = fleet.copy_lora(person)
     assert copying.reached.wait(60)
     ended = fleet.app.run(
         "select pg_terminate_backend(pid) from pg_stat_activity where usename = %s and state = 'idle in transaction'",
@@ -74,7 +65,7 @@ def test_a_copy_whose_connection_is_lost_is_released_without_a_failure(fleet: Fl
     )
     assert len(ended) == 1
     copying.let_go()
-    job = fleet.completed("publish_lora", copy_of(fleet, person))
+    job = fleet.completed("publish_lora", copy)
     assert (job["attempt"], job["failures"]) == (2, 0)
     assert [line["reason"] for line in worker.events("job.database_failed")] == ["AdminShutdown"]
     assert worker.events("job.crashed") == []

@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import Databases
 from tests.proxy import PostgresProxy
 from tests.waiting import wait_until
-from tests.worker.conftest import Fleet, MakeFleet, as_pod
+from tests.worker.conftest import LONG_ECHO, Fleet, MakeFleet, as_pod
 from worker.pod.heartbeat import HEARTBEAT_EVERY_S
 
 
@@ -23,8 +23,8 @@ def pooler(databases: Databases) -> Iterator[PostgresProxy]:
 
 
 @pytest.fixture(scope="module")
-def fleet(make_fleet: MakeFleet, databases: Databases, pooler: PostgresProxy) -> Fleet:
-    return make_fleet(databases.server.url(pooler.url.rsplit("/", 1)[1]), DATABASE_URL=as_pod(pooler.url))
+def fleet(make_echo_fleet: MakeFleet, databases: Databases, pooler: PostgresProxy) -> Fleet:
+    return make_echo_fleet(databases.server.url(pooler.url.rsplit("/", 1)[1]), DATABASE_URL=as_pod(pooler.url))
 
 
 def test_a_pod_that_cannot_listen_logs_it_once_takes_no_lock_and_still_works(
@@ -41,7 +41,7 @@ def test_a_pod_that_cannot_listen_logs_it_once_takes_no_lock_and_still_works(
     assert not pod["has_lock"]
     assert fleet.app.one("select worker.lock_is_free(%s)", pod["id"])
     for _ in range(2):
-        fleet.completed("generation", fleet.draw())
+        fleet.completed("echo", fleet.echo())
     # Its connection breaks and comes back: it does not log the error again.
     assert pooler.cut("likeness session") == 1
     wait_until(
@@ -51,15 +51,15 @@ def test_a_pod_that_cannot_listen_logs_it_once_takes_no_lock_and_still_works(
         ),
         "the next round trip to fail",
     )
-    fleet.completed("generation", fleet.draw())
+    fleet.completed("echo", fleet.echo())
     assert len(worker.events("session.listen_unsupported")) == 1
     assert [row["id"] for row in fleet.app.run("select id from worker.pods")] == [pod["id"]]
 
 
 def test_a_pod_that_cannot_listen_learns_of_a_cancellation_by_its_heartbeat(fleet: Fleet) -> None:
     fleet.ready(1)
-    job_id = fleet.train(steps=10_000)
-    fleet.wait_for_phase("training", job_id, "training")
+    job_id = fleet.echo(**LONG_ECHO)
+    fleet.wait_for_phase("echo", job_id, "echoing")
     beats = set()
 
     def has_beaten_three_times() -> bool:
@@ -68,5 +68,5 @@ def test_a_pod_that_cannot_listen_learns_of_a_cancellation_by_its_heartbeat(flee
 
     wait_until(has_beaten_three_times, "heartbeats")
     assert max(beats) - min(beats) < 2 * timedelta(seconds=HEARTBEAT_EVERY_S), "more often than without a job"
-    fleet.app.run("select public.cancel_job('training', %s)", job_id)
-    assert fleet.app.wait_for("training", job_id)["status"] == "cancelled"
+    fleet.app.run("select public.cancel_job('echo', %s)", job_id)
+    assert fleet.app.wait_for("echo", job_id)["status"] == "cancelled"

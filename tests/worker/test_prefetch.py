@@ -39,9 +39,10 @@ def disk(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def fleet(make_fleet: MakeFleet, work_dir: Path, disk: Path, tmp_path_factory: pytest.TempPathFactory) -> Fleet:
+def fleet(make_echo_fleet: MakeFleet, work_dir: Path, disk: Path, tmp_path_factory: pytest.TempPathFactory) -> Fleet:
     """A guide for references is in the bucket, and not on the pod's disk."""
-    fleet = make_fleet(models_dir=disk, WORK_DIR=str(work_dir), CHECKPOINT_EVERY_SECONDS="0.4")
+    kinds = "echo,training,generation"
+    fleet = make_echo_fleet(WORKER_KINDS=kinds, MODELS_DIR=str(disk), WORK_DIR=str(work_dir))
     fleet.app.run("update worker.guides set vram_gib = 0")
     can_more = "update worker.base_models set capabilities = capabilities || '{reference}' where slug = %s"
     fleet.app.run(can_more, TINY_BASE)
@@ -64,16 +65,16 @@ def prefetched(work_dir: Path, subject: UUID, purpose: str = "training") -> list
 
 
 def busy(fleet: Fleet) -> UUID:
-    """Keep the one pod's GPU busy; returns the job."""
+    """Keep the one pod's GPU busy, and the CPU idle; returns the job."""
     fleet.ready(1)
-    job_id = fleet.train(steps=10_000)
-    fleet.wait_for_phase("training", job_id, "training")
+    job_id = fleet.echo(times=1000, pause_ms=100)
+    fleet.wait_for_phase("echo", job_id, "echoing")
     return job_id
 
 
 def cancel(fleet: Fleet, job_id: UUID) -> None:
-    fleet.app.run("select public.cancel_job('training', %s)", job_id)
-    fleet.app.wait_for("training", job_id)
+    fleet.app.run("select public.cancel_job('echo', %s)", job_id)
+    fleet.app.wait_for("echo", job_id)
 
 
 def finished(fleet: Fleet, job_id: UUID, kind: str = "training") -> dict[str, Any]:

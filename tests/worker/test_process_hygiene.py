@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from psycopg.types.json import Jsonb
 
 from tests.conftest import Databases
 from tests.proxy import PostgresProxy
@@ -58,14 +59,15 @@ def relay(s3_server: EmbeddedS3) -> Iterator[S3Relay]:
 
 
 @pytest.fixture(scope="module")
-def fleet(make_fleet: MakeFleet, databases: Databases, proxy: PostgresProxy, relay: S3Relay) -> Fleet:
+def fleet(make_echo_fleet: MakeFleet, databases: Databases, proxy: PostgresProxy, relay: S3Relay) -> Fleet:
     """One worker with recognizable secrets."""
-    fleet = make_fleet(
+    fleet = make_echo_fleet(
         databases.server.url(proxy.url.rsplit("/", 1)[1]),
         DATABASE_URL=as_pod(proxy.url).replace("@", f":{PASSWORD}@"),
         S3_ENDPOINT_URL=relay.url,
         S3_ACCESS_KEY_ID=ACCESS_KEY,
         S3_SECRET_ACCESS_KEY=SECRET_KEY,
+        WORKER_KINDS="echo,publish_lora",
         **ELSEWHERE,
     )
     fleet.ready(1)
@@ -117,14 +119,14 @@ def test_no_secret_reaches_a_log_or_a_row_whatever_goes_wrong(
     """Last in this file, because it stops the store."""
     (worker,) = fleet.ready(1)
     # Missing inputs.
-    person = fleet.person()
-    for photo in fleet.app.run("select path from public.subject_photos where subject_id = %s", person):
-        fleet.app.s3.delete_object(Bucket=fleet.app.uploads, Key=photo["path"])
-    missing = fleet.app.wait_for("training", fleet.train(subject_id=person))
-    assert missing["error_code"] == "input_missing"
+    person = fleet.app.add_subject()
+    lora = fleet.app.add_lora(person)  # without its file
+    copying = {"owner_id": fleet.app.owner, "subject_id": person, "payload": Jsonb({"model_id": str(lora)})}
+    missing = fleet.app.wait_for("publish_lora", fleet.app.request("publish_lora", **copying, max_failures=1))
+    assert (missing["status"], missing["failures"]) == ("failed", 1)
     # A dying GPU process, and all database connections broken and refused.
-    job_id = fleet.train(steps=10_000)
-    fleet.wait_for_phase("training", job_id, "training")
+    job_id = fleet.echo(times=1000, pause_ms=50)
+    fleet.wait_for_phase("echo", job_id, "echoing")
     for application in ("likeness session", f"likeness {os.uname().nodename}"[:63]):
         proxy.refuse(application)
     proxy.cut()
@@ -134,16 +136,17 @@ def test_no_secret_reaches_a_log_or_a_row_whatever_goes_wrong(
     (gpu_pid,) = worker.gpu_pids()
     os.kill(gpu_pid, signal.SIGKILL)
     wait_until(lambda: len(fleet.started(job_id)) == 2, "the second attempt", 90)
-    fleet.app.run("select public.cancel_job('training', %s)", job_id)
-    fleet.app.wait_for("training", job_id)
+    fleet.app.run("select public.cancel_job('echo', %s)", job_id)
+    fleet.app.wait_for("echo", job_id)
     # A store that refuses connections.
     relay.stop()
-    job_id = fleet.train(max_failures=1)
-    assert fleet.app.wait_for("training", job_id)["error_code"] == "storage_error"
+    job_id = fleet.copy_lora(person)
+    fleet.app.run("update worker.internal_jobs set max_failures = 1 where id = %s", job_id)
+    assert fleet.app.wait_for("publish_lora", job_id)["error_code"] == "storage_error"
     log = worker.log_path.read_text()
     rows = [
         str(row)
-        for table in ("public.training_jobs", "public.generation_jobs", "worker.job_events", "worker.pods")
+        for table in ("public.echo_jobs", "worker.internal_jobs", "worker.job_events", "worker.pods")
         for row in fleet.app.run(f"select * from {table}")
     ]
     assert [marker for marker in MARKERS if marker in log] == []

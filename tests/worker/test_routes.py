@@ -1,11 +1,13 @@
-"""Pods with different models: each claims only jobs that it can run, and a stranded job says why."""
+"""Pods with different models: each claims only jobs that it can run, and a stranded job says why.
+
+One of the two has a damaged base too: its jobs are requeued for the other pod, without counting a failure.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import errno
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from uuid import UUID
 
@@ -13,10 +15,9 @@ import pytest
 import structlog.testing
 
 from tests.app import App
-from tests.processes import WorkerProcess
 from tests.tiny_models import TINY_BASE
 from tests.waiting import wait_until
-from tests.worker.conftest import Fleet, MakeFleet
+from tests.worker.conftest import Fleet, MakeFleet, damage
 from worker.models import UPSCALERS, BaseModels
 from worker.models.push import Push
 from worker.queue import Worker
@@ -28,8 +29,14 @@ LEFT, RIGHT, NOWHERE, LARGE = "tiny-left", "tiny-right", "tiny-nowhere", "tiny-l
 
 
 @pytest.fixture(scope="module")
-def fleet(make_fleet: MakeFleet, tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Fleet:
-    """Two pods, each with a base that the other lacks."""
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with the disks of the pods."""
+    return tmp_path_factory.mktemp("disks")
+
+
+@pytest.fixture(scope="module")
+def fleet(make_fleet: MakeFleet, tiny_models: Path, folder: Path) -> Fleet:
+    """Two pods, each with a base that the other lacks. The left one's tiny base cannot be loaded."""
     fleet = make_fleet()
     for slug, needed_gib in ((LEFT, 0), (RIGHT, 0), (NOWHERE, 0), (LARGE, 24)):
         fleet.app.run(
@@ -41,9 +48,10 @@ def fleet(make_fleet: MakeFleet, tiny_models: Path, tmp_path_factory: pytest.Tem
             needed_gib,
             TINY_BASE,
         )
-    folder = tmp_path_factory.mktemp("disks")
     for name, bases in (("left", (LEFT,)), ("right", (RIGHT, LARGE))):
         disk = disk_with(tiny_models, folder / name, *bases)
+        if name == "left":
+            damage(shutil.copytree(tiny_models / TINY_BASE, disk / TINY_BASE))
         fleet.start(ready=False, MODELS_DIR=str(disk), WORK_DIR=str(folder / f"work-{name}"), WORKER_NAME=name)
     fleet.ready(2)
     return fleet
@@ -97,21 +105,52 @@ def test_a_model_pushed_while_pods_run_is_detected(fleet: Fleet, tiny_models: Pa
     assert fleet.app.one("select count(*) from worker.stranded_jobs where id = %s", job) == 0
 
 
-def test_a_pod_without_gpu_routes_logs_why(
-    app: App, tmp_path: Path, start_worker: Callable[..., WorkerProcess]
-) -> None:
-    app.run("update worker.base_models set min_vram_gib = 9000")
-    bare, small = start_worker(MODELS_DIR=str(tmp_path / "nothing")), start_worker()
-    too_little = f"{TINY_BASE} needs 9000 GiB of free GPU memory to train and to generate; this pod has no GPU"
-    for worker, why in ((bare, "is on this disk"), (small, too_little)):
-        (warning,) = worker.events("routes.gpu_unavailable")
-        assert why in warning["reason"]
+def routes_of(fleet: Fleet, name: str) -> list[str]:
+    routes: list[str] = fleet.app.one("select routes from worker.pods where name = %s", name)
+    return routes
 
 
-async def test_a_failing_models_volume_does_not_change_the_routes(
-    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_damaged_base_withdraws_the_route_and_the_job_fails_if_no_other_pod_has_it(fleet: Fleet) -> None:
+    assert f"generation/{TINY_BASE}" in routes_of(fleet, "left")
+    job = fleet.app.wait_for("generation", fleet.draw())
+    assert (job["status"], job["error_code"]) == ("failed", "model_missing")
+    assert (job["attempt"], job["failures"]) == (1, 0)
+    assert TINY_BASE in job["error"]
+    assert f"generation/{TINY_BASE}" not in routes_of(fleet, "left")
+    assert f"training/{TINY_BASE}" in routes_of(fleet, "left")
+
+
+def test_a_stranded_job_waits_and_says_why_until_a_pod_can_run_it(
+    fleet: Fleet, tiny_models: Path, folder: Path
 ) -> None:
-    """A shared volume that was unavailable for a moment once ended the process with all its jobs."""
+    job_id = fleet.draw()
+    why = f"the pods that have {TINY_BASE} do not offer generation/{TINY_BASE}: their logs say why"
+    waiting = f"waiting: no live pod can take this: {why}"
+    wait_until(lambda: fleet.app.job("generation", job_id)["phase"] == waiting, "the job to say why it waits")
+    (folder / "right" / TINY_BASE).symlink_to(tiny_models / TINY_BASE)
+    fleet.app.run("update worker.base_models set licence = 'none' where slug = %s", TINY_BASE)  # pods look again
+    job = fleet.completed("generation", job_id)
+    assert (job["attempt"], job["failures"], job["error_code"]) == (1, 0, None)
+
+
+def test_a_job_requeued_for_a_missing_base_is_done_by_another_pod_without_a_failure(fleet: Fleet, folder: Path) -> None:
+    busy = fleet.draw(steps=100, num_images=16)
+    fleet.wait_for_phase("generation", busy, "drawing")  # only the right pod still has the generation route
+    shutil.rmtree(folder / "left" / TINY_BASE)
+    job_id = fleet.train()
+    wait_until(lambda: "requeued" in fleet.app.events(job_id), "the left pod to requeue it")
+    requeued = fleet.app.job("training", job_id)
+    assert (requeued["status"], requeued["error_code"]) == ("queued", "model_missing")
+    assert "worker models" in requeued["error"]
+    fleet.app.run("select public.cancel_job('generation', %s)", busy)
+    job = fleet.completed("training", job_id)
+    assert (job["attempt"], job["failures"], job["error_code"]) == (2, 0, None)
+    assert not [route for route in routes_of(fleet, "left") if route.endswith(f"/{TINY_BASE}")]
+    assert f"generation/{LEFT}" in routes_of(fleet, "left")
+
+
+def worker_here(database_url: str, models_dir: Path) -> Worker:
+    """A worker in this process, which has not started anything."""
     settings = Settings(
         _env_file=None,
         database_url=database_url,
@@ -119,9 +158,35 @@ async def test_a_failing_models_volume_does_not_change_the_routes(
         s3_region="nowhere",
         s3_access_key_id="none",
         s3_secret_access_key="none",
-        models_dir=tmp_path,
+        models_dir=models_dir,
     )
-    worker = Worker(settings)
+    return Worker(settings)
+
+
+async def test_a_pod_without_gpu_routes_logs_why(
+    app: App, tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app.run("update worker.base_models set min_vram_gib = 9000")
+
+    async def without_a_bucket(_: BaseModels) -> bool:
+        return False
+
+    monkeypatch.setattr(BaseModels, "can_fetch", without_a_bucket)
+    too_little = f"{TINY_BASE} needs 9000 GiB of free GPU memory to train and to generate; this pod has no GPU"
+    for models_dir, why in ((tmp_path, "is on this disk"), (tiny_models, too_little)):
+        worker = worker_here(app.url, models_dir)
+        async with worker._database:
+            with structlog.testing.capture_logs() as logged:
+                await worker._registration.gpu_is_ready(None)
+        (warning,) = [line for line in logged if line["event"] == "routes.gpu_unavailable"]
+        assert why in warning["reason"]
+
+
+async def test_a_failing_models_volume_does_not_change_the_routes(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shared volume that was unavailable for a moment once ended the process with all its jobs."""
+    worker = worker_here(database_url, tmp_path)
 
     def fail(_: BaseModels) -> list[str]:
         raise OSError(errno.ESTALE, "Stale file handle", str(tmp_path))

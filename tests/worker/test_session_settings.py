@@ -182,7 +182,7 @@ async def test_a_server_that_is_read_only_stays_so(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("version", "way"),
-    [("18", WAYS[0]), ("15", WAYS[0]), *(pytest.param("18", way.values[0], marks=way.marks) for way in WAYS[1:])],
+    [("15", WAYS[0]), pytest.param("18", WAYS[-1].values[0], marks=WAYS[-1].marks)],
 )
 def test_the_whole_line_runs(make_fleet: MakeFleet, awkward: str, way: str, version: str, tmp_path: Path) -> None:
     """From migrate over INSERT, training, its copy and a picture to the commands that show them."""

@@ -11,7 +11,7 @@ import pytest
 from tests.processes import WorkerProcess
 from tests.s3_relay import S3Relay
 from tests.waiting import wait_until
-from tests.worker.conftest import Fleet, MakeFleet
+from tests.worker.conftest import LONG_ECHO, Fleet, MakeFleet
 from worker.demo.servers import EmbeddedS3
 
 STEPS = 120
@@ -24,7 +24,12 @@ def relay(s3_server: EmbeddedS3) -> Iterator[S3Relay]:
 
 
 @pytest.fixture(scope="module")
-def fleet(make_fleet: MakeFleet, relay: S3Relay) -> Fleet:
+def fleet(make_echo_fleet: MakeFleet, relay: S3Relay) -> Fleet:
+    return make_echo_fleet(S3_ENDPOINT_URL=relay.url)
+
+
+@pytest.fixture(scope="module")
+def gpu_fleet(make_fleet: MakeFleet, relay: S3Relay) -> Fleet:
     return make_fleet(S3_ENDPOINT_URL=relay.url, CHECKPOINT_EVERY_SECONDS="0.4")
 
 
@@ -44,22 +49,8 @@ def assert_deregistered(fleet: Fleet, worker: WorkerProcess) -> None:
     assert worker.events("worker.stopped")
 
 
-def test_sigterm_requeues_a_training_without_a_failure_and_another_pod_resumes_it(fleet: Fleet) -> None:
-    fleet.ready(2)
-    job_id = fleet.train(steps=STEPS)
-    checkpoint = fleet.wait_for_checkpoint(job_id)
-    stopped = worker_of(fleet, "training", job_id)
-    assert stopped.terminate() == 0
-    assert_deregistered(fleet, stopped)
-    job = fleet.completed("training", job_id)
-    assert (job["attempt"], job["failures"]) == (2, 0)
-    assert fleet.started(job_id)[1]["resumed_step"] >= checkpoint
-    losses = json.loads(fleet.app.read(fleet.app.models, job["result"]["losses"]))
-    assert [step for step, _ in losses] == list(range(1, STEPS + 1))
-    fleet.wait_swept(job_id)
-
-
-def test_a_cancelled_job_stops_within_a_step_and_the_gpu_process_is_kept(fleet: Fleet) -> None:
+def test_a_cancelled_job_stops_within_a_step_and_the_gpu_process_is_kept(gpu_fleet: Fleet) -> None:
+    fleet = gpu_fleet
     (worker,) = fleet.ready(1)
     fleet.completed("generation", fleet.draw())
     gpu_pids = worker.gpu_pids()
@@ -78,26 +69,58 @@ def test_a_cancelled_job_stops_within_a_step_and_the_gpu_process_is_kept(fleet: 
     assert worker.gpu_pids() == gpu_pids
 
 
+def test_sigterm_requeues_a_training_without_a_failure_and_another_pod_resumes_it(gpu_fleet: Fleet) -> None:
+    fleet = gpu_fleet
+    fleet.ready(1)
+    job_id = fleet.train(steps=STEPS)
+    checkpoint = fleet.wait_for_checkpoint(job_id)
+    stopped = worker_of(fleet, "training", job_id)
+    fleet.start(ready=False)
+    assert stopped.terminate() == 0
+    assert_deregistered(fleet, stopped)
+    job = fleet.completed("training", job_id)
+    assert (job["attempt"], job["failures"]) == (2, 0)
+    assert fleet.started(job_id)[1]["resumed_step"] >= checkpoint
+    losses = json.loads(fleet.app.read(fleet.app.models, job["result"]["losses"]))
+    assert [step for step, _ in losses] == list(range(1, STEPS + 1))
+    fleet.wait_swept(job_id)
+
+
+def test_a_worker_with_a_hanging_store_stops_on_sigterm(gpu_fleet: Fleet, relay: S3Relay) -> None:
+    """The worker does not wait for its threads that wait for the store."""
+    fleet = gpu_fleet
+    (worker,) = fleet.ready(1)
+    person = fleet.person()
+    inputs = relay.hold("GET", f"{person}/photos/1.jpg", "before")
+    job_id = fleet.train(subject_id=person)
+    assert inputs.reached.wait(60)
+    assert worker.terminate(20) == 0
+    job = fleet.app.job("training", job_id)
+    assert (job["status"], job["attempt"], job["failures"]) == ("queued", 1, 0)
+    assert worker.gpu_pids() == []
+    inputs.let_go()
+
+
 def test_a_job_over_max_runtime_is_stopped_and_counts_as_a_failure(fleet: Fleet) -> None:
     fleet.ready(1)
-    job_id = fleet.train(steps=10_000, max_runtime="1 s", max_failures=1)
-    job = fleet.app.wait_for("training", job_id)
+    job_id = fleet.echo(**LONG_ECHO, max_runtime="1 s", max_failures=1)
+    job = fleet.app.wait_for("echo", job_id)
     assert (job["status"], job["error_code"], job["failures"]) == ("failed", "timeout", 1)
     assert "max_runtime" in job["error"]
-    fleet.completed("generation", fleet.draw())
+    fleet.completed("echo", fleet.echo())
 
 
 def test_sigterm_during_a_publication_finishes_it_first(fleet: Fleet, relay: S3Relay) -> None:
     (worker,) = fleet.ready(1)
-    held = relay.hold("PUT", "/1/0.png", "half")
-    job_id = fleet.draw()
+    held = relay.hold("PUT", "/1/echo.txt", "half")
+    job_id = fleet.echo()
     assert held.reached.wait(60)
     worker.process.send_signal(signal.SIGTERM)
     wait_until(lambda: worker.events("worker.stopping"), "the worker to handle the signal")
     held.let_go()
     assert worker.process.wait(60) == 0
     assert_deregistered(fleet, worker)
-    job = fleet.app.job("generation", job_id)
+    job = fleet.app.job("echo", job_id)
     assert (job["status"], job["attempt"], job["failures"]) == ("completed", 1, 0)
     assert fleet.stored(job_id) == fleet.published(job_id) != set()
 
@@ -107,8 +130,8 @@ def test_a_second_signal_stops_at_once_and_requeues_the_publishing_job_without_a
 ) -> None:
     """Ctrl-C twice while the store hangs: the worker does not wait for it."""
     (worker,) = fleet.ready(1)
-    held = relay.hold("PUT", "/1/0.png", "half")
-    job_id = fleet.draw()
+    held = relay.hold("PUT", "/1/echo.txt", "half")
+    job_id = fleet.echo()
     assert held.reached.wait(60)
     worker.process.send_signal(signal.SIGINT)
     wait_until(lambda: worker.events("worker.stopping"), "the worker to handle the signal")
@@ -118,22 +141,22 @@ def test_a_second_signal_stops_at_once_and_requeues_the_publishing_job_without_a
     assert worker.events("worker.stopping_at_once")
     assert_deregistered(fleet, worker)
     held.let_go()
-    job = fleet.app.job("generation", job_id)
+    job = fleet.app.job("echo", job_id)
     assert (job["status"], job["attempt"], job["failures"]) == ("queued", 1, 0)
     fleet.ready(1)
-    assert fleet.completed("generation", job_id)["attempt"] == 2
+    assert fleet.completed("echo", job_id)["attempt"] == 2
 
 
-def test_ctrl_c_requeues_a_generation_that_is_being_drawn(fleet: Fleet) -> None:
+def test_ctrl_c_requeues_a_job_that_is_being_computed(fleet: Fleet) -> None:
     (worker,) = fleet.ready(1)
-    job_id = fleet.draw(steps=100, num_images=16)
-    fleet.wait_for_phase("generation", job_id, "drawing")
+    job_id = fleet.echo(**LONG_ECHO)
+    fleet.wait_for_phase("echo", job_id, "echoing")
     worker.process.send_signal(signal.SIGINT)
     assert worker.process.wait(30) == 0
     assert_deregistered(fleet, worker)
-    job = fleet.app.job("generation", job_id)
+    job = fleet.app.job("echo", job_id)
     assert (job["status"], job["attempt"], job["failures"]) == ("queued", 1, 0)
-    assert fleet.app.one("select public.cancel_job('generation', %s)", job_id) == "cancelled"
+    assert fleet.app.one("select public.cancel_job('echo', %s)", job_id) == "cancelled"
 
 
 def test_sigterm_before_the_first_job_stops_the_worker(fleet: Fleet) -> None:
