@@ -24,7 +24,10 @@ from worker.ml.protocol import Grid, GuideUse
 from worker.ml.quantise.nf4 import has_bitsandbytes
 from worker.ml.train.memory import Savings, plan_training, step_memory, trainable_forms
 
-pytestmark = pytest.mark.skipif(not has_bitsandbytes(), reason="nf4 needs bitsandbytes (the gpu and dev extras)")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not has_bitsandbytes(), reason="nf4 needs bitsandbytes (the gpu and dev extras)"),
+]
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 FREE_GIB = (4, 7.5, 11, 15.2, 22.6, 27, 32, 48, 80)
 KLEIN_FREE_GIB = (4.5, 5.2, 7.5, 9, 11, 15.2, 18, 22.6, 32)

@@ -33,8 +33,6 @@ REQUEST = PictureRequest(
     PROMPT, negative_prompt=None, width=64, height=96, steps=4, guidance=3.5, seed=11, num_images=1
 )
 SETTINGS = {"width": 64, "height": 96, "num_inference_steps": 4, "guidance_scale": 3.5}
-SMALLEST = {"width": 32, "height": 32, "steps": 2}
-"""In bfloat16, which is slow on a CPU."""
 
 
 def furthest(a: np.ndarray, b: np.ndarray) -> int:
@@ -81,8 +79,10 @@ def test_the_next_image_is_the_next_seed(base: Base, trained: TrainedLora) -> No
 
 
 def test_in_bfloat16_the_pictures_are_still_equal(base: Base, trained: TrainedLora) -> None:
+    """At the smallest size, because bfloat16 is slow on a CPU."""
     half = models.load(base.folder, "cpu", torch.bfloat16)
-    (ours,) = pictures(generate(half, replace(REQUEST, **SMALLEST, loras=(LoraUse(trained.path),))))
+    smallest = replace(REQUEST, width=32, height=32, steps=2, loras=(LoraUse(trained.path),))
+    (ours,) = pictures(generate(half, smallest))
     settings = SETTINGS | {"width": 32, "height": 32, "num_inference_steps": 2}
     theirs = vanilla.draw(base.folder, PROMPT, seed=11, loras=[(trained.path, 1)], dtype=torch.bfloat16, **settings)
     assert furthest(ours, theirs) == 0
