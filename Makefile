@@ -5,11 +5,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: help demo test lint mutants bench-queue docs lock types check-examples check-gltf
+.PHONY: help demo test test-slow lint mutants bench-queue docs lock types check-examples check-gltf
 
 help:
 	@echo "make demo     the whole pipeline on this machine: Postgres, S3, a training, a picture, a revocation"
-	@echo "make test     the whole suite"
+	@echo "make test     the whole suite, but for the tests at published sizes"
+	@echo "make test-slow  the tests at published sizes"
 	@echo "make lint     style, format, types, import contracts"
 	@echo "make mutants  take one protection away at a time: the suite must notice"
 	@echo "make bench-queue  the claim loop beside the smallest one that is right, each figure beside its goal; ten minutes"
@@ -24,7 +25,10 @@ demo: $(INSTALLED)
 	$(BIN)/worker demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+
+test-slow: $(INSTALLED)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

@@ -102,16 +102,16 @@ class Network:
         if variant.modes is not None:
             given["control_mode"] = variant.modes[kind]
         if base.family.name in ("flux", "z-image"):
-            given["latents"] = noise(base, seed)
+            given["latents"] = noise(base, seed, given)
         if base.family.name != "flux":
             given["negative_prompt"] = REQUEST.negative_prompt
         return vanilla.draw(base.folder, PROMPT, seed=seed, dtype=base.dtype, control=control, **given)
 
 
-def noise(base: Base, seed: int) -> torch.Tensor:
+def noise(base: Base, seed: int, settings: dict[str, Any]) -> torch.Tensor:
     token_px, generator = base.family.token_px(base.parts), torch.Generator().manual_seed(seed)
-    grid = (96 // token_px, 64 // token_px)
-    sampler = base.family.sampler(base.parts, Sampling(grid, 4), base.device, generator)
+    grid = (settings["height"] // token_px, settings["width"] // token_px)
+    sampler = base.family.sampler(base.parts, Sampling(grid, settings["num_inference_steps"]), base.device, generator)
     return base.family.first_noise(base.parts, sampler, grid, generator, base.dtype)
 
 

@@ -23,7 +23,6 @@ from worker.ml.protocol import GuideUse
 REFERENCES, POSE = (reference(120, 150),), a_map(96, 64)
 NETWORKS = [("sd15", "sd15"), ("sdxl", "sdxl union"), ("flux", "flux union")]
 each_denoiser = pytest.mark.parametrize(("family", "name"), NETWORKS, indirect=True)
-every_network = pytest.mark.parametrize(("family", "name"), [*NETWORKS, ("sdxl", "sdxl")], indirect=True)
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ def everything(base: Base, name: str, tmp_path_factory: pytest.TempPathFactory) 
     )
 
 
-@every_network
+@each_denoiser
 def test_a_lora_a_reference_and_a_control_draw_as_in_plain_diffusers(base: Base, everything: Everything) -> None:
     ours = drawn(base, everything.request)
     theirs = everything.network.plain(

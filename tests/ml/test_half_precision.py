@@ -25,7 +25,7 @@ from worker.ml.train.train_lora import Checkpoint, Run, Step, train
 
 pytestmark = only_sd15  # the only family that is trained in it
 
-CONFIG = lora_config(steps=10, rank=4, learning_rate=5e-3, resolution=64, batch_size=4)
+CONFIG = lora_config(steps=10, rank=4, learning_rate=5e-3, resolution=32, batch_size=2)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def test_a_lora_trained_in_float16_learns_and_is_float16(half: Base, photos: lis
     trained = finish(train(half, photos, CONFIG, Run(tmp_path)))
     written = load_file(trained.path).items()
     assert {weights.dtype for name, weights in written if not name.endswith(".alpha")} == {torch.float16}
-    without, with_it = (held_out_loss(half, photos[:2], lora, resolution=64) for lora in (None, trained.path))
+    without, with_it = (held_out_loss(half, photos[:2], lora, resolution=32) for lora in (None, trained.path))
     assert with_it < without
 
 

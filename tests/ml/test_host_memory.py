@@ -9,8 +9,6 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-
 from bench.host_memory import MALLOC, MIB, build_wide_base
 
 HEADS = 16
@@ -39,18 +37,6 @@ def take_turns(*folders: Path, first: str = "") -> tuple[list[Turn], str]:
     return [Turn(**json.loads(line)) for line in done.stdout.splitlines()], done.stderr
 
 
-@pytest.fixture(scope="module")
-def mapped(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two bases in the dtype that they are loaded in."""
-    return two_bases(tmp_path_factory.mktemp("mapped"), "float32")
-
-
-@pytest.fixture(scope="module")
-def cast(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two bases that are cast when they are loaded, so that none of their weights stays mapped."""
-    return two_bases(tmp_path_factory.mktemp("cast"), "bfloat16")
-
-
 def two_bases(folder: Path, dtype: str) -> list[Path]:
     folders = [folder / name for name in ("a", "b")]
     for seed, base in enumerate(folders):
@@ -58,30 +44,17 @@ def two_bases(folder: Path, dtype: str) -> list[Path]:
     return folders
 
 
-def test_two_bases_that_take_turns_stay_mapped(mapped: list[Path]) -> None:
-    (start, *turns), _ = take_turns(*mapped)
+def test_two_bases_that_take_turns_stay_mapped(tmp_path: Path) -> None:
+    (start, *turns), _ = take_turns(*two_bases(tmp_path, "float32"))
     assert [turn.bases for turn in turns] == [1, 2, 2, 2]
     assert max(turn.anonymous for turn in turns) < start.anonymous + 0.4 * BASE_BYTES
     assert turns[-1].mapped > start.mapped + 2 * BASE_BYTES
 
 
-def test_weights_that_are_copied_back_would_be_seen(mapped: list[Path]) -> None:
-    """Until a release ago they were, and the process held both bases."""
-    copy_back = """
-from worker.ml.masters import Masters
-to_host = Masters.to_host
-def copy(self):
-    self._masters = {key: (tensor, tensor.data.clone()) for key, (tensor, _) in self._masters.items()}
-    to_host(self)
-Masters.to_host = copy
-"""
-    (start, *turns), _ = take_turns(*mapped, first=copy_back)
-    assert turns[-1].anonymous > start.anonymous + 1.9 * BASE_BYTES
-
-
-def test_a_base_over_the_limit_is_unloaded_and_its_memory_freed(cast: list[Path]) -> None:
+def test_a_base_over_the_limit_is_unloaded_and_its_memory_freed(tmp_path: Path) -> None:
+    """The bases are cast when they are loaded, so that none of their weights stays mapped."""
     limit = f"from worker.ml import memory; memory.HOST_SHARE, memory.host_limit_bytes = 1, lambda: {75 * MIB}"
-    (start, *turns), said = take_turns(*cast, first=limit)
+    (start, *turns), said = take_turns(*two_bases(tmp_path, "bfloat16"), first=limit)
     assert [turn.bases for turn in turns] == [1, 1, 1, 1]
     assert all(0.9 * BASE_BYTES < turn.anonymous - start.anonymous < 1.4 * BASE_BYTES for turn in turns)
     assert "unloaded a to load b: loaded models hold 0.1 GiB, it may need 0.0, and the limit is 0.1" in said

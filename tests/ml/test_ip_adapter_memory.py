@@ -53,6 +53,7 @@ def adapter_of(published: Published, config: CLIPVisionConfig, patch: pytest.Mon
     return IPAdapter(base, adapter, encoder), base
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fused_attention")
 @pytest.mark.parametrize(
     ("published", "encoder", "adapter_gib", "encoder_gib"),

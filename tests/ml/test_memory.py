@@ -222,6 +222,7 @@ def inputs_of(published: Published, grid: Grid, rows: int) -> Inputs:
     return Inputs(latents, time, prompts, grid, 1.0, ("wanted",) * rows)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fused_attention")
 @pytest.mark.parametrize(("side", "rows"), [(512, 1), (512, 2), (1024, 1), (1536, 1)])
 @torch.no_grad()
@@ -262,6 +263,7 @@ PUBLISHED_CONTROLNETS: list[tuple[str, str, dict[str, Any]]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fused_attention")
 @pytest.mark.parametrize(
     ("published", "name", "config"),
@@ -302,6 +304,7 @@ def test_what_a_control_network_needs_is_estimated_at_the_published_geometry(
     assert 0.9 < step.peak / estimate < 1.05
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fused_attention")
 def test_what_a_checkpointed_training_step_needs_is_estimated_at_the_published_geometry(
     published: Published,
@@ -321,6 +324,7 @@ def test_what_a_checkpointed_training_step_needs_is_estimated_at_the_published_g
     assert 0.75 < (step.peak - gradients) / estimate < 1.1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fused_attention")
 @pytest.mark.parametrize("slug", ["flux-dev", "sdxl"])
 @torch.no_grad()
@@ -335,6 +339,7 @@ def test_a_quantised_denoiser_needs_a_layers_wide_weights_more(slug: str) -> Non
     assert 0.8 < denoising.peak / (family.working_bytes(parts, grid, 1)[family.denoiser] + wide) < 1.05
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fused_attention")
 def test_a_checkpointed_training_step_on_a_quantised_denoiser_keeps_no_wide_weights() -> None:
     base = published_in_int8("flux-dev")

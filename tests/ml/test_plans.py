@@ -24,7 +24,10 @@ from worker.ml.protocol import Grid, GuideUse
 from worker.ml.quantise.nf4 import has_bitsandbytes
 from worker.ml.train.memory import Savings, plan_training, step_memory, trainable_forms
 
-pytestmark = pytest.mark.skipif(not has_bitsandbytes(), reason="nf4 needs bitsandbytes (the gpu and dev extras)")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not has_bitsandbytes(), reason="nf4 needs bitsandbytes (the gpu and dev extras)"),
+]
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 FREE_GIB = (4, 7.5, 11, 15.2, 22.6, 27, 32, 48, 80)
 KLEIN_FREE_GIB = (4.5, 5.2, 7.5, 9, 11, 15.2, 18, 22.6, 32)
@@ -59,7 +62,7 @@ def plans(
     """
     base = published(slug)
     family = base.family
-    weights = lora_weights(base, family.training_defaults.rank)
+    weights = lora_weights(slug, family.training_defaults.rank)
     largest = grid_of(base, family.training_defaults.resolutions[-1])
     needs = {form: step_memory(base, form, largest, 1, weights) for form in trainable_forms(base)}
     found = []
@@ -165,7 +168,7 @@ def test_flux_on_a_card_of_this_size_is_as_precise_as_it_can_be_and_says_why(
 ) -> None:
     """With a LoRA of rank 16, which is what people draw with."""
     base = published("flux-dev")
-    weights = lora_weights(base, 16)
+    weights = lora_weights("flux-dev", 16)
     plan = plan_drawing(base, 1024, 1, free_gib - weights * 2 / GIB)
     needs = {form: step_memory(base, form, grid_of(base, 1024), 1, weights) for form in trainable_forms(base)}
     trained = plan_training(needs, int(free_gib * GIB), eight_bit=True)
@@ -179,7 +182,7 @@ def test_flux_on_a_card_of_this_size_is_as_precise_as_it_can_be_and_says_why(
 def test_flux_fits_the_cards_that_it_is_meant_for() -> None:
     """GiB at 1024 x 1024 and rank 16: the goals are 14 and 18 in int8, 10 and 12 in nf4."""
     base = published("flux-dev")
-    weights = lora_weights(base, 16)
+    weights = lora_weights("flux-dev", 16)
     working = base.family.working_bytes(base.parts, grid_of(base, 1024), 1)
     working = {**working, "transformer": working["transformer"] + 2 * weights}
     found = {}
@@ -199,7 +202,7 @@ def test_flux_with_a_control_network_and_a_reference_fits_the_cards_that_it_is_m
     Both are gone before decoding, which then needs what it needs alone.
     """
     base = published("flux-dev")
-    grid, weights = grid_of(base, 1024), lora_weights(base, 16)
+    grid, weights = grid_of(base, 1024), lora_weights("flux-dev", 16)
     working = base.family.working_bytes(base.parts, grid, 1)
     besides = 2 * weights + published_control(base, grid) + published_reference(base, grid)
     found = {}
@@ -234,7 +237,7 @@ def test_klein_and_z_image_train_on_the_cards_that_they_are_meant_for() -> None:
     found = {}
     for slug in ("klein", "z-image"):
         base = published(slug)
-        weights = lora_weights(base, 16)
+        weights = lora_weights(slug, 16)
         for form in ("plain", "int8"):
             step = step_memory(base, form, grid_of(base, 1024), 1, weights)
             found[slug, form] = round(step.needed(Savings(checkpointing=True)) / GIB, 1)
@@ -246,6 +249,8 @@ def test_klein_and_z_image_train_on_the_cards_that_they_are_meant_for() -> None:
     }
 
 
-def lora_weights(base: Base, rank: int) -> int:
+@cache
+def lora_weights(slug: str, rank: int) -> int:
+    base = published(slug)
     with base.family.new_lora(base.parts, rank, torch.Generator()) as lora:
         return sum(weights.numel() for weights in lora.values())

@@ -10,6 +10,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,7 @@ from worker.ml.train.train_lora import Checkpoint, LoraConfig, Run, Step, Traine
 
 pytestmark = pytest.mark.skipif(not has_bitsandbytes(), reason="nf4 needs bitsandbytes (the gpu and dev extras)")
 REQUEST = PictureRequest("a photo", negative_prompt=None, width=64, height=64, steps=2, guidance=2.0, seed=5)
-CONFIG = lora_config(steps=3, rank=4, learning_rate=1e-3, resolution=64, batch_size=2)
+CONFIG = lora_config(steps=3, rank=4, learning_rate=1e-3, resolution=32, batch_size=2)
 CPU = torch.device("cpu")
 LAYERS = {"int8": Int8Linear, "nf4": Nf4Linear}
 CLOSE = {"int8": 0.003, "nf4": 0.05}
@@ -113,16 +114,20 @@ def test_a_row_of_zeros_stays_zero_and_one_that_is_not_finite_does_not_become_so
 # -- a base
 
 
+def in_form(folder: Path, form: str) -> Base:
+    """Load a base in one form only, as no plan chooses on a CPU."""
+    base = models.load(folder, "cpu", forms=(form,))
+    base.use(base.family.denoiser, form)
+    return base
+
+
+made_in_form = cache(in_form)
+
+
 @pytest.fixture
 def quantised(tiny_base: Path) -> Callable[[str], Base]:
-    """Load the tiny base in one form only, as no plan chooses on a CPU."""
-
-    def load(form: str) -> Base:
-        base = models.load(tiny_base, "cpu", forms=(form,))
-        base.use(base.family.denoiser, form)
-        return base
-
-    return load
+    """The tiny base in one form only, made once, which takes seconds. No test may leave it changed."""
+    return lambda form: made_in_form(tiny_base, form)
 
 
 @pytest.fixture
@@ -180,8 +185,7 @@ def test_leaving_the_device_copies_nothing_and_other_weights_are_really_used(
 ) -> None:
     """Codes and scales are masters too: what is on the device is a copy, and what is changed in the host is read."""
     device_of_its_own(0)
-    base = models.load(tiny_base, "cpu", forms=(form,))
-    base.use(base.family.denoiser, form)
+    base = in_form(tiny_base, form)
     layers = [layer for layer in base.denoiser.modules() if isinstance(layer, QuantisedLinear)]
 
     def places() -> list[int]:
@@ -228,9 +232,9 @@ def _drawn_in(base: Base, form: str) -> Iterator[object]:
 
 
 @only_flux
-def test_quantising_holds_one_layer_at_a_time(quantised: Callable[[str], Base]) -> None:
+def test_quantising_holds_one_layer_at_a_time(tiny_base: Path) -> None:
     """At the peak there are the codes so far and what one layer's computation takes, in float32 and several times."""
-    base = quantised("plain")
+    base = models.load(tiny_base, "cpu", forms=("plain",))
     largest = max(layer.weight.nbytes for layer in base.denoiser.modules() if isinstance(layer, torch.nn.Linear))
     with LiveBytes(base.denoiser) as live:
         base.use(base.family.denoiser, "int8")
@@ -405,7 +409,7 @@ def test_loss_and_gradients_of_a_step_are_close_to_the_plain_ones(
 
 def _first_step(base: Base, photos: list[Photo], workdir: Path) -> tuple[float, torch.Tensor]:
     """The loss of the first step, and the gradients, from the optimizer's first moment in the checkpoint after it."""
-    events = train(base, photos[:4], CONFIG, Run(workdir, checkpoint_every_s=0))
+    events = train(base, photos[:4], replace(CONFIG, resolutions=(64,)), Run(workdir, checkpoint_every_s=0))
     found = list(_until_checkpoint(events))
     (loss,) = [event.loss for event in found if isinstance(event, Step)]
     state = load_file(found[-1].path)
@@ -426,12 +430,12 @@ def _until_checkpoint(events: Iterator[object]) -> Iterator[object]:
 def test_gradient_checkpointing_changes_nothing_on_a_quantised_base(
     quantised: Callable[[str], Base], photos: list[Photo], tmp_path: Path, form: str
 ) -> None:
-    hashes = set()
+    hashes, base = set(), quantised(form)
     for checkpointing in (False, True):
-        base = quantised(form)
         if checkpointing:
             base.denoiser.enable_gradient_checkpointing()
         trained = finish(train(base, photos[:4], CONFIG, Run(tmp_path)))
+        base.denoiser.disable_gradient_checkpointing()
         assert ("gradient checkpointing" in trained.memory_plan) == checkpointing
         hashes.add(trained.sha256)
     assert len(hashes) == 1
@@ -486,7 +490,7 @@ def test_a_lora_of_a_quantised_base_predicts_its_person_better_than_none(
     lora = finish(train(quantised(form), photos, replace(quick_config, steps=40), Run(tmp_path)))
     held_out = take_photos("example", seed=7, count=4)
     for one in (base, quantised(form)):
-        without, with_it = (held_out_loss(one, held_out, path, resolution=96) for path in (None, lora.path))
+        without, with_it = (held_out_loss(one, held_out, path, resolution=64) for path in (None, lora.path))
         assert with_it < 0.95 * without
 
 

@@ -18,7 +18,7 @@ from worker.ml.families.registry import FAMILIES
 from worker.ml.families.samplers import OF_DIFFUSION
 from worker.ml.models import Base
 
-REQUEST = PictureRequest("a photo", negative_prompt=None, width=64, height=64, steps=4, guidance=3.0, seed=7)
+REQUEST = PictureRequest("a photo", negative_prompt=None, width=32, height=32, steps=4, guidance=3.0, seed=7)
 
 
 def drawn(base: Base, **changes: Any) -> np.ndarray:

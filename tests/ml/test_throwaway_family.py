@@ -118,7 +118,7 @@ def base(registered: None, tiny_base: Path) -> Base:
 
 @pytest.fixture(scope="module")
 def quick_config() -> LoraConfig:
-    return replace(QUICK_CONFIG, steps=30, learning_rate=1e-2, batch_size=4)
+    return replace(QUICK_CONFIG, steps=30, learning_rate=1e-2)
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +157,7 @@ def test_a_negative_prompt_is_encoded_without_the_template_of_wanted_ones_as_in_
 
 def test_a_short_training_learns_its_person(base: Base, trained: TrainedLora, take_photos: Any) -> None:
     held_out = take_photos("example", seed=7, count=4)
-    none, learnt = (held_out_loss(base, held_out, lora, resolution=96) for lora in (None, trained.path))
+    none, learnt = (held_out_loss(base, held_out, lora, resolution=64) for lora in (None, trained.path))
     assert learnt < 0.8 * none
 
 

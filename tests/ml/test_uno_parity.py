@@ -345,6 +345,7 @@ def test_every_key_of_the_published_lora_has_its_place() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fused_attention")
 @pytest.mark.parametrize("published", ["flux-dev"], indirect=True)
 @torch.no_grad()

@@ -16,8 +16,8 @@ from worker.ml import models
 from worker.ml.adapters import attach
 from worker.ml.families.lora import load_fitting
 
-SIDE_PX, TINY_SIDE_PX = 512, 64
-STEPS = 10
+SIDE_PX, TINY_SIDE_PX = 512, 32
+STEPS, TINY_STEPS = 10, 3
 GUIDANCE = 7.5
 PRECISIONS = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -30,7 +30,8 @@ def precision(bench: Bench) -> Figures:
     for dtype in PRECISIONS:
         base = models.load(bench.sd15, bench.device.type, dtype)
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # TF32 is as coarse as float16
-            latents, seconds, watermark = stepped(scene_of(base, bench, _side(bench), GUIDANCE)(STEPS))
+            scene = scene_of(base, bench, _side(bench), GUIDANCE)(bench.size(STEPS, TINY_STEPS))
+            latents, seconds, watermark = stepped(scene)
         name = str(dtype).removeprefix("torch.")
         drawn[name] = latents.float()
         figures[f"{name}_ms_a_step"] = ms(statistics.median(seconds[1:]))

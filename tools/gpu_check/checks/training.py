@@ -52,7 +52,7 @@ def steps(
     `checkpointed` turns gradient checkpointing on, whether memory needs it or not. `preserved` trains every sample with
     the base's own prediction as its target, which costs a second forward pass.
     """
-    resolution = bench.size(resolution, resolution // 8)
+    resolution = bench.size(resolution, resolution // 16)
     photos = bench.photos(PHOTOS, bench.size(1152, 96), "a photo of a person" if preserved else None)
     config = lora_config(resolution, steps=STEPS, batch_size=batch_size, preservation=float(preserved))
     if checkpointed:
