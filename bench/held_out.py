@@ -52,7 +52,8 @@ def losses(family: str, seed: int) -> dict[str, float]:
             photos = draw_photos(workdir, who, seed=seed, count=12)
             loras[name] = finish(train(base, photos, config, Run(workdir))).path
         held_out = draw_photos(scratch, "example", seed=seed + 100, count=6)
-        return {name: held_out_loss(base, held_out, path, resolution=96) for name, path in loras.items()}
+        side = max(config.resolutions)
+        return {name: held_out_loss(base, held_out, path, resolution=side) for name, path in loras.items()}
 
 
 if __name__ == "__main__":
