@@ -26,7 +26,7 @@ TINY = DemoConfig(
     provide_models=_link_tiny_models,
     description="untrained: random weights in FLUX's layout",
     # For an untrained base: FLUX's own 1e-4 would show almost nothing.
-    training={"steps": 150, "rank": 16, "learning_rate": 2e-3, "resolution": 96, "seed": 1},
+    training={"steps": 200, "rank": 16, "learning_rate": 2e-3, "resolution": 96, "seed": 1},
     picture_settings={"steps": 4, "guidance": 3.5, "width": 96, "height": 128},
     prompts=("photo of {who}, in front of a plain wall", "photo of {who}, at the beach"),
     pictures=2,
