@@ -139,7 +139,7 @@ def test_other_families_and_damaged_indices_are_refused(copied: Path, index: str
         models.load(copied, "cpu")
 
 
-@pytest.mark.parametrize(("grid", "batch_size"), [((8, 8), 2), ((16, 12), 1)])
+@pytest.mark.parametrize(("grid", "batch_size"), [((16, 16), 2), ((32, 24), 1)])
 def test_the_memory_of_a_training_step_is_estimated(base: Base, grid: tuple[int, int], batch_size: int) -> None:
     """In bfloat16 under autocast, as on a GPU: the estimate decides about gradient checkpointing, and so the speed."""
     base = models.load(base.folder, "cpu", torch.bfloat16)
