@@ -28,11 +28,11 @@ from worker.ml.train.train_lora import LoraConfig, Run, TrainedLora, train
 TRIGGER = "ohwx"
 QUICK_CONFIG = lora_config(steps=100, rank=16, learning_rate=5e-3, resolution=64, batch_size=4)
 """A few seconds on the tiny base, after which the person is recognisable."""
-LEARNING_RATES = {"flux": 5e-3, "klein": 1e-2, "qwen-image": 7e-3, "sd15": 1.5e-2, "sdxl": 8e-3, "z-image": 7e-3}
+LEARNING_RATES = {"flux": 5e-3, "klein": 1e-2, "qwen-image": 7e-3, "sd15": 1e-2, "sdxl": 8e-3, "z-image": 7e-3}
 ROUNDS = {
     "klein": {"steps": 80},
     "qwen-image": {"steps": 60},
-    "sd15": {"steps": 80},
+    "sd15": {"steps": 160, "batch_size": 6, "resolutions": (96,)},
     "sdxl": {"steps": 40, "resolutions": (96,)},
     "z-image": {"steps": 130},
 }
