@@ -51,9 +51,9 @@ declare
 begin
   while v_url ~ '%[0-9a-f]{2}' loop
     v_url := (
-      select string_agg(case when part.text[1] ~ '^%[0-9a-f]{2}$' and part.text[1] <> '%00' then chr(('x' || right(part.text[1], 2))::bit(8)::integer)
-                             when part.text[1] = '%00' then ' ' else part.text[1] end, '' order by part.position)
-      from regexp_matches(v_url, '%[0-9a-f]{2}|[^%]+|%', 'g') with ordinality part (text, position));
+      select string_agg(case when text[1] = '%00' then ' ' when text[1] ~ '^%[0-9a-f]{2}$' then chr(('x' || right(text[1], 2))::bit(8)::integer)
+                             else text[1] end, '' order by position)
+      from regexp_matches(v_url, '%[0-9a-f]{2}|[^%]+|%', 'g') with ordinality parts (text, position));
   end loop;
   return v_url;
 end $$;

@@ -47,7 +47,7 @@ class Reader:
             for statement in filter(str.strip, re.sub(r"^--.*\n", "", block, flags=re.MULTILINE).split(";\n")):
                 named = re.sub(r":'(\w+)'", r"%(\1)s", statement.replace("%", "%%"))
                 cursor = client.execute(named, self.values)
-                for row in cursor.fetchall() if cursor.description else []:
+                for row in cursor.fetchall() if cursor.description is not None else []:
                     self.values |= row
 
 

@@ -120,7 +120,7 @@ class Installation:
 
     def run(self, statement: str, *arguments: object) -> list[dict[str, Any]]:
         cursor = self.database.execute(statement, arguments)  # type: ignore[arg-type]
-        return cursor.fetchall() if cursor.description else []
+        return cursor.fetchall() if cursor.description is not None else []
 
     def one(self, statement: str, *arguments: object) -> Any:
         rows = self.run(statement, *arguments)

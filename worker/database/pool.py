@@ -101,7 +101,7 @@ class Database:
         """Return the rows of one statement; none for a statement that returns no rows."""
         async with self.pooled() as connection:
             cursor = await connection.execute(statement, arguments)
-            return await cursor.fetchall() if cursor.description else []
+            return await cursor.fetchall() if cursor.description is not None else []
 
     @asynccontextmanager
     async def pooled(self) -> AsyncIterator[OwnAsyncConnection]:

@@ -149,7 +149,8 @@ async def generate(lease: Lease, context: JobContext) -> dict[str, Any]:
     request, base = GenerationRequest.of(lease.job), lease.job.required_base
     pictures = [await _fetch_pictures(guide, lease, context) for guide in request.inputs.used_guides]
     if request.cache:
-        digest = await _fingerprint(request, pictures, lease.job, context)
+        contents = [[await asyncio.to_thread(sha256_of, path) for path in paths] for paths in pictures]
+        digest = await _fingerprint(request, contents, lease.job, context)
         earlier = await reuse(digest, lease, context)
         if earlier is not None:
             return earlier
@@ -173,7 +174,7 @@ async def generate(lease: Lease, context: JobContext) -> dict[str, Any]:
         sampler=request.sampler,
         clip_skip=request.clip_skip,
     )
-    if request.cache and (fetched := await _fingerprint(request, pictures, lease.job, context)) != digest:
+    if request.cache and (fetched := await _fingerprint(request, contents, lease.job, context)) != digest:
         await lease.find_result(fetched)  # a model was replaced while this pod fetched it: recorded as what it is now
     drawn = await context.compute_result(task, lease)
     context.mark_computed(lease)
@@ -193,14 +194,13 @@ async def generate(lease: Lease, context: JobContext) -> dict[str, Any]:
 
 
 async def _fingerprint(
-    request: GenerationRequest, pictures: list[list[Path]], job: StartedJob, context: JobContext
+    request: GenerationRequest, contents: list[list[str]], job: StartedJob, context: JobContext
 ) -> str:
-    """Return a digest of what the pictures depend on: models by their files, inputs by their contents, settings."""
+    """Return a digest of what the pictures depend on: models by their files, inputs by their checksums, settings."""
     models = [job.required_base.weights_slug, UPSCALERS[request.upscale]]
     models += [
         slug for guide in request.inputs.used_guides for slug in (guide.guide, guide.detector) if slug is not None
     ]
-    contents = [[await asyncio.to_thread(sha256_of, path) for path in paths] for paths in pictures]
     return fingerprint(
         {
             "subjects": sorted(map(str, job.subjects)),
