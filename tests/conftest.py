@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from uuid import uuid4
 
 import pytest
@@ -31,10 +33,13 @@ from psycopg import sql  # noqa: E402
 from tests.app import App  # noqa: E402
 from tests.forked import Commands  # noqa: E402
 from tests.processes import WorkerProcesses  # noqa: E402
+from tests.sql.supabase import VERSIONS, Supabase, Supabases  # noqa: E402
 from worker.database.schema import migrate  # noqa: E402
 from worker.demo.servers import EmbeddedPostgres, EmbeddedS3  # noqa: E402
 
 TEMPLATE = "likeness_template"
+MEMORY = Path("/dev/shm")
+ENOUGH_MEMORY = 4 << 30
 
 
 @dataclass(frozen=True)
@@ -67,8 +72,21 @@ class Databases:
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
-    with EmbeddedPostgres(tmp_path_factory.mktemp("postgres"), fast=True) as server:
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder for the data of servers, in memory where this machine has enough of it.
+
+    Every test has a database of its own, of 300 files: on a disk their creation takes longer than most tests.
+    """
+    if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free >= ENOUGH_MEMORY:
+        with TemporaryDirectory(prefix="likeness-tests-", dir=MEMORY) as folder:
+            yield Path(folder)
+    else:
+        yield tmp_path_factory.mktemp("servers")
+
+
+@pytest.fixture(scope="session")
+def postgres(servers: Path) -> Iterator[EmbeddedPostgres]:
+    with EmbeddedPostgres(servers / "postgres", fast=True) as server:
         yield server
 
 
@@ -79,6 +97,25 @@ def databases(postgres: EmbeddedPostgres) -> Databases:
     migrate.install_supabase_stubs(postgres.url(TEMPLATE))
     migrate.migrate(postgres.url(TEMPLATE))
     return Databases(postgres)
+
+
+@pytest.fixture(scope="session")
+def supabases(servers: Path) -> Iterator[Supabases]:
+    with Supabases(servers) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def supabase(supabases: Supabases) -> Iterator[Supabase]:
+    """Empty projects on the newest version."""
+    yield supabases.of("18")
+    supabases.drop_projects()
+
+
+@pytest.fixture(params=list(VERSIONS), ids=lambda version: f"PostgreSQL {version}")
+def any_supabase(request: pytest.FixtureRequest, supabases: Supabases, supabase: Supabase) -> Supabase:
+    """Empty projects on each version in turn."""
+    return supabases.of(request.param)
 
 
 @pytest.fixture

@@ -35,9 +35,9 @@ ACCESS_RULES = "host all postgres 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 
 
 
 @pytest.fixture(scope="session")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Databases]:
+def guarded(servers: Path) -> Iterator[Databases]:
     """A server that trusts the owner, requires a password from all other roles, and logs every statement."""
-    with EmbeddedPostgres(tmp_path_factory.mktemp("guarded"), fast=True) as server:
+    with EmbeddedPostgres(servers / "guarded", fast=True) as server:
         (server.folder / "data" / "pg_hba.conf").write_text(ACCESS_RULES)
         with psycopg.connect(server.url(), autocommit=True) as connection:
             connection.execute("alter system set log_statement = 'all'")

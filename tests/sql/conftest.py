@@ -1,4 +1,4 @@
-"""Fixtures of the SQL tests: Supabase-like servers, an app's tables, pods, and calls that wait for a lock."""
+"""Fixtures of the SQL tests: an app's tables, pods, and calls that wait for a lock."""
 
 from __future__ import annotations
 
@@ -11,22 +11,7 @@ import pytest
 
 from tests.sql.background import BackgroundCalls
 from tests.sql.pod import Claims, Pod
-from tests.sql.supabase import VERSIONS, Supabase, supabase_server
 from tests.sql.tables import AppTables
-
-
-@pytest.fixture(scope="session", params=list(VERSIONS), ids=lambda version: f"PostgreSQL {version}")
-def any_supabase(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Supabase]:
-    """Empty projects on each version in turn."""
-    with supabase_server(tmp_path_factory.mktemp("supabase"), request.param) as supabase:
-        yield supabase
-
-
-@pytest.fixture(scope="session")
-def supabase(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Supabase]:
-    """Empty projects on the newest version."""
-    with supabase_server(tmp_path_factory.mktemp("supabase"), "18") as supabase:
-        yield supabase
 
 
 @pytest.fixture

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 from uuid import uuid4
 
 import psycopg
@@ -48,6 +49,8 @@ class Supabase:
     """A server that creates databases as Supabase does, not yet migrated."""
 
     server: EmbeddedPostgres
+    projects: list[str] = field(default_factory=list)
+    """The databases that were created and are still there."""
 
     def create(self, *, grants_by_default: bool = False, template: str = TEMPLATE) -> str:
         """A fresh database; returns its URL as its owner.
@@ -60,15 +63,21 @@ class Supabase:
         name = f"project_{uuid4().hex[:12]}"
         with psycopg.connect(self.server.url(), autocommit=True) as connection:
             connection.execute(
-                sql.SQL("create database {} template {} owner {}").format(
+                sql.SQL("create database {} template {} owner {} strategy file_copy").format(
                     sql.Identifier(name), sql.Identifier(template), sql.Identifier(OWNER)
                 )
             )
+        self.projects.append(name)
         url = self.server.url(name, OWNER)
         if grants_by_default:
             with psycopg.connect(url, autocommit=True) as connection:
                 connection.execute(_OLDER_PROJECTS_GRANT_EVERYTHING)
         return url
+
+    def drop_projects(self) -> None:
+        with psycopg.connect(self.server.url(), autocommit=True) as connection:
+            while self.projects:
+                connection.execute(f"drop database if exists {self.projects.pop()} with (force)")
 
     def superuser_url(self, url: str) -> str:
         """Return the URL of the same database as the superuser, who plays Supabase's own services."""
@@ -88,3 +97,28 @@ def supabase_server(folder: Path, version: str) -> Iterator[Supabase]:
         with psycopg.connect(server.url(TEMPLATE), autocommit=True) as connection:
             connection.execute(_OTHERS_OWN_AUTH_AND_STORAGE)
         yield Supabase(server)
+
+
+class Supabases:
+    """The server of each version, started when it is first asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._stack = ExitStack()
+        self._started: dict[str, Supabase] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._stack.close()
+
+    def of(self, version: str) -> Supabase:
+        if version not in self._started:
+            server = supabase_server(self._folder / f"supabase-{version}", version)
+            self._started[version] = self._stack.enter_context(server)
+        return self._started[version]
+
+    def drop_projects(self) -> None:
+        for supabase in self._started.values():
+            supabase.drop_projects()
