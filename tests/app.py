@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from types import TracebackType
 from typing import Any, Self
 from uuid import UUID, uuid4
@@ -35,6 +36,18 @@ TABLES = {
 ENDED = ("completed", "failed", "cancelled")
 
 
+@cache
+def client_of(url: str, access_key_id: str, secret_access_key: str, region: str) -> BaseClient:
+    """A client of an S3 server, which all apps share: making one takes longer than their first requests."""
+    return boto3.client(
+        "s3",
+        endpoint_url=url,
+        aws_access_key_id=access_key_id,
+        aws_secret_access_key=secret_access_key,
+        region_name=region,
+    )
+
+
 @dataclass
 class App:
     """`database` is an autocommit connection of the owner's; rows are dicts."""
@@ -52,13 +65,7 @@ class App:
 
     @classmethod
     def create(cls, url: str, s3_server: EmbeddedS3) -> App:
-        s3 = boto3.client(
-            "s3",
-            endpoint_url=s3_server.url(),
-            aws_access_key_id=s3_server.access_key_id,
-            aws_secret_access_key=s3_server.secret_access_key,
-            region_name=s3_server.region,
-        )
+        s3 = client_of(s3_server.url(), s3_server.access_key_id, s3_server.secret_access_key, s3_server.region)
         suffix = uuid4().hex[:12]
         app = cls(
             url=url,
@@ -95,7 +102,6 @@ class App:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.database.close()
-        self.s3.close()
 
     # -- SQL
 

@@ -81,7 +81,11 @@ class Outcome:
 
 def run_tests(tree: Path, tests: tuple[str, ...], deadline_s: float = DEADLINE_S) -> dict[str, Outcome]:
     """Run tests; returns the outcome of each. Raises RuntimeError if pytest did not finish."""
-    report = tree / "outcomes.xml"
+    with tempfile.NamedTemporaryFile(suffix=".xml") as report:
+        return _run_tests(tree, tests, deadline_s, Path(report.name))
+
+
+def _run_tests(tree: Path, tests: tuple[str, ...], deadline_s: float, report: Path) -> dict[str, Outcome]:
     environment = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
     environment.pop("PYTEST_ADDOPTS", None)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", "--no-header"]
@@ -94,7 +98,7 @@ def run_tests(tree: Path, tests: tuple[str, ...], deadline_s: float = DEADLINE_S
         text=True,
         timeout=deadline_s,
     )
-    if done.returncode not in (0, 1) or not report.exists():
+    if done.returncode not in (0, 1):
         raise RuntimeError(f"pytest ended with {done.returncode}:\n{done.stdout[-3000:]}")
     outcomes = {}
     for case in ElementTree.parse(report).iter("testcase"):
@@ -110,6 +114,14 @@ _WORDS = {"error": "error", "failure": "failed", "skipped": "skipped"}
 def words_of(test: str, outcomes: dict[str, Outcome]) -> set[str]:
     """Return the outcomes of a test; a name without brackets means all its parameters."""
     return {outcome.word for name, outcome in outcomes.items() if name == test or re.sub(r"\[.*", "", name) == test}
+
+
+def parts_of(mutants: list[Mutant]) -> list[tuple[str, ...]]:
+    """Return all tests that they name, once, in as many parts as run at once; those of a file are in one part."""
+    tests = {test for mutant in mutants for test in mutant.must_fail}
+    files = sorted({test.partition("::")[0] for test in tests})
+    parts = [files[start::AT_ONCE] for start in range(AT_ONCE)]
+    return [tuple(sorted(test for test in tests if test.partition("::")[0] in part)) for part in parts if part]
 
 
 def judge(mutant: Mutant, pristine: Path) -> Verdict:
@@ -150,14 +162,14 @@ def main(names: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         pristine = Path(folder) / "tree"
         copy_working_tree(pristine)
-        every_test = tuple(sorted({test for mutant in mutants for test in mutant.must_fail}))
-        outcomes = run_tests(pristine, every_test, PRISTINE_DEADLINE_S)
-        for test in every_test:
-            if words_of(test, outcomes) != {"passed"}:
-                console.print(f"without any patch, {test}: {words_of(test, outcomes) or 'not found'}", markup=False)
-                return 2
-        (pristine / "outcomes.xml").unlink()
         with ThreadPoolExecutor(AT_ONCE) as executor:
+            outcomes: dict[str, Outcome] = {}
+            for part in executor.map(lambda tests: run_tests(pristine, tests, PRISTINE_DEADLINE_S), parts_of(mutants)):
+                outcomes |= part
+            for test in sorted({test for mutant in mutants for test in mutant.must_fail}):
+                if words_of(test, outcomes) != {"passed"}:
+                    console.print(f"without any patch, {test}: {words_of(test, outcomes) or 'not found'}", markup=False)
+                    return 2
             verdicts = list(executor.map(lambda mutant: judge(mutant, pristine), mutants))
     table = Table("mutant", "removes", "outcome", "noticed by")
     for verdict in verdicts:
