@@ -153,7 +153,7 @@ async def generate(lease: Lease, context: JobContext) -> dict[str, Any]:
         digest = await _fingerprint(request, contents, lease.job, context)
         earlier = await reuse(digest, lease, context)
         if earlier is not None:
-            return earlier
+            return earlier | {"guides": _with_own_paths(earlier["guides"], request)}
     await lease.begin_phase("fetching the base model")
     task = GenerateTask(
         base=await context.models.ensure(base.weights_slug),
@@ -278,6 +278,12 @@ def _described_guides(drawn: dict[str, Any], request: GenerationRequest) -> list
         | {"used": guide.scale != 0, "padded": guide.capability.partition(":")[2] in padded}
         for guide in request.inputs.guides
     ]
+
+
+def _with_own_paths(described: list[dict[str, Any]], request: GenerationRequest) -> list[dict[str, Any]]:
+    """Return the guides of an identical request, whose pictures may be stored under other keys, with this one's."""
+    pairs = zip(described, request.inputs.guides, strict=True)
+    return [earlier | {"paths": guide.paths} for earlier, guide in pairs]
 
 
 async def _encode_pictures(
