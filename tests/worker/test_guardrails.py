@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.prompts import examples
-from tests.worker.conftest import Fleet, MakeFleet
+from tests.worker.fleet import Fleet
+from tests.worker.studio import Studio
 from worker.errors import PromptBlocked
 from worker.guard import prompts, screening
 from worker.jobs.started_job import StartedJob
@@ -13,12 +14,14 @@ from worker.kinds import load_kinds
 
 
 @pytest.fixture(scope="module")
-def fleet(make_fleet: MakeFleet) -> Fleet:
-    return make_fleet()
+def fleet(studio: Studio) -> Fleet:
+    return studio.fleet
 
 
 def test_a_blocked_prompt_that_the_insert_allowed_fails_before_any_download(fleet: Fleet) -> None:
     app = fleet.app
+    pause = "update worker.job_kinds set paused = %s where kind in ('training', 'generation')"
+    app.run(pause, True)
     drawing = fleet.draw(prompt="a n|u|d|e on a sofa")
     subject = fleet.person()
     training = fleet.train(subject_id=subject)
@@ -27,7 +30,7 @@ def test_a_blocked_prompt_that_the_insert_allowed_fails_before_any_download(flee
     assert app.job("generation", refused)["error_code"] == "prompt_blocked"
     app.run("select public.retry_job('generation', %s)", refused)
     assert {app.job("generation", job)["status"] for job in (drawing, refused)} == {"queued"}
-    fleet.ready()
+    app.run(pause, False)
     for kind, job_id, error in [
         ("generation", drawing, "the prompt asks for nudity (rule sexual-1); change it and insert another job"),
         ("generation", refused, "the prompt asks for nudity (rule sexual-1); change it and insert another job"),
