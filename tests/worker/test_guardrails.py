@@ -20,17 +20,16 @@ def fleet(studio: Studio) -> Fleet:
 
 def test_a_blocked_prompt_that_the_insert_allowed_fails_before_any_download(fleet: Fleet) -> None:
     app = fleet.app
-    pause = "update worker.job_kinds set paused = %s where kind in ('training', 'generation')"
-    app.run(pause, True)
-    drawing = fleet.draw(prompt="a n|u|d|e on a sofa")
+    drawing = fleet.draw(prompt="a n|u|d|e on a sofa", run_after="tomorrow")
     subject = fleet.person()
-    training = fleet.train(subject_id=subject)
+    training = fleet.train(subject_id=subject, run_after="tomorrow")
     app.run("update public.subject_photos set caption = 'n4ked, by a window' where subject_id = %s", subject)
-    refused = fleet.draw(prompt="nude")
+    refused = fleet.draw(prompt="nude", run_after="tomorrow")
     assert app.job("generation", refused)["error_code"] == "prompt_blocked"
     app.run("select public.retry_job('generation', %s)", refused)
     assert {app.job("generation", job)["status"] for job in (drawing, refused)} == {"queued"}
-    app.run(pause, False)
+    for kind in ("generation", "training"):
+        app.run(f"update public.{kind}_jobs set run_after = null where run_after = 'tomorrow'")
     for kind, job_id, error in [
         ("generation", drawing, "the prompt asks for nudity (rule sexual-1); change it and insert another job"),
         ("generation", refused, "the prompt asks for nudity (rule sexual-1); change it and insert another job"),
