@@ -13,11 +13,13 @@ import pytest
 from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
 from PIL import Image
 
+from tests.app import App
 from tests.ml import vanilla
 from tests.waiting import wait_until
 from tests.worker.fleet import Fleet
 from tests.worker.pictures import picture, png
 from tests.worker.studio import (
+    CAN_MORE,
     DEPTH_OF_PHOTO,
     FLUX,
     GUIDES_OF,
@@ -25,6 +27,7 @@ from tests.worker.studio import (
     POSE,
     POSE_OF_PHOTO,
     REFERENCE,
+    REGISTER,
     SD15,
     SDXL,
     UNION,
@@ -32,6 +35,7 @@ from tests.worker.studio import (
     Studio,
 )
 from tests.worker.test_routes import disk_with, worker_here
+from worker.models import BaseModels
 
 
 @pytest.fixture(scope="module")
@@ -241,7 +245,7 @@ def test_a_missing_and_a_too_large_picture_are_named(fleet: Fleet, monkeypatch: 
 
 
 async def test_a_pod_without_the_guide_leaves_the_job_to_one_that_has_it(
-    fleet: Fleet, tiny_models: Path, tmp_path: Path
+    fleet: Fleet, app: App, tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A pod claims jobs of its routes alone (`test_routes.py`): only the equipped one's names the guides."""
     key = put(fleet, "face.png", png(picture(1)), fleet.app.add_subject())
@@ -249,12 +253,21 @@ async def test_a_pod_without_the_guide_leaves_the_job_to_one_that_has_it(
     route = fleet.app.one("select entrypoint from worker.pgqueuer where dedupe_key = %s", f"generation:{job}")
     assert route == f"generation/{SD15}+{REFERENCE}"
     assert {route, f"generation/{SD15}+{POSE}+{REFERENCE}"} <= set(fleet.app.one("select routes from worker.pods"))
-    bare = worker_here(fleet.app.url, disk_with(tiny_models, tmp_path / "bare", SD15))
+    fleet.completed("generation", job)
+
+    async def without_a_bucket(_: BaseModels) -> bool:
+        return False
+
+    monkeypatch.setattr(BaseModels, "can_fetch", without_a_bucket)
+    app.run(REGISTER)
+    app.run(CAN_MORE, ["reference", "control:pose"], "sd15")
+    disk = disk_with(tiny_models, tmp_path / "bare")
+    (disk / SD15).symlink_to(tiny_models / SD15)
+    bare = worker_here(app.url, disk)
     async with bare._database:
         await bare._registration.gpu_is_ready(None)
     assert f"generation/{SD15}" in bare._routes.slot_of
     assert not [name for name in bare._routes.slot_of if "+" in name]
-    fleet.completed("generation", job)
 
 
 def test_a_job_whose_guide_no_pod_has_says_so_and_how_to_get_it(fleet: Fleet) -> None:
