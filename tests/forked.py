@@ -22,9 +22,11 @@ import gc, importlib, json, os, signal, sys, traceback
 from worker.cli import main
 for line in sys.stdin:
     asked = json.loads(line)
+    gc.disable()
     for module in asked["imports"]:
         importlib.import_module(module)
     gc.freeze()  # so that no collection in a child writes to, and so copies, all that was imported
+    gc.enable()
     child = os.fork()
     if child == 0:
         signal.alarm(asked["timeout"])

@@ -9,11 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import Result
 from PIL import Image
 from pillow_heif import register_heif_opener
+from typer.testing import CliRunner
 
 from tests.demo.running import start_demo
 from tests.waiting import wait_until
+from worker.cli import app
 from worker.demo.drawing.person import Person, Scene
 from worker.demo.drawing.portrait import draw
 
@@ -86,9 +89,9 @@ def test_a_worker_that_dies_ends_the_demo_with_the_reason_and_its_log(own_photos
     demo.assert_nothing_is_left()
 
 
-def run_demo_with_photos(folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "worker", "demo", "--photos", str(folder), "--output", str(folder / "output")]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "300"}, check=False)
+def run_demo_with_photos(folder: Path) -> Result:
+    words = ["demo", "--photos", str(folder), "--output", str(folder / "output")]
+    return CliRunner().invoke(app, words, env={"COLUMNS": "300"})
 
 
 def test_too_few_photos_are_refused_before_anything_starts(tmp_path: Path) -> None:
@@ -96,7 +99,7 @@ def test_too_few_photos_are_refused_before_anything_starts(tmp_path: Path) -> No
         Image.new("RGB", (64, 64)).save(tmp_path / f"{number}.jpg")
     (tmp_path / "notes.txt").write_text("not a picture, and not counted as one")
     refused = run_demo_with_photos(tmp_path)
-    assert refused.returncode == 2
+    assert refused.exit_code == 2
     assert "holds 5 pictures" in refused.stdout
     assert "at least 6" in refused.stdout
     assert not (tmp_path / "output").exists()
@@ -107,5 +110,5 @@ def test_a_file_that_is_not_a_picture_is_named(tmp_path: Path) -> None:
         Image.new("RGB", (64, 64)).save(tmp_path / f"{number}.png")
     (tmp_path / "holiday.heic").write_bytes(b"this is not a photo")
     refused = run_demo_with_photos(tmp_path)
-    assert refused.returncode == 2
+    assert refused.exit_code == 2
     assert "holiday.heic is not a readable picture" in refused.stdout

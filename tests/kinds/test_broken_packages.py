@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import pytest
-
 from tests.kinds.packages import migrate, python_path, write_package
 from tests.sql.catalog import differences, snapshot
 from tests.worker.conftest import MakeFleet
@@ -26,49 +24,34 @@ end $$;"""
 GOOD = TABLE + KEYS + TEXTS + REGISTER.format(purpose="'generation'")
 
 
-@pytest.mark.parametrize(
-    ("sql", "said"),
-    [
-        (GOOD + "select nothing_of_that_name();", "function nothing_of_that_name() does not exist"),
-        (
-            GOOD + "create or replace function worker.consent_error(p_subject_id uuid, p_purpose text) returns text "
-            "language sql stable as $$ select null $$;",
-            "changed function worker.consent_error(uuid,text)",
-        ),
-        (TABLE + TEXTS + REGISTER.format(purpose="'generation'"), "column portrait of public.bad_jobs"),
-        (TABLE + KEYS + REGISTER.format(purpose="'generation'"), "column words of public.bad_jobs"),
-        (GOOD.replace("bad__texts", "bad__text"), "worker.bad__text(jsonb) is not a hook"),
-        (TABLE + KEYS + TEXTS + REGISTER.format(purpose="null"), "purpose must be training or generation"),
-        (GOOD.replace("including all", "including all, mood text"), "column mood of public.bad_jobs"),
-        (TABLE + "commit;", "EXECUTE of transaction commands is not implemented"),
-    ],
-    ids=[
-        "it fails",
-        "it changes the core",
-        "it forgets a person",
-        "it forgets words",
-        "a misspelt hook",
-        "no purpose",
-        "a column more",
-        "it commits",
-    ],
-)
-def test_a_package_that_may_not_be_applied_leaves_the_database_as_it_was(
-    database_url: str, tmp_path: Path, sql: str, said: str
-) -> None:
+FAULTS = {
+    "it fails": (GOOD + "select nothing_of_that_name();", "function nothing_of_that_name() does not exist"),
+    "it changes the core": (
+        GOOD + "create or replace function worker.consent_error(p_subject_id uuid, p_purpose text) returns text "
+        "language sql stable as $$ select null $$;",
+        "changed function worker.consent_error(uuid,text)",
+    ),
+    "it forgets a person": (TABLE + TEXTS + REGISTER.format(purpose="'generation'"), "column portrait of public.bad_"),
+    "it forgets words": (TABLE + KEYS + REGISTER.format(purpose="'generation'"), "column words of public.bad_jobs"),
+    "a misspelt hook": (GOOD.replace("bad__texts", "bad__text"), "worker.bad__text(jsonb) is not a hook"),
+    "no purpose": (TABLE + KEYS + TEXTS + REGISTER.format(purpose="null"), "purpose must be training or generation"),
+    "a column more": (GOOD.replace("including all", "including all, mood text"), "column mood of public.bad_jobs"),
+    "it commits": (TABLE + "commit;", "EXECUTE of transaction commands is not implemented"),
+}
+
+
+def test_a_package_that_may_not_be_applied_leaves_the_database_as_it_was(database_url: str, tmp_path: Path) -> None:
     before = snapshot(database_url)
-    refused = migrate(database_url, packages=(write_package(tmp_path, "likeness-bad", sql),))
-    assert refused.returncode == 1
-    assert refused.stderr.startswith("migrate: package likeness-bad, kind: ")
-    assert said in refused.stderr
-    assert "Nothing was changed." in refused.stderr
-    assert "Traceback" not in refused.stderr
-    assert differences(before, snapshot(database_url)) == {}
-
-
-def test_the_same_package_without_its_fault_is_applied(database_url: str, tmp_path: Path) -> None:
-    package = write_package(tmp_path, "likeness-bad", GOOD)
-    applied = migrate(database_url, packages=(package,))
+    for fault, (sql, said) in FAULTS.items():
+        package = write_package(tmp_path / fault.replace(" ", "-"), "likeness-bad", sql)
+        refused = migrate(database_url, packages=(package,))
+        assert refused.returncode == 1, fault
+        assert refused.stderr.startswith("migrate: package likeness-bad, kind: "), fault
+        assert said in refused.stderr, fault
+        assert "Nothing was changed." in refused.stderr, fault
+        assert "Traceback" not in refused.stderr, fault
+        assert differences(before, snapshot(database_url)) == {}, fault
+    applied = migrate(database_url, packages=(write_package(tmp_path / "good", "likeness-bad", GOOD),))
     assert applied.returncode == 0, applied.stderr
 
 

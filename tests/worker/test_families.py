@@ -18,50 +18,19 @@ from PIL import Image
 from safetensors.torch import load, save
 
 from tests.ml import vanilla
-from tests.test_pipeline import plain_spandrel
 from tests.tiny_models import TINY_BASE
-from tests.worker.conftest import Fleet, MakeFleet
+from tests.worker.fleet import Fleet
+from tests.worker.studio import SD15, Studio
+from tests.worker.test_pipeline import plain_spandrel
 from worker.ml.adapters import files as lora_files
 from worker.ml.families import lora as lora_families
 
-BASE = "tiny-sd15"
-REGISTER = """
-insert into worker.base_models (slug, family, capabilities, sizes, defaults, min_vram_gib, licence, commercial_use)
-values ('tiny-sd15', 'sd15', '{train,lora}', '{64x64}',
-        '{"steps": 3, "guidance": 4, "width": 64, "height": 48,
-          "training": {"steps": 12, "rank": 5, "learning_rate": 0.02, "resolution": 64, "batch_size": 2,
-                       "preservation": 0.5}}',
-        0, 'none: random weights', true),
-       ('tiny-sdxl', 'sdxl', '{train,lora}', '{64x64}',
-        '{"steps": 2, "guidance": 4, "width": 64, "height": 48,
-          "training": {"steps": 3, "rank": 4, "learning_rate": 0.01, "resolution": 64, "batch_size": 2}}',
-        0, 'none: random weights', true),
-       ('tiny-z-image', 'z-image', '{train,lora}', '{64x64}',
-        '{"steps": 2, "guidance": 3, "width": 64, "height": 48,
-          "training": {"steps": 3, "rank": 4, "learning_rate": 0.01, "resolution": 64, "batch_size": 2}}',
-        0, 'none: random weights', true)
-"""
-
-
-REGISTER_KLEIN = """
-insert into worker.base_models
-  (slug, family, train_base, capabilities, sizes, defaults, min_vram_gib, licence, commercial_use)
-values ('tiny-klein', 'klein', null, '{train,lora}', '{64x64}',
-        '{"steps": 3, "guidance": 4, "width": 64, "height": 48,
-          "training": {"steps": 12, "rank": 5, "learning_rate": 0.02, "resolution": 64, "batch_size": 2}}',
-        0, 'none: random weights', true),
-       ('tiny-klein-distilled', 'klein', 'tiny-klein', '{lora}', '{64x64}',
-        '{"steps": 2, "guidance": 1, "width": 64, "height": 48}', 0, 'none: random weights', true)
-"""
+BASE = SD15
 
 
 @pytest.fixture(scope="module")
-def fleet(make_fleet: MakeFleet) -> Fleet:
-    fleet = make_fleet(UPSCALER="realesrgan")
-    fleet.app.run(REGISTER)
-    fleet.app.run(REGISTER_KLEIN)
-    fleet.ready()
-    return fleet
+def fleet(studio: Studio) -> Fleet:
+    return studio.fleet
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.prompts import examples
-from tests.worker.conftest import Fleet, MakeFleet
+from tests.worker.fleet import Fleet
+from tests.worker.studio import Studio
 from worker.errors import PromptBlocked
 from worker.guard import prompts, screening
 from worker.jobs.started_job import StartedJob
@@ -13,21 +14,22 @@ from worker.kinds import load_kinds
 
 
 @pytest.fixture(scope="module")
-def fleet(make_fleet: MakeFleet) -> Fleet:
-    return make_fleet()
+def fleet(studio: Studio) -> Fleet:
+    return studio.fleet
 
 
 def test_a_blocked_prompt_that_the_insert_allowed_fails_before_any_download(fleet: Fleet) -> None:
     app = fleet.app
-    drawing = fleet.draw(prompt="a n|u|d|e on a sofa")
+    drawing = fleet.draw(prompt="a n|u|d|e on a sofa", run_after="tomorrow")
     subject = fleet.person()
-    training = fleet.train(subject_id=subject)
+    training = fleet.train(subject_id=subject, run_after="tomorrow")
     app.run("update public.subject_photos set caption = 'n4ked, by a window' where subject_id = %s", subject)
-    refused = fleet.draw(prompt="nude")
+    refused = fleet.draw(prompt="nude", run_after="tomorrow")
     assert app.job("generation", refused)["error_code"] == "prompt_blocked"
     app.run("select public.retry_job('generation', %s)", refused)
     assert {app.job("generation", job)["status"] for job in (drawing, refused)} == {"queued"}
-    fleet.ready()
+    for kind in ("generation", "training"):
+        app.run(f"update public.{kind}_jobs set run_after = null where run_after = 'tomorrow'")
     for kind, job_id, error in [
         ("generation", drawing, "the prompt asks for nudity (rule sexual-1); change it and insert another job"),
         ("generation", refused, "the prompt asks for nudity (rule sexual-1); change it and insert another job"),

@@ -13,64 +13,39 @@ import pytest
 from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
 from PIL import Image
 
+from tests.app import App
 from tests.ml import vanilla
 from tests.waiting import wait_until
-from tests.worker.conftest import Fleet, MakeFleet
+from tests.worker.fleet import Fleet
 from tests.worker.pictures import picture, png
-from tests.worker.test_families import REGISTER, REGISTER_KLEIN
-from worker.models import UPSCALERS
-
-SD15, KLEIN = "tiny-sd15", "tiny-klein-distilled"
-REFERENCE, POSE = "ip-adapter-sd15", "controlnet-pose-sd15"
-GUIDES_OF = {
-    SD15: (REFERENCE, POSE),
-    "tiny-sdxl": ("ip-adapter-sdxl", "controlnet-union-sdxl"),
-    "tiny-flux": ("ip-adapter-flux", "controlnet-union-flux"),
-}
-POSE_OF_PHOTO, DEPTH_OF_PHOTO = "vitpose-base-simple", "depth-anything-v2-small"
-Z_IMAGE, UNION = "tiny-z-image", "controlnet-union-z-image"
-
-
-@pytest.fixture(scope="module")
-def disk(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A MODELS_DIR with the tiny bases and their guides."""
-    from worker.ml import models
-    from worker.ml.detectors import tiny as tiny_detectors
-    from worker.ml.guides.tiny import controlnet, ip_adapter
-
-    folder = tmp_path_factory.mktemp("guides")
-    for slug in (*UPSCALERS.values(), "tiny-klein", KLEIN, Z_IMAGE, *GUIDES_OF):
-        (folder / slug).symlink_to(tiny_models / slug)
-    for slug, (reference, control) in GUIDES_OF.items():
-        base = models.load(tiny_models / slug)
-        ip_adapter.build_tiny(folder / reference, base)
-        controlnet.build_tiny(folder / control, base, union="union" in control)
-    tiny_detectors.build_pose(folder / POSE_OF_PHOTO)
-    tiny_detectors.build_depth(folder / DEPTH_OF_PHOTO)
-    controlnet.build_tiny(folder / UNION, models.load(tiny_models / Z_IMAGE))
-    (folder / UNION / "config.json").unlink()  # as it is published
-    return folder
+from tests.worker.studio import (
+    CAN_MORE,
+    DEPTH_OF_PHOTO,
+    FLUX,
+    GUIDES_OF,
+    KLEIN,
+    POSE,
+    POSE_OF_PHOTO,
+    REFERENCE,
+    REGISTER,
+    SD15,
+    SDXL,
+    UNION,
+    Z_IMAGE,
+    Studio,
+)
+from tests.worker.test_routes import disk_with, worker_here
+from worker.models import BaseModels
 
 
 @pytest.fixture(scope="module")
-def fleet(make_fleet: MakeFleet, disk: Path, tmp_path_factory: pytest.TempPathFactory) -> Fleet:
-    """Two pods, of which one has no guides."""
-    fleet = make_fleet(models_dir=disk)
-    fleet.app.run(REGISTER)
-    fleet.app.run(REGISTER_KLEIN)
-    fleet.app.run("update worker.guides set vram_gib = 0")
-    can_more = "update worker.base_models set capabilities = capabilities || %s where family = %s"
-    for family in ("sd15", "sdxl", "flux"):
-        fleet.app.run(can_more, ["reference", "control:pose", "control:depth"], family)
-    fleet.app.run(can_more, ["control:pose"], "z-image")
-    fleet.app.run(can_more, ["reference"], "klein")
-    bare = tmp_path_factory.mktemp("bare")
-    for slug in (*UPSCALERS.values(), SD15):
-        (bare / slug).symlink_to(disk / slug)
-    fleet.start(ready=False, WORKER_NAME="equipped")
-    fleet.start(ready=False, WORKER_NAME="bare", MODELS_DIR=str(bare), WORK_DIR=str(bare.parent / "bare-work"))
-    fleet.ready(2)
-    return fleet
+def fleet(studio: Studio) -> Fleet:
+    return studio.fleet
+
+
+@pytest.fixture(scope="module")
+def disk(studio: Studio) -> Path:
+    return studio.disk
 
 
 def put(fleet: Fleet, name: str, content: bytes, subject: UUID | str = "_/inputs") -> str:
@@ -157,7 +132,7 @@ def test_a_lora_a_reference_and_a_pose_in_one_job_as_in_plain_diffusers(
         assert (raw(fleet, fewer) != theirs).any(), without
 
 
-@pytest.mark.parametrize("base", ["tiny-sdxl", "tiny-flux"])
+@pytest.mark.parametrize("base", [SDXL, FLUX])
 def test_a_lora_a_reference_and_a_pose_in_one_job_of_other_families(fleet: Fleet, base: str) -> None:
     person, other = fleet.person(), fleet.app.add_subject()
     trained = fleet.completed("training", fleet.train(subject_id=person, base=base))
@@ -222,7 +197,7 @@ def test_a_pose_of_another_shape_gets_a_black_border_and_the_result_says_so(flee
 def test_the_pose_and_the_depth_of_a_photo_are_found_and_used_as_their_maps_would_be(fleet: Fleet, disk: Path) -> None:
     photo = picture(1, (96, 64))
     key = put(fleet, "photo.png", png(photo), fleet.app.add_subject())
-    for base, kind, detector in ((SD15, "pose", POSE_OF_PHOTO), ("tiny-sdxl", "depth", DEPTH_OF_PHOTO)):
+    for base, kind, detector in ((SD15, "pose", POSE_OF_PHOTO), (SDXL, "depth", DEPTH_OF_PHOTO)):
         asked = {"base": base, "steps": 8, "control_kind": kind, "control_scale": 2}
         found = drawn(fleet, **asked, control_path=key, control_from="photo")
         assert [(guide["detector"], guide["used"]) for guide in found["guides"]] == [(detector, True)]
@@ -250,14 +225,11 @@ NO_PICTURE = [
 ]
 
 
-@pytest.mark.parametrize(("name", "content", "expected"), NO_PICTURE, ids=[name for name, _, _ in NO_PICTURE])
-def test_a_reference_that_cannot_be_used_fails_the_job_and_is_named(
-    fleet: Fleet, name: str, content: bytes, expected: str
-) -> None:
-    key = put(fleet, name, content, fleet.app.add_subject())
-    code, error = failed(fleet, reference_paths=[key])
-    assert code == "invalid_input"
-    assert expected in error
+def test_a_reference_that_cannot_be_used_fails_the_job_and_is_named(fleet: Fleet) -> None:
+    for name, content, expected in NO_PICTURE:
+        code, error = failed(fleet, reference_paths=[put(fleet, name, content, fleet.app.add_subject())])
+        assert code == "invalid_input", name
+        assert expected in error
 
 
 def test_a_missing_and_a_too_large_picture_are_named(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,20 +244,30 @@ def test_a_missing_and_a_too_large_picture_are_named(fleet: Fleet, monkeypatch: 
     assert (code, error) == ("invalid_input", "control picture film.mp4 is too large (201 MB, at most 200)")
 
 
-def test_a_pod_without_the_guide_leaves_the_job_to_one_that_has_it(fleet: Fleet) -> None:
+async def test_a_pod_without_the_guide_leaves_the_job_to_one_that_has_it(
+    fleet: Fleet, app: App, tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pod claims jobs of its routes alone (`test_routes.py`): only the equipped one's names the guides."""
     key = put(fleet, "face.png", png(picture(1)), fleet.app.add_subject())
-    jobs = [fleet.draw(base=SD15, reference_paths=[key]) for _ in range(3)]
-    for job in jobs:
-        fleet.completed("generation", job)
-    started = fleet.app.run(
-        "select distinct detail ->> 'pod' as pod from worker.job_events where event = 'started' and job_id = any(%s)",
-        jobs,
-    )
-    assert started == [{"pod": "equipped"}]
-    routes = {row["name"]: row["routes"] for row in fleet.app.run("select name, routes from worker.pods")}
-    assert f"generation/{SD15}" in routes["bare"]
-    assert not [route for route in routes["bare"] if "+" in route]
-    assert f"generation/{SD15}+{POSE}+{REFERENCE}" in routes["equipped"]
+    job = fleet.draw(base=SD15, reference_paths=[key])
+    route = fleet.app.one("select entrypoint from worker.pgqueuer where dedupe_key = %s", f"generation:{job}")
+    assert route == f"generation/{SD15}+{REFERENCE}"
+    assert {route, f"generation/{SD15}+{POSE}+{REFERENCE}"} <= set(fleet.app.one("select routes from worker.pods"))
+    fleet.completed("generation", job)
+
+    async def without_a_bucket(_: BaseModels) -> bool:
+        return False
+
+    monkeypatch.setattr(BaseModels, "can_fetch", without_a_bucket)
+    app.run(REGISTER)
+    app.run(CAN_MORE, ["reference", "control:pose"], "sd15")
+    disk = disk_with(tiny_models, tmp_path / "bare")
+    (disk / SD15).symlink_to(tiny_models / SD15)
+    bare = worker_here(app.url, disk)
+    async with bare._database:
+        await bare._registration.gpu_is_ready(None)
+    assert f"generation/{SD15}" in bare._routes.slot_of
+    assert not [name for name in bare._routes.slot_of if "+" in name]
 
 
 def test_a_job_whose_guide_no_pod_has_says_so_and_how_to_get_it(fleet: Fleet) -> None:

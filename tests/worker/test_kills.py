@@ -14,6 +14,7 @@ import pytest
 from tests.processes import WorkerProcess
 from tests.waiting import wait_until
 from tests.worker.conftest import LONG_ECHO, Fleet, MakeFleet
+from tests.worker.test_stopping import assert_deregistered
 
 CHECKPOINT_EVERY_S = "0.4"
 STEPS = 120
@@ -73,32 +74,33 @@ def assert_finished_once(fleet: Fleet, job: dict[str, Any], failures: int = 1) -
 # -- a training, which resumes
 
 
-def test_a_training_resumes_on_the_same_pod_after_its_gpu_process_is_killed_and_on_another_after_its_worker_is(
+def test_a_training_resumes_on_another_pod_after_its_worker_is_killed_and_after_sigterm_which_counts_no_failure(
     training_fleet: Fleet,
 ) -> None:
     fleet = training_fleet
     (first,) = fleet.ready(1)
     job_id = fleet.train(steps=STEPS)
     checkpoints = [fleet.wait_for_checkpoint(job_id)]
-    killed = kill_gpu_process(first)
-    fleet.start(ready=False)
-    fleet.wait_for_phase("training", job_id, "training", attempt=2)
-    assert killed not in first.gpu_pids()
-    checkpoints.append(wait_for_checkpoint_of(fleet, job_id, 2))
-    fleet.ready(2)
-    assert str(fleet.app.job("training", job_id)["pod_id"]) == pod_of(first)
-    assert first.gpu_pids()
+    second = fleet.start(ready=False)
     first.kill()
     wait_until(lambda: not first.gpu_pids(), "the GPU process to end with its worker")
-    # Both pods tick. If both die, a third pod must tick at once, not only after their heartbeats are overdue.
+    # If the pod that ticks dies, another must tick at once, not only after its heartbeats are overdue.
     wait_until(lambda: fleet.app.one("select worker.lock_is_free(%s)", pod_of(first)), "its lock to be released")
     assert not fleet.app.one("select worker.is_ticker(%s)", pod_of(first))
+    checkpoints.append(wait_for_checkpoint_of(fleet, job_id, 2))
+    fleet.start(ready=False)
+    assert second.terminate() == 0
+    assert_deregistered(fleet, second)
     job = fleet.completed("training", job_id)
-    assert_finished_once(fleet, job, failures=2)
+    assert (job["attempt"], job["failures"]) == (3, 1)
+    assert fleet.app.events(job_id).count("completed") == 1
+    fleet.wait_swept(job_id)
+    assert all(f"/{job_id}/3/" in key for key in fleet.published(job_id))
     assert fleet.app.one("select count(*) from public.subjects_models where job_id = %s", job_id) == 1
     # Each attempt resumed from an uploaded checkpoint, and no step is missing.
     starts = fleet.started(job_id)
-    assert [start["pod_id"] == pod_of(first) for start in starts] == [True, True, False]
+    assert [start["pod_id"] for start in starts[:2]] == [pod_of(first), pod_of(second)]
+    assert starts[2]["pod_id"] not in (pod_of(first), pod_of(second))
     assert starts[0]["resumed_step"] is None
     for start, checkpoint in zip(starts[1:], checkpoints, strict=True):
         assert start["resumed_step"] >= checkpoint

@@ -14,6 +14,7 @@ from tests.conftest import Databases
 from tests.proxy import PostgresProxy
 from tests.waiting import wait_until
 from tests.worker.conftest import Fleet, MakeFleet, as_pod
+from tests.worker.studio import Studio
 from worker.database.schema import migrate
 from worker.demo.servers import EmbeddedPostgres
 
@@ -30,9 +31,9 @@ def proxy(databases: Databases) -> Iterator[PostgresProxy]:
 
 @pytest.fixture(scope="module")
 def fleet(make_echo_fleet: MakeFleet, databases: Databases, proxy: PostgresProxy) -> Fleet:
-    """The tests connect to the server directly, the worker through the proxy. A second one of another kind trains."""
+    """The tests connect to the server directly, the worker through the proxy."""
     direct = databases.server.url(proxy.url.rsplit("/", 1)[1])
-    return make_echo_fleet(direct, DATABASE_URL=as_pod(proxy.url), CHECKPOINT_EVERY_SECONDS="0.4")
+    return make_echo_fleet(direct, DATABASE_URL=as_pod(proxy.url))
 
 
 @pytest.fixture
@@ -134,19 +135,12 @@ def test_a_job_survives_the_loss_of_every_connection(fleet: Fleet, proxy: Postgr
     assert_done_once(fleet, job_id)
 
 
-@pytest.fixture(scope="module")
-def training_worker(fleet: Fleet) -> None:
-    fleet.start(WORKER_KINDS="training")
-
-
-@pytest.mark.usefixtures("training_worker")
-@pytest.mark.parametrize("call", ["save_checkpoint", "complete_job"])
-def test_a_training_survives_a_lost_reply(fleet: Fleet, proxy: PostgresProxy, call: str) -> None:
-    loss = proxy.lose_reply_to(f'"{call}"')
-    job_id = fleet.train(steps=60)
-    assert_done_once(fleet, job_id, "training")
-    assert loss.lost.is_set()
-    assert fleet.app.one("select count(*) from public.subjects_models where job_id = %s", job_id) == 1
+def test_a_training_survives_lost_replies_to_a_checkpoint_and_to_its_end(studio: Studio) -> None:
+    losses = [studio.proxy.lose_reply_to(f'"{call}"') for call in ("save_checkpoint", "complete_job")]
+    job_id = studio.fleet.train(steps=60)
+    assert_done_once(studio.fleet, job_id, "training")
+    assert all(loss.lost.is_set() for loss in losses)
+    assert studio.fleet.app.one("select count(*) from public.subjects_models where job_id = %s", job_id) == 1
 
 
 def test_a_worker_survives_a_restart_of_postgres_and_stops_on_sigterm_without_it(

@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -18,16 +17,13 @@ import psycopg
 import pytest
 
 from tests.app import App
-from tests.gates import INSTALL, Gate, wait_until_blocked
+from tests.gates import Gate, wait_until_blocked
 from tests.s3_relay import S3Relay, When
 from tests.tiny_models import TINY_BASE
 from tests.waiting import wait_until
-from tests.worker.conftest import Fleet, MakeFleet
+from tests.worker.fleet import Fleet
 from tests.worker.pictures import picture, png
-from worker.demo.servers import EmbeddedS3
-from worker.ml import models
-from worker.ml.guides.tiny import ip_adapter
-from worker.models import UPSCALERS
+from tests.worker.studio import Studio
 
 LONG = {"training": {"steps": 10_000}, "generation": {"steps": 100, "num_images": 16}}
 """Long enough for a heartbeat, which carries the progress, in the middle."""
@@ -35,11 +31,12 @@ LONG = {"training": {"steps": 10_000}, "generation": {"steps": 100, "num_images"
 
 @dataclass
 class Stage:
-    """One running worker behind a relay, and the LoRA that every person of these tests gets."""
+    """The studio's worker, and the LoRA that every person of these tests gets."""
 
     fleet: Fleet
     relay: S3Relay
     lora: dict[str, Any]
+    gpu_pids: list[int]
 
     @property
     def app(self) -> App:
@@ -74,24 +71,11 @@ class Stage:
 
 
 @pytest.fixture(scope="module")
-def stage(
-    make_fleet: MakeFleet, s3_server: EmbeddedS3, tiny_models: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Stage]:
-    disk = tmp_path_factory.mktemp("models")
-    for slug in (*UPSCALERS.values(), TINY_BASE):
-        (disk / slug).symlink_to(tiny_models / slug)
-    ip_adapter.build_tiny(disk / "ip-adapter-flux", models.load(tiny_models / TINY_BASE))
-    with S3Relay(s3_server.url()) as relay:
-        fleet = make_fleet(models_dir=disk, S3_ENDPOINT_URL=relay.url)
-        fleet.app.run("update worker.guides set vram_gib = 0")
-        fleet.app.run(
-            "update worker.base_models set capabilities = capabilities || '{reference}' where slug = %s", TINY_BASE
-        )
-        fleet.app.run(INSTALL)
-        fleet.ready(1)
-        fleet.completed("training", fleet.train())
-        (lora,) = fleet.app.run("select * from public.subjects_models")
-        yield Stage(fleet, relay, lora)
+def stage(studio: Studio) -> Stage:
+    fleet = studio.fleet
+    trained = fleet.completed("training", fleet.train())["result"]
+    (lora,) = fleet.app.run("select * from public.subjects_models where id = %s", trained["model_id"])
+    return Stage(fleet, studio.store, lora, fleet.living()[0].gpu_pids())
 
 
 @dataclass
@@ -237,11 +221,11 @@ def points(what: str) -> dict[str, Callable[[Scene], None]]:
     }
 
 
-REFERENCE_POINTS = ("queued", "claimed", "fetching inputs", "mid-step", "publishing")
-"""Of a person who is only a reference: before the start, at the start, while it runs (twice), and at publication."""
+REFERENCE_POINTS = ("queued", "claimed", "mid-step", "publishing")
+"""Of a person who is only a reference: before the start, at the start, while it runs, and at publication."""
 
 
-AS_OF_A_TRAINING = ("started", "staged", "uploaded")
+AS_OF_A_TRAINING = ("queued", "claimed", "started", "staged", "half uploaded", "uploaded", "publishing")
 """Points of a generation at which the same lines run as at a training's."""
 
 
@@ -305,7 +289,7 @@ def test_a_job_is_published_unless_consent_was_revoked_before(stage: Stage, what
     control = run_scene(stage, what, point, revoked=False)
     assert_published(control)
     assert_nothing_stored(refused)
-    assert len(stage.fleet.living()) == 1
+    assert stage.fleet.living()[0].gpu_pids() == stage.gpu_pids, "it was not killed: it stopped within a step"
 
 
 @pytest.mark.parametrize("when", ["before", "response"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from collections.abc import Iterator
 
@@ -13,8 +12,6 @@ from tests.s3_relay import S3Relay
 from tests.waiting import wait_until
 from tests.worker.conftest import LONG_ECHO, Fleet, MakeFleet
 from worker.demo.servers import EmbeddedS3
-
-STEPS = 120
 
 
 @pytest.fixture(scope="module")
@@ -28,18 +25,6 @@ def fleet(make_echo_fleet: MakeFleet, relay: S3Relay) -> Fleet:
     return make_echo_fleet(S3_ENDPOINT_URL=relay.url)
 
 
-@pytest.fixture(scope="module")
-def gpu_fleet(make_fleet: MakeFleet, relay: S3Relay) -> Fleet:
-    return make_fleet(S3_ENDPOINT_URL=relay.url, CHECKPOINT_EVERY_SECONDS="0.4")
-
-
-def worker_of(fleet: Fleet, kind: str, job_id: object) -> WorkerProcess:
-    """Return the worker that runs a job."""
-    pod_id = str(fleet.app.one(f"select pod_id from public.{kind}_jobs where id = %s", job_id))
-    (worker,) = [worker for worker in fleet.living() if worker.events("worker.ready")[0]["pod_id"] == pod_id]
-    return worker
-
-
 def assert_deregistered(fleet: Fleet, worker: WorkerProcess) -> None:
     """Its pod is deregistered, its jobs are requeued, and no process of it is left."""
     pod_id = worker.events("worker.ready")[0]["pod_id"]
@@ -49,56 +34,18 @@ def assert_deregistered(fleet: Fleet, worker: WorkerProcess) -> None:
     assert worker.events("worker.stopped")
 
 
-def test_a_cancelled_job_stops_within_a_step_and_the_gpu_process_is_kept(gpu_fleet: Fleet) -> None:
-    fleet = gpu_fleet
-    (worker,) = fleet.ready(1)
-    fleet.completed("generation", fleet.draw())
-    gpu_pids = worker.gpu_pids()
-    assert len(gpu_pids) == 1
-    for kind, phase, job_id in (
-        ("training", "training", fleet.train(steps=10_000)),
-        ("generation", "drawing", fleet.draw(steps=100, num_images=16)),
-    ):
-        fleet.wait_for_phase(kind, job_id, phase)
-        assert fleet.app.one("select public.cancel_job(%s, %s)", kind, job_id) == "stopping"
-        job = fleet.app.wait_for(kind, job_id)
-        assert (job["status"], job["error_code"], job["failures"], job["result"]) == ("cancelled", None, 0, None)
-        fleet.wait_swept(job_id)
-        assert fleet.stored(job_id) == set()
-    fleet.completed("generation", fleet.draw())
-    assert worker.gpu_pids() == gpu_pids
-
-
-def test_sigterm_requeues_a_training_without_a_failure_and_another_pod_resumes_it(gpu_fleet: Fleet) -> None:
-    fleet = gpu_fleet
-    fleet.ready(1)
-    job_id = fleet.train(steps=STEPS)
-    checkpoint = fleet.wait_for_checkpoint(job_id)
-    stopped = worker_of(fleet, "training", job_id)
-    fleet.start(ready=False)
-    assert stopped.terminate() == 0
-    assert_deregistered(fleet, stopped)
-    job = fleet.completed("training", job_id)
-    assert (job["attempt"], job["failures"]) == (2, 0)
-    assert fleet.started(job_id)[1]["resumed_step"] >= checkpoint
-    losses = json.loads(fleet.app.read(fleet.app.models, job["result"]["losses"]))
-    assert [step for step, _ in losses] == list(range(1, STEPS + 1))
-    fleet.wait_swept(job_id)
-
-
-def test_a_worker_with_a_hanging_store_stops_on_sigterm(gpu_fleet: Fleet, relay: S3Relay) -> None:
+def test_a_worker_with_a_hanging_store_stops_on_sigterm(fleet: Fleet, relay: S3Relay) -> None:
     """The worker does not wait for its threads that wait for the store."""
-    fleet = gpu_fleet
-    (worker,) = fleet.ready(1)
-    person = fleet.person()
-    inputs = relay.hold("GET", f"{person}/photos/1.jpg", "before")
-    job_id = fleet.train(subject_id=person)
-    assert inputs.reached.wait(60)
+    worker = fleet.start(WORKER_KINDS="publish_lora")
+    person = fleet.app.add_subject()
+    copying = relay.hold("PUT", f"/{person}/lora.safetensors", "before")
+    job_id = fleet.copy_lora(person)
+    assert copying.reached.wait(60)
     assert worker.terminate(20) == 0
-    job = fleet.app.job("training", job_id)
+    assert_deregistered(fleet, worker)
+    job = fleet.app.job("publish_lora", job_id)
     assert (job["status"], job["attempt"], job["failures"]) == ("queued", 1, 0)
-    assert worker.gpu_pids() == []
-    inputs.let_go()
+    copying.let_go()
 
 
 def test_a_job_over_max_runtime_is_stopped_and_counts_as_a_failure(fleet: Fleet) -> None:

@@ -2,71 +2,25 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
 
-from tests.tiny_models import TINY_BASE
-from tests.worker.conftest import Fleet, MakeFleet
-from tests.worker.pictures import picture, png
-from worker.models import UPSCALERS
-
-PAGES = {
-    "/mug.png": ("image/png", png(picture(1, (96, 80)))),
-    "/shelf.png": ("image/png", png(picture(2, (80, 96)))),
-    "/page": ("text/html", b"<!doctype html><html><body>a shop</body></html>"),
-}
-
-
-class Shop(BaseHTTPRequestHandler):
-    """A shop's pictures."""
-
-    def do_GET(self) -> None:
-        kind, content = PAGES.get(self.path.partition("?")[0], ("text/plain", b""))
-        self.send_response(200 if content else 404)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
+from tests.worker.fleet import Fleet
+from tests.worker.studio import Studio
 
 
 @pytest.fixture(scope="module")
-def shop() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Shop) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def fleet(make_fleet: MakeFleet, shop: str, tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Fleet:
-    """A pod with the tiny base and a tiny LoRA of UNO, which stand for FLUX.1 [dev] and the published one."""
-    from worker.ml import models
-    from worker.ml.guides.tiny.uno import build_tiny
-
-    disk = tmp_path_factory.mktemp("uno")
-    for slug in (*UPSCALERS.values(), TINY_BASE):
-        (disk / slug).symlink_to(tiny_models / slug)
-    build_tiny(disk / "uno-lora", models.load(tiny_models / TINY_BASE, "cpu"))
-    fleet = make_fleet(models_dir=disk)
-    fleet.app.run("update worker.base_models set weights_of = %s, min_vram_gib = 0 where slug = 'uno'", TINY_BASE)
-    fleet.app.run("update worker.guides set vram_gib = 0")
-    fleet.start(FETCH_PRIVATE_HOSTS=shop)
-    return fleet
+def fleet(studio: Studio) -> Fleet:
+    """Its pod's tiny base and tiny LoRA of UNO stand for FLUX.1 [dev] and the published one."""
+    return studio.fleet
 
 
 @pytest.fixture
-def ask(fleet: Fleet, shop: str) -> Any:
+def ask(fleet: Fleet, studio: Studio) -> Any:
     def ask(subject: UUID, *names: str, **columns: object) -> UUID:
-        urls = [f"http://{shop}/{name}" for name in names or ("mug.png",)]
+        urls = [f"http://{studio.shop}/{name}" for name in names or ("mug.png",)]
         request = {"base": "uno", "subject_id": subject, "seed": 3, "width": 64, "height": 64, "steps": 2, "upscale": 2}
         return fleet.draw(**{**request, "prompt": "a mug on a beach", "reference_urls": urls, **columns})
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
-import subprocess
-import sys
+import os
+from pathlib import Path
 from uuid import UUID
 
 import pytest
 from rich.console import Console
 
+from tests.commands.conftest import put_nvidia_smi
+from tests.forked import Commands
 from tests.processes import worker_environment
 from tests.sql.extremes import Column, columns, drop_checks
 from tests.tiny_models import TINY_BASE
@@ -117,11 +119,9 @@ def test_a_claim_whose_queue_row_names_another_kind_is_put_right(fleet: Fleet) -
     assert fleet.completed("generation", job)
 
 
-def test_doctor_survives_too(fleet: Fleet) -> None:
+def test_doctor_survives_too(fleet: Fleet, commands: Commands, tmp_path: Path) -> None:
+    path = f"{put_nvidia_smi(tmp_path, 'exit 9')}:{os.environ['PATH']}"  # no torch is imported to look for a GPU
     for url in (fleet.app.url, fleet.environment["DATABASE_URL"]):
-        environment = {**worker_environment(fleet.app, fleet.processes._models_dir), "DATABASE_URL": url}
-        for command in (["status"], ["doctor"]):
-            ended = subprocess.run(
-                [sys.executable, "-m", "worker", *command], env=environment, capture_output=True, text=True, timeout=240
-            )
-            assert "Traceback" not in ended.stderr
+        environment = {**worker_environment(fleet.app, fleet.processes._models_dir), "DATABASE_URL": url, "PATH": path}
+        for command in ("status", "doctor"):
+            assert "Traceback" not in commands.run([command], environment, tmp_path).stderr

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler
 from uuid import UUID
 
 import numpy as np
@@ -12,38 +10,13 @@ import pytest
 from PIL import Image
 
 from tests.app import small_jpeg
-from tests.s3_relay import S3Relay
-from tests.worker.conftest import Fleet, MakeFleet
-from worker.demo.servers import EmbeddedS3
-
-
-class HugePhotos(S3Relay):
-    """A store in which `huge.jpg` has 312 MB, and which counts downloads of it."""
-
-    downloads = 0
-
-    def pass_on(self, request: BaseHTTPRequestHandler) -> None:
-        if "huge.jpg" not in request.path:
-            super().pass_on(request)
-            return
-        self.downloads += request.command == "GET"
-        request.send_response(200)
-        request.send_header("Last-Modified", "Wed, 21 Oct 2015 07:28:00 GMT")
-        request.send_header("Content-Length", "312000000" if request.command == "HEAD" else "0")
-        request.end_headers()
+from tests.worker.fleet import Fleet
+from tests.worker.studio import Studio
 
 
 @pytest.fixture(scope="module")
-def store(s3_server: EmbeddedS3) -> Iterator[HugePhotos]:
-    with HugePhotos(s3_server.url()) as store:
-        yield store
-
-
-@pytest.fixture(scope="module")
-def fleet(make_fleet: MakeFleet, store: HugePhotos) -> Fleet:
-    fleet = make_fleet(S3_ENDPOINT_URL=store.url)
-    fleet.start()
-    return fleet
+def fleet(studio: Studio) -> Fleet:
+    return studio.fleet
 
 
 def encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
@@ -88,7 +61,7 @@ def phases(fleet: Fleet, job_id: UUID) -> list[str]:
 
 
 def test_a_training_continues_without_unusable_photos_and_names_each_with_its_reason(
-    fleet: Fleet, store: HugePhotos
+    fleet: Fleet, studio: Studio
 ) -> None:
     subject, keys = person_with(fleet, {**GOOD, **{name: content for name, (content, _) in BAD.items()}})
     job_id = fleet.train(subject_id=subject)
@@ -97,7 +70,7 @@ def test_a_training_continues_without_unusable_photos_and_names_each_with_its_re
         {"path": keys[name], "reason": reason} for name, (_, reason) in BAD.items()
     ]
     assert job["result"]["metrics"]["photos"] == len(GOOD)
-    assert store.downloads == 0
+    assert studio.store.downloads == 0
     phase = next(phase for phase in phases(fleet, job_id) if "cannot be used" in phase)
     assert phase.startswith("7 of 10 photos cannot be used: bomb.png is too large (400 megapixels, at most 134), cut")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from PIL import Image
 
 from tests.app import App
 from tests.waiting import wait_until
+from tests.worker.studio import Studio
 
 
 def picture(app: App, key: str) -> np.ndarray[Any, np.dtype[np.int16]]:
@@ -30,11 +30,11 @@ def plain_spandrel(weights: Path, raw: np.ndarray[Any, Any]) -> np.ndarray[Any, 
 
 
 def test_inserts_produce_a_lora_and_the_picture_that_plain_diffusers_and_spandrel_produce(
-    app: App, start_worker: Callable[..., Any], tiny_models: Path, tmp_path: Path
+    studio: Studio, tiny_models: Path, tmp_path: Path
 ) -> None:
+    app = studio.fleet.app
     subject = app.add_subject()
     app.add_photos(subject)
-    start_worker()
     training = app.wait_for(
         "training",
         app.request("training", subject_id=subject, steps=30, rank=4, resolution=64, learning_rate=0.02, seed=1),
