@@ -17,6 +17,7 @@ from tests.app import App
 from tests.conftest import TEMPLATE, Databases
 from tests.forked import Commands, Ran
 from tests.processes import worker_environment
+from tests.quick_boto import shared_descriptions  # noqa: F401
 from tests.sql.pod import Claims, Pod
 from worker.commands.checks.database import check_database
 from worker.commands.checks.gpu import GpuCheck

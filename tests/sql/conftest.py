@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import cache
 from typing import Any
 
 import psycopg
@@ -15,18 +17,28 @@ from tests.sql.supabase import VERSIONS, Supabase, supabase_server
 from tests.sql.tables import AppTables
 
 
+@pytest.fixture(scope="session")
+def supabase_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Supabase]]:
+    """Return the server of a version; each is started once."""
+    with ExitStack() as stack:
+
+        @cache
+        def started(version: str) -> Supabase:
+            return stack.enter_context(supabase_server(tmp_path_factory.mktemp("supabase"), version))
+
+        yield started
+
+
 @pytest.fixture(scope="session", params=list(VERSIONS), ids=lambda version: f"PostgreSQL {version}")
-def any_supabase(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Supabase]:
-    """Empty projects on each version in turn."""
-    with supabase_server(tmp_path_factory.mktemp("supabase"), request.param) as supabase:
-        yield supabase
+def any_supabase(request: pytest.FixtureRequest, supabase_of: Callable[[str], Supabase]) -> Supabase:
+    """Projects on each version in turn."""
+    return supabase_of(request.param)
 
 
 @pytest.fixture(scope="session")
-def supabase(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Supabase]:
-    """Empty projects on the newest version."""
-    with supabase_server(tmp_path_factory.mktemp("supabase"), "18") as supabase:
-        yield supabase
+def supabase(supabase_of: Callable[[str], Supabase]) -> Supabase:
+    """Projects on the newest version."""
+    return supabase_of("18")
 
 
 @pytest.fixture

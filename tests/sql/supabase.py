@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
 
@@ -45,9 +45,10 @@ alter default privileges in schema public grant all on sequences to anon, authen
 
 @dataclass(frozen=True)
 class Supabase:
-    """A server that creates databases as Supabase does, not yet migrated."""
+    """A server that creates databases as Supabase does."""
 
     server: EmbeddedPostgres
+    _migrated: dict[tuple[bool, bool], str] = field(default_factory=dict, compare=False)
 
     def create(self, *, grants_by_default: bool = False, template: str = TEMPLATE) -> str:
         """A fresh database; returns its URL as its owner.
@@ -68,6 +69,27 @@ class Supabase:
         if grants_by_default:
             with psycopg.connect(url, autocommit=True) as connection:
                 connection.execute(_OLDER_PROJECTS_GRANT_EVERYTHING)
+        return url
+
+    def migrated(self, *, grants_by_default: bool = False, realtime: bool = False) -> str:
+        """A fresh database with this release's schema, a copy of one that was migrated once; returns its owner's URL.
+
+        Args:
+            grants_by_default: as in `create`.
+            realtime: it has had the publication of Realtime since before the migration.
+        """
+        options = (grants_by_default, realtime)
+        if options not in self._migrated:
+            first = self.create(grants_by_default=grants_by_default)
+            if realtime:
+                with psycopg.connect(first, autocommit=True) as connection:
+                    connection.execute("create publication supabase_realtime")
+            migrate.migrate(first)
+            self._migrated[options] = first.rpartition("/")[2]
+        url = self.create(template=self._migrated[options])
+        with psycopg.connect(url, autocommit=True) as connection:
+            # As if it had been migrated here: a copy must not start anything.
+            connection.execute("update worker.installation set id = gen_random_uuid(), home = worker.current_home()")
         return url
 
     def superuser_url(self, url: str) -> str:

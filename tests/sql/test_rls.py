@@ -16,7 +16,6 @@ from tests.sql import rights, rls_table
 from tests.sql.pod import Claims, Pod
 from tests.sql.supabase import Supabase
 from tests.sql.tables import AppTables
-from worker.database.schema import migrate
 
 Connection = psycopg.Connection[dict[str, Any]]
 
@@ -49,8 +48,7 @@ def forge(connection: Connection, **claims: str) -> Connection:
 
 @pytest.fixture(scope="module", params=[True, False], ids=["older project", "newer project"])
 def world(supabase: Supabase, request: pytest.FixtureRequest) -> Iterator[World]:
-    url = supabase.create(grants_by_default=request.param)
-    migrate.migrate(url)
+    url = supabase.migrated(grants_by_default=request.param)
     with ExitStack() as stack:
         app = stack.enter_context(AppTables.open(url))
         ids = rows_of_two_users(app, stack)

@@ -134,8 +134,7 @@ def test_the_settings_of_the_login_change_neither_the_migration_nor_the_comparis
 
 
 def test_a_login_that_does_not_own_the_schema_is_told_who_does(supabase: Supabase) -> None:
-    url = supabase.create()
-    migrate.migrate(url)
+    url = supabase.migrated()
     execute(url, "create role stranger login createrole")
     try:
         with pytest.raises(MigrationError, match="belongs to project_owner, and stranger is not a member"):
