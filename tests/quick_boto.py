@@ -1,4 +1,4 @@
-"""boto3 reads the description of S3, 150 ms of JSON, for each session. In the tests all sessions share what was read."""
+"""boto3 reads the description of S3, 150 ms of JSON, for each session: in the tests all share what was read."""
 
 from __future__ import annotations
 

@@ -132,10 +132,9 @@ def without_realesrgan(installation: Installation) -> None:
 
 
 def realesrgan_without_opencv(installation: Installation) -> None:
-    """OpenCV fails as on a machine without a desktop's libraries. The package imports it first of all."""
+    """OpenCV fails as on a machine without a desktop's libraries."""
     folder = installation.folder / "opencv"
     folder.mkdir()
-    (folder / "realesrgan.py").write_text("import cv2")
     (folder / "cv2.py").write_text('raise ImportError("libGL.so.1: cannot open shared object file")')
     installation.set(UPSCALER="realesrgan")
     installation.monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
