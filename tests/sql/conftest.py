@@ -24,7 +24,9 @@ def supabase_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[
 
         @cache
         def started(version: str) -> Supabase:
-            return stack.enter_context(supabase_server(tmp_path_factory.mktemp("supabase"), version))
+            supabase = stack.enter_context(supabase_server(tmp_path_factory.mktemp("supabase"), version))
+            supabase.migrated()  # so that no superuser's migration is the first: the role of pods would be his
+            return supabase
 
         yield started
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import psycopg
+import pytest
 from psycopg import sql
 
 from worker.database.schema import migrate
@@ -19,6 +20,13 @@ TEMPLATE = "supabase_template"
 POSTGRES_15 = Path("/usr/lib/postgresql/15/bin")
 VERSIONS: dict[str, Path | None] = {"18": None} | ({"15": POSTGRES_15} if POSTGRES_15.exists() else {})
 """The bundled PostgreSQL, and the oldest supported one where this machine has it."""
+
+PROJECTS = pytest.mark.parametrize(
+    ("version", "grants_by_default"),
+    [*((version, True) for version in VERSIONS), ("18", False)],
+    ids=lambda value: {True: "older project", False: "newer project"}.get(value, f"PostgreSQL {value}"),
+)
+"""An older project, which grants everything by default, on each version; a newer one on the newest."""
 
 # Supabase lets `postgres` make policies on storage.objects without owning it; plain Postgres needs the ownership.
 _OTHERS_OWN_AUTH_AND_STORAGE = f"""

@@ -13,7 +13,7 @@ import pytest
 from tests.sql.catalog import differences, policy_oids, snapshot
 from tests.sql.files import next_release, psql
 from tests.sql.pod import as_worker
-from tests.sql.supabase import Supabase
+from tests.sql.supabase import PROJECTS, Supabase
 from tests.waiting import wait_until
 from worker.database.schema import migrate
 from worker.database.schema.migrate import MigrationError
@@ -36,9 +36,11 @@ def execute(url: str, statement: str) -> None:
 # ----------------------------------------------------------------------------------------------------------- repeatable
 
 
-@pytest.mark.parametrize("grants_by_default", [True, False], ids=["older project", "newer project"])
-def test_migrating_again_changes_nothing(any_supabase: Supabase, grants_by_default: bool) -> None:
-    url = any_supabase.create(grants_by_default=grants_by_default)
+@PROJECTS
+def test_migrating_again_changes_nothing(
+    supabase_of: Callable[[str], Supabase], version: str, grants_by_default: bool
+) -> None:
+    url = supabase_of(version).create(grants_by_default=grants_by_default)
     assert migrate.migrate(url) == [*NUMBERED, *REPEATABLE]
     before = snapshot(url)
     assert len(before) > 500, "a nearly empty snapshot would prove nothing"
@@ -64,12 +66,13 @@ def test_two_migrations_at_once_apply_every_file_once(supabase: Supabase) -> Non
 # ------------------------------------------------------------------------------------------------------- the two routes
 
 
-@pytest.mark.parametrize("grants_by_default", [True, False], ids=["older project", "newer project"])
+@PROJECTS
 def test_the_printed_sql_creates_the_same_database(
-    any_supabase: Supabase, grants_by_default: bool, tmp_path: Path
+    supabase_of: Callable[[str], Supabase], version: str, grants_by_default: bool, tmp_path: Path
 ) -> None:
-    applied = any_supabase.migrated(grants_by_default=grants_by_default)
-    printed = any_supabase.create(grants_by_default=grants_by_default)
+    supabase = supabase_of(version)
+    applied = supabase.migrated(grants_by_default=grants_by_default)
+    printed = supabase.create(grants_by_default=grants_by_default)
     result = psql(printed, render(), tmp_path)
     assert result.returncode == 0, result.stderr
     assert result.stdout == "", "psql must print no results"
