@@ -123,7 +123,7 @@ def supabase(supabases: Supabases) -> Iterator[Supabase]:
     supabases.drop_projects()
 
 
-@pytest.fixture(params=list(VERSIONS), ids=lambda version: f"PostgreSQL {version}")
+@pytest.fixture(scope="module", params=list(VERSIONS), ids=lambda version: f"PostgreSQL {version}")
 def any_supabase(request: pytest.FixtureRequest, supabases: Supabases, supabase: Supabase) -> Supabase:
     """Empty projects on each version in turn."""
     return supabases.of(request.param)

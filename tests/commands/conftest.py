@@ -6,7 +6,7 @@ import os
 import re
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from tests.app import App
 from tests.conftest import TEMPLATE, Databases
 from tests.forked import Commands, Ran
 from tests.processes import worker_environment
+from tests.quick_boto import shared_descriptions  # noqa: F401
 from tests.sql.pod import Claims, Pod
 from worker.commands.checks.database import check_database
 from worker.commands.checks.gpu import GpuCheck
@@ -109,13 +110,32 @@ def guarded_app(guarded: Databases, s3_server: EmbeddedS3) -> Iterator[App]:
 @pytest.fixture
 def operator(guarded_app: App, commands: Commands, tiny_models: Path, tmp_path: Path) -> Iterator[Operator]:
     """An operator with the owner's URL. Roles that a test creates are dropped in the end: they belong to the server."""
-    made = Operator(guarded_app, tmp_path, commands, worker_environment(guarded_app, tiny_models))
-    before = roles(guarded_app)
-    yield made
-    for role in roles(guarded_app) - before:
-        guarded_app.run("select pg_terminate_backend(pid) from pg_stat_activity where usename = %s", role)
-        guarded_app.run(f"drop owned by {role}")
-        guarded_app.run(f"drop role {role}")
+    with operating(guarded_app, commands, tiny_models, tmp_path) as operator:
+        yield operator
+
+
+@contextmanager
+def operating(app: App, commands: Commands, tiny_models: Path, folder: Path) -> Iterator[Operator]:
+    before = roles(app)
+    yield Operator(app, folder, commands, worker_environment(app, tiny_models))
+    for role in roles(app) - before:
+        app.run("select pg_terminate_backend(pid) from pg_stat_activity where usename = %s", role)
+        app.run(f"drop owned by {role}")
+        app.run(f"drop role {role}")
+
+
+@contextmanager
+def installed(
+    guarded: Databases, s3_server: EmbeddedS3, commands: Commands, tiny_models: Path, folder: Path
+) -> Iterator[Operator]:
+    """An operator of an installation of its own."""
+    name = guarded.create()
+    with (
+        App.create(guarded.server.url(name), s3_server) as app,
+        operating(app, commands, tiny_models, folder) as operator,
+    ):
+        yield operator
+    guarded.drop(name)
 
 
 def roles(app: App) -> set[str]:
@@ -125,7 +145,11 @@ def roles(app: App) -> set[str]:
 @pytest.fixture
 def pod_url(operator: Operator) -> str:
     """The URL of a pod's login, as `worker role NAME --apply` creates it."""
-    login = make_login("doctors_pod", operator.app.url, None, rotate=False)
+    return login_of_a_pod(operator, "doctors_pod")
+
+
+def login_of_a_pod(operator: Operator, name: str) -> str:
+    login = make_login(name, operator.app.url, None, rotate=False)
     with connect(operator.app.url) as connection:
         apply_login(connection, login, rotate=False)
     return login.addresses["direct"]

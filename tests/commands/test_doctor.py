@@ -20,8 +20,9 @@ from uuid import uuid4
 
 import pytest
 
-from tests.commands.conftest import Installation, Operator, put_nvidia_smi
+from tests.commands.conftest import Installation, Operator, installed, login_of_a_pod, put_nvidia_smi
 from tests.conftest import Databases
+from tests.forked import Commands
 from tests.proxy import PostgresProxy
 from tests.sql import rights
 from tests.sql.pod import Pod
@@ -31,6 +32,7 @@ from worker.commands.checks.database import format_clock_skew
 from worker.commands.checks.gpu import GpuCheck, check_nf4
 from worker.commands.checks.report import Report, State
 from worker.commands.checks.role import FUNCTIONS, TABLES
+from worker.demo.servers import EmbeddedS3
 from worker.errors import SettingsError
 from worker.models import UPSCALERS
 from worker.storage.marker import MARKER_KEY
@@ -173,27 +175,50 @@ class Broken:
     message: str
     hint: str
     state: State = State.FAILED
+    undo: str | None = None
+    """SQL that repairs what `break_it` did to the database; "" where it changed neither that nor a bucket."""
 
 
 NOTE = State.WARNING
+
+
+OLD_VERSIONS = """delete from worker.schema_versions;
+                  insert into worker.schema_versions select * from before_schema_versions"""
+OLD_CONFIG = "update worker.config set bucket_models = before.bucket_models from before_config before"
+OLD_BASES = """update worker.base_models base set min_vram_gib = before.min_vram_gib
+               from before_base_models before where before.slug = base.slug"""
+
+
 TABLE = {
     # the connection
-    "host": Broken(with_database(host="no-such-host.invalid"), "database", "connection", "resolve host", "correct it"),
-    "port": Broken(with_database(port="{closed}"), "database", "connection", "refused", "nothing listens there"),
+    "host": Broken(
+        with_database(host="no-such-host.invalid"), "database", "connection", "resolve host", "correct it", undo=""
+    ),
+    "port": Broken(
+        with_database(port="{closed}"), "database", "connection", "refused", "nothing listens there", undo=""
+    ),
     "password": Broken(
-        with_database(password="wrong"), "database", "connection", "password authentication failed", "--rotate"
+        with_database(password="wrong"), "database", "connection", "password authentication failed", "--rotate", undo=""
     ),
     "database": Broken(
-        with_database(database="elsewhere"), "database", "connection", "does not exist", "on Supabase it is postgres"
+        with_database(database="elsewhere"),
+        "database",
+        "connection",
+        "does not exist",
+        "on Supabase it is postgres",
+        undo="",
     ),
-    "TLS": Broken(with_database(options="?sslmode=require"), "database", "connection", "SSL", "remove sslmode=require"),
-    "no TLS": Broken(unencrypted, "database", "connection", "NOT encrypted", "sslmode=require", NOTE),
+    "TLS": Broken(
+        with_database(options="?sslmode=require"), "database", "connection", "SSL", "remove sslmode=require", undo=""
+    ),
+    "no TLS": Broken(unencrypted, "database", "connection", "NOT encrypted", "sslmode=require", NOTE, undo=""),
     "listening login": Broken(
         env(DATABASE_LISTEN_URL="postgresql://pod:doctors-secret-marker@127.0.0.1:{closed}/postgres"),
         "database",
         "LISTEN",
         "connection to DATABASE_LISTEN_URL failed",
         "nothing listens there",
+        undo="",
     ),
     # the schema
     "schema major": Broken(
@@ -209,6 +234,7 @@ TABLE = {
         "release",
         "at 0002_tables, of an older release",
         "worker migrate --print --since 2",
+        undo=OLD_VERSIONS,
     ),
     "functions of another release": Broken(
         sql("delete from worker.schema_versions where name = 'views'"),
@@ -216,36 +242,74 @@ TABLE = {
         "release",
         "another release than this one: views",
         "worker migrate",
+        undo=OLD_VERSIONS,
     ),
-    "schema newer": Broken(newer_schema, "database", "release", "0999_later", "deploy that release", NOTE),
+    "schema newer": Broken(
+        newer_schema,
+        "database",
+        "release",
+        "0999_later",
+        "deploy that release",
+        NOTE,
+        undo=OLD_VERSIONS,
+    ),
     "schema edited": Broken(
         sql("update worker.schema_versions set checksum = 'x' where name = '0002_tables'"),
         "database",
         "release",
         "0002_tables",
         "deploy the release",
+        undo=OLD_VERSIONS,
     ),
     "schema without rights": Broken(
-        sql("revoke likeness_worker from doctors_pod"), "database", "schema", "may not call", "grant likeness_worker to"
+        sql("revoke likeness_worker from shared_pod"),
+        "database",
+        "schema",
+        "may not call",
+        "grant likeness_worker to",
+        undo="grant likeness_worker to shared_pod",
     ),
     # the login
-    "owner": Broken(as_owner, "role", "role", "owns the schema", "worker role", NOTE),
+    "owner": Broken(as_owner, "role", "role", "owns the schema", "worker role", NOTE, undo=""),
     "a right is missing": Broken(
         sql("revoke execute on function worker.tick from likeness_worker"),
         "role",
         "role",
         "worker.tick",
         "worker migrate --repair",
+        undo="grant execute on function worker.tick to likeness_worker",
     ),
     "another role": Broken(
-        sql("grant service_role to doctors_pod"), "role", "role", "must not have: public.cancel_job", "worker role"
+        sql("grant service_role to shared_pod"),
+        "role",
+        "role",
+        "must not have: public.cancel_job",
+        "worker role",
+        undo="revoke service_role from shared_pod",
     ),
     "a right on another table": Broken(
-        sql("grant select on public.subjects to likeness_worker"), "role", "role", "public.subjects", "worker role"
+        sql("grant select on public.subjects to likeness_worker"),
+        "role",
+        "role",
+        "public.subjects",
+        "worker role",
+        undo="revoke select on public.subjects from likeness_worker",
     ),
-    "role attributes": Broken(sql("alter role doctors_pod createrole"), "role", "role", "createrole", "worker role"),
+    "role attributes": Broken(
+        sql("alter role shared_pod createrole"),
+        "role",
+        "role",
+        "createrole",
+        "worker role",
+        undo="alter role shared_pod nocreaterole",
+    ),
     "connections": Broken(
-        sql("alter role doctors_pod connection limit 4"), "role", "role", "4 connections", "connection limit 5"
+        sql("alter role shared_pod connection limit 4"),
+        "role",
+        "role",
+        "4 connections",
+        "connection limit 5",
+        undo="alter role shared_pod connection limit 20",
     ),
     # storage
     "no bucket": Broken(without_bucket, "storage", "bucket {uploads}", "not found", "worker storage init"),
@@ -255,9 +319,15 @@ TABLE = {
         "bucket {models}",
         "'other'",
         "BUCKET_MODELS",
+        undo=OLD_CONFIG,
     ),
     "bucket of another name": Broken(
-        env(BUCKET_UPLOADS="elsewhere"), "storage", "bucket elsewhere", "in worker.config", "BUCKET_UPLOADS=uploads-"
+        env(BUCKET_UPLOADS="elsewhere"),
+        "storage",
+        "bucket elsewhere",
+        "in worker.config",
+        "BUCKET_UPLOADS=uploads-",
+        undo="",
     ),
     "public bucket": Broken(public_bucket, "storage", "bucket {models}, use", "PUBLIC", "make it private"),
     "store down": Broken(
@@ -266,13 +336,19 @@ TABLE = {
         "bucket {uploads}",
         "be reached",
         "S3_ENDPOINT",
+        undo="",
     ),
     "upload limit": Broken(limited(52_428_800), "storage", "bucket {uploads}, limit", "52 MB", "Edit", NOTE),
     "models' upload limit": Broken(
         limited(5_000_000_000), "storage", "bucket {models}, limit", "5000 MB", "pods' disks", NOTE
     ),
     "no models bucket": Broken(
-        env(MODELS_S3_BUCKET="nowhere"), "storage", "models bucket nowhere", "not found", "check MODELS_S3_BUCKET"
+        env(MODELS_S3_BUCKET="nowhere"),
+        "storage",
+        "models bucket nowhere",
+        "not found",
+        "check MODELS_S3_BUCKET",
+        undo="",
     ),
     "models store down": Broken(
         env(MODELS_S3_BUCKET="bases", MODELS_S3_ENDPOINT_URL="http://127.0.0.1:{closed}"),
@@ -280,6 +356,7 @@ TABLE = {
         "models bucket bases",
         "be reached",
         "MODELS_S3_ENDPOINT_URL",
+        undo="",
     ),
     "models store without keys": Broken(
         env(MODELS_S3_BUCKET="bases", MODELS_S3_ACCESS_KEY_ID="reader"),
@@ -288,6 +365,7 @@ TABLE = {
         "settings of the store of base models are missing",
         "",
         State.SKIPPED,
+        undo="",
     ),
     "people's LoRAs in the models bucket": Broken(
         in_the_bucket_of_another_installation,
@@ -298,30 +376,37 @@ TABLE = {
         NOTE,
     ),
     # what this pod would accept
-    "kinds": Broken(env(WORKER_KINDS="sculpture"), "models", "WORKER_KINDS", "sculpture", "WORKER_KINDS=generation"),
-    "models' folder": Broken(folders_in_a_file, "models", "MODELS_DIR", "Not a directory", "set MODELS_DIR"),
-    "models' folder is read-only": Broken(
-        env(MODELS_DIR="/proc"), "models", "MODELS_DIR", "downloads none", "set MODELS_DIR", NOTE
+    "kinds": Broken(
+        env(WORKER_KINDS="sculpture"), "models", "WORKER_KINDS", "sculpture", "WORKER_KINDS=generation", undo=""
     ),
-    "work folder": Broken(folders_in_a_file, "models", "WORK_DIR", "Not a directory", "set WORK_DIR"),
+    "models' folder": Broken(folders_in_a_file, "models", "MODELS_DIR", "Not a directory", "set MODELS_DIR", undo=""),
+    "models' folder is read-only": Broken(
+        env(MODELS_DIR="/proc"), "models", "MODELS_DIR", "downloads none", "set MODELS_DIR", NOTE, undo=""
+    ),
+    "work folder": Broken(folders_in_a_file, "models", "WORK_DIR", "Not a directory", "set WORK_DIR", undo=""),
     "work folder of the system": Broken(
-        env(WORK_DIR="/proc/likeness"), "models", "WORK_DIR", "cannot be written by this user", "set WORK_DIR"
+        env(WORK_DIR="/proc/likeness"), "models", "WORK_DIR", "cannot be written by this user", "set WORK_DIR", undo=""
     ),
     "work folder's free space": Broken(
-        little_disk_space, "models", "WORK_DIR", "1.5 GB free", "larger local disk", NOTE
+        little_disk_space, "models", "WORK_DIR", "1.5 GB free", "larger local disk", NOTE, undo=""
     ),
-    "no upscalers": Broken(no_models, "models", "upscalers", "real-esrgan-x2", "worker models import real-esrgan-x2"),
+    "no upscalers": Broken(
+        no_models, "models", "upscalers", "real-esrgan-x2", "worker models import real-esrgan-x2", undo=""
+    ),
     "upscaler's package is not installed": Broken(
         without_realesrgan,
         "models",
         "UPSCALER",
         "realesrgan is not installed",
         "pip install 'likeness-worker[realesrgan]'",
+        undo="",
     ),
     "upscaler's package cannot be imported": Broken(
-        realesrgan_without_opencv, "models", "UPSCALER", "libGL.so.1", "opencv-python-headless"
+        realesrgan_without_opencv, "models", "UPSCALER", "libGL.so.1", "opencv-python-headless", undo=""
     ),
-    "no default base": Broken(no_models, "models", "base tiny-flux", "neither on disk", "models import tiny-flux"),
+    "no default base": Broken(
+        no_models, "models", "base tiny-flux", "neither on disk", "models import tiny-flux", undo=""
+    ),
     "no other base": Broken(
         no_models,
         "models",
@@ -329,6 +414,7 @@ TABLE = {
         "neither on disk",
         "worker models pull black-forest-labs/FLUX.1-schnell --as flux-schnell",
         State.SKIPPED,
+        undo="",
     ),
     "bucket with a read-only disk": Broken(
         in_the_bucket_with_a_read_only_disk,
@@ -350,9 +436,10 @@ TABLE = {
         "routes",
         "tiny-flux needs 99 GiB of free GPU memory to train and to generate; this pod has no GPU",
         "more GPU memory",
+        undo=OLD_BASES,
     ),
     # pods and waiting jobs
-    "no pod": Broken(lambda _: None, "pods", "pods", "no live pods", "worker run", NOTE),
+    "no pod": Broken(lambda _: None, "pods", "pods", "no live pods", "worker run", NOTE, undo=""),
     "silent pod": Broken(
         sql(
             """insert into worker.pods (id, name, routes, has_lock, version, last_heartbeat)
@@ -363,6 +450,7 @@ TABLE = {
         "no live pods; silent and considered dead: gone for 30",
         "worker run",
         NOTE,
+        undo="delete from worker.pods",
     ),
     "stranded jobs": Broken(
         a_request,
@@ -375,8 +463,41 @@ TABLE = {
 }
 
 
+@pytest.fixture(scope="module")
+def shared_installation(
+    guarded: Databases,
+    s3_server: EmbeddedS3,
+    commands: Commands,
+    tiny_models: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[Operator, str]]:
+    """An operator and the URL of a pod's login, for all faults that leave no trace or are undone."""
+    with installed(guarded, s3_server, commands, tiny_models, tmp_path_factory.mktemp("shared")) as operator:
+        for table in ("schema_versions", "config", "base_models"):
+            operator.app.run(f"create temp table before_{table} as table worker.{table}")
+        yield operator, login_of_a_pod(operator, "shared_pod")
+
+
+@pytest.fixture
+def breakable(
+    request: pytest.FixtureRequest, broken: Broken, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[Installation]:
+    """The shared installation, or one for this fault alone where it is not undone."""
+    if broken.undo is None:
+        yield request.getfixturevalue("installation")
+        return
+    operator, pod_url = request.getfixturevalue("shared_installation")
+    monkeypatch.chdir(tmp_path)
+    installation = Installation(operator.app, operator, monkeypatch, tmp_path)
+    installation.set(**{**operator.environment, "DATABASE_URL": pod_url})
+    yield installation
+    if broken.undo:
+        operator.app.run(broken.undo)
+
+
 @pytest.mark.parametrize("broken", TABLE.values(), ids=TABLE.keys())
-async def test_each_problem_is_reported_with_its_fix(installation: Installation, broken: Broken) -> None:
+async def test_each_problem_is_reported_with_its_fix(breakable: Installation, broken: Broken) -> None:
+    installation = breakable
     broken.break_it(installation)
     findings = await installation.findings_of(broken.part)
     line = findings[broken.line.format(uploads=installation.app.uploads, models=installation.app.models)]

@@ -10,6 +10,7 @@ from typing import Self
 from uuid import uuid4
 
 import psycopg
+import pytest
 from psycopg import sql
 
 from worker.database.schema import migrate
@@ -20,6 +21,13 @@ TEMPLATE = "supabase_template"
 POSTGRES_15 = Path("/usr/lib/postgresql/15/bin")
 VERSIONS: dict[str, Path | None] = {"18": None} | ({"15": POSTGRES_15} if POSTGRES_15.exists() else {})
 """The bundled PostgreSQL, and the oldest supported one where this machine has it."""
+
+PROJECTS = pytest.mark.parametrize(
+    ("version", "grants_by_default"),
+    [*((version, True) for version in VERSIONS), ("18", False)],
+    ids=lambda value: {True: "older project", False: "newer project"}.get(value, f"PostgreSQL {value}"),
+)
+"""An older project, which grants everything by default, on each version; a newer one on the newest."""
 
 # Supabase lets `postgres` make policies on storage.objects without owning it; plain Postgres needs the ownership.
 _OTHERS_OWN_AUTH_AND_STORAGE = f"""
@@ -46,11 +54,12 @@ alter default privileges in schema public grant all on sequences to anon, authen
 
 @dataclass(frozen=True)
 class Supabase:
-    """A server that creates databases as Supabase does, not yet migrated."""
+    """A server that creates databases as Supabase does."""
 
     server: EmbeddedPostgres
     projects: list[str] = field(default_factory=list)
-    """The databases that were created and are still there."""
+    """The databases that were created and are still there, but for those that others are copies of."""
+    _migrated: dict[tuple[bool, bool], str] = field(default_factory=dict, compare=False)
 
     def create(self, *, grants_by_default: bool = False, template: str = TEMPLATE) -> str:
         """A fresh database; returns its URL as its owner.
@@ -78,6 +87,28 @@ class Supabase:
         with psycopg.connect(self.server.url(), autocommit=True) as connection:
             while self.projects:
                 connection.execute(f"drop database if exists {self.projects.pop()} with (force)")
+
+    def migrated(self, *, grants_by_default: bool = False, realtime: bool = False) -> str:
+        """A fresh database with this release's schema, a copy of one that was migrated once; returns its owner's URL.
+
+        Args:
+            grants_by_default: as in `create`.
+            realtime: it has had the publication of Realtime since before the migration.
+        """
+        options = (grants_by_default, realtime)
+        if options not in self._migrated:
+            first = self.create(grants_by_default=grants_by_default)
+            if realtime:
+                with psycopg.connect(first, autocommit=True) as connection:
+                    connection.execute("create publication supabase_realtime")
+            migrate.migrate(first)
+            self._migrated[options] = first.rpartition("/")[2]
+            self.projects.remove(self._migrated[options])
+        url = self.create(template=self._migrated[options])
+        with psycopg.connect(url, autocommit=True) as connection:
+            # As if it had been migrated here: a copy must not start anything.
+            connection.execute("update worker.installation set id = gen_random_uuid(), home = worker.current_home()")
+        return url
 
     def superuser_url(self, url: str) -> str:
         """Return the URL of the same database as the superuser, who plays Supabase's own services."""
@@ -117,6 +148,7 @@ class Supabases:
         if version not in self._started:
             server = supabase_server(self._folder / f"supabase-{version}", version)
             self._started[version] = self._stack.enter_context(server)
+            self._started[version].migrated()  # first, so that no superuser's migration makes the role of pods
         return self._started[version]
 
     def drop_projects(self) -> None:

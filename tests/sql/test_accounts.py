@@ -31,8 +31,9 @@ def statements(user: UUID, subject: UUID) -> dict[str, tuple[str, list[object]]]
 WHAT = list(statements(uuid4(), uuid4()))
 
 
-@pytest.mark.parametrize("what", WHAT)
-@pytest.mark.parametrize("how", ["deleted", "soft-deleted"])
+@pytest.mark.parametrize(
+    ("how", "what"), [*(("deleted", what) for what in WHAT), ("soft-deleted", WHAT[0]), ("soft-deleted", WHAT[-1])]
+)
 def test_the_token_of_a_deleted_account_inserts_nothing(db: AppTables, what: str, how: str) -> None:
     subject = db.add_subject()
     if how == "deleted":

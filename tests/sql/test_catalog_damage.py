@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psycopg
@@ -12,8 +12,10 @@ import pytest
 from tests.sql.catalog import differences, snapshot
 from tests.sql.dumps import copy_database
 from tests.sql.files import next_release
-from tests.sql.supabase import OWNER, Supabase, supabase_server
+from tests.sql.supabase import OWNER, VERSIONS, Supabase, supabase_server
+from worker.database.connections import OwnConnection
 from worker.database.schema import migrate
+from worker.database.schema.catalog import find_damage
 
 STORAGE_POLICIES = {
     'policy "likeness: users can upload photos and inputs of their own" on storage.objects: missing',
@@ -30,23 +32,10 @@ def damage(url: str) -> set[str]:
     return set(map(str, migrate.damage(url)))
 
 
-@pytest.fixture(scope="module")
-def migrated(supabase: Supabase) -> str:
-    """The name of a migrated project with Realtime, which nobody changes."""
-    return _migrated(supabase)
-
-
-def _migrated(supabase: Supabase) -> str:
-    url = supabase.create(grants_by_default=True)
-    execute(url, "create publication supabase_realtime")
-    migrate.migrate(url)
-    return url.rpartition("/")[2]
-
-
 @pytest.fixture
-def project(supabase: Supabase, migrated: str) -> str:
-    """The URL of a copy of that project, as its owner."""
-    return supabase.create(template=migrated)
+def project(supabase: Supabase) -> str:
+    """The URL of a migrated project with Realtime, as its owner."""
+    return supabase.migrated(grants_by_default=True, realtime=True)
 
 
 # Each statement with some of the objects that it damages.
@@ -84,23 +73,32 @@ LOSSES = {
 }
 
 
+@pytest.fixture(scope="module")
+def whole(supabase: Supabase) -> tuple[str, set[str]]:
+    """A project whose losses are rolled back, and what it lacks without any."""
+    url = supabase.migrated(grants_by_default=True, realtime=True)
+    return url, damage(url)
+
+
 @pytest.mark.parametrize("statement", LOSSES)
-def test_a_loss_is_found_and_repaired(project: str, statement: str) -> None:
-    before = snapshot(project)
-    execute(project, statement)
-    assert any(LOSSES[statement] in found for found in damage(project)), damage(project)
-    done = migrate.repair(project)
-    assert (done.left, damage(project)) == ([], set())
-    assert differences(before, snapshot(project)) == {}
+def test_a_loss_is_found_and_repaired(whole: tuple[str, set[str]], statement: str) -> None:
+    """Found here; repaired with all others below."""
+    url, before = whole
+    assert before == set(), "the control"
+    with OwnConnection.open(url, "test") as connection, connection.transaction(force_rollback=True):
+        connection.execute(statement)  # type: ignore[arg-type]
+        found = {str(each) for each in find_damage(connection)}
+    assert any(LOSSES[statement] in each for each in found), found
 
 
 def test_all_losses_at_once_are_repaired(any_supabase: Supabase) -> None:
-    url = any_supabase.create(template=_migrated(any_supabase))
+    url = any_supabase.migrated(grants_by_default=True, realtime=True)
     assert damage(url) == set(), "the control"
     before = snapshot(url)
     for statement in LOSSES:
         execute(url, statement)
     assert migrate.repair(url).left == []
+    assert damage(url) == set()
     assert differences(before, snapshot(url)) == {}
 
 
@@ -189,17 +187,17 @@ def restored(url: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    "options", [[], ["--no-privileges"], ["--no-owner"]], ids=["plain", "no privileges", "no owner"]
+    ("version", "options"),
+    [*((version, []) for version in VERSIONS), ("18", ["--no-privileges"]), ("18", ["--no-owner"])],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value) or "plain",
 )
 def test_a_dump_and_restore_loses_what_repair_brings_back(
-    any_supabase: Supabase, tmp_path: Path, options: list[str]
+    supabase_of: Callable[[str], Supabase], tmp_path: Path, version: str, options: list[str]
 ) -> None:
-    source = any_supabase.create()
-    execute(source, "create publication supabase_realtime")
-    migrate.migrate(source)
-    target = any_supabase.create()
+    supabase = supabase_of(version)
+    source, target = supabase.migrated(realtime=True), supabase.create()
     execute(target, "create publication supabase_realtime")  # as every project has it, before the restore
-    complaints = copy_database(any_supabase, source, target, tmp_path, *options)
+    complaints = copy_database(supabase, source, target, tmp_path, *options)
     assert "CREATE TRIGGER" not in complaints
     assert migrate.migrate(target) == [], "the ledger was copied with the rest"
     found = damage(target)
@@ -215,8 +213,7 @@ def test_a_restore_on_a_server_without_the_role_is_repaired(
     supabase: Supabase, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """Roles belong to the server, and no dump of a database contains them."""
-    source = supabase.create()
-    migrate.migrate(source)
+    source = supabase.migrated()
     with supabase_server(tmp_path_factory.mktemp("elsewhere"), "18") as elsewhere:
         target = elsewhere.create()
         copy_database(supabase, source, target, tmp_path)
@@ -227,8 +224,7 @@ def test_a_restore_on_a_server_without_the_role_is_repaired(
 
 def test_a_restore_that_ended_before_its_last_part_is_repaired(supabase: Supabase, tmp_path: Path) -> None:
     """Primary keys, indexes and triggers are what a restore creates last: the record's own key is among them."""
-    source, target = supabase.create(), supabase.create()
-    migrate.migrate(source)
+    source, target = supabase.migrated(), supabase.create()
     copy_database(supabase, source, target, tmp_path, "--section=pre-data", "--section=data")
     assert "constraint expected_objects_pkey on worker.expected_objects: missing" in damage(target)
     assert migrate.repair(target).left == []
@@ -247,8 +243,7 @@ def test_what_repair_mends_is_not_reported_as_beyond_repair(supabase: Supabase, 
 
 
 def test_a_copy_of_the_schema_alone_is_refused_by_name(supabase: Supabase, tmp_path: Path) -> None:
-    source, target = supabase.create(), supabase.create()
-    migrate.migrate(source)
+    source, target = supabase.migrated(), supabase.create()
     copy_database(supabase, source, target, tmp_path, "--schema-only")
     with pytest.raises(migrate.MigrationError, match="schema_versions is missing or empty: this is a copy without"):
         migrate.migrate(target)

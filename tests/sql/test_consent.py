@@ -258,8 +258,13 @@ def two_people(db: AppTables, pod: Pod) -> tuple[UUID, UUID, Attempt, UUID]:
     return ada, ben, attempt, queued
 
 
-@pytest.mark.parametrize("loss", [revoke, reject, expire, erase, delete_the_account, agree_to_less])
-@pytest.mark.parametrize("who", ["the subject", "the other person"])
+@pytest.mark.parametrize(
+    ("loss", "who"),
+    [
+        *((loss, "the subject") for loss in (revoke, reject, expire, erase, delete_the_account, agree_to_less)),
+        *((loss, "the other person") for loss in (revoke, expire)),
+    ],
+)
 def test_losing_consent_fails_queued_jobs_and_stops_running_ones(
     db: AppTables, pod: Pod, loss: Callable[[AppTables, UUID], None], who: str
 ) -> None:

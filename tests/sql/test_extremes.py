@@ -159,15 +159,14 @@ def run_and_take_over(db: AppTables, pod: Pod, job: UUID, attempt: Attempt | Non
         assert db.one("select status from public.generation_jobs where id = %s", job) != "running"
 
 
-@pytest.mark.parametrize("largest", ["failures = 20, max_failures = 20", "gpu_seconds = 1e12"])
 @pytest.mark.parametrize("how", ["complete", "fail", "release", "take over"])
-def test_a_job_whose_counters_are_at_their_limits_can_end(db: AppTables, pod: Pod, largest: str, how: str) -> None:
+def test_a_job_whose_counters_are_at_their_limits_can_end(db: AppTables, pod: Pod, how: str) -> None:
     """The CHECKs of its row must not refuse the end: taking over would stop at it, for every other job too."""
     job = db.ask()
     attempt = pod.run("generation", job)
     attempt.report(metrics={"seconds": 100})
     with db.without_triggers():
-        db.run(f"update public.generation_jobs set {largest}")
+        db.run("update public.generation_jobs set failures = 20, max_failures = 20, gpu_seconds = 1e12")
     if how == "complete":
         assert attempt.publish() == "ok"
     elif how == "fail":

@@ -149,20 +149,20 @@ def test_a_started_job_says_what_steers_it(db: AppTables, start_pod: Any) -> Non
     }
 
 
-@pytest.mark.parametrize(
-    ("window", "constraint"),
-    [
-        ({"control_start": 0.5, "control_end": 0.5}, "control_start_before_control_end"),
-        ({"control_start": 0.8, "control_end": 0.2}, "control_start_before_control_end"),
-        ({"control_end": 0}, "control_start_before_control_end"),
-        ({"control_start": 1}, "control_start_before_control_end"),
-        ({"control_start": -0.1}, "control_start_between_0_and_1"),
-        ({"control_end": float("nan")}, "control_end_between_0_and_1"),
-    ],
-)
-def test_an_empty_window_of_steps_is_refused(db: AppTables, window: dict[str, float], constraint: str) -> None:
-    with pytest.raises(psycopg.errors.CheckViolation, match=f"generation_jobs_{constraint}"):
-        ask(db, **pose(db), **window)
+EMPTY_WINDOWS = [
+    ({"control_start": 0.5, "control_end": 0.5}, "control_start_before_control_end"),
+    ({"control_start": 0.8, "control_end": 0.2}, "control_start_before_control_end"),
+    ({"control_end": 0}, "control_start_before_control_end"),
+    ({"control_start": 1}, "control_start_before_control_end"),
+    ({"control_start": -0.1}, "control_start_between_0_and_1"),
+    ({"control_end": float("nan")}, "control_end_between_0_and_1"),
+]
+
+
+def test_an_empty_window_of_steps_is_refused(db: AppTables) -> None:
+    for window, constraint in EMPTY_WINDOWS:
+        with pytest.raises(psycopg.errors.CheckViolation, match=f"generation_jobs_{constraint}"):
+            ask(db, **pose(db), **window)
 
 
 def test_waiting_references_are_prefetched_only_where_they_show_one_person(db: AppTables, start_pod: Any) -> None:

@@ -54,13 +54,13 @@ def test_progress_that_has_not_changed_is_not_written_again(db: AppTables, pod: 
     assert db.run("select xmin::text from public.generation_jobs where id = %s", attempt.id) == [before]
 
 
-@pytest.mark.parametrize(("sent", "kept"), [(1e-320, 0), (2, 1), (-1e300, 0), (None, 0.5), ("50%", 0.5), (True, 0.5)])
-def test_no_progress_that_a_pod_sends_ends_the_heartbeat(db: AppTables, pod: Pod, sent: object, kept: float) -> None:
+def test_no_progress_that_a_pod_sends_ends_the_heartbeat(db: AppTables, pod: Pod) -> None:
     attempt = running(db, pod)
-    attempt.report(0.5)
-    answer = beat(pod, attempt.as_lease() | {"report": {"progress": sent, "metrics": None}})
-    assert [lease["state"] for lease in answer["leases"]] == ["ok"]
-    assert progress(db, attempt) == (kept, None)
+    for sent, kept in ((1e-320, 0), (2, 1), (-1e300, 0), (None, 0.5), ("50%", 0.5), (True, 0.5)):
+        attempt.report(0.5)
+        answer = beat(pod, attempt.as_lease() | {"report": {"progress": sent, "metrics": None}})
+        assert [lease["state"] for lease in answer["leases"]] == ["ok"]
+        assert progress(db, attempt) == (kept, None), sent
 
 
 @pytest.mark.parametrize("metric", ["a\0b", "\ud800", object()], ids=["NUL", "a surrogate", "no JSON"])

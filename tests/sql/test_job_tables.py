@@ -51,10 +51,8 @@ def published(url: str) -> set[str]:
 
 
 def test_registering_the_kinds_again_changes_nothing(any_supabase: Supabase) -> None:
-    url = any_supabase.create(grants_by_default=True)
+    url = any_supabase.migrated(grants_by_default=True, realtime=True)
     with psycopg.connect(url, autocommit=True) as owner:
-        owner.execute("create publication supabase_realtime")
-        migrate.migrate(url)
         before = snapshot(url)
         for file in (
             *sorted((sql_folder() / "kinds").glob("*.sql")),
@@ -68,8 +66,7 @@ def test_registering_the_kinds_again_changes_nothing(any_supabase: Supabase) -> 
 
 
 def test_an_administrators_settings_survive_the_next_release(supabase: Supabase, tmp_path: Path) -> None:
-    url = supabase.create()
-    migrate.migrate(url)
+    url = supabase.migrated()
     with AppTables.open(url) as app:
         app.run("update worker.job_kinds set paused = true, max_runtime = '9 hours' where kind = 'training'")
         app.run("update worker.config set keep_logs_for = '7 days'")
@@ -87,8 +84,7 @@ def test_a_publication_for_all_tables_is_not_changed(supabase: Supabase) -> None
 
 
 def test_tables_join_the_publication_once_it_exists(supabase: Supabase, tmp_path: Path) -> None:
-    url = supabase.create()
-    migrate.migrate(url)
+    url = supabase.migrated()
     with psycopg.connect(url, autocommit=True) as owner:
         owner.execute("create publication supabase_realtime")
         owner.execute("alter publication supabase_realtime add table public.subjects")
@@ -97,10 +93,9 @@ def test_tables_join_the_publication_once_it_exists(supabase: Supabase, tmp_path
 
 
 def test_a_new_life_cycle_column_is_in_every_job_table_and_no_client_can_write_it(
-    any_supabase: Supabase, tmp_path: Path
+    supabase: Supabase, tmp_path: Path
 ) -> None:
-    url = any_supabase.create(grants_by_default=True)
-    migrate.migrate(url)
+    url = supabase.migrated(grants_by_default=True)
     release = next_release(
         tmp_path, _9001_node="select worker.alter_job_tables('alter table %s add column node text default ''here''');"
     )
@@ -129,13 +124,10 @@ def test_a_new_life_cycle_column_is_in_every_job_table_and_no_client_can_write_i
                 client.execute("insert into public.generation_jobs (prompt) values ('the sea')")
 
 
-def test_a_new_kind_needs_only_a_table_and_a_file(any_supabase: Supabase, tmp_path: Path) -> None:
+def test_a_new_kind_needs_only_a_table_and_a_file(supabase: Supabase, tmp_path: Path) -> None:
     release = next_release(tmp_path, _9001_sketch=NEW_TABLE)
     (release / "kinds" / "sketch.sql").write_text(NEW_KIND_FILE)
-    url = any_supabase.create(grants_by_default=True)
-    with psycopg.connect(url, autocommit=True) as owner:
-        owner.execute("create publication supabase_realtime")
-    migrate.migrate(url)
+    url = supabase.migrated(grants_by_default=True, realtime=True)
     migrate.migrate(url, release)
     assert "public.sketch_jobs" in published(url)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import uuid4
 
 import psycopg
 import pytest
 
+from tests.conftest import Databases
 from tests.sql.background import BackgroundCalls
 from tests.sql.echo_kind import HOOKS, NAMED_KEYS, REGISTRATION, TABLE, TEXTS, apply_file
 from tests.sql.pod import ROUTES, Pod
@@ -28,8 +29,10 @@ as $$ begin {body} end $$;
 
 
 def execute(db: AppTables, *statements: str) -> None:
-    for statement in statements:
-        db.database.execute(statement.encode())
+    """Run statements in a transaction, all or none."""
+    with db.database.transaction():
+        for statement in statements:
+            db.database.execute(statement.encode())
 
 
 def add_echo(db: AppTables, *more: str) -> None:
@@ -53,6 +56,21 @@ def echo(db: AppTables, job: Any) -> dict[str, Any]:
 def echo_pod(start_pod: Callable[..., Pod]) -> Pod:
     """A pod with the route `echo` and all others."""
     return start_pod(routes=(*ROUTES, "echo"))
+
+
+@pytest.fixture(scope="module")
+def shared_tables(databases: Databases) -> Iterator[AppTables]:
+    name = databases.create()
+    with AppTables.open(databases.server.url(name)) as tables:
+        yield tables
+    databases.drop(name)
+
+
+@pytest.fixture
+def rolled_back(shared_tables: AppTables) -> Iterator[AppTables]:
+    """An app's tables in a transaction that is rolled back, for tests with no other session."""
+    with shared_tables.database.transaction(force_rollback=True):
+        yield shared_tables
 
 
 # -- registration
@@ -96,11 +114,11 @@ WRONG_HOOKS = {
 
 
 @pytest.mark.parametrize("name", WRONG_HOOKS)
-def test_an_invalid_hook_fails_the_registration(db: AppTables, name: str) -> None:
+def test_an_invalid_hook_fails_the_registration(rolled_back: AppTables, name: str) -> None:
     wrong, complaint = WRONG_HOOKS[name]
     with pytest.raises(psycopg.errors.InvalidParameterValue, match=rf"kind echo: .*{complaint}"):
-        add_echo(db, wrong)
-    assert db.run("select from worker.job_kinds where kind = 'echo'") == []
+        add_echo(rolled_back, wrong)
+    assert rolled_back.run("select from worker.job_kinds where kind = 'echo'") == []
 
 
 @pytest.mark.parametrize(
@@ -119,39 +137,45 @@ def test_an_invalid_hook_fails_the_registration(db: AppTables, name: str) -> Non
         "word public.word",
     ],
 )
-def test_a_column_that_could_name_a_person_or_hold_words_must_be_declared(db: AppTables, column: str) -> None:
-    execute(db, "create domain public.word as text", TABLE, HOOKS, f"alter table public.echo_jobs add column {column}")
+def test_a_column_that_could_name_a_person_or_hold_words_must_be_declared(rolled_back: AppTables, column: str) -> None:
+    execute(
+        rolled_back,
+        "create domain public.word as text",
+        TABLE,
+        HOOKS,
+        f"alter table public.echo_jobs add column {column}",
+    )
     with pytest.raises(
         psycopg.errors.InvalidParameterValue, match=rf"column {column.split()[0]} of .* is not declared by any hook"
     ):
-        execute(db, REGISTRATION)
+        execute(rolled_back, REGISTRATION)
 
 
 USES_A_BASE = "alter table public.echo_jobs add column base text references worker.base_models (slug)"
 NEEDS_THE_GPU = r"kind echo: column base of public\.echo_jobs needs the slot gpu, not light"
 
 
-def test_a_kind_that_runs_on_a_base_model_needs_the_slot_gpu(db: AppTables) -> None:
+def test_a_kind_that_runs_on_a_base_model_needs_the_slot_gpu(rolled_back: AppTables) -> None:
     """It was registered, and no pod ever offered a route for its jobs."""
-    execute(db, TABLE, HOOKS, USES_A_BASE)
+    execute(rolled_back, TABLE, HOOKS, USES_A_BASE)
     with pytest.raises(psycopg.errors.InvalidParameterValue, match=NEEDS_THE_GPU) as refused:
-        execute(db, REGISTRATION)
+        execute(rolled_back, REGISTRATION)
     assert "Register the kind with the slot gpu" in str(refused.value.diag.message_hint)
-    execute(db, REGISTRATION.replace("'light'", "'gpu'"))
+    execute(rolled_back, REGISTRATION.replace("'light'", "'gpu'"))
 
 
-def test_a_light_kind_gains_no_base_model_after_its_registration(db: AppTables) -> None:
-    add_echo(db)
-    execute(db, USES_A_BASE)
+def test_a_light_kind_gains_no_base_model_after_its_registration(rolled_back: AppTables) -> None:
+    add_echo(rolled_back)
+    execute(rolled_back, USES_A_BASE)
     with pytest.raises(psycopg.errors.InvalidParameterValue, match=NEEDS_THE_GPU):
-        execute(db, "select worker.check_kinds()")
+        execute(rolled_back, "select worker.check_kinds()")
 
 
-def test_numbers_times_and_booleans_need_no_declaration(db: AppTables) -> None:
-    execute(db, TABLE, HOOKS)
+def test_numbers_times_and_booleans_need_no_declaration(rolled_back: AppTables) -> None:
+    execute(rolled_back, TABLE, HOOKS)
     for kind in ("integer", "bigint", "real", "numeric(3, 1)", "boolean", "interval", "date", "timestamptz"):
-        execute(db, f'alter table public.echo_jobs add column "{kind}" {kind}')
-    execute(db, REGISTRATION)
+        execute(rolled_back, f'alter table public.echo_jobs add column "{kind}" {kind}')
+    execute(rolled_back, REGISTRATION)
 
 
 @pytest.mark.parametrize(
@@ -165,10 +189,10 @@ def test_numbers_times_and_booleans_need_no_declaration(db: AppTables) -> None:
         ("drop constraint echo_jobs_pkey", "PRIMARY KEY \\(id\\)"),
     ],
 )
-def test_a_table_without_the_whole_life_cycle_is_refused(db: AppTables, change: str, missing: str) -> None:
-    execute(db, TABLE, HOOKS, f"alter table public.echo_jobs {change}")
+def test_a_table_without_the_whole_life_cycle_is_refused(rolled_back: AppTables, change: str, missing: str) -> None:
+    execute(rolled_back, TABLE, HOOKS, f"alter table public.echo_jobs {change}")
     with pytest.raises(psycopg.errors.InvalidParameterValue, match=rf"lacks {missing}.* of the life cycle"):
-        execute(db, REGISTRATION)
+        execute(rolled_back, REGISTRATION)
 
 
 ALL_PLAIN = hook(
@@ -184,28 +208,28 @@ ALL_PLAIN = hook(
 @pytest.mark.parametrize(
     "spelling", ["public.Generation_Jobs", 'public."generation_jobs"', '"public".generation_jobs', "generation_jobs"]
 )
-def test_a_table_name_has_one_spelling(db: AppTables, spelling: str) -> None:
-    execute(db, "set search_path = public", ALL_PLAIN)
+def test_a_table_name_has_one_spelling(rolled_back: AppTables, spelling: str) -> None:
+    execute(rolled_back, "set search_path = public", ALL_PLAIN)
     with pytest.raises(psycopg.errors.InvalidParameterValue, match=r"must be written schema\.table"):
-        execute(db, REGISTRATION.replace("public.echo_jobs", spelling))
+        execute(rolled_back, REGISTRATION.replace("public.echo_jobs", spelling))
 
 
-def test_two_kinds_cannot_share_a_table(db: AppTables) -> None:
-    execute(db, ALL_PLAIN)
+def test_two_kinds_cannot_share_a_table(rolled_back: AppTables) -> None:
+    execute(rolled_back, ALL_PLAIN)
     with pytest.raises(psycopg.errors.DuplicateObject, match="already belongs to kind generation"):
-        execute(db, REGISTRATION.replace("public.echo_jobs", "public.generation_jobs"))
+        execute(rolled_back, REGISTRATION.replace("public.echo_jobs", "public.generation_jobs"))
 
 
-def test_a_kind_needs_its_table(db: AppTables) -> None:
+def test_a_kind_needs_its_table(rolled_back: AppTables) -> None:
     with pytest.raises(psycopg.errors.UndefinedTable, match=r"table public\.echo_jobs not found"):
-        execute(db, REGISTRATION)
+        execute(rolled_back, REGISTRATION)
 
 
 @pytest.mark.parametrize("kind", ["echo__loud", "Echo", "echo-loud", "9echo", "e", "echo_"])
-def test_a_kind_name_that_makes_hook_names_ambiguous_is_refused(db: AppTables, kind: str) -> None:
-    execute(db, TABLE)
+def test_a_kind_name_that_makes_hook_names_ambiguous_is_refused(rolled_back: AppTables, kind: str) -> None:
+    execute(rolled_back, TABLE)
     with pytest.raises(psycopg.errors.CheckViolation, match="job_kinds_kind_is_a_word"):
-        execute(db, REGISTRATION.replace("'echo'", f"'{kind}'"))
+        execute(rolled_back, REGISTRATION.replace("'echo'", f"'{kind}'"))
 
 
 def test_a_kind_belongs_to_the_package_that_registered_it(db: AppTables) -> None:
@@ -271,7 +295,6 @@ RAISES = {
 }
 
 
-@pytest.mark.parametrize("failure", RAISES)
 @pytest.mark.parametrize(
     ("name", "arguments", "returns"),
     [
@@ -281,16 +304,18 @@ RAISES = {
     ],
 )
 def test_a_hook_that_fails_at_the_start_fails_the_job(
-    db: AppTables, echo_pod: Pod, name: str, arguments: str, returns: str, failure: str
+    db: AppTables, echo_pod: Pod, name: str, arguments: str, returns: str
 ) -> None:
-    add_echo(db, hook(name, RAISES[failure], arguments=arguments, returns=returns))
-    job = ask_echo(db)
-    assert echo_pod.claim("echo") == ("echo", job)
-    assert echo_pod.start("echo", job) is None
-    row = echo(db, job)
-    assert (row["status"], row["error_code"], row["attempt"]) == ("failed", "internal", 0)
-    assert row["error"].startswith("a hook of kind echo failed with SQLSTATE ")
-    assert db.queue_row("echo", job) is None
+    add_echo(db)
+    for failure in RAISES.values():
+        execute(db, hook(name, failure, arguments=arguments, returns=returns), REGISTRATION)
+        job = ask_echo(db)
+        assert echo_pod.claim("echo") == ("echo", job)
+        assert echo_pod.start("echo", job) is None
+        row = echo(db, job)
+        assert (row["status"], row["error_code"], row["attempt"]) == ("failed", "internal", 0), failure
+        assert row["error"].startswith("a hook of kind echo failed with SQLSTATE ")
+        assert db.queue_row("echo", job) is None
 
 
 def test_a_request_that_a_hook_cannot_read_is_invalid(db: AppTables, echo_pod: Pod) -> None:
@@ -300,57 +325,62 @@ def test_a_request_that_a_hook_cannot_read_is_invalid(db: AppTables, echo_pod: P
     assert (echo(db, job)["status"], echo(db, job)["error_code"]) == ("failed", "invalid_input")
 
 
-@pytest.mark.parametrize(
-    "prefix",
-    [
-        "format('%s/%s/', p_job ->> 'id', p_attempt)",
-        "format('mine/%s/%s/', p_attempt, p_job ->> 'id')",
-        "format('mine/%s/%s', p_job ->> 'id', p_attempt)",
-        "format('mine/%s/%s/', p_job ->> 'id', p_attempt + 1)",
-        "format('mine/%s/%s/more/', p_job ->> 'id', p_attempt)",
-        "format('../%s/%s/', p_job ->> 'id', p_attempt)",
-        "format('mine/./%s/%s/', p_job ->> 'id', p_attempt)",
-        "format('mine//%s/%s/', p_job ->> 'id', p_attempt)",
-        "format('/mine/%s/%s/', p_job ->> 'id', p_attempt)",
-        "'mine/'",
-        "null::text",
-    ],
-)
-def test_a_prefix_without_job_and_attempt_fails_the_start(db: AppTables, echo_pod: Pod, prefix: str) -> None:
-    add_echo(db, hook("prefix", f"return {prefix};", arguments="p_job jsonb, p_attempt integer", returns="text"))
-    job = ask_echo(db)
-    assert echo_pod.start(*echo_pod.claim("echo")) is None  # type: ignore[misc]
-    assert (echo(db, job)["status"], echo(db, job)["error_code"]) == ("failed", "internal")
+WRONG_PREFIXES = [
+    "format('%s/%s/', p_job ->> 'id', p_attempt)",
+    "format('mine/%s/%s/', p_attempt, p_job ->> 'id')",
+    "format('mine/%s/%s', p_job ->> 'id', p_attempt)",
+    "format('mine/%s/%s/', p_job ->> 'id', p_attempt + 1)",
+    "format('mine/%s/%s/more/', p_job ->> 'id', p_attempt)",
+    "format('../%s/%s/', p_job ->> 'id', p_attempt)",
+    "format('mine/./%s/%s/', p_job ->> 'id', p_attempt)",
+    "format('mine//%s/%s/', p_job ->> 'id', p_attempt)",
+    "format('/mine/%s/%s/', p_job ->> 'id', p_attempt)",
+    "'mine/'",
+    "null::text",
+]
 
 
-@pytest.mark.parametrize("failure", RAISES)
+def test_a_prefix_without_job_and_attempt_fails_the_start(db: AppTables, echo_pod: Pod) -> None:
+    add_echo(db)
+    for prefix in WRONG_PREFIXES:
+        body, arguments = f"return {prefix};", "p_job jsonb, p_attempt integer"
+        execute(db, hook("prefix", body, arguments=arguments, returns="text"), REGISTRATION)
+        job = ask_echo(db)
+        assert echo_pod.start(*echo_pod.claim("echo")) is None  # type: ignore[misc]
+        assert (echo(db, job)["status"], echo(db, job)["error_code"]) == ("failed", "internal"), prefix
+
+
 @pytest.mark.parametrize("name", ["publish", "result_error", "result_keys"])
-def test_a_hook_that_fails_at_the_publication_publishes_nothing(
-    db: AppTables, echo_pod: Pod, name: str, failure: str
-) -> None:
-    wrong = {
+def test_a_hook_that_fails_at_the_publication_publishes_nothing(db: AppTables, echo_pod: Pod, name: str) -> None:
+    add_echo(db)
+    for failure in RAISES.values():
+        execute(db, failing_at_the_publication(name, failure), REGISTRATION)
+        attempt = echo_pod.run("echo", ask_echo(db))
+        attempt.stage("0.png")
+        before = echo(db, attempt.id)
+        assert attempt.complete({"objects": [attempt.key("0.png")]}) == "invalid", failure
+        assert echo(db, attempt.id) == before
+        assert db.staged(attempt.id) == {attempt.key("0.png"): "staged"}
+        assert attempt.fail("internal") == "queued"
+
+
+def failing_at_the_publication(name: str, failure: str) -> str:
+    """Return a hook that fails."""
+    return {
         "publish": hook(
             "publish",
-            "update public.echo_jobs set phase = 'half done' where id = (p_job ->> 'id')::uuid; " + RAISES[failure],
+            "update public.echo_jobs set phase = 'half done' where id = (p_job ->> 'id')::uuid; " + failure,
             arguments="p_job jsonb, p_result jsonb",
             how="volatile",
         ),
-        "result_error": hook("result_error", RAISES[failure], arguments="p_job jsonb, p_result jsonb", returns="text"),
+        "result_error": hook("result_error", failure, arguments="p_job jsonb, p_result jsonb", returns="text"),
         "result_keys": hook(
             "result_keys",
-            RAISES[failure].replace("return (", "return query (").replace("to_jsonb(t)", "t::text"),
+            failure.replace("return (", "return query (").replace("to_jsonb(t)", "t::text"),
             arguments="p_result jsonb",
             returns="setof text",
         ),
     }[name]
-    add_echo(db, wrong)
-    attempt = echo_pod.run("echo", ask_echo(db))
-    attempt.stage("0.png")
-    before = echo(db, attempt.id)
-    assert attempt.complete({"objects": [attempt.key("0.png")]}) == "invalid"
-    assert echo(db, attempt.id) == before
-    assert db.staged(attempt.id) == {attempt.key("0.png"): "staged"}
-    assert attempt.fail("internal") == "queued"
 
 
 # -- a dropped table
@@ -385,14 +415,14 @@ def test_revocation_heartbeat_and_tick_work_without_a_kinds_table(db: AppTables,
     assert drawing.release() == "consent_denied"
 
 
-def test_registered_kinds_are_checked_again_at_the_end(db: AppTables) -> None:
-    add_echo(db)
-    db.run("select worker.check_kinds()")
-    execute(db, NAMED_KEYS.replace("'picture_path'", "'elsewhere'"))
+def test_registered_kinds_are_checked_again_at_the_end(rolled_back: AppTables) -> None:
+    add_echo(rolled_back)
+    rolled_back.run("select worker.check_kinds()")
+    execute(rolled_back, NAMED_KEYS.replace("'picture_path'", "'elsewhere'"))
     with pytest.raises(
         psycopg.errors.InvalidParameterValue, match=r"column picture_path .* is not declared by any hook"
     ):
-        db.run("select worker.check_kinds()")
+        execute(rolled_back, "select worker.check_kinds()")
 
 
 def test_a_disabled_trigger_is_enabled_again_at_the_end(db: AppTables) -> None:

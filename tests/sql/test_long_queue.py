@@ -1,6 +1,6 @@
 """What costs the same however many jobs wait or have ended: rows that each call reads, as the server counts them.
 
-Thirty thousand jobs wait and three hundred thousand have ended. Whatever a test changes is rolled back.
+Fifteen thousand jobs wait and a hundred thousand have ended. Whatever a test changes is rolled back.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.sql.long_queue import fill
 from tests.sql.pod import GENERATION, ROUTES
 from tests.tiny_models import REGISTER_TINY_BASE, TINY_BASE
 
-QUEUED, FINISHED = 30_000, 300_000
+QUEUED, FINISHED = 15_000, 100_000
 
 FEW = 6_000
 """Rows that a call may read: a few slices of 500 and batches of 100, for each of three kinds."""

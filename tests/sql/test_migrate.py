@@ -13,7 +13,7 @@ import pytest
 from tests.sql.catalog import differences, policy_oids, snapshot
 from tests.sql.files import next_release, psql
 from tests.sql.pod import as_worker
-from tests.sql.supabase import Supabase
+from tests.sql.supabase import PROJECTS, Supabase
 from tests.waiting import wait_until
 from worker.database.schema import migrate
 from worker.database.schema.migrate import MigrationError
@@ -36,9 +36,11 @@ def execute(url: str, statement: str) -> None:
 # ----------------------------------------------------------------------------------------------------------- repeatable
 
 
-@pytest.mark.parametrize("grants_by_default", [True, False], ids=["older project", "newer project"])
-def test_migrating_again_changes_nothing(any_supabase: Supabase, grants_by_default: bool) -> None:
-    url = any_supabase.create(grants_by_default=grants_by_default)
+@PROJECTS
+def test_migrating_again_changes_nothing(
+    supabase_of: Callable[[str], Supabase], version: str, grants_by_default: bool
+) -> None:
+    url = supabase_of(version).create(grants_by_default=grants_by_default)
     assert migrate.migrate(url) == [*NUMBERED, *REPEATABLE]
     before = snapshot(url)
     assert len(before) > 500, "a nearly empty snapshot would prove nothing"
@@ -47,8 +49,7 @@ def test_migrating_again_changes_nothing(any_supabase: Supabase, grants_by_defau
 
 
 def test_running_every_repeatable_file_again_changes_nothing(any_supabase: Supabase, tmp_path: Path) -> None:
-    url = any_supabase.create(grants_by_default=True)
-    migrate.migrate(url)
+    url = any_supabase.migrated(grants_by_default=True)
     before, policies = snapshot(url), policy_oids(url)
     assert migrate.migrate(url, next_release(tmp_path)) == REPEATABLE
     assert list(differences(before, snapshot(url))) == ["row of worker.schema_versions views"]
@@ -65,12 +66,13 @@ def test_two_migrations_at_once_apply_every_file_once(supabase: Supabase) -> Non
 # ------------------------------------------------------------------------------------------------------- the two routes
 
 
-@pytest.mark.parametrize("grants_by_default", [True, False], ids=["older project", "newer project"])
+@PROJECTS
 def test_the_printed_sql_creates_the_same_database(
-    any_supabase: Supabase, grants_by_default: bool, tmp_path: Path
+    supabase_of: Callable[[str], Supabase], version: str, grants_by_default: bool, tmp_path: Path
 ) -> None:
-    applied, printed = (any_supabase.create(grants_by_default=grants_by_default) for _ in range(2))
-    migrate.migrate(applied)
+    supabase = supabase_of(version)
+    applied = supabase.migrated(grants_by_default=grants_by_default)
+    printed = supabase.create(grants_by_default=grants_by_default)
     result = psql(printed, render(), tmp_path)
     assert result.returncode == 0, result.stderr
     assert result.stdout == "", "psql must print no results"
@@ -95,41 +97,33 @@ def test_since_an_unknown_migration_is_refused_with_the_newest() -> None:
 
 def test_the_next_release_can_be_applied_by_the_other_route(supabase: Supabase, tmp_path: Path) -> None:
     release = next_release(tmp_path, _9001_mood=ADDED_COLUMN)
-    whole, printed_first, printed_second = (supabase.create() for _ in range(3))
+    whole, printed_first, printed_second = supabase.create(), supabase.create(), supabase.migrated()
     migrate.migrate(whole, release)
 
     assert psql(printed_first, render(), tmp_path).returncode == 0
     assert migrate.migrate(printed_first, release) == ["9001_mood", *REPEATABLE]
     assert differences(snapshot(whole), snapshot(printed_first)) == {}
 
-    migrate.migrate(printed_second)
     result = psql(printed_second, render(NEWEST, release), tmp_path)
     assert result.returncode == 0, result.stderr
     assert differences(snapshot(whole), snapshot(printed_second)) == {}
     assert migrate.migrate(printed_second, release) == []
 
 
-@pytest.mark.parametrize(
-    ("applied", "since", "complaint"),
-    [
-        (True, 0, f"applied here already: {', '.join(NUMBERED)}"),
-        (True, 1, f"applied here already: {', '.join(NUMBERED[1:])}"),
-        (True, 9001, "not applied here yet: 9001_mood"),
-        (False, NEWEST, f"not applied here yet: {', '.join(NUMBERED)}"),
-    ],
-)
-def test_printed_sql_since_the_wrong_release_is_refused_by_name(
-    supabase: Supabase, tmp_path: Path, applied: bool, since: int, complaint: str
-) -> None:
+def test_printed_sql_since_the_wrong_release_is_refused_by_name(supabase: Supabase, tmp_path: Path) -> None:
     release = next_release(tmp_path, _9001_mood=ADDED_COLUMN)
-    url = supabase.create()
-    if applied:
-        migrate.migrate(url)
-    before = snapshot(url)
-    result = psql(url, render(since, release), tmp_path)
-    assert result.returncode != 0
-    assert complaint in result.stderr
-    assert differences(before, snapshot(url)) == {}
+    empty, migrated = supabase.create(), supabase.migrated()
+    before = {url: snapshot(url) for url in (empty, migrated)}
+    for url, since, complaint in (
+        (migrated, 0, f"applied here already: {', '.join(NUMBERED)}"),
+        (migrated, 1, f"applied here already: {', '.join(NUMBERED[1:])}"),
+        (migrated, 9001, "not applied here yet: 9001_mood"),
+        (empty, NEWEST, f"not applied here yet: {', '.join(NUMBERED)}"),
+    ):
+        result = psql(url, render(since, release), tmp_path)
+        assert result.returncode != 0
+        assert complaint in result.stderr
+        assert differences(before[url], snapshot(url)) == {}
 
 
 # ------------------------------------------------------------------------------------------------------- all or nothing
@@ -138,9 +132,7 @@ def test_printed_sql_since_the_wrong_release_is_refused_by_name(
 @pytest.mark.parametrize("migrated", [False, True], ids=["empty database", "migrated database"])
 def test_a_failing_file_is_named_and_changes_nothing(supabase: Supabase, tmp_path: Path, migrated: bool) -> None:
     release = next_release(tmp_path, _9001_mood=ADDED_COLUMN, _9002_broken="alter table public.nowhere add x int;")
-    url = supabase.create()
-    if migrated:
-        migrate.migrate(url)
+    url = supabase.migrated() if migrated else supabase.create()
     before = snapshot(url)
     with pytest.raises(MigrationError, match=r"9002_broken\.sql: .*public\.nowhere.* Nothing was changed"):
         migrate.migrate(url, release)
@@ -150,8 +142,7 @@ def test_a_failing_file_is_named_and_changes_nothing(supabase: Supabase, tmp_pat
 
 
 def test_an_applied_file_that_was_edited_is_refused_by_name(supabase: Supabase, tmp_path: Path) -> None:
-    url = supabase.create()
-    migrate.migrate(url)
+    url = supabase.migrated()
     before = snapshot(url)
     release = next_release(tmp_path, _9001_mood=ADDED_COLUMN)
     with (release / "migrations" / "0002_tables.sql").open("a") as file:
@@ -186,8 +177,7 @@ def test_an_unreachable_database_is_named_without_its_password(
 
 
 def test_a_pods_url_is_refused_with_a_hint_to_the_owners(supabase: Supabase, tmp_path: Path) -> None:
-    url = supabase.create()
-    migrate.migrate(url)
+    url = supabase.migrated()
     with pytest.raises(MigrationError, match="URL of the database's owner"):
         migrate.migrate(as_worker(url), next_release(tmp_path))
 
@@ -195,34 +185,39 @@ def test_a_pods_url_is_refused_with_a_hint_to_the_owners(supabase: Supabase, tmp
 # ----------------------------------------------------------------------------------------------------- existing objects
 
 
-@pytest.mark.parametrize(
-    "table", ["subjects", "subject_photos", "subjects_models", "presets", "training_jobs", "generation_jobs"]
-)
-def test_a_table_of_the_app_is_refused_by_name(supabase: Supabase, table: str) -> None:
-    url = supabase.create()
-    execute(url, f"create table public.{table} (id uuid primary key, mine text)")
-    before = snapshot(url)
-    with pytest.raises(MigrationError, match=rf"public\.{table} already exists and does not belong to this project"):
-        migrate.migrate(url)
-    assert differences(before, snapshot(url)) == {}
+THEIRS = [
+    *(
+        (f"public.{table}", f"create table public.{table} (id uuid, mine text)", f"drop table public.{table}")
+        for table in ("subjects", "subject_photos", "subjects_models", "presets", "training_jobs", "generation_jobs")
+    ),
+    (
+        "cancel_job",
+        "create function public.cancel_job(number bigint) returns text language sql as 'select null'",
+        "drop function public.cancel_job",
+    ),
+    (
+        "table worker.shifts",
+        "create schema worker; create table worker.shifts (id int primary key)",
+        "drop schema worker cascade",
+    ),
+    (
+        "worker.pay",
+        "create schema worker; create function worker.pay() returns int language sql as 'select 1'",
+        "drop schema worker cascade",
+    ),
+]
+"""The name in the error, and the statements that create and drop something of the app."""
 
 
-@pytest.mark.parametrize(
-    ("theirs", "name"),
-    [
-        ("create function public.cancel_job(number bigint) returns text language sql as 'select null'", "cancel_job"),
-        ("create schema worker; create table worker.shifts (id int primary key)", "table worker.shifts"),
-        ("create schema worker; create function worker.pay() returns int language sql as 'select 1'", "worker.pay"),
-    ],
-    ids=["function", "schema with a table", "schema with a function"],
-)
-def test_functions_and_a_schema_of_the_app_are_refused_by_name(supabase: Supabase, theirs: str, name: str) -> None:
+def test_tables_functions_and_a_schema_of_the_app_are_refused_by_name(supabase: Supabase) -> None:
     url = supabase.create()
-    execute(url, theirs)
-    before = snapshot(url)
-    with pytest.raises(MigrationError, match=rf"{name}.* already exists and does not belong to this project"):
-        migrate.migrate(url)
-    assert differences(before, snapshot(url)) == {}
+    for name, create, drop in THEIRS:
+        execute(url, create)
+        before = snapshot(url)
+        with pytest.raises(MigrationError, match=rf"{name}.* already exists and does not belong to this project"):
+            migrate.migrate(url)
+        assert differences(before, snapshot(url)) == {}
+        execute(url, drop)
 
 
 def test_tables_of_the_app_with_columns_like_ours_are_left_alone(supabase: Supabase) -> None:
@@ -238,8 +233,7 @@ def test_tables_of_the_app_with_columns_like_ours_are_left_alone(supabase: Supab
 
 
 def test_every_table_and_function_of_public_is_guarded_against_overwriting(supabase: Supabase) -> None:
-    url = supabase.create()
-    migrate.migrate(url)
+    url = supabase.migrated()
     guards = [sql_folder() / "preflight.sql", *(sql_folder() / "migrations").glob("*.sql")]
     guarded = "".join(path.read_text() for path in guards)
     created = re.findall(r"^(?:relation|function) public\.(\w+)", "\n".join(snapshot(url)), re.MULTILINE)
@@ -284,8 +278,7 @@ def test_supabase_stubs_never_touch_a_supabase_project(supabase: Supabase) -> No
 
 
 def test_only_dropped_and_changed_policies_are_recreated(supabase: Supabase, tmp_path: Path) -> None:
-    url = supabase.create()
-    migrate.migrate(url)
+    url = supabase.migrated()
     before, policies = snapshot(url), policy_oids(url)
     dropped, loosened, moved = (
         "public.subjects.users can view their own subjects",
@@ -304,8 +297,7 @@ def test_only_dropped_and_changed_policies_are_recreated(supabase: Supabase, tmp
 
 
 def test_policies_do_not_wait_long_for_a_busy_storage_table(supabase: Supabase, tmp_path: Path) -> None:
-    url = supabase.create()
-    migrate.migrate(url)
+    url = supabase.migrated()
     with psycopg.connect(supabase.superuser_url(url)) as upload:
         upload.execute("lock table storage.objects in row exclusive mode")
         # Unchanged policies lock nothing: the next release applies during the upload.

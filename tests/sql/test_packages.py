@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psycopg
@@ -13,7 +13,7 @@ from tests.sql.catalog import differences, policy_oids, snapshot
 from tests.sql.echo_kind import HOOKS, NAMED_KEYS, PACKAGE, REGISTRATION, TABLE, apply_file, write_package
 from tests.sql.files import next_release, psql
 from tests.sql.pod import Claims, Pod
-from tests.sql.supabase import Supabase
+from tests.sql.supabase import PROJECTS, Supabase
 from tests.sql.tables import AppTables
 from worker.database.schema.migrate import MigrationError, migrate
 from worker.database.schema.printed import render
@@ -212,9 +212,9 @@ def test_a_package_no_longer_owns_a_name_that_it_dropped(database_url: str) -> N
 # -- complete migrations, on each PostgreSQL version
 
 
-@pytest.mark.parametrize("grants_by_default", [True, False], ids=["older project", "newer project"])
+@PROJECTS
 def test_a_packages_objects_are_granted_only_as_declared(
-    any_supabase: Supabase, grants_by_default: bool, tmp_path: Path
+    supabase_of: Callable[[str], Supabase], version: str, grants_by_default: bool, tmp_path: Path
 ) -> None:
     made = f"""
       create table public.echo_places (id int);
@@ -231,7 +231,7 @@ end $$;
 """
     package = write_package(tmp_path, echo=HOOKS + REGISTRATION + declared)
     (package.folder / "migrations" / "0002_more.sql").write_text(made)
-    url = any_supabase.create(grants_by_default=grants_by_default)
+    url = supabase_of(version).create(grants_by_default=grants_by_default)
     assert f"{PACKAGE}: echo" in migrate(url, packages=[package])
     assert held(url) == {"echo_open": {"authenticated"}, "echo_view": {"authenticated"}}
     assert len([name for name in policy_oids(url) if name.startswith("echo_jobs.")]) == 2
@@ -301,13 +301,13 @@ UNDONE_LATER = {
 
 @pytest.mark.parametrize("is_refused", [True, False], ids=["refused", "repaired"])
 def test_a_file_after_the_registration_cannot_undo_it(supabase: Supabase, tmp_path: Path, is_refused: bool) -> None:
-    good = supabase.create()
+    good = supabase.migrated()
     if not is_refused:
         migrate(good, packages=[write_package(tmp_path / "good")])
     before = snapshot(good)
     for name, (text, refusal) in UNDONE_LATER.items():
         if is_refused == (refusal is not None):
-            undone = supabase.create()
+            undone = supabase.migrated()
             package = write_package(tmp_path / name, undone=text)
             if refusal:
                 with pytest.raises(MigrationError, match=rf"rights\.sql: kind echo: .*{refusal}"):
@@ -331,8 +331,8 @@ def test_a_refused_file_changes_nothing_by_either_route(supabase: Supabase, tmp_
     assert differences(before, snapshot(url)) == {}
 
 
-def test_a_kind_of_a_package_runs_like_any_other(any_supabase: Supabase, tmp_path: Path) -> None:
-    url = any_supabase.create(grants_by_default=True)
+def test_a_kind_of_a_package_runs_like_any_other(supabase: Supabase, tmp_path: Path) -> None:
+    url = supabase.migrated(grants_by_default=True)
     migrate(url, packages=[write_package(tmp_path)])
     with AppTables.open(url) as app, Claims(url) as claims:
         with app.acting_as("authenticated", app.owner) as client:

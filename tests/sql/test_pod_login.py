@@ -17,14 +17,12 @@ from tests.sql.supabase import Supabase
 from tests.sql.tables import AppTables
 from worker.database.claim_queue import ClaimQueue
 from worker.database.pool import Database
-from worker.database.schema import migrate
 
 
 @contextmanager
 def project(supabase: Supabase) -> Iterator[tuple[AppTables, str, str]]:
     """A migrated project, and the URLs of two logins that its owner created for pods."""
-    url = supabase.create()
-    migrate.migrate(url)
+    url = supabase.migrated()
     logins = [f"pod_{uuid4().hex[:8]}" for _ in range(2)]
     with AppTables.open(url) as app:
         for login in logins:

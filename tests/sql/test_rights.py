@@ -14,7 +14,6 @@ from psycopg.rows import dict_row
 
 from tests.sql import rights
 from tests.sql.supabase import Supabase
-from worker.database.schema import migrate
 
 OURS = "('public', 'worker')"
 
@@ -32,8 +31,7 @@ class Project:
 
 @pytest.fixture(scope="module", params=[True, False], ids=["older project", "newer project"])
 def project(supabase: Supabase, request: pytest.FixtureRequest) -> Iterator[Project]:
-    url = supabase.create(grants_by_default=request.param)
-    migrate.migrate(url)
+    url = supabase.migrated(grants_by_default=request.param)
     with psycopg.connect(url, autocommit=True, row_factory=dict_row) as owner:
         yield Project(owner, request.param)
 

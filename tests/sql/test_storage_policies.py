@@ -72,8 +72,7 @@ class Store:
 
 @pytest.fixture
 def store(supabase: Supabase) -> Iterator[Store]:
-    url = supabase.create()
-    migrate.migrate(url)
+    url = supabase.migrated()
     with ExitStack() as stack:
         app = stack.enter_context(AppTables.open(url))
         for bucket in (UPLOADS, MODELS):

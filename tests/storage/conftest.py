@@ -1,6 +1,7 @@
 """A real S3 server, a relay in front of it, and servers that misbehave."""
 
 import asyncio
+import os
 import re
 import socket
 import threading
@@ -8,12 +9,16 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
+from tests.forked import Commands
+from tests.quick_boto import shared_descriptions  # noqa: F401
+from tests.storage.hub import REPO, Hub
 from worker.storage.object_store import ObjectStore
 from worker.storage.s3.client import StoreConfig
 
@@ -179,6 +184,27 @@ async def relayed(relay: Relay) -> AsyncIterator[ObjectStore]:
     yield store
     relay.let_go()
     await store.close()
+
+
+Pull = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def pull(commands: Commands) -> Pull:
+    """Run `worker models pull`: pull(hub, disk, *arguments, **environment); returns exit code, output and errors."""
+
+    def run(hub: Hub, disk: Path, *arguments: str, **environment: str) -> tuple[int, str, str]:
+        words = ["models", "pull", *(arguments or (REPO, "--as", "flux-dev"))]
+        ran = commands.run(words, pull_environment(hub, disk) | environment, disk.parent)
+        return ran.code, ran.stdout, ran.stderr
+
+    return run
+
+
+def pull_environment(hub: Hub, disk: Path) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
+    settings = {"HF_ENDPOINT": hub.address, "HF_HOME": str(disk.parent / "hf"), "MODELS_DIR": str(disk)}
+    return {**kept, **settings, "HF_HUB_DOWNLOAD_TIMEOUT": "5"}
 
 
 Answer = tuple[int, str]

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.storage.bases import content_of
+from tests.storage.conftest import Pull
 from tests.storage.hub import COMMIT, REPO, Hub, running
-from tests.storage.test_models_pull import pull
 from worker.models import BaseModels, install_command
 from worker.models.hub.includes import parse_includes
 from worker.models.manifest import read_manifest
@@ -45,7 +45,9 @@ def including(*includes: str) -> list[str]:
     return [REPO, "--as", "my-adapter", *(word for include in includes for word in ("--include", include))]
 
 
-def test_the_files_of_a_guide_come_from_several_repositories_into_one_manifest(hub: Hub, disk: Path) -> None:
+def test_the_files_of_a_guide_come_from_several_repositories_into_one_manifest(
+    hub: Hub, disk: Path, pull: Pull
+) -> None:
     code, out, said = pull(hub, disk, *including(*INCLUDES))
     assert code == 0, said
     assert content_of(disk / "my-adapter") == {
@@ -78,7 +80,7 @@ def test_the_files_of_a_guide_come_from_several_repositories_into_one_manifest(h
     ],
 )
 def test_a_file_that_cannot_be_part_of_a_guide_is_refused_by_name(
-    hub: Hub, disk: Path, includes: list[str], expected: str
+    hub: Hub, disk: Path, pull: Pull, includes: list[str], expected: str
 ) -> None:
     code, _, said = pull(hub, disk, *including(*includes))
     assert (code, said.count("Traceback")) == (1, 0)
@@ -86,7 +88,7 @@ def test_a_file_that_cannot_be_part_of_a_guide_is_refused_by_name(
     assert not (disk / "my-adapter").exists()
 
 
-def test_a_published_guide_is_pulled_by_its_name_alone(hub: Hub, disk: Path) -> None:
+def test_a_published_guide_is_pulled_by_its_name_alone(hub: Hub, disk: Path, pull: Pull) -> None:
     assert install_command("ip-adapter-flux") == "worker models pull --as ip-adapter-flux"
     adapter, *encoder = parse_includes(GUIDES["ip-adapter-flux"], None)
     hub.others = {

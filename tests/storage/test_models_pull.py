@@ -4,12 +4,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.storage.bases import content_of
+from tests.storage.conftest import Pull, pull_environment
 from tests.storage.hub import COMMIT, REPO, Hub, running
 from tests.waiting import wait_until
 from worker.models import BaseModels
@@ -64,29 +65,23 @@ def disk(tmp_path: Path) -> Path:
     return tmp_path / "models"
 
 
-def start_pull(hub: Hub, disk: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "worker", "models", "pull", *(arguments or (REPO, "--as", "flux-dev"))]
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
-    settings = {"HF_ENDPOINT": hub.address, "HF_HOME": str(disk.parent / "hf"), "MODELS_DIR": str(disk)}
-    pipe = subprocess.PIPE
-    env = {**kept, **settings, "HF_HUB_DOWNLOAD_TIMEOUT": "5", **environment}
-    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=env, cwd=disk.parent)
+Refused = Callable[..., str]
 
 
-def pull(hub: Hub, disk: Path, *arguments: str, **environment: str) -> tuple[int, str, str]:
-    process = start_pull(hub, disk, *arguments, **environment)
-    out, said = process.communicate(timeout=120)
-    return process.returncode, out, said
+@pytest.fixture
+def refused(pull: Pull) -> Refused:
+    """Run a pull that must be refused; returns what it says."""
+
+    def run(hub: Hub, disk: Path, *arguments: str, **environment: str) -> str:
+        code, _, said = pull(hub, disk, *arguments, **environment)
+        assert (code, said.count("Traceback"), said.count("signature-marker")) == (1, 0, 0), said
+        assert not (disk / "flux-dev").exists()
+        return said
+
+    return run
 
 
-def refused(hub: Hub, disk: Path, *arguments: str, **environment: str) -> str:
-    code, _, said = pull(hub, disk, *arguments, **environment)
-    assert (code, said.count("Traceback"), said.count("signature-marker")) == (1, 0, 0), said
-    assert not (disk / "flux-dev").exists()
-    return said
-
-
-def test_one_commit_of_a_repository_is_downloaded_without_pickles_and_copies(hub: Hub, disk: Path) -> None:
+def test_one_commit_of_a_repository_is_downloaded_without_pickles_and_copies(hub: Hub, disk: Path, pull: Pull) -> None:
     link = "https://tiny.example/terms\x1b[2J"
     hub.card = {"license": "other", "license_name": "tiny-licence", "license_link": link}
     code, out, said = pull(hub, disk, REPO, "--as", "flux-dev", "--revision", "v1")
@@ -108,10 +103,13 @@ def test_one_commit_of_a_repository_is_downloaded_without_pickles_and_copies(hub
     assert f"{disk / 'flux-dev'} exists: delete it, or choose another name with --as" in said
 
 
-def test_a_killed_pull_continues_where_it_stopped(hub: Hub, disk: Path) -> None:
+def test_a_killed_pull_continues_where_it_stopped(hub: Hub, disk: Path, pull: Pull) -> None:
     hub.hold_after = 12_000_000
     hub.card = {"license": ["mit", "other"]}  # the author of a card may write anything
-    process = start_pull(hub, disk)
+    command = [sys.executable, "-m", "worker", "models", "pull", REPO, "--as", "flux-dev"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=pull_environment(hub, disk), cwd=disk.parent
+    )
     assert hub.holding.wait(60)
     (part,) = (disk / ".arriving-flux-dev/transformer").glob("*.part")
     wait_until(lambda: part.stat().st_size, "the first piece to be on the disk")  # the library writes 10 MB at a time
@@ -130,14 +128,14 @@ def test_a_killed_pull_continues_where_it_stopped(hub: Hub, disk: Path) -> None:
     assert "tokenizer/vocab.json" not in dict(again), "complete files are not fetched again"
 
 
-def test_a_file_damaged_by_the_network_is_fetched_again(hub: Hub, disk: Path) -> None:
+def test_a_file_damaged_by_the_network_is_fetched_again(hub: Hub, disk: Path, pull: Pull) -> None:
     hub.spoil = {SHARD, "tokenizer/vocab.json"}
     code, _, said = pull(hub, disk)
     assert code == 0, said
     assert content_of(disk / "flux-dev") == WANTED
 
 
-def test_the_error_for_a_gated_base_says_what_to_do(hub: Hub, disk: Path) -> None:
+def test_the_error_for_a_gated_base_says_what_to_do(hub: Hub, disk: Path, pull: Pull, refused: Refused) -> None:
     hub.gate = "token-marker"
     page = f"https://huggingface.co/{REPO}"
     said = refused(hub, disk)
@@ -161,11 +159,13 @@ def test_the_error_for_a_gated_base_says_what_to_do(hub: Hub, disk: Path) -> Non
         ((REPO, "--as", "real-esrgan-x4"), "worker models import real-esrgan-x4 --upscaler FILE"),
     ],
 )
-def test_a_wrong_name_is_reported(hub: Hub, disk: Path, arguments: tuple[str, ...], expected: str) -> None:
+def test_a_wrong_name_is_reported(
+    hub: Hub, disk: Path, refused: Refused, arguments: tuple[str, ...], expected: str
+) -> None:
     assert expected in refused(hub, disk, *arguments)
 
 
-def test_an_unusable_folder_is_reported(hub: Hub, disk: Path) -> None:
+def test_an_unusable_folder_is_reported(hub: Hub, disk: Path, refused: Refused) -> None:
     """A file in place of the folder simulates a volume owned by root, because root may write anywhere."""
     disk.write_text("no folder")
     said = refused(hub, disk)
@@ -173,7 +173,7 @@ def test_an_unusable_folder_is_reported(hub: Hub, disk: Path) -> None:
     assert "set MODELS_DIR to a folder of your own" in said
 
 
-def test_an_unreachable_hub_is_reported(hub: Hub, disk: Path) -> None:
+def test_an_unreachable_hub_is_reported(hub: Hub, disk: Path, refused: Refused) -> None:
     assert "the hub cannot be reached" in refused(hub, disk, HF_ENDPOINT="http://127.0.0.1:9")
     assert "HF_HUB_OFFLINE is set: unset it" in refused(hub, disk, HF_HUB_OFFLINE="1")
 
@@ -188,7 +188,7 @@ def test_an_unreachable_hub_is_reported(hub: Hub, disk: Path) -> None:
     ],
 )
 def test_a_repository_that_cannot_become_a_base_is_refused_before_its_weights_are_fetched(
-    hub: Hub, disk: Path, lost: str, added: dict[str, bytes], expected: str
+    hub: Hub, disk: Path, refused: Refused, lost: str, added: dict[str, bytes], expected: str
 ) -> None:
     hub.files = {name: content for name, content in hub.files.items() if not name.startswith(lost)} | added
     assert expected in refused(hub, disk)

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 from tests.storage.bases import content_of
+from tests.storage.conftest import Pull
 from tests.storage.hub import REPO, Hub, running
-from tests.storage.test_models_pull import pull
 from tests.web_server import Server, body, serving
 from worker.errors import CommandRefused
 from worker.guard.fetch import Fetcher
@@ -49,7 +49,7 @@ def including(*includes: str) -> list[str]:
     return [REPO, "--as", "net", *(word for include in includes for word in ("--include", include))]
 
 
-def test_a_pickle_becomes_safetensors_when_it_is_pulled(hub: Hub, disk: Path) -> None:
+def test_a_pickle_becomes_safetensors_when_it_is_pulled(hub: Hub, disk: Path, pull: Pull) -> None:
     code, _, said = pull(hub, disk, *including("config.yaml", "model.ckpt=model.safetensors"))
     assert code == 0, said
     assert content_of(disk / "net").keys() == {"config.yaml", "model.safetensors"}
@@ -58,7 +58,7 @@ def test_a_pickle_becomes_safetensors_when_it_is_pulled(hub: Hub, disk: Path) ->
     assert BaseModels(disk, None, "bucket").present() == ["net"]
 
 
-def test_a_pickle_with_more_than_tensors_is_refused_and_nothing_in_it_is_run(hub: Hub, disk: Path) -> None:
+def test_a_pickle_with_more_than_tensors_is_refused_and_nothing_in_it_is_run(hub: Hub, disk: Path, pull: Pull) -> None:
     code, _, said = pull(hub, disk, *including("code.ckpt=model.safetensors"))
     assert code == 1
     assert "is not a file of weights alone, and nothing else is loaded" in said

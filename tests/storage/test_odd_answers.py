@@ -50,17 +50,17 @@ async def test_a_listing_that_is_cut_off_is_not_all_there_is(answering):
         await answering(lambda method, path: (200, body)).list("b")
 
 
-@pytest.mark.parametrize("sent", ["bytes 0-99/*", "junk", "bytes 0-99/200", "bytes 7-99/100", "bytes 0-7/0", ""])
 @pytest.mark.parametrize("size", [1000, PART_BYTES + 7])
-async def test_a_part_that_is_not_the_one_requested_ends_the_download(s3_port, store, bucket, tmp_path, sent, size):
+async def test_a_part_that_is_not_the_one_requested_ends_the_download(s3_port, store, bucket, tmp_path, size):
     """s3transfer waits forever after a size of `*`, and keeps a file that is too short after a wrong one."""
     (tmp_path / "in").write_bytes(b"x" * size)
     await store.upload(bucket, "k", tmp_path / "in", "text/plain")
     with S3Relay(f"http://127.0.0.1:{s3_port}") as relay:
-        relay.changed_headers = {"content-range": sent}
         behind = ObjectStore(config_for(int(relay.url.rpartition(":")[2])))
-        async with asyncio.timeout(60):
-            with pytest.raises(StorageError, match="GetObject has no header Content-Range"):
-                await behind.download(bucket, "k", tmp_path / "out")
+        for sent in ("bytes 0-99/*", "junk", "bytes 0-99/200", "bytes 7-99/100", "bytes 0-7/0", ""):
+            relay.changed_headers = {"content-range": sent}
+            async with asyncio.timeout(60):
+                with pytest.raises(StorageError, match="GetObject has no header Content-Range"):
+                    await behind.download(bucket, "k", tmp_path / "out")
+            assert not (tmp_path / "out").exists(), sent
         await behind.close()
-    assert not (tmp_path / "out").exists()

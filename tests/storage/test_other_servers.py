@@ -45,13 +45,8 @@ async def objects(store: ObjectStore, bucket: str, tmp_path: Path) -> dict[str, 
 
 
 CHANGES = [
-    {"content-length": None},
-    {"etag": None},
+    {"content-length": None, "last-modified": "yesterday", "expires": "never"},
     {"etag": ""},
-    {"last-modified": None},
-    {"last-modified": "yesterday"},
-    {"expires": "never"},
-    {"content-type": None},
     {"content-length": None, "etag": None, "last-modified": None, "content-type": None, "accept-ranges": None},
 ]
 
@@ -162,24 +157,26 @@ COPIED = ["a b", "a+b", "a(b)", "a@b", "a=b", "a,b", "a%20b", "a%2Bb", "a&b;c", 
 
 
 class TestCopy:
-    @pytest.mark.parametrize("name", COPIED)
-    async def test_a_source_with_special_characters_is_copied(self, store, bucket, tmp_path, name):
+    async def test_a_source_with_special_characters_is_copied(self, store, bucket, tmp_path):
         (tmp_path / "in").write_bytes(b"content")
-        await store.upload(bucket, f"p/{name}", tmp_path / "in", "text/plain")
-        await store.copy(bucket, f"p/{name}", "copy")
-        assert await store.read(bucket, "copy") == b"content"
+        for name in COPIED:
+            await store.upload(bucket, f"p/{name}", tmp_path / "in", "text/plain")
+            await store.copy(bucket, f"p/{name}", f"copy of {name}")
+            assert await store.read(bucket, f"copy of {name}") == b"content"
 
     @pytest.mark.parametrize("status", [404, 400])
-    @pytest.mark.parametrize("name", COPIED)
-    async def test_so_is_one_on_a_server_that_does_not_decode_it(self, server_that_refuses, name, status):
+    async def test_so_is_one_on_a_server_that_does_not_decode_it(self, server_that_refuses, status):
         sources = []
+        name = ""
 
         def refuses(request: BaseHTTPRequestHandler, body: bytes) -> bool:
             sources.append(request.headers["x-amz-copy-source"])
             return sources[-1] != f"b/p/{name}"
 
-        await server_that_refuses(status, refuses).copy("b", f"p/{name}", "copy")
-        assert sources[-1] == f"b/p/{name}"
+        store = server_that_refuses(status, refuses)
+        for name in COPIED:
+            await store.copy("b", f"p/{name}", "copy")
+            assert sources[-1] == f"b/p/{name}"
 
     async def test_a_missing_source_is_missing_whether_decoded_or_not(self, store, bucket):
         with pytest.raises(InputMissing, match=r"p/a\+b not found in storage"):

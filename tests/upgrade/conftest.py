@@ -11,7 +11,7 @@ from tests.sql.supabase import Supabase
 from tests.upgrade.installation import RELEASES, Installation, OldPod
 
 
-@pytest.fixture(params=RELEASES, ids=lambda folder: f"from {folder.name}")
+@pytest.fixture(scope="module", params=RELEASES, ids=lambda folder: f"from {folder.name}")
 def release(request: pytest.FixtureRequest) -> Path:
     """Each earlier release in turn."""
     folder: Path = request.param
@@ -22,6 +22,13 @@ def release(request: pytest.FixtureRequest) -> Path:
 def installation(release: Path, supabase: Supabase) -> Iterator[Installation]:
     """A database of that release, not migrated."""
     with Installation.restored(release, supabase) as installation:
+        yield installation
+
+
+@pytest.fixture
+def upgraded(release: Path, supabase: Supabase) -> Iterator[Installation]:
+    """A database of that release after the migration."""
+    with Installation.upgraded(release, supabase) as installation:
         yield installation
 
 

@@ -7,8 +7,9 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,6 +21,7 @@ from psycopg.rows import dict_row
 
 from tests.app import TABLES
 from tests.sql.supabase import Supabase
+from worker.database.schema import migrate
 
 RELEASES = sorted(path for path in Path(__file__).parent.iterdir() if re.fullmatch(r"\d+\.\d+\.\d+", path.name))
 """Each holds `schema_and_rows.sql`, `make.py`, which made it, and `pod.py` with the calls of that release's pods."""
@@ -107,12 +109,25 @@ class Installation:
     @classmethod
     @contextmanager
     def restored(cls, release: Path, supabase: Supabase, *, as_superuser: bool = False) -> Iterator[Self]:
-        """Restore the dump of a release into a fresh database."""
-        url = supabase.create()
+        """A fresh database with the dump of a release."""
+        with cls._at(release, supabase, _restored(release, supabase, as_superuser), as_superuser) as installation:
+            yield installation
+
+    @classmethod
+    @contextmanager
+    def upgraded(cls, release: Path, supabase: Supabase, *, as_superuser: bool = False) -> Iterator[Self]:
+        """Such a database after the migration to this release."""
+        with cls._at(release, supabase, _upgraded(release, supabase, as_superuser), as_superuser) as installation:
+            # As if it had been migrated here: a copy must not start anything.
+            installation.run("update worker.installation set id = gen_random_uuid(), home = worker.current_home()")
+            yield installation
+
+    @classmethod
+    @contextmanager
+    def _at(cls, release: Path, supabase: Supabase, template: str, as_superuser: bool) -> Iterator[Self]:
+        url = supabase.create(template=template)
         if as_superuser:
             url = supabase.superuser_url(url)
-        with psycopg.connect(url, autocommit=True) as connection:
-            connection.execute((release / "schema_and_rows.sql").read_bytes())
         with psycopg.connect(url, autocommit=True, row_factory=dict_row) as database:
             yield cls(release, supabase, url, database)
 
@@ -185,15 +200,7 @@ class Installation:
     @contextmanager
     def pod(self) -> Iterator[OldPod]:
         """Start the dump's pod `alive` again: it resumes its running jobs, and holds `claimed`, not yet started."""
-        self.run(_KEEP_POD_ALIVE)
-        login = f"pod_{uuid4().hex[:8]}"
-        self.run(sql.SQL("create role {} login in role likeness_worker").format(sql.Identifier(login)).as_string())
-        url = self.supabase.server.url(self.url.rpartition("/")[2], login)
-        (row,) = self.run("select * from worker.pods where name = 'alive'")
-        with OldPod(self.release / "pod.py", url, row["id"], row["name"]) as pod:
-            pod.do("check")
-            pod.do("open_session")
-            pod.do("register", routes=row["routes"], vram_gib=row["vram_gib"], models=row["models_present"])
+        with self.processes(1) as (pod,):
             for held in self.values(
                 f"select dedupe_key from worker.pgqueuer where status = 'picked' and queue_manager_id = '{pod.id}'"
             ):
@@ -201,3 +208,38 @@ class Installation:
                 if self.job(held)["status"] == "running":
                     pod.do("start", job=held)
             yield pod
+
+    @contextmanager
+    def processes(self, count: int) -> Iterator[list[OldPod]]:
+        """Start the dump's pod `alive` again, as several processes with a connection each. They hold no job yet."""
+        self.run(_KEEP_POD_ALIVE)
+        login = f"pod_{uuid4().hex[:8]}"
+        self.run(sql.SQL("create role {} login in role likeness_worker").format(sql.Identifier(login)).as_string())
+        url = self.supabase.server.url(self.url.rpartition("/")[2], login)
+        (row,) = self.run("select * from worker.pods where name = 'alive'")
+        with ExitStack() as stack:
+            pods = [
+                stack.enter_context(OldPod(self.release / "pod.py", url, row["id"], row["name"])) for _ in range(count)
+            ]
+            pods[0].do("check")
+            pods[0].do("open_session")
+            pods[0].do("register", routes=row["routes"], vram_gib=row["vram_gib"], models=row["models_present"])
+            yield pods
+
+
+@cache
+def _restored(release: Path, supabase: Supabase, as_superuser: bool) -> str:
+    """Restore the dump of a release into a database; returns its name."""
+    url = supabase.create()
+    name = url.rpartition("/")[2]
+    with psycopg.connect(supabase.superuser_url(url) if as_superuser else url, autocommit=True) as connection:
+        connection.execute((release / "schema_and_rows.sql").read_bytes())
+    return name
+
+
+@cache
+def _upgraded(release: Path, supabase: Supabase, as_superuser: bool) -> str:
+    """Migrate such a database to this release; returns its name."""
+    with Installation.restored(release, supabase, as_superuser=as_superuser) as installation:
+        migrate.migrate(installation.url)
+        return installation.url.rpartition("/")[2]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +15,7 @@ import pytest
 from tests.sql.catalog import differences, policy_oids, snapshot
 from tests.sql.files import next_release
 from tests.sql.pod import Claims, Pod
-from tests.sql.supabase import Supabase
+from tests.sql.supabase import VERSIONS, Supabase
 from tests.upgrade.installation import RELEASES, WRITTEN_BY_MIGRATIONS, Installation, OldPod, job, named
 from tests.waiting import wait_until
 from worker.database.schema import migrate
@@ -85,13 +85,21 @@ def test_the_dump_holds_every_state(installation: Installation) -> None:
 # ------------------------------------------------------------------------------------------------------- the migration
 
 
-@pytest.mark.parametrize("as_superuser", [False, True], ids=["as the owner", "as a superuser"])
-def test_no_row_is_lost_or_changed(release: Path, any_supabase: Supabase, as_superuser: bool) -> None:
-    with Installation.restored(release, any_supabase, as_superuser=as_superuser) as installation:
-        before = installation.rows()
+@pytest.mark.parametrize(
+    ("version", "as_superuser"),
+    [*((version, False) for version in VERSIONS), ("18", True)],
+    ids=lambda value: {True: "as a superuser", False: "as the owner"}.get(value, value),
+)
+def test_no_row_is_lost_or_changed(
+    release: Path, supabase_of: Callable[[str], Supabase], version: str, as_superuser: bool
+) -> None:
+    supabase = supabase_of(version)
+    with (
+        Installation.restored(release, supabase, as_superuser=as_superuser) as installation,
+        Installation.upgraded(release, supabase, as_superuser=as_superuser) as upgraded,
+    ):
+        before, after = installation.rows(), upgraded.rows()
         assert sum(map(len, before.values())) > 400, "a nearly empty dump proves nothing"
-        migrate.migrate(installation.url)
-        after = installation.rows()
         for table, rows in before.items():
             if table not in WRITTEN_BY_MIGRATIONS:
                 assert missing(renamed(table, rows), after.get(table, [])) == [], table
@@ -163,8 +171,7 @@ def test_the_default_base_model_stays_in_an_installation_that_was_used(installat
 
 
 def test_migrating_again_changes_nothing(release: Path, any_supabase: Supabase) -> None:
-    with Installation.restored(release, any_supabase) as installation:
-        assert migrate.migrate(installation.url) != []
+    with Installation.upgraded(release, any_supabase) as installation:
         rows, catalog, policies = installation.rows(), snapshot(installation.url), policy_oids(installation.url)
         assert migrate.migrate(installation.url) == []
         assert differences(catalog, snapshot(installation.url)) == {}
@@ -174,10 +181,9 @@ def test_migrating_again_changes_nothing(release: Path, any_supabase: Supabase) 
 
 def test_the_printed_sql_creates_the_same_database(release: Path, any_supabase: Supabase) -> None:
     with (
-        Installation.restored(release, any_supabase) as applied,
+        Installation.upgraded(release, any_supabase) as applied,
         Installation.restored(release, any_supabase) as printed,
     ):
-        migrate.migrate(applied.url)
         with psycopg.connect(printed.url) as connection:
             connection.execute(render(printed.applied).encode())
         assert differences(snapshot(applied.url), snapshot(printed.url)) == {}
@@ -191,12 +197,9 @@ def test_the_printed_sql_creates_the_same_database(release: Path, any_supabase: 
 
 
 def test_a_migrated_database_is_like_a_new_one(release: Path, any_supabase: Supabase) -> None:
-    new = any_supabase.create()
-    migrate.migrate(new)
-    with Installation.restored(release, any_supabase) as installation:
-        migrate.migrate(installation.url)
-        differing = differences(comparable(snapshot(new)), comparable(snapshot(installation.url)))
-    assert differing == {}
+    with Installation.upgraded(release, any_supabase) as installation:
+        new, upgraded = snapshot(any_supabase.migrated()), snapshot(installation.url)
+    assert differences(comparable(new), comparable(upgraded)) == {}
 
 
 def comparable(catalog: dict[str, str]) -> dict[str, str]:
@@ -208,9 +211,8 @@ def comparable(catalog: dict[str, str]) -> dict[str, str]:
     }
 
 
-def test_prompts_are_screened_after_the_migration(installation: Installation) -> None:
-    migrate.migrate(installation.url)
-    with installation.acting_as("anna") as app:
+def test_prompts_are_screened_after_the_migration(upgraded: Installation) -> None:
+    with upgraded.acting_as("anna") as app:
         row = app.execute(
             "insert into public.generation_jobs (subject_id, prompt) values (%s, 'a naked woman') returning error_code",
             [named("Ada")],
@@ -235,13 +237,12 @@ def reworded(reason: str | None) -> str | None:
     return reason
 
 
-def test_consent_is_the_same_as_before(installation: Installation) -> None:
+def test_consent_is_the_same_as_before(installation: Installation, upgraded: Installation) -> None:
     asked = """
         select name, purpose, worker.consent_error(id, purpose) as error
         from public.subjects, unnest(array['training', 'generation']) purpose order by name, purpose"""
     before = installation.run(asked)
-    migrate.migrate(installation.url)
-    assert installation.run(asked) == [row | {"error": reworded(row["error"])} for row in before]
+    assert upgraded.run(asked) == [row | {"error": reworded(row["error"])} for row in before]
     assert {row["name"] for row in before if row["error"] is None} == {"A mug", "Ada", "Hal", "Ivy"}
 
 
@@ -289,10 +290,10 @@ CALLS: dict[str, dict[str, Any]] = {
     "tick": {},
     "peek": {"routes": ["generation/flux-dev"]},
     "start": {"job": CLAIMED},
-    "report": {"job": PICTURE, "progress": 0.5, "phase": "drawing"},
+    "report": {"job": QUEUED_TRAINING, "progress": 0.5, "phase": "drawing"},
     "stage": {"job": PICTURE, "names": ["more.png"]},
     "finish": {"job": TRAINING},
-    "fail": {"job": PICTURE, "code": "storage_error", "error": "the store did not answer"},
+    "fail": {"job": TO_BE_CANCELLED, "code": "storage_error", "error": "the store did not answer"},
     "release": {"job": REVOKED, "reason": "stopped"},
     "leave": {},
 }
@@ -303,7 +304,7 @@ def migrating(installation: Installation, folder: Path) -> Iterator[ThreadPoolEx
     """A migration that waits in its middle until the block is over; then it must succeed, and all calls be answered."""
     release = next_release(folder, _9001_pause=f"do $$ begin perform pg_advisory_xact_lock({PAUSE}); end $$;")
     waits = "select count(*) from pg_locks where locktype = 'advisory' and objid = %s and not granted"
-    with ThreadPoolExecutor() as executor:
+    with ThreadPoolExecutor(len(CALLS) + 1) as executor:
         installation.run("select pg_advisory_lock(%s)", PAUSE)
         migration = executor.submit(migrate.migrate, installation.url, release)
         wait_until(lambda: installation.one(waits, PAUSE) or migration.done(), "the migration to reach its middle")
@@ -314,60 +315,82 @@ def migrating(installation: Installation, folder: Path) -> Iterator[ThreadPoolEx
             assert "9001_pause" in migration.result()
 
 
-def wait_blocked(installation: Installation, call: Future[Any]) -> None:
-    """Until a statement waits for a table that the migration has locked."""
-    waits = """select count(*) from pg_locks join pg_database on pg_database.oid = database
-               where locktype = 'relation' and not granted and datname = current_database()"""
-    wait_until(lambda: call.done() or installation.one(waits), "the call to wait for the migration")
+def wait_blocked(installation: Installation, call: Future[Any], calls: int) -> None:
+    """Until as many calls wait for a table that the migration has locked, or for a call that waits for one."""
+    waits = """select count(distinct pid) from pg_locks join pg_stat_activity using (pid)
+               where datname = current_database() and not granted and locktype in ('relation', 'transactionid', 'tuple')
+            """
+    wait_until(lambda: call.done() or installation.one(waits) >= calls, "the call to wait for the migration")
+
+
+@pytest.fixture(scope="module")
+def answers(
+    release: Path, supabase_of: Callable[[str], Supabase], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Future[Any]]:
+    """The answers to calls of the old pod, all made while one migration was in its middle: a process for each."""
+    answers: dict[str, Future[Any]] = {}
+    with (
+        Installation.restored(release, supabase_of("18")) as installation,
+        installation.processes(len(CALLS)) as processes,
+    ):
+        for pod, (call, arguments) in zip(processes, CALLS.items(), strict=True):
+            if job := arguments.get("job"):
+                if job == QUEUED_TRAINING:
+                    assert pod.do("claim", routes=["training/flux-dev"]) == job
+                else:
+                    pod.do("hold", job=job)
+                if call != "start":
+                    pod.do("start", job=job)
+        with migrating(installation, tmp_path_factory.mktemp("release")) as executor:
+            for pod, (call, arguments) in zip(processes, CALLS.items(), strict=True):
+                answers[call] = executor.submit(pod.do, call, **arguments)
+                wait_blocked(installation, answers[call], len(answers))
+                assert not answers[call].done(), f"{call} went on beside the migration, which proves nothing"
+    return answers
 
 
 @pytest.mark.parametrize("call", CALLS)
 def test_a_call_of_the_old_pod_that_waits_for_the_migration_is_answered(
-    installation: Installation, pod: OldPod, tmp_path: Path, call: str
+    answers: dict[str, Future[Any]], call: str
 ) -> None:
-    with migrating(installation, tmp_path) as executor:
-        answer = executor.submit(pod.do, call, **CALLS[call])
-        wait_blocked(installation, answer)
-        assert not answer.done(), "it went on beside the migration, which proves nothing"
-    answer.result()
+    answers[call].result()
 
 
 def test_a_revocation_a_cancellation_and_an_insert_that_wait_for_the_migration_succeed(
-    installation: Installation, tmp_path: Path
+    upgraded: Installation, tmp_path: Path
 ) -> None:
     statements = {
         "hal": ("select public.revoke_consent(%s)", named("Hal")),
         "anna": ("insert into public.generation_jobs (subject_id, prompt) values (%s, 'in a garden')", named("Ada")),
         "anna too": ("select public.cancel_job('generation', %s)", PICTURE.partition(":")[2]),
     }
-    owner_of_hal = installation.one("select owner_id from public.subjects where name = 'Hal'")
+    owner_of_hal = upgraded.one("select owner_id from public.subjects where name = 'Hal'")
     users = {"hal": owner_of_hal, "anna": named("anna"), "anna too": named("anna")}
 
     def act(name: str) -> None:
-        with psycopg.connect(installation.url, autocommit=True) as app:
+        with psycopg.connect(upgraded.url, autocommit=True) as app:
             app.execute("select set_config('request.jwt.claims', %s, false)", [json.dumps({"sub": str(users[name])})])
             app.execute("set role authenticated")
             statement, argument = statements[name]
             app.execute(statement, [argument])  # type: ignore[arg-type]
 
-    migrate.migrate(
-        installation.url
-    )  # the next release alters no table itself: only the locks at its beginning hold them
-    with migrating(installation, tmp_path) as executor:
+    # The next release alters no table itself: only the locks at its beginning hold them.
+    with migrating(upgraded, tmp_path) as executor:
         acts = [executor.submit(act, name) for name in statements]
         for call in acts:
-            wait_blocked(installation, call)
+            wait_blocked(upgraded, call, len(acts))
             assert not call.done(), "it went on beside the migration"
     for call in acts:
         call.result()
-    assert installation.one("select consent_status from public.subjects where name = 'Hal'") == "revoked"
-    assert installation.job(PICTURE)["cancel_requested_at"] is not None
+    assert upgraded.one("select consent_status from public.subjects where name = 'Hal'") == "revoked"
+    assert upgraded.job(PICTURE)["cancel_requested_at"] is not None
 
 
 # ------------------------------------------------------------------------------------------ and after it
 
 
-def test_the_old_pod_starts_a_job_that_it_claimed_before(installation: Installation, pod: OldPod) -> None:
+def test_the_old_pod_runs_what_it_claimed_and_what_is_queued(installation: Installation, pod: OldPod) -> None:
+    """Of the copies of LoRAs, only the newest of each person."""
     migrate.migrate(installation.url)
     assert pod.do("heartbeat")["leases"]
     payload = pod.do("start", job=CLAIMED)
@@ -375,17 +398,24 @@ def test_the_old_pod_starts_a_job_that_it_claimed_before(installation: Installat
     assert pod.do("finish", job=CLAIMED) == "ok"
     assert installation.status(CLAIMED) == ("completed", None)
 
-
-def test_the_old_pod_runs_the_queued_jobs(installation: Installation, pod: OldPod) -> None:
-    migrate.migrate(installation.url)
     installation.mark_buckets()
     due = due_jobs(installation)
-    routes = sorted(installation.values("select entrypoint from worker.pgqueuer where status = 'queued'"))
+    copied: dict[str, str | None] = {}
     done = set()
-    while (claimed := pod.do("claim", routes=routes)) is not None:
-        assert pod.do("start", job=claimed) is not None, claimed
-        assert pod.do("finish", job=claimed) == "ok", claimed
-        done.add(claimed)
+    routes = sorted(installation.values("select entrypoint from worker.pgqueuer where status = 'queued'"))
+    for routes_now in (COPY_ROUTE, routes):
+        while (claimed := pod.do("claim", routes=routes_now)) is not None:
+            payload = pod.do("start", job=claimed)
+            assert payload is not None, claimed
+            assert pod.do("finish", job=claimed) == "ok", claimed
+            if routes_now == COPY_ROUTE:
+                copied[payload["subject"]["id"]] = installation.job(claimed)["result"]["copied"]
+            done.add(claimed)
+    assert copied == {
+        str(named("Ada")): f"{named('Ada')}/lora.safetensors",
+        str(named("Ivy")): f"{named('Ivy')}/lora.safetensors",
+        str(named("Dee")): None,
+    }
     assert due <= done, "and copies of the new LoRAs"
     assert {installation.status(key) for key in due} == {("completed", None)}
 
@@ -397,22 +427,7 @@ def due_jobs(installation: Installation) -> set[str]:
     )
 
 
-def test_the_old_pod_copies_only_the_newest_lora(installation: Installation, pod: OldPod) -> None:
-    migrate.migrate(installation.url)
-    installation.mark_buckets()
-    made = {}
-    while (claimed := pod.do("claim", routes=COPY_ROUTE)) is not None:
-        payload = pod.do("start", job=claimed)
-        assert pod.do("finish", job=claimed) == "ok"
-        made[payload["subject"]["id"]] = installation.job(claimed)["result"]["copied"]
-    assert made == {
-        str(named("Ada")): f"{named('Ada')}/lora.safetensors",
-        str(named("Ivy")): f"{named('Ivy')}/lora.safetensors",
-        str(named("Dee")): None,
-    }
-
-
-def test_heartbeats_keep_the_old_pods_jobs_and_a_silent_pod_loses_its_own(
+def test_heartbeats_keep_the_old_pods_jobs_until_it_fails_or_releases_them_and_a_silent_pod_loses_its_own(
     installation: Installation, pod: OldPod
 ) -> None:
     migrate.migrate(installation.url)
@@ -445,7 +460,10 @@ def test_heartbeats_keep_the_old_pods_jobs_and_a_silent_pod_loses_its_own(
 
     assert pod.do("release", job=TO_BE_CANCELLED, reason="stopped") == "cancelled"
     assert pod.do("release", job=REVOKED, reason="stopped") == "consent_denied"
-    assert pod.do("finish", job=TRAINING) == "ok"
+    assert pod.do("fail", job=TRAINING, code="storage_error", error="the store did not answer") == "queued"
+    assert (installation.status(TRAINING), installation.job(TRAINING)["failures"]) == (("queued", "storage_error"), 1)
+    assert pod.do("release", job=PICTURE, reason="flux-dev is missing here", code="model_missing") == "queued"
+    assert (installation.status(PICTURE), installation.job(PICTURE)["failures"]) == (("queued", "model_missing"), 0)
 
 
 def test_a_killed_old_pod_is_detected_by_its_lock(installation: Installation, pod: OldPod) -> None:
@@ -462,8 +480,17 @@ def test_a_killed_old_pod_is_detected_by_its_lock(installation: Installation, po
     assert installation.status(REVOKED) == ("failed", "consent_denied")
 
 
-def test_a_revocation_stops_the_old_pod(installation: Installation, pod: OldPod) -> None:
+def test_a_users_insert_wakes_the_old_pod_and_a_revocation_stops_it(installation: Installation, pod: OldPod) -> None:
     migrate.migrate(installation.url)
+    with installation.acting_as("anna") as app:
+        app.execute(
+            "insert into public.training_jobs (subject_id, base, steps) values (%s, 'sd15', 20)", [named("Ivy")]
+        )
+    pod.do("hear", channel="likeness_queue", payload="training/sd15")  # it looks at the queue whatever the payload
+    claimed = pod.do("claim", routes=["training/sd15"])
+    assert pod.do("start", job=claimed)["job"]["steps"] == 20
+    assert pod.do("finish", job=claimed) == "ok"
+
     with installation.acting_as("anna") as app:
         app.execute("select public.revoke_consent(%s)", [named("Ada")])
     pod.do("hear", channel="likeness_cancel", payload=TRAINING)
@@ -482,62 +509,7 @@ def test_a_revocation_stops_the_old_pod(installation: Installation, pod: OldPod)
     assert named("Ada") not in {row["subject_id"] for row in waiting}
 
 
-def test_a_users_insert_wakes_the_old_pod(installation: Installation, pod: OldPod) -> None:
-    migrate.migrate(installation.url)
-    with installation.acting_as("anna") as app:
-        app.execute(
-            "insert into public.training_jobs (subject_id, base, steps) values (%s, 'sd15', 20)", [named("Ivy")]
-        )
-    pod.do("hear", channel="likeness_queue", payload="training/sd15")  # it looks at the queue whatever the payload
-    claimed = pod.do("claim", routes=["training/sd15"])
-    assert pod.do("start", job=claimed)["job"]["steps"] == 20
-    assert pod.do("finish", job=claimed) == "ok"
-
-
-def test_the_old_pod_registers_again(installation: Installation, pod: OldPod) -> None:
-    migrate.migrate(installation.url)
-    offer = {"vram_gib": 80.0, "models": ["flux-dev"]}
-    registered = "select routes, has_lock, version from worker.pods where name = 'alive'"
-    row = {"has_lock": True, "version": installation.release.name}
-    pod.do("register", routes=["training/flux-dev"], **offer)
-    assert installation.run(registered) == [{"routes": ["training/flux-dev"], **row}]
-    installation.run("delete from worker.pods where id = %s", pod.id)
-    assert pod.do("heartbeat")["known"] is False
-    pod.do("register", routes=["publish_lora"], **offer)
-    assert installation.run(registered) == [{"routes": ["publish_lora"], **row}]
-    assert pod.do("heartbeat")["known"] is True
-
-
-def test_the_old_pod_deletes_nothing_because_it_cannot_show_whose_the_bucket_is(
-    installation: Installation, pod: OldPod
-) -> None:
-    migrate.migrate(installation.url)
-    waiting = "select id, deletions from worker.staged_objects where state = 'deleting'"
-    before = installation.run(waiting)
-    assert before
-    assert pod.do("tick") == 0
-    assert pod.do("take_garbage") == []
-    assert installation.run(waiting) == before
-
-
-def test_the_old_pod_fails_and_releases_jobs(installation: Installation, pod: OldPod) -> None:
-    migrate.migrate(installation.url)
-    assert pod.do("fail", job=TRAINING, code="storage_error", error="the store did not answer") == "queued"
-    assert (installation.status(TRAINING), installation.job(TRAINING)["failures"]) == (("queued", "storage_error"), 1)
-    assert pod.do("release", job=PICTURE, reason="flux-dev is missing here", code="model_missing") == "queued"
-    assert (installation.status(PICTURE), installation.job(PICTURE)["failures"]) == (("queued", "model_missing"), 0)
-
-
-def test_the_old_pod_leaves_and_its_jobs_go_back(installation: Installation, pod: OldPod) -> None:
-    migrate.migrate(installation.url)
-    pod.do("leave")
-    assert installation.values("select name from worker.pods") == {"silent"}
-    assert {installation.status(key) for key in (TRAINING, PICTURE, CLAIMED)} == {("queued", None)}
-    assert {installation.job(key)["failures"] for key in (TRAINING, PICTURE, CLAIMED)} == {0}
-    assert installation.status(TO_BE_CANCELLED) == ("cancelled", None)
-
-
-def test_the_old_pods_questions_get_the_same_answers(installation: Installation, pod: OldPod) -> None:
+def test_the_old_pods_questions_get_the_same_answers_until_it_leaves(installation: Installation, pod: OldPod) -> None:
     models = ["flux-dev", "sd15", "upscaler-x2", "upscaler-x4"]
     routes = ["generation/flux-dev", "training/flux-dev"]
     questions: list[tuple[str, dict[str, Any]]] = [
@@ -567,17 +539,44 @@ def test_the_old_pods_questions_get_the_same_answers(installation: Installation,
     assert [row["name"] for row in pod.do("look", at="pods")] == ["alive", "silent"]
     assert all(pod.do("look", at=what) for what in ("queue", "running", "release"))
 
+    # It cannot show whose the bucket is, so it deletes nothing.
+    waiting_to_be_deleted = "select id, deletions from worker.staged_objects where state = 'deleting'"
+    deletable = installation.run(waiting_to_be_deleted)
+    assert deletable
+    assert pod.do("take_garbage") == []
+
+    # When it leaves, its jobs go back.
+    pod.do("leave")
+    assert installation.values("select name from worker.pods") == {"silent"}
+    assert {installation.status(key) for key in (TRAINING, PICTURE, CLAIMED)} == {("queued", None)}
+    assert {installation.job(key)["failures"] for key in (TRAINING, PICTURE, CLAIMED)} == {0}
+    assert installation.status(TO_BE_CANCELLED) == ("cancelled", None)
+    assert pod.do("tick") == 0
+    after_leaving = installation.run(waiting_to_be_deleted)
+    assert [row for row in after_leaving if row in deletable] == deletable
+
+    # It can register again, also where its row was deleted.
+    offer = {"vram_gib": 80.0, "models": ["flux-dev"]}
+    registered = "select routes, has_lock, version from worker.pods where name = 'alive'"
+    row = {"has_lock": True, "version": installation.release.name}
+    pod.do("register", routes=["training/flux-dev"], **offer)
+    assert installation.run(registered) == [{"routes": ["training/flux-dev"], **row}]
+    installation.run("delete from worker.pods where id = %s", pod.id)
+    assert pod.do("heartbeat")["known"] is False
+    pod.do("register", routes=["publish_lora"], **offer)
+    assert installation.run(registered) == [{"routes": ["publish_lora"], **row}]
+    assert pod.do("heartbeat")["known"] is True
+
 
 # --------------------------------------------------------------------------------------------------- a pod of this one
 
 
-def test_a_pod_of_this_release_runs_the_queued_jobs(installation: Installation) -> None:
-    migrate.migrate(installation.url)
-    installation.mark_buckets()
-    due = due_jobs(installation)
-    routes = tuple(sorted(installation.values("select entrypoint from worker.pgqueuer where status = 'queued'")))
-    with Claims(installation.url) as claims:
-        new = Pod(installation.url, claims, routes=routes)
+def test_a_pod_of_this_release_runs_the_queued_jobs(upgraded: Installation) -> None:
+    upgraded.mark_buckets()
+    due = due_jobs(upgraded)
+    routes = tuple(sorted(upgraded.values("select entrypoint from worker.pgqueuer where status = 'queued'")))
+    with Claims(upgraded.url) as claims:
+        new = Pod(upgraded.url, claims, routes=routes)
         done = set()
         while (claim := new.claim(*routes)) is not None:
             attempt = new.start(*claim)
