@@ -21,14 +21,14 @@ from worker.ml.train.batches import Photo
 from worker.ml.train.train_lora import Checkpoint, Run, Step, TrainedLora, train
 
 CONFIG = lora_config(
-    steps=6,
+    steps=8,
     rank=4,
     learning_rate=3e-3,
     resolution=32,
     batch_size=2,
     seed=9,
     caption_dropout=0.3,
-    preservation=0.5,  # so that some steps have only preserved samples, and repeat a loss from before the checkpoint
+    preservation=0.5,  # so that step 7 has only preserved samples, and repeats the loss of step 6, from before the checkpoint
 )
 METADATA = {"base": "tiny-flux", "trigger_word": "ohwx", "date": "2024-05-01"}
 
@@ -63,7 +63,7 @@ def whole(base: Base, photos: list[Photo], tmp_path_factory: pytest.TempPathFact
             checkpoints[event.step] = event.path.rename(kept / event.path.name)
 
 
-@pytest.mark.parametrize("stopped_after", [1, 5])
+@pytest.mark.parametrize("stopped_after", [1, 6])
 def test_resumed_equals_uninterrupted(
     tiny_base: Path, photos: list[Photo], whole: Whole, tmp_path: Path, stopped_after: int
 ) -> None:
@@ -81,7 +81,7 @@ def test_resumed_in_another_process_equals_uninterrupted(
     tiny_base: Path, photos: list[Photo], whole: Whole, tmp_path: Path
 ) -> None:
     """State of the process (global random state, hash seeds) must not matter."""
-    task = (tiny_base, photos, CONFIG, tmp_path, METADATA, whole.checkpoints[3])
+    task = (tiny_base, photos, CONFIG, tmp_path, METADATA, whole.checkpoints[6])
     code = (
         "import pickle, sys; from worker.ml import models; from worker.ml.train import train_lora;"
         "from tests.ml.runs import finish;"
