@@ -110,6 +110,7 @@ def test_klein_names_and_shapes_are_those_that_ai_toolkit_writes(tmp_path: Path)
     assert_written_as_by_ai_toolkit(tmp_path, Klein(), transformer, "klein4b")
 
 
+@pytest.mark.slow
 def test_z_image_names_and_shapes_are_those_that_ai_toolkit_writes(tmp_path: Path) -> None:
     """For the transformer of Z-Image itself. Nothing is computed, so it needs no weights."""
     config = json.loads((CONFIGS / "z-image.json").read_text("utf-8"))["transformer/config.json"]
@@ -169,6 +170,7 @@ def test_diffusers_reads_a_klein_lora_without_alpha(trained: TrainedLora) -> Non
         assert torch.equal(read[f"transformer.{layer}.lora_B.weight"], b)
 
 
+@pytest.mark.slow
 def test_sdxls_names_and_shapes_are_those_that_sd_scripts_writes() -> None:
     """For the U-Net of SDXL itself, at rank 16 in the list and 1 here. Nothing is computed, so it needs no weights."""
     config = json.loads((CONFIGS / "sdxl.json").read_text("utf-8"))["unet/config.json"]

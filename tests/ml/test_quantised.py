@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file
 
 from tests.ml.families import only_flux
@@ -381,15 +380,11 @@ def test_a_lora_cannot_be_merged_into_a_quantised_base(
 
 @each_form
 def test_a_lora_trained_on_a_quantised_base_has_the_same_names_and_fits_the_plain_one(
-    base: Base, quantised: Callable[[str], Base], photos: list[Photo], tmp_path: Path, form: str
+    base: Base, quantised: Callable[[str], Base], trained: TrainedLora, photos: list[Photo], tmp_path: Path, form: str
 ) -> None:
-    names = []
-    for name, one in (("plain", base), ("quantised", quantised(form))):
-        (tmp_path / name).mkdir()
-        lora = finish(train(one, photos[:1], replace(CONFIG, steps=1, batch_size=1), Run(tmp_path / name)))
-        with safe_open(lora.path, framework="pt") as file:
-            names.append(sorted(file.keys()))
-    assert names[0] == names[1]
+    config = replace(CONFIG, steps=1, batch_size=1)
+    lora = finish(train(quantised(form), photos[:1], config, Run(tmp_path)))
+    assert load_file(lora.path).keys() == load_file(trained.path).keys()
     (pixels,) = pictures(generate(base, replace(REQUEST, loras=(LoraUse(lora.path),))))
     assert pixels.shape == (64, 64, 3)
     denoiser = base.family.denoiser
@@ -411,6 +406,7 @@ def _first_step(base: Base, photos: list[Photo], workdir: Path) -> tuple[float, 
     """The loss of the first step, and the gradients, from the optimizer's first moment in the checkpoint after it."""
     events = train(base, photos[:4], replace(CONFIG, resolutions=(64,)), Run(workdir, checkpoint_every_s=0))
     found = list(_until_checkpoint(events))
+    events.close()
     (loss,) = [event.loss for event in found if isinstance(event, Step)]
     state = load_file(found[-1].path)
     moments = [state[name].flatten() for name in sorted(state) if name.endswith("exp_avg")]
@@ -418,10 +414,10 @@ def _first_step(base: Base, photos: list[Photo], workdir: Path) -> tuple[float, 
 
 
 def _until_checkpoint(events: Iterator[object]) -> Iterator[object]:
+    """The events up to the first checkpoint; the training can go on after it."""
     for event in events:
         yield event
         if isinstance(event, Checkpoint):
-            events.close()
             return
 
 
@@ -434,7 +430,7 @@ def test_gradient_checkpointing_changes_nothing_on_a_quantised_base(
     for checkpointing in (False, True):
         if checkpointing:
             base.denoiser.enable_gradient_checkpointing()
-        trained = finish(train(base, photos[:4], CONFIG, Run(tmp_path)))
+        trained = finish(train(base, photos[:2], replace(CONFIG, steps=2), Run(tmp_path)))
         base.denoiser.disable_gradient_checkpointing()
         assert ("gradient checkpointing" in trained.memory_plan) == checkpointing
         hashes.add(trained.sha256)
@@ -447,9 +443,11 @@ def test_a_resumed_training_equals_the_uninterrupted_one_bit_for_bit(
     quantised: Callable[[str], Base], photos: list[Photo], tmp_path: Path, form: str
 ) -> None:
     base = quantised(form)
-    whole = finish(train(base, photos[:4], CONFIG, Run(tmp_path)))
-    checkpoint = _checkpoint(base, photos, tmp_path)
-    resumed = finish(train(base, photos[:4], CONFIG, Run(tmp_path, resume_from=checkpoint.path)))
+    run = train(base, photos[:2], CONFIG, Run(tmp_path, checkpoint_every_s=0))
+    (checkpoint,) = [event for event in _until_checkpoint(run) if isinstance(event, Checkpoint)]
+    kept = checkpoint.path.rename(tmp_path / "kept.safetensors")
+    whole = finish(run)
+    resumed = finish(train(base, photos[:2], CONFIG, Run(tmp_path, resume_from=kept)))
     assert resumed.sha256 == whole.sha256
 
 
@@ -461,17 +459,15 @@ def test_a_training_resumes_on_a_pod_with_more_or_less_memory(
     """The form is not part of what a checkpoint belongs to, as the precision is not."""
     checkpoint = _checkpoint(quantised(before), photos, tmp_path)
     events: list[object] = []
-    finish(train(quantised(after), photos[:4], CONFIG, Run(tmp_path, resume_from=checkpoint.path)), events)
+    finish(train(quantised(after), photos[:2], CONFIG, Run(tmp_path, resume_from=checkpoint.path)), events)
     assert [event.index for event in events if isinstance(event, Step)] == [2, 3]
     assert not [event for event in events if isinstance(event, Phase) and "again" in event.name]
 
 
 def _checkpoint(base: Base, photos: list[Photo], workdir: Path) -> Checkpoint:
-    (checkpoint,) = [
-        event
-        for event in _until_checkpoint(train(base, photos[:4], CONFIG, Run(workdir, checkpoint_every_s=0)))
-        if isinstance(event, Checkpoint)
-    ]
+    events = train(base, photos[:2], CONFIG, Run(workdir, checkpoint_every_s=0))
+    (checkpoint,) = [event for event in _until_checkpoint(events) if isinstance(event, Checkpoint)]
+    events.close()
     return checkpoint
 
 
@@ -487,10 +483,11 @@ def test_a_lora_of_a_quantised_base_predicts_its_person_better_than_none(
     form: str,
 ) -> None:
     """Held-out photos, on the plain base and on the one that it was trained on."""
-    lora = finish(train(quantised(form), photos, replace(quick_config, steps=40), Run(tmp_path)))
+    config = replace(quick_config, steps=12, batch_size=2)
+    lora = finish(train(quantised(form), photos, config, Run(tmp_path)))
     held_out = take_photos("example", seed=7, count=4)
     for one in (base, quantised(form)):
-        without, with_it = (held_out_loss(one, held_out, path, resolution=64) for path in (None, lora.path))
+        without, with_it = (held_out_loss(one, held_out, path, draws=4, resolution=64) for path in (None, lora.path))
         assert with_it < 0.95 * without
 
 

@@ -176,20 +176,18 @@ def flux_files(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> d
 
 
 def test_flux_imported_from_four_files_equals_the_base_bit_for_bit(
-    tiny_models: Path, flux_files: dict[str, Path], tmp_path: Path
+    tiny_models: Path, flux_files: dict[str, Path], import_here: Importing, tmp_path: Path
 ) -> None:
     original = tiny_models / TINY_BASE
-    done = import_model(tmp_path / "models", "mine", **flux_files, tokenizers=original, configs=original)
-    assert done.returncode == 0, done.stderr
+    import_here("mine", **flux_files, tokenizers=original, configs=original)
     assert_is_the_same(tmp_path / "models/mine", original)
     assert BaseModels(tmp_path / "models", None, "bucket").present() == ["mine"]
     manifest = read_manifest(tmp_path / "models/mine")
     assert manifest is not None
     assert manifest.origin is not None
     assert manifest.origin.source == "transformer.safetensors, vae.safetensors, clip.safetensors, t5.safetensors"
-    # A second time it refuses to overwrite.
-    again = import_model(tmp_path / "models", "mine", **flux_files, tokenizers=original)
-    assert (again.returncode, "exists: delete it" in again.stderr) == (1, True)
+    with pytest.raises(CommandRefused, match="exists: delete it"):
+        import_here("mine", **flux_files, tokenizers=original)
 
 
 def test_sd15_imported_from_one_checkpoint_equals_the_base_bit_for_bit(

@@ -42,8 +42,8 @@ def furthest(a: np.ndarray, b: np.ndarray) -> int:
 @pytest.fixture(scope="module")
 def narrow(base: Base, photos: list[Photo], tmp_path_factory: pytest.TempPathFactory) -> TrainedLora:
     """A LoRA of another rank, from another seed."""
-    config = lora_config(steps=12, rank=6, learning_rate=1e-2, resolution=64, batch_size=2, seed=3)
-    return finish(train(base, photos, config, Run(tmp_path_factory.mktemp("narrow"))))
+    config = lora_config(steps=6, rank=6, learning_rate=3e-2, resolution=32, seed=3)
+    return finish(train(base, photos[:2], config, Run(tmp_path_factory.mktemp("narrow"))))
 
 
 def test_without_a_lora_the_picture_equals_that_of_plain_diffusers(base: Base) -> None:
@@ -52,7 +52,7 @@ def test_without_a_lora_the_picture_equals_that_of_plain_diffusers(base: Base) -
     assert furthest(ours, theirs) == 0
 
 
-@pytest.mark.parametrize(("which", "scale"), [("trained", 1.0), ("trained", -0.5), ("narrow", 0.6)])
+@pytest.mark.parametrize(("which", "scale"), [("trained", 1.0), ("narrow", -0.5)])
 def test_a_trained_lora_draws_as_in_plain_diffusers(
     base: Base, which: str, scale: float, request: pytest.FixtureRequest
 ) -> None:
@@ -88,11 +88,18 @@ def test_in_bfloat16_the_pictures_are_still_equal(base: Base, trained: TrainedLo
     assert furthest(ours, theirs) == 0
 
 
-@pytest.mark.parametrize("change", [{"guidance": 1.0}, {"steps": 5}, {"seed": 12}, {"prompt": "a red wall"}])
-def test_each_setting_matters(base: Base, change: dict[str, object]) -> None:
+def test_each_setting_matters(base: Base) -> None:
     """Parity would be cheap if the tiny base ignored what it is given."""
-    (one,), (other,) = (pictures(generate(base, replace(REQUEST, **c))) for c in ({}, change))
-    assert furthest(one, other) > 0
+    changes: dict[str, dict[str, object]] = {
+        "nothing": {},
+        "guidance": {"guidance": 1.0},
+        "steps": {"steps": 5},
+        "seed": {"seed": 12},
+        "prompt": {"prompt": "a red wall"},
+    }
+    drawn = {name: pictures(generate(base, replace(REQUEST, **change)))[0] for name, change in changes.items()}
+    plain = drawn.pop("nothing")
+    assert [name for name, picture in drawn.items() if furthest(picture, plain) == 0] == []
 
 
 # -- guidance against a negative prompt
