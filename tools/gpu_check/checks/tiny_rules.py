@@ -47,7 +47,7 @@ def same_seed(bench: Bench, family: str) -> Figures:
 
 def resume(bench: Bench, family: str) -> Figures:
     """A resumed training ends where the uninterrupted one does: bit for bit on a CPU, nearly on a GPU."""
-    base, photos = models.load(bench.tiny_base(family)), bench.photos(6, 192)
+    base, photos = models.load(bench.tiny_base(family)), bench.photos(6, 96)
     half = bench.size(HALF, TINY_HALF)
     config = lora_config(SIZE_PX, steps=2 * half, rank=4, learning_rate=5e-3, batch_size=2)
     workdir = _emptied(bench.folder / f"resume-{family}")
@@ -70,7 +70,7 @@ def resume(bench: Bench, family: str) -> Figures:
 
 def learn(bench: Bench, family: str) -> Figures:
     """A training leaves the denoiser alone on the device, and a LoRA that lowers the held-out loss and draws."""
-    base, photos = models.load(bench.tiny_base(family)), bench.photos(6, 192, class_caption="a photo of a person")
+    base, photos = models.load(bench.tiny_base(family)), bench.photos(6, 96, class_caption="a photo of a person")
     config = lora_config(SIZE_PX, steps=30, rank=8, learning_rate=5e-3, batch_size=2, preservation=0.25)
     workdir = _emptied(bench.folder / f"learn-{family}")
     trained = drained(train(base, photos, config, Run(workdir)))
