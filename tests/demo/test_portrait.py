@@ -42,14 +42,15 @@ def test_a_phone_held_sideways_is_recorded_in_exif_alone(photos: list[PhotoTaken
         with Image.open(photo.path) as picture:
             orientation = picture.getexif()[0x0112]
             stored[orientation] = picture.size
+            picture.draft("RGB", (480, 640))  # decodes an eighth of each side
             upright = np.asarray(ImageOps.exif_transpose(picture).resize(SMALL), dtype=np.float64)
         assert np.abs(upright - pixels(Person.example(), close_up(Person.example(), scene))).mean() < 6
     assert stored == {1: (3024, 4032), 3: (3024, 4032), 6: (4032, 3024), 8: (4032, 3024)}
 
 
 def test_the_same_arguments_give_the_same_files(photos: list[PhotoTaken], tmp_path: Path) -> None:
-    again = write_photos(Person.example(), tmp_path, count=2, seed=1)
-    assert [photo.caption for photo in again] == [photo.caption for photo in photos[:2]]
+    again = write_photos(Person.example(), tmp_path, count=1, seed=1)
+    assert [photo.caption for photo in again] == [photo.caption for photo in photos[:1]]
     for first, second in zip(photos, again, strict=False):
         assert first.path.read_bytes() == second.path.read_bytes()
 
@@ -78,7 +79,7 @@ def test_every_setting_has_a_light() -> None:
 
 def test_two_people_look_different_and_one_person_alike_in_the_same_scene() -> None:
     head = np.s_[20:110, 20:100]
-    for scene in scenes(5, seed=2):
+    for scene in scenes(3, seed=2):
         example = pixels(Person.example(), scene)
         moved_a_little = pixels(Person.example(), replace(scene, turn=scene.turn + 0.1))
         to_other = np.abs(example - pixels(Person.other(), scene))[head].mean()

@@ -22,6 +22,7 @@ from worker.ml.protocol import GuideUse
 
 REFERENCES, POSE = (reference(120, 150),), a_map(96, 64)
 NETWORKS = [("sd15", "sd15"), ("sdxl", "sdxl union"), ("flux", "flux union")]
+each_shape = pytest.mark.parametrize(("family", "name"), [NETWORKS[0], NETWORKS[2]], indirect=True)
 each_denoiser = pytest.mark.parametrize(("family", "name"), NETWORKS, indirect=True)
 
 
@@ -79,13 +80,13 @@ def test_a_lora_a_reference_and_a_control_draw_as_in_plain_diffusers(base: Base,
     assert min(furthest(ours, drawn(base, replace(everything.request, **less))) for less in without) > 1
 
 
-@each_denoiser
+@each_shape
 def test_the_order_of_guides_does_not_matter(base: Base, everything: Everything) -> None:
     reverse = replace(everything.request, guides=(everything.control, everything.reference))
     np.testing.assert_array_equal(drawn(base, reverse), drawn(base, everything.request))
 
 
-@each_denoiser
+@each_shape
 def test_a_denoiser_in_int8_draws_nearly_the_same_with_all_of_them(base: Base, everything: Everything) -> None:
     quantised = models.load(base.folder, "cpu", forms=("int8",))
     ours, plain = drawn(quantised, everything.request), drawn(base, everything.request)
@@ -94,7 +95,7 @@ def test_a_denoiser_in_int8_draws_nearly_the_same_with_all_of_them(base: Base, e
     assert difference < np.abs(plain.astype(int) - drawn(base, REQUEST)).mean() / 4
 
 
-@each_denoiser
+@each_shape
 def test_a_stop_between_steps_leaves_nothing_of_them(base: Base, everything: Everything) -> None:
     before = drawn(base, REQUEST)
     drawing = generate(base, everything.request)

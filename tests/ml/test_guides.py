@@ -23,7 +23,7 @@ from worker.ml.protocol import Appended, Grid, GuideUse, Inputs, Sampler, Sampli
 from worker.ml.train.train_lora import TrainedLora
 
 REQUEST = PictureRequest(
-    "a photo", negative_prompt=None, width=64, height=64, steps=4, guidance=2.0, seed=5, num_images=2
+    "a photo", negative_prompt=None, width=32, height=32, steps=4, guidance=2.0, seed=5, num_images=2
 )
 
 
@@ -98,7 +98,7 @@ def test_a_guide_at_scale_0_is_not_attached_and_the_picture_is_bit_equal(base: B
 def test_a_guide_is_prepared_once_a_picture_and_sees_every_evaluation(base: Base, guide: AddsConstant) -> None:
     steps = [event for event in generate(base, guided(guide, 0.5)) if isinstance(event, Step)]
     token_px = base.family.token_px(base.parts)
-    assert [grid for grid, _ in guide.prepared] == [(64 // token_px, 64 // token_px)] * 2
+    assert [grid for grid, _ in guide.prepared] == [(32 // token_px, 32 // token_px)] * 2
     assert len({drawn for _, drawn in guide.prepared}) == 2, "each picture's seed reaches the guide"
     calls = [*base.family.evaluations(base.parts, REQUEST.guidance, 0.0)]
     assert [sides for _, sides in guide.seen] == calls * len(steps)
@@ -243,7 +243,7 @@ def inputs_for(base: Base) -> Inputs:
     return Inputs(latents, torch.tensor([0.5]), condition, (4, 4), 3.5, ("wanted",))
 
 
-@pytest.mark.parametrize("steps", [1, 3, 5])
+@pytest.mark.parametrize("steps", [1, 5])
 def test_a_guided_drawing_stopped_between_steps_detaches_the_guide(base: Base, guide: AddsConstant, steps: int) -> None:
     plain = pictures(generate(base, REQUEST))
     drawing = generate(base, guided(guide, 0.5))

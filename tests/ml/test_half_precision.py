@@ -29,6 +29,11 @@ CONFIG = lora_config(steps=10, rank=4, learning_rate=5e-3, resolution=32, batch_
 
 
 @pytest.fixture(scope="module")
+def photos(photos: list[Photo]) -> list[Photo]:
+    return photos[:3]
+
+
+@pytest.fixture(scope="module")
 def half(base: Base) -> Base:
     return models.load(base.folder, "cpu", torch.float16)
 

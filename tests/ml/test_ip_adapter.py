@@ -37,8 +37,8 @@ from worker.ml.protocol import GuideUse, Inputs, Pixels
 from worker.ml.train.train_lora import TrainedLora
 
 PROMPT = "a photo"
-REQUEST = PictureRequest(PROMPT, negative_prompt=None, width=96, height=64, steps=3, guidance=3.5, seed=5)
-SETTINGS = {"width": 96, "height": 64, "num_inference_steps": 3, "guidance_scale": 3.5}
+REQUEST = PictureRequest(PROMPT, negative_prompt=None, width=48, height=32, steps=3, guidance=3.5, seed=5)
+SETTINGS = {"width": 48, "height": 32, "num_inference_steps": 3, "guidance_scale": 3.5}
 ONE, TWO = (reference(120, 150),), (reference(120, 150), reference(70, 300, seed=1))
 adapted = pytest.mark.parametrize("family", ["flux", "sd15", "sdxl"], indirect=True)
 each_shape = pytest.mark.parametrize("family", ["flux", "sd15"], indirect=True)
@@ -90,20 +90,17 @@ def attached_to(base: Base) -> tuple[object, ...]:
 
 
 @adapted
-@pytest.mark.parametrize(("references", "scale"), [(ONE, 1.0), (TWO, 0.6)])
-def test_a_reference_is_drawn_as_in_plain_diffusers(
-    base: Base, adapter: Path, guide: IPAdapter, references: tuple[Pixels, ...], scale: float
-) -> None:
-    (ours,) = pictures(generate(base, guided(guide, references, scale)))
-    images = {"ip_adapter_image": [as_pil(references)]}
-    theirs = vanilla.draw(base.folder, PROMPT, seed=5, adapter=(adapter, scale), **images, **SETTINGS)
+def test_references_are_drawn_as_in_plain_diffusers(base: Base, adapter: Path, guide: IPAdapter) -> None:
+    (ours,) = pictures(generate(base, guided(guide, TWO, 0.6)))
+    images = {"ip_adapter_image": [as_pil(TWO)]}
+    theirs = vanilla.draw(base.folder, PROMPT, seed=5, adapter=(adapter, 0.6), **images, **SETTINGS)
     assert furthest(ours, theirs) == 0
     (without,) = pictures(generate(base, REQUEST))
-    (of_another,) = pictures(generate(base, guided(guide, (reference(120, 150, seed=2),), scale)))
+    (of_another,) = pictures(generate(base, guided(guide, (reference(120, 150, seed=2),), 0.6)))
     assert min(furthest(ours, without), furthest(ours, of_another)) > 5
 
 
-@adapted
+@each_shape
 def test_beside_a_lora_too(base: Base, adapter: Path, guide: IPAdapter, trained: TrainedLora) -> None:
     request = replace(guided(guide), loras=(LoraUse(trained.path, 0.8),))
     (ours,) = pictures(generate(base, request))
@@ -165,7 +162,7 @@ def test_xlabs_second_adapter_makes_sixteen_tokens_of_a_picture(tmp_path: Path) 
     assert (len(adapter.processors), adapter.reads_embedding, adapter.width) == (2, True, EMBEDDING)
 
 
-@adapted
+@each_shape
 def test_in_bfloat16_too(base: Base, adapter: Path) -> None:
     half = models.load(base.folder, "cpu", torch.bfloat16)
     smallest = replace(guided(opened(half, adapter), TWO, 0.6), width=32, height=32, steps=2)
@@ -175,7 +172,7 @@ def test_in_bfloat16_too(base: Base, adapter: Path) -> None:
     assert furthest(ours, vanilla.draw(base.folder, PROMPT, seed=5, adapter=(adapter, 0.6), **settings)) == 0
 
 
-@adapted
+@each_shape
 def test_in_float16_it_is_close_to_float32(base: Base, adapter: Path, guide: IPAdapter) -> None:
     half = models.load(base.folder, "cpu", torch.float16)
     (ours,) = pictures(generate(half, guided(opened(half, adapter))))
@@ -208,7 +205,7 @@ def test_a_negative_prompt_comes_with_a_black_picture_where_the_pipeline_has_one
 # -- nothing else changes
 
 
-@adapted
+@each_shape
 def test_scale_0_is_bit_equal_to_no_reference(base: Base, guide: IPAdapter) -> None:
     np.testing.assert_array_equal(*(pictures(generate(base, r)) for r in (guided(guide, scale=0.0), REQUEST)))
 
@@ -276,7 +273,7 @@ def test_what_another_guide_gives_the_denoiser_is_kept(base: Base, guide: IPAdap
 # -- memory
 
 
-@adapted
+@each_shape
 def test_parts_that_take_turns_draw_the_same_picture(
     base: Base, adapter: Path, guide: IPAdapter, device_of_its_own: Callable[[int], None]
 ) -> None:
@@ -452,13 +449,11 @@ def test_an_adapter_that_cannot_be_used_is_refused_by_name(base: Base, broken: P
         open_guide(broken, base, "reference")
 
 
-@adapted
-@pytest.mark.parametrize("other", ["flux", "sd15", "sdxl"])
+@pytest.mark.parametrize(
+    ("family", "other"), [("flux", "sd15"), ("sd15", "flux"), ("sd15", "sdxl"), ("sdxl", "sd15")], indirect=["family"]
+)
 def test_an_adapter_of_another_family_is_refused(base: Base, tiny_models: Path, tmp_path: Path, other: str) -> None:
     build_tiny(tmp_path / "other", models.load(tiny_models / f"tiny-{other}", "cpu"))
-    if other == base.family.name:
-        assert opened(base, tmp_path / "other")
-        return
     with pytest.raises(ModelUnreadable, match=f"^{FILE} "):
         open_guide(tmp_path / "other", base, "reference")
 

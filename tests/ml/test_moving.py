@@ -24,7 +24,7 @@ from worker.ml.models import Base
 from worker.ml.train.batches import Photo
 from worker.ml.train.train_lora import Run, Step, TrainedLora, train
 
-REQUEST = PictureRequest("a photo", negative_prompt=None, width=64, height=64, steps=2, guidance=2.0, seed=5)
+REQUEST = PictureRequest("a photo", negative_prompt=None, width=32, height=32, steps=2, guidance=2.0, seed=5)
 
 
 @pytest.fixture
@@ -49,11 +49,10 @@ def offloaded(tiny_base: Path, device_of_its_own: Callable[[int], None]) -> Base
     return models.load(tiny_base, "cpu", forms=("plain",))
 
 
-@pytest.mark.parametrize("count", [1, 3])
 def test_each_part_is_copied_to_the_device_once_however_many_pictures_are_drawn(
-    offloaded: Base, copied: Counter[str], count: int
+    offloaded: Base, copied: Counter[str]
 ) -> None:
-    assert len(pictures(generate(offloaded, replace(REQUEST, num_images=count)))) == count
+    assert len(pictures(generate(offloaded, replace(REQUEST, num_images=3)))) == 3
     assert set(copied.values()) == {1}
     assert len(copied) == len(offloaded.family.modules(offloaded.parts))
 
@@ -122,11 +121,11 @@ def test_the_plan_of_a_drawing_counts_its_loras(
 def test_parts_that_take_turns_train_the_same_lora(
     base: Base, offloaded: Base, photos: list[Photo], tmp_path: Path
 ) -> None:
-    config = lora_config(steps=3, rank=4, learning_rate=1e-3, resolution=64, batch_size=2)
+    config = lora_config(steps=3, rank=4, learning_rate=1e-3, resolution=32, batch_size=2)
     hashes = set()
     for name, one in (("turns", offloaded), ("full", base)):
         (tmp_path / name).mkdir()
-        hashes.add(finish(train(one, photos[:4], config, Run(tmp_path / name))).sha256)
+        hashes.add(finish(train(one, photos[:2], config, Run(tmp_path / name))).sha256)
     assert len(hashes) == 1
 
 
@@ -136,7 +135,7 @@ def test_a_training_has_one_part_on_the_device_even_after_a_drawing_that_left_al
     device_of_its_own(2**40)
     pictures(generate(offloaded, REQUEST))
     there = [{name for name, part in offloaded._parts.items() if part.on_device}]
-    for event in train(offloaded, photos[:2], lora_config(steps=1, rank=4, resolution=64), Run(tmp_path)):
+    for event in train(offloaded, photos[:2], lora_config(steps=1, rank=4, resolution=32), Run(tmp_path)):
         if isinstance(event, Step):
             there.append({name for name, part in offloaded._parts.items() if part.on_device})
     assert there == [set(offloaded._parts), {offloaded.family.denoiser}]

@@ -49,7 +49,7 @@ def spoilt(base: Base, part: str) -> Base:
     return Base(base.folder, base.family, parts, base.device, base.dtype)
 
 
-@pytest.mark.parametrize("factor", [1e6, 1e15, 1e30])
+@pytest.mark.parametrize("factor", [1e6, 1e30])
 def test_a_lora_of_enormous_numbers_is_named(base: Base, trained: TrainedLora, tmp_path: Path, factor: float) -> None:
     huge = enlarged(trained.path, tmp_path / "huge.safetensors", factor)
     said = (

@@ -36,9 +36,6 @@ def test_a_learning_rate_that_is_far_too_high_ends_the_training_early(
     assert not (tmp_path / "lora.safetensors").exists()
 
 
-@pytest.mark.parametrize("rate", [1e-4, 1e-2])
-def test_a_training_that_learns_is_left_alone(
-    small_base: Base, photos: list[Photo], tmp_path: Path, rate: float
-) -> None:
-    trained = finish(train(small_base, photos[:6], replace(CONFIG, learning_rate=rate), Run(tmp_path)))
+def test_a_training_that_learns_is_left_alone(small_base: Base, photos: list[Photo], tmp_path: Path) -> None:
+    trained = finish(train(small_base, photos[:6], replace(CONFIG, learning_rate=1e-2), Run(tmp_path)))
     assert trained.path.exists()

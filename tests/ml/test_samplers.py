@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,12 +28,18 @@ def drawn(base: Base, **changes: Any) -> np.ndarray:
     return picture
 
 
-def plain(base: Base, sampler: str | None = None, layer: int | None = None) -> np.ndarray:
+@pytest.fixture(scope="module")
+def plain(base: Base) -> Callable[..., np.ndarray]:
     """What plain diffusers draws with a scheduler of its own, put in as its documentation says."""
     pipeline = DiffusionPipeline.from_pretrained(base.folder, local_files_only=True, add_watermarker=False)
+    return partial(drawn_plainly, pipeline, pipeline.scheduler)
+
+
+def drawn_plainly(pipeline: Any, usual: Any, sampler: str | None = None, layer: int | None = None) -> np.ndarray:
+    pipeline.scheduler = usual
     if sampler is not None:
         named = OF_DIFFUSION[sampler]
-        pipeline.scheduler = named.scheduler.from_config(pipeline.scheduler.config, **named.settings)
+        pipeline.scheduler = named.scheduler.from_config(usual.config, **named.settings)
     prompts = {"prompt": REQUEST.prompt} if layer is None else encoded(pipeline, layer)
     generator = torch.Generator("cpu").manual_seed(REQUEST.seed)
     size = {"width": REQUEST.width, "height": REQUEST.height}
@@ -58,8 +66,8 @@ def encoded(pipeline: Any, layer: int) -> dict[str, torch.Tensor]:
 
 @only_u_net
 @pytest.mark.parametrize("name", OF_DIFFUSION)
-def test_a_named_sampler_draws_as_in_plain_diffusers(base: Base, name: str) -> None:
-    assert np.array_equal(drawn(base, sampler=name), plain(base, name))
+def test_a_named_sampler_draws_as_in_plain_diffusers(base: Base, plain: Any, name: str) -> None:
+    assert np.array_equal(drawn(base, sampler=name), plain(name))
 
 
 def test_every_sampler_of_a_family_draws_another_picture_and_a_seed_means_one(base: Base) -> None:
@@ -88,10 +96,10 @@ def test_a_sampler_that_the_family_has_not_is_refused_with_those_it_has(base: Ba
 
 @only_u_net
 @pytest.mark.parametrize("layer", [1, 2])
-def test_an_earlier_layer_of_the_text_encoder_is_read_as_in_plain_diffusers(base: Base, layer: int) -> None:
+def test_an_earlier_layer_of_the_text_encoder_is_read_as_in_plain_diffusers(base: Base, plain: Any, layer: int) -> None:
     usual = {"sd15": 1, "sdxl": 2}[base.family.name]
     ours = drawn(base, clip_skip=layer)
-    assert np.array_equal(ours, plain(base, layer=layer))
+    assert np.array_equal(ours, plain(layer=layer))
     assert np.array_equal(ours, drawn(base)) is (layer == usual)
 
 

@@ -20,8 +20,8 @@ from worker.ml.train import train_lora as training
 from worker.ml.train.batches import Photo
 from worker.ml.train.train_lora import Run, TrainedLora, train
 
-REQUEST = PictureRequest("a photo", negative_prompt=None, width=64, height=64, steps=3, guidance=2.0, seed=5)
-CONFIG = lora_config(steps=4, rank=4, learning_rate=1e-2, resolution=64, batch_size=3)
+REQUEST = PictureRequest("a photo", negative_prompt=None, width=32, height=32, steps=3, guidance=2.0, seed=5)
+CONFIG = lora_config(steps=4, rank=4, learning_rate=1e-2, resolution=32, batch_size=2)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def stop_after(run: Generator[Any, None, Any], kind: type, count: int) -> None:
     run.close()
 
 
-@pytest.mark.parametrize("steps", [1, 2, 3, 4])
+@pytest.mark.parametrize("steps", [1, 4])  # of three a picture
 def test_a_drawing_stopped_at_any_step_leaves_the_base_unchanged(
     base: Base, trained: TrainedLora, before: Any, steps: int
 ) -> None:
@@ -65,11 +65,11 @@ def test_a_drawing_stopped_at_any_step_leaves_the_base_unchanged(
     assert_unchanged(base, before)
 
 
-@pytest.mark.parametrize("steps", [1, 2, 4])
+@pytest.mark.parametrize("steps", [1, 4])
 def test_a_training_stopped_at_any_step_leaves_the_base_unchanged(
     base: Base, photos: list[Photo], before: Any, tmp_path: Path, steps: int
 ) -> None:
-    stop_after(train(base, photos, CONFIG, Run(tmp_path)), training.Step, steps)
+    stop_after(train(base, photos[:2], CONFIG, Run(tmp_path)), training.Step, steps)
     assert not (tmp_path / "lora.safetensors").exists()
     assert_unchanged(base, before)
 
@@ -105,7 +105,7 @@ def test_a_diverging_training_fails_and_leaves_the_base_unchanged(
 ) -> None:
     wild = replace(CONFIG, learning_rate=1e30, steps=20)
     with pytest.raises(BadInput, match="learning_rate"):
-        list(train(base, photos, wild, Run(tmp_path)))
+        list(train(base, photos[:2], wild, Run(tmp_path)))
     assert_unchanged(base, before)
 
 

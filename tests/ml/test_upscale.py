@@ -21,7 +21,7 @@ from worker.ml.networks import real_esrgan
 from worker.ml.networks.upscaler import Tile, Upscaler
 
 Pixels = npt.NDArray[np.uint8]
-SIZES = [(128, 96), (63, 50), (33, 90)]
+SIZES = [(64, 48), (33, 90)]
 
 
 @pytest.fixture(scope="module")
@@ -101,12 +101,12 @@ def test_the_tiles_are_those_of_realesrgan(weights: Path, portrait: Pixels, tmp_
     np.testing.assert_array_equal(ours, plain_realesrgan(weights, pixels, tmp_path, tile=32, tile_pad=10))
 
 
-@pytest.mark.parametrize(("tile", "overlap"), [(512, 64), (32, 44), (32, 0)])
+@pytest.mark.parametrize(("tile", "overlap"), [(512, 64), (32, 20)])
 def test_both_back_ends_give_the_same_pixels(weights: Path, portrait: Pixels, tile: int, overlap: int) -> None:
     """For sides that are multiples of 4, as those of all pictures: to these spandrel pads for x2, realesrgan to 2."""
     one, other = (real_esrgan.load(weights, name, device="cpu") for name in real_esrgan.BACKENDS)
     assert (one.scale, one.anonymous_bytes) == (other.scale, other.anonymous_bytes)
-    pixels = portrait[:124, :92]
+    pixels = portrait[40:104, 20:76]
     np.testing.assert_array_equal(
         *(finish(upscaler.upscale(pixels, tile=tile, overlap=overlap)) for upscaler in (one, other))
     )
@@ -126,20 +126,20 @@ def assert_seamless(tiled: Pixels, whole: Pixels) -> None:
     assert (difference > 0).mean() < 1e-4
 
 
-@pytest.mark.parametrize("tile", [32, 48])
-def test_tiles_leave_no_seams(upscaler: Upscaler, portrait: Pixels, tile: int) -> None:
+def test_tiles_leave_no_seams(upscaler: Upscaler, portrait: Pixels) -> None:
     """One block reaches 20 pixels, twice as many where 2x2 pixels are folded: the overlap covers that."""
-    pixels = portrait[:127, :94]  # not multiples of the tile
-    assert_seamless(finish(upscaler.upscale(pixels, tile=tile, overlap=44)), finish(upscaler.upscale(pixels)))
+    pixels = portrait[:127, :39]  # not multiples of the tile
+    assert_seamless(finish(upscaler.upscale(pixels, tile=32, overlap=44)), finish(upscaler.upscale(pixels)))
 
 
 def test_without_overlap_there_would_be_seams(upscaler: Upscaler, portrait: Pixels) -> None:
-    tiled, whole = finish(upscaler.upscale(portrait, tile=32, overlap=0)), finish(upscaler.upscale(portrait))
+    pixels = portrait[:, :39]
+    tiled, whole = finish(upscaler.upscale(pixels, tile=32, overlap=0)), finish(upscaler.upscale(pixels))
     assert np.abs(tiled.astype(int) - whole.astype(int)).max() > 5
 
 
 def test_the_default_tiles_are_seamless_for_a_large_picture(upscaler: Upscaler, portrait: Pixels) -> None:
-    large = np.tile(portrait, (5, 1, 1))[:560, :72]
+    large = np.tile(portrait, (5, 1, 1))[:560, 40:56]
     assert_seamless(finish(upscaler.upscale(large)), finish(upscaler.upscale(large, tile=1024)))
 
 

@@ -26,7 +26,7 @@ TOLERANCE = 0.01
 BLOCK_BYTES = 512
 """To which torch rounds up each tensor, which matters for tiny ones."""
 
-SMALLEST_GIB = 12
+SMALLEST_GIB, LARGEST_GIB = 12, 32
 """Of the limits."""
 TINY_SHARE = 1 / 64
 """Of the limits, for a tiny base: some parts take turns then too."""
@@ -67,7 +67,7 @@ def limited(bench: Bench, limit_gib: float, family: str = "flux") -> Figures:
 
     What does not fit is no failure of the check, unless the plan promised that it would.
     """
-    if bench.tiny and family != "flux" and limit_gib > SMALLEST_GIB:
+    if bench.tiny and SMALLEST_GIB < limit_gib < LARGEST_GIB:
         return {"skipped": f"at tiny size it is as at {SMALLEST_GIB} GiB"}
     base = (bench.flux if family == "flux" else bench.other(family)).base
     base.to_host()

@@ -21,7 +21,7 @@ from worker.ml.train.train_lora import Checkpoint, Run, train
 
 REQUEST = PictureRequest("a photo", negative_prompt=None, width=64, height=96, steps=4, guidance=3.5, seed=1)
 SIZE_PX = 64
-HALF = 5
+HALF, TINY_HALF = 5, 2
 """Steps before the training is interrupted, and after."""
 NEAR = 0.02
 """How far a resumed training may end from the uninterrupted one, where the device adds up in no fixed order."""
@@ -47,11 +47,12 @@ def same_seed(bench: Bench, family: str) -> Figures:
 
 def resume(bench: Bench, family: str) -> Figures:
     """A resumed training ends where the uninterrupted one does: bit for bit on a CPU, nearly on a GPU."""
-    base, photos = models.load(bench.tiny_base(family)), bench.photos(6, 192)
-    config = lora_config(SIZE_PX, steps=2 * HALF, rank=4, learning_rate=5e-3, batch_size=2)
+    base, photos = models.load(bench.tiny_base(family)), bench.photos(6, 96)
+    half = bench.size(HALF, TINY_HALF)
+    config = lora_config(SIZE_PX, steps=2 * half, rank=4, learning_rate=5e-3, batch_size=2)
     workdir = _emptied(bench.folder / f"resume-{family}")
     run = train(base, photos, config, Run(workdir, checkpoint_every_s=0))
-    checkpoint = next(event for event in run if isinstance(event, Checkpoint) and event.step == HALF)
+    checkpoint = next(event for event in run if isinstance(event, Checkpoint) and event.step == half)
     kept = checkpoint.path.rename(workdir / "kept.safetensors")
     run.close()
     whole = drained(train(base, photos, config, Run(workdir)))
@@ -69,7 +70,7 @@ def resume(bench: Bench, family: str) -> Figures:
 
 def learn(bench: Bench, family: str) -> Figures:
     """A training leaves the denoiser alone on the device, and a LoRA that lowers the held-out loss and draws."""
-    base, photos = models.load(bench.tiny_base(family)), bench.photos(6, 192, class_caption="a photo of a person")
+    base, photos = models.load(bench.tiny_base(family)), bench.photos(6, 96, class_caption="a photo of a person")
     config = lora_config(SIZE_PX, steps=30, rank=8, learning_rate=5e-3, batch_size=2, preservation=0.25)
     workdir = _emptied(bench.folder / f"learn-{family}")
     trained = drained(train(base, photos, config, Run(workdir)))

@@ -20,8 +20,8 @@ from worker.ml.phases import Phase
 from worker.ml.train.batches import Photo
 from worker.ml.train.train_lora import LoraConfig, Run, Step, train
 
-STEPS = 12
-TIMED = range(3, 10)
+STEPS, TINY_STEPS = 12, 4
+TIMED, TINY_TIMED = range(3, 10), range(2, 4)
 """Steps, from 1, of which the time counts: the ones before warm up, and those after are traced."""
 PHOTOS = 4
 RANK = 16
@@ -54,16 +54,17 @@ def steps(
     """
     resolution = bench.size(resolution, resolution // 16)
     photos = bench.photos(PHOTOS, bench.size(1152, 96), "a photo of a person" if preserved else None)
-    config = lora_config(resolution, steps=STEPS, batch_size=batch_size, preservation=float(preserved))
+    count, timed = (TINY_STEPS, TINY_TIMED) if bench.tiny else (STEPS, TIMED)
+    config = lora_config(resolution, steps=count, batch_size=batch_size, preservation=float(preserved))
     if checkpointed:
         base.denoiser.enable_gradient_checkpointing()
-    ran = _run(base, photos, config, bench.folder)
+    ran = _run(base, photos, config, bench.folder, timed.stop)
     side = resolution // base.family.token_px(base.parts)
     kept = base.family.checkpointed_share if ran.checkpointing else 1.0
     estimate = int(kept * base.family.activation_bytes(base.parts, (side, side), batch_size))
     figures: Figures = {
-        "ms_a_step": ms(statistics.median(ran.seconds[step] for step in TIMED)),
-        **ran.trace.cpu_figures(STEPS - TIMED.stop + 1),
+        "ms_a_step": ms(statistics.median(ran.seconds[step] for step in timed)),
+        **ran.trace.cpu_figures(count - timed.stop + 1),
         "gpu_busy_share": ran.trace.busy_share,
         "attention_kernel": ran.trace.attention_kernel,
         "checkpointing": ran.checkpointing,
@@ -83,10 +84,10 @@ class _Ran:
     losses: Sequence[float]
     checkpointing: bool
     watermark: Watermark  # from the first step on
-    trace: Trace  # of the steps after TIMED
+    trace: Trace  # of the steps from `traced_from` on
 
 
-def _run(base: Base, photos: Sequence[Photo], config: LoraConfig, workdir: Path) -> _Ran:
+def _run(base: Base, photos: Sequence[Photo], config: LoraConfig, workdir: Path, traced_from: int) -> _Ran:
     seconds, losses, checkpointing = dict[int, float](), list[float](), False
     recording, watermark, last = Recording(base.device), Watermark.start(base.device), time.perf_counter()
     with closing(train(base, photos, config, Run(workdir))) as training, ExitStack() as recorded:
@@ -97,9 +98,9 @@ def _run(base: Base, photos: Sequence[Photo], config: LoraConfig, workdir: Path)
                 seconds[event.index] = time.perf_counter() - last
                 losses.append(event.loss)
                 checkpointing = base.denoiser.is_gradient_checkpointing
-                if event.index == TIMED.stop - 1:
+                if event.index == traced_from - 1:
                     recorded.enter_context(recording)
-                if event.index == STEPS:
+                if event.index == config.steps:
                     recorded.close()
                 last = time.perf_counter()
     return _Ran(seconds, losses, checkpointing, watermark, recording.trace)
