@@ -111,21 +111,27 @@ def databases(postgres: EmbeddedPostgres) -> Databases:
 
 
 @pytest.fixture(scope="session")
-def supabases(servers: Path) -> Iterator[Supabases]:
+def supabase_servers(servers: Path) -> Iterator[Supabases]:
     with Supabases(servers) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
-def supabase(supabases: Supabases) -> Iterator[Supabase]:
-    """Empty projects on the newest version."""
-    yield supabases.of("18")
-    supabases.drop_projects()
+def supabases(supabase_servers: Supabases) -> Iterator[Supabases]:
+    """Servers on which this module creates projects."""
+    yield supabase_servers
+    supabase_servers.drop_projects()
+
+
+@pytest.fixture(scope="module")
+def supabase(supabases: Supabases) -> Supabase:
+    """Projects on the newest version."""
+    return supabases.of("18")
 
 
 @pytest.fixture(scope="module", params=list(VERSIONS), ids=lambda version: f"PostgreSQL {version}")
-def any_supabase(request: pytest.FixtureRequest, supabases: Supabases, supabase: Supabase) -> Supabase:
-    """Empty projects on each version in turn."""
+def any_supabase(request: pytest.FixtureRequest, supabases: Supabases) -> Supabase:
+    """Projects on each version in turn."""
     return supabases.of(request.param)
 
 

@@ -57,7 +57,7 @@ class Supabase:
     """A server that creates databases as Supabase does."""
 
     server: EmbeddedPostgres
-    projects: list[str] = field(default_factory=list)
+    projects: list[str] = field(default_factory=list, compare=False)
     """The databases that were created and are still there, but for those that others are copies of."""
     _migrated: dict[tuple[bool, bool], str] = field(default_factory=dict, compare=False)
 

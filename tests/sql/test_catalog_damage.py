@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
@@ -12,7 +12,7 @@ import pytest
 from tests.sql.catalog import differences, snapshot
 from tests.sql.dumps import copy_database
 from tests.sql.files import next_release
-from tests.sql.supabase import OWNER, VERSIONS, Supabase, supabase_server
+from tests.sql.supabase import OWNER, VERSIONS, Supabase, Supabases, supabase_server
 from worker.database.connections import OwnConnection
 from worker.database.schema import migrate
 from worker.database.schema.catalog import find_damage
@@ -192,9 +192,9 @@ def restored(url: str) -> dict[str, str]:
     ids=lambda value: value if isinstance(value, str) else " ".join(value) or "plain",
 )
 def test_a_dump_and_restore_loses_what_repair_brings_back(
-    supabase_of: Callable[[str], Supabase], tmp_path: Path, version: str, options: list[str]
+    supabases: Supabases, tmp_path: Path, version: str, options: list[str]
 ) -> None:
-    supabase = supabase_of(version)
+    supabase = supabases.of(version)
     source, target = supabase.migrated(realtime=True), supabase.create()
     execute(target, "create publication supabase_realtime")  # as every project has it, before the restore
     complaints = copy_database(supabase, source, target, tmp_path, *options)

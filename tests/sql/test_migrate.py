@@ -13,7 +13,7 @@ import pytest
 from tests.sql.catalog import differences, policy_oids, snapshot
 from tests.sql.files import next_release, psql
 from tests.sql.pod import as_worker
-from tests.sql.supabase import PROJECTS, Supabase
+from tests.sql.supabase import PROJECTS, Supabase, Supabases
 from tests.waiting import wait_until
 from worker.database.schema import migrate
 from worker.database.schema.migrate import MigrationError
@@ -37,10 +37,8 @@ def execute(url: str, statement: str) -> None:
 
 
 @PROJECTS
-def test_migrating_again_changes_nothing(
-    supabase_of: Callable[[str], Supabase], version: str, grants_by_default: bool
-) -> None:
-    url = supabase_of(version).create(grants_by_default=grants_by_default)
+def test_migrating_again_changes_nothing(supabases: Supabases, version: str, grants_by_default: bool) -> None:
+    url = supabases.of(version).create(grants_by_default=grants_by_default)
     assert migrate.migrate(url) == [*NUMBERED, *REPEATABLE]
     before = snapshot(url)
     assert len(before) > 500, "a nearly empty snapshot would prove nothing"
@@ -68,9 +66,9 @@ def test_two_migrations_at_once_apply_every_file_once(supabase: Supabase) -> Non
 
 @PROJECTS
 def test_the_printed_sql_creates_the_same_database(
-    supabase_of: Callable[[str], Supabase], version: str, grants_by_default: bool, tmp_path: Path
+    supabases: Supabases, version: str, grants_by_default: bool, tmp_path: Path
 ) -> None:
-    supabase = supabase_of(version)
+    supabase = supabases.of(version)
     applied = supabase.migrated(grants_by_default=grants_by_default)
     printed = supabase.create(grants_by_default=grants_by_default)
     result = psql(printed, render(), tmp_path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
@@ -13,7 +13,7 @@ from tests.sql.catalog import differences, policy_oids, snapshot
 from tests.sql.echo_kind import HOOKS, NAMED_KEYS, PACKAGE, REGISTRATION, TABLE, apply_file, write_package
 from tests.sql.files import next_release, psql
 from tests.sql.pod import Claims, Pod
-from tests.sql.supabase import PROJECTS, Supabase
+from tests.sql.supabase import PROJECTS, Supabase, Supabases
 from tests.sql.tables import AppTables
 from worker.database.schema.migrate import MigrationError, migrate
 from worker.database.schema.printed import render
@@ -214,7 +214,7 @@ def test_a_package_no_longer_owns_a_name_that_it_dropped(database_url: str) -> N
 
 @PROJECTS
 def test_a_packages_objects_are_granted_only_as_declared(
-    supabase_of: Callable[[str], Supabase], version: str, grants_by_default: bool, tmp_path: Path
+    supabases: Supabases, version: str, grants_by_default: bool, tmp_path: Path
 ) -> None:
     made = f"""
       create table public.echo_places (id int);
@@ -231,7 +231,7 @@ end $$;
 """
     package = write_package(tmp_path, echo=HOOKS + REGISTRATION + declared)
     (package.folder / "migrations" / "0002_more.sql").write_text(made)
-    url = supabase_of(version).create(grants_by_default=grants_by_default)
+    url = supabases.of(version).create(grants_by_default=grants_by_default)
     assert f"{PACKAGE}: echo" in migrate(url, packages=[package])
     assert held(url) == {"echo_open": {"authenticated"}, "echo_view": {"authenticated"}}
     assert len([name for name in policy_oids(url) if name.startswith("echo_jobs.")]) == 2

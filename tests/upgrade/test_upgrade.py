@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +15,7 @@ import pytest
 from tests.sql.catalog import differences, policy_oids, snapshot
 from tests.sql.files import next_release
 from tests.sql.pod import Claims, Pod
-from tests.sql.supabase import VERSIONS, Supabase
+from tests.sql.supabase import VERSIONS, Supabase, Supabases
 from tests.upgrade.installation import RELEASES, WRITTEN_BY_MIGRATIONS, Installation, OldPod, job, named
 from tests.waiting import wait_until
 from worker.database.schema import migrate
@@ -90,10 +90,8 @@ def test_the_dump_holds_every_state(installation: Installation) -> None:
     [*((version, False) for version in VERSIONS), ("18", True)],
     ids=lambda value: {True: "as a superuser", False: "as the owner"}.get(value, value),
 )
-def test_no_row_is_lost_or_changed(
-    release: Path, supabase_of: Callable[[str], Supabase], version: str, as_superuser: bool
-) -> None:
-    supabase = supabase_of(version)
+def test_no_row_is_lost_or_changed(release: Path, supabases: Supabases, version: str, as_superuser: bool) -> None:
+    supabase = supabases.of(version)
     with (
         Installation.restored(release, supabase, as_superuser=as_superuser) as installation,
         Installation.upgraded(release, supabase, as_superuser=as_superuser) as upgraded,
@@ -324,13 +322,11 @@ def wait_blocked(installation: Installation, call: Future[Any], calls: int) -> N
 
 
 @pytest.fixture(scope="module")
-def answers(
-    release: Path, supabase_of: Callable[[str], Supabase], tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Future[Any]]:
+def answers(release: Path, supabases: Supabases, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Future[Any]]:
     """The answers to calls of the old pod, all made while one migration was in its middle: a process for each."""
     answers: dict[str, Future[Any]] = {}
     with (
-        Installation.restored(release, supabase_of("18")) as installation,
+        Installation.restored(release, supabases.of("18")) as installation,
         installation.processes(len(CALLS)) as processes,
     ):
         for pod, (call, arguments) in zip(processes, CALLS.items(), strict=True):
