@@ -28,7 +28,7 @@ CONFIG = lora_config(
     batch_size=2,
     seed=9,
     caption_dropout=0.3,
-    preservation=0.5,  # so that step 7 has only preserved samples, and repeats the loss of step 6, from before the checkpoint
+    preservation=0.5,  # so that step 7 has only preserved samples, and repeats a loss from before a checkpoint
 )
 METADATA = {"base": "tiny-flux", "trigger_word": "ohwx", "date": "2024-05-01"}
 
