@@ -9,8 +9,8 @@ INSTALLED := .venv/installed
 
 help:
 	@echo "make demo     the whole pipeline on this machine: Postgres, S3, a training, a picture, a revocation"
-	@echo "make test     the whole suite, but for the tests at published sizes"
-	@echo "make test-slow  the tests at published sizes"
+	@echo "make test     the whole suite, but for the slow tests"
+	@echo "make test-slow  the tests at published sizes, and the long trainings of further families"
 	@echo "make lint     style, format, types, import contracts"
 	@echo "make mutants  take one protection away at a time: the suite must notice"
 	@echo "make bench-queue  the claim loop beside the smallest one that is right, each figure beside its goal; ten minutes"

@@ -225,7 +225,7 @@ REFERENCE_POINTS = ("queued", "claimed", "mid-step", "publishing")
 """Of a person who is only a reference: before the start, at the start, while it runs, and at publication."""
 
 
-AS_OF_A_TRAINING = ("queued", "claimed", "started", "staged", "half uploaded", "uploaded", "publishing")
+AS_OF_A_TRAINING = ("queued", "claimed", "started", "staged", "half uploaded", "uploaded")
 """Points of a generation at which the same lines run as at a training's."""
 
 

@@ -8,6 +8,7 @@ from uuid import UUID
 import pytest
 
 from tests.worker.fleet import Fleet
+from tests.worker.pictures import picture, png
 from tests.worker.studio import Studio
 
 
@@ -53,6 +54,18 @@ def test_references_by_url_give_a_picture_and_the_same_again_comes_from_storage(
     fleet.app.run("delete from worker.staged_objects where job_id = %s", first["id"])
     third = fleet.completed("generation", ask(subject, "mug.png", "shelf.png"))
     assert third["result"]["cached_from"] == str(again["id"])
+
+
+def test_a_copied_answer_names_its_own_references(fleet: Fleet, ask: Any) -> None:
+    subject = fleet.app.add_subject()
+    keys = [f"{fleet.app.owner}/{subject}/references/{name}.png" for name in ("mug", "the same mug")]
+    for key in keys:
+        fleet.app.s3.put_object(Bucket=fleet.app.uploads, Key=key, Body=png(picture(1)))
+    first, again = (
+        fleet.completed("generation", ask(subject, reference_paths=[key], reference_urls=None)) for key in keys
+    )
+    assert again["result"]["cached_from"] == str(first["id"])
+    assert [job["result"]["guides"][0]["paths"] for job in (first, again)] == [[key] for key in keys]
 
 
 def test_every_difference_draws_anew(fleet: Fleet, ask: Any) -> None:
