@@ -16,7 +16,7 @@ import pytest
 from tests.app import App
 from tests.conftest import Databases
 from tests.processes import worker_environment
-from tests.worker.conftest import MAKE_POD_ROLE, as_pod
+from tests.worker.fleet import MAKE_POD_ROLE, as_pod
 from worker.database.schema import migrate
 from worker.database.schema.printed import render
 

@@ -13,7 +13,8 @@ import pytest
 from tests.app import App
 from tests.kinds.packages import migrate, python_path
 from tests.waiting import wait_until
-from tests.worker.conftest import Fleet, MakeFleet
+from tests.worker.conftest import MakeFleet
+from tests.worker.fleet import Fleet
 
 JOBS = 50
 LONG = {"times": 1000, "pause_ms": 20}

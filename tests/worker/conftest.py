@@ -12,11 +12,9 @@ from tests.app import App
 from tests.conftest import Databases
 from tests.kinds.packages import copy_echo, migrate, python_path
 from tests.processes import WorkerProcesses
-from tests.worker.fleet import MAKE_POD_ROLE, POD, Fleet, as_pod
+from tests.worker.fleet import MAKE_POD_ROLE, Fleet, as_pod
 from tests.worker.studio import Studio, open_studio
 from worker.demo.servers import EmbeddedS3
-
-__all__ = ["MAKE_POD_ROLE", "POD", "Fleet", "MakeFleet", "as_pod"]
 
 MakeFleet = Callable[..., Fleet]
 

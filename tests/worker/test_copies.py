@@ -21,7 +21,8 @@ from tests.app import App
 from tests.processes import WorkerProcess, WorkerProcesses
 from tests.s3_relay import S3Relay
 from tests.waiting import wait_until
-from tests.worker.conftest import LONG_ECHO, Fleet, MakeFleet, as_pod
+from tests.worker.conftest import LONG_ECHO, MakeFleet
+from tests.worker.fleet import Fleet, as_pod
 from worker.database.schema import migrate
 from worker.demo import servers
 from worker.demo.servers import EmbeddedPostgres, EmbeddedS3

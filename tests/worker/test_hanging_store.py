@@ -9,7 +9,8 @@ import pytest
 
 from tests.s3_relay import S3Relay
 from tests.waiting import wait_until
-from tests.worker.conftest import LONG_ECHO, Fleet, MakeFleet
+from tests.worker.conftest import LONG_ECHO, MakeFleet
+from tests.worker.fleet import Fleet
 from worker.demo.servers import EmbeddedS3
 
 

@@ -13,7 +13,8 @@ import pytest
 
 from tests.processes import WorkerProcess
 from tests.waiting import wait_until
-from tests.worker.conftest import LONG_ECHO, Fleet, MakeFleet
+from tests.worker.conftest import LONG_ECHO, MakeFleet
+from tests.worker.fleet import Fleet
 from tests.worker.test_stopping import assert_deregistered
 
 CHECKPOINT_EVERY_S = "0.4"

@@ -13,7 +13,8 @@ import pytest
 from tests.conftest import Databases
 from tests.proxy import PostgresProxy
 from tests.waiting import wait_until
-from tests.worker.conftest import Fleet, MakeFleet, as_pod
+from tests.worker.conftest import MakeFleet
+from tests.worker.fleet import Fleet, as_pod
 from tests.worker.studio import Studio
 from worker.database.schema import migrate
 from worker.demo.servers import EmbeddedPostgres

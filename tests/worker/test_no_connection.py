@@ -8,7 +8,8 @@ import pytest
 
 from tests.s3_relay import S3Relay
 from tests.waiting import wait_until
-from tests.worker.conftest import Fleet, MakeFleet
+from tests.worker.conftest import MakeFleet
+from tests.worker.fleet import Fleet
 from worker.demo.servers import EmbeddedS3
 
 LOGIN = "pod_with_few_connections"

@@ -10,7 +10,8 @@ import pytest
 from tests.conftest import Databases
 from tests.proxy import PostgresProxy
 from tests.waiting import wait_until
-from tests.worker.conftest import LONG_ECHO, Fleet, MakeFleet, as_pod
+from tests.worker.conftest import LONG_ECHO, MakeFleet
+from tests.worker.fleet import Fleet, as_pod
 from worker.pod.heartbeat import HEARTBEAT_EVERY_S
 
 

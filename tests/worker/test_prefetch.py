@@ -11,7 +11,8 @@ import pytest
 
 from tests.tiny_models import TINY_BASE
 from tests.waiting import wait_until
-from tests.worker.conftest import Fleet, MakeFleet
+from tests.worker.conftest import MakeFleet
+from tests.worker.fleet import Fleet
 from tests.worker.pictures import picture, png
 from worker.ml import models
 from worker.ml.guides.tiny import ip_adapter

@@ -17,7 +17,8 @@ from tests.conftest import Databases
 from tests.proxy import PostgresProxy
 from tests.s3_relay import S3Relay
 from tests.waiting import wait_until
-from tests.worker.conftest import Fleet, MakeFleet, as_pod
+from tests.worker.conftest import MakeFleet
+from tests.worker.fleet import Fleet, as_pod
 from worker.demo.servers import EmbeddedS3
 
 PASSWORD, ACCESS_KEY, SECRET_KEY = "db-password-marker", "access-key-marker", "secret-key-marker"

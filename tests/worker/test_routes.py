@@ -17,7 +17,8 @@ import structlog.testing
 from tests.app import App
 from tests.tiny_models import TINY_BASE
 from tests.waiting import wait_until
-from tests.worker.conftest import Fleet, MakeFleet, damage
+from tests.worker.conftest import MakeFleet, damage
+from tests.worker.fleet import Fleet
 from worker.models import UPSCALERS, BaseModels
 from worker.models.push import Push
 from worker.queue import Worker

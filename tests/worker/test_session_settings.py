@@ -17,7 +17,8 @@ from tests.forked import Commands
 from tests.processes import worker_environment
 from tests.sessions import AWKWARD, WAYS, reached_by, reset_all, set_all
 from tests.sql.supabase import VERSIONS
-from tests.worker.conftest import Fleet, MakeFleet, as_pod
+from tests.worker.conftest import MakeFleet
+from tests.worker.fleet import Fleet, as_pod
 from worker.database.connections import OwnConnection
 from worker.database.errors import explain_connection
 from worker.database.pool import Database

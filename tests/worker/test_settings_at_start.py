@@ -14,7 +14,7 @@ import pytest
 from tests.app import App
 from tests.conftest import Databases
 from tests.processes import worker_environment
-from tests.worker.conftest import MAKE_POD_ROLE, as_pod
+from tests.worker.fleet import MAKE_POD_ROLE, as_pod
 from worker.errors import SettingsError
 from worker.queue import Worker
 from worker.settings import Settings

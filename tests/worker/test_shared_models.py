@@ -21,7 +21,8 @@ import pytest
 from tests.processes import worker_environment
 from tests.s3_relay import S3Relay
 from tests.tiny_models import TINY_BASE
-from tests.worker.conftest import Fleet, MakeFleet
+from tests.worker.conftest import MakeFleet
+from tests.worker.fleet import Fleet
 from worker.demo.servers import EmbeddedS3
 from worker.models import UPSCALERS
 from worker.storage.marker import MARKER_KEY

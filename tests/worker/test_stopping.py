@@ -10,7 +10,8 @@ import pytest
 from tests.processes import WorkerProcess
 from tests.s3_relay import S3Relay
 from tests.waiting import wait_until
-from tests.worker.conftest import LONG_ECHO, Fleet, MakeFleet
+from tests.worker.conftest import LONG_ECHO, MakeFleet
+from tests.worker.fleet import Fleet
 from worker.demo.servers import EmbeddedS3
 
 

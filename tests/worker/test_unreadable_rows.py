@@ -16,7 +16,8 @@ from tests.processes import worker_environment
 from tests.sql.extremes import Column, columns, drop_checks
 from tests.tiny_models import TINY_BASE
 from tests.waiting import wait_until
-from tests.worker.conftest import Fleet, MakeFleet
+from tests.worker.conftest import MakeFleet
+from tests.worker.fleet import Fleet
 from worker.commands.job_report import print_job
 from worker.commands.status import print_status
 from worker.database.owner import connect

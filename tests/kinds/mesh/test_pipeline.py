@@ -16,7 +16,8 @@ from psycopg.types.json import Jsonb
 from tests.kinds.mesh.things import bomb, encoded, mug, noise, unseen
 from tests.waiting import wait_until
 from tests.web_server import Server, body, redirect, serving
-from tests.worker.conftest import Fleet, MakeFleet
+from tests.worker.conftest import MakeFleet
+from tests.worker.fleet import Fleet
 from worker.ml.networks.triposr.tiny import build_tiny
 
 BASE, DENSE = "tiny-triposr", "tiny-triposr-dense"
