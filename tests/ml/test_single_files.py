@@ -179,7 +179,8 @@ def test_flux_imported_from_four_files_equals_the_base_bit_for_bit(
     tiny_models: Path, flux_files: dict[str, Path], import_here: Importing, tmp_path: Path
 ) -> None:
     original = tiny_models / TINY_BASE
-    import_here("mine", **flux_files, tokenizers=original, configs=original)
+    done = import_model(tmp_path / "models", "mine", **flux_files, tokenizers=original, configs=original)
+    assert done.returncode == 0, done.stderr
     assert_is_the_same(tmp_path / "models/mine", original)
     assert BaseModels(tmp_path / "models", None, "bucket").present() == ["mine"]
     manifest = read_manifest(tmp_path / "models/mine")
