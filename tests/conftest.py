@@ -53,6 +53,10 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # so that extensions find nothing left at the end of the process, and report nothing
+
+
 @dataclass(frozen=True)
 class Databases:
     """A server with a migrated template database."""
