@@ -189,13 +189,20 @@ async def relayed(relay: Relay) -> AsyncIterator[ObjectStore]:
 Pull = Callable[..., tuple[int, str, str]]
 
 
+@pytest.fixture(scope="session")
+def pulling() -> Iterator[Commands]:
+    """A process of its own: the hub's library reads its address when it is imported, as commands of other tests do."""
+    with Commands() as made:
+        yield made
+
+
 @pytest.fixture
-def pull(commands: Commands) -> Pull:
+def pull(pulling: Commands) -> Pull:
     """Run `worker models pull`: pull(hub, disk, *arguments, **environment); returns exit code, output and errors."""
 
     def run(hub: Hub, disk: Path, *arguments: str, **environment: str) -> tuple[int, str, str]:
         words = ["models", "pull", *(arguments or (REPO, "--as", "flux-dev"))]
-        ran = commands.run(words, pull_environment(hub, disk) | environment, disk.parent)
+        ran = pulling.run(words, pull_environment(hub, disk) | environment, disk.parent)
         return ran.code, ran.stdout, ran.stderr
 
     return run
