@@ -24,8 +24,9 @@ help:
 demo: $(INSTALLED)
 	$(BIN)/worker demo
 
+# One process more than two cores have: tests of pods wait a lot.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -n 3 --dist loadfile -m "not slow"
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow

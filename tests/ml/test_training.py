@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.ml.conftest import EVERY_FAMILY, FIRST_FAMILIES, TRIGGER
+from tests.ml.conftest import EVERY_FAMILY, TRIGGER
 from tests.ml.runs import finish, lora_config, predict
 from worker.demo.held_out_loss import held_out_loss
 from worker.jobs.wording import name_class
@@ -28,6 +28,8 @@ from worker.ml.train.loss import sample_losses
 from worker.ml.train.train_lora import Checkpoint, LoraConfig, Run, Step, TrainedLora, train
 
 CLASS_CAPTION = "a photo of a person"
+LEARN_SOONEST = ("flux", "sdxl")
+"""A transformer and a U-Net."""
 
 
 def of_a_class(photos: list[Photo]) -> list[Photo]:
@@ -348,7 +350,7 @@ def test_gradient_checkpointing_changes_nothing_but_memory(base: Base, batch_of:
 
 @pytest.mark.parametrize(
     "family",
-    [name if name in FIRST_FAMILIES else pytest.param(name, marks=pytest.mark.slow) for name in EVERY_FAMILY],
+    [name if name in LEARN_SOONEST else pytest.param(name, marks=pytest.mark.slow) for name in EVERY_FAMILY],
     indirect=True,
     scope="session",
 )
