@@ -116,12 +116,11 @@ def words_of(test: str, outcomes: dict[str, Outcome]) -> set[str]:
     return {outcome.word for name, outcome in outcomes.items() if name == test or re.sub(r"\[.*", "", name) == test}
 
 
-def parts_of(mutants: list[Mutant]) -> list[tuple[str, ...]]:
-    """Return all tests that they name, once, in as many parts as run at once; those of a file are in one part."""
-    tests = {test for mutant in mutants for test in mutant.must_fail}
+def parts_of(tests: list[str]) -> list[tuple[str, ...]]:
+    """Return tests in as many parts as run at once; those of a file are in one part."""
     files = sorted({test.partition("::")[0] for test in tests})
     parts = [files[start::AT_ONCE] for start in range(AT_ONCE)]
-    return [tuple(sorted(test for test in tests if test.partition("::")[0] in part)) for part in parts if part]
+    return [tuple(test for test in tests if test.partition("::")[0] in part) for part in parts if part]
 
 
 def judge(mutant: Mutant, pristine: Path) -> Verdict:
@@ -162,11 +161,14 @@ def main(names: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         pristine = Path(folder) / "tree"
         copy_working_tree(pristine)
+        every_test = sorted({test for mutant in mutants for test in mutant.must_fail})
         with ThreadPoolExecutor(AT_ONCE) as executor:
             outcomes: dict[str, Outcome] = {}
-            for part in executor.map(lambda tests: run_tests(pristine, tests, PRISTINE_DEADLINE_S), parts_of(mutants)):
+            for part in executor.map(
+                lambda tests: run_tests(pristine, tests, PRISTINE_DEADLINE_S), parts_of(every_test)
+            ):
                 outcomes |= part
-            for test in sorted({test for mutant in mutants for test in mutant.must_fail}):
+            for test in every_test:
                 if words_of(test, outcomes) != {"passed"}:
                     console.print(f"without any patch, {test}: {words_of(test, outcomes) or 'not found'}", markup=False)
                     return 2
