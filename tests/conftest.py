@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -85,6 +86,15 @@ class Databases:
         with psycopg.connect(self.server.url(), autocommit=True) as connection:
             connection.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
 
+    @contextmanager
+    def fresh(self) -> Iterator[str]:
+        """Yield the URL of a fresh migrated database, which is dropped in the end."""
+        name = self.create()
+        try:
+            yield self.server.url(name)
+        finally:
+            self.drop(name)
+
 
 @pytest.fixture(scope="session")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
@@ -142,9 +152,8 @@ def any_supabase(request: pytest.FixtureRequest, supabases: Supabases) -> Supaba
 @pytest.fixture
 def database_url(databases: Databases) -> Iterator[str]:
     """The URL of a migrated database for this test alone, as its owner."""
-    name = databases.create()
-    yield databases.server.url(name)
-    databases.drop(name)
+    with databases.fresh() as url:
+        yield url
 
 
 @pytest.fixture(scope="session")

@@ -101,10 +101,8 @@ def put_nvidia_smi(folder: Path, script: str) -> Path:
 @pytest.fixture
 def guarded_app(guarded: Databases, s3_server: EmbeddedS3) -> Iterator[App]:
     """An app on a fresh database of the guarded server, and fresh buckets."""
-    name = guarded.create()
-    with App.create(guarded.server.url(name), s3_server) as app:
+    with guarded.fresh() as url, App.create(url, s3_server) as app:
         yield app
-    guarded.drop(name)
 
 
 @pytest.fixture
@@ -129,13 +127,12 @@ def installed(
     guarded: Databases, s3_server: EmbeddedS3, commands: Commands, tiny_models: Path, folder: Path
 ) -> Iterator[Operator]:
     """An operator of an installation of its own."""
-    name = guarded.create()
     with (
-        App.create(guarded.server.url(name), s3_server) as app,
+        guarded.fresh() as url,
+        App.create(url, s3_server) as app,
         operating(app, commands, tiny_models, folder) as operator,
     ):
         yield operator
-    guarded.drop(name)
 
 
 def roles(app: App) -> set[str]:

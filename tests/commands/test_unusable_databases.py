@@ -77,12 +77,10 @@ def test_no_command_ends_in_a_traceback(operator: Operator, guarded: Databases, 
     for command in READING:
         check(operator, command, damage)
     for command in WRITES.get(damage, WRITING):
-        name = guarded.create()
-        with App.create(guarded.server.url(name), operator.app.s3_server) as app:
+        with guarded.fresh() as url, App.create(url, operator.app.s3_server) as app:
             app.run(DAMAGE[damage])
             settings = worker_environment(app, Path(operator.environment["MODELS_DIR"]))
             check(Operator(app, operator.folder, operator.commands, settings), command, damage)
-        guarded.drop(name)
 
 
 def check(operator: Operator, command: str, damage: str) -> None:

@@ -49,12 +49,10 @@ PAGES_WITH_SQL = sorted({block.page for block in BLOCKS if block.language == "sq
 @pytest.fixture(scope="module")
 def database(databases: Databases) -> Iterator[psycopg.Connection[Any]]:
     """A migrated database with an object for every abbreviated id of a page."""
-    name = databases.create()
-    with psycopg.connect(databases.server.url(name)) as connection:
+    with databases.fresh() as url, psycopg.connect(url) as connection:
         connection.execute(EXAMPLE_ROWS.encode())
         connection.commit()
         yield connection
-    databases.drop(name)
 
 
 @pytest.mark.parametrize("page", PAGES_WITH_SQL)

@@ -198,11 +198,9 @@ HOUSE = {
 
 @pytest.fixture(scope="module")
 def connection(databases: Databases) -> Iterator[psycopg.Connection[Any]]:
-    name = databases.create()
-    with psycopg.connect(databases.server.url(name), autocommit=True) as opened:
+    with databases.fresh() as url, psycopg.connect(url, autocommit=True) as opened:
         opened.execute(VIEWS)
         yield opened
-    databases.drop(name)
 
 
 RULES = [pytest.param(rule, id=name) for name, rule in {**LINTER, **HOUSE}.items()]

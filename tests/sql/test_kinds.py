@@ -60,10 +60,8 @@ def echo_pod(start_pod: Callable[..., Pod]) -> Pod:
 
 @pytest.fixture(scope="module")
 def shared_tables(databases: Databases) -> Iterator[AppTables]:
-    name = databases.create()
-    with AppTables.open(databases.server.url(name)) as tables:
+    with databases.fresh() as url, AppTables.open(url) as tables:
         yield tables
-    databases.drop(name)
 
 
 @pytest.fixture

@@ -26,13 +26,11 @@ FEW = 6_000
 @pytest.fixture(scope="module")
 def filled(databases: Databases) -> Iterator[str]:
     """The URL of a database with a long queue, for this module."""
-    name = databases.create()
-    url = databases.server.url(name)
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(REGISTER_TINY_BASE)
-        fill(connection, queued=QUEUED, finished=FINISHED)
-    yield url
-    databases.drop(name)
+    with databases.fresh() as url:
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(REGISTER_TINY_BASE)
+            fill(connection, queued=QUEUED, finished=FINISHED)
+        yield url
 
 
 @pytest.fixture

@@ -127,13 +127,11 @@ CORE_IS_CHANGED = {
 @pytest.fixture(scope="module")
 def echo_database(databases: Databases) -> Iterator[str]:
     """A database with the package's kind and a subject, for files that are refused."""
-    name = databases.create()
-    url = databases.server.url(name)
-    apply_file(url, TABLE + HOOKS + REGISTRATION, name="echo")
-    with AppTables.open(url) as app:
-        app.add_subject(consent=False)
-    yield url
-    databases.drop(name)
+    with databases.fresh() as url:
+        apply_file(url, TABLE + HOOKS + REGISTRATION, name="echo")
+        with AppTables.open(url) as app:
+            app.add_subject(consent=False)
+        yield url
 
 
 @pytest.mark.parametrize("name", CORE_IS_CHANGED)

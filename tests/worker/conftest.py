@@ -28,9 +28,7 @@ def make_fleet(
 
         def make(database_url: str | None = None, models_dir: Path | None = None, **environment: str) -> Fleet:
             if database_url is None:
-                name = databases.create()
-                stack.callback(databases.drop, name)
-                database_url = databases.server.url(name)
+                database_url = stack.enter_context(databases.fresh())
             app = stack.enter_context(App.create(database_url, s3_server))
             app.run(MAKE_POD_ROLE)
             environment.setdefault("DATABASE_URL", as_pod(app.url))

@@ -122,13 +122,12 @@ class Studio:
 def open_studio(databases: Databases, s3_server: EmbeddedS3, tiny_models: Path, folder: Path) -> Iterator[Studio]:
     disk = folder / "models"
     provide_models(disk, tiny_models)
-    name = databases.create()
     with ExitStack() as stack:
-        stack.callback(databases.drop, name)
-        proxy = stack.enter_context(PostgresProxy(databases.server.url(name)))
+        url = stack.enter_context(databases.fresh())
+        proxy = stack.enter_context(PostgresProxy(url))
         store = stack.enter_context(Store(s3_server.url()))
         shop = stack.enter_context(open_shop())
-        app = stack.enter_context(App.create(databases.server.url(name), s3_server))
+        app = stack.enter_context(App.create(url, s3_server))
         for statement in (MAKE_POD_ROLE, REGISTER, INSTALL, "update worker.guides set vram_gib = 0"):
             app.run(statement)
         app.run("update worker.base_models set weights_of = %s, min_vram_gib = 0 where slug = 'uno'", FLUX)

@@ -70,9 +70,8 @@ TABLE = (
 @pytest.fixture(scope="module")
 def url(databases: Databases) -> Iterator[str]:
     """A migrated database, as a pod's login sees it."""
-    name = databases.create()
-    yield as_worker(databases.server.url(name))
-    databases.drop(name)
+    with databases.fresh() as url:
+        yield as_worker(url)
 
 
 def disk_with(folder: Path, base: str) -> BaseModels:

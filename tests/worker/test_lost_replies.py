@@ -24,10 +24,8 @@ SESSION = "likeness session"
 
 @pytest.fixture(scope="module")
 def proxy(databases: Databases) -> Iterator[PostgresProxy]:
-    name = databases.create()
-    with PostgresProxy(databases.server.url(name)) as made:
+    with databases.fresh() as url, PostgresProxy(url) as made:
         yield made
-    databases.drop(name)
 
 
 @pytest.fixture(scope="module")

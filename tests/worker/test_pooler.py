@@ -17,10 +17,8 @@ from worker.pod.heartbeat import HEARTBEAT_EVERY_S
 
 @pytest.fixture(scope="module")
 def pooler(databases: Databases) -> Iterator[PostgresProxy]:
-    name = databases.create()
-    with PostgresProxy(databases.server.url(name), mute=True, invents_pids=True) as made:
+    with databases.fresh() as url, PostgresProxy(url, mute=True, invents_pids=True) as made:
         yield made
-    databases.drop(name)
 
 
 @pytest.fixture(scope="module")

@@ -47,10 +47,8 @@ def test_the_queue_process_imports_no_machine_learning_libraries() -> None:
 
 @pytest.fixture(scope="module")
 def proxy(databases: Databases) -> Iterator[PostgresProxy]:
-    name = databases.create()
-    with PostgresProxy(databases.server.url(name)) as made:
+    with databases.fresh() as url, PostgresProxy(url) as made:
         yield made
-    databases.drop(name)
 
 
 @pytest.fixture(scope="module")
